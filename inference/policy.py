@@ -1,0 +1,163 @@
+"""A language model as an auction policy pi_theta(y | x, h, a, b): contexts in, answers with insertions out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inference.constraint import MarkerVocabulary
+from inference.models import POLICY_FILE, LoadedModel, load_model, weights_digest
+from inference.sampling import Row, SamplingSettings, decode
+from mechanism.errors import PolicyError
+from mechanism.markers import parse
+from mechanism.prompt import render_messages
+from mechanism.types import Context, Generation
+
+ROW_COLUMNS = 60_000
+"""Cached columns (rows x tokens) that one decoding batch may hold; bounds memory whatever the prompt's length."""
+
+
+class Policy:
+    """A loaded model with its prompt and sampling settings. Not safe for use from several threads at once."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.model = loaded.model
+        self.tokenizer = loaded.tokenizer
+        self.prompt_settings = loaded.prompt
+        self.sampling = loaded.sampling
+
+    @classmethod
+    def load(cls, name_or_path: str, dtype: torch.dtype = torch.float32) -> Policy:
+        """Loads a policy by name (`tiny`, `smollm2-135m`), folder or Hugging Face id."""
+        return cls(load_model(name_or_path, dtype))
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the weights."""
+        return weights_digest(self.model)
+
+    @cached_property
+    def vocabulary(self) -> MarkerVocabulary:
+        """What this tokenizer's tokens mean for markers."""
+        return MarkerVocabulary(self.tokenizer, self.model.config.vocab_size, self.end_tokens)
+
+    @cached_property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Tokens that end an answer."""
+        configured = self.model.generation_config.eos_token_id
+        ends = [self.tokenizer.eos_token_id]
+        ends += configured if isinstance(configured, list) else [configured]
+        return tuple(dict.fromkeys(int(e) for e in ends if e is not None))
+
+    def prompt_ids(self, context: Context) -> list[int]:
+        """Token ids of the prompt, up to where the answer begins."""
+        messages = render_messages(context, self.prompt_settings)
+        ids = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+        return [int(i) for i in ids]
+
+    def generate(
+        self, contexts: Sequence[Context], samples: int, seed: int, settings: SamplingSettings | None = None
+    ) -> list[list[Generation]]:
+        """`samples` answers to each context, in its order. Equal seeds give equal answers for equal batches."""
+        settings = settings or self.sampling
+        generator = torch.Generator().manual_seed(seed)
+        prompts = [self.prompt_ids(c) for c in contexts]
+        order = sorted(range(len(contexts)), key=lambda i: len(prompts[i]))
+        answers: list[list[Generation]] = [[] for _ in contexts]
+        for batch in self._batches(order, prompts, samples, settings):
+            steps = decode(
+                self.model, self.vocabulary, [prompts[i] for i in batch],
+                [self.vocabulary.trie([c.ad for c in contexts[i].candidates]) for i in batch],
+                samples, settings, generator,
+            )  # fmt: skip
+            rows = _drain(steps)
+            for k, i in enumerate(batch):
+                answers[i] = [self._generation(contexts[i], row) for row in rows[k * samples : (k + 1) * samples]]
+        return answers
+
+    def stream(
+        self, context: Context, seed: int, settings: SamplingSettings | None = None
+    ) -> Generator[str, None, Generation]:
+        """Raw text of one answer as it is written (markers included; see mechanism.stream); returns the Generation."""
+        settings = settings or self.sampling
+        trie = self.vocabulary.trie([c.ad for c in context.candidates])
+        steps = decode(
+            self.model, self.vocabulary, [self.prompt_ids(context)], [trie], 1, settings,
+            torch.Generator().manual_seed(seed),
+        )  # fmt: skip
+        tokens: list[int] = []
+        shown = ""
+        while True:
+            try:
+                _, token = next(steps)
+            except StopIteration as end:
+                rows: list[Row] = end.value
+                break
+            if token in self.end_tokens:
+                continue
+            tokens.append(token)
+            text = self.tokenizer.decode(tokens)
+            # an unfinished multi-byte character decodes to U+FFFD: wait for its other bytes
+            if not text.endswith("\ufffd") and len(text) > len(shown):
+                yield text[len(shown) :]
+                shown = text
+        generation = self._generation(context, rows[0])
+        if len(generation.answer.raw) > len(shown):
+            yield generation.answer.raw[len(shown) :]
+        return generation
+
+    def answer_ids(self, generation: Generation) -> list[int]:
+        """The answer's tokens as training sees them: closed by the end token where the model ended by itself."""
+        return [*generation.token_ids, *([self.end_tokens[0]] if generation.finished else [])]
+
+    def save(self, folder: Path) -> None:
+        """Writes Hugging Face layout plus `policy.json`."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        write_policy_settings(folder, self.prompt_settings, self.sampling)
+
+    def with_sampling(self, **changes: Any) -> SamplingSettings:
+        """This policy's sampling settings with some fields changed."""
+        return replace(self.sampling, **changes)
+
+    def _generation(self, context: Context, row: Row) -> Generation:
+        raw = self.tokenizer.decode(row.tokens)
+        answer = parse(raw, [c.ad for c in context.candidates])
+        if not math.isfinite(row.logprob):
+            raise PolicyError(f"the model's probabilities are not finite (context {context.id}); its weights are broken")
+        return Generation(answer, tuple(row.tokens), row.logprob, tuple(row.constraint.choices), row.finished)
+
+    def _batches(
+        self, order: list[int], prompts: list[list[int]], samples: int, settings: SamplingSettings
+    ) -> list[list[int]]:
+        batches: list[list[int]] = []
+        for i in order:
+            columns = (len(prompts[i]) + settings.max_new_tokens) * samples
+            if batches and (len(batches[-1]) + 1) * columns <= ROW_COLUMNS:
+                batches[-1].append(i)
+            else:
+                batches.append([i])
+        return batches
+
+
+def write_policy_settings(folder: Path, prompt: Any, sampling: SamplingSettings) -> None:
+    """Writes `policy.json` beside a model's weights."""
+    import json
+
+    settings = {"prompt": asdict(prompt), "sampling": asdict(sampling)}
+    (folder / POLICY_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _drain(steps: Generator[tuple[int, int], None, list[Row]]) -> list[Row]:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            rows: list[Row] = end.value
+            return rows

@@ -1,0 +1,105 @@
+"""Individual rationality: nobody pays more than the bid per click, and a utility maximiser never above the value.
+
+Payments are counted exactly, in integer micros; a single violation is a failure of the billing, not of statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mechanism.errors import InputError
+from mechanism.statistics import Interval, proportion_interval
+from mechanism.types import AdId, Micros
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What one ad paid in one auction: `paid` micros for `clicks` clicks at `bid` micros; `value` of a click in micros
+    where it is known. Raises InputError for a negative or non-integer amount."""
+
+    auction_id: str
+    ad_id: AdId
+    bid: Micros
+    clicks: int
+    paid: Micros
+    value: Micros | None = None
+
+    def __post_init__(self) -> None:
+        for name, amount in (("bid", self.bid), ("clicks", self.clicks), ("paid", self.paid), ("value", self.value)):
+            if name == "value" and amount is None:
+                continue
+            if isinstance(amount, bool) or not isinstance(amount, int) or amount < 0:
+                place = f"auction {self.auction_id} ad {self.ad_id} {name}"
+                raise InputError(place, amount, "give a whole number >= 0 (money in micros)")
+
+    @property
+    def over_bid(self) -> Micros:
+        """Micros paid above bid * clicks; 0 if none."""
+        return max(0, self.paid - self.bid * self.clicks)
+
+    @property
+    def over_value(self) -> Micros:
+        """Micros paid above value * clicks by an advertiser that bid at most its value (u < 0); 0 if none."""
+        if self.value is None or self.bid > self.value:
+            return 0
+        return max(0, self.paid - self.value * self.clicks)
+
+
+@dataclass(frozen=True, slots=True)
+class IndividualRationality:
+    """Verdict on a set of charges. `rate` is the share of violating charges with Wilson's interval (at 0 violations its
+    upper end says how rare they must be), `overcharged` the micros paid too much in all, `valued` the charges whose
+    advertiser is known to bid at most its value, `examples` the first violating (auction id, ad id) pairs."""
+
+    charges: int
+    valued: int
+    violations: int
+    overcharged: Micros
+    largest: Micros
+    rate: Interval
+    examples: tuple[tuple[str, AdId], ...]
+
+    @property
+    def holds(self) -> bool:
+        """No violation at all."""
+        return self.violations == 0
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-able; mean, lo, hi are those of the violation rate."""
+        return {
+            **self.rate.to_dict(),
+            "holds": self.holds,
+            "charges": self.charges,
+            "valued": self.valued,
+            "violations": self.violations,
+            "overcharged_micros": self.overcharged,
+            "largest_micros": self.largest,
+            "examples": [list(e) for e in self.examples],
+        }
+
+
+def individual_rationality(charges: Iterable[Charge], level: float = 0.95, examples: int = 10) -> IndividualRationality:
+    """Count the charges above the bid or, for b <= v, above the value. Raises InputError when there are none."""
+    total = valued = 0
+    over: list[Micros] = []
+    found: list[tuple[str, AdId]] = []
+    for charge in charges:
+        total += 1
+        valued += charge.value is not None and charge.bid <= charge.value
+        excess = max(charge.over_bid, charge.over_value)
+        if excess:
+            over.append(excess)
+            if len(found) < examples:
+                found.append((charge.auction_id, charge.ad_id))
+    if not total:
+        raise InputError("charges", 0, "give at least one charge; no auctions prove nothing")
+    return IndividualRationality(
+        charges=total,
+        valued=valued,
+        violations=len(over),
+        overcharged=sum(over),
+        largest=max(over, default=0),
+        rate=proportion_interval(len(over), total, level),
+        examples=tuple(found),
+    )

@@ -1,0 +1,62 @@
+"""Ranking by bid * weight and the smallest bid that keeps a rank, shared by the position and the segment auction.
+
+Scores are exact rationals: a float score could round the price of a close win above the bid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from mechanism.errors import InputError
+from mechanism.types import AdId, Micros
+
+
+@dataclass(frozen=True, slots=True)
+class Won:
+    """A placement that an ad won, and what it pays for one click: 0 <= price <= its bid, in micros."""
+
+    ad_id: AdId
+    price: Micros
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """One competitor: `score` is exactly bid * weight."""
+
+    ad_id: AdId
+    bid: Micros
+    weight: Fraction
+
+    @property
+    def score(self) -> Fraction:
+        return self.bid * self.weight
+
+
+def check_weights(place: str, bids: Mapping[AdId, Micros], weights: Mapping[AdId, float]) -> None:
+    """Raises InputError unless every bidder has a finite weight >= 0 and a bid >= 0."""
+    for ad_id, bid in bids.items():
+        if ad_id not in weights:
+            raise InputError(f"{place} of ad {ad_id}", None, "score every candidate")
+        if not math.isfinite(weights[ad_id]) or weights[ad_id] < 0:
+            raise InputError(f"{place} of ad {ad_id}", weights[ad_id], "give a finite number >= 0")
+        if bid < 0:
+            raise InputError(f"bid of ad {ad_id}", bid, "give a whole number of micros >= 0")
+
+
+def rank(bids: Mapping[AdId, Micros], weights: Mapping[AdId, float], reserve: Micros = 0) -> list[Ranked]:
+    """Competitors by falling bid * weight, ties by ad id. An ad under the reserve or with a score of zero does not
+    compete. Weights must have been checked."""
+    if reserve < 0:
+        raise InputError("reserve", reserve, "give a whole number of micros >= 0")
+    entries = [Ranked(ad_id, bid, Fraction(weights[ad_id])) for ad_id, bid in bids.items() if bid >= reserve]
+    return sorted((e for e in entries if e.score > 0), key=lambda e: (-e.score, e.ad_id))
+
+
+def price_to_keep(winner: Ranked, runner_up: Ranked | None, reserve: Micros = 0) -> Micros:
+    """The smallest whole number of micros whose score reaches the runner-up's, at least the reserve. It cannot exceed
+    the winner's bid, which is whole and reaches that score."""
+    threshold = 0 if runner_up is None else math.ceil(runner_up.score / winner.weight)
+    return max(reserve, threshold)

@@ -1,0 +1,96 @@
+"""What writes the answers: the backend behind a small protocol, and the in-process implementation.
+
+A backend streams raw text in the marker format and ends with what the audit needs. Turning markers into links,
+queueing and deadlines are left to others (`serving.visible`, `serving.worker`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from mechanism.errors import InputError
+from mechanism.types import Context, MarkerChoice
+
+if TYPE_CHECKING:
+    from inference.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """The next piece of raw text, markers not yet told apart."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The end of an answer: the distribution at every marker, the answer's log-probability in nats, its length in
+    tokens and the prompt's, and whether the policy ended it by itself (False: cut at the length limit)."""
+
+    choices: tuple[MarkerChoice, ...]
+    logprob: float
+    tokens: int
+    prompt_tokens: int
+    finished: bool = True
+
+
+PolicyEvent = TextDelta | Completed
+
+
+class PolicyBackend(Protocol):
+    """A policy pi_theta. `stream` yields deltas and, last, one `Completed`; closing it stops the generation.
+
+    `max_ads` bounds the insertions of the answer. It raises PolicyError where no answer can be made, InputError where
+    the context itself cannot be answered. It is called from one thread at a time.
+    """
+
+    @property
+    def digest(self) -> str:
+        """Names the weights exactly."""
+        ...
+
+    def stream(self, context: Context, seed: int, max_ads: int) -> Iterator[PolicyEvent]: ...
+
+
+class InProcessPolicy:
+    """A policy of `inference` in this process."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    @classmethod
+    def load(cls, name_or_path: str) -> InProcessPolicy:
+        """Loads a model by its name or folder. Raises PolicyError. Imports torch."""
+        from inference.policy import Policy
+
+        return cls(Policy.load(name_or_path))
+
+    @property
+    def digest(self) -> str:
+        """Digest of the weights."""
+        return self._policy.digest
+
+    def stream(self, context: Context, seed: int, max_ads: int) -> Iterator[PolicyEvent]:
+        """One constrained generation for the context, reproducible by its seed."""
+        settings = self._policy.with_sampling(max_ads=max_ads)
+        prompt_tokens = self._fitting(context, settings.max_new_tokens)
+        deltas = self._policy.stream(context, seed, settings)
+        try:
+            while True:
+                yield TextDelta(next(deltas))
+        except StopIteration as end:
+            done = end.value
+        finally:
+            deltas.close()
+        yield Completed(done.choices, done.logprob, len(done.token_ids), prompt_tokens, done.finished)
+
+    def _fitting(self, context: Context, room: int) -> int:
+        """Tokens of the prompt; past the model's positions it would write noise, so that is refused."""
+        tokens = len(self._policy.prompt_ids(context))
+        limit = self._policy.model.config.max_position_embeddings
+        if tokens + room > limit:
+            remedy = f"shorten them: this model reads {limit - room}, its offers included"
+            raise InputError("messages", f"{tokens} tokens", remedy)
+        return tokens

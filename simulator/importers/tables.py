@@ -1,0 +1,134 @@
+"""Importer for plain catalogues and query lists, as CSV with a header or JSONL, told apart by the file's ending.
+
+Catalogue: id, title, text [, advertiser, category, landing_url]. Queries: query [, profile, category, relevant], where
+`relevant` lists ad ids, separated by `|` in CSV and as a list in JSONL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from mechanism.errors import InputError
+from mechanism.sanitize import clean_ad, clean_query
+from mechanism.types import Ad, AdId
+from simulator.importers.dataset import ImportedData, ImportedQuery, match_key
+from simulator.importers.report import ReportBuilder
+from simulator.importers.rows import Row, csv_rows, jsonl_rows
+
+CATALOGUE = ("id", "title", "text"), ("advertiser", "category", "landing_url")
+QUERIES = ("query",), ("profile", "category", "relevant")
+SEPARATOR = "|"
+
+_Reader = Callable[[Path, Sequence[str], Sequence[str], ReportBuilder], Iterator[Row]]
+_READERS: Mapping[str, _Reader] = {".csv": csv_rows, ".jsonl": jsonl_rows, ".ndjson": jsonl_rows}
+
+
+def load_tables(catalogue: Path | str, queries: Path | str | None = None, *, strict: bool = False) -> ImportedData:
+    """Read a catalogue and, if given, a list of queries.
+
+    Raises InputError for an unreadable file, an unknown ending, a wrong CSV header, or (`strict`) any refused row;
+    without `strict` the refused rows are in the report. An ad without an advertiser is its own advertiser.
+    """
+    report = ReportBuilder()
+    ads = _read_catalogue(Path(catalogue), report)
+    asked = _read_queries(Path(queries), {ad.id for ad in ads}, report) if queries is not None else []
+    finished = report.build()
+    if strict:
+        finished.refuse_issues(str(catalogue) if queries is None else f"{catalogue}, {queries}")
+    return ImportedData(tuple(ads), tuple(asked), finished)
+
+
+def _rows(path: Path, columns: tuple[Sequence[str], Sequence[str]], report: ReportBuilder) -> Iterator[Row]:
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(str(path), path.suffix, f"give a file that ends in {', '.join(_READERS)}")
+    return reader(path, *columns, report)
+
+
+def _text(row: Row, field: str) -> str:
+    """A text field; absent and null count as empty. Raises InputError for any other kind of value."""
+    value = row.fields.get(field)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InputError(field, value, "write text in quotes")
+    return value
+
+
+def _read_catalogue(path: Path, report: ReportBuilder) -> list[Ad]:
+    ads: list[Ad] = []
+    ids: set[AdId] = set()
+    for row in _rows(path, CATALOGUE, report):
+        try:
+            ad = _ad(row)
+        except InputError as error:
+            report.refuse(row.issue(error.place, error.value, error.remedy))
+            continue
+        if ad.id in ids:
+            report.refuse(row.issue("id", ad.id, "give every ad an id of its own; the first one is kept"))
+            continue
+        for field in ("title", "text", "advertiser", "category"):
+            given, kept = _text(row, field), getattr(ad, field)
+            if given and given != kept:
+                report.repair(row.issue(field, given, f"is written {kept!r}"))
+        ids.add(ad.id)
+        ads.append(ad)
+        report.accept(row.file)
+    return ads
+
+
+def _ad(row: Row) -> Ad:
+    """The ad of a row; InputError whose place is the field at fault."""
+    title = _text(row, "title")
+    draft = Ad(
+        id=_text(row, "id"),
+        title=title,
+        text=_text(row, "text"),
+        advertiser=_text(row, "advertiser") or title,
+        category=_text(row, "category"),
+        landing_url=_text(row, "landing_url"),
+    )
+    if not draft.text:
+        raise InputError("text", "", "describe what is advertised")
+    try:
+        return clean_ad(draft, "row")
+    except InputError as error:
+        raise InputError(error.place.removeprefix("row").strip(), error.value, error.remedy) from error
+
+
+def _read_queries(path: Path, ads: set[AdId], report: ReportBuilder) -> list[ImportedQuery]:
+    queries: list[ImportedQuery] = []
+    seen: set[tuple[str, str, str]] = set()
+    for row in _rows(path, QUERIES, report):
+        try:
+            text = clean_query(_text(row, "query"), "query")
+            profile, category = _text(row, "profile"), _text(row, "category")
+            relevant = _relevant(row, ads)
+        except InputError as error:
+            report.refuse(row.issue(error.place, error.value, error.remedy))
+            continue
+        key = (match_key(text), category, profile)
+        if key in seen:
+            report.refuse(row.issue("query", text, "remove the duplicate; the first one is kept"))
+            continue
+        if text != row.fields["query"]:
+            report.repair(row.issue("query", row.fields["query"], f"is written {text!r}"))
+        seen.add(key)
+        queries.append(ImportedQuery(text, category, relevant, profile))
+        report.accept(row.file)
+    return queries
+
+
+def _relevant(row: Row, ads: set[AdId]) -> tuple[AdId, ...]:
+    value = row.fields.get("relevant")
+    if isinstance(value, list):
+        if not all(isinstance(entry, str) for entry in value):
+            raise InputError("relevant", value, "list ad ids as text")
+        listed = [entry.strip() for entry in value]
+    else:
+        listed = [entry.strip() for entry in _text(row, "relevant").split(SEPARATOR)] if value else []
+    unknown = [entry for entry in listed if entry not in ads]
+    if unknown:
+        raise InputError("relevant", unknown[0], "name ads of the catalogue, by id")
+    return tuple(dict.fromkeys(listed))

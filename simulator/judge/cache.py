@@ -1,0 +1,64 @@
+"""Content-addressed disk cache of the judge's accepted replies.
+
+The key is a digest of model, messages and parameters; the messages themselves (they hold a profile) are not stored.
+Entries are written under a temporary name and renamed, so a killed process leaves no half entry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mechanism.errors import InputError
+
+
+class ReplyCache:
+    """Replies as files `<folder>/<first two digits>/<sha256>.json`. Safe for several threads and processes.
+
+    Raises InputError when the folder cannot be made or written.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(str(folder), error.strerror, "give a writable cache folder") from error
+
+    @staticmethod
+    def key(model: str, messages: Sequence[Mapping[str, str]], params: Mapping[str, object]) -> str:
+        """The sha256 of the request in canonical JSON."""
+        request = {"model": model, "messages": [dict(m) for m in messages], "params": dict(params)}
+        canonical = json.dumps(request, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def get(self, key: str) -> str | None:
+        """The reply's text, or None. A damaged entry counts as absent and is overwritten by the next `put`."""
+        try:
+            entry = json.loads(self._path(key).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+        reply = entry.get("reply") if isinstance(entry, dict) else None
+        return reply if isinstance(reply, str) else None
+
+    def put(self, key: str, reply: str) -> None:
+        """Store a reply atomically; the last writer of a key wins."""
+        path = self._path(key)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump({"reply": reply}, file)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.json"

@@ -1,0 +1,112 @@
+"""The built-in world: advertisers, users and what they ask. Deterministic by seed; no text of it is random prose.
+
+100 ads in 50 categories, 3,000 profiles with five queries each; of every profile four queries train and one tests
+(12,000 / 3,000), as in arXiv 2512.10551, section 5. Bids are drawn afresh for every context.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mechanism.prompt import MICROS_PER_POINT
+from mechanism.types import Ad, Candidate, Context, Profile
+from simulator.catalogue import Category, builtin_categories
+from simulator.language import QUERY_TEMPLATES, fill
+
+AGES = ("18-24", "25-34", "35-44", "45-54", "55-64", "65+")
+GENDERS = ("female", "male", "not stated")
+OCCUPATIONS = ("nurse", "teacher", "software developer", "student", "carpenter", "shop assistant", "accountant",
+               "driver", "cook", "designer", "retired", "engineer", "journalist", "farmer", "lawyer")  # fmt: skip
+PLACES = ("a coastal town", "a mountain village", "a large city", "a suburb", "a university town", "an old port",
+          "the countryside", "an industrial city", "an island", "a border town")  # fmt: skip
+
+PROFILES = 3_000
+QUERIES_PER_PROFILE = 5
+TOP_RELEVANT = 10
+"""How many of a context's candidates are its most relevant ads; the others are drawn at random."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question of one user: x with its h."""
+
+    id: str
+    text: str
+    profile: Profile
+    category: str
+
+
+class World:
+    """The world of one seed. Cheap to build: texts only; relevance is computed by the frozen encoder on first use."""
+
+    def __init__(self, seed: int = 0, profiles: int = PROFILES) -> None:
+        self.categories = builtin_categories()
+        self.ads: tuple[Ad, ...] = tuple(ad for c in self.categories for ad in c.ads)
+        rng = np.random.default_rng([seed, 20251210])
+        self.profiles: tuple[Profile, ...] = tuple(self._profile(i, rng) for i in range(profiles))
+        queries = [self._queries(p, rng) for p in self.profiles]
+        self.train_queries: tuple[Query, ...] = tuple(q for own in queries for q in own[:-1])
+        self.test_queries: tuple[Query, ...] = tuple(own[-1] for own in queries)
+
+    def _profile(self, number: int, rng: np.random.Generator) -> Profile:
+        liked = rng.choice(len(self.categories), size=int(rng.integers(2, 4)), replace=False)
+        seen = rng.choice(len(self.categories), size=2, replace=False)
+        return Profile(
+            id=f"u{number:04d}",
+            age=AGES[rng.integers(len(AGES))],
+            gender=GENDERS[rng.integers(len(GENDERS))],
+            occupation=OCCUPATIONS[rng.integers(len(OCCUPATIONS))],
+            location=PLACES[rng.integers(len(PLACES))],
+            interests=tuple(self.categories[i].name for i in liked),
+            history=tuple(f"read about {self.categories[i].name}" for i in seen),
+        )
+
+    def _queries(self, profile: Profile, rng: np.random.Generator) -> list[Query]:
+        own = []
+        for number in range(QUERIES_PER_PROFILE):
+            category = self._asked_category(profile, rng)
+            template = QUERY_TEMPLATES[rng.integers(len(QUERY_TEMPLATES))]
+            text = fill(template, category.name, category.aspects[rng.integers(len(category.aspects))])
+            own.append(Query(f"{profile.id}-{number}", text, profile, category.name))
+        return own
+
+    def _asked_category(self, profile: Profile, rng: np.random.Generator) -> Category:
+        """Three questions in five are about an interest of the user, the others about anything."""
+        if rng.random() < 0.6:
+            name = profile.interests[rng.integers(len(profile.interests))]
+            return next(c for c in self.categories if c.name == name)
+        return self.categories[rng.integers(len(self.categories))]
+
+    @cached_property
+    def _ad_vectors(self) -> NDArray[np.float32]:
+        from inference.encoder import shared_encoder
+
+        return shared_encoder().encode([f"{ad.title}: {ad.text}" for ad in self.ads])
+
+    def most_relevant(self, query: Query, count: int) -> list[int]:
+        """Indices of the `count` ads nearest to the query (two fifths) and to the user's interests (the rest)."""
+        from inference.encoder import shared_encoder
+
+        vectors = shared_encoder().encode([query.text, ", ".join(query.profile.interests)])
+        cosines = self._ad_vectors @ vectors.T
+        by_query = list(np.argsort(-cosines[:, 0], kind="stable")[: count * 2 // 5])
+        by_taste = [i for i in np.argsort(-cosines[:, 1], kind="stable") if i not in by_query][: count - count * 2 // 5]
+        return [int(i) for i in (*by_query, *by_taste)]
+
+    def sample_context(self, query: Query, rng: np.random.Generator, candidates: int = 20) -> Context:
+        """A context with fresh bids, uniform on {1..100} points: the most relevant ads among random others, in
+        the order of the catalogue. `candidates` of len(self.ads) or more puts every ad into the prompt."""
+        total = len(self.ads)
+        if candidates >= total:
+            chosen = list(range(total))
+        else:
+            near = self.most_relevant(query, min(TOP_RELEVANT, candidates))
+            others = rng.permutation([i for i in range(total) if i not in near])[: candidates - len(near)]
+            chosen = sorted([*near, *(int(i) for i in others)])
+        bids = rng.integers(1, 101, size=len(chosen)) * MICROS_PER_POINT
+        pairs = tuple(Candidate(self.ads[i], int(b)) for i, b in zip(chosen, bids, strict=True))
+        return Context(query.id, query.text, pairs, query.profile, category=query.category)

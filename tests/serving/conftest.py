@@ -1,0 +1,174 @@
+"""A real router over HTTP for the tests of `serving`: uvicorn on a free port, SQLite in a folder, a scripted policy."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+import uvicorn
+from numpy.typing import NDArray
+
+from mechanism.markers import render_marker
+from mechanism.types import Context, MarkerChoice
+from serving.app import create_app
+from serving.catalogue import Catalogue, CatalogueRow, read_catalogue, write_catalogue
+from serving.policy import Completed, PolicyEvent, TextDelta
+from serving.settings import ServeSettings
+from serving.tokens import TokenSigner
+
+SECRET = b"a secret of the tests, long enough for one"
+MODEL = "scripted"
+
+
+def rows(count: int = 6) -> list[CatalogueRow]:
+    """Ads about different things; ad A2 bids 0.20, A3 0.30 and so on."""
+    things = ["running shoes", "coffee beans", "city hotels", "memory mattress", "tax software", "garden tools"]
+    return [
+        CatalogueRow(
+            id=f"A{i + 1}",
+            title=f"Brand{i + 1} {things[i % 6].title()}",
+            text=f"{things[i % 6]} for everyone",
+            advertiser=f"Brand{i + 1}",
+            landing_url=f"https://brand{i + 1}.example/shop?x={i}",
+            bid_micros=(i + 1) * 100_000,
+            currency="EUR",
+            category=things[i % 6],
+        )
+        for i in range(count)
+    ]
+
+
+class WordEncoder:
+    """Hashed bag of words: near enough to meaning for tests, and quick."""
+
+    def encode(self, texts: list[str], /) -> NDArray[np.float32]:
+        vectors = np.full((len(texts), 512), 1e-3, np.float32)
+        for i, text in enumerate(texts):
+            for word in text.lower().replace(":", " ").replace("?", " ").split():
+                vectors[i, int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "big") % 512] += 1
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+Script = Callable[[Context], Iterator[str]]
+
+
+def say(*deltas: str) -> Script:
+    """A script that writes the deltas whatever it is asked; `{A2}` becomes that candidate's marker."""
+
+    def script(context: Context) -> Iterator[str]:
+        markers = {c.ad.id: render_marker(c.ad) for c in context.candidates}
+        for delta in deltas:
+            yield re.sub(r"\{(\w+)\}", lambda found: markers.get(found[1], ""), delta)
+
+    return script
+
+
+@dataclass
+class ScriptedPolicy:
+    """Stands in for a language model where a test needs to know every character it writes."""
+
+    script: Script
+    contexts: list[Context] = field(default_factory=list)
+    closed: int = 0
+    digest: str = "0" * 64
+
+    def stream(self, context: Context, seed: int, max_ads: int) -> Iterator[PolicyEvent]:
+        self.contexts.append(context)
+        even = {c.ad.id: 1 / len(context.candidates) for c in context.candidates}
+        try:
+            for delta in self.script(context):
+                yield TextDelta(delta)
+            choices = tuple(MarkerChoice(ad_id, even) for ad_id in list(even)[:1])
+            yield Completed(choices, logprob=-1.5, tokens=7, prompt_tokens=40)
+        finally:
+            self.closed += 1
+
+
+@dataclass
+class Running:
+    """A router that answers at `url`."""
+
+    url: str
+    policy: ScriptedPolicy
+    catalogue: Catalogue
+    settings: ServeSettings
+    signer: TokenSigner = field(default_factory=lambda: TokenSigner(SECRET))
+
+    @property
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0, timeout=20)
+
+    def post(self, **body: Any) -> httpx.Response:
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "Good running shoes?"}]} | body
+        return httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=20)
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=20, **options)
+
+    def ask(self, **body: Any) -> dict[str, Any]:
+        response = self.post(**body)
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+
+@contextmanager
+def running(
+    folder: Path, policy: Any, encoder: Any = None, ads: int = 6, catalogue: Catalogue | None = None, **settings: Any
+) -> Iterator[Running]:
+    """Starts a router on a free port and stops it at the end."""
+    path = folder / "catalogue.jsonl"
+    write_catalogue(rows(ads), path)
+    catalogue, chosen = catalogue or read_catalogue(path), ServeSettings(state_dir=folder / "state", **settings)
+    app = create_app(catalogue, policy, encoder or WordEncoder(), SECRET, MODEL, chosen)
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    try:
+        yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", policy, catalogue, chosen)
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listener.close()
+
+
+def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Waits for a condition; fails the test when it does not come."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """`start("text with {A2}", script=None, encoder=None, **settings)` gives a running router whose policy writes the
+    given deltas, or runs the script."""
+    with ExitStack() as stack:
+
+        def make(*deltas: str, script: Script | None = None, encoder: Any = None, **settings: Any) -> Running:
+            policy = ScriptedPolicy(script or say(*(deltas or ("Hello.",))))
+            return stack.enter_context(running(tmp_path, policy, encoder, **settings))
+
+        yield make
+
+
+@pytest.fixture
+def router() -> Callable[..., Any]:
+    """`with router(folder, policy, ...)`: the same for any policy backend."""
+    return running

@@ -1,0 +1,40 @@
+"""`llm-auction serve` before it loads a model: the built-in catalogue, and what a person can mend."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from cli.serve import builtin_catalogue
+from serving.catalogue import read_catalogue
+
+
+def test_the_builtin_catalogue_is_drawn_by_seed(tmp_path: Path) -> None:
+    first = builtin_catalogue(tmp_path, 1).read_bytes()
+    assert builtin_catalogue(tmp_path, 1).read_bytes() == first
+    assert builtin_catalogue(tmp_path, 2).read_bytes() != first
+    catalogue = read_catalogue(builtin_catalogue(tmp_path, 1))
+    assert (len(catalogue), catalogue.currency) == (100, "USD")
+    assert all(10_000 <= listing.bid <= 1_000_000 and listing.bid % 10_000 == 0 for listing in catalogue)
+    assert all(listing.ad.landing_url == f"/demo/{listing.ad.id}" for listing in catalogue)
+
+
+@pytest.mark.parametrize("options", [["--catalogue", "none.jsonl"], ["--public-url", "ads.example"]])
+def test_a_wrong_option_is_named(tmp_path: Path, options: list[str]) -> None:
+    result = CliRunner().invoke(app, ["serve", "--state-dir", str(tmp_path), *options])
+    assert result.exit_code == 2
+    assert options[1] in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_port_in_use_is_named_before_anything_is_loaded(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = CliRunner().invoke(app, ["serve", "--state-dir", str(tmp_path), "--port", port])
+    assert result.exit_code == 2
+    assert f"--port {port}" in result.output
+    assert "Loading" not in result.output

@@ -1,0 +1,85 @@
+"""What a reader sees: every ad labelled and linked at its span, none beyond the maximum, no marker ever."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mechanism.markers import render_marker
+from mechanism.stream import AdPiece, MarkerStream, TextPiece
+from mechanism.types import Ad
+from serving.catalogue import Listing
+from serving.visible import VisibleAnswer, without_links
+
+ADS = [Ad(f"A{i}", f"Brand{i} Things_{i}*", "text", f"Brand{i}", landing_url="https://x.example") for i in range(1, 5)]
+LISTINGS = {ad.id: Listing(ad, 100_000, "EUR") for ad in ADS}
+
+
+def answer(max_ads: int = 3) -> VisibleAnswer:
+    return VisibleAnswer(LISTINGS.__getitem__, lambda x: f"https://us.example/c/{x.ad.id}.mac", max_ads)
+
+
+def show(visible: VisibleAnswer, raw: str, cuts: list[int] | None = None) -> str:
+    stream, content, last = MarkerStream(ADS), "", 0
+    for cut in [*sorted(cuts or []), len(raw)]:
+        content += "".join(d.content for d in visible.add(stream.feed(raw[last:cut])))
+        last = max(last, cut)
+    return content + "".join(d.content for d in [*visible.add(stream.finish()), *visible.finish()])
+
+
+PARTS = st.one_of(
+    st.sampled_from([render_marker(ad) for ad in ADS]),
+    st.sampled_from(
+        ["@", "[", "]", "@[", "@Foreign Ad@[Z9]", "@Brand1", "@Brand1 Things_1*@[A2]", "!", "\\", ". ", "\n"]
+    ),
+    st.text(max_size=12),
+)
+
+
+@given(st.lists(PARTS, max_size=12).map("".join), st.integers(1, 4), st.lists(st.integers(0, 200), max_size=8))
+def test_spans_labels_and_limit_hold_for_any_text(raw: str, max_ads: int, cuts: list[int]) -> None:
+    visible = answer(max_ads)
+    content = show(visible, raw, [c for c in cuts if c <= len(raw)])
+    assert len(visible.ads) <= max_ads
+    for ad in visible.ads:
+        link = content[slice(*ad.span)]
+        assert link.startswith("[")
+        assert link.endswith(f"]({ad.click_url}) (Sponsored)")
+        assert content[max(0, ad.span[0] - 1) : ad.span[0]] not in ("!", "\\")
+    for ad_id in LISTINGS:
+        assert f"@[{ad_id}]" not in content
+    assert show(answer(max_ads), raw) == content  # the same however the text was cut
+
+
+def test_the_sentence_with_one_ad_too_many_is_left_out() -> None:
+    one, two = render_marker(ADS[0]), render_marker(ADS[1])
+    visible = answer(max_ads=1)
+    content = show(visible, f"Try {one} or {two} today. Measure first. {two} is good. Good luck.")
+    link = content[slice(*visible.ads[0].span)]
+    assert content == f"Try {link}. Measure first. Good luck."
+    assert visible.left_out == ["A2", "A2"]
+
+
+def test_an_exclamation_mark_does_not_turn_a_link_into_an_image() -> None:
+    assert "! [" in show(answer(), "Great!" + render_marker(ADS[0]))
+
+
+@pytest.mark.parametrize("raw", ["Before {} after.", "{}", "Two: {} and {}."])
+def test_our_links_go_back_to_titles(raw: str) -> None:
+    markers = raw.replace("{}", render_marker(ADS[0]))
+    assert without_links(show(answer(), markers)) == raw.replace("{}", ADS[0].title)
+
+
+def test_other_links_of_a_conversation_are_left_alone() -> None:
+    text = "See [docs](https://docs.example/c/x) and (Sponsored) events."
+    assert without_links(text) == text
+
+
+def test_titles_cannot_break_out_of_their_link() -> None:
+    visible = answer()
+    pieces = [TextPiece("a "), AdPiece("A1", "Brand1 Things_1*")]
+    content = "".join(d.content for d in visible.add(pieces))
+    assert re.fullmatch(r"a \[Brand1 Things\\_1\\\*\]\(https://us\.example/c/A1\.mac\) \(Sponsored\)", content)

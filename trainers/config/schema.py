@@ -1,0 +1,155 @@
+"""Every setting of an IRPO run (arXiv 2512.10551, Algorithm 1), with its unit and its default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(BaseModel):
+    """Base of all sections: unknown names are errors, values are fixed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WorldConfig(Settings):
+    """Where queries, users and ads come from. `path` is a folder (webis) or two files (tables)."""
+
+    kind: Literal["builtin", "webis", "tables"] = "builtin"
+    path: str | None = Field(None, description="webis: folder; tables: folder with catalogue.* and queries.*")
+    seed: int = 0
+    candidates: Positive = Field(20, description="ads in each prompt")
+
+    @model_validator(mode="after")
+    def _path_where_needed(self) -> WorldConfig:
+        if (self.path is None) != (self.kind == "builtin"):
+            raise ValueError("world.path belongs to the kinds webis and tables, and to them only")
+        return self
+
+
+class WarmStartConfig(Settings):
+    """Supervised warm start: teaches a base model to write answers with insertions. Blind to bids."""
+
+    instructions: Literal["full", "brief"] = Field("full", description="prompt style to teach, and to keep")
+    contexts: Positive = 400
+    answers: Positive = 2
+    steps: Positive = 60
+    batch: Positive = 4
+    learning_rate: Rate = 1e-4
+
+
+class FeedbackConfig(Settings):
+    """Step 1 of an epoch: deploy the policy and collect clicks (D_on)."""
+
+    contexts: Positive = 1000
+    answers: Positive = Field(2, description="answers shown per context")
+
+
+class RewardConfig(Settings):
+    """The pCTR model (Eq. 3, 4). `source: oracle` skips it and trains on the simulator's true probabilities."""
+
+    source: Literal["learned", "oracle"] = "learned"
+    passes: Positive = Field(12, description="passes over the feedback of all epochs so far")
+    batch: Positive = 256
+    learning_rate: Rate = 1e-3
+    weight_decay: float = 1e-4
+    user_width: Positive = 64
+    ad_width: Positive = 32
+    hidden: tuple[Positive, ...] = (128, 64, 32)
+    validation: Share = 0.1
+
+
+class RolloutConfig(Settings):
+    """Step 2a: sample answers from the current policy. Sampling settings left out are the model's own."""
+
+    contexts: Positive = 1000
+    samples: Positive = Field(5, description="M")
+    temperature: Rate | None = None
+    top_p: Share | None = None
+    top_k: Count | None = None
+    max_new_tokens: Positive | None = None
+
+
+class PenaltyConfig(Settings):
+    """s_resp (Eq. 2, 8), in bid points: every ad costs a little, each past `flood_after` more, every fault a lot."""
+
+    per_ad: float = Field(15.0, ge=0)
+    flood_after: Count = 2
+    per_extra_ad: float = Field(20.0, ge=0)
+    per_fault: float = Field(50.0, ge=0)
+
+
+class PreferenceConfig(Settings):
+    """Step 2b: winner and losers of each context (Eq. 6)."""
+
+    delta: float = Field(10.0, ge=0, description="delta_th, in bid points")
+    lam: float = Field(1.0, ge=0, description="lambda")
+    counterfactual_bids: Count = Field(0, description="further bid vectors under which each sampled set is re-scored")
+
+
+class OptimisationConfig(Settings):
+    """Step 2c: direct preference optimisation, by TRL's DPOTrainer, alone or under DeepSpeed."""
+
+    beta: Rate = 0.1
+    learning_rate: Rate = 1e-6
+    passes: Positive = 1
+    batch: Positive = Field(64, description="contexts per optimiser step, over all processes")
+    batch_per_process: Positive = Field(16, description="contexts per forward pass of one process")
+    warm_up: Share = 0.1
+    sft_weight: float = Field(0.0, ge=0, description="weight of the winner's negative log-likelihood per token")
+    reference: Literal["epoch_start", "base"] = "epoch_start"
+    shared_prefix: bool = Field(True, description="encode each prompt once for all its answers")
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    processes: Positive = 1
+    zero_stage: Literal[0, 1, 2, 3] | None = Field(None, description="DeepSpeed ZeRO stage; none: no DeepSpeed")
+    gradient_checkpointing: bool = False
+    checkpoint_steps: Count = Field(0, description="optimiser steps between checkpoints inside the phase; 0: none")
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> OptimisationConfig:
+        if self.batch % self.processes:
+            raise ValueError("optimisation.batch must be a multiple of optimisation.processes")
+        return self
+
+
+class GuardConfig(Settings):
+    """When to stop a run. The last good epoch is kept."""
+
+    min_ads_per_answer: float = Field(0.1, ge=0, description="fewer ads per answer than this is a collapse")
+    max_kl_to_base: Rate = Field(200.0, description="nats per answer")
+    reward_hacking_drop: Rate = Field(0.15, description="true reward may fall by this share while the learned one rises")
+
+
+class EvaluationConfig(Settings):
+    """What is measured. `validation` contexts choose the best epoch; `queries` held-out ones make the report."""
+
+    validation: Positive = 256
+    queries: Positive = 500
+    mosaic_samples: Positive = 20
+    swept_contexts: Count = Field(100, description="contexts whose most relevant ad's bid is swept")
+    continuity_answers: Count = Field(200, description="answers at each of 100 bids for the continuity curve")
+
+
+class RunConfig(Settings):
+    """One IRPO run."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
+    base: str = Field("tiny", description="model: tiny, smollm2-135m, a folder or a Hugging Face id")
+    seed: int = 0
+    epochs: Positive = 4
+    world: WorldConfig = WorldConfig()
+    warm_start: WarmStartConfig | None = None
+    feedback: FeedbackConfig = FeedbackConfig()
+    reward: RewardConfig = RewardConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    penalty: PenaltyConfig = PenaltyConfig()
+    preference: PreferenceConfig = PreferenceConfig()
+    optimisation: OptimisationConfig = OptimisationConfig()
+    guards: GuardConfig = GuardConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()

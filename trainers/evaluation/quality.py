@@ -1,0 +1,129 @@
+"""Quality of an answer as an answer, apart from its ads: is it on topic, complete, free of loops.
+
+A rule on the frozen text encoder's cosines, meant for comparing methods under one base model; it knows nothing of
+facts, and a judge model's marks are left to `simulator.judge`. The encoder is handed in, so no torch is needed here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mechanism.types import Answer
+
+Encode = Callable[[list[str]], NDArray[np.float32]]
+"""Texts to unit vectors (texts, width); a dot product is a cosine."""
+
+TOPIC_RANGE: Final = (0.10, 0.70)
+"""Cosines with the query that are mapped linearly onto 0..1: text on something else
+lies near 0.05, a piece of advice near 0.5, an answer that names what was asked about near 0.7."""
+AD_SENTENCES: Final = 0.25
+"""The most that an answer is worth which consists of ad-carrying sentences alone."""
+UNFINISHED: Final = 0.6
+"""Factor for an answer that was cut off at the length limit."""
+LOOP_ALLOWANCE: Final = 0.9
+"""Share of distinct three-word runs from which a text counts as free of repetition; ordinary prose lies above it."""
+PASSAGE_WORDS: Final = 60
+"""Longest passage that is encoded at once; a sentence encoder reads no more than about a hundred words."""
+
+_BREAK = re.compile(r"(?<=[.!?])\s+|\n+")
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, slots=True)
+class Sentences:
+    """An answer's sentences: `own` carry no ad; `carriers` do, and have the ads' titles struck out."""
+
+    own: tuple[str, ...]
+    carriers: tuple[str, ...]
+
+
+def split_sentences(answer: Answer) -> Sentences:
+    """Sentences end at ".", "!" or "?" before a blank, and at line ends, but never inside an ad's title."""
+    text, spans = answer.text, [(i.start, i.end) for i in answer.insertions]
+    edges = [0]
+    for match in _BREAK.finditer(text):
+        if not any(start < match.end() and match.start() < end for start, end in spans):
+            edges.append(match.end())
+    edges.append(len(text))
+    own: list[str] = []
+    carriers: list[str] = []
+    for left, right in itertools.pairwise(edges):
+        inside = [(s, e) for s, e in spans if left <= s < right]
+        struck = text[left:right]
+        for start, end in sorted(inside, reverse=True):
+            struck = struck[: start - left] + struck[end - left :]
+        if _WORD.search(struck):
+            (carriers if inside else own).append(" ".join(struck.split()))
+    return Sentences(tuple(own), tuple(carriers))
+
+
+def passages(sentences: Sequence[str]) -> list[str]:
+    """Neighbouring sentences joined up to PASSAGE_WORDS words; a longer sentence stands alone."""
+    joined: list[str] = []
+    words = 0
+    for sentence in sentences:
+        count = len(sentence.split())
+        if joined and words + count <= PASSAGE_WORDS:
+            joined[-1] += " " + sentence
+            words += count
+        else:
+            joined.append(sentence)
+            words = count
+    return joined
+
+
+def repetition_factor(text: str) -> float:
+    """1 for ordinary prose, falling towards 0 with the share of three-word runs that are repeats: sees a repeated
+    sentence as well as a loop that never ends its sentence."""
+    words = _WORD.findall(text.casefold())
+    runs = list(zip(words, words[1:], words[2:], strict=False))
+    return min(1.0, len(set(runs)) / len(runs) / LOOP_ALLOWANCE) if runs else 1.0
+
+
+def answer_qualities(items: Sequence[tuple[str, Answer, bool]], encode: Encode) -> list[float]:
+    """Quality 0..1 of each (query text, answer, finished), with one call of `encode` for all.
+
+    quality = topic * completeness * repetition, and 0 for an answer without words.
+    topic: the sentences that carry ads are taken away; the rest's cosine with the query on the ramp TOPIC_RANGE,
+    averaged over passages by their words. Ad sentences on topic neither help nor harm an answer that has something of
+    its own to say; an answer of nothing else has their topic times AD_SENTENCES.
+    completeness: 1 if finished, else UNFINISHED. repetition: `repetition_factor` of the whole text without titles.
+    """
+    split = [split_sentences(answer) for _, answer, _ in items]
+    groups = [part for s in split for part in (passages(s.own), passages(s.carriers))]
+    texts = [query for query, _, _ in items] + [text for group in groups for text in group]
+    if not texts:
+        return []
+    vectors = np.asarray(encode(texts), dtype=np.float64)
+    at = len(items)
+    scores = []
+    for k, (_, _, finished) in enumerate(items):
+        topics = []
+        for group in groups[2 * k : 2 * k + 2]:
+            topics.append(_topic(vectors[k], vectors[at : at + len(group)], group))
+            at += len(group)
+        own, carriers = topics
+        everything = " ".join(split[k].own + split[k].carriers)
+        factor = (1.0 if finished else UNFINISHED) * repetition_factor(everything)
+        scores.append(float(max(own, AD_SENTENCES * carriers) * factor))
+    return scores
+
+
+def answer_quality(query_text: str, answer: Answer, finished: bool, encode: Encode) -> float:
+    """Quality 0..1 of one answer; see `answer_qualities`, which is faster for many."""
+    return answer_qualities([(query_text, answer, finished)], encode)[0]
+
+
+def _topic(query: NDArray[np.float64], vectors: NDArray[np.float64], texts: Sequence[str]) -> float:
+    if not texts:
+        return 0.0
+    low, high = TOPIC_RANGE
+    ramp = np.clip((vectors @ query - low) / (high - low), 0.0, 1.0)
+    return float(np.average(ramp, weights=[len(text.split()) for text in texts]))

@@ -1,0 +1,199 @@
+"""How figures read: names, units, digits, and each property's verdict as a sentence.
+
+One place for the table in the terminal, the Markdown and the HTML, so that they cannot say different things.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from trainers.evaluation.report import Compared, Figure, Machine, Property
+
+MINUS: Final = "\N{MINUS SIGN}"
+RANGE: Final = "\N{EN DASH}"
+TIMES: Final = "\N{MULTIPLICATION SIGN}"
+ABSENT: Final = "\N{EN DASH}"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricWords:
+    """A metric's name, short name (terminal) and unit, decimals shown, and which direction is better (0: neither)."""
+
+    name: str
+    short: str
+    unit: str
+    digits: int
+    better: int = 0
+
+
+METRIC: Final[Mapping[str, MetricWords]] = {
+    "revenue_per_query": MetricWords("Revenue per query", "revenue/query", "bid points", 1, 1),
+    "reward_per_query": MetricWords("Reward per query", "reward/query", "bid points", 1, 1),
+    "ctr": MetricWords("Click-through rate", "CTR", "clicks per shown ad", 3, 1),
+    "relevance": MetricWords("Ad-query relevance", "relevance", "0 to 1, mean over shown ads", 3, 1),
+    "ads_per_answer": MetricWords("Ads per answer", "ads/answer", "ads", 2),
+    "invalid_insertions": MetricWords("Invalid insertions", "invalid/answer", "per answer", 3, -1),
+    "answer_quality": MetricWords("Answer quality", "quality", "0 to 1, without the ads", 3, 1),
+    "generations_per_query": MetricWords("Generations per query", "generations", "model calls", 1, -1),
+    "seconds_per_query": MetricWords("Time per query", "seconds/query", "seconds", 3, -1),
+}
+
+METHOD: Final[Mapping[str, tuple[str, str]]] = {
+    "pretrained": ("pretrained", "Pretrained model"),
+    "mosaic": ("MOSAIC", "MOSAIC, best of many samples"),
+    "gsp": ("GSP", "GSP position auction, then rewriting"),
+    "segment": ("segment", "Segment auction over retrieved ads"),
+    "llm_auction": ("LLM-Auction", "LLM-Auction, learned pCTR"),
+    "oracle": ("oracle", "LLM-Auction, oracle feedback"),
+}
+"""Short and full name of each method."""
+
+PROPERTY: Final[Mapping[str, str]] = {
+    "monotonicity": "Allocation monotonicity (Theorem 4.2)",
+    "continuity": "Continuity (Theorem 4.3)",
+    "individual_rationality": "Individual rationality",
+    "value_maximiser_ic": "Incentive compatibility, value maximisers (Theorem 4.5)",
+    "exploitability": "Equilibrium, utility maximisers (Corollary 4.4)",
+}
+
+PAPER_RATIO: Final[Mapping[tuple[str, str], float]] = {
+    ("pretrained", "revenue_per_query"): 2.67,
+    ("mosaic", "revenue_per_query"): 1.71,
+    ("mosaic", "reward_per_query"): 2.17,
+}
+"""What arXiv 2512.10551 reports for (rival, metric), in its own environment."""
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number with a true minus sign and thin groups of thousands; a dash for an unknown one."""
+    if value is None:
+        return ABSENT
+    text = f"{abs(value):,.{digits}f}"
+    negative = value < 0 and any(c in "123456789" for c in text)
+    return (MINUS if negative else "") + text.replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def span(figure: Figure, digits: int) -> str:
+    """`lo to hi`, or what is known of it where an end is unbounded; nothing for a figure that cannot vary."""
+    if figure.mean == figure.lo == figure.hi:
+        return ""
+    if figure.lo is None and figure.hi is None:
+        return "unbounded" if figure.mean is not None else ""
+    if figure.hi is None:
+        return f"at least {number(figure.lo, digits)}"
+    if figure.lo is None:
+        return f"at most {number(figure.hi, digits)}"
+    return f"{number(figure.lo, digits)} to {number(figure.hi, digits)}"
+
+
+def half_width(figure: Figure, digits: int) -> str:
+    """The wider half of the interval, for narrow tables; a dash where it is unbounded, nothing as for `span`."""
+    if not span(figure, digits):
+        return ""
+    if figure.mean is None or figure.lo is None or figure.hi is None:
+        return ABSENT
+    return number(max(figure.mean - figure.lo, figure.hi - figure.mean), digits)
+
+
+def ratio_words(compared: Compared) -> tuple[str, str]:
+    """(figure, interval) of a comparison: `2.41×`, or the difference where there is no ratio."""
+    if compared.ratio is not None:
+        return number(compared.ratio.mean, 2) + TIMES, span(compared.ratio, 2)
+    if compared.difference is not None and compared.difference.mean is not None:
+        mean = compared.difference.mean
+        return ("+" if mean > 0 else "") + number(mean, 2), span(compared.difference, 2)
+    return ABSENT, ""
+
+
+def machine_words(machine: Machine) -> str:
+    """`Model of processor, 2 cores, 16 GiB`."""
+    parts = [machine.cpu, f"{machine.cores} core{'s' * (machine.cores != 1)}"]
+    if machine.ram_gib is not None:
+        parts.append(f"{machine.ram_gib:g} GiB")
+    return ", ".join([*parts, machine.accelerator] if machine.accelerator else parts)
+
+
+def verdict(name: str, found: Property) -> str:
+    """What was found, in a sentence; the verdict itself ("holds") is shown beside it."""
+    extra = found.model_extra or {}
+    try:
+        return _SENTENCE[name](found, extra)
+    except (KeyError, TypeError, ValueError, IndexError):
+        # A report may hold the headline interval alone.
+        return f"Measured {_percentless(found)}."
+
+
+def _percentless(found: Property) -> str:
+    interval = span(Figure(mean=found.mean, lo=found.lo, hi=found.hi), 4)
+    return f"{number(found.mean, 4)} ({interval})" if interval else number(found.mean, 4)
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return ABSENT if value is None else number(100 * value, digits) + "%"
+
+
+def _pair(bids: list[float]) -> str:
+    return f"{bids[0]:g} and {bids[1]:g}"
+
+
+def _monotonicity(found: Property, extra: Mapping[str, Any]) -> str:
+    bids, rise = extra["bids"], Figure.model_validate(extra["rise"])
+    gain = f"From bid {bids[0]:g} to {bids[-1]:g}, expected clicks per query change by {number(rise.mean, 3)} "
+    gain += f"({span(rise, 3)}). "
+    fall, at = extra["largest_fall"], _pair(extra["lowest_at"])
+    if not fall:
+        return gain + "They fall between no two neighbouring bids."
+    if found.holds:
+        pointwise = "" if extra["holds_pointwise"] else ", though not within that step's own"
+        return gain + (
+            f"The largest fall, {number(fall, 4)} between bids {at}, is within the joint interval of all "
+            f"steps{pointwise}."
+        )
+    return gain + f"They fall by {number(fall, 4)} between bids {at}, beyond the joint interval of all steps."
+
+
+def _continuity(found: Property, extra: Mapping[str, Any]) -> str:
+    jump = f"The largest jump between neighbouring bids is {number(found.mean, 3)} (bids {_pair(extra['at'])}); "
+    allowed = max(extra["critical"], extra["tolerance"])
+    relation = "within" if found.holds else "beyond"
+    return jump + f"that is {relation} the {number(allowed, 3)} that a smooth curve shows by chance or slope."
+
+
+def _rationality(found: Property, extra: Mapping[str, Any]) -> str:
+    counted = f"{number(extra['violations'], 0)} of {number(extra['charges'], 0)} charges above the bid or the value"
+    if found.holds:
+        return counted + f"; with 95% confidence fewer than {_percent(found.hi, 3)} are."
+    return counted + f", {number(extra['overcharged_micros'] / 1e6, 6)} units of money too much in all."
+
+
+def _value_maximiser(found: Property, extra: Mapping[str, Any]) -> str:
+    return (
+        f"Over {number(extra['pairs'], 0)} pairs of a query and an ad, another bid than value over target gains "
+        f"{_percent(found.mean)} of the value{_upper(found)}; the tolerance is {_percent(extra['tolerance'])}."
+    )
+
+
+def _exploitability(found: Property, extra: Mapping[str, Any]) -> str:
+    return (
+        f"At the end of no-regret play in {number(extra['instances'], 0)} auctions, leaving one's strategy "
+        f"gains {_percent(found.mean)} of the largest utility{_upper(found)}; "
+        f"the tolerance is {_percent(extra['tolerance'])}."
+    )
+
+
+def _upper(found: Property) -> str:
+    if found.hi is None or not math.isfinite(found.hi):
+        return " (no upper bound)"
+    return f" (at most {_percent(found.hi)})"
+
+
+_SENTENCE: Final[Mapping[str, Callable[[Property, Mapping[str, Any]], str]]] = {
+    "monotonicity": _monotonicity,
+    "continuity": _continuity,
+    "individual_rationality": _rationality,
+    "value_maximiser_ic": _value_maximiser,
+    "exploitability": _exploitability,
+}

@@ -1,0 +1,66 @@
+"""Iterative Reward-Preference Optimisation (arXiv 2512.10551, Algorithm 1): the loop over epochs and phases."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from mechanism.errors import ConfigError, GuardError
+from trainers.guards import check_guards
+from trainers.phases import PHASES, finished, history_of, warm
+from trainers.session import BASE_PHASE, Session
+
+SECONDS = "seconds.json"
+"""Seconds spent on finished phases, by epoch."""
+Report = Callable[[str, int, str, float], None]
+"""(phase, epoch, what it found, seconds) of every phase that was run."""
+Begin = Callable[[str, int], None]
+"""(phase, epoch) before it is run."""
+
+
+def train(s: Session, begin: Begin, report: Report, only: str | None = None, epoch: int | None = None) -> int:
+    """Runs every unfinished phase of every epoch, or one phase alone; returns the best epoch.
+
+    When a guard fires, the run stops with its GuardError, and `best_epoch` still names the last good one.
+    """
+    if only is not None and only not in PHASES:
+        raise ConfigError("--phase", only, f"phases are {', '.join(PHASES)}")
+    with s.run.lock():
+        if s.config.warm_start is not None and not s.run.phase(BASE_PHASE).finished():
+            begin("warm_start", 0)
+            _timed(s, "warm_start", 0, lambda: warm(s), report)
+        for number in range(1, s.config.epochs + 1) if epoch is None else [epoch]:
+            for name, run_phase in PHASES.items():
+                if only not in (None, name) or finished(s, name, number):
+                    continue
+                begin(name, number)
+                _timed(s, name, number, lambda f=run_phase, e=number: f(s, e), report)  # type: ignore[misc]
+    return best_epoch(s)
+
+
+def best_epoch(s: Session) -> int:
+    """The epoch with the highest learned reward on validation contexts among the good ones (0: the base).
+
+    The learned reward decides, because in production there is no other; epochs from the first guard on do not count.
+    """
+    best, best_reward = 0, float("-inf")
+    for epoch in range(s.config.epochs + 1):
+        if not finished(s, "evaluation", epoch):
+            break
+        history = history_of(s, epoch)
+        try:
+            check_guards(history, s.config.guards)
+        except GuardError:
+            break
+        if history[-1].learned_reward > best_reward:
+            best, best_reward = epoch, history[-1].learned_reward
+    return best
+
+
+def _timed(s: Session, name: str, epoch: int, run_phase: Callable[[], str], report: Report) -> None:
+    started = time.monotonic()
+    found = run_phase()
+    seconds = time.monotonic() - started
+    spent: dict[str, float] = s.run.read_json(SECONDS) if s.run.exists(SECONDS) else {}
+    s.run.write_json(SECONDS, {**spent, str(epoch): spent.get(str(epoch), 0.0) + seconds})
+    report(name, epoch, found, seconds)

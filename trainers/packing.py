@@ -1,0 +1,101 @@
+"""Several answers behind one prompt in one forward pass (shared-prefix packing).
+
+A prompt with its candidates is long and its answers are short. For k answers of one context a plain preference
+trainer encodes 2(k-1)(P + R) tokens; packed, it is P + kR. Answers see the prompt and themselves, not each other, and
+count their positions from the end of the prompt, so every log-probability is the one of a separate pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """B packed contexts of at most L tokens with at most K answers each.
+
+    `ids_BL`, `positions_BL`: int64. `mask_B1LL`: bool, True where a row may look at a column. `owner_BL`: which answer
+    (0..K-1) a token belongs to, -1 for prompt and padding. Every answer is preceded by its own copy of the prompt's
+    last token, so that, as in any causal model, a token is predicted by the column before it.
+    """
+
+    ids_BL: torch.Tensor
+    positions_BL: torch.Tensor
+    mask_B1LL: torch.Tensor
+    owner_BL: torch.Tensor
+    answers: int
+
+    def to(self, device: Any) -> PackedBatch:
+        """The same batch on another device."""
+        return PackedBatch(
+            self.ids_BL.to(device),
+            self.positions_BL.to(device),
+            self.mask_B1LL.to(device),
+            self.owner_BL.to(device),
+            self.answers,
+        )
+
+    def inputs(self) -> dict[str, Any]:
+        """Keyword arguments of a transformers model's forward."""
+        return {
+            "input_ids": self.ids_BL,
+            "position_ids": self.positions_BL,
+            "attention_mask": self.mask_B1LL,
+            "use_cache": False,
+        }
+
+
+def pack(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Sequence[int]]]) -> PackedBatch:
+    """Packs one prompt (at least one token) and its answers into each row; rows are padded on the right."""
+    lengths = [len(p) - 1 + sum(len(a) + 1 for a in own) for p, own in zip(prompts, answers, strict=True)]
+    rows, width = len(prompts), max(lengths)
+    ids = torch.zeros(rows, width, dtype=torch.int64)
+    positions = torch.zeros(rows, width, dtype=torch.int64)
+    owner = torch.full((rows, width), -1, dtype=torch.int64)
+    segment = torch.full((rows, width), -2, dtype=torch.int64)
+    for b, (prompt, own) in enumerate(zip(prompts, answers, strict=True)):
+        start = len(prompt) - 1
+        ids[b, :start] = torch.tensor(prompt[:-1])
+        positions[b, :start] = torch.arange(start)
+        segment[b, :start] = -1
+        for k, answer in enumerate(own):
+            end = start + 1 + len(answer)
+            ids[b, start:end] = torch.tensor([prompt[-1], *answer])
+            positions[b, start:end] = torch.arange(len(prompt) - 1, len(prompt) + len(answer))
+            owner[b, start + 1 : end] = k
+            segment[b, start:end] = k
+            start = end
+    causal = torch.ones(width, width, dtype=torch.bool).tril()
+    same = segment[:, :, None] == segment[:, None, :]
+    to_prompt = segment[:, None, :] == -1
+    mask = causal & (same | to_prompt)
+    return PackedBatch(ids, positions, mask[:, None], owner, max(len(own) for own in answers))
+
+
+def token_logprobs(model: Any, batch: PackedBatch) -> torch.Tensor:
+    """log pi(token | prompt, own answer so far), shape (N,), for the answers' tokens in the order of `owner >= 0`.
+
+    Only those tokens' predictors reach the vocabulary projection.
+    """
+    rows_N, columns_N = (batch.owner_BL >= 0).nonzero(as_tuple=True)
+    hidden_BLD = model.model(**batch.inputs()).last_hidden_state
+    logits_NV = model.lm_head(hidden_BLD[rows_N, columns_N - 1]).float()
+    targets_N = batch.ids_BL[rows_N, columns_N]
+    return torch.log_softmax(logits_NV, -1).gather(1, targets_N[:, None])[:, 0]
+
+
+def sum_by_answer(token_logprobs_N: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+    """log pi(y | prompt) of every packed answer, shape (B, K); 0 where a row has fewer answers."""
+    rows_N, columns_N = (batch.owner_BL >= 0).nonzero(as_tuple=True)
+    slots_N = rows_N * batch.answers + batch.owner_BL[rows_N, columns_N]
+    flat = torch.zeros(len(batch.ids_BL) * batch.answers, device=batch.ids_BL.device)
+    return flat.index_add(0, slots_N, token_logprobs_N).view(len(batch.ids_BL), batch.answers)
+
+
+def answer_logprobs(model: Any, batch: PackedBatch) -> torch.Tensor:
+    """log pi(y | prompt) of every packed answer by one forward pass, shape (B, K)."""
+    return sum_by_answer(token_logprobs(model, batch), batch)

@@ -1,0 +1,159 @@
+"""The phases of an epoch, each a function from what earlier phases published to one new folder of the run directory.
+
+They read like Algorithm 1 of arXiv 2512.10551: feedback, reward update, rollouts, preference groups, preference
+optimisation, evaluation. A finished phase is never repeated; every phase can be run alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+
+import numpy as np
+
+from inference.encoder import shared_encoder
+from trainers.guards import check_guards
+from trainers.optimisation.groups import tokenise, with_reference, write_groups
+from trainers.optimisation.launch import run_optimisation
+from trainers.optimisation.worker import OptimisationJob
+from trainers.preferences import build_groups
+from trainers.records import Sampled, read_sampled, write_sampled
+from trainers.reward.training import Shown, fit
+from trainers.session import BASE_PHASE, Session
+from trainers.validation import Validation, validate
+from trainers.warm_start import warm_start
+
+ANSWERS = "answers.parquet"
+GROUPS = "groups.parquet"
+FIGURES = "figures.json"
+
+
+def feedback(s: Session, epoch: int) -> str:
+    """Deploys the current policy on training contexts and records what users clicked (D_on)."""
+    config, policy = s.config.feedback, s.policy(epoch - 1)
+    contexts = s.contexts.training(config.contexts, epoch, 1)
+    answers = policy.generate(contexts, config.answers, s.seed(epoch, 1))
+    rng = np.random.default_rng(s.seed(epoch, 2))
+    sampled = [
+        Sampled(c, tuple(own), tuple(s.truth.click(s.truth.probabilities(c, g.answer), rng) for g in own))
+        for c, own in zip(contexts, answers, strict=True)
+    ]
+    with s.run.phase("feedback", epoch).open() as folder:
+        write_sampled(folder / ANSWERS, sampled)
+    clicks = [hit for item in sampled for answer in item.clicks or () for hit in answer.values()]
+    return f"{len(clicks)} ads shown, click rate {np.mean(clicks) if clicks else 0:.3f}"
+
+
+def reward_model(s: Session, epoch: int) -> str:
+    """Fits the pCTR model to the feedback of all epochs so far (Eq. 3, 4)."""
+    with s.run.phase("reward_model", epoch).open() as folder:
+        if s.config.reward.source == "oracle":
+            (folder / FIGURES).write_text("{}", encoding="utf-8")
+            return "oracle: the simulator's own probabilities"
+        shown: list[Shown] = []
+        for past in range(1, epoch + 1):
+            for item in read_sampled(s.run.phase("feedback", past).fetch() / ANSWERS):
+                pairs = zip(item.generations, item.clicks or (), strict=True)
+                shown += [(item.context, g.answer, dict(c)) for g, c in pairs]
+        model, quality = fit(shown, s.config.reward, shared_encoder().encode, s.seed(epoch, 3))
+        model.save(folder, s.config.reward)
+        (folder / FIGURES).write_text(json.dumps(dataclasses.asdict(quality), indent=1), encoding="utf-8")
+    return f"AUC {quality.auc:.3f}, calibration error {quality.calibration_error:.3f} on held-out feedback"
+
+
+def rollouts(s: Session, epoch: int) -> str:
+    """Samples M answers to each context from the current policy; propensities are recorded with them."""
+    config, policy = s.config.rollout, s.policy(epoch - 1)
+    contexts = s.contexts.training(config.contexts, epoch, 4)
+    answers = policy.generate(contexts, config.samples, s.seed(epoch, 4), s.sampling(policy))
+    with s.run.phase("rollouts", epoch).open() as folder:
+        count = write_sampled(
+            folder / ANSWERS, [Sampled(c, tuple(own)) for c, own in zip(contexts, answers, strict=True)]
+        )
+    faults = sum(len(g.answer.faults) for own in answers for g in own)
+    return f"{count} answers to {len(contexts)} contexts, {faults} invalid insertions"
+
+
+def pairs(s: Session, epoch: int) -> str:
+    """Scores the rollouts (Eq. 5), picks winners and losers, and notes what the reference policy thinks of them."""
+    sampled = read_sampled(s.run.phase("rollouts", epoch).fetch() / ANSWERS)
+    flat = [(item.context, g.answer) for item in sampled for g in item.generations]
+    scored = iter(s.predictor(epoch).probabilities(flat))
+    ctr = [[next(scored) for _ in item.generations] for item in sampled]
+    groups = build_groups(sampled, ctr, s.config.preference, s.penalty, np.random.default_rng(s.seed(epoch, 5)))
+    start = s.policy(epoch - 1)
+    reference = s.policy(0) if s.config.optimisation.reference == "base" else start
+    with s.run.phase("pairs", epoch).open() as folder:
+        write_groups(folder / GROUPS, with_reference(reference, tokenise(start, groups, sampled)))
+    count = sum(len(g.losers) for g in groups)
+    return f"{count} pairs in {len(groups)} groups, mean reward {np.mean([r for g in groups for r in g.rewards]):.1f}"
+
+
+def policy(s: Session, epoch: int) -> str:
+    """Direct preference optimisation on the groups (Eq. 6)."""
+    phase = s.run.phase("policy", epoch)
+    with phase.open() as folder:
+        job = OptimisationJob(
+            policy=s.policy_source(epoch - 1),
+            groups=str(s.run.phase("pairs", epoch).fetch() / GROUPS),
+            out=str(folder),
+            checkpoints=str(phase.scratch("checkpoints")),
+            seed=s.seed(epoch, 6),
+            config=s.config.optimisation,
+        )
+        trajectory = run_optimisation(job, lambda step, steps, figures: s.step(step, steps, figures["loss"]))
+    tail = trajectory[-max(1, len(trajectory) // 10) :]
+    loss = float(np.mean([t["loss"] for t in tail]))
+    accuracy = float(np.mean([t.get("rewards/accuracies", 0.0) for t in tail]))
+    return f"loss {loss:.3f}, pairs ranked right {accuracy:.2f}"
+
+
+def evaluation(s: Session, epoch: int) -> str:
+    """Validation figures of the epoch's policy, then the guards; epoch 0 measures the base with the first model."""
+    for number in {0, epoch}:
+        file = f"epoch-{number:03d}/evaluation.json"
+        if not s.run.exists(file):
+            measured = validate(
+                s.policy(number), s.policy(0), s.contexts.validation(), s.predictor(max(1, number)), s.truth,
+                s.penalty, s.config.preference.lam, s.seed(0, 7),
+            )  # fmt: skip
+            s.run.write_json(file, measured.to_dict())
+    history = history_of(s, epoch)
+    check_guards(history, s.config.guards)
+    now = history[-1]
+    return (
+        f"revenue {now.revenue:.1f}, reward {now.true_reward:.1f} (learned {now.learned_reward:.1f}), "
+        f"{now.ads_per_answer:.2f} ads an answer, KL to base {now.kl_to_base:.1f}"
+    )
+
+
+def history_of(s: Session, epoch: int) -> list[Validation]:
+    """Validation figures of epochs 0 to `epoch`."""
+    return [Validation(**s.figures("evaluation.json", e)) for e in range(epoch + 1)]
+
+
+def warm(s: Session) -> str:
+    """The optional supervised warm start of the base model."""
+    assert s.config.warm_start is not None
+    with s.run.phase(BASE_PHASE).open() as folder:
+        loss = warm_start(s, folder)
+    return f"loss {loss:.3f} nats a token"
+
+
+PHASES: dict[str, Callable[[Session, int], str]] = {
+    "feedback": feedback,
+    "reward_model": reward_model,
+    "rollouts": rollouts,
+    "pairs": pairs,
+    "policy": policy,
+    "evaluation": evaluation,
+}
+
+
+def finished(s: Session, name: str, epoch: int) -> bool:
+    """Whether a phase has been published."""
+    if name == "evaluation":
+        return bool(s.run.exists(f"epoch-{epoch:03d}/evaluation.json"))
+    return bool(s.run.phase(name, epoch).finished())
+

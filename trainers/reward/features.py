@@ -1,0 +1,87 @@
+"""What the pCTR model sees of a shown ad: texts through the frozen encoder, and who and what by id.
+
+The paper's input is [text(x); text(y); e_user; e_ad]. The sentence that carries the ad is added, because one vector of
+a whole answer says little about which of its ads was woven in well, and the cosines between the texts, because a
+small network needs much data to find an inner product by itself. Nothing here looks at the simulator's click model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mechanism.types import Ad, AdId, Answer, Context
+
+Encode = Callable[[Sequence[str]], NDArray[np.float32]]
+SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
+SCALARS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """N shown ads. `dense_ND`: float32 text vectors and scalars; `users_N`, `ads_N`: ids by name; `owner_N`: number of
+    the answer that each ad was shown in."""
+
+    dense_ND: NDArray[np.float32]
+    users_N: list[str]
+    ads_N: list[AdId]
+    owner_N: NDArray[np.int64]
+
+
+def carrying_sentence(answer: Answer, ad_id: AdId) -> tuple[str, int]:
+    """The sentence in which an ad stands, its title replaced by "it", and the sentence's number in the answer."""
+    place = next(i for i in answer.insertions if i.ad_id == ad_id)
+    start, number = 0, 0
+    for match in SENTENCES.finditer(answer.text):
+        if match.end() > place.start:
+            break
+        start, number = match.end(), number + 1
+    following = SENTENCES.search(answer.text, place.end)
+    end = following.start() if following else len(answer.text)
+    return answer.text[start : place.start] + "it" + answer.text[place.end : end], number
+
+
+def extract(pairs: Sequence[tuple[Context, Answer]], encode: Encode) -> Features:
+    """Features of every distinct ad shown in the given answers, in order of answer and appearance."""
+    rows: list[tuple[Context, Answer, Ad, str, int, int]] = []
+    owners: list[int] = []
+    for number, (context, answer) in enumerate(pairs):
+        by_id = {c.ad.id: c.ad for c in context.candidates}
+        for place, ad_id in enumerate(answer.shown()):
+            sentence, order = carrying_sentence(answer, ad_id)
+            rows.append((context, answer, by_id[ad_id], sentence, order, place))
+            owners.append(number)
+    if not rows:
+        return Features(np.zeros((0, 3 * 384 + SCALARS), np.float32), [], [], np.zeros(0, np.int64))
+    query = encode([c.query for c, *_ in rows])
+    taste = encode([", ".join(c.profile.interests) if c.profile else "" for c, *_ in rows])
+    advert = encode([f"{ad.title}: {ad.text}" for _, _, ad, *_ in rows])
+    carrier = encode([sentence for _, _, _, sentence, _, _ in rows])
+    whole = _answer_vectors([a for _, a, *_ in rows], encode)
+    scalars = np.array(
+        [
+            (len(a.shown()), len(a.insertions) - len(a.shown()), order, place, "!" in sentence, c.profile is not None)
+            for c, a, _, sentence, order, place in rows
+        ],
+        np.float32,
+    )
+    cosines = np.stack([(query * advert).sum(1), (taste * advert).sum(1), (query * carrier).sum(1)], 1)
+    return Features(
+        np.concatenate([query, whole, carrier, 3.0 * cosines, scalars], axis=1).astype(np.float32),
+        [c.profile.id if c.profile else "" for c, *_ in rows],
+        [ad.id for _, _, ad, *_ in rows],
+        np.array(owners, np.int64),
+    )
+
+
+def _answer_vectors(answers: Sequence[Answer], encode: Encode) -> NDArray[np.float32]:
+    """Mean of an answer's sentence vectors: sentences recur, so most of them are in the encoder's cache."""
+    split = [[s for s in SENTENCES.split(a.text) if s] or [""] for a in answers]
+    vectors = encode([s for own in split for s in own])
+    ends = np.cumsum([len(own) for own in split])
+    sums = np.add.reduceat(vectors, np.concatenate([[0], ends[:-1]]), axis=0)
+    return np.asarray(sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9), np.float32)

@@ -1,0 +1,82 @@
+"""What all phases of one run share: configuration, world, seeds, and the models they load on first use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+from inference.encoder import shared_encoder
+from inference.policy import Policy
+from inference.sampling import SamplingSettings
+from mechanism.objective import Penalty
+from simulator.clicks import ClickModel
+from trainers.config import RunConfig
+from trainers.reward.model import ClickPredictor, PCTRModel
+from trainers.reward.oracle import OraclePredictor
+from trainers.run_directory import RunDirectory
+from trainers.worlds import ContextSource, TrainingWorld, build_world
+
+Say = Callable[[str], None]
+Step = Callable[[int, int, float], None]
+"""(step, of how many, loss) while a phase trains."""
+BASE_PHASE = "warm-start"
+
+
+class Session:
+    """One run's configuration and directory. Policies are kept for the epoch they belong to, one at a time."""
+
+    def __init__(self, config: RunConfig, run: RunDirectory, say: Say, step: Step) -> None:
+        self.config = config
+        self.run = run
+        self.say = say
+        self.step = step
+        self.penalty = Penalty(**config.penalty.model_dump())
+        self.truth = ClickModel()
+        self._policies: dict[int, Policy] = {}
+
+    @cached_property
+    def world(self) -> TrainingWorld:
+        """The run's world."""
+        return build_world(self.config.world)
+
+    @cached_property
+    def contexts(self) -> ContextSource:
+        """Where contexts are drawn from."""
+        return ContextSource(self.world, self.config.world, self.config.seed, self.config.evaluation.validation)
+
+    def policy_source(self, epoch: int) -> str:
+        """Name or folder of the policy at the end of an epoch; epoch 0 is the (warmed) base."""
+        if epoch > 0:
+            return str(self.run.phase("policy", epoch).fetch())
+        if self.config.warm_start is not None:
+            return str(self.run.phase(BASE_PHASE).fetch())
+        return self.config.base
+
+    def policy(self, epoch: int) -> Policy:
+        """The policy at the end of an epoch. The base stays loaded, of the others only the latest."""
+        if epoch not in self._policies:
+            for other in [e for e in self._policies if e != 0]:
+                del self._policies[other]
+            self._policies[epoch] = Policy.load(self.policy_source(epoch))
+        return self._policies[epoch]
+
+    def sampling(self, policy: Policy) -> SamplingSettings:
+        """The policy's own sampling settings with the run's overrides, for rollouts."""
+        chosen = self.config.rollout.model_dump(include={"temperature", "top_p", "top_k", "max_new_tokens"})
+        return policy.with_sampling(**{k: v for k, v in chosen.items() if v is not None})
+
+    def predictor(self, epoch: int) -> ClickPredictor:
+        """The epoch's pCTR model, or the truth where the run is an oracle's."""
+        if self.config.reward.source == "oracle":
+            return OraclePredictor(self.truth)
+        return PCTRModel.load(self.run.phase("reward_model", epoch).fetch(), shared_encoder().encode)
+
+    def seed(self, epoch: int, purpose: int) -> int:
+        """A seed of its own for every random step, so that phases can be repeated alone."""
+        return self.config.seed * 1_000_003 + epoch * 101 + purpose
+
+    def figures(self, name: str, epoch: int) -> dict[str, Any]:
+        """A JSON file of an epoch."""
+        data: dict[str, Any] = self.run.read_json(f"epoch-{epoch:03d}/{name}")
+        return data

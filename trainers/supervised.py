@@ -1,0 +1,74 @@
+"""Supervised training on packed answers: the base model's pretraining and the optional warm start.
+
+The loss is the mean negative log-likelihood of the answers' tokens; prompts are context only. The learning rate warms
+up over a tenth of the steps and falls to zero along a cosine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mechanism.errors import GuardError
+from trainers.packing import pack, token_logprobs
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisedSettings:
+    """Optimiser settings. `steps` is the length of the schedule; mixed precision computes in bfloat16."""
+
+    steps: int
+    learning_rate: float
+    weight_decay: float = 0.01
+    warm_up: float = 0.1
+    clip: float = 1.0
+    mixed_precision: bool = True
+
+
+TokenisedExercise = tuple[Sequence[int], Sequence[Sequence[int]]]
+"""Prompt ids and the ids of its answers (end token included)."""
+
+
+def train_supervised(
+    model: Any,
+    batches: Iterable[Sequence[TokenisedExercise]],
+    settings: SupervisedSettings,
+    progress: Callable[[int, float], None],
+) -> float:
+    """Trains `model` in place; returns the mean loss (nats per token) of the last tenth of the steps."""
+    model.train()
+    decay = [p for p in model.parameters() if p.dim() > 1]
+    plain = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": decay, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, settings))
+    losses: list[float] = []
+    for step, batch in enumerate(batches):
+        if step >= settings.steps:
+            break
+        packed = pack([p for p, _ in batch], [a for _, a in batch]).to(model.device)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.mixed_precision):
+            loss = -token_logprobs(model, packed).mean()
+        if not torch.isfinite(loss):
+            raise GuardError("nan", "the supervised loss is not finite; lower learning_rate", {"step": step})
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        optimiser.step()
+        schedule.step()
+        losses.append(loss.item())
+        progress(step + 1, losses[-1])
+    model.eval()
+    tail = losses[-max(1, len(losses) // 10) :]
+    return sum(tail) / len(tail)
+
+
+def _rate(step: int, settings: SupervisedSettings) -> float:
+    warm = max(1, round(settings.steps * settings.warm_up))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, settings.steps - warm)))
