@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    runs: Annotated[list[str], typer.Argument(help="Run directory; a second one trained with reward.source=oracle.")],
+    runs: Annotated[
+        list[str], typer.Argument(help="A run, with a second one trained with reward.source=oracle; or one model.")
+    ],
     out: Annotated[str, typer.Option(help="Folder or URL for report.json and report.html.")] = "build/report",
     epoch: Annotated[int | None, typer.Option(help="Evaluate this epoch and not the best one.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override an evaluation setting: key=value.")] = None,
@@ -27,22 +30,55 @@ def evaluate_runs(runs: list[str], out: str, epoch: int | None = None, settings:
     """Evaluates, prints the table and writes the report."""
     from mechanism.errors import ConfigError
     from trainers.evaluation.harness import evaluate_run
-    from trainers.evaluation.report import write_report
-    from trainers.evaluation.table import print_report
 
+    if len(runs) == 1 and not is_run(runs[0]):
+        return evaluate_one_model(runs[0], out, settings or [])
     sessions = [open_session(url, settings or []) for url in runs]
     learned = [s for s in sessions if s.config.reward.source == "learned"]
     oracles = [s for s in sessions if s.config.reward.source == "oracle"]
     if len(learned) != 1 or len(oracles) > 1:
         raise ConfigError("RUNS", runs, "give one run trained on a learned pCTR and at most one oracle's")
-    console = Console(stderr=True)
-    with console.status("evaluating") as status:
-        command = " ".join(["llm-auction", *sys.argv[1:]])
-        report = evaluate_run(learned[0], status.update, command, oracles[0] if oracles else None, epoch)
+    with Console(stderr=True).status("evaluating") as status:
+        report = evaluate_run(learned[0], status.update, command_line(), oracles[0] if oracles else None, epoch)
+    return publish(report, out)
+
+
+def evaluate_one_model(model: str, out: str, settings: list[str]) -> Report:
+    """Evaluates a model by name or folder on the built-in world, without rivals."""
+    from trainers.config import parse_config
+    from trainers.evaluation.harness import evaluate_model
+    from trainers.run_directory import RunDirectory
+    from trainers.session import Session
+
+    config = parse_config("name: model", "model", [f"base={model}", *(f"evaluation.{x}" for x in settings)])
+    session = Session(config, RunDirectory("memory://evaluation"), lambda text: None, lambda step, steps, loss: None)
+    method = "llm_auction" if (Path(model) / "model.json").is_file() else "pretrained"
+    with Console(stderr=True).status("evaluating") as status:
+        report = evaluate_model(session, method, status.update, command_line())
+    return publish(report, out)
+
+
+def publish(report: Report, out: str) -> Report:
+    """Writes the report and prints its table."""
+    from trainers.evaluation.report import write_report
+    from trainers.evaluation.table import print_report
+
     write_report(report, out)
     print_report(report, Console(width=max(100, Console().width)))
     typer.echo(f"report: {out.rstrip('/')}/report.html")
     return report
+
+
+def command_line() -> str:
+    """The command as it was given, for the report."""
+    return " ".join(["llm-auction", *sys.argv[1:]])
+
+
+def is_run(url: str) -> bool:
+    """Whether a run directory stands at `url`."""
+    from trainers.run_directory import RunDirectory
+
+    return bool(RunDirectory(url).exists("config.yaml"))
 
 
 def open_session(url: str, settings: list[str]) -> Session:

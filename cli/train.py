@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def train(
     config: Annotated[str, typer.Argument(help="A shipped configuration (quick, ...) or a YAML file.")],
     out: Annotated[str, typer.Option(help="Run directory, any fsspec URL. Default: build/runs/NAME-TIME.")] = "",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; finished phases stay.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     phase: Annotated[str | None, typer.Option(help="Run this phase alone: feedback, reward_model, ...")] = None,
     epoch: Annotated[int | None, typer.Option(help="The epoch of --phase (from 1).")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: key.path=value.")] = None,
@@ -36,6 +36,12 @@ def train(
     url = out or str(Path("build/runs") / f"{settings.name}-{stamp}")
     best = run_training(settings, url, resume=resume, only=phase, epoch=epoch)
     typer.echo(f"run directory: {url}\nbest epoch: {best}")
+    if phase is None and best > 0:
+        from cli.evaluate import open_session
+        from trainers.release import register_best, registry_of
+
+        entry = register_best(open_session(url, []))
+        typer.echo(f"registered: {entry.version} in {registry_of(url).url}")
 
 
 def run_training(

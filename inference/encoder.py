@@ -21,6 +21,10 @@ from mechanism.errors import PolicyError
 
 WIDTH = 384
 BATCH = 64
+LONGEST = 128
+"""Tokens of a text that are read."""
+STEP = 8
+"""Texts are padded to the next multiple of this, and only with others of that length: see `TextEncoder.encode`."""
 
 
 class TextEncoder:
@@ -35,22 +39,32 @@ class TextEncoder:
         self._cache_size = cache_size
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors, shape (len(texts), 384), float32; a text's cosine with another is their dot product."""
-        missing = sorted({t for t in texts if t not in self._cache}, key=len)
+        """Unit vectors, shape (len(texts), 384), float32; a text's cosine with another is their dot product.
+
+        A text's vector is the same to the last bit in whatever company it is encoded: padding would change it in
+        bfloat16, so the padded length is the text's own. A resumed run, whose cache starts empty, depends on it.
+        """
+        missing = list(dict.fromkeys(t for t in texts if t not in self._cache))
         if len(self._cache) + len(missing) > self._cache_size:
             self._cache.clear()
-            missing = sorted(set(texts), key=len)
-        for start in range(0, len(missing), BATCH):
-            batch = missing[start : start + BATCH]
-            for text, vector in zip(batch, self._encode_batch(batch), strict=True):
-                self._cache[text] = vector
+            missing = list(dict.fromkeys(texts))
+        by_length: dict[int, list[int]] = {}
+        ids = self._tokenizer(missing, truncation=True, max_length=LONGEST)["input_ids"] if missing else []
+        for number, own in enumerate(ids):
+            by_length.setdefault(-(-len(own) // STEP) * STEP, []).append(number)
+        for length, numbers in sorted(by_length.items()):
+            for start in range(0, len(numbers), BATCH):
+                batch = numbers[start : start + BATCH]
+                vectors = self._encode_batch([ids[i] for i in batch], length)
+                self._cache.update(zip((missing[i] for i in batch), vectors, strict=True))
         if not texts:
             return np.zeros((0, WIDTH), np.float32)
         return np.stack([self._cache[t] for t in texts])
 
     @torch.inference_mode()
-    def _encode_batch(self, texts: list[str]) -> Iterable[NDArray[np.float32]]:
-        inputs = self._tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="pt")
+    def _encode_batch(self, ids: list[list[int]], length: int) -> Iterable[NDArray[np.float32]]:
+        padded = {"input_ids": ids}
+        inputs = self._tokenizer.pad(padded, padding="max_length", max_length=length, return_tensors="pt")
         hidden_BLD = self._model(**inputs).last_hidden_state.float()
         mask_BL1 = inputs["attention_mask"].unsqueeze(-1).float()
         pooled_BD = (hidden_BLD * mask_BL1).sum(1) / mask_BL1.sum(1).clamp(min=1e-9)

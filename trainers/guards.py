@@ -10,12 +10,17 @@ from trainers.config import GuardConfig
 from trainers.validation import Validation
 
 
-def check_guards(history: Sequence[Validation], config: GuardConfig) -> None:
-    """Raises GuardError for the newest epoch in `history`; the epochs before it are good."""
-    base, now = history[0], history[-1]
+def check_finite(now: Validation) -> None:
+    """Raises GuardError if a figure is not a number."""
     figures = now.to_dict()
     if not all(math.isfinite(v) for v in figures.values()):
         raise GuardError("nan", "a validation figure is not finite; lower optimisation.learning_rate", figures)
+
+
+def check_guards(history: Sequence[Validation], config: GuardConfig) -> None:
+    """Raises GuardError for the newest epoch in `history`; the epochs before it are good."""
+    base, now = history[0], history[-1]
+    check_finite(now)
     if now.ads_per_answer < config.min_ads_per_answer:
         raise GuardError(
             "collapse",

@@ -35,6 +35,9 @@ def train(s: Session, begin: Begin, report: Report, only: str | None = None, epo
                     continue
                 begin(name, number)
                 _timed(s, name, number, lambda f=run_phase, e=number: f(s, e), report)  # type: ignore[misc]
+            if only is None:
+                # again, because the run may have been stopped by a guard, or killed before it could be
+                check_guards(history_of(s, number), s.config.guards)
     return best_epoch(s)
 
 

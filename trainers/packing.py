@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
+
+LOGITS_AT_ONCE = 2**26
+"""Logits that are kept in memory together (256 MiB in float32)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +82,46 @@ def pack(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Sequence[i
 
 
 def token_logprobs(model: Any, batch: PackedBatch) -> torch.Tensor:
-    """log pi(token | prompt, own answer so far), shape (N,), for the answers' tokens in the order of `owner >= 0`.
+    """log pi(token | prompt, own answer so far), shape (N,), for the answers' tokens in the order of `owner >= 0`."""
+    return _logprobs(model, batch.ids_BL, batch.positions_BL, batch.mask_B1LL, batch.owner_BL)
 
-    Only those tokens' predictors reach the vocabulary projection.
+
+def add_packed_forward(model: Any) -> None:
+    """Teaches `model(**batch.inputs(), owner_BL=...)` to return `token_logprobs`.
+
+    A wrapped model (DeepSpeed, DistributedDataParallel) must be entered by its forward, or its hooks do not run.
     """
-    rows_N, columns_N = (batch.owner_BL >= 0).nonzero(as_tuple=True)
-    hidden_BLD = model.model(**batch.inputs()).last_hidden_state
-    logits_NV = model.lm_head(hidden_BLD[rows_N, columns_N - 1]).float()
-    targets_N = batch.ids_BL[rows_N, columns_N]
-    return torch.log_softmax(logits_NV, -1).gather(1, targets_N[:, None])[:, 0]
+    plain = model.forward
+
+    def forward(self: Any, *args: Any, owner_BL: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        if owner_BL is None:
+            return plain(*args, **kwargs)
+        return _logprobs(self, kwargs["input_ids"], kwargs["position_ids"], kwargs["attention_mask"], owner_BL)
+
+    model.forward = MethodType(forward, model)
+
+
+def _logprobs(
+    model: Any, ids_BL: torch.Tensor, positions_BL: torch.Tensor, mask_B1LL: torch.Tensor, owner_BL: torch.Tensor
+) -> torch.Tensor:
+    """Only the answers' predictors reach the vocabulary projection; where the logits would be large, in pieces that
+    are computed again for the gradient."""
+    rows_N, columns_N = (owner_BL >= 0).nonzero(as_tuple=True)
+    hidden_BLD = model.base_model(
+        input_ids=ids_BL, position_ids=positions_BL, attention_mask=mask_B1LL, use_cache=False
+    ).last_hidden_state
+    predictors_ND = hidden_BLD[rows_N, columns_N - 1]
+    targets_N = ids_BL[rows_N, columns_N]
+    piece = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
+    if len(targets_N) <= piece:
+        return _projected(model, predictors_ND, targets_N)
+    pieces = zip(predictors_ND.split(piece), targets_N.split(piece), strict=True)
+    return torch.cat([checkpoint(_projected, model, p, t, use_reentrant=False) for p, t in pieces])
+
+
+def _projected(model: Any, predictors_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+    logits_NV: torch.Tensor = model.get_output_embeddings()(predictors_ND).float()
+    return logits_NV.gather(1, targets_N[:, None])[:, 0] - logits_NV.logsumexp(-1)
 
 
 def sum_by_answer(token_logprobs_N: torch.Tensor, batch: PackedBatch) -> torch.Tensor:

@@ -13,7 +13,8 @@ from collections.abc import Callable
 import numpy as np
 
 from inference.encoder import shared_encoder
-from trainers.guards import check_guards
+from mechanism.errors import GuardError
+from trainers.guards import check_finite, check_guards
 from trainers.optimisation.groups import tokenise, with_reference, write_groups
 from trainers.optimisation.launch import run_optimisation
 from trainers.optimisation.worker import OptimisationJob
@@ -82,10 +83,17 @@ def pairs(s: Session, epoch: int) -> str:
     scored = iter(s.predictor(epoch).probabilities(flat))
     ctr = [[next(scored) for _ in item.generations] for item in sampled]
     groups = build_groups(sampled, ctr, s.config.preference, s.penalty, np.random.default_rng(s.seed(epoch, 5)))
+    if not groups:
+        raise GuardError(
+            "no_pairs",
+            "no answer beats another by more than preference.delta; lower it, or raise rollout.samples",
+            {"answers": float(len(flat)), "delta": s.config.preference.delta},
+        )
     start = s.policy(epoch - 1)
     reference = s.policy(0) if s.config.optimisation.reference == "base" else start
     with s.run.phase("pairs", epoch).open() as folder:
-        write_groups(folder / GROUPS, with_reference(reference, tokenise(start, groups, sampled)))
+        precise = s.config.optimisation.precision == "float32"
+        write_groups(folder / GROUPS, with_reference(reference, tokenise(start, groups, sampled), precise=precise))
     count = sum(len(g.losers) for g in groups)
     return f"{count} pairs in {len(groups)} groups, mean reward {np.mean([r for g in groups for r in g.rewards]):.1f}"
 
@@ -118,6 +126,7 @@ def evaluation(s: Session, epoch: int) -> str:
                 s.policy(number), s.policy(0), s.contexts.validation(), s.predictor(max(1, number)), s.truth,
                 s.penalty, s.config.preference.lam, s.seed(0, 7),
             )  # fmt: skip
+            check_finite(measured)
             s.run.write_json(file, measured.to_dict())
     history = history_of(s, epoch)
     check_guards(history, s.config.guards)

@@ -1,4 +1,4 @@
-"""Sampled answers on disk: one Parquet row an answer, with its context, its log-probability and, if shown, its clicks."""
+"""Sampled answers on disk: one Parquet row an answer, with its context, its log-probability and its clicks if shown."""
 
 from __future__ import annotations
 

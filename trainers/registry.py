@@ -19,7 +19,7 @@ from mechanism.errors import AuctionError, InputError
 from trainers.publication import COMPLETE, Manifest, Publication, damage, describe
 from trainers.store import Store
 
-DEFAULT_URL = "runs"
+DEFAULT_URL = "build/runs"
 """Where commands keep the registry unless told otherwise."""
 MODELS = "models"
 ENTRY = "model.json"

@@ -50,13 +50,13 @@ class Recipe:
     reading: float = 0.25
 
 
-def train_tokenizer(world: World, recipe: Recipe) -> Any:
+def train_tokenizer(world: World, recipe: Recipe, exercises: int = 8000) -> Any:
     """A byte-level BPE tokenizer over the world's texts; any text can be encoded, the world's words are whole."""
     rng = np.random.default_rng([recipe.seed, 1])
     settings = PromptSettings(instructions="brief")
 
     def texts() -> Iterator[str]:
-        for number in range(8000):
+        for number in range(exercises):
             query = world.train_queries[rng.integers(len(world.train_queries))]
             make = reading_exercise if number % 4 == 0 else None
             exercise = (
@@ -93,7 +93,7 @@ def new_policy(tokenizer: Any, recipe: Recipe) -> Policy:
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     model: Any = LlamaForCausalLM(config)
-    sampling = SamplingSettings(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=120)
+    sampling = SamplingSettings(max_new_tokens=120)
     return Policy(LoadedModel(model, tokenizer, PromptSettings(instructions="brief"), sampling))
 
 

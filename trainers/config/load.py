@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -12,6 +13,8 @@ from pydantic import ValidationError
 
 from mechanism.errors import ConfigError
 from trainers.config.schema import RunConfig
+
+SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 def load_config(name_or_path: str, settings: Iterable[str] = ()) -> RunConfig:
@@ -54,18 +57,17 @@ def apply_settings(data: dict[str, Any], settings: Iterable[str]) -> dict[str, A
             section = section[parent]
             if not isinstance(section, dict):
                 raise ConfigError("--set", setting, f"{parent} is a value and has no fields")
-        section[last] = _number_or(yaml.safe_load(value))
+        section[last] = _value_of(value, setting)
     return result
 
 
-def _number_or(value: Any) -> Any:
-    """YAML 1.1 reads 1e-5 as a string; people mean the number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+def _value_of(text: str, setting: str) -> Any:
+    """A setting's value as YAML. YAML 1.1 reads 1e-5 as a string; people mean the number."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError("--set", setting, "the value is not YAML") from error
+    return float(value) if isinstance(value, str) and SCIENTIFIC.fullmatch(value) else value
 
 
 def dump_config(config: RunConfig) -> str:

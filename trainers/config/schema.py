@@ -15,7 +15,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Settings(BaseModel):
     """Base of all sections: unknown names are errors, values are fixed once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class WorldConfig(Settings):
@@ -112,9 +112,11 @@ class OptimisationConfig(Settings):
     checkpoint_steps: Count = Field(0, description="optimiser steps between checkpoints inside the phase; 0: none")
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> OptimisationConfig:
+    def _fits_together(self) -> OptimisationConfig:
         if self.batch % self.processes:
             raise ValueError("optimisation.batch must be a multiple of optimisation.processes")
+        if self.sft_weight > 0 and not self.shared_prefix:
+            raise ValueError("optimisation.sft_weight needs optimisation.shared_prefix")
         return self
 
 
@@ -123,7 +125,7 @@ class GuardConfig(Settings):
 
     min_ads_per_answer: float = Field(0.1, ge=0, description="fewer ads per answer than this is a collapse")
     max_kl_to_base: Rate = Field(200.0, description="nats per answer")
-    reward_hacking_drop: Rate = Field(0.15, description="true reward may fall by this share while the learned one rises")
+    reward_hacking_drop: Rate = Field(0.15, description="share the true reward may lose while the learned one rises")
 
 
 class EvaluationConfig(Settings):

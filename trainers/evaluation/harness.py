@@ -69,8 +69,30 @@ def evaluate_run(
     seed = s.seed(0, 40)
     found = Findings()
     _play_methods(s, found, contexts, chosen, last, seed, say, oracle)
-    ours = s.policy(chosen)
-    properties, allocation, curve = _properties(s, found, contexts, ours, seed, say)
+    report = _report(s, found, contexts, s.policy(chosen), "llm_auction", command, say)
+    return report.model_copy(
+        update={"epochs": _epochs(s), "calibration": _calibration(s, last), "train_seconds": train_seconds(s)}
+    )
+
+
+def evaluate_model(s: Session, method: str, say: Say, command: str) -> Report:
+    """Evaluates the session's base model alone, under the name of `method`: what it shows and what its bids do. There
+    is no pCTR model and hence no rival."""
+    contexts = methods.with_ids(s.contexts.test(s.config.evaluation.queries))
+    found = Findings()
+    say(f"{s.config.base}")
+    played = methods.play_policy(s.policy(0), contexts, s.seed(0, 40))
+    found.answers[method] = played.answers
+    found.records[method] = records_of(s, method, contexts, played)
+    return _report(s, found, contexts, s.policy(0), method, command, say)
+
+
+def _report(
+    s: Session, found: Findings, contexts: Sequence[Context], ours: Policy, method: str, command: str, say: Say
+) -> Report:
+    """Everything that the answers and sweeps of `ours` (one of the methods) say."""
+    seed = s.seed(0, 40)
+    properties, allocation, curve = _properties(s, found.answers[method], contexts, ours, seed, say)
     summaries = {name: summarise(records, seed) for name, records in found.records.items()}
     say("writing the report")
     return Report(
@@ -82,15 +104,12 @@ def evaluate_run(
             digest=ours.digest,
         ),
         methods={name: figures(metrics) for name, metrics in summaries.items()},
-        ratios=compared(ratios(found.records, seed)),
+        ratios=compared(ratios(found.records, seed)) if "llm_auction" in found.records else {},
         properties={name: Property.model_validate(p) for name, p in properties.items()},
-        epochs=_epochs(s),
         allocation=allocation,
         continuity_curve=curve,
-        calibration=_calibration(s, last),
         samples=_samples(s, found, contexts),
         constrained_answers=sum(r.generations for own in found.records.values() for r in own),
-        train_seconds=train_seconds(s),
     )  # fmt: skip
 
 
@@ -106,12 +125,13 @@ def _play_methods(
 
     say("pretrained")
     note("pretrained", methods.play_policy(base, contexts, seed))
-    say(f"mosaic, {s.config.evaluation.mosaic_samples} answers a query")
     samples = s.config.evaluation.mosaic_samples
-    note("mosaic", methods.play_mosaic(base, predictor, contexts, s.penalty, lam, samples, seed))
-    say("tuning gsp and segment")
+    say("tuning the rivals on validation contexts")
     held = methods.with_ids(s.contexts.validation()[:64])
-    tuned = methods.tune_rivals(base, predictor, held, s.penalty, lam, seed)
+    tuned = methods.tune_rivals(base, predictor, held, s.penalty, lam, samples, seed)
+    say(f"mosaic, {samples} answers a query")
+    drawn = methods.play_mosaic(base, predictor, contexts, s.penalty, lam, samples, tuned.mosaic_sampling, seed)
+    note("mosaic", drawn)
     say("gsp")
     note("gsp", methods.play_gsp(base, predictor, contexts, tuned.gsp, seed))
     say("segment")
@@ -147,11 +167,11 @@ def records_of(s: Session, name: str, contexts: Sequence[Context], played: metho
 
 
 def _properties(
-    s: Session, found: Findings, contexts: Sequence[Context], ours: Policy, seed: int, say: Say
+    s: Session, own: Sequence[RivalAnswer], contexts: Sequence[Context], ours: Policy, seed: int, say: Say
 ) -> tuple[dict[str, Mapping[str, Any]], Allocation | None, ContinuityCurve | None]:
     config = s.config.evaluation
     properties: dict[str, Mapping[str, Any]] = {
-        "individual_rationality": sweeps.charges(contexts, found.answers["llm_auction"], s.truth, seed).to_dict()
+        "individual_rationality": sweeps.charges(contexts, own, s.truth, seed).to_dict()
     }
     some = contexts[: config.swept_contexts]
     allocation: Allocation | None = None
@@ -229,7 +249,7 @@ def _samples(s: Session, found: Findings, contexts: Sequence[Context]) -> tuple[
     picked = rng.permutation(len(contexts))[: SAMPLE_ANSWERS // 2]
     samples = []
     for k in picked:
-        for name in ("pretrained", "llm_auction"):
+        for name in [n for n in ("pretrained", "llm_auction") if n in found.answers]:
             answer = found.answers[name][k].generation.answer
             samples.append(Sample.of(contexts[k], name, answer, s.truth.probabilities(contexts[k], answer)))
     return tuple(samples)

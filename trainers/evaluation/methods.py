@@ -15,6 +15,7 @@ import numpy as np
 
 from inference.encoder import shared_encoder
 from inference.policy import Policy
+from inference.sampling import SamplingSettings
 from mechanism.markers import parse, render_marker
 from mechanism.objective import Penalty, reward
 from mechanism.prompt import MICROS_PER_POINT
@@ -59,11 +60,11 @@ def play_policy(policy: Policy, contexts: Sequence[Context], seed: int) -> Playe
 
 def play_mosaic(
     policy: Policy, predictor: ClickPredictor, contexts: Sequence[Context], penalty: Penalty, lam: float,
-    samples: int, seed: int,
+    samples: int, sampling: SamplingSettings, seed: int,
 ) -> Played:  # fmt: skip
     """MOSAIC with M samples. tau = 0, the best of M: no other tau has a higher expected learned reward."""
     started = time.monotonic()
-    drawn = policy.generate(contexts, samples, seed)
+    drawn = policy.generate(contexts, samples, seed, sampling)
     flat = [(c, g.answer) for c, own in zip(contexts, drawn, strict=True) for g in own]
     known = {(c.id, a.raw): p for (c, a), p in zip(flat, predictor.probabilities(flat), strict=True)}
     replay = _Replay({c.id: own for c, own in zip(contexts, drawn, strict=True)})
@@ -143,15 +144,18 @@ def retrieval_scores(contexts: Sequence[Context], sharpness: float) -> list[dict
 class RivalTuning:
     """The settings of the rivals that did best on validation contexts."""
 
+    mosaic_sampling: SamplingSettings
     gsp: gsp.GspSettings
     segment: segment.SegmentSettings
     sharpness: float
 
 
 def tune_rivals(
-    policy: Policy, predictor: ClickPredictor, contexts: Sequence[Context], penalty: Penalty, lam: float, seed: int
-) -> RivalTuning:
-    """Tries every setting of the grids and keeps the one with the highest learned reward."""
+    policy: Policy, predictor: ClickPredictor, contexts: Sequence[Context], penalty: Penalty, lam: float,
+    samples: int, seed: int,
+) -> RivalTuning:  # fmt: skip
+    """Tries every setting of the grids and keeps the one with the highest learned reward. MOSAIC may sample as the
+    policy is served or from the untruncated policy, which gives it a wider choice."""
 
     def score(played: Played) -> float:
         pairs = [(c, a.generation.answer) for c, a in zip(contexts, played.answers, strict=True)]
@@ -160,11 +164,15 @@ def tune_rivals(
             np.mean([reward(a, c.bids(), p, penalty, lam) for (c, a), p in zip(pairs, predicted, strict=True)])
         )
 
+    widths = [policy.sampling, policy.with_sampling(temperature=1.0, top_p=1.0, top_k=0)]
+    best_width = max(
+        widths, key=lambda w: score(play_mosaic(policy, predictor, contexts, penalty, lam, samples, w, seed))
+    )
     positions = [gsp.GspSettings(slots=k, shown_bid=SHOWN_BID) for k in SLOTS]
     best_gsp = max(positions, key=lambda g: score(play_gsp(policy, predictor, contexts, g, seed)))
     segments = [(segment.SegmentSettings(segments=k, shown_bid=SHOWN_BID), t) for k in SLOTS for t in SHARPNESS]
     best_segment, sharpness = max(segments, key=lambda st: score(play_segment(policy, contexts, st[0], st[1], seed)))
-    return RivalTuning(best_gsp, best_segment, sharpness)
+    return RivalTuning(best_width, best_gsp, best_segment, sharpness)
 
 
 def with_ids(contexts: Sequence[Context]) -> list[Context]:

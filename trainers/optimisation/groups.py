@@ -54,8 +54,11 @@ def tokenise(policy: Policy, groups: Sequence[PreferenceGroup], sampled: Sequenc
 
 
 @torch.inference_mode()
-def with_reference(reference: Policy, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
-    """The groups with log pi_ref of every answer, by shared-prefix passes over groups of like length."""
+def with_reference(reference: Policy, groups: Sequence[TokenGroup], *, precise: bool = False) -> list[TokenGroup]:
+    """The groups with log pi_ref of every answer, by shared-prefix passes over groups of like length.
+
+    Computes in bfloat16, or in the weights' own precision where `precise`: as the training that follows does.
+    """
     sizes = [len(g.prompt_ids) + sum(len(a) + 1 for a in g.answers_ids) for g in groups]
     order = sorted(range(len(groups)), key=lambda i: sizes[i])
     result: dict[int, TokenGroup] = {}
@@ -63,7 +66,7 @@ def with_reference(reference: Policy, groups: Sequence[TokenGroup]) -> list[Toke
         count = max(1, TOKENS_PER_PASS // sizes[order[-1]])
         batch, order = order[-count:], order[:-count]
         packed = pack([groups[i].prompt_ids for i in batch], [groups[i].answers_ids for i in batch])
-        with torch.autocast(reference.model.device.type, torch.bfloat16):
+        with torch.autocast(reference.model.device.type, torch.bfloat16, enabled=not precise):
             logprobs = answer_logprobs(reference.model, packed.to(reference.model.device))
         for i, row in zip(batch, logprobs.double().tolist(), strict=True):
             g = groups[i]

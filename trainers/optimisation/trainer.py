@@ -13,7 +13,7 @@ import torch
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from mechanism.errors import GuardError
-from trainers.packing import PackedBatch, pack, sum_by_answer
+from trainers.packing import PackedBatch, add_packed_forward, pack, sum_by_answer
 
 PACKED_KEYS = ("ids_BL", "positions_BL", "mask_B1LL", "owner_BL")
 
@@ -62,6 +62,8 @@ class GroupDPOTrainer(TokenisedDPOTrainer):
         self.sft_weight = sft_weight
         kwargs["data_collator"] = collate_groups
         super().__init__(*args, **kwargs)
+        # TRL's own fused head also computes entropies and accuracies, which cost more than the tiny model itself
+        add_packed_forward(self.model)
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns: Any = ["prompt_ids", "answers_ids", "reference_logprobs"]
@@ -69,14 +71,11 @@ class GroupDPOTrainer(TokenisedDPOTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The group loss; TRL's fused head computes log-probabilities of the answers' tokens only."""
+        """The group loss on log-probabilities of the answers' tokens only."""
         ids_BL, positions_BL, mask_B1LL, owner_BL = (inputs[key] for key in PACKED_KEYS)
         batch = PackedBatch(ids_BL, positions_BL, mask_B1LL, owner_BL, inputs["reference_BK"].shape[1])
-        labels_BL = batch.ids_BL.masked_fill(batch.owner_BL < 0, -100)
-        outputs = model(**batch.inputs(), labels=labels_BL, fused_lm_head=True)
-        # log_probs has shape (B, L-1): entry c belongs to the token in column c + 1
-        rows_N, columns_N = (batch.owner_BL >= 0).nonzero(as_tuple=True)
-        logprobs_BK = sum_by_answer(outputs.log_probs[rows_N, columns_N - 1].float(), batch)
+        logprobs_N = model(**batch.inputs(), owner_BL=batch.owner_BL)
+        logprobs_BK = sum_by_answer(logprobs_N, batch)
         loss, margin_BJ, counts_BJ = preference_loss(
             logprobs_BK, inputs["reference_BK"], inputs["present_BK"], self.beta
         )
@@ -87,11 +86,15 @@ class GroupDPOTrainer(TokenisedDPOTrainer):
             raise GuardError("nan", "the preference loss is not finite; lower optimisation.learning_rate",
                              {"step": self.state.global_step})  # fmt: skip
         self._note(margin_BJ.detach(), counts_BJ)
-        return (loss, outputs) if return_outputs else loss
+        return (loss, {}) if return_outputs else loss
 
     def _note(self, margin_BJ: torch.Tensor, counts_BJ: torch.Tensor) -> None:
-        """Adds this batch's figures to TRL's running metrics."""
+        """Adds the figures of this batch, over all processes, to TRL's. Contexts count alike, as in the loss."""
         mode = "train" if cast(Any, self.model).training else "eval"
-        margins = margin_BJ[counts_BJ]
-        self._metrics[mode]["rewards/margins"].append(margins.mean().item())
-        self._metrics[mode]["rewards/accuracies"].append((margins > 0).float().mean().item())
+        share_BJ = counts_BJ / counts_BJ.sum(1, keepdim=True).clamp(min=1)
+        sums = torch.stack(
+            [(margin_BJ * share_BJ).sum(), ((margin_BJ > 0) * share_BJ).sum(), margin_BJ.new_tensor(len(margin_BJ))]
+        )
+        margins, right, contexts = self.accelerator.reduce(sums, "sum").tolist()
+        self._metrics[mode]["rewards/margins"].append(margins / contexts)
+        self._metrics[mode]["rewards/accuracies"].append(right / contexts)

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,18 +18,24 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl.trainer.dpo_config import DPOConfig
 
 from inference.models import load_model
 from inference.policy import write_policy_settings
+from inference.quiet import quiet_loading
+from mechanism.errors import GuardError
 from trainers.config import OptimisationConfig
 from trainers.optimisation.groups import read_rows
 from trainers.optimisation.trainer import GroupDPOTrainer, TokenisedDPOTrainer
 
 Progress = Callable[[int, int, dict[str, float]], None]
 TRAJECTORY = "trajectory.json"
+COMPLETE = "_complete"
+"""Marks a checkpoint that every process has written to its end."""
+PARENT_GONE = 70
+"""Exit status of a process whose launcher was killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +61,20 @@ class OptimisationJob:
 
 
 class _Watch(TrainerCallback):
-    """Passes figures on as they come and keeps the trajectory."""
+    """Passes figures on as they come, and marks checkpoints that are whole."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
-        self.trajectory: list[dict[str, float]] = []
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if logs and "loss" in logs:
-            self.trajectory.append({"step": float(state.global_step), **{k: float(v) for k, v in logs.items()}})
-            self.progress(state.global_step, state.max_steps, self.trajectory[-1])
+            self.progress(state.global_step, state.max_steps, {k: float(v) for k, v in logs.items()})
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
 
 def optimise(job: OptimisationJob, progress: Progress) -> list[dict[str, float]]:
@@ -69,10 +82,20 @@ def optimise(job: OptimisationJob, progress: Progress) -> list[dict[str, float]]
 
     Continues from the last checkpoint in `job.checkpoints` where there is one.
     """
+    with warnings.catch_warnings(), quiet_loading():
+        # third parties among themselves: TRL uses settings that transformers, torch or DeepSpeed are about to rename
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|accelerate|deepspeed)\b")
+        return _optimise(job, progress)
+
+
+def _optimise(job: OptimisationJob, progress: Progress) -> list[dict[str, float]]:
     config = job.config
+    if config.zero_stage is not None:
+        leave_out_compiled_communication()
     dtype = torch.float32 if config.precision == "float32" or config.zero_stage is None else torch.bfloat16
     loaded = load_model(job.policy, torch.float32 if not torch.cuda.is_available() else dtype)
-    watch = _Watch(progress)
     rows = read_rows(Path(job.groups))
     trainer_of = GroupDPOTrainer if config.shared_prefix else TokenisedDPOTrainer
     extra: dict[str, Any] = {"sft_weight": config.sft_weight} if config.shared_prefix else {}
@@ -81,35 +104,45 @@ def optimise(job: OptimisationJob, progress: Progress) -> list[dict[str, float]]
         args=arguments(job, len(rows)),
         train_dataset=Dataset.from_list(rows if config.shared_prefix else pairs_of(rows)),
         processing_class=loaded.tokenizer,
-        callbacks=[watch],
+        callbacks=[_Watch(progress)],
         **extra,
     )
-    for callback in ("PrinterCallback", "ProgressCallback"):
-        trainer.callback_handler.callbacks = [
-            c for c in trainer.callback_handler.callbacks if type(c).__name__ != callback
-        ]
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
     last = get_last_checkpoint(job.checkpoints) if os.path.isdir(job.checkpoints) else None
     trainer.train(resume_from_checkpoint=last)
     trainer.save_model(job.out)
+    # the state's history, not the callback's: it holds the steps before a checkpoint as well
+    trajectory = [
+        {k: float(v) for k, v in entry.items()} for entry in trainer.state.log_history if "loss" in entry
+    ]
     if trainer.is_world_process_zero():
         out = Path(job.out)
         loaded.tokenizer.save_pretrained(out)
         write_policy_settings(out, loaded.prompt, loaded.sampling)
         (out / "training_args.bin").unlink(missing_ok=True)
-        (out / TRAJECTORY).write_text(json.dumps(watch.trajectory, indent=1), encoding="utf-8")
-    return watch.trajectory
+        (out / TRAJECTORY).write_text(json.dumps(trajectory, indent=1), encoding="utf-8")
+    return trajectory
+
+
+def drop_unfinished_checkpoints(folder: Path) -> None:
+    """Removes checkpoints that a killed run did not write to their end. Before any process starts, by one of them."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not (checkpoint / COMPLETE).exists():
+            shutil.rmtree(checkpoint)
 
 
 def arguments(job: OptimisationJob, rows: int) -> DPOConfig:
     """TRL's settings for a job. Gradient accumulation makes up the batch, whatever the number of processes."""
     config = job.config
     share = config.batch // config.processes
-    per_process = min(share, config.batch_per_process)
+    # the largest that divides the share, so that a step has exactly `batch` contexts
+    per_process = max(d for d in range(1, min(share, config.batch_per_process) + 1) if share % d == 0)
     steps = max(1, config.passes * rows // config.batch)
     return DPOConfig(
         output_dir=job.checkpoints,
         per_device_train_batch_size=per_process,
-        gradient_accumulation_steps=max(1, share // per_process),
+        gradient_accumulation_steps=share // per_process,
         num_train_epochs=config.passes,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
@@ -122,6 +155,7 @@ def arguments(job: OptimisationJob, rows: int) -> DPOConfig:
         bf16=config.precision == "bfloat16",
         gradient_checkpointing=config.gradient_checkpointing,
         use_cpu=not torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
         deepspeed=None if config.zero_stage is None else deepspeed_config(config),
         logging_steps=1,
         save_strategy="steps" if config.checkpoint_steps else "no",
@@ -152,6 +186,16 @@ def deepspeed_config(config: OptimisationConfig) -> dict[str, Any]:
     }
 
 
+def leave_out_compiled_communication() -> None:
+    """Has DeepSpeed on CPUs talk through gloo alone.
+
+    It would compile a shared-memory transport on first use, and fail where there is no compiler.
+    """
+    from deepspeed import ops
+
+    ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
 def pairs_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Groups as DPOTrainer's own pairs, each with its prompt: the plain way, for comparison."""
     return [
@@ -172,6 +216,34 @@ def print_progress(step: int, steps: int, figures: dict[str, float]) -> None:
     print(json.dumps({"step": step, "steps": steps, **figures}), flush=True)
 
 
-if __name__ == "__main__":
+def end_with_launcher() -> None:
+    """Ends this process when standard input closes: the launcher holds its other end, so no worker outlives a kill."""
+
+    def watch() -> None:
+        # not sys.stdin: its lock, held by a thread, aborts the interpreter's normal end
+        while os.read(0, 1):
+            pass
+        os._exit(PARENT_GONE)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main(spec: str) -> None:
+    """One launched process. A guard that fires is told to the launcher in one JSON line."""
     rank_zero = os.environ.get("RANK", "0") == "0"
-    optimise(OptimisationJob.read(Path(sys.argv[1])), print_progress if rank_zero else lambda *_: None)
+    try:
+        optimise(OptimisationJob.read(Path(spec)), print_progress if rank_zero else lambda *_: None)
+    except GuardError as error:
+        message = str(error).removeprefix(f"guard {error.guard}: ").rpartition(" (")[0]
+        print(json.dumps({"guard": error.guard, "message": message, "evidence": error.evidence}), flush=True)
+        sys.exit(1)
+    finally:
+        # gloo's threads must be gone before the interpreter is, or it aborts now and then
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    if "--end-with-launcher" in sys.argv:
+        end_with_launcher()
+    main(sys.argv[1])

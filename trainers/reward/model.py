@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,7 +41,7 @@ class PCTRNetwork(nn.Module):
         nn.init.normal_(self.ad.weight, std=0.01)
         widths = [dense + config.user_width + config.ad_width, *config.hidden]
         layers: list[nn.Module] = []
-        for width, following in zip(widths, widths[1:], strict=False):
+        for width, following in pairwise(widths):
             layers += [nn.Linear(width, following), nn.ReLU()]
         self.mlp = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
 
@@ -98,6 +99,6 @@ class PCTRModel:
             config = RewardConfig.model_validate(about["config"])
             network = PCTRNetwork(about["dense"], len(about["users"]), len(about["ads"]), config)
             network.load_state_dict(load_file(folder / "pctr.safetensors"))
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise PolicyError(f"{folder} holds no readable pCTR model: {error}") from error
         return cls(network, about["users"], about["ads"], encode)

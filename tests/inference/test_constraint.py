@@ -1,0 +1,176 @@
+"""No answer holds anything but whole, verbatim, distinct markers of its own candidates, whatever the weights say."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from inference.constraint import MarkerConstraint, MarkerVocabulary
+from inference.policy import Policy
+from inference.sampling import SamplingSettings
+from mechanism.errors import InputError
+from mechanism.markers import marker_body, parse
+from mechanism.types import Ad, Context, Generation
+
+from .conftest import TITLES, make_context
+
+STYLES = ("worded", "fused", "blanked")
+WIDE = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+
+
+def policy_of(request: pytest.FixtureRequest, style: str) -> Policy:
+    policy: Policy = request.getfixturevalue(style)
+    return policy
+
+
+def candidates(style: str) -> Context:
+    return make_context([t for t in TITLES if t.isascii()] if style == "blanked" else TITLES)
+
+
+def draw(policy: Policy, context: Context, count: int, **changes: Any) -> list[Generation]:
+    settings = policy.with_sampling(**(WIDE | changes))
+    return policy.generate([context], count, seed=11, settings=settings)[0]
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+def test_random_weights_never_write_an_invalid_insertion(
+    request: pytest.FixtureRequest, style: str, temperature: float
+) -> None:
+    policy, context = policy_of(request, style), candidates(style)
+    inserted = 0
+    # tight budgets: no marker may be cut off by the end of the answer
+    for budget in (1, 5, 14, 22, 40):
+        for generation in draw(policy, context, 250, temperature=temperature, max_new_tokens=budget):
+            answer = generation.answer
+            assert answer.faults == ()
+            assert len(generation.token_ids) <= budget
+            assert len(answer.shown()) == len(answer.insertions) == len(generation.choices)
+            assert answer.shown() == tuple(c.chosen for c in generation.choices)
+            inserted += len(answer.insertions)
+    assert inserted > 0
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_same_weights_without_the_constraint_write_faults(request: pytest.FixtureRequest, style: str) -> None:
+    drawn = draw(policy_of(request, style), candidates(style), 200, constrained=False)
+    assert sum(bool(g.answer.faults) for g in drawn) > 100
+
+
+def test_text_without_markers_still_writes_brackets(worded: Policy, context: Context) -> None:
+    drawn = draw(worded, context, 300)
+    assert any("[" in g.answer.text for g in drawn)
+    assert any("]" in g.answer.text for g in drawn)
+
+
+@pytest.mark.parametrize("bound", [0, 1, 2])
+def test_max_ads_bounds_every_answer_and_is_reached(fused: Policy, context: Context, bound: int) -> None:
+    counts = {len(g.answer.insertions) for g in draw(fused, context, 300, max_ads=bound, max_new_tokens=60)}
+    assert max(counts) == bound
+
+
+def test_without_candidates_nothing_is_inserted(fused: Policy) -> None:
+    for generation in draw(fused, make_context([]), 200):
+        assert "@" not in generation.answer.raw
+        assert generation.answer.text == generation.answer.raw
+
+
+def test_special_tokens_of_the_chat_template_are_never_written(worded: Policy, context: Context) -> None:
+    assert not any("<|" in g.answer.raw and "|>" in g.answer.raw for g in draw(worded, context, 300, temperature=2.5))
+
+
+def test_titles_that_begin_each_other_are_all_reachable(worded: Policy) -> None:
+    context = make_context(["Kestrel", "Kestrel Shoes", "Kestrel Shoes Pro"])
+    shown = {ad for g in draw(worded, context, 500, max_new_tokens=60) for ad in g.answer.shown()}
+    assert shown == {"A1", "A2", "A3"}
+
+
+def test_ids_that_begin_each_other_are_told_apart(fused: Policy) -> None:
+    context = make_context(["Nest"] * 11)
+    drawn = draw(fused, context, 400, max_new_tokens=60)
+    assert {"A1", "A10", "A11"} <= {ad for g in drawn for ad in g.answer.shown()}
+    assert not any(g.answer.faults for g in drawn)
+
+
+def test_a_marker_opens_only_where_the_budget_completes_it(worded: Policy, context: Context) -> None:
+    vocabulary = worded.vocabulary
+    trie = vocabulary.trie([c.ad for c in context.candidates])
+    constraint = MarkerConstraint(vocabulary, trie, None)
+    assert not constraint.may_open(trie.longest)
+    assert constraint.may_open(trie.longest + 2)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_bodies_are_written_verbatim_after_every_opener(request: pytest.FixtureRequest, style: str) -> None:
+    vocabulary = policy_of(request, style).vocabulary
+    assert vocabulary.openers
+    for candidate in candidates(style).candidates:
+        for opener in vocabulary.openers:
+            raw = vocabulary.decode([opener, *vocabulary.body(candidate.ad)])
+            assert raw.endswith("@" + marker_body(candidate.ad))
+
+
+def test_a_title_that_the_tokenizer_cannot_write_is_refused(blanked: Policy) -> None:
+    with pytest.raises(InputError, match="cannot write it verbatim"):
+        blanked.vocabulary.body(Ad("A1", "Ωmega", "", ""))
+
+
+def test_a_title_that_holds_a_special_token_is_refused(worded: Policy) -> None:
+    with pytest.raises(InputError, match="cannot write it verbatim"):
+        worded.vocabulary.body(Ad("A1", "Shoes <|end|>", "", ""))
+
+
+@pytest.mark.parametrize("style", ["worded", "fused"])
+def test_no_pair_of_free_tokens_writes_an_id_in_brackets(request: pytest.FixtureRequest, style: str) -> None:
+    vocabulary = policy_of(request, style).vocabulary
+    ads = [c.ad for c in make_context().candidates]
+    ids = tuple(ad.id for ad in ads)
+    special = frozenset(vocabulary.forbidden) | vocabulary.end_tokens
+    free = [i for i in range(len(vocabulary.tokenizer)) if i not in special | vocabulary.openers]
+    fused, after = vocabulary.fused(ids), vocabulary.after_bracket(ids)
+    brackets = [i for i in free if i in vocabulary.bracket_ends and i not in fused]
+    assert brackets
+    for first in brackets:
+        for second in free:
+            if second not in fused | after:
+                assert parse(vocabulary.decode([first, second]), ads).faults == ()
+
+
+def test_the_openers_of_a_published_tokenizer() -> None:
+    """SmolLM2's tokenizer, read from its GGUF file: byte-level, 49,152 tokens, made by others."""
+    pytest.importorskip("gguf")
+    from transformers import AutoTokenizer
+
+    from inference.models import resolve
+    from inference.quiet import quiet_loading
+
+    where, file = resolve("smollm2-135m")
+    with quiet_loading():
+        tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=file)
+    vocabulary = MarkerVocabulary(tokenizer, len(tokenizer), [tokenizer.eos_token_id])
+    assert {"@", " @"} <= {vocabulary.decode([i]) for i in vocabulary.openers}
+    assert not vocabulary.openers & set(vocabulary.forbidden)
+    assert {"@@", "[@", "<|im_start|>"} <= {vocabulary.decode([i]) for i in vocabulary.forbidden}
+    ads = [c.ad for c in make_context().candidates]
+    for opener in vocabulary.openers:
+        for ad in ads:
+            answer = parse(vocabulary.decode([opener, *vocabulary.body(ad)]), ads)
+            assert answer.shown() == (ad.id,)
+            assert answer.faults == ()
+
+
+def test_distinct_ads_have_bodies_of_which_none_begins_another(fused: Policy, context: Context) -> None:
+    bodies = sorted(fused.vocabulary.body(c.ad) for c in context.candidates)
+    assert all(b[: len(a)] != a for a, b in pairwise(bodies))
+
+
+def test_settings_out_of_range_are_refused_by_name() -> None:
+    bad: list[dict[str, Any]] = [
+        {"temperature": -0.1}, {"temperature": float("nan")}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -1},
+        {"max_new_tokens": 0}, {"max_ads": -1},
+    ]  # fmt: skip
+    for setting in bad:
+        with pytest.raises(InputError, match=next(iter(setting))):
+            SamplingSettings(**setting)

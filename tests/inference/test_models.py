@@ -1,0 +1,108 @@
+"""Models by name or folder: what is found, and what is said about what is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import modeling_gguf_pytorch_utils as gguf_loading
+
+from inference.models import load_model, read_policy_settings, resolve, weights_digest
+from inference.policy import Policy
+from inference.quiet import quiet_loading
+from inference.sampling import SamplingSettings
+from mechanism.errors import AuctionError, ConfigError, PolicyError
+from mechanism.prompt import PromptSettings
+
+from .conftest import byte_tokenizer, random_policy
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    policy = random_policy(byte_tokenizer(words=True))
+    policy.model.lm_head = torch.nn.Linear(32, policy.model.config.vocab_size, bias=False)
+    policy.save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_names_resolve_to_folders_and_files() -> None:
+    assert resolve("tiny")[0].endswith("models_data/tiny")
+    assert resolve("Qwen/Qwen3-4B-Instruct-2507") == ("Qwen/Qwen3-4B-Instruct-2507", None)
+    pytest.importorskip("gguf")
+    where, file = resolve("smollm2-135m")
+    assert file is not None
+    assert (Path(where) / file).is_file()
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"nowhere.*Give tiny, smollm2-135m, a folder"):
+        load_model(str(tmp_path / "nowhere"))
+
+
+def test_weights_that_are_cut_short_are_an_error(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    with pytest.raises(PolicyError, match="could not be loaded"):
+        load_model(str(folder))
+
+
+def test_missing_weights_are_named_and_never_made_up(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(PolicyError, match=r"lacks weights: model\.layers\.1\.mlp\.up_proj\.weight"):
+        load_model(str(folder))
+
+
+def test_a_model_without_a_chat_template_is_refused(folder: Path) -> None:
+    for file in folder.glob("chat_template*"):
+        file.unlink()
+    with pytest.raises(PolicyError, match="no chat template"):
+        load_model(str(folder))
+
+
+def test_settings_beside_the_weights_are_read(folder: Path) -> None:
+    assert Policy.load(str(folder)).prompt_settings == PromptSettings(instructions="brief")
+    (folder / "policy.json").unlink()
+    assert read_policy_settings(folder) == (PromptSettings(), SamplingSettings())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"sampling": {"heat": 1}}', "heat"),
+        ('{"sampling": {"top_p": 0}}', r"sampling\.top_p"),
+        ('{"prompt": {"ad_load": -1}}', r"prompt\.ad_load"),
+        ('{"prompt": ', r"policy\.json"),
+        ("[1]", r"policy\.json"),
+    ],
+)
+def test_bad_settings_name_the_file_or_the_field(folder: Path, text: str, said: str) -> None:
+    (folder / "policy.json").write_text(text)
+    with pytest.raises(AuctionError, match=said) as raised:
+        read_policy_settings(folder)
+    assert isinstance(raised.value, PolicyError | ConfigError)
+
+
+def test_settings_are_plain_json(folder: Path) -> None:
+    settings = json.loads((folder / "policy.json").read_text())
+    assert settings["sampling"]["max_new_tokens"] == 40
+
+
+def test_the_digest_follows_the_values_and_not_the_file(folder: Path) -> None:
+    first, again = load_model(str(folder)).model, load_model(str(folder)).model
+    assert weights_digest(first) == weights_digest(again)
+    with torch.no_grad():
+        again.lm_head.weight[0, 0] += 1e-3
+    assert weights_digest(first) != weights_digest(again)
+
+
+def test_loading_is_quiet_and_gives_the_bars_back(capfd: pytest.CaptureFixture[str]) -> None:
+    bar = gguf_loading.tqdm
+    with quiet_loading():
+        assert list(gguf_loading.tqdm(range(3), desc="Converting")) == [0, 1, 2]
+    assert gguf_loading.tqdm is bar
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,109 @@
+"""The supervised corpus writes valid markers only, and chooses offers without a look at their bids."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mechanism.markers import parse
+from mechanism.types import Context
+from simulator.world import Query, World
+from trainers.corpus import NO_PROFILE, Exercise, answer_exercise, draw_context, reading_exercise
+
+WORLD = World(0, profiles=80)
+
+
+class OtherBids(World):
+    """The same world; whatever was bid, other bids are seen, at no cost in random numbers."""
+
+    def sample_context(self, query: Query, rng: np.random.Generator, candidates: int = 20) -> Context:
+        context = super().sample_context(query, rng, candidates)
+        return context.with_bids({c.ad.id: 1_010_000 - c.bid for c in context.candidates})
+
+
+def exercises(world: World, count: int, seed: int = 0, relevance: Any = None) -> list[Exercise]:
+    rng = np.random.default_rng(seed)
+    queries = world.train_queries
+    return [answer_exercise(world, queries[k % len(queries)], 8, 2, relevance, rng) for k in range(count)]
+
+
+def test_answers_hold_valid_markers_of_the_contexts_candidates_only() -> None:
+    shown = 0
+    for exercise in exercises(WORLD, 150):
+        for raw in exercise.answers:
+            answer = parse(raw, [c.ad for c in exercise.context.candidates])
+            assert answer.faults == ()
+            assert "@" not in answer.text
+            assert len(answer.insertions) == len(answer.shown())
+            shown += len(answer.shown())
+    assert shown > 300
+
+
+def test_answers_are_word_for_word_the_same_under_other_bids() -> None:
+    fit = np.random.default_rng(3).random(len(WORLD.ads))
+    one, other = exercises(WORLD, 80, 1, fit), exercises(OtherBids(0, profiles=80), 80, 1, fit)
+    assert [e.answers for e in one] == [e.answers for e in other]
+    assert all(a.context.bids() != b.context.bids() for a, b in zip(one, other, strict=True))
+
+
+def test_how_often_an_offer_is_chosen_does_not_depend_on_its_bid() -> None:
+    chosen, bids = [], []
+    for exercise in exercises(WORLD, 500, 2):
+        shown = {i for raw in exercise.answers for i in parse(raw, [c.ad for c in exercise.context.candidates]).shown()}
+        chosen += [c.ad.id in shown for c in exercise.context.candidates]
+        bids += [c.bid for c in exercise.context.candidates]
+    high = np.array(bids) > np.median(bids)
+    picked = np.array(chosen)
+    error = np.sqrt(picked.mean() * (1 - picked.mean()) * 4 / len(picked))
+    assert abs(picked[high].mean() - picked[~high].mean()) < 4 * error
+
+
+def test_relevance_raises_the_chance_of_an_offer() -> None:
+    fit = np.zeros(len(WORLD.ads))
+    fit[::2] = 1.0
+    liked = {ad.id for ad in WORLD.ads[::2]}
+    shown = [
+        ad_id
+        for exercise in exercises(WORLD, 100, 4, fit) for raw in exercise.answers
+        for ad_id in parse(raw, [c.ad for c in exercise.context.candidates]).shown()
+    ]  # fmt: skip
+    assert np.mean([i in liked for i in shown]) > 0.7
+
+
+@pytest.mark.parametrize("candidates", [1, 5, 20, 100])
+def test_contexts_have_the_asked_number_of_offers_in_catalogue_order(candidates: int) -> None:
+    rng = np.random.default_rng(5)
+    order = {ad.id: k for k, ad in enumerate(WORLD.ads)}
+    contexts = [draw_context(WORLD, q, candidates, rng) for q in WORLD.train_queries[:60]]
+    for context in contexts:
+        numbers = [order[c.ad.id] for c in context.candidates]
+        assert len(numbers) == candidates
+        assert numbers == sorted(set(numbers))
+    assert 0 < sum(c.profile is None for c in contexts) < 4 * NO_PROFILE * len(contexts)
+
+
+def test_reading_exercises_have_the_right_answer() -> None:
+    rng = np.random.default_rng(6)
+    kinds = set()
+    for k in range(200):
+        exercise = reading_exercise(WORLD, WORLD.train_queries[k], 6, rng)
+        offers = exercise.context.candidates
+        question, (raw,) = exercise.context.query, exercise.answers
+        answer = parse(raw, [c.ad for c in offers])
+        assert answer.faults == ()
+        kinds.add(question.split()[0] + question.split()[1])
+        if question == "Which offer bids the most?":
+            (best,) = answer.shown()
+            assert exercise.context.bids()[best] == max(c.bid for c in offers)
+        elif question.startswith("What does"):
+            named = next(c for c in offers if c.ad.title in question)
+            assert raw == f"{named.bid // 10_000}."
+        else:
+            (right,) = answer.shown()
+            rivals = [c for c in offers if c.ad.title in question or c.ad.category in question]
+            assert exercise.context.bids()[right] == max(c.bid for c in rivals)
+    assert len(kinds) == 3
+    assert replace(exercise.context, query="") != exercise.context

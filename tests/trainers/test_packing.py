@@ -1,0 +1,98 @@
+"""Packed answers behind one prompt have the log-probabilities, and give the gradients, of separate passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from trainers.packing import PackedBatch, answer_logprobs, pack
+
+VOCABULARY = 31
+
+
+def random_llama(seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    model: Any = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+            intermediate_size=24, initializer_range=0.4, bos_token_id=None, eos_token_id=1, pad_token_id=0,
+        )
+    )  # fmt: skip
+    return model.eval()
+
+
+def random_rows(seed: int, prompts: list[int], answers: list[list[int]]) -> tuple[list[Any], list[Any]]:
+    """Token ids of the given lengths."""
+    rng = np.random.default_rng(seed)
+    ids = [rng.integers(2, VOCABULARY, size=n).tolist() for n in prompts]
+    return ids, [[rng.integers(2, VOCABULARY, size=n).tolist() for n in own] for own in answers]
+
+
+def separate_logprob(model: Any, prompt: list[int], answer: list[int]) -> torch.Tensor:
+    """log pi(answer | prompt) by a forward pass of its own, without padding."""
+    ids = torch.tensor([prompt + answer])
+    logprobs: torch.Tensor = model(input_ids=ids).logits.float().log_softmax(-1)[0, len(prompt) - 1 : -1]
+    return logprobs.gather(1, torch.tensor(answer)[:, None]).sum()
+
+
+SHAPES = [
+    ([7], [[5]]),
+    ([1], [[3, 1]]),
+    ([9, 2], [[4, 4], [1, 6]]),
+    ([12, 5, 1], [[2, 9, 1], [3], [1, 1, 1, 1, 8]]),
+    ([40, 3], [[17, 2, 11, 5, 9], [1, 30]]),
+]
+
+
+@pytest.mark.parametrize(("prompts", "answers"), SHAPES)
+def test_log_probabilities_are_those_of_separate_passes(prompts: list[int], answers: list[list[int]]) -> None:
+    model = random_llama()
+    ids, own = random_rows(len(prompts), prompts, answers)
+    packed = answer_logprobs(model, pack(ids, own))
+    assert packed.shape == (len(ids), max(len(a) for a in own))
+    for b, prompt in enumerate(ids):
+        expected = [separate_logprob(model, prompt, a).item() for a in own[b]]
+        assert packed[b, : len(expected)].tolist() == pytest.approx(expected, abs=2e-4)
+        assert (packed[b, len(expected) :] == 0).all()
+
+
+def test_gradients_are_those_of_separate_passes() -> None:
+    model = random_llama()
+    prompts, answers = random_rows(3, [11, 4], [[3, 8, 1], [6, 2]])
+    weights = torch.tensor([[1.0, -0.7, 0.3], [-2.0, 0.5, 0.0]])
+    (weights * answer_logprobs(model, pack(prompts, answers))).sum().backward()
+    packed = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    total = sum(
+        weights[b, k] * separate_logprob(model, prompts[b], answer)
+        for b in range(len(prompts)) for k, answer in enumerate(answers[b])
+    )  # fmt: skip
+    assert isinstance(total, torch.Tensor)
+    total.backward()
+    assert len(packed) > 10
+    for name, parameter in model.named_parameters():
+        scale = float(parameter.grad.abs().max())
+        torch.testing.assert_close(packed[name], parameter.grad, atol=1e-5 * max(1.0, scale), rtol=1e-3)
+
+
+def test_an_answer_is_blind_to_its_neighbours_and_to_the_batch() -> None:
+    model = random_llama(1)
+    prompts, answers = random_rows(5, [10, 25], [[4, 6], [9, 3, 2]])
+    alone = answer_logprobs(model, pack(prompts[:1], [answers[0][1:]]))
+    together = answer_logprobs(model, pack(prompts, answers))
+    assert together[0, 1].item() == pytest.approx(alone[0, 0].item(), abs=2e-4)
+
+
+def test_packing_holds_the_prompt_once() -> None:
+    prompts, answers = random_rows(7, [50], [[6, 6, 6, 6, 6]])
+    batch = pack(prompts, answers)
+    assert isinstance(batch, PackedBatch)
+    assert batch.ids_BL.shape == (1, 49 + 5 * 7)
+    assert batch.answers == 5
+    # every token's place is the one of a separate pass
+    assert int(batch.positions_BL.max()) == 50 + 6 - 1
+    assert (batch.owner_BL >= 0).sum() == 30

@@ -1,0 +1,41 @@
+"""The last step of a run: its best epoch becomes an entry of the model registry beside the run directory."""
+
+from __future__ import annotations
+
+from mechanism.errors import AuctionError
+from trainers.irpo import best_epoch
+from trainers.registry import ModelEntry, Registry
+from trainers.session import Session
+
+REGISTERED = "registered.json"
+
+
+def registry_of(run_url: str) -> Registry:
+    """The registry beside a run: `runs/quick` is registered in `runs/models/`."""
+    parent = run_url.rstrip("/").rpartition("/")[0]
+    return Registry(parent or ".")
+
+
+def register_best(s: Session) -> ModelEntry:
+    """Registers the run's best epoch once; asked again, returns the entry that is there.
+
+    AuctionError where no epoch is better than the base: there is nothing to release.
+    """
+    registry = registry_of(s.run.url)
+    best = best_epoch(s)
+    if s.run.exists(REGISTERED):
+        noted = s.run.read_json(REGISTERED)
+        if noted["epoch"] == best:
+            return registry.get(noted["version"])
+    if best == 0:
+        raise AuctionError("no epoch of this run is better than its base model; nothing is registered")
+    entry = registry.register(
+        s.run.phase("policy", best).fetch(),
+        base=s.config.base,
+        run=s.run.url,
+        epoch=best,
+        metrics=dict(s.figures("evaluation.json", best)),
+        notes=f"configuration {s.config.name}, {s.config.reward.source} rewards",
+    )
+    s.run.write_json(REGISTERED, {"epoch": best, "version": entry.version})
+    return entry
