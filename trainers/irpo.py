@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from mechanism.errors import ConfigError, GuardError
 from trainers.guards import check_guards
-from trainers.phases import PHASES, finished, history_of, warm
+from trainers.phases import PHASES, VALIDATION, finished, history_of, warm
 from trainers.session import BASE_PHASE, Session
+from trainers.validation import learned_reward_of
 
 SECONDS = "seconds.json"
 """Seconds spent on finished phases, by epoch."""
@@ -44,20 +45,25 @@ def train(s: Session, begin: Begin, report: Report, only: str | None = None, epo
 def best_epoch(s: Session) -> int:
     """The epoch with the highest learned reward on validation contexts among the good ones (0: the base).
 
-    The learned reward decides, because in production there is no other; epochs from the first guard on do not count.
+    The learned reward decides, because in production there is no other; all epochs are scored by the latest click
+    predictor, which has seen the most. Epochs from the first guard on do not count.
     """
-    best, best_reward = 0, float("-inf")
-    for epoch in range(s.config.epochs + 1):
+    good = 0
+    for epoch in range(1, s.config.epochs + 1):
         if not finished(s, "evaluation", epoch):
             break
-        history = history_of(s, epoch)
         try:
-            check_guards(history, s.config.guards)
+            check_guards(history_of(s, epoch), s.config.guards)
         except GuardError:
             break
-        if history[-1].learned_reward > best_reward:
-            best, best_reward = epoch, history[-1].learned_reward
-    return best
+        good = epoch
+    if good == 0:
+        return 0
+    contexts, predictor, lam = s.contexts.validation(), s.predictor(good), s.config.preference.lam
+    rewards = [
+        learned_reward_of(s.figures(VALIDATION, e), contexts, predictor, s.penalty, lam) for e in range(good + 1)
+    ]
+    return rewards.index(max(rewards))
 
 
 def _timed(s: Session, name: str, epoch: int, run_phase: Callable[[], str], report: Report) -> None:

@@ -28,6 +28,8 @@ from trainers.warm_start import warm_start
 ANSWERS = "answers.parquet"
 GROUPS = "groups.parquet"
 FIGURES = "figures.json"
+VALIDATION = "validation.json"
+"""An epoch's raw answers to the validation contexts."""
 
 
 def feedback(s: Session, epoch: int) -> str:
@@ -122,11 +124,12 @@ def evaluation(s: Session, epoch: int) -> str:
     for number in {0, epoch}:
         file = f"epoch-{number:03d}/evaluation.json"
         if not s.run.exists(file):
-            measured = validate(
+            measured, raw = validate(
                 s.policy(number), s.policy(0), s.contexts.validation(), s.predictor(max(1, number)), s.truth,
                 s.penalty, s.config.preference.lam, s.seed(0, 7),
             )  # fmt: skip
             check_finite(measured)
+            s.run.write_json(f"epoch-{number:03d}/{VALIDATION}", raw)
             s.run.write_json(file, measured.to_dict())
     history = history_of(s, epoch)
     check_guards(history, s.config.guards)

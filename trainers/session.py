@@ -76,7 +76,6 @@ class Session:
         """A seed of its own for every random step, so that phases can be repeated alone."""
         return self.config.seed * 1_000_003 + epoch * 101 + purpose
 
-    def figures(self, name: str, epoch: int) -> dict[str, Any]:
+    def figures(self, name: str, epoch: int) -> Any:
         """A JSON file of an epoch."""
-        data: dict[str, Any] = self.run.read_json(f"epoch-{epoch:03d}/{name}")
-        return data
+        return self.run.read_json(f"epoch-{epoch:03d}/{name}")

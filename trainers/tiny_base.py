@@ -93,7 +93,8 @@ def new_policy(tokenizer: Any, recipe: Recipe) -> Policy:
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     model: Any = LlamaForCausalLM(config)
-    sampling = SamplingSettings(max_new_tokens=120)
+    # untruncated: every candidate keeps a propensity, and the allocation has no steps in the bids
+    sampling = SamplingSettings(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=120)
     return Policy(LoadedModel(model, tokenizer, PromptSettings(instructions="brief"), sampling))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from inference.policy import Policy
+from mechanism.markers import parse
 from mechanism.objective import Penalty, reward, value
 from mechanism.types import Context, Generation
 from simulator.clicks import ClickModel
@@ -44,13 +45,13 @@ def validate(
     penalty: Penalty,
     lam: float,
     seed: int,
-) -> Validation:
-    """One answer to each context, as a user would get it."""
+) -> tuple[Validation, list[str]]:
+    """One answer to each context, as a user would get it: the figures, and the raw answers for later scoring."""
     answers = [g[0] for g in policy.generate(contexts, 1, seed)]
     pairs = [(c, g.answer) for c, g in zip(contexts, answers, strict=True)]
     learned = predictor.probabilities(pairs)
     true = [truth.probabilities(c, a) for c, a in pairs]
-    return Validation(
+    measured = Validation(
         revenue=_mean([value(a, c.bids(), p) for (c, a), p in zip(pairs, true, strict=True)]),
         true_reward=_mean([reward(a, c.bids(), p, penalty, lam) for (c, a), p in zip(pairs, true, strict=True)]),
         learned_reward=_mean([reward(a, c.bids(), p, penalty, lam) for (c, a), p in zip(pairs, learned, strict=True)]),
@@ -59,6 +60,20 @@ def validate(
         kl_to_base=kl_estimate(policy, base, contexts, answers),
         answers=len(pairs),
     )
+    return measured, [a.raw for _, a in pairs]
+
+
+def learned_reward_of(
+    raw_answers: Sequence[str],
+    contexts: Sequence[Context],
+    predictor: ClickPredictor,
+    penalty: Penalty,
+    lam: float,
+) -> float:
+    """Mean learned reward of answers kept by `validate`, under any predictor."""
+    pairs = [(c, parse(raw, [x.ad for x in c.candidates])) for c, raw in zip(contexts, raw_answers, strict=True)]
+    learned = predictor.probabilities(pairs)
+    return _mean([reward(a, c.bids(), p, penalty, lam) for (c, a), p in zip(pairs, learned, strict=True)])
 
 
 @torch.inference_mode()

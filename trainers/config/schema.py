@@ -55,10 +55,10 @@ class RewardConfig(Settings):
     """The pCTR model (Eq. 3, 4). `source: oracle` skips it and trains on the simulator's true probabilities."""
 
     source: Literal["learned", "oracle"] = "learned"
-    passes: Positive = Field(12, description="passes over the feedback of all epochs so far")
+    passes: Positive = Field(25, description="passes over the feedback of all epochs so far")
     batch: Positive = 256
     learning_rate: Rate = 1e-3
-    weight_decay: float = 1e-4
+    weight_decay: float = 1e-2
     user_width: Positive = 64
     ad_width: Positive = 32
     hidden: tuple[Positive, ...] = (128, 64, 32)
@@ -79,7 +79,7 @@ class RolloutConfig(Settings):
 class PenaltyConfig(Settings):
     """s_resp (Eq. 2, 8), in bid points: every ad costs a little, each past `flood_after` more, every fault a lot."""
 
-    per_ad: float = Field(15.0, ge=0)
+    per_ad: float = Field(10.0, ge=0)
     flood_after: Count = 2
     per_extra_ad: float = Field(20.0, ge=0)
     per_fault: float = Field(50.0, ge=0)

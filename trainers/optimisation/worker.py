@@ -236,11 +236,11 @@ def main(spec: str) -> None:
     except GuardError as error:
         message = str(error).removeprefix(f"guard {error.guard}: ").rpartition(" (")[0]
         print(json.dumps({"guard": error.guard, "message": message, "evidence": error.evidence}), flush=True)
-        sys.exit(1)
-    finally:
-        # gloo's threads must be gone before the interpreter is, or it aborts now and then
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        # without tear-down: the other processes may be waiting for this one, and the launcher ends them
+        os._exit(1)
+    # gloo's threads must be gone before the interpreter is, or it aborts now and then
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
