@@ -73,7 +73,7 @@ def run_training(
             progress.reset(task, total=None, description=f"epoch {number} {name}", note="")
 
         def report(name: str, number: int, found: str, seconds: float) -> None:
-            console.print(f"epoch {number} {name:<13} {seconds:6.1f} s  {found}", highlight=False)
+            console.print(f"epoch {number} {name:<13} {seconds:6.1f} s  {found}", highlight=False, soft_wrap=True)
 
         session = Session(config, run, say, step)
         best = irpo(session, begin, report, only, epoch)

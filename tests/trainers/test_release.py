@@ -1,0 +1,83 @@
+"""The best epoch of a run becomes one registry entry, once, and a run without a good epoch becomes none."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mechanism.errors import AuctionError
+from mechanism.markers import render_marker
+from trainers.config import RunConfig, dump_config
+from trainers.irpo import best_epoch
+from trainers.phases import VALIDATION
+from trainers.release import register_best, registry_of
+from trainers.run_directory import RunDirectory, epoch_folder
+from trainers.session import Session
+
+FIGURES = {
+    "revenue": 10.0,
+    "true_reward": 5.0,
+    "learned_reward": 5.0,
+    "ads_per_answer": 1.0,
+    "faults_per_answer": 0.0,
+    "kl_to_base": 1.0,
+    "answers": 4,
+}
+
+
+def a_run(folder: Path, base: Path, good: set[int], epochs: int = 2) -> Session:
+    """A finished run on true probabilities: epochs in `good` show the most relevant ad, the others show none."""
+    config = RunConfig.model_validate(
+        {
+            "name": "small",
+            "base": str(base),
+            "epochs": epochs,
+            "reward": {"source": "oracle"},
+            "guards": {"min_ads_per_answer": 0},
+            "evaluation": {"validation": 4},
+        }
+    )
+    session = Session(config, RunDirectory(folder), lambda text: None, lambda *_: None)
+    session.run.create(dump_config(config))
+    contexts = session.contexts.validation()
+    for epoch in range(epochs + 1):
+        raw = ["Nothing to show." for _ in contexts]
+        if epoch in good:
+            for k, context in enumerate(contexts):
+                ads = [c.ad for c in context.candidates]
+                best = ads[int(session.truth.relevance(context, ads).argmax())]
+                rich = max(c.bid for c in context.candidates)
+                assert rich > 0
+                raw[k] = f"On that: {context.query} a solid choice is {render_marker(best)}."
+        if epoch > 0:
+            with session.run.phase("policy", epoch).open() as staging:
+                shutil.copytree(base, staging, dirs_exist_ok=True)
+        session.run.write_json(f"{epoch_folder(epoch) if epoch else 'epoch-000'}/{VALIDATION}", raw)
+        session.run.write_json(f"{epoch_folder(epoch) if epoch else 'epoch-000'}/evaluation.json", FIGURES)
+    return session
+
+
+def penalty_free(session: Session) -> Session:
+    """Rewards without the price of an ad, so that a shown ad is worth something whatever its bid."""
+    config = session.config.model_copy(update={"penalty": session.config.penalty.model_copy(update={"per_ad": 0.0})})
+    return Session(config, session.run, lambda text: None, lambda *_: None)
+
+
+def test_the_best_epoch_is_registered_once(tmp_path: Path, small_base: Path) -> None:
+    session = penalty_free(a_run(tmp_path / "runs" / "small", small_base, good={1}))
+    assert best_epoch(session) == 1
+    entry = register_best(session)
+    assert (entry.epoch, entry.base, entry.version) == (1, str(small_base), "v0001")
+    assert register_best(session) == entry
+    assert len(registry_of(session.run.url).list()) == 1
+    assert (registry_of(session.run.url).fetch(entry.version) / "model.safetensors").is_file()
+
+
+def test_a_run_that_is_nowhere_better_than_its_base_registers_nothing(tmp_path: Path, small_base: Path) -> None:
+    session = penalty_free(a_run(tmp_path / "runs" / "small", small_base, good={0}))
+    assert best_epoch(session) == 0
+    with pytest.raises(AuctionError, match="no epoch of this run is better than its base"):
+        register_best(session)
+    assert registry_of(session.run.url).list() == ()
