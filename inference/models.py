@@ -69,6 +69,8 @@ def load_model(name_or_path: str, dtype: torch.dtype = torch.float32) -> LoadedM
     if report["missing_keys"]:
         # transformers would go on with random weights in their place
         raise PolicyError(f"model {name_or_path!r} lacks weights: {', '.join(sorted(report['missing_keys'])[:3])}")
+    if gguf:
+        model = _without_quantiser(model, dtype)
     if not tokenizer.chat_template:
         raise PolicyError(f"model {name_or_path!r} has no chat template: give an instruction-following model")
     for weights in model.parameters():
@@ -78,6 +80,17 @@ def load_model(name_or_path: str, dtype: torch.dtype = torch.float32) -> LoadedM
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     prompt, sampling = read_policy_settings(Path(where))
     return LoadedModel(model, tokenizer, prompt, sampling)
+
+
+def _without_quantiser(model: Any, dtype: torch.dtype) -> Any:
+    """A plain model of the same weights. One read from GGUF has plain weights too, but refuses to be saved."""
+    config = model.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    plain.load_state_dict(model.state_dict())
+    plain.generation_config = model.generation_config
+    return plain
 
 
 def read_policy_settings(folder: Path) -> tuple[PromptSettings, SamplingSettings]:

@@ -106,3 +106,11 @@ def test_loading_is_quiet_and_gives_the_bars_back(capfd: pytest.CaptureFixture[s
         assert list(gguf_loading.tqdm(range(3), desc="Converting")) == [0, 1, 2]
     assert gguf_loading.tqdm is bar
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_a_model_from_gguf_is_saved_and_read_again_as_the_same_policy(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    policy = Policy.load("smollm2-135m")
+    policy.save(tmp_path / "saved")
+    assert Policy.load(str(tmp_path / "saved")).digest == policy.digest
