@@ -43,7 +43,8 @@ def fit(shown: Sequence[Shown], config: RewardConfig, encode: Encode, seed: int)
     clicks = np.array([shown[o][2][ad] for o, ad in zip(features.owner_N, features.ads_N, strict=True)], np.float32)
     if len(clicks) < 50 or not 0 < clicks.sum() < len(clicks):
         found = f"{len(clicks)} shown ads, {int(clicks.sum())} clicks"
-        raise InputError("feedback", found, "at least 50 shown ads, some clicked and some not, are needed: start a run with more feedback.contexts")
+        remedy = "at least 50 shown ads, some clicked and some not, are needed: start a run with more feedback.contexts"
+        raise InputError("feedback", found, remedy)
     rng = np.random.default_rng(seed)
     contexts = sorted({c.id for c, _, _ in shown})
     held = set(rng.permutation(contexts)[: max(1, round(config.validation * len(contexts)))].tolist())
