@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from inference.policy import Policy
-from mechanism.objective import Penalty
-from mechanism.prompt import MICROS_PER_POINT
 from mechanism.rivals import gsp, segment
 from simulator.clicks import ClickModel
 from trainers.config import RunConfig, WorldConfig
 from trainers.evaluation import methods, sweeps
-from trainers.evaluation.harness import evaluate_model
+from trainers.evaluation.harness import evaluate_model, records_of
+from trainers.evaluation.report import read_report, write_report
 from trainers.reward.oracle import OraclePredictor
 from trainers.run_directory import RunDirectory
 from trainers.session import Session
@@ -49,7 +48,7 @@ def test_mosaic_with_the_truth_earns_at_least_what_one_sample_earns(session: Ses
     one = methods.play_policy(base, contexts, 1)
     best = methods.play_mosaic(base, truth, contexts, session.penalty, 1.0, 8, base.sampling, 1)
     rewards = {
-        name: np.mean([r.reward for r in _records(session, name, contexts, played)])
+        name: np.mean([r.reward for r in records_of(session, name, contexts, played)])
         for name, played in (("pretrained", one), ("mosaic", best))
     }
     assert rewards["mosaic"] > rewards["pretrained"]
@@ -80,21 +79,7 @@ def test_a_sweep_changes_one_bid_and_measures_that_ad() -> None:
     assert ((table >= 0) & (table <= 1)).all()
 
 
-def test_the_tables_penalty_is_the_configurations() -> None:
-    config = RunConfig(name="x")
-    assert Penalty(**config.penalty.model_dump()).per_ad == config.penalty.per_ad
-    assert MICROS_PER_POINT == 10_000
-
-
-def _records(session: Session, name: str, contexts: list[object], played: methods.Played) -> list[object]:
-    from trainers.evaluation.harness import records_of
-
-    return records_of(session, name, contexts, played)  # type: ignore[arg-type, return-value]
-
-
 def test_a_report_of_a_model_is_written(session: Session, tmp_path: Path) -> None:
-    from trainers.evaluation.report import read_report, write_report
-
     report = evaluate_model(session, "pretrained", lambda text: None, "test")
     write_report(report, tmp_path)
     assert read_report(tmp_path / "report.json") == report

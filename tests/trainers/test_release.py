@@ -13,7 +13,7 @@ from trainers.config import RunConfig, dump_config
 from trainers.irpo import best_epoch
 from trainers.phases import VALIDATION
 from trainers.release import register_best, registry_of
-from trainers.run_directory import RunDirectory, epoch_folder
+from trainers.run_directory import RunDirectory
 from trainers.session import Session
 
 FIGURES = {
@@ -48,14 +48,12 @@ def a_run(folder: Path, base: Path, good: set[int], epochs: int = 2) -> Session:
             for k, context in enumerate(contexts):
                 ads = [c.ad for c in context.candidates]
                 best = ads[int(session.truth.relevance(context, ads).argmax())]
-                rich = max(c.bid for c in context.candidates)
-                assert rich > 0
                 raw[k] = f"On that: {context.query} a solid choice is {render_marker(best)}."
         if epoch > 0:
             with session.run.phase("policy", epoch).open() as staging:
                 shutil.copytree(base, staging, dirs_exist_ok=True)
-        session.run.write_json(f"{epoch_folder(epoch) if epoch else 'epoch-000'}/{VALIDATION}", raw)
-        session.run.write_json(f"{epoch_folder(epoch) if epoch else 'epoch-000'}/evaluation.json", FIGURES)
+        session.run.write_json(f"epoch-{epoch:03d}/{VALIDATION}", raw)
+        session.run.write_json(f"epoch-{epoch:03d}/evaluation.json", FIGURES)
     return session
 
 
