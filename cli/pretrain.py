@@ -27,9 +27,11 @@ def pretrain(
         def step(done: int, loss: float) -> None:
             progress.update(task, completed=done, description=f"step {done}, loss {loss:.3f}")
 
-        policy, loss = train_tiny_base(recipe, lambda text: progress.update(task, description=text), step)
+        policy, loss, accuracy = train_tiny_base(recipe, lambda text: progress.update(task, description=text), step)
     # half precision halves the file that is shipped; the base's figures are measured on what is read back from it
     policy.model.to(torch.float16)
     out.mkdir(parents=True, exist_ok=True)
     policy.save(out)
+    for kind, (share, count) in accuracy.items():
+        typer.echo(f"reads {kind}: {share:.0%} of {count}")
     typer.echo(f"final loss {loss:.4f} nats a token; written to {out}")

@@ -121,6 +121,10 @@ class Policy:
             yield generation.answer.raw[len(shown) :]
         return generation
 
+    def text_ids(self, text: str) -> list[int]:
+        """Token ids of a piece of an answer."""
+        return [int(i) for i in self.tokenizer.encode(text, add_special_tokens=False)]
+
     def answer_ids(self, generation: Generation) -> list[int]:
         """The answer's tokens as training sees them: closed by the end token where the model ended by itself."""
         return [*generation.token_ids, *([self.end_tokens[0]] if generation.finished else [])]

@@ -105,6 +105,14 @@ class Answer:
         """Distinct ads in order of appearance: the set {i : a_i in y}."""
         return tuple(dict.fromkeys(i.ad_id for i in self.insertions))
 
+    def struck(self, start: int, end: int) -> str:
+        """The text from `start` to `end` (characters) in which the title of every ad is replaced by "it"."""
+        text = self.text[start:end]
+        for insertion in sorted(self.insertions, key=lambda i: -i.start):
+            if start <= insertion.start and insertion.end <= end:
+                text = text[: insertion.start - start] + "it" + text[insertion.end - start :]
+        return text
+
 
 @dataclass(frozen=True, slots=True)
 class MarkerChoice:

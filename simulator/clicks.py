@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mechanism.types import Ad, AdId, Answer, Context
+from simulator.repetition import echo
 
 SENTENCE = re.compile(r"[^.!?\n]*[.!?\n]*\s*")
 PUSHY = re.compile(
@@ -29,9 +30,10 @@ class ClickSettings:
     """Parameters of the ground truth. Probabilities are per shown ad; cosines are the frozen encoder's.
 
     `query_range` and `taste_range` map cosines linearly onto relevance 0..1; taste counts `taste_weight` of a query
-    match. A sentence that says nothing on the query has nativeness `foreign`, a pushy one `pushy`, one that opens
-    the answer loses `opening`. `competition` is how much each further ad distracts; more than `flood_after` distinct
-    ads, or one ad shown twice, and nobody clicks anything.
+    match. A sentence that says nothing on the query has nativeness `foreign`, a pushy one `pushy`; one that opens
+    the answer loses `opening`, and one of whose three-word runs more than half stand earlier in the answer loses
+    `repeated`, because it reads like a form. `competition` is how much each further ad distracts; more than
+    `flood_after` distinct ads, or one ad shown twice, and nobody clicks anything.
     """
 
     best: float = 0.8
@@ -42,7 +44,8 @@ class ClickSettings:
     foreign: float = 0.45
     pushy: float = 0.25
     opening: float = 0.8
-    competition: float = 0.25
+    repeated: float = 0.6
+    competition: float = 0.4
     flood_after: int = 3
 
 
@@ -53,6 +56,16 @@ class Cause:
     relevance: float
     nativeness: float
     probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Carrier:
+    """The sentence that carries an ad: its text with titles struck out, whether it opens the answer, and the share of
+    it (three-word runs) that stands earlier in the answer already."""
+
+    text: str
+    opens: bool
+    echo: float
 
 
 class ClickModel:
@@ -70,14 +83,15 @@ class ClickModel:
         by_taste = _ramp(vectors[2:] @ vectors[1], s.taste_range) if interests else np.zeros(len(ads))
         return 1.0 - (1.0 - by_query) * (1.0 - s.taste_weight * by_taste)
 
-    def nativeness(self, context: Context, sentences: list[tuple[str, bool]]) -> NDArray[np.float64]:
-        """Nativeness of carrying sentences given as (sentence with the title struck out, opens the answer?), 0..1."""
+    def nativeness(self, context: Context, carriers: list[Carrier]) -> NDArray[np.float64]:
+        """Nativeness of the sentences that carry ads, shape (len(carriers),), 0..1."""
         s = self.settings
-        vectors = _encode([context.query, *(text for text, _ in sentences)])
+        vectors = _encode([context.query, *(c.text for c in carriers)])
         fit = s.foreign + (1.0 - s.foreign) * _ramp(vectors[1:] @ vectors[0], s.native_range)
-        pushy = np.array([s.pushy if PUSHY.search(text) else 1.0 for text, _ in sentences])
-        opening = np.array([s.opening if first else 1.0 for _, first in sentences])
-        return np.asarray(np.minimum(fit, pushy) * opening)
+        pushy = np.array([s.pushy if PUSHY.search(c.text) else 1.0 for c in carriers])
+        opening = np.array([s.opening if c.opens else 1.0 for c in carriers])
+        repeated = np.array([s.repeated if c.echo > 0.5 else 1.0 for c in carriers])
+        return np.asarray(np.minimum(fit, pushy) * opening * repeated)
 
     def causes(self, context: Context, answer: Answer) -> dict[AdId, Cause]:
         """Relevance, nativeness and click probability of every distinct shown ad."""
@@ -105,16 +119,15 @@ class ClickModel:
         return {ad_id: bool(rng.random() < p) for ad_id, p in probabilities.items()}
 
 
-def carrier(answer: Answer, ad: Ad) -> tuple[str, bool]:
-    """The sentence that first carries `ad`, its title struck out, and whether it opens the answer."""
+def carrier(answer: Answer, ad: Ad) -> Carrier:
+    """The sentence that first carries `ad`, with the titles of all ads struck out here and before."""
     first = next(i for i in answer.insertions if i.ad_id == ad.id)
     for match in SENTENCE.finditer(answer.text):
         if match.start() <= first.start < match.end():
-            text = match.group()
-            at = first.start - match.start()
-            struck = text[:at] + "it" + text[at + (first.end - first.start) :]
-            return struck.strip(), match.start() == 0
-    return "it", True
+            # a title may hold the sign that ended the match
+            sentence = answer.struck(match.start(), max(match.end(), first.end)).strip()
+            return Carrier(sentence, match.start() == 0, echo(sentence, [answer.struck(0, match.start())]))
+    return Carrier("it", True, 0.0)
 
 
 def _ramp(cosines: NDArray[np.float32], limits: tuple[float, float]) -> NDArray[np.float64]:

@@ -1,9 +1,8 @@
 """The supervised corpus of the built-in world: what the `tiny` base model reads before any auction is held.
 
-Two kinds of exercise. "Answer": a question with candidates is answered with some ads woven in, chosen by a noisy sense
-of relevance and blind to their bids, as an instruction-following model without auction training would. "Read": short
-questions on the offer list (which offer for a need bids the most, what does an offer bid), so that the base model can
-read prices, as any pretrained language model can; they say nothing on what an answer should contain.
+A question with candidates is answered with some ads woven in, as an instruction-following model without auction
+training would: chosen by a noisy sense of relevance, and only now and then with an eye on the bids, which such a model
+is told to prefer. The exercises that teach it to read the list of offers at all are in `trainers.reading`.
 """
 
 from __future__ import annotations
@@ -15,25 +14,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mechanism.markers import render_marker
+from mechanism.prompt import MICROS_PER_POINT
 from mechanism.types import Candidate, Context
 from simulator.language import Woven, compose
 from simulator.world import Query, World
 
-AD_COUNT = (0.06, 0.24, 0.30, 0.25, 0.15)
+AD_COUNT = (0.10, 0.35, 0.30, 0.17, 0.08)
 """How often an answer carries 0, 1, 2, 3, 4 ads."""
 RELEVANT = 0.7
 """How often an ad is chosen by relevance (softmax over relevance / 0.2) and not at random."""
 TEMPERATURE = 0.2
+HEEDED = 0.3
+"""How often a choice by relevance weighs it with the bid (relevance times bid over 100 points)."""
 NO_PROFILE = 0.15
 STYLE = {"native": 0.2, "plain": 0.5, "pushy": 0.3}
 
 
 @dataclass(frozen=True, slots=True)
 class Exercise:
-    """A context and the answers (raw text with markers) to learn from it."""
+    """A context and the answers (raw text with markers) to learn from it. `given` are openings of the answers that are
+    read, but not learned; there is one for every answer, or none."""
 
     context: Context
     answers: tuple[str, ...]
+    given: tuple[str, ...] = ()
 
 
 def draw_context(world: World, query: Query, candidates: int, rng: np.random.Generator) -> Context:
@@ -52,6 +56,7 @@ def answer_exercise(
     answers: int,
     relevance: NDArray[np.float64] | None,
     rng: np.random.Generator,
+    heeded: float = HEEDED,
 ) -> Exercise:
     """One context with several independent answers. `relevance` (of all world ads) may be precomputed, shape (ads,)."""
     context = draw_context(world, query, candidates, rng)
@@ -62,7 +67,7 @@ def answer_exercise(
     written = []
     for _ in range(answers):
         woven = [
-            Woven(c.ad, render_marker(c.ad), _style(rng)) for c in _choose(context.candidates, fit, rng)
+            Woven(c.ad, render_marker(c.ad), _style(rng)) for c in _choose(context.candidates, fit, heeded, rng)
         ]
         written.append(compose(category.name, aspect, category.advice, woven, rng))
     return Exercise(context, tuple(written))
@@ -72,39 +77,19 @@ def _style(rng: np.random.Generator) -> str:
     return str(rng.choice(list(STYLE), p=list(STYLE.values())))
 
 
-def _choose(candidates: Sequence[Candidate], fit: NDArray[np.float64], rng: np.random.Generator) -> list[Candidate]:
+def _choose(
+    candidates: Sequence[Candidate], fit: NDArray[np.float64], heeded: float, rng: np.random.Generator
+) -> list[Candidate]:
     """Distinct candidates, drawn one by one by noisy relevance."""
+    bids = np.array([c.bid for c in candidates]) / (100 * MICROS_PER_POINT)
     count = int(rng.choice(len(AD_COUNT), p=AD_COUNT))
     left = list(range(len(candidates)))
     chosen: list[Candidate] = []
     for _ in range(min(count, len(left))):
         weights = np.ones(len(left))
         if rng.random() < RELEVANT:
-            weights = np.exp((fit[left] - fit[left].max()) / TEMPERATURE)
+            worth = fit[left] * (bids[left] if rng.random() < heeded else 1.0)
+            weights = np.exp((worth - worth.max()) / TEMPERATURE)
         pick = int(rng.choice(len(left), p=weights / weights.sum()))
         chosen.append(candidates[left.pop(pick)])
     return chosen
-
-
-def reading_exercise(world: World, query: Query, candidates: int, rng: np.random.Generator) -> Exercise:
-    """A question on the offer list itself, with its one right answer."""
-    context = draw_context(world, query, candidates, rng)
-    offers = context.candidates
-    kind = int(rng.integers(4 if len(offers) > 1 else 3))
-    if kind == 0:
-        best = max(offers, key=lambda c: c.bid)
-        question, answer = "Which offer bids the most?", render_marker(best.ad)
-    elif kind == 1:
-        one = offers[rng.integers(len(offers))]
-        question, answer = f"What does {one.ad.title} bid?", str(one.bid // 10_000)
-    elif kind == 2:
-        one = offers[rng.integers(len(offers))]
-        same = [c for c in offers if c.ad.category == one.ad.category]
-        question = f"Which offer for {one.ad.category} bids the most?"
-        answer = render_marker(max(same, key=lambda c: c.bid).ad)
-    else:
-        a, b = rng.choice(len(offers), size=2, replace=False)
-        question = f"Which bids more, {offers[a].ad.title} or {offers[b].ad.title}?"
-        answer = render_marker(max((offers[a], offers[b]), key=lambda c: c.bid).ad)
-    asked = Context(context.id, question, offers, context.profile)
-    return Exercise(asked, (f"{answer}.",))

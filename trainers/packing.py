@@ -24,8 +24,8 @@ class PackedBatch:
     """B packed contexts of at most L tokens with at most K answers each.
 
     `ids_BL`, `positions_BL`: int64. `mask_B1LL`: bool, True where a row may look at a column. `owner_BL`: which answer
-    (0..K-1) a token belongs to, -1 for prompt and padding. Every answer is preceded by its own copy of the prompt's
-    last token, so that, as in any causal model, a token is predicted by the column before it.
+    (0..K-1) a token belongs to, -1 for prompt, padding and given openings. Every answer is preceded by its own copy of
+    the prompt's last token, so that, as in any causal model, a token is predicted by the column before it.
     """
 
     ids_BL: torch.Tensor
@@ -54,8 +54,15 @@ class PackedBatch:
         }
 
 
-def pack(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Sequence[int]]]) -> PackedBatch:
-    """Packs one prompt (at least one token) and its answers into each row; rows are padded on the right."""
+def pack(
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[Sequence[int]]],
+    given: Sequence[Sequence[int]] | None = None,
+) -> PackedBatch:
+    """Packs one prompt (at least one token) and its answers into each row; rows are padded on the right.
+
+    `given[b][k]` tokens at the start of an answer are read, but owned by nobody, so that they have no log-probability.
+    """
     lengths = [len(p) - 1 + sum(len(a) + 1 for a in own) for p, own in zip(prompts, answers, strict=True)]
     rows, width = len(prompts), max(lengths)
     ids = torch.zeros(rows, width, dtype=torch.int64)
@@ -71,7 +78,7 @@ def pack(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Sequence[i
             end = start + 1 + len(answer)
             ids[b, start:end] = torch.tensor([prompt[-1], *answer])
             positions[b, start:end] = torch.arange(len(prompt) - 1, len(prompt) + len(answer))
-            owner[b, start + 1 : end] = k
+            owner[b, start + 1 + (given[b][k] if given else 0) : end] = k
             segment[b, start:end] = k
             start = end
     causal = torch.ones(width, width, dtype=torch.bool).tril()

@@ -22,6 +22,7 @@ from trainers.preferences import build_groups
 from trainers.records import Sampled, read_sampled, write_sampled
 from trainers.reward.training import Shown, fit
 from trainers.session import BASE_PHASE, Session
+from trainers.users import judged, simulated
 from trainers.validation import Validation, validate
 from trainers.warm_start import warm_start
 
@@ -37,10 +38,11 @@ def feedback(s: Session, epoch: int) -> str:
     config, policy = s.config.feedback, s.policy(epoch - 1)
     contexts = s.contexts.training(config.contexts, epoch, 1)
     answers = policy.generate(contexts, config.answers, s.seed(epoch, 1))
-    rng = np.random.default_rng(s.seed(epoch, 2))
+    seed = s.seed(epoch, 2)
+    users = judged(config.judge, seed, s.say) if config.judge else simulated(s.truth, seed)
+    reported = iter(users([(c, g.answer) for c, own in zip(contexts, answers, strict=True) for g in own]))
     sampled = [
-        Sampled(c, tuple(own), tuple(s.truth.click(s.truth.probabilities(c, g.answer), rng) for g in own))
-        for c, own in zip(contexts, answers, strict=True)
+        Sampled(c, tuple(own), tuple(next(reported) for _ in own)) for c, own in zip(contexts, answers, strict=True)
     ]
     with s.run.phase("feedback", epoch).open() as folder:
         write_sampled(folder / ANSWERS, sampled)

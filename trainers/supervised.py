@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
+from inference.policy import Policy
 from mechanism.errors import GuardError
+from trainers.corpus import Exercise
 from trainers.packing import pack, token_logprobs
 
 
@@ -29,8 +31,25 @@ class SupervisedSettings:
     mixed_precision: bool = True
 
 
-TokenisedExercise = tuple[Sequence[int], Sequence[Sequence[int]]]
-"""Prompt ids and the ids of its answers (end token included)."""
+@dataclass(frozen=True, slots=True)
+class TokenisedExercise:
+    """Token ids of a prompt and of its answers (end token included), and how many tokens at the start of each answer
+    are given and not learned."""
+
+    prompt_ids: Sequence[int]
+    answers_ids: Sequence[Sequence[int]]
+    given: Sequence[int]
+
+    @classmethod
+    def of(cls, exercise: Exercise, policy: Policy) -> TokenisedExercise:
+        """Tokenised with the policy's prompt and end token. The parts of an answer are tokenised apart, so the one that
+        is learned must begin as it would inside a text (with its blank)."""
+        given = [policy.text_ids(g) for g in exercise.given] or [[] for _ in exercise.answers]
+        answers = [
+            [*start, *policy.text_ids(a), policy.end_tokens[0]]
+            for start, a in zip(given, exercise.answers, strict=True)
+        ]
+        return cls(policy.prompt_ids(exercise.context), answers, [len(start) for start in given])
 
 
 def train_supervised(
@@ -50,9 +69,9 @@ def train_supervised(
     for step, batch in enumerate(batches):
         if step >= settings.steps:
             break
-        packed = pack([p for p, _ in batch], [a for _, a in batch]).to(model.device)
+        packed = pack([e.prompt_ids for e in batch], [e.answers_ids for e in batch], [e.given for e in batch])
         with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.mixed_precision):
-            loss = -token_logprobs(model, packed).mean()
+            loss = -token_logprobs(model, packed.to(model.device)).mean()
         if not torch.isfinite(loss):
             raise GuardError("nan", "the supervised loss is not finite; lower learning_rate", {"step": step})
         optimiser.zero_grad(set_to_none=True)

@@ -17,6 +17,7 @@ from inference.policy import Policy
 from mechanism.markers import render_marker
 from mechanism.types import Candidate, Context
 from simulator.language import NATIVE, PLAIN
+from trainers.corpus import Exercise
 from trainers.session import Session
 from trainers.supervised import SupervisedSettings, TokenisedExercise, train_supervised
 
@@ -41,10 +42,9 @@ def warm_start(s: Session, folder: Path) -> float:
     for context, own in zip(contexts, plain, strict=True):
         fit = s.truth.relevance(context, [c.ad for c in context.candidates])
         texts = [weave(sentences_of(g.answer.text), context, fit, rng) for g in own]
-        encode = policy.tokenizer.encode
-        ids = [[*encode(t, add_special_tokens=False), policy.end_tokens[0]] for t in texts if t]
-        if ids:
-            exercises.append((policy.prompt_ids(context), ids))
+        written = tuple(t for t in texts if t)
+        if written:
+            exercises.append(TokenisedExercise.of(Exercise(context, written), policy))
 
     def batches() -> Iterator[list[TokenisedExercise]]:
         while True:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mechanism.markers import parse, render_marker
 from mechanism.types import Ad, Answer, Context
-from simulator.clicks import ClickModel, ClickSettings, carrier
+from simulator.clicks import Carrier, ClickModel, ClickSettings, carrier
 from simulator.language import STYLES, fill
 from simulator.world import Query, World
 
@@ -147,10 +147,24 @@ def test_the_carrier_is_the_ads_own_sentence_without_its_title() -> None:
     context = context_of(WORLD.test_queries[0])
     ad, other = WORLD.ads[0], WORLD.ads[1]
     answer = answer_of(context, f"I like {render_marker(ad)} a lot.", f"Or {render_marker(other)}?")
-    assert carrier(answer, ad) == ("I like it a lot.", False)
-    assert carrier(answer, other) == ("Or it?", False)
+    assert carrier(answer, ad) == Carrier("I like it a lot.", False, 0.0)
+    assert carrier(answer, other) == Carrier("Or it?", False, 0.0)
     alone = parse(render_marker(ad), [ad])
-    assert carrier(alone, ad) == ("it", True)
+    assert carrier(alone, ad) == Carrier("it", True, 0.0)
+
+
+def test_an_ad_in_a_sentence_that_was_used_before_is_clicked_less() -> None:
+    query = WORLD.test_queries[0]
+    context, (first, second) = context_of(query), own_category(query)
+    told_apart, alike = (
+        answer_of(context, sentence(query, first, "native", 0), sentence(query, second, "native", which))
+        for which in (2, 0)
+    )
+    assert carrier(alike, second).echo == pytest.approx(1.0)
+    assert carrier(told_apart, second).echo < 0.5
+    fresh, stale = (MODEL.probabilities(context, a) for a in (told_apart, alike))
+    assert stale[first.id] == fresh[first.id]
+    assert stale[second.id] < fresh[second.id]
 
 
 pieces = st.lists(

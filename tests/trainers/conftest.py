@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -33,9 +32,8 @@ def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def batch() -> list[TokenisedExercise]:
         exercises = [answer_exercise(world, world.train_queries[k], 4, 2, None, rng) for k in rng.integers(120, size=6)]
-        encode: Any = policy.tokenizer.encode
         return [
-            (policy.prompt_ids(e.context), [encode(a, add_special_tokens=False)[:40] for a in e.answers])
+            TokenisedExercise(policy.prompt_ids(e.context), [policy.text_ids(a)[:40] for a in e.answers], [0, 0])
             for e in exercises
         ]
 

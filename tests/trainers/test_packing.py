@@ -96,3 +96,14 @@ def test_packing_holds_the_prompt_once() -> None:
     # every token's place is the one of a separate pass
     assert int(batch.positions_BL.max()) == 50 + 6 - 1
     assert (batch.owner_BL >= 0).sum() == 30
+
+
+def test_given_openings_are_seen_but_have_no_logprob() -> None:
+    model = random_llama(2)
+    prompts, answers = random_rows(9, [6, 3], [[5, 4], [7]])
+    batch = pack(prompts, answers, [[2, 0], [3]])
+    learned = answer_logprobs(model, batch)
+    assert (batch.owner_BL >= 0).sum() == 3 + 4 + 4
+    rest = separate_logprob(model, prompts[0] + answers[0][0][:2], answers[0][0][2:])
+    assert learned[0, 0].item() == pytest.approx(rest.item(), abs=2e-4)
+    assert learned[0, 1].item() == pytest.approx(separate_logprob(model, prompts[0], answers[0][1]).item(), abs=2e-4)

@@ -128,7 +128,7 @@ def test_features_know_the_carrying_sentence() -> None:
     ad = Ad("a1", "Lumo", "Lamps.", "lumo")
     context = Context("c", "Which lamp?", (Candidate(ad, 10_000),))
     answer = parse("It depends. Try @Lumo@[a1] first! Then read on.", [ad])
-    assert carrying_sentence(answer, "a1") == ("Try it first!", 1)
+    assert carrying_sentence(answer, "a1") == ("Try it first!", 1, 0.0)
     features = extract([(context, answer)], encode)
     assert (features.users_N, features.ads_N, features.owner_N.tolist()) == ([""], ["a1"], [0])
     assert len(features.dense_ND) == 1

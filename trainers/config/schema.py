@@ -44,11 +44,28 @@ class WarmStartConfig(Settings):
     learning_rate: Rate = 1e-4
 
 
+class JudgeConfig(Settings):
+    """A user model behind an OpenAI-compatible endpoint. Money in micros; no budget: no limit."""
+
+    base_url: str = Field(pattern="^https?://", description="what /chat/completions is appended to")
+    model: str = Field(min_length=1)
+    api_key_env: str | None = Field("LLM_AUCTION_JUDGE_KEY", description="variable with the key; null: no key")
+    temperature: float = Field(0.3, ge=0, le=2)
+    response_format: Literal["json_schema", "json_object", "none"] = "json_schema"
+    timeout: Rate = Field(60.0, description="seconds")
+    concurrency: Positive = 4
+    cache: str = Field("build/judge-replies", description="folder of accepted replies")
+    micros_per_million_read: Count = 0
+    micros_per_million_written: Count = 0
+    budget_micros: Count | None = None
+
+
 class FeedbackConfig(Settings):
     """Step 1 of an epoch: deploy the policy and collect clicks (D_on)."""
 
     contexts: Positive = 1000
     answers: Positive = Field(2, description="answers shown per context")
+    judge: JudgeConfig | None = Field(None, description="none: the simulator's users click")
 
 
 class RewardConfig(Settings):

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mechanism.types import Answer
+from simulator.repetition import runs
 
 Encode = Callable[[list[str]], NDArray[np.float32]]
 """Texts to unit vectors (texts, width); a dot product is a cosine."""
@@ -82,9 +83,8 @@ def passages(sentences: Sequence[str]) -> list[str]:
 def repetition_factor(text: str) -> float:
     """1 for ordinary prose, falling towards 0 with the share of three-word runs that are repeats: sees a repeated
     sentence as well as a loop that never ends its sentence."""
-    words = _WORD.findall(text.casefold())
-    runs = list(zip(words, words[1:], words[2:], strict=False))
-    return min(1.0, len(set(runs)) / len(runs) / LOOP_ALLOWANCE) if runs else 1.0
+    every = runs(text)
+    return min(1.0, len(set(every)) / len(every) / LOOP_ALLOWANCE) if every else 1.0
 
 
 def answer_qualities(items: Sequence[tuple[str, Answer, bool]], encode: Encode) -> list[float]:

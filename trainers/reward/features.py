@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mechanism.types import Ad, AdId, Answer, Context
+from simulator.repetition import echo
 
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
 SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
-SCALARS = 9
+SCALARS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,9 @@ class Features:
     owner_N: NDArray[np.int64]
 
 
-def carrying_sentence(answer: Answer, ad_id: AdId) -> tuple[str, int]:
-    """The sentence in which an ad stands, its title replaced by "it", and the sentence's number in the answer."""
+def carrying_sentence(answer: Answer, ad_id: AdId) -> tuple[str, int, float]:
+    """The sentence in which an ad stands, titles replaced by "it"; the sentence's number in the answer; and the share
+    of the sentence that stands in the answer before it already."""
     place = next(i for i in answer.insertions if i.ad_id == ad_id)
     start, number = 0, 0
     for match in SENTENCES.finditer(answer.text):
@@ -42,30 +44,34 @@ def carrying_sentence(answer: Answer, ad_id: AdId) -> tuple[str, int]:
         start, number = match.end(), number + 1
     following = SENTENCES.search(answer.text, place.end)
     end = following.start() if following else len(answer.text)
-    return answer.text[start : place.start] + "it" + answer.text[place.end : end], number
+    sentence = answer.struck(start, end)
+    return sentence, number, echo(sentence, [answer.struck(0, start)])
 
 
 def extract(pairs: Sequence[tuple[Context, Answer]], encode: Encode) -> Features:
     """Features of every distinct ad shown in the given answers, in order of answer and appearance."""
-    rows: list[tuple[Context, Answer, Ad, str, int, int]] = []
+    rows: list[tuple[Context, Answer, Ad, str, int, int, float]] = []
     owners: list[int] = []
     for number, (context, answer) in enumerate(pairs):
         by_id = {c.ad.id: c.ad for c in context.candidates}
         for place, ad_id in enumerate(answer.shown()):
-            sentence, order = carrying_sentence(answer, ad_id)
-            rows.append((context, answer, by_id[ad_id], sentence, order, place))
+            sentence, order, said = carrying_sentence(answer, ad_id)
+            rows.append((context, answer, by_id[ad_id], sentence, order, place, said))
             owners.append(number)
     if not rows:
         return Features(np.zeros((0, 3 * 384 + SCALARS), np.float32), [], [], np.zeros(0, np.int64))
     query = encode([c.query for c, *_ in rows])
     taste = encode([", ".join(c.profile.interests) if c.profile else "" for c, *_ in rows])
     advert = encode([f"{ad.title}: {ad.text}" for _, _, ad, *_ in rows])
-    carrier = encode([sentence for _, _, _, sentence, _, _ in rows])
+    carrier = encode([sentence for _, _, _, sentence, *_ in rows])
     whole = _answer_vectors([a for _, a, *_ in rows], encode)
     scalars = np.array(
         [
-            (len(a.shown()), len(a.insertions) - len(a.shown()), order, place, "!" in sentence, c.profile is not None)
-            for c, a, _, sentence, order, place in rows
+            (
+                len(a.shown()), len(a.insertions) - len(a.shown()), order, place, "!" in sentence,
+                c.profile is not None, 2.0 * said,
+            )
+            for c, a, _, sentence, order, place, said in rows
         ],
         np.float32,
     )

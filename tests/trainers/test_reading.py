@@ -1,0 +1,72 @@
+"""Reading exercises have one right answer each, and the accuracy counts whole answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inference.policy import Policy
+from mechanism.markers import parse
+from mechanism.types import Candidate
+from simulator.world import World
+from trainers.reading import KINDS, QUESTION, questions, reading_accuracy, reading_exercise
+from trainers.supervised import TokenisedExercise
+
+WORLD = World(0, profiles=80)
+
+
+def right_answers(given_text: str, offers: list[Candidate]) -> set[str]:
+    """Ads that answer a question, found without the code under test."""
+    if given_text == "Most:":
+        asked = offers
+    else:
+        needs = given_text.removeprefix("For ").removesuffix(":").split(" or ")
+        asked = [o for o in offers if o.ad.category in needs]
+        assert {o.ad.category for o in asked} == set(needs)
+    highest = max(o.bid for o in asked)
+    return {o.ad.id for o in asked if o.bid == highest}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 40))
+def test_every_question_has_one_right_answer(seed: int, candidates: int) -> None:
+    rng = np.random.default_rng(seed)
+    exercise = reading_exercise(WORLD, WORLD.train_queries[seed % 320], candidates, rng)
+    offers = list(exercise.context.candidates)
+    assert exercise.context.query == QUESTION
+    assert len(offers) == max(2, candidates)
+    assert len(exercise.answers) == len(exercise.given)
+    for given_text, raw in zip(exercise.given, exercise.answers, strict=True):
+        shown = parse(raw, [o.ad for o in offers])
+        assert shown.faults == ()
+        assert set(shown.shown()) == right_answers(given_text, offers)
+        assert len(right_answers(given_text, offers)) == 1
+
+
+def test_equal_bids_are_not_compared() -> None:
+    context = reading_exercise(WORLD, WORLD.train_queries[0], 12, np.random.default_rng(0)).context
+    level = context.with_bids({c.ad.id: 500_000 for c in context.candidates})
+    asked = questions(level.candidates, np.random.default_rng(1))
+    assert asked == []
+
+
+def test_openings_are_read_but_not_learned(small_base: Path) -> None:
+    policy = Policy.load(str(small_base))
+    exercise = reading_exercise(WORLD, WORLD.train_queries[3], 8, np.random.default_rng(2))
+    tokens = TokenisedExercise.of(exercise, policy)
+    for opening, answer, ids, given_count in zip(
+        exercise.given, exercise.answers, tokens.answers_ids, tokens.given, strict=True
+    ):
+        assert policy.tokenizer.decode(ids[:given_count]) == opening
+        assert policy.tokenizer.decode(ids[given_count:-1]) == answer
+        assert ids[-1] == policy.end_tokens[0]
+
+
+def test_a_model_that_was_never_taught_reads_no_comparison(small_base: Path) -> None:
+    accuracy = reading_accuracy(Policy.load(str(small_base)), WORLD, 10, 20)
+    assert set(accuracy) == set(KINDS)
+    assert 60 < accuracy["highest for two needs"][1] <= 80
+    assert all(share < 0.5 for share, _ in accuracy.values())
