@@ -45,7 +45,7 @@ class ClickSettings:
     pushy: float = 0.25
     opening: float = 0.8
     repeated: float = 0.6
-    competition: float = 0.4
+    competition: float = 0.25
     flood_after: int = 3
 
 

@@ -112,7 +112,7 @@ def policy(s: Session, epoch: int) -> str:
             out=str(folder),
             checkpoints=str(phase.scratch("checkpoints")),
             seed=s.seed(epoch, 6),
-            config=s.config.optimisation,
+            config=s.config.optimisation.at_epoch(epoch),
         )
         trajectory = run_optimisation(job, lambda step, steps, figures: s.step(step, steps, figures["loss"]))
     tail = trajectory[-max(1, len(trajectory) // 10) :]

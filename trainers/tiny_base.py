@@ -39,10 +39,10 @@ SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Size and schedule. `wide` is the share of prompts that hold every ad of the world, as the paper's do; `reading` the
-    share of exercises on the list of offers, after the share `reading_first` of the steps with hardly anything else;
-    `heeded` as in `trainers.corpus`. A base that names the highest bid for a need in less than `least_accuracy` of the
-    questions is refused."""
+    """Size and schedule. `wide` is the share of prompts that hold every ad of the world, as the paper's do; `reading`
+    the share of exercises on the list of offers, after the share `reading_first` of the steps with hardly anything
+    else; `heeded` as in `trainers.corpus`. A base that names the highest bid for a need in less than `least_accuracy`
+    of the questions is refused."""
 
     seed: int = 0
     vocabulary: int = 3072
@@ -109,8 +109,8 @@ def new_policy(tokenizer: Any, recipe: Recipe) -> Policy:
     )  # fmt: skip
     model: Any = LlamaForCausalLM(config)
     _order_bids(model, tokenizer)
-    # untruncated: every candidate keeps a propensity, and the allocation has no steps in the bids
-    sampling = SamplingSettings(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=120)
+    # the paper's temperature, but untruncated: every candidate keeps a propensity, and no step comes into the bids
+    sampling = SamplingSettings(temperature=0.7, top_p=1.0, top_k=0, max_new_tokens=120)
     return Policy(LoadedModel(model, tokenizer, PromptSettings(instructions="brief"), sampling))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from mechanism.errors import ConfigError
 from mechanism.objective import Penalty
@@ -129,3 +130,12 @@ def test_text_that_looks_like_no_number_stays_text() -> None:
 def test_a_batch_that_the_processes_share_evenly_is_accepted(processes: int, share: int, per_process: int) -> None:
     config = OptimisationConfig(batch=processes * share, processes=processes, batch_per_process=per_process)
     assert config.batch // config.processes == share
+
+
+def test_the_learning_rate_falls_from_epoch_to_epoch() -> None:
+    config = OptimisationConfig(learning_rate=4e-4, epoch_decay=0.5, beta=0.2)
+    assert [config.at_epoch(e).learning_rate for e in (1, 2, 4)] == [4e-4, 2e-4, 5e-5]
+    assert config.at_epoch(3).beta == 0.2
+    assert OptimisationConfig(learning_rate=1e-6).at_epoch(9).learning_rate == 1e-6
+    with pytest.raises(ValidationError, match="epoch_decay"):
+        OptimisationConfig(epoch_decay=1.5)

@@ -114,7 +114,8 @@ class OptimisationConfig(Settings):
     """Step 2c: direct preference optimisation, by TRL's DPOTrainer, alone or under DeepSpeed."""
 
     beta: Rate = 0.1
-    learning_rate: Rate = 1e-6
+    learning_rate: Rate = Field(1e-6, description="of the first epoch; within an epoch it falls along a cosine")
+    epoch_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate from each epoch to the next")
     passes: Positive = 1
     batch: Positive = Field(64, description="contexts per optimiser step, over all processes")
     batch_per_process: Positive = Field(16, description="contexts per forward pass of one process")
@@ -135,6 +136,11 @@ class OptimisationConfig(Settings):
         if self.sft_weight > 0 and not self.shared_prefix:
             raise ValueError("optimisation.sft_weight needs optimisation.shared_prefix")
         return self
+
+    def at_epoch(self, epoch: int) -> OptimisationConfig:
+        """The settings of an epoch (1, 2, ...). Late epochs take smaller steps, or the number of ads swings about the
+        best one: every epoch overshoots what its own samples showed."""
+        return self.model_copy(update={"learning_rate": self.learning_rate * self.epoch_decay ** (epoch - 1)})
 
 
 class GuardConfig(Settings):
