@@ -1,0 +1,71 @@
+"""Hours of the week in a campaign's own time zone: when it is open, and how much of a day is open.
+
+One place for the calendar, so that eligibility and pacing cannot disagree about a clock change. Hours are those on the
+wall: the hour that a clock change repeats is open twice, the hour that it skips never.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from mechanism.errors import InputError
+from serving.campaigns.types import Daypart
+
+WEEK_HOURS = 168
+QUARTER_S = 900
+"""Every offset from UTC in use is a multiple of a quarter of an hour: within one, no campaign opens or closes."""
+
+
+@lru_cache(maxsize=1_024)
+def zone(name: str) -> ZoneInfo:
+    """The time zone of an IANA name. Raises InputError for a name that the time zone database has not."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise InputError("time_zone", name, "give an IANA name such as Europe/Berlin") from error
+
+
+def week_hour(local: datetime) -> int:
+    """Hour of the week 0..167 of a local time; 0 is Monday's first."""
+    return local.weekday() * 24 + local.hour
+
+
+@lru_cache(maxsize=4_096)
+def open_week(dayparts: tuple[Daypart, ...]) -> tuple[bool, ...]:
+    """168 flags, one per hour of the week; no daypart means always open."""
+    if not dayparts:
+        return (True,) * WEEK_HOURS
+    hours = [False] * WEEK_HOURS
+    for part in dayparts:
+        for day in part.days:
+            for hour in range(part.from_hour, part.to_hour):
+                hours[day * 24 + hour] = True
+    return tuple(hours)
+
+
+@lru_cache(maxsize=16_384)
+def open_intervals(zone_name: str, dayparts: tuple[Daypart, ...], day: date) -> tuple[tuple[int, int], ...]:
+    """Open times of one local day as (from, until) in Unix seconds, in order; a day has 23, 24 or 25 hours."""
+    here, hours = zone(zone_name), open_week(dayparts)
+    found: list[tuple[int, int]] = []
+    end = _midnight(day + timedelta(days=1), here)
+    for start in range(_midnight(day, here), end, QUARTER_S):
+        if not hours[week_hour(datetime.fromtimestamp(start, UTC).astimezone(here))]:
+            continue
+        until = min(start + QUARTER_S, end)
+        if found and found[-1][1] == start:
+            found[-1] = (found[-1][0], until)
+        else:
+            found.append((start, until))
+    return tuple(found)
+
+
+def overlap_s(intervals: tuple[tuple[int, int], ...], start: float, end: float) -> float:
+    """Seconds of `intervals` that lie between `start` and `end`."""
+    return sum(max(0.0, min(b, end) - max(a, start)) for a, b in intervals)
+
+
+def _midnight(day: date, here: ZoneInfo) -> int:
+    return int(datetime(day.year, day.month, day.day, tzinfo=here).timestamp())

@@ -1,0 +1,61 @@
+"""Every test of the store runs on SQLite and on PostgreSQL: a fresh, migrated database on each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from serving.drills.postgres import PostgresMissing, PostgresServer
+from serving.store.engine import Database
+from serving.store.migrations import migrate
+
+_numbers = count()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A server for the session, with a migrated database to copy."""
+    try:
+        server = PostgresServer(durable=False)
+    except PostgresMissing as missing:
+        pytest.skip(str(missing))
+    with server:
+        migrate(server.create("migrated"))
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of a database without tables."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.sqlite3'}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    name = f"empty{next(_numbers)}"
+    yield server.create(name)
+    server.drop(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of a migrated database."""
+    if request.param == "sqlite":
+        address = f"sqlite:///{tmp_path / 'store.sqlite3'}"
+        migrate(address)
+        yield address
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    name = f"store{next(_numbers)}"
+    yield server.create(name, template="migrated")
+    server.drop(name)
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    """The same, opened."""
+    opened = Database(url)
+    yield opened
+    opened.close()

@@ -1,0 +1,115 @@
+"""The billing drill's parts: its traffic is as announced, its comparison sees what is wrong, its server comes back."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from serving.drills import postgres as postgres_server
+from serving.drills.billing import check
+from serving.drills.billing_events import Plan, write_events
+from serving.drills.billing_reference import Terms, expected
+from serving.drills.billing_writer import write
+from serving.drills.postgres import PostgresMissing, PostgresServer
+from serving.store.campaigns import CampaignStore
+from serving.store.engine import Database
+from serving.store.ledger import Ledger
+from serving.store.migrations import migrate
+from tests.serving.store.booked import NOW, campaign, click
+
+
+@pytest.fixture
+def plan(tmp_path: Path, database: Database) -> Plan:
+    made = write_events(tmp_path, events=200, writers=2, seed=3)
+    for booked in made.campaigns:
+        CampaignStore(database).create(booked, NOW)
+    return made
+
+
+def test_the_traffic_is_as_announced(plan: Plan) -> None:
+    lines = [json.loads(line) for path in plan.files for line in path.read_text().splitlines()]
+    seen = Counter(line["id"] for line in lines)
+    assert (len(seen), len(lines), plan.duplicates, plan.late) == (200, 240, 40, 20)
+    assert max(seen.values()) == 2
+    by_number = sorted({line["id"]: line for line in lines}.values(), key=lambda line: int(line["id"][6:]))
+    moments = [line["occurred_at"] for line in by_number]
+    assert moments != sorted(moments)
+
+
+def test_the_ledger_agrees_with_the_reference_after_a_replay(plan: Plan, url: str) -> None:
+    for number in (1, 0, 1):
+        write(url, plan.files[number], number)
+    found = check(url, plan)
+    assert found.exact
+    assert 0 < found.charged_micros == found.expected_micros
+    prices = sum(json.loads(line)["price_micros"] for path in plan.files for line in path.read_text().splitlines())
+    assert found.charged_micros < prices * 0.8  # budgets bind, or the drill shows nothing
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "UPDATE charges SET charged_micros = charged_micros + 1 WHERE id = 'click-7'",
+        "UPDATE campaign_spend SET total_micros = total_micros + 1 WHERE campaign_id = 'campaign-1'",
+        "UPDATE campaign_days SET micros = micros - 1 WHERE campaign_id = 'campaign-0'",
+        "UPDATE advertiser_totals SET charged_micros = charged_micros + 1 WHERE advertiser_id = 'advertiser-1'",
+        "UPDATE consumer_offsets SET next_offset = next_offset - 1 WHERE partition = 0",
+        "UPDATE report_counters SET clicks = clicks + 1 WHERE campaign_id = 'campaign-0'",
+        "DELETE FROM charges WHERE id = 'click-9' OR charged_micros = 0",
+    ],
+)
+def test_the_comparison_sees_what_is_wrong(plan: Plan, url: str, database: Database, wrong: str) -> None:
+    for number, path in enumerate(plan.files):
+        write(url, path, number)
+    database.transact(lambda c: c.execute(text(wrong)))
+    assert not check(url, plan).exact
+
+
+def test_the_reference_caps_each_day_and_the_whole(tmp_path: Path) -> None:
+    moments = ["2026-11-20T07:59:59Z", "2026-11-20T08:00:00Z", "2026-11-20T09:00:00Z"]
+    events = [
+        {"id": f"k{n % 4}", "campaign_id": "c", "price_micros": 100, "occurred_at": moments[n % 3], "invalid": bad}
+        for n, bad in enumerate(["", "", "", "bot"])
+    ]
+    path = tmp_path / "events.jsonl"
+    path.write_text("\n".join(json.dumps(event) for event in [*events, events[0]]) + "\n")
+    for daily, total, charged in ((None, None, 300), (150, None, 250), (150, 240, 240), (None, 90, 90), (0, None, 0)):
+        found = expected({"c": Terms("a", "America/Los_Angeles", daily, total)}, [path])
+        assert (found.campaigns, found.advertisers, found.records, found.clicks) == (
+            {"c": charged},
+            {"a": charged},
+            4,
+            3,
+        )
+
+
+def test_what_was_charged_outlives_a_killed_server() -> None:
+    try:
+        server = PostgresServer()
+    except PostgresMissing as missing:
+        pytest.skip(str(missing))
+    with server:
+        migrate(server.url())
+        database = Database(server.url(), retry_s=30)
+        CampaignStore(database).create(campaign(1), NOW)
+        ledger = Ledger(database)
+        for number, hard in enumerate((False, True)):
+            ledger.charge(click(number))
+            server.kill(hard=hard)
+            assert not database.ready()
+            server.start()
+        outcomes = [ledger.charge(click(number)) for number in range(3)]
+        assert [outcome.new for outcome in outcomes] == [False, False, True]
+        database.close()
+    assert not server.folder.exists()
+
+
+def test_a_missing_server_is_missed_with_its_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(postgres_server, "DEBIAN", tmp_path)
+    with pytest.raises(PostgresMissing, match="apt-get install postgresql"):
+        PostgresServer()

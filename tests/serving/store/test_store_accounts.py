@@ -1,0 +1,138 @@
+"""API keys: shown once, kept as a keyed hash, bound to a role, rotated with an overlap, revoked for good."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from mechanism.errors import ConfigError, InputError
+from serving.store.accounts import BOOTSTRAP_VARIABLE, AccountStore, Role
+from serving.store.engine import Database
+from tests.serving.store.booked import NOW
+
+SECRET, OTHER = b"a secret of the tests, long enough for one", b"another secret of the tests, as long as it"
+
+
+@pytest.fixture
+def accounts(database: Database) -> AccountStore:
+    return AccountStore(database, [SECRET])
+
+
+def elsewhere(database: Database, *secrets: bytes) -> AccountStore:
+    """Another router's view, which remembers nothing."""
+    return AccountStore(database, secrets or [SECRET])
+
+
+def test_a_key_opens_what_it_was_issued_for(accounts: AccountStore, database: Database) -> None:
+    issued = accounts.issue(Role.ADVERTISER, "Brand's own", NOW, advertiser_id="a1")
+    found = accounts.find(issued.secret, NOW)
+    assert found is not None
+    assert (found.id, found.role, found.advertiser_id) == (issued.key.id, Role.ADVERTISER, "a1")
+    for wrong in (issued.secret + "x", issued.secret[:-1], "", "x" * 50, "x" * 5_000, "é" * 40):
+        assert accounts.find(wrong, NOW) is None
+    assert accounts.issue(Role.ADMIN, "boss", NOW).secret != issued.secret
+
+
+def test_the_key_is_neither_in_the_database_nor_in_what_is_printed(accounts: AccountStore, database: Database) -> None:
+    issued = accounts.issue(Role.PUBLISHER, "site", NOW)
+    with database.read() as connection:
+        stored = repr(connection.execute(text("SELECT * FROM api_keys")).all())
+    assert issued.secret[4:20] not in stored + repr(issued) + repr(accounts.keys())
+    assert elsewhere(database, OTHER).find(issued.secret, NOW) is None  # the hash is keyed
+
+
+def test_exactly_advertisers_keys_name_an_advertiser(accounts: AccountStore) -> None:
+    for role, advertiser in ((Role.ADVERTISER, ""), (Role.ADMIN, "a1"), (Role.PUBLISHER, "a1")):
+        with pytest.raises(InputError, match="advertiser_id"):
+            accounts.issue(role, "x", NOW, advertiser_id=advertiser)
+    assert accounts.keys() == []
+
+
+def test_a_rotated_key_works_until_the_overlap_is_over(accounts: AccountStore, database: Database) -> None:
+    old = accounts.issue(Role.ADVERTISER, "x", NOW, advertiser_id="a1")
+    new = accounts.rotate(old.key.id, timedelta(hours=1), NOW)
+    assert (new.key.role, new.key.advertiser_id) == (Role.ADVERTISER, "a1")
+    before, after = NOW + timedelta(minutes=59), NOW + timedelta(hours=1)
+    assert accounts.find(old.secret, before) is not None
+    assert accounts.find(old.secret, after) is None
+    assert accounts.find(new.secret, after) is not None
+    with pytest.raises(InputError, match="no such valid key"):
+        accounts.rotate(old.key.id, timedelta(0), after)
+    with pytest.raises(InputError, match="overlap"):
+        accounts.rotate(new.key.id, timedelta(days=1_000), after)
+
+
+def test_rotation_does_not_lengthen_a_life(accounts: AccountStore) -> None:
+    end = NOW + timedelta(minutes=5)
+    old = accounts.issue(Role.ADMIN, "x", NOW, expires_at=end)
+    new = accounts.rotate(old.key.id, timedelta(days=1), NOW)
+    assert accounts.find(old.secret, end) is None
+    assert accounts.find(new.secret, end) is None
+    assert accounts.find(new.secret, NOW) is not None
+
+
+def test_a_revoked_key_is_refused_for_good(accounts: AccountStore, database: Database) -> None:
+    issued = accounts.issue(Role.ADMIN, "x", NOW)
+    assert accounts.find(issued.secret, NOW) is not None
+    revoked = accounts.revoke(issued.key.id, NOW)
+    assert revoked.revoked_at == NOW
+    assert accounts.find(issued.secret, NOW) is None
+    assert elsewhere(database).find(issued.secret, NOW) is None
+    assert accounts.revoke(issued.key.id, NOW + timedelta(days=1)).revoked_at == NOW
+    with pytest.raises(InputError, match="no such key"):
+        accounts.revoke("key_none", NOW)
+
+
+def test_the_last_use_is_noted_about_every_minute(accounts: AccountStore, database: Database) -> None:
+    issued = accounts.issue(Role.ADMIN, "x", NOW)
+    uses = [0, 30, 61]
+    noted = []
+    for seconds in uses:
+        elsewhere(database).find(issued.secret, NOW + timedelta(seconds=seconds))
+        noted.append(accounts.keys()[0].last_used_at)
+    assert noted == [NOW, NOW, NOW + timedelta(seconds=61)]
+
+
+def test_keys_outlive_the_secret_that_they_are_hashed_under(accounts: AccountStore, database: Database) -> None:
+    issued = accounts.issue(Role.ADMIN, "x", NOW)
+    assert elsewhere(database, OTHER, SECRET).find(issued.secret, NOW) is not None
+    assert elsewhere(database, OTHER).find(issued.secret, NOW) is not None
+    assert elsewhere(database, SECRET).find(issued.secret, NOW) is None
+
+
+def test_lookups_are_remembered_but_not_beyond_validity(accounts: AccountStore, database: Database) -> None:
+    issued = accounts.issue(Role.ADMIN, "x", NOW, expires_at=NOW + timedelta(seconds=3))
+    assert accounts.cached(issued.secret, NOW) is None
+    accounts.find(issued.secret, NOW)
+    assert accounts.cached(issued.secret, NOW) is not None
+    assert accounts.cached(issued.secret, NOW + timedelta(seconds=3)) is None
+
+
+def test_the_environment_brings_the_first_key(accounts: AccountStore, database: Database) -> None:
+    assert accounts.bootstrap({}, NOW) is None
+    first, second = {BOOTSTRAP_VARIABLE: "f" * 40}, {BOOTSTRAP_VARIABLE: "s" * 40}
+    made = accounts.bootstrap(first, NOW)
+    assert made == elsewhere(database).bootstrap(first, NOW)
+    found = elsewhere(database).find("f" * 40, NOW)
+    assert found is not None
+    assert found.role is Role.ADMIN
+    rotated = accounts.rotate(found.id, timedelta(days=1), NOW)
+    accounts.bootstrap(second, NOW)
+    assert elsewhere(database).find("f" * 40, NOW) is None
+    assert elsewhere(database).find("s" * 40, NOW) is not None
+    assert elsewhere(database).find(rotated.secret, NOW) is not None
+    for short in ("short", "é" * 40, ""):
+        with pytest.raises(ConfigError, match=BOOTSTRAP_VARIABLE) as raised:
+            accounts.bootstrap({BOOTSTRAP_VARIABLE: short}, NOW)
+        assert not short or short not in str(raised.value)
+
+
+def test_a_revoked_first_key_does_not_come_back(accounts: AccountStore, database: Database) -> None:
+    environment = {BOOTSTRAP_VARIABLE: "f" * 40}
+    made = accounts.bootstrap(environment, NOW)
+    assert made is not None
+    accounts.revoke(made.id, NOW)
+    accounts.bootstrap(environment, NOW)
+    assert elsewhere(database).find("f" * 40, NOW) is None

@@ -1,0 +1,93 @@
+"""Connections and transactions: durable settings, honest errors, and another try only where it is safe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from mechanism.errors import ConfigError
+from serving.drills.postgres import PostgresServer
+from serving.store.engine import Database, parsed
+
+
+def test_a_commit_is_on_disk_when_it_returns(database: Database) -> None:
+    asked = ["PRAGMA journal_mode", "PRAGMA synchronous"] if database.is_sqlite else ["SHOW synchronous_commit"]
+    with database.read() as connection:
+        assert [connection.execute(text(q)).scalar_one() for q in asked] in (["wal", 2], ["on"])
+    assert database.ready()
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "mysql://u:hush@h/d", "nonsense:hush", ""])
+def test_other_addresses_are_refused_without_their_password(url: str) -> None:
+    with pytest.raises(ConfigError, match="postgresql://") as raised:
+        parsed(url)
+    assert "hush" not in str(raised.value)
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
+def test_postgresql_is_spoken_to_with_psycopg_3(scheme: str) -> None:
+    assert parsed(f"{scheme}://u@h/d").drivername == "postgresql+psycopg"
+
+
+def test_a_database_that_is_away_is_not_ready(tmp_path: Path) -> None:
+    database = Database(f"postgresql://nobody@/none?host={tmp_path}", retry_s=0)
+    assert not database.ready()
+    with pytest.raises(DBAPIError):
+        database.transact(lambda c: None)
+    database.close()
+
+
+def test_readers_keep_no_writer_waiting(database: Database) -> None:
+    with database.read() as reader:
+        before = reader.execute(text("SELECT tick FROM change_clock")).scalar_one()
+        database.transact(lambda c: c.execute(text("UPDATE change_clock SET tick = tick + 1")))
+    with database.read() as reader:
+        assert reader.execute(text("SELECT tick FROM change_clock")).scalar_one() == before + 1
+
+
+def test_what_fails_by_itself_is_not_tried_again(database: Database) -> None:
+    calls = []
+
+    def work(connection: Connection) -> None:
+        calls.append(1)
+        connection.execute(text("UPDATE change_clock SET tick = 1000"))
+        connection.execute(text("SELECT nonsense"))
+
+    with pytest.raises(DBAPIError):
+        database.transact(work, idempotent=True)
+    assert len(calls) == 1
+    with database.read() as connection:
+        assert connection.execute(text("SELECT tick FROM change_clock")).scalar_one() == 0
+
+
+@pytest.mark.parametrize("state", ["40001", "40P01"])
+def test_a_transaction_taken_back_by_the_server_runs_again(postgres: PostgresServer, state: str) -> None:
+    database, calls = Database(postgres.url("migrated")), []
+
+    def work(connection: Connection) -> int:
+        calls.append(1)
+        if len(calls) < 3:
+            connection.execute(text(f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$"))
+        return len(calls)
+
+    assert database.transact(work) == 3
+    database.close()
+
+
+def test_after_a_lost_connection_only_idempotent_work_runs_again(postgres: PostgresServer) -> None:
+    database, calls = Database(postgres.url("migrated")), []
+
+    def work(connection: Connection) -> int:
+        calls.append(1)
+        if len(calls) % 2:
+            connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        return len(calls)
+
+    with pytest.raises(DBAPIError):
+        database.transact(work)
+    calls.clear()
+    assert database.transact(work, idempotent=True) == 2
+    database.close()
