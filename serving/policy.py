@@ -6,7 +6,7 @@ queueing and deadlines are left to others (`serving.visible`, `serving.worker`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -27,13 +27,15 @@ class TextDelta:
 @dataclass(frozen=True, slots=True)
 class Completed:
     """The end of an answer: the distribution at every marker, the answer's log-probability in nats, its length in
-    tokens and the prompt's, and whether the policy ended it by itself (False: cut at the length limit)."""
+    tokens and the prompt's, and whether the policy ended it by itself (False: cut at the length limit). `digest` names
+    the weights that wrote it where a backend may change them while it serves; empty: the backend's own."""
 
     choices: tuple[MarkerChoice, ...]
     logprob: float
     tokens: int
     prompt_tokens: int
     finished: bool = True
+    digest: str = ""
 
 
 PolicyEvent = TextDelta | Completed
@@ -52,6 +54,36 @@ class PolicyBackend(Protocol):
         ...
 
     def stream(self, context: Context, seed: int, max_ads: int) -> Iterator[PolicyEvent]: ...
+
+
+class AsyncPolicyBackend(Protocol):
+    """A policy as the event loop sees it: any number of answers at once, none of which may block the loop.
+
+    Implemented by `serving.threaded.ThreadedPolicy` (in this process), `serving.triton.client.TritonPolicy` and
+    `serving.triton.rollout.ServedPolicy` (Triton, one version and the current one of several).
+    """
+
+    @property
+    def digest(self) -> str:
+        """Names the weights of the next answer exactly."""
+        ...
+
+    def stream(self, context: Context, seed: int, max_ads: int, deadline: float) -> AsyncGenerator[PolicyEvent, None]:
+        """Yields deltas and, last, one `Completed`; closing it (`aclose`) at any time stops the generation.
+
+        `deadline` is a moment on the running loop's clock (`loop.time()`). Raises Overloaded before any event where
+        there is no room, PolicyTimeout at the deadline, PolicyError where no answer can be made, InputError where the
+        context itself cannot be answered.
+        """
+        ...
+
+    async def ready(self) -> bool:
+        """Whether an answer could begin now; never raises."""
+        ...
+
+    async def close(self) -> None:
+        """Ends the answers that are under way and gives back what the backend holds."""
+        ...
 
 
 class InProcessPolicy:

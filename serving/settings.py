@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mechanism.errors import ConfigError
+from serving.adload import AdLoadSettings
 
 SECRET_VARIABLE = "LLM_AUCTION_SECRET"
 SECRET_CHARACTERS = 32
+MOST_CANDIDATES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,32 +24,71 @@ class ServeSettings:
     """Limits and places of the router. Times in seconds.
 
     `public_url` is the address that click links begin with; empty means the address that the request came to.
-    `candidates` ads enter a prompt, at most `max_ads` of them are linked in one answer; `waiting` requests may
-    queue behind the one being answered.
+    `database` is a URL; empty means an SQLite file in the state directory. `currency` is that of requests that name
+    none. `anonymous_chat` lets callers without a key ask, read the auctions of such answers and the sums of revenue.
+
+    `candidates` ads enter a prompt, at most `max_ads` of them are linked in one answer. `in_flight` answers may be
+    under way; `waiting` queue before a policy in this process. `deadline_s` holds where a request names no `tmax_ms`;
+    `reserve_s` of either is kept for the way back. A question that is not encoded within `encode_s` is searched by its
+    words. `prior_ctr` is the click rate that is assumed of an ad that nothing is known of, as strong as `prior_shown`
+    impressions. `drain_s` is what answers under way get at the end.
     """
 
     state_dir: Path = Path("build/serve")
     public_url: str = ""
+    database: str = ""
+    currency: str = "USD"
+    anonymous_chat: bool = False
     link_lifetime_s: int = 24 * 3600
     candidates: int = 20
     max_ads: int = 3
+    in_flight: int = 256
     waiting: int = 16
     deadline_s: float = 120.0
+    reserve_s: float = 0.01
+    encode_s: float = 0.25
+    drain_s: float = 30.0
+    refresh_s: float = 1.0
+    pacing_s: float = 60.0
+    prior_ctr: float = 0.02
+    prior_shown: int = 200
     max_characters: int = 32_000
     max_messages: int = 200
     audited_answers: int = 1_000
+    ad_load: AdLoadSettings | None = None
 
     def __post_init__(self) -> None:
-        for name in ("link_lifetime_s", "candidates", "max_ads", "waiting", "deadline_s", "audited_answers"):
-            if getattr(self, name) <= 0:
+        for name in (
+            *("link_lifetime_s", "candidates", "max_ads", "in_flight", "waiting", "deadline_s", "encode_s", "drain_s"),
+            *("refresh_s", "pacing_s", "prior_shown", "audited_answers"),
+        ):
+            if not getattr(self, name) > 0:
                 raise ConfigError(name, getattr(self, name), "give a number above 0")
+        if self.candidates > MOST_CANDIDATES:
+            raise ConfigError("candidates", self.candidates, f"give {MOST_CANDIDATES} at most")
+        if not 0 <= self.reserve_s < self.deadline_s:
+            raise ConfigError("reserve_s", self.reserve_s, "give seconds from 0 to less than the deadline")
+        if not 0 <= self.prior_ctr <= 1:
+            raise ConfigError("prior_ctr", self.prior_ctr, "give a probability")
+        if not re.fullmatch("[A-Z]{3}", self.currency):
+            raise ConfigError("currency", self.currency, "give an ISO 4217 code such as USD")
         if self.public_url and not self.public_url.startswith(("http://", "https://")):
             raise ConfigError("public_url", self.public_url, "begin it with http:// or https://")
 
     @property
-    def ledger_path(self) -> Path:
-        """The SQLite file of the charges."""
-        return self.state_dir / "ledger.sqlite3"
+    def database_url(self) -> str:
+        """Where campaigns, keys and the ledger are."""
+        return self.database or f"sqlite:///{self.state_dir / 'router.sqlite3'}"
+
+    @property
+    def spool_path(self) -> Path:
+        """The local queue of what the ledger has not taken yet."""
+        return self.state_dir / "spool.sqlite3"
+
+
+def derived(secret: bytes, purpose: str) -> bytes:
+    """32 bytes for one purpose out of the secret, so that no two purposes share a key."""
+    return hmac.digest(secret, b"llm-auction " + purpose.encode(), hashlib.sha256)
 
 
 def signing_secret(state_dir: Path, environment: Mapping[str, str] = os.environ) -> bytes:

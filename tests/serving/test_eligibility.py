@@ -1,0 +1,373 @@
+"""The index answers what the rules say, for any campaigns, requests and changes; and the rules say what they should."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mechanism.errors import InputError
+from serving.campaigns.types import (
+    BidAdjustment,
+    Campaign,
+    CampaignState,
+    Creative,
+    Daypart,
+    FrequencyCap,
+    ReviewState,
+    Spend,
+    Targeting,
+)
+from serving.eligibility import UNCOUNTED, Capped, EligibilityIndex, PlacementRequest, Reason, Verdict, rules
+from serving.pacing import WHOLE, auction_seed, campaign_key, coins, participates, threshold
+
+NOW = datetime(2026, 3, 29, 0, 59, 30, tzinfo=UTC)  # half a minute before Berlin skips an hour
+LONG_AGO = NOW - timedelta(days=400)
+ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Auckland"]
+COUNTRIES, LANGUAGES = ["DE", "fr", "US", ""], ["en", "en-GB", "de", "de_AT", ""]
+CATEGORIES, PLACEMENTS, ADVERTISERS = ["Shoes", "coffee", "travel"], ["chat", "Search", "voice"], ["a1", "A2", "a3"]
+KEYWORDS = ["running shoes", "coffee", "shoes", "Running", "city break", "straße", "!!"]
+QUERIES = [
+    "Good RUNNING shoes?",
+    "shoes running",
+    "coffee",
+    "a city-break, or coffee",
+    "Strasse",
+    "",
+    "running running shoes",
+]
+
+
+def some(values: list[str], most: int = 2) -> st.SearchStrategy[tuple[str, ...]]:
+    return st.lists(st.sampled_from(values), max_size=most).map(tuple)
+
+
+def mostly(usual: Any, other: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """`usual` more often than not: a campaign that every rule could exclude would seldom get past the first."""
+    return st.one_of(st.just(usual), st.just(usual), other)
+
+
+moments = st.integers(-3 * 86_400_000_000, 3 * 86_400_000_000).map(lambda us: NOW + timedelta(microseconds=us))
+caps = st.lists(st.builds(FrequencyCap, impressions=st.integers(1, 3), hours=st.integers(1, 48)), max_size=1).map(tuple)
+budgets = st.one_of(st.none(), st.integers(0, 2_000))
+dayparts = st.builds(
+    Daypart,
+    days=st.lists(st.integers(0, 6), min_size=1, unique=True).map(tuple),
+    from_hour=st.integers(0, 12),
+    to_hour=st.integers(13, 24),
+)
+SEGMENTS = {"country": COUNTRIES, "language": LANGUAGES, "category": CATEGORIES, "placement": PLACEMENTS}
+adjustments = st.sampled_from([(d, v) for d, values in SEGMENTS.items() for v in values]).flatmap(
+    lambda s: st.builds(BidAdjustment, dimension=st.just(s[0]), value=st.just(s[1]), thousandths=st.integers(0, 10_000))
+)
+
+
+@st.composite
+def campaigns(draw: st.DrawFn, campaign_id: str) -> Campaign:
+    reviews = draw(st.lists(mostly(ReviewState.APPROVED, st.sampled_from(ReviewState)), max_size=3))
+    return Campaign(
+        id=campaign_id,
+        advertiser_id=draw(st.sampled_from(ADVERTISERS)),
+        name="",
+        category=draw(st.sampled_from(CATEGORIES)),
+        state=draw(mostly(CampaignState.ACTIVE, st.sampled_from(CampaignState))),
+        creatives=tuple(
+            Creative(id=f"{campaign_id}-{i}", title="t", landing_url="https://x.example", review=review)
+            for i, review in enumerate(reviews)
+        ),
+        bid_micros=draw(st.one_of(st.integers(0, 1_000), st.integers(0, 10**12))),
+        currency=draw(mostly("EUR", st.sampled_from(["EUR", "USD"]))),
+        daily_budget_micros=draw(mostly(None, budgets)),
+        total_budget_micros=draw(mostly(None, budgets)),
+        starts_at=draw(mostly(LONG_AGO, moments)),
+        ends_at=draw(mostly(None, moments)),
+        time_zone=draw(st.sampled_from(ZONES)),
+        dayparts=draw(mostly((), st.lists(dayparts, max_size=2).map(tuple))),
+        targeting=Targeting(
+            countries=draw(mostly((), some(COUNTRIES))),
+            languages=draw(mostly((), some(LANGUAGES))),
+            categories=draw(mostly((), some(CATEGORIES))),
+            keywords=draw(mostly((), some(KEYWORDS, 3))),
+            placements=draw(mostly((), some(PLACEMENTS))),
+        ),
+        campaign_caps=draw(mostly((), caps)),
+        creative_caps=draw(mostly((), caps)),
+        block_categories=draw(mostly((), some(CATEGORIES))),
+        block_placements=draw(mostly((), some(PLACEMENTS))),
+        adjustments=draw(mostly((), st.lists(adjustments, max_size=5).map(tuple))),
+        created_at=LONG_AGO,
+        updated_at=LONG_AGO,
+    )
+
+
+requests = st.builds(
+    PlacementRequest,
+    auction_id=st.integers(0, 10**6).map(str),
+    now=mostly(NOW, st.one_of(moments, st.sampled_from([NOW + timedelta(seconds=30), NOW + timedelta(days=217)]))),
+    currency=mostly("EUR", st.sampled_from(["eur", "USD", "JPY"])),
+    country=st.sampled_from(COUNTRIES),
+    language=st.sampled_from(LANGUAGES),
+    category=st.sampled_from([*CATEGORIES, ""]),
+    placement=st.sampled_from([*PLACEMENTS, ""]),
+    query=st.sampled_from(QUERIES),
+    user_id=st.sampled_from([None, "reader"]),
+    consent=st.booleans(),
+    publisher_blocked_categories=mostly(frozenset(), st.frozensets(st.sampled_from(["shoes", "X", ""]))),
+    publisher_blocked_advertisers=mostly(frozenset(), st.frozensets(st.sampled_from(ADVERTISERS), max_size=1)),
+    user_blocked_categories=mostly(frozenset(), st.frozensets(st.sampled_from(CATEGORIES), max_size=1)),
+    user_blocked_advertisers=mostly(frozenset(), st.frozensets(st.sampled_from(["a2", "zz"]))),
+    floor_micros=mostly(0, st.integers(0, 1_500)),
+)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[tuple[Any, ...]]:
+    """Changes of an index in any order, requests among them."""
+    steps: list[tuple[Any, ...]] = []
+    for _ in range(draw(st.integers(1, 14))):
+        campaign_id = f"C{draw(st.integers(0, 5))}"
+        kind = draw(st.sampled_from(["put", "put", "put", "remove", "spend", "pace", "ask", "ask"]))
+        if kind == "put":
+            steps.append((kind, draw(campaigns(campaign_id))))
+        elif kind == "remove":
+            steps.append((kind, campaign_id))
+        elif kind == "spend":
+            day = draw(st.sampled_from(["", "2026-03-28", "2026-03-29", "2026-03-30"]))
+            spent = draw(st.integers(0, 2_000))
+            steps.append((kind, Spend(campaign_id=campaign_id, total_micros=spent, day=day, day_micros=spent // 2)))
+        elif kind == "pace":
+            steps.append((kind, campaign_id, draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))))
+        else:
+            counted = st.frozensets(st.sampled_from(["C0", "C1", "C2"]), max_size=2)
+            shown = st.frozensets(st.sampled_from(["C0-0", "C1-0", "C1-1", "C9-9"]), max_size=2)
+            capped = draw(mostly(UNCOUNTED, st.builds(Capped, st.booleans(), counted, shown)))
+            steps.append((kind, draw(requests), capped))
+    steps.append(("ask", draw(requests), UNCOUNTED))
+    return steps
+
+
+@settings(max_examples=200, deadline=None)
+@given(histories())
+def test_the_index_says_what_the_rules_say_through_any_changes(steps: list[tuple[Any, ...]]) -> None:
+    index = EligibilityIndex()
+    known: dict[str, Campaign] = {}
+    spends: dict[str, Spend] = {}
+    paces: dict[str, float] = {}
+    for kind, *what in steps:
+        if kind == "put":
+            index.put(what[0])
+            known[what[0].id] = what[0]
+        elif kind == "remove":
+            index.remove(what[0])
+            if known.pop(what[0], None) is not None:
+                spends.pop(what[0], None)
+                paces.pop(what[0], None)
+        elif kind == "spend":
+            index.set_spend(what[0])
+            spends[what[0].campaign_id] = what[0]
+        elif kind == "pace":
+            index.set_participation(what[0], what[1])
+            if what[0] in known:
+                paces[what[0]] = what[1]
+        else:
+            check_same(index, known, spends, paces, what[0], what[1])
+
+
+def check_same(
+    index: EligibilityIndex,
+    known: dict[str, Campaign],
+    spends: dict[str, Spend],
+    paces: dict[str, float],
+    request: PlacementRequest,
+    capped: Capped,
+) -> None:
+    expected = rules.evaluate(known.values(), request, spends, paces, capped)
+    found = index.evaluate(request, capped)
+    assert sorted(found.verdicts(), key=by_ids) == sorted(expected, key=by_ids)
+    eligible = [found.eligible(i) for i in range(len(found))]
+    assert {(e.campaign.id, e.creative.id, e.bid) for e in eligible} == {
+        (v.campaign_id, v.creative_id, v.bid) for v in expected if v.reason is None
+    }
+    counted: dict[Reason, set[str]] = {}
+    for verdict in expected:
+        if verdict.reason:
+            name = verdict.creative_id if verdict.reason.of_creative else verdict.campaign_id
+            counted.setdefault(verdict.reason, set()).add(name)
+    assert found.counts() == {reason: len(names) for reason, names in counted.items()}
+    rows = {c.id: list(index.rows_of(c.id)) for c in known.values()}
+    assert len({row for taken in rows.values() for row in taken}) == sum(map(len, rows.values()))
+    assert all(row in rows[e.campaign.id] for row, e in zip(found.rows_E.tolist(), eligible, strict=True))
+
+
+def by_ids(verdict: Verdict) -> tuple[str, str]:
+    return verdict.campaign_id, verdict.creative_id
+
+
+CREATIVE = Creative(id="A1", title="t", landing_url="https://x.example", review=ReviewState.APPROVED)
+GOOD = Campaign(
+    id="C1", advertiser_id="kestrel", name="n", category="shoes", state=CampaignState.ACTIVE, creatives=(CREATIVE,),
+    bid_micros=100, currency="EUR", starts_at=LONG_AGO, created_at=LONG_AGO, updated_at=LONG_AGO,
+)  # fmt: skip
+ASK = PlacementRequest(
+    auction_id="x", now=NOW, currency="EUR", country="DE", language="en-GB", category="sport", placement="chat",
+    query="good running shoes", user_id="reader", consent=True,
+)  # fmt: skip
+CAP = (FrequencyCap(impressions=1, hours=1),)
+
+
+def change(record: Any, **fields: Any) -> Any:
+    replace = msgspec.structs.replace if isinstance(record, msgspec.Struct) else __import__("dataclasses").replace
+    return replace(record, **fields)
+
+
+@pytest.mark.parametrize(
+    ("reason", "campaign", "request_", "more"),
+    [
+        (None, {}, {}, {}),
+        (Reason.PAUSED, {"state": CampaignState.PAUSED}, {}, {}),
+        (Reason.ENDED, {"state": CampaignState.ENDED}, {}, {}),
+        (Reason.ENDED, {"ends_at": NOW}, {}, {}),
+        (None, {"ends_at": NOW + timedelta(microseconds=1)}, {}, {}),
+        (Reason.NOT_STARTED, {"starts_at": NOW + timedelta(microseconds=1)}, {}, {}),
+        (None, {"starts_at": NOW}, {}, {}),
+        (None, {"time_zone": "Europe/Berlin", "dayparts": (Daypart(days=(6,), from_hour=1, to_hour=2),)}, {}, {}),
+        (  # Berlin's clock goes from 01:59:59 to 03:00:00: the hour from two never comes
+            Reason.OUTSIDE_DAYPART,
+            {"time_zone": "Europe/Berlin", "dayparts": (Daypart(days=(6,), from_hour=1, to_hour=3),)},
+            {"now": NOW + timedelta(seconds=30)},
+            {},
+        ),
+        (Reason.NO_CREATIVE, {"creatives": ()}, {}, {}),
+        (Reason.CURRENCY, {"currency": "USD"}, {}, {}),
+        (Reason.BUDGET_TOTAL, {"total_budget_micros": 150}, {}, {"spent": 51}),
+        (None, {"total_budget_micros": 150}, {}, {"spent": 50}),
+        (Reason.BUDGET_TOTAL, {"total_budget_micros": 0, "bid_micros": 0}, {}, {}),
+        (Reason.BUDGET_DAILY, {"daily_budget_micros": 150}, {}, {"spent": 51}),
+        (None, {"daily_budget_micros": 150}, {}, {"spent": 51, "day": "2026-03-28"}),
+        (Reason.COUNTRY, {"targeting": Targeting(countries=("FR",))}, {}, {}),
+        (Reason.COUNTRY, {"targeting": Targeting(countries=("DE",))}, {"country": ""}, {}),
+        (None, {"targeting": Targeting(languages=("en",))}, {}, {}),
+        (Reason.LANGUAGE, {"targeting": Targeting(languages=("en-US",))}, {}, {}),
+        (Reason.CATEGORY, {"targeting": Targeting(categories=("food",))}, {}, {}),
+        (Reason.PLACEMENT, {"targeting": Targeting(placements=("voice",))}, {}, {}),
+        (None, {"targeting": Targeting(keywords=("tea", "Running Shoes"))}, {}, {}),
+        (Reason.KEYWORD, {"targeting": Targeting(keywords=("shoe", "shoes running"))}, {}, {}),
+        (Reason.BLOCKED_BY_ADVERTISER, {"block_categories": ("Sport",)}, {}, {}),
+        (Reason.BLOCKED_BY_ADVERTISER, {"block_placements": ("chat",)}, {}, {}),
+        (Reason.BLOCKED_BY_PUBLISHER, {}, {"publisher_blocked_categories": frozenset({"Shoes"})}, {}),
+        (Reason.BLOCKED_BY_PUBLISHER, {}, {"publisher_blocked_advertisers": frozenset({"kestrel"})}, {}),
+        (Reason.BLOCKED_BY_USER, {}, {"user_blocked_categories": frozenset({"shoes"})}, {}),
+        (Reason.BLOCKED_BY_USER, {}, {"user_blocked_advertisers": frozenset({"Kestrel"})}, {}),
+        (Reason.CONSENT_MISSING, {"campaign_caps": CAP}, {"consent": False}, {}),
+        (Reason.FREQUENCY_UNCOUNTED, {"creative_caps": CAP}, {}, {"capped": UNCOUNTED}),
+        (Reason.FREQUENCY_CAMPAIGN, {"campaign_caps": CAP}, {}, {"capped": Capped(True, frozenset({"C1"}))}),
+        (None, {}, {}, {"capped": Capped(True, frozenset({"C1"}))}),  # the cap has been taken off since
+        (Reason.FREQUENCY_CREATIVE, {"creative_caps": CAP}, {}, {"capped": Capped(True, creatives=frozenset({"A1"}))}),
+        (Reason.BID_BELOW_FLOOR, {}, {"floor_micros": 101}, {}),
+        (None, {"adjustments": (BidAdjustment(dimension="country", value="de", thousandths=1_010),)},
+         {"floor_micros": 101}, {}),
+        (Reason.PACED, {}, {}, {"participation": 0.0}),
+        (Reason.REVIEW_PENDING, {"creatives": (change(CREATIVE, review=ReviewState.PENDING),)}, {}, {}),
+        (Reason.REVIEW_REJECTED, {"creatives": (change(CREATIVE, review=ReviewState.REJECTED),)}, {}, {}),
+    ],
+)  # fmt: skip
+def test_each_rule_excludes_with_its_own_reason(
+    reason: Reason | None, campaign: dict[str, Any], request_: dict[str, Any], more: dict[str, Any]
+) -> None:
+    index, one, ask = EligibilityIndex(), change(GOOD, **campaign), change(ASK, **request_)
+    index.put(one)
+    spent = more.get("spent", 0)
+    spend = Spend(campaign_id="C1", total_micros=spent, day=more.get("day", "2026-03-29"), day_micros=spent)
+    index.set_spend(spend)
+    index.set_participation("C1", more.get("participation", 1.0))
+    capped = more.get("capped", Capped(countable=True))
+    expected = rules.evaluate([one], ask, {"C1": spend}, {"C1": more.get("participation", 1.0)}, capped)
+    assert [v.reason for v in expected] == [reason]
+    assert [v.reason for v in index.evaluate(ask, capped).verdicts()] == [reason]
+
+
+def test_products_beyond_64_bits_are_exact_as_well() -> None:
+    segments = (
+        ("country", "de"),
+        ("language", "en"),
+        ("language", "en-gb"),
+        ("category", "sport"),
+        ("placement", "chat"),
+    )
+    adjusted = change(
+        GOOD,
+        bid_micros=999_999_999_999,
+        adjustments=tuple(BidAdjustment(dimension=d, value=v, thousandths=9_973) for d, v in segments),
+    )
+    index = EligibilityIndex()
+    index.put(adjusted)
+    assert index.evaluate(ASK).eligible(0).bid == 999_999_999_999 * 9_973**5 // 10**15
+
+
+def test_adjustments_multiply_and_round_down_once() -> None:
+    adjusted = change(
+        GOOD,
+        bid_micros=999,
+        adjustments=tuple(
+            BidAdjustment(dimension=d, value=v, thousandths=t)
+            for d, v, t in [("country", "de", 1_501), ("language", "en", 333), ("placement", "voice", 9)]
+        ),
+    )
+    index = EligibilityIndex()
+    index.put(adjusted)
+    assert index.evaluate(ASK).eligible(0).bid == 999 * 1_501 * 333 // 1_000_000
+
+
+def test_an_evaluation_is_not_reached_by_later_changes() -> None:
+    index = EligibilityIndex()
+    index.put(GOOD)
+    index.put(change(GOOD, id="C2", creatives=(change(CREATIVE, id="A2"),), state=CampaignState.PAUSED))
+    before = index.evaluate(ASK)
+    told = list(before.verdicts())
+    index.remove("C1")
+    index.put(change(GOOD, id="C3", creatives=(change(CREATIVE, id="A3"),), bid_micros=5))
+    index.put(change(GOOD, id="C2", creatives=(change(CREATIVE, id="A2"),)))
+    assert list(before.verdicts()) == told
+    assert (before.eligible(0).creative.id, before.eligible(0).bid) == ("A1", 100)
+    assert before.counts() == {Reason.PAUSED: 1}
+
+
+def test_what_cannot_be_indexed_is_refused_and_changes_nothing() -> None:
+    index = EligibilityIndex()
+    index.put(GOOD)
+    too_much = tuple(BidAdjustment(dimension="country", value="de", thousandths=10**6) for _ in range(6))
+    for bad in ({"time_zone": "Europe/Atlantis"}, {"adjustments": too_much}, {"bid_micros": -1}):
+        with pytest.raises(InputError):
+            index.put(change(GOOD, **bad))
+    assert len(index) == 1
+    assert index.evaluate(ASK).eligible(0).bid == 100
+
+
+def test_requests_say_what_is_wrong_and_hide_who_asks() -> None:
+    with pytest.raises(InputError, match="now"):
+        change(ASK, now=datetime(2026, 1, 1))
+    with pytest.raises(InputError, match="floor_micros"):
+        change(ASK, floor_micros=-1)
+    assert "reader" not in repr(ASK)
+    assert "running" not in repr(ASK)
+
+
+@given(st.text(max_size=40), st.lists(st.text(max_size=20), min_size=1, max_size=20), st.floats(0, 1))
+def test_one_campaigns_coin_is_the_same_alone_and_among_many(auction: str, ids: list[str], share: float) -> None:
+    import numpy as np
+
+    keys = np.array([campaign_key(i) for i in ids], np.uint64)
+    together = coins(auction, keys) < np.uint64(threshold(share))
+    assert together.tolist() == [participates(auction, i, share) for i in ids]
+
+
+def test_coins_are_fair() -> None:
+    taken = [sum(participates(f"auction-{a}", f"campaign-{c}", 0.3) for a in range(200)) for c in range(50)]
+    assert 0.28 < sum(taken) / 10_000 < 0.32
+    assert max(taken) < 90  # 60 expected, standard deviation 6.5
+    assert threshold(1) == WHOLE
+    assert auction_seed("a") != campaign_key("a")

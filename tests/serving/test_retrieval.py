@@ -1,0 +1,204 @@
+"""Retrieval finds what fits among the eligible, whatever comes and goes, and always in the same order."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from serving.campaigns.types import Campaign, CampaignState, Creative, ReviewState
+from serving.eligibility import EligibilityIndex, PlacementRequest
+from serving.eligibility.request import words
+from serving.retrieval import CreativeIndex, Found, prompt_candidates
+from serving.retrieval.index import creative_text
+from serving.retrieval.keywords import KeywordIndex
+from serving.retrieval.vectors import VectorIndex
+
+NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)
+ASK = PlacementRequest(auction_id="x", now=NOW, currency="EUR")
+THINGS = ["running shoes", "coffee beans", "city hotels", "memory mattress", "tax software", "garden tools"]
+WORDS = ["red", "shoes", "shoe", "coffee", "Beans", "hotel", "straße", "x"]
+
+
+def campaign(number: int, *texts: str, **fields: Any) -> Campaign:
+    creatives = tuple(
+        Creative(id=f"A{number}.{i}", title=t, landing_url="https://x.example", review=ReviewState.APPROVED)
+        for i, t in enumerate(texts)
+    )
+    made = Campaign(
+        id=f"C{number}", advertiser_id=f"v{number}", name="n", category="c", state=CampaignState.ACTIVE,
+        creatives=creatives, bid_micros=100, currency="EUR", starts_at=NOW - timedelta(days=1), created_at=NOW,
+        updated_at=NOW,
+    )  # fmt: skip
+    return msgspec.structs.replace(made, **fields)
+
+
+def unit(text: str, width: int = 64) -> NDArray[np.float32]:
+    """Hashed bag of words, as one unit vector."""
+    vector = np.full(width, 1e-3, np.float32)
+    for word in words(text):
+        vector[random.Random(word).randrange(width)] += 1
+    return vector / np.linalg.norm(vector)
+
+
+class Router:
+    """An eligibility index with its creatives' index, kept together as the router keeps them."""
+
+    def __init__(self, width: int = 64) -> None:
+        self.eligibility, self.creatives, self.width = EligibilityIndex(), CreativeIndex(width), width
+
+    def put(self, one: Campaign) -> None:
+        if self.eligibility.get(one.id):
+            self.creatives.remove(self.eligibility.rows_of(one.id))
+        self.eligibility.put(one)
+        vectors = np.array([unit(creative_text(c)) for c in one.creatives]).reshape(-1, 64) if self.width else None
+        self.creatives.put(self.eligibility.rows_of(one.id), one.creatives, vectors)
+
+    def remove(self, campaign_id: str) -> None:
+        if self.eligibility.get(campaign_id):
+            self.creatives.remove(self.eligibility.rows_of(campaign_id))
+            self.eligibility.remove(campaign_id)
+
+    def ask(self, query: str, count: int = 5, **fields: Any) -> tuple[Found, ...]:
+        query_D = unit(query) if self.width else None
+        return self.creatives.search(query, query_D, self.eligibility.evaluate(ASK, **fields), count)
+
+
+@pytest.mark.parametrize("width", [0, 64])
+def test_the_ad_about_the_question_comes_first(width: int) -> None:
+    router = Router(width)
+    for i, thing in enumerate(THINGS):
+        router.put(campaign(i, f"{thing} for everyone", f"cheap {thing}"))
+    for i, thing in enumerate(THINGS):
+        found = router.ask(f"where do I get {thing}")
+        assert {f.eligible.campaign.id for f in found[:2]} == {f"C{i}"}
+        assert all(0 <= f.relevance <= 1 + 1e-6 for f in found)
+
+
+def test_only_the_eligible_are_found() -> None:
+    router = Router()
+    router.put(campaign(1, "running shoes", state=CampaignState.PAUSED))
+    router.put(campaign(2, "coffee"))
+    assert [f.eligible.creative.id for f in router.ask("running shoes")] == ["A2.0"]
+
+
+texts = st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join)
+changes = st.lists(
+    st.tuples(st.integers(0, 5), st.one_of(st.none(), st.lists(texts, max_size=3))), min_size=1, max_size=20
+)
+
+
+@settings(deadline=None)
+@given(changes, texts, st.integers(1, 6))
+def test_any_history_of_changes_ends_in_the_same_answer(
+    history: list[tuple[int, list[str] | None]], query: str, count: int
+) -> None:
+    lived = Router()
+    known: dict[int, Campaign] = {}
+    for number, titles in history:
+        if titles is None:
+            lived.remove(f"C{number}")
+            known.pop(number, None)
+        else:
+            known[number] = campaign(number, *titles)
+            lived.put(known[number])
+    fresh = Router()
+    for number in sorted(known, reverse=True):
+        fresh.put(known[number])
+    here, there = lived.ask(query, count), fresh.ask(query, count)
+    assert [(f.eligible.creative.id, round(f.score, 9)) for f in here] == [
+        (f.eligible.creative.id, round(f.score, 9)) for f in there
+    ]
+    assert len(here) == min(count, sum(len(c.creatives) for c in known.values()))
+
+
+@given(st.lists(texts, min_size=1, max_size=12), texts, st.data())
+def test_keyword_scores_are_those_of_the_formula(documents: list[str], query: str, data: st.DataObject) -> None:
+    index = KeywordIndex()
+    for row, text in enumerate(documents):
+        index.put(row, "soon replaced")
+        index.put(row, text)
+    rows = data.draw(st.lists(st.sampled_from(range(len(documents))), unique=True).map(lambda r: np.array(r, np.int64)))
+    positions, scores = index.search(query, rows, count=100)
+    found = dict(zip(rows[positions].tolist(), scores.tolist(), strict=True))
+    bags = [Counter(words(text)) for text in documents]
+    average = sum(b.total() for b in bags) / len(bags)
+    for row in rows.tolist():
+        expected = 0.0
+        for term in set(words(query)):
+            having, times = sum(term in b for b in bags), bags[row][term]
+            if times:
+                idf = math.log(1 + (len(bags) - having + 0.5) / (having + 0.5))
+                norm = 1.2 * (1 - 0.75 + 0.75 * bags[row].total() / average)
+                expected += idf * 2.2 * times / (times + norm)
+        assert found.get(row, 0.0) == pytest.approx(expected, rel=1e-4)
+
+
+def cloud(rows: int, topics: int, seed: int = 3) -> NDArray[np.float32]:
+    """Unit vectors around topics, as texts have them."""
+    noise = np.random.default_rng(seed)
+    centres = noise.standard_normal((topics, 32))
+    vectors = centres[noise.integers(0, topics, rows)] + 0.5 * noise.standard_normal((rows, 32))
+    unit_vectors: NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit_vectors
+
+
+def test_a_search_by_cells_finds_nearly_what_a_full_one_finds() -> None:
+    vectors = cloud(12_000, 60)
+    index, exact = VectorIndex(32, compared=1_000), VectorIndex(32, compared=10**9)
+    for row, vector in enumerate(vectors):
+        index.put(row, vector)
+        exact.put(row, vector)
+    assert index.fit()
+    assert not index.fit()
+    hits = 0
+    for query in cloud(50, 60)[:50]:
+        rows = np.arange(0, 12_000, 2)
+        positions, cosines = index.search(query, rows, 20)
+        assert np.allclose(cosines, vectors[rows[positions]] @ query)
+        hits += len(set(positions.tolist()) & set(exact.search(query, rows, 20)[0].tolist()))
+    assert hits / (50 * 20) > 0.95
+
+
+def test_equal_creatives_score_equally_wherever_they_are_filed() -> None:
+    """To the last bit: ties go to the creative's id, not to the row."""
+    index, query = VectorIndex(384), cloud(2, 2)[0].repeat(12)
+    vector = (cloud(2, 2)[1].repeat(12) + np.arange(384, dtype=np.float32) / 77).astype(np.float32)
+    for row in range(203):
+        index.put(row, vector)
+    for size in range(1, 204):
+        assert len(set(index.search(query, np.arange(203 - size, 203), 300)[1].tolist())) == 1
+    assert len(index.search(query, np.arange(203), 5)[0]) == 203  # ties are not cut
+
+
+def test_what_came_after_the_fit_is_found_and_what_went_is_not() -> None:
+    index, vectors = VectorIndex(32, compared=100), cloud(5_000, 20)
+    for row, vector in enumerate(vectors):
+        index.put(row, vector)
+    assert index.fit()
+    new = cloud(1, 20, seed=9)[0]
+    index.put(6_000, new)
+    index.remove(7)
+    rows = np.array([*range(6_001)])
+    assert rows[index.search(new, rows, 1)[0]].tolist() == [6_000]
+    assert 7 not in rows[index.search(vectors[7], rows, 50)[0]]
+    assert len(index) == 5_000
+
+
+def test_the_prompt_holds_one_of_a_group_in_the_order_of_ids() -> None:
+    router = Router()
+    for number in (10, 2, 1):
+        router.put(campaign(number, "red shoes", separation="" if number == 1 else "shoes", bid_micros=number))
+    found = router.ask("red shoes", count=10)
+    assert [f.eligible.creative.id for f in prompt_candidates(found, 5)] == ["A1.0", "A10.0"]
+    assert prompt_candidates(found, 5) == prompt_candidates(found, 5)
+    assert len(prompt_candidates(found, 1)) == 1
