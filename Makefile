@@ -11,7 +11,8 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow check bench bench-learning lock clean distclean
+.PHONY: help run test test-slow check bench bench-learning bench-router bench-eligibility drill-billing drill-triton triton \
+	lock clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -19,7 +20,7 @@ help: ## Show this list
 run: $(VENV)/.run ## Train the quick configuration, print the table of methods, serve on http://localhost:8080
 	$(BIN)/llm-auction run
 
-test: check ## All checks, then all tests but the slow ones
+test: check triton ## All checks, then all tests but the slow ones
 	$(PYTEST)
 
 test-slow: $(VENV)/.dev ## The tests that take minutes
@@ -30,10 +31,25 @@ check: $(VENV)/.dev ## Lint, types and the arrows between rooms
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: bench-learning ## All benchmarks, into build/bench/
+triton: $(VENV)/.dev ## Install a tritonserver (55 MB) into an environment of its own, build/triton
+	$(BIN)/llm-auction triton prepare
+
+bench: bench-learning bench-router bench-eligibility ## All benchmarks, into build/bench/
 
 bench-learning: $(VENV)/.run ## Train and evaluate on held-out queries: build/bench/learning.json
 	$(BIN)/llm-auction bench learning --out build/bench/learning.json
+
+bench-router: $(VENV)/.dev ## This router beside the LiteLLM proxy: build/bench/router.json
+	$(BIN)/python -m serving.drills.router
+
+bench-eligibility: $(VENV)/.dev ## Eligibility and retrieval at 10,000 campaigns: build/bench/eligibility.json
+	$(BIN)/python -m serving.drills.eligibility
+
+drill-billing: $(VENV)/.dev ## The ledger under kills, on SQLite and PostgreSQL: build/bench/billing.json
+	$(BIN)/python -m serving.drills.billing
+
+drill-triton: $(VENV)/.dev triton ## Half an hour of load on Triton with a version change: build/bench/triton.json
+	$(BIN)/python -m serving.drills.triton
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)

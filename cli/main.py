@@ -36,10 +36,11 @@ ENTRIES = {
     "train": Entry("Train a policy: IRPO over a run directory that can be resumed.", "train"),
     "evaluate": Entry("Compare runs or models with the rival mechanisms; table, report.json, report.html.", "train"),
     "serve": Entry("Answer chat completions with labelled sponsored links.", "serve-local"),
+    "triton": Entry("Prepare a Triton server, build model repositories, serve them.", "triton"),
     "models": Entry("List, show and verify the registered models.", ""),
     "data": Entry("Read catalogues and queries, and report every bad row.", ""),
     "pretrain": Entry("Make the shipped tiny base model again, from its recipe.", "train"),
-    "bench": Entry("Measure learning (and later serving) and write the figures as JSON.", "train"),
+    "bench": Entry("Measure learning and write the figures as JSON.", "train"),
 }
 
 

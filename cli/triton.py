@@ -1,0 +1,75 @@
+"""`llm-auction triton`: prepare a server, build model repositories, serve them; the parts are in `serving.triton`."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Serve policies with Triton Inference Server.")
+
+Folder = Annotated[Path, typer.Option(help="Folder of the prepared server.")]
+FOLDER = Path("build/triton")
+
+
+@app.command()
+def prepare(folder: Folder = FOLDER) -> None:
+    """Install a tritonserver from PyPI (55 MB) into an environment of its own; at once if it is there."""
+    from serving.triton import server
+
+    typer.echo(f"tritonserver is ready in {server.prepare(folder).environment}")
+
+
+@app.command()
+def build(
+    model: Annotated[str, typer.Argument(help="A model's name or folder; with --version a registry's folder.")],
+    out: Annotated[Path, typer.Option(help="The model repository to add it to.")],
+    version: Annotated[str | None, typer.Option(help="A registered version, or latest.")] = None,
+    kind: Annotated[
+        Literal["python", "vllm"], typer.Option(help="vllm: on GPUs, in the container with vLLM.")
+    ] = "python",
+    device: Annotated[Literal["cpu", "gpu"] | None, typer.Option(help="Default: gpu for vllm, else cpu.")] = None,
+    instances: Annotated[int, typer.Option(min=1, help="Processes, each with its own copy of the weights.")] = 1,
+    slots: Annotated[int, typer.Option(min=1, help="Answers that an instance writes at once.")] = 16,
+    waiting: Annotated[int, typer.Option(min=0, help="Answers that may queue behind them.")] = 64,
+    link: Annotated[bool, typer.Option("--link", help="Hard links of the weights, no copies.")] = False,
+) -> None:
+    """Add a model to a Triton model repository and print the name that it has there."""
+    from serving.triton.repository import build_repository
+
+    chosen = device or ("gpu" if kind == "vllm" else "cpu")
+    built = build_repository(model, out, version, kind, instances, chosen, slots, waiting, link)
+    typer.echo(f"{built.name} (weights sha256 {built.digest}) in {built.folder}")
+
+
+@app.command()
+def serve(
+    repository: Annotated[Path, typer.Argument(help="Model repository, from `llm-auction triton build`.")],
+    load: Annotated[list[str] | None, typer.Option(help="Models to load; all if none is named.")] = None,
+    http: Annotated[int, typer.Option(help="HTTP port.", min=1, max=65535)] = 8000,
+    grpc: Annotated[int, typer.Option(help="gRPC port, which the router speaks to.", min=1, max=65535)] = 8001,
+    metrics: Annotated[int, typer.Option(help="Port of the Prometheus metrics.", min=1, max=65535)] = 8002,
+    folder: Folder = FOLDER,
+) -> None:
+    """Run the prepared tritonserver on a model repository until Ctrl+C."""
+    from mechanism.errors import ConfigError, PolicyError
+    from serving.triton import server
+
+    found = sorted(config.parent.name for config in repository.glob("*/config.pbtxt"))
+    if not found:
+        raise ConfigError("REPOSITORY", str(repository), "it holds no model: llm-auction triton build MODEL --out it")
+    prepared = server.locate(folder)
+    names, log = load or found, folder / "server.log"
+    typer.echo(f"Loading {', '.join(names)} (log: {log}) ...", err=True)
+    with server.running(repository, names, log, prepared, (http, grpc, metrics)) as running:
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        typer.echo(f"Triton: gRPC localhost:{grpc}, HTTP localhost:{http}, metrics localhost:{metrics}", err=True)
+        try:
+            while running.process.poll() is None:
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            return
+        raise PolicyError(f"tritonserver ended by itself: see {log}")

@@ -1,0 +1,110 @@
+"""The marker constraint for an engine that samples by itself: what it may choose, and what its choices mean.
+
+`inference.sampling` masks, samples and records in one loop. Around vLLM the three are apart: `Mask` runs beside the
+model and strikes logits out before temperature, top-k and top-p; `Record` runs beside the request and rebuilds
+propensities and log-probability from the log-probabilities that the engine reports after them. Free of vLLM.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from mechanism.errors import PolicyError
+from mechanism.types import Context, MarkerChoice
+
+if TYPE_CHECKING:
+    from inference.constraint import MarkerVocabulary
+    from inference.policy import Policy
+
+
+def policy_without_weights(folder: Path) -> Policy:
+    """Tokenizer, prompt, sampling settings and marker vocabulary of a model folder; its weights stay on the disk."""
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    from inference.models import LoadedModel, read_policy_settings
+    from inference.policy import Policy
+    from inference.quiet import quiet_loading
+
+    with quiet_loading():
+        config: Any = AutoConfig.from_pretrained(folder)
+        has_own = (folder / "generation_config.json").is_file()
+        ends: Any = GenerationConfig.from_pretrained(folder) if has_own else GenerationConfig.from_model_config(config)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    prompt, sampling = read_policy_settings(folder)
+    return Policy(LoadedModel(SimpleNamespace(config=config, generation_config=ends), tokenizer, prompt, sampling))
+
+
+class Mask:
+    """One answer's logits processor: call it with the answer's tokens so far and the next token's logits (V,)."""
+
+    def __init__(self, vocabulary: MarkerVocabulary, context: Context, max_ads: int, max_new_tokens: int) -> None:
+        from inference.constraint import MarkerConstraint
+
+        self._vocabulary = vocabulary
+        self._constraint = MarkerConstraint(vocabulary, vocabulary.trie([c.ad for c in context.candidates]), max_ads)
+        self._seen = 0
+        self._max_new_tokens = max_new_tokens
+
+    def __call__(self, tokens: Sequence[int], logits_V: Any) -> Any:
+        """The logits with everything struck out that the constraint forbids here."""
+        from inference.sampling import _forbid
+
+        for token in tokens[self._seen :]:
+            self._constraint.advance(token)
+        self._seen = len(tokens)
+        if not self._constraint.inside:
+            _forbid(logits_V[None], [self._constraint], self._vocabulary, self._max_new_tokens - len(tokens))
+            return logits_V
+        allowed = self._constraint.allowed()
+        kept = logits_V[allowed].clone()
+        logits_V.fill_(-math.inf)
+        logits_V[allowed] = kept
+        return logits_V
+
+
+class Record:
+    """What became of one answer, token by token as the engine reports them."""
+
+    def __init__(self, vocabulary: MarkerVocabulary, context: Context, max_ads: int) -> None:
+        from inference.constraint import MarkerConstraint
+
+        self._vocabulary = vocabulary
+        self._constraint = MarkerConstraint(vocabulary, vocabulary.trie([c.ad for c in context.candidates]), max_ads)
+        self._shown = 0
+        self.tokens: list[int] = []
+        self.logprob = 0.0
+        self.finished = False
+
+    @property
+    def choices(self) -> tuple[MarkerChoice, ...]:
+        """The distribution at every marker so far."""
+        return tuple(self._constraint.choices)
+
+    def take(self, token: int, logprobs: Mapping[int, float]) -> None:
+        """The next token, with the log-probabilities (nats) of itself and of every other that was likely enough."""
+        if token in self._vocabulary.end_tokens and not self._constraint.inside:
+            self.logprob += logprobs[token]
+            self.finished = True
+            return
+        if self._constraint.inside:
+            allowed = self._constraint.allowed()
+            if token not in allowed:
+                raise PolicyError("the engine left the marker constraint: its logits processor is not in use")
+            self._constraint.advance(token, {t: math.exp(logprobs.get(t, -math.inf)) for t in allowed})
+        else:
+            self._constraint.advance(token)
+        self.logprob += logprobs[token]
+        self.tokens.append(token)
+
+    def text(self, last: bool = False) -> str:
+        """The raw text that is new since the last call; bytes of an unfinished character wait for their others."""
+        whole = self._vocabulary.decode(self.tokens)
+        if whole.endswith("\ufffd") and not last:
+            return ""
+        new = whole[self._shown :]
+        self._shown = len(whole)
+        return new

@@ -1,0 +1,385 @@
+"""The upstream policy against real servers on this machine: whole answers, faults, deadlines, readers who leave."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from mechanism.errors import ConfigError, InputError, PolicyError
+from mechanism.types import Ad, Candidate, Context
+from serving.drills.mock_upstream import MockSettings, serve
+from serving.drills.numbered import DELTAS, numbered
+from serving.errors import Overloaded, PolicyTimeout
+from serving.policy import AsyncPolicyBackend, Completed, PolicyEvent, TextDelta
+from serving.triton.breaker import BreakerSettings
+from serving.upstream import UpstreamPolicy, UpstreamSettings
+from serving.upstream_exchange import KEY_VARIABLE, UpstreamDown
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+CONTEXT = Context("c", "Which shoes?", (Candidate(Ad("A1", "Zephyr Shoes", "Light.", "Zephyr"), 500_000),))
+
+
+def frame(text: str | None = None, finish: str | None = None) -> bytes:
+    delta = {} if text is None else {"content": text}
+    return b"data: " + json.dumps({"choices": [{"delta": delta, "finish_reason": finish}]}).encode() + b"\n\n"
+
+
+WHOLE = HEAD + frame("Hello.") + frame(finish="stop") + b"data: [DONE]\n\n"
+Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
+
+
+def sends(*parts: bytes) -> Answer:
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+
+    return answer
+
+
+async def hangs(writer: asyncio.StreamWriter) -> None:
+    writer.write(HEAD + frame("Hel"))
+    await writer.drain()
+    await asyncio.sleep(30)
+
+
+def status(code: int, body: bytes = b"a private question") -> Answer:
+    return sends(b"HTTP/1.1 %d No\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (code, len(body), body))
+
+
+@dataclass
+class Fake:
+    """A server that gives its answers one after the other, the last one again and again."""
+
+    answers: list[Answer]
+    port: int = 0
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    heads: list[str] = field(default_factory=list)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    handlers: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        current = asyncio.current_task()
+        assert current is not None
+        self.handlers.add(current)
+        try:
+            await self.serve(reader, writer)
+        except asyncio.IncompleteReadError:
+            pass  # a connection that was opened and never used
+        finally:
+            writer.close()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        length = next((int(x.split(":")[1]) for x in head.lower().split("\r\n") if x.startswith("content-length")), 0)
+        self.heads.append(head)
+        self.requests.append(json.loads(await reader.readexactly(length) or b"{}"))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        writing = asyncio.create_task(answer(writer))  # type: ignore[arg-type]
+        closing = asyncio.create_task(reader.read())  # ends when the client closes
+        await asyncio.wait({writing, closing}, return_when=asyncio.FIRST_COMPLETED)
+        if closing.done() and not writing.done():
+            self.left.set()
+        for task in (writing, closing):
+            task.cancel()
+        await asyncio.gather(writing, closing, return_exceptions=True)
+
+
+@asynccontextmanager
+async def faked(*answers: Answer, **settings: Any) -> AsyncIterator[tuple[Fake, UpstreamPolicy]]:
+    fake = Fake(list(answers))
+    server = await asyncio.start_server(fake.handle, "127.0.0.1", 0)
+    fake.port = server.sockets[0].getsockname()[1]
+    policy = UpstreamPolicy(asked(fake.port, **settings), {KEY_VARIABLE: "sk-test"})
+    try:
+        yield fake, policy
+    finally:
+        await policy.close()
+        server.close()
+        await asyncio.gather(*fake.handlers)
+
+
+def asked(port: int, **settings: Any) -> UpstreamSettings:
+    return UpstreamSettings(f"http://127.0.0.1:{port}", "m", **({"pause_s": 0.01} | settings))
+
+
+async def collect(policy: AsyncPolicyBackend, seconds: float = 10, context: Context = CONTEXT) -> list[PolicyEvent]:
+    deadline = asyncio.get_running_loop().time() + seconds
+    async with aclosing(policy.stream(context, 2**62 + 7, 3, deadline)) as events:
+        return [event async for event in events]
+
+
+def text(events: list[PolicyEvent]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+def test_streams_every_delta_and_tells_usage_but_no_propensities() -> None:
+    async def run() -> None:
+        server = await serve(0, MockSettings(ads=True))
+        policy = UpstreamPolicy(asked(server.sockets[0].getsockname()[1]), {})
+        for _ in range(3):
+            *deltas, done = await collect(policy)
+            assert len(deltas) == DELTAS + 1
+            assert text(deltas).replace("@Zephyr Shoes@[A1] ", "") == "".join(map(numbered, range(DELTAS)))
+            assert "@Zephyr Shoes@[A1]" in text(deltas)
+            assert isinstance(done, Completed)
+            assert (done.choices, done.tokens, done.prompt_tokens, done.finished) == ((), DELTAS, 100, True)
+        assert await policy.ready()
+        await policy.close()
+        assert not await policy.ready()
+        with pytest.raises(PolicyError, match="shutting down"):
+            await collect(policy)
+        server.close()
+
+    asyncio.run(run())
+
+
+def test_one_connection_serves_answers_that_follow_each_other() -> None:
+    async def run() -> None:
+        body = frame("Hi") + frame(finish="stop") + b"data: [DONE]\n\n"
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(body)
+        connections, ended = 0, asyncio.Event()
+
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal connections
+            connections += 1
+            try:
+                while True:
+                    request = await reader.readuntil(b"\r\n\r\n")
+                    await reader.readexactly(int(request.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+                    writer.write(head + body)
+            except asyncio.IncompleteReadError:
+                writer.close()
+                ended.set()
+
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        policy = UpstreamPolicy(asked(server.sockets[0].getsockname()[1]), {})
+        for _ in range(5):
+            assert text(await collect(policy)) == "Hi"
+        assert connections == 1
+        await policy.close()
+        server.close()
+        await asyncio.wait_for(ended.wait(), 5)
+
+    asyncio.run(run())
+
+
+def test_asks_for_the_rendered_prompt_with_key_seed_and_limit() -> None:
+    async def run() -> None:
+        async with faked(sends(WHOLE), max_tokens=99, temperature=0.5) as (fake, policy):
+            *_, done = await collect(policy)
+            assert isinstance(done, Completed)
+            assert done.tokens == 1  # without usage: the deltas' number
+            [request], [head] = fake.requests, fake.heads
+            assert "- bid 50: @Zephyr Shoes@[A1] - Light." in request["messages"][0]["content"]
+            assert request["messages"][-1] == {"role": "user", "content": "Which shoes?"}
+            assert (request["model"], request["stream"], request["max_tokens"]) == ("m", True, 99)
+            assert request["temperature"] == 0.5
+            assert 0 <= request["seed"] < 2**31
+            assert head.startswith("POST /v1/chat/completions ")
+            assert "Authorization: Bearer sk-test" in head
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("reason", "finished"), [("stop", True), ("length", False), ("content_filter", False)])
+def test_an_answer_is_finished_where_the_model_ended_it(reason: str, finished: bool) -> None:
+    async def run() -> None:
+        async with faked(sends(HEAD, frame("Hi", reason))) as (_, policy):  # the body ends without [DONE]
+            *_, done = await collect(policy)
+            assert isinstance(done, Completed)
+            assert done.finished is finished
+
+    asyncio.run(run())
+
+
+def test_a_broken_connection_is_tried_again_only_before_the_first_delta() -> None:
+    async def run() -> None:
+        async with faked(sends(), sends(HEAD), sends(WHOLE)) as (fake, policy):
+            with pytest.raises(PolicyError, match="before the answer was complete"):  # it ended in order, but too early
+                await collect(policy)
+            assert len(fake.requests) == 2
+            assert text(await collect(policy)) == "Hello."
+        cut = HEAD.replace(b"Connection: close", b"Content-Length: 999")
+        async with faked(sends(cut), sends(WHOLE)) as (fake, policy):
+            assert text(await collect(policy)) == "Hello."
+            assert len(fake.requests) == 2
+        async with faked(sends(cut + frame("Hel")), sends(WHOLE)) as (fake, policy):
+            events = policy.stream(CONTEXT, 1, 3, asyncio.get_running_loop().time() + 10)
+            assert await anext(events) == TextDelta("Hel")
+            with pytest.raises(PolicyError, match="within the answer") as caught:
+                await anext(events)
+            assert not isinstance(caught.value, UpstreamDown)
+            assert len(fake.requests) == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(400, InputError), (422, InputError), (429, Overloaded), (503, Overloaded), (401, PolicyError), (404, PolicyError),
+     (500, PolicyError), (302, PolicyError)],
+)  # fmt: skip
+def test_a_refusal_is_final_and_what_it_says_stays_here(code: int, error: type[Exception]) -> None:
+    async def run() -> None:
+        async with faked(status(code)) as (fake, policy):
+            with pytest.raises(error) as caught:
+                await collect(policy)
+            assert type(caught.value) is error
+            assert "private" not in str(caught.value)
+            assert len(fake.requests) == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [b"data: {not json\n\n", b"data: [1, 2]\n\n", b'data: {"choices": [{"delta": {"content": 7}}]}\n\n',
+     b'data: {"error": {"message": "a private question"}}\n\n',
+     b'data: {"choices": [{"delta": {"content": "\xff"}}]}\n\n'],
+)  # fmt: skip
+@pytest.mark.parametrize("first", [b"", frame("Hi")])
+def test_a_malformed_frame_ends_the_answer_without_being_repeated(bad: bytes, first: bytes) -> None:
+    async def run() -> None:
+        async with faked(sends(HEAD + first + bad + frame(finish="stop"))) as (fake, policy):
+            with pytest.raises(PolicyError) as caught:
+                await collect(policy)
+            assert "private" not in str(caught.value)
+            assert len(fake.requests) == 1
+
+    asyncio.run(run())
+
+
+def test_an_answer_that_is_not_streamed_is_refused() -> None:
+    async def run() -> None:
+        plain = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+        async with faked(sends(plain)) as (_, policy):
+            with pytest.raises(PolicyError, match="did not stream"):
+                await collect(policy)
+
+    asyncio.run(run())
+
+
+def test_a_reader_who_leaves_is_seen_by_the_server() -> None:
+    async def run() -> None:
+        async with faked(hangs) as (fake, policy):
+            events = policy.stream(CONTEXT, 1, 3, asyncio.get_running_loop().time() + 20)
+            assert await anext(events) == TextDelta("Hel")
+            assert policy.open_answers == 1
+            await events.aclose()
+            await asyncio.wait_for(fake.left.wait(), 5)
+            assert policy.open_answers == 0
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_task_closes_the_request_before_any_answer() -> None:
+    async def silent(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(30)
+
+    async def run() -> None:
+        async with faked(silent) as (fake, policy):
+            task = asyncio.create_task(collect(policy))
+            while not fake.requests:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await asyncio.wait_for(fake.left.wait(), 5)
+            assert policy.open_answers == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("slow", [hangs, None])
+def test_the_deadline_ends_the_request_before_and_within_the_answer(slow: Answer | None) -> None:
+    async def silent(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(30)
+
+    async def run() -> None:
+        async with faked(slow or silent) as (fake, policy):
+            with pytest.raises(PolicyTimeout):
+                await collect(policy, seconds=0.2)
+            await asyncio.wait_for(fake.left.wait(), 5)
+            assert len(fake.requests) == 1
+            with pytest.raises(PolicyTimeout):
+                await collect(policy, seconds=0)
+            assert len(fake.requests) == 1
+
+    asyncio.run(run())
+
+
+def test_more_answers_than_may_be_open_are_refused() -> None:
+    async def run() -> None:
+        async with faked(hangs, in_flight=1) as (_, policy):
+            deadline = asyncio.get_running_loop().time() + 20
+            first = policy.stream(CONTEXT, 1, 3, deadline)
+            await anext(first)
+            with pytest.raises(Overloaded):
+                await collect(policy)
+            await first.aclose()
+            again = policy.stream(CONTEXT, 1, 3, deadline)
+            assert await anext(again) == TextDelta("Hel")
+            await again.aclose()
+
+    asyncio.run(run())
+
+
+def test_a_server_that_is_down_is_left_alone_and_found_again() -> None:
+    async def run() -> None:
+        breaker = BreakerSettings(failures=2, cool_s=0.2)
+        async with faked(sends(), sends(), sends(WHOLE), retries=0, breaker=breaker) as (fake, policy):
+            for _ in range(2):
+                with pytest.raises(UpstreamDown):
+                    await collect(policy)
+            with pytest.raises(UpstreamDown, match="left alone"):
+                await collect(policy)
+            assert len(fake.requests) == 2
+            await asyncio.sleep(0.25)
+            assert text(await collect(policy)) == "Hello."
+            assert policy.breaker.closed
+
+    asyncio.run(run())
+
+
+def test_nobody_at_the_address_is_down_and_not_ready() -> None:
+    async def run() -> None:
+        async with faked(sends(WHOLE)) as (fake, _):
+            port = fake.port
+        policy = UpstreamPolicy(asked(port), {})
+        with pytest.raises(UpstreamDown):
+            await collect(policy)
+        assert not await policy.ready()
+        await policy.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"url": "localhost:8000"}, {"url": "http://"}, {"url": "http://me:secret@host/v1"}, {"model": ""}, {"retries": -1},
+     {"max_tokens": 0}, {"in_flight": 0}, {"question_s": 0}, {"temperature": math.nan}],
+)  # fmt: skip
+def test_settings_that_cannot_work_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        replace(asked(1), **wrong)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_key_that_would_split_a_header_is_refused_and_not_shown() -> None:
+    with pytest.raises(ConfigError) as caught:
+        UpstreamPolicy(asked(1), {KEY_VARIABLE: "sk\r\nX-Evil: 1"})
+    assert "Evil" not in str(caught.value)
+
+
+def test_the_base_url_may_carry_its_path() -> None:
+    for url in ("http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"):
+        assert replace(asked(1), url=url).endpoint("/models") == "http://h:1/v1/models"
+    assert replace(asked(1), url="http://h/openai/v1").endpoint("/models") == "http://h/openai/v1/models"
