@@ -42,7 +42,7 @@ def run(
     if serve_:
         from cli.serve import serve
 
-        serve(model=str(registry_of(str(out)).fetch(entry.version)), port=port)
+        serve(model=str(registry_of(str(out)).fetch(entry.version)), port=port, anonymous=True)
 
 
 def show(report: Path) -> None:

@@ -1,56 +1,184 @@
-"""`llm-auction serve`: puts a policy, a catalogue and a state directory together and answers on a port.
+"""`llm-auction serve`: puts a policy, a database and a state directory together and answers on a port.
 
-Without a catalogue file the built-in world's ads are written out with bids drawn by seed: the router itself knows no
-simulated world.
+A database without campaigns gets those of a catalogue file; without one the built-in world's ads, with bids drawn by
+seed: the router itself knows no simulated world.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 import socket
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mechanism.errors import ConfigError
 
+if TYPE_CHECKING:
+    from serving.catalogue import Catalogue
+    from serving.encoding import Encoder
+    from serving.policy import AsyncPolicyBackend
+    from serving.settings import ServeSettings
+
+KEEP_ALIVE_S = 75
+SWITCH_S = 0.0005
+
 
 def serve(
-    model: Annotated[str, typer.Option(help="Base model, registered version or folder.")] = "tiny",
+    model: Annotated[str, typer.Option(help="Model, version or folder; a name for --triton, --upstream.")] = "tiny",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8080,
     catalogue: Annotated[Path | None, typer.Option(help="Ads as JSON Lines; the built-in world's if left out.")] = None,
-    state_dir: Annotated[Path, typer.Option(help="Folder of the ledger and the signing secret.")] = Path("build/serve"),
+    demo: Annotated[bool, typer.Option("--demo/--no-demo", help="Import ads into a database without any.")] = True,
+    state_dir: Annotated[Path, typer.Option(help="Folder of the secret, the queue and SQLite.")] = Path("build/serve"),
+    database: Annotated[
+        str, typer.Option(help="postgresql://... in production; SQLite if left out.", envvar="LLM_AUCTION_DATABASE")
+    ] = "",
+    anonymous: Annotated[bool, typer.Option("--anonymous", help="Let callers without an API key chat.")] = False,
     public_url: Annotated[str, typer.Option(help="What click links begin with, behind a proxy.")] = "",
+    triton: Annotated[str, typer.Option(help="host:port of a Triton's gRPC, in place of a policy here.")] = "",
+    digest: Annotated[str, typer.Option(help="With --triton: the weights' sha256, as `triton build` says.")] = "",
+    upstream: Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible server, in its place.")] = "",
+    meaning: Annotated[bool, typer.Option("--encoder/--no-encoder", help="Find ads by meaning as well.")] = True,
     candidates: Annotated[int, typer.Option(help="Ads in one prompt.", min=1)] = 20,
     max_ads: Annotated[int, typer.Option(help="Most sponsored links in one answer.", min=1)] = 3,
+    in_flight: Annotated[int, typer.Option(help="Answers under way at once, before 503.", min=1)] = 256,
+    currency: Annotated[str, typer.Option(help="Currency of requests that name none.")] = "USD",
     seed: Annotated[int, typer.Option(help="Draws the bids of the built-in ads.")] = 0,
 ) -> None:
     """Answer chat completions with labelled sponsored links; chat page at the same address."""
     from serving.catalogue import read_catalogue
     from serving.settings import ServeSettings, signing_secret
 
-    settings = ServeSettings(state_dir=state_dir, public_url=public_url, candidates=candidates, max_ads=max_ads)
+    settings = ServeSettings(
+        state_dir=state_dir,
+        database=database,
+        anonymous_chat=anonymous,
+        public_url=public_url,
+        candidates=candidates,
+        max_ads=max_ads,
+        in_flight=in_flight,
+        currency=currency,
+    )
     secret = signing_secret(state_dir)
-    ads = read_catalogue(catalogue or builtin_catalogue(state_dir, seed))
+    ads = read_catalogue(catalogue or builtin_catalogue(state_dir, seed)) if catalogue or demo else None
+    if ads is not None:
+        settings = replace(settings, currency=ads.currency)
     listener = listen(host, port)
+    if triton and not digest:
+        raise ConfigError("--digest", digest, "say which weights the Triton shall serve: `llm-auction triton build`")
+    make: Callable[[], AsyncPolicyBackend]
+    if triton and upstream:
+        raise ConfigError("--upstream", upstream, "give --triton or --upstream, not both")
+    if upstream:
+        make = openai_compatible(upstream, model, in_flight)
+    elif triton:
+        make = lambda: remote(triton, model, digest)  # noqa: E731
+    else:
+        typer.echo(f"Loading {model} ...", err=True)
+        local = in_process(model, settings)
+        make = lambda: local  # noqa: E731
+    shown = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::") else host
+    address = f"http://{shown}:{listener.getsockname()[1]}"
+    run_router(make, Path(model).name, secret, settings, listener, address, ads, meaning)
 
-    typer.echo(f"Loading {model} ...", err=True)
+
+def run_router(
+    make: Callable[[], AsyncPolicyBackend],
+    name: str,
+    secret: bytes,
+    settings: ServeSettings,
+    listener: socket.socket,
+    address: str,
+    ads: Catalogue | None,
+    meaning: bool = True,
+) -> None:
+    """Runs a router until SIGTERM or Ctrl+C, and then until the answers under way are written."""
     import uvicorn
 
-    from inference.encoder import shared_encoder
-    from serving.app import create_app
-    from serving.policy import InProcessPolicy
+    from serving.administrator import ensure_administrator
+    from serving.campaigns.catalogue import import_catalogue
+    from serving.http.app import create_app
+    from serving.router import Router
 
-    backend = InProcessPolicy.load(model)
-    name = Path(model).name
-    app = create_app(ads, backend, shared_encoder(), secret, name, settings)
-    shown = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::") else host
-    typer.echo(f"{name} ({backend.digest[:12]}) with {len(ads)} ads: chat at http://{shown}:{port}", err=True)
-    typer.echo(f"OpenAI-compatible at http://{shown}:{port}/v1, charges at /v1/ledger; Ctrl+C stops.", err=True)
-    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=10)
-    uvicorn.Server(config).run(sockets=[listener])
+    async def main() -> None:
+        from datetime import UTC, datetime
+
+        router = Router(make(), name, secret, settings, encoder() if meaning else None)
+        now = datetime.now(UTC)
+        if ads is not None:
+            import_catalogue(ads, router.campaigns, now)
+        key_file = ensure_administrator(router.accounts, settings.state_dir, now)
+        known = f"; administrator's key in {key_file}" if key_file else ""
+        typer.echo(f"{name} ({router.backend.digest[:12]}): chat at {address}{known}", err=True)
+        typer.echo(f"OpenAI-compatible at {address}/v1, reports at /v1/reports; Ctrl+C stops.", err=True)
+        config = uvicorn.Config(
+            create_app(router),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=int(settings.drain_s),
+        )
+        await uvicorn.Server(config).serve(sockets=[listener])
+
+    # Threads that charge or encode must not keep the event loop from answering for the usual five milliseconds.
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(main())
+    except KeyboardInterrupt:  # uvicorn ends well and then repeats the signal
+        return
+
+
+def encoder() -> Encoder | None:
+    """The frozen text encoder, None where it is not installed: then words alone find candidates."""
+    try:
+        from inference.encoder import shared_encoder
+    except ModuleNotFoundError:
+        return None
+    return shared_encoder()
+
+
+def in_process(model: str, settings: ServeSettings) -> AsyncPolicyBackend:
+    """A policy in this process. Imports torch."""
+    from serving.policy import InProcessPolicy
+    from serving.threaded import ThreadedPolicy
+    from serving.worker import PolicyWorker
+
+    return ThreadedPolicy(PolicyWorker(InProcessPolicy.load(model), settings.waiting, settings.deadline_s))
+
+
+def remote(url: str, model: str, digest: str) -> AsyncPolicyBackend:
+    """A policy on a Triton; called on the event loop, which its client belongs to."""
+    from serving.triton.client import ModelRef, connect
+    from serving.triton.rollout import ServedPolicy
+
+    return ServedPolicy(connect(url), ModelRef(model, digest))
+
+
+def openai_compatible(url: str, model: str, in_flight: int) -> Callable[[], AsyncPolicyBackend]:
+    """A policy behind `/v1/chat/completions` of another server. Raises ConfigError before anything is started."""
+    from serving.upstream import UpstreamPolicy, UpstreamSettings
+
+    policy = UpstreamPolicy(UpstreamSettings(url, model, in_flight=in_flight))
+    return lambda: policy
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 def builtin_catalogue(state_dir: Path, seed: int) -> Path:

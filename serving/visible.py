@@ -14,7 +14,8 @@ import msgspec
 
 from mechanism.stream import AdPiece, TextPiece
 from mechanism.types import AdId, Micros
-from serving.catalogue import Listing
+from serving.campaigns.types import Pricing
+from serving.offers import Offer
 
 LABEL = "Sponsored"
 _SENTENCE_END = re.compile(r"(?<=[.!?]\s)|(?<=\n)")
@@ -22,11 +23,21 @@ _MARKDOWN = re.compile(r"([\\\[\]*_`<>])")
 _OWN_LINK = re.compile(rf"\[((?:\\.|[^\]\\])*)\]\([^()\s]*/c/[^()\s]*\) \({LABEL}\)")
 
 
+class ShownCreative(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What may be drawn beside the link: the creative's text and, where it has them, its picture and its film."""
+
+    title: str
+    text: str = ""
+    image_url: str = ""
+    video_url: str = ""
+
+
 class SponsoredLink(msgspec.Struct, frozen=True):
     """An ad shown in an answer. `span` counts Unicode characters of the message content and covers link and label;
-    `bid_micros` is what a click on it costs its advertiser, in micros of `currency`."""
+    `bid_micros` is its bid in this auction, in micros of `currency`: under `pricing` "click" what a click costs."""
 
     ad_id: AdId
+    campaign_id: str
     title: str
     advertiser: str
     span: tuple[int, int]
@@ -34,6 +45,8 @@ class SponsoredLink(msgspec.Struct, frozen=True):
     click_url: str
     bid_micros: Micros
     currency: str
+    pricing: Pricing
+    creative: ShownCreative
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +58,10 @@ class VisibleDelta:
 
 
 class VisibleAnswer:
-    """Collects one answer. `listing` finds a candidate by id, `click_url` makes the address of its link."""
+    """Collects one answer. `offer` finds a candidate by id, `click_url` makes the address of its link."""
 
-    def __init__(self, listing: Callable[[AdId], Listing], click_url: Callable[[Listing], str], max_ads: int) -> None:
-        self._listing = listing
+    def __init__(self, offer: Callable[[AdId], Offer], click_url: Callable[[Offer], str], max_ads: int) -> None:
+        self._offer = offer
         self._click_url = click_url
         self._max_ads = max_ads
         self._length = 0
@@ -91,21 +104,25 @@ class VisibleAnswer:
         return self._show(" " if self._last in ".!?" else ". ")
 
     def _link(self, piece: AdPiece) -> list[VisibleDelta]:
-        listing = self._listing(piece.ad_id)
+        offer = self._offer(piece.ad_id)
         # After "!" Markdown would read an image, after a backslash no link at all.
         gap = self._show(" ") if self._last in ("!", "\\") else []
-        url = self._click_url(listing)
+        url = self._click_url(offer)
         title = _MARKDOWN.sub(r"\\\1", piece.title)
         content = f"[{title}]({url}) ({LABEL})"
+        creative = offer.creative
         ad = SponsoredLink(
             ad_id=piece.ad_id,
+            campaign_id=offer.campaign.id,
             title=piece.title,
-            advertiser=listing.ad.advertiser,
+            advertiser=offer.ad.advertiser,
             span=(self._length, self._length + len(content)),
             label=LABEL,
             click_url=url,
-            bid_micros=listing.bid,
-            currency=listing.currency,
+            bid_micros=offer.bid,
+            currency=offer.campaign.currency,
+            pricing=offer.campaign.pricing,
+            creative=ShownCreative(creative.title, creative.text, creative.image_url, creative.video_url),
         )
         self.ads.append(ad)
         return [*gap, *self._show(content, ad)]

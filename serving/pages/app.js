@@ -134,10 +134,10 @@ function setBusy(busy) {
 
 async function refreshLedger() {
   try {
-    const report = await (await fetch("/v1/ledger?limit=1")).json();
+    const report = await (await fetch("/v1/summary")).json();
     const revenue = Object.entries(report.revenue_micros);
     $("revenue").textContent = revenue.length ? revenue.map(([c, m]) => money(m, c)).join(" + ") : money(0, "USD");
-    $("clicks").textContent = report.clicks;
+    $("clicks").textContent = report.charges;
   } catch {
     $("revenue").textContent = "–";
   }

@@ -35,6 +35,7 @@ function figures(record) {
     ["Generations", record.generations],
     ["Tokens", record.tokens],
     ["Seconds", record.seconds],
+    ["Eligible", `${record.eligible} of ${record.campaigns}`],
     ["Profile used", record.profile_used ? "yes" : "no"],
     ["Faults removed", record.faults.length],
   ];
@@ -109,8 +110,6 @@ export function showAuction(place, record) {
   source.className = "quiet source";
   const link = cell("a", record.auction_id);
   link.href = `/v1/auctions/${record.auction_id}`;
-  const charges = cell("a", "charges");
-  charges.href = `/v1/ledger?auction_id=${record.auction_id}`;
-  source.append("Record ", link, " · ", charges);
+  source.append("Record ", link);
   place.replaceChildren(figures(record), caption, scroller, source);
 }

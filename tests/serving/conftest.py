@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,19 @@ from numpy.typing import NDArray
 
 from mechanism.markers import render_marker
 from mechanism.types import Context, MarkerChoice
-from serving.app import create_app
+from serving.campaigns.catalogue import import_catalogue
 from serving.catalogue import Catalogue, CatalogueRow, read_catalogue, write_catalogue
+from serving.http.app import create_app
 from serving.policy import Completed, PolicyEvent, TextDelta
+from serving.router import Router
 from serving.settings import ServeSettings
-from serving.tokens import TokenSigner
+from serving.store.accounts import Role
+from serving.threaded import ThreadedPolicy
+from serving.worker import PolicyWorker
 
 SECRET = b"a secret of the tests, long enough for one"
 MODEL = "scripted"
+BROWSER = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
 
 
 def rows(count: int = 6) -> list[CatalogueRow]:
@@ -65,12 +71,13 @@ Script = Callable[[Context], Iterator[str]]
 
 
 def say(*deltas: str) -> Script:
-    """A script that writes the deltas whatever it is asked; `{A2}` becomes that candidate's marker."""
+    """A script that writes the deltas whatever it is asked; `{A2}` becomes that candidate's marker, `{*}` the first."""
 
     def script(context: Context) -> Iterator[str]:
         markers = {c.ad.id: render_marker(c.ad) for c in context.candidates}
+        first = next(iter(markers.values()), "")
         for delta in deltas:
-            yield re.sub(r"\{(\w+)\}", lambda found: markers.get(found[1], ""), delta)
+            yield re.sub(r"\{([\w-]+)\}", lambda found: markers.get(found[1], ""), delta.replace("{*}", first))
 
     return script
 
@@ -98,17 +105,33 @@ class ScriptedPolicy:
 
 @dataclass
 class Running:
-    """A router that answers at `url`."""
+    """A router that answers at `url`. `admin` is an administrator's key."""
 
     url: str
-    policy: ScriptedPolicy
-    catalogue: Catalogue
-    settings: ServeSettings
-    signer: TokenSigner = field(default_factory=lambda: TokenSigner(SECRET))
+    policy: Any
+    router: Router
+    server: uvicorn.Server
+    admin: str
+
+    @property
+    def settings(self) -> ServeSettings:
+        return self.router.settings
 
     @property
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0, timeout=20)
+
+    def key(self, role: str, advertiser: str = "") -> str:
+        """A new key of a role."""
+        issued = self.router.accounts.issue(Role(role), "test", datetime.now(UTC), advertiser_id=advertiser)
+        return issued.secret
+
+    def call(self, method: str, path: str, key: str | None = None, **options: Any) -> httpx.Response:
+        """A request with an API key (an administrator's unless another, or "" for none, is given)."""
+        key = self.admin if key is None else key
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers |= options.pop("headers", {})
+        return httpx.request(method, self.url + path, headers=headers, timeout=20, **options)
 
     def post(self, **body: Any) -> httpx.Response:
         body = {"model": MODEL, "messages": [{"role": "user", "content": "Good running shoes?"}]} | body
@@ -123,27 +146,63 @@ class Running:
         answer: dict[str, Any] = response.json()
         return answer
 
+    def click(self, url: str, age_s: float = 2.0, **options: Any) -> httpx.Response:
+        """Follows a link as a person's browser does, somewhat after it was shown."""
+        clock = time.time() + age_s
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("serving.http.clicks.time.time", lambda: clock)
+            headers = BROWSER | options.pop("headers", {})
+            return httpx.request(options.pop("method", "GET"), url, headers=headers, timeout=20, **options)
+
+    def revenue(self) -> dict[str, int]:
+        """Sums over the ledger."""
+        found: dict[str, int] = self.call("GET", "/v1/summary").json()["revenue_micros"]
+        return found
+
+    def settled(self) -> None:
+        """Waits until the queue is empty, so that the ledger has everything."""
+        time.sleep(0.1)  # what nobody waits for is held back a little
+        until(lambda: self.router.spool.depth == 0)
+
 
 @contextmanager
 def running(
-    folder: Path, policy: Any, encoder: Any = None, ads: int = 6, catalogue: Catalogue | None = None, **settings: Any
+    folder: Path,
+    policy: Any,
+    encoder: Any = None,
+    ads: int = 6,
+    catalogue: Catalogue | None = None,
+    backend: Any = None,
+    **settings: Any,
 ) -> Iterator[Running]:
     """Starts a router on a free port and stops it at the end."""
     path = folder / "catalogue.jsonl"
-    write_catalogue(rows(ads), path)
-    catalogue, chosen = catalogue or read_catalogue(path), ServeSettings(state_dir=folder / "state", **settings)
-    app = create_app(catalogue, policy, encoder or WordEncoder(), SECRET, MODEL, chosen)
+    if catalogue is None and ads:
+        write_catalogue(rows(ads), path)
+        catalogue = read_catalogue(path)
+    chosen = ServeSettings(
+        **{
+            "state_dir": folder / "state", "currency": catalogue.currency if catalogue else "EUR",
+            "anonymous_chat": True, "refresh_s": 0.05,
+        } | settings
+    )  # fmt: skip
+    backend = backend or ThreadedPolicy(PolicyWorker(policy, chosen.waiting, chosen.deadline_s))
+    router = Router(backend, MODEL, SECRET, chosen, encoder or WordEncoder())
+    if catalogue is not None:
+        import_catalogue(catalogue, router.campaigns, datetime.now(UTC) - timedelta(seconds=5))
+    admin = router.accounts.issue(Role.ADMIN, "test", datetime.now(UTC)).secret
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=2)
+    options: dict[str, Any] = {"log_config": None, "access_log": False, "ws": "none", "timeout_graceful_shutdown": 5}
+    config = uvicorn.Config(create_app(router), **options)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    until(lambda: server.started)
+    until(lambda: server.started or not thread.is_alive(), 30)
     try:
-        yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", policy, catalogue, chosen)
+        yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", policy, router, server, admin)
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(20)
         listener.close()
 
 
@@ -172,3 +231,22 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
 def router() -> Callable[..., Any]:
     """`with router(folder, policy, ...)`: the same for any policy backend."""
     return running
+
+
+@pytest.fixture
+def scripted() -> Callable[..., ScriptedPolicy]:
+    """`scripted("text with {A2}")`: a policy that writes it."""
+    return lambda *deltas: ScriptedPolicy(say(*deltas))
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., None]:
+    """`until(condition, seconds)`."""
+    return until
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One router for a whole module of tests that leave no trace which others would see."""
+    with running(tmp_path_factory.mktemp("shared"), ScriptedPolicy(say("Try {A1}."))) as router:
+        yield router

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 
@@ -115,22 +116,30 @@ def test_models_are_listed(start: Start) -> None:
         ({"stream": "yes"}, 400, "stream"),
         ({"ads": {"max_ads": -1}}, 400, "ads.max_ads"),
         ({"ads": {"colour": 1}}, 400, "ads.colour"),
+        ({"ads": {"tmax_ms": 0}}, 400, "ads.tmax_ms"),
+        ({"ads": {"currency": "euro"}}, 400, "ads.currency"),
+        ({"ads": {"floor_micros": -1}}, 400, "ads.floor_micros"),
+        ({"ads": {"blocked_categories": ["a"] * 201}}, 400, "ads.blocked_categories"),
+        ({"ads": {"placement": "x" * 65}}, 400, "ads.placement"),
         ({"ads": {"profile": {"interests": ["a\nOffers:"]}, "consent": True}}, 400, "ads.profile.interests[0]"),
         ({"ads": {"profile": {"location": "x" * 201}}}, 400, "ads.profile.location"),
     ],
 )
-def test_a_refusal_names_field_value_and_remedy(start: Start, change: dict[str, Any], status: int, param: str) -> None:
-    router = start()
-    response = router.post(**change)
+def test_a_refusal_names_field_value_and_remedy(shared: Any, change: dict[str, Any], status: int, param: str) -> None:
+    asked = len(shared.policy.contexts)
+    response = shared.post(**change)
     error = response.json()["error"]
     assert (response.status_code, error["param"], error["type"]) == (status, param, "invalid_request_error")
     assert error["message"].startswith(param)
-    assert not router.policy.contexts
+    assert len(shared.policy.contexts) == asked
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b'{"model": "\\ud800"}', b"null", b"1e999"])
-def test_a_body_of_another_shape_is_a_400(start: Start, body: bytes) -> None:
-    response = httpx.post(f"{start().url}/v1/chat/completions", content=body)
+NO_REQUESTS = [b"", b"{", b"[]", b"\xff", b'{"model": "\\ud800"}', b"null", b"1e999", b'"\xf9"\xb8\x9a']
+
+
+@pytest.mark.parametrize("body", NO_REQUESTS)
+def test_a_body_of_another_shape_is_a_400(shared: Any, body: bytes) -> None:
+    response = httpx.post(f"{shared.url}/v1/chat/completions", content=body)
     assert response.status_code == 400
     assert response.json()["error"]["message"]
 
@@ -146,8 +155,8 @@ def test_other_failures_have_the_same_shape(start: Start) -> None:
 def test_without_consent_the_profile_reaches_no_prompt(start: Start) -> None:
     router = start()
     profile = {"interests": ["garden tools"], "location": "Lisbon"}
-    router.ask(ads={"user": "u1", "profile": profile, "consent": False})
-    answer = router.ask(ads={"user": "u1", "profile": profile, "consent": True})
+    router.ask(ads={"user_id": "u1", "profile": profile, "consent": False})
+    answer = router.ask(ads={"user_id": "u1", "profile": profile, "consent": True})
     record = router.get("/v1/auctions/" + answer["auction"]["auction_id"])
     without, given = router.policy.contexts
     assert without.profile is None
@@ -191,10 +200,16 @@ def test_the_auction_behind_an_answer_can_be_read(start: Start) -> None:
     answer = router.ask(seed=5)
     record = router.get("/v1/auctions/" + answer["auction"]["auction_id"]).json()
     assert {c["ad_id"]: c["bid_micros"] for c in record["candidates"]}["A3"] == 300_000
-    assert record["shown"] == [{"ad_id": "A2", "click_id": f"{record['auction_id']}:A2", "bid_micros": 200_000}]
+    (shown,) = record["shown"]
+    assert shown == {
+        "ad_id": "A2",
+        "campaign_id": "catalogue-A2",
+        "click_id": f"{record['auction_id']}:A2",
+        "bid_micros": 200_000,
+    }
     assert sum(record["markers"][0]["probabilities"].values()) == pytest.approx(1)
     assert (record["generations"], record["seed"], record["model_digest"]) == (1, 5, "0" * 64)
-    assert "running" not in json.dumps({k: v for k, v in record.items() if k != "candidates"})
+    assert "Good running" not in json.dumps(record)
     assert record["auction_id"][14] == "7"  # UUIDv7
     assert router.get("/v1/auctions/none").status_code == 404
 
@@ -212,14 +227,12 @@ def test_a_failing_ad_side_leaves_a_plain_answer(start: Start) -> None:
     assert router.get("/v1/auctions/" + answer["auction"]["auction_id"]).json()["generations"] == 2
 
 
-def test_a_failing_encoder_leaves_a_plain_answer(start: Start) -> None:
+def test_a_failing_encoder_leaves_the_search_by_words(start: Start) -> None:
     class Breaks:
         def __init__(self) -> None:
             self.calls = 0
 
         def encode(self, texts: list[str], /) -> Any:
-            import numpy as np
-
             self.calls += 1
             if self.calls > 1:
                 raise ValueError("broken")
@@ -227,7 +240,7 @@ def test_a_failing_encoder_leaves_a_plain_answer(start: Start) -> None:
 
     router = start("Hello.", encoder=Breaks())
     assert router.ask()["choices"][0]["message"]["content"] == "Hello."
-    assert router.policy.contexts[0].candidates == ()
+    assert [c.ad.id for c in router.policy.contexts[0].candidates] == ["A1"]  # the one about running shoes
 
 
 @pytest.mark.parametrize("error", [PolicyError("weights are broken"), ZeroDivisionError("details")])

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from cli.serve import builtin_catalogue
@@ -15,9 +14,11 @@ from inference.encoder import shared_encoder
 from inference.models import resolve
 from serving.catalogue import read_catalogue
 from serving.policy import Completed, InProcessPolicy, TextDelta
-from serving.retrieval import Retriever
 
 pytestmark = pytest.mark.skipif(not Path(resolve("tiny")[0]).is_dir(), reason="the tiny model is not built yet")
+
+
+OFFERED = [f"A{number}" for number in range(45, 65)]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def test_a_real_answer_is_labelled_linked_and_billable(
 ) -> None:
     path = builtin_catalogue(tmp_path, seed=0)
     with router(tmp_path, tiny, shared_encoder(), catalogue=read_catalogue(path)) as running:
-        spent = 0
+        spent, ages = 0, dict[str, float]()
         for seed in range(6):
             question = "Which headphones are good for noisy trains?"
             answer = running.ask(messages=[{"role": "user", "content": question}], seed=seed)
@@ -41,18 +42,21 @@ def test_a_real_answer_is_labelled_linked_and_billable(
             for ad in answer["ads"]:
                 assert content[slice(*ad["span"])] == f"[{ad['title']}]({ad['click_url']}) (Sponsored)"
             for ad in {a["ad_id"]: a for a in answer["ads"]}.values():
-                assert httpx.get(ad["click_url"]).headers["location"] == f"/demo/{ad['ad_id']}"
+                # hours later, so that one address may click the same ad in another answer
+                ages[ad["ad_id"]] = ages.get(ad["ad_id"], 0) + 3_600
+                clicked = running.click(ad["click_url"], age_s=ages[ad["ad_id"]])
+                assert clicked.headers["location"] == f"/demo/{ad['ad_id']}"
                 spent += ad["bid_micros"]
-        assert running.get("/v1/ledger").json()["revenue_micros"] == ({"USD": spent} if spent else {})
+        running.settled()
+        assert running.revenue() == ({"USD": spent} if spent else {})
 
 
 def test_equal_seeds_write_equal_answers_with_propensities(tiny: InProcessPolicy, tmp_path: Path) -> None:
     from mechanism.types import Context
 
-    catalogue = read_catalogue(builtin_catalogue(tmp_path, seed=0))
-    found = Retriever(catalogue, shared_encoder()).candidates("Which headphones are good for noisy trains?", (), 20)
-    assert {"A55", "A56"} <= {r.listing.ad.id for r in found}
-    context = Context("c", "Which headphones are good for noisy trains?", tuple(r.listing.candidate() for r in found))
+    ads = [listing for listing in read_catalogue(builtin_catalogue(tmp_path, seed=0)) if listing.ad.id in OFFERED]
+    assert len(ads) == len(OFFERED)
+    context = Context("c", "Which headphones are good for noisy trains?", tuple(listing.candidate() for listing in ads))
     first, second = (list(tiny.stream(context, 3, max_ads=2)) for _ in range(2))
     assert first == second
     *deltas, done = first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -11,15 +12,19 @@ from hypothesis import strategies as st
 from mechanism.markers import render_marker
 from mechanism.stream import AdPiece, MarkerStream, TextPiece
 from mechanism.types import Ad
+from serving.campaigns.catalogue import campaign_of
 from serving.catalogue import Listing
+from serving.offers import Offer
 from serving.visible import VisibleAnswer, without_links
 
 ADS = [Ad(f"A{i}", f"Brand{i} Things_{i}*", "text", f"Brand{i}", landing_url="https://x.example") for i in range(1, 5)]
-LISTINGS = {ad.id: Listing(ad, 100_000, "EUR") for ad in ADS}
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+CAMPAIGNS = {ad.id: campaign_of(Listing(ad, 100_000, "EUR"), NOW) for ad in ADS}
+OFFERS = {ad.id: Offer(ad, 100_000, CAMPAIGNS[ad.id], CAMPAIGNS[ad.id].creatives[0], 1.0) for ad in ADS}
 
 
 def answer(max_ads: int = 3) -> VisibleAnswer:
-    return VisibleAnswer(LISTINGS.__getitem__, lambda x: f"https://us.example/c/{x.ad.id}.mac", max_ads)
+    return VisibleAnswer(OFFERS.__getitem__, lambda x: f"https://us.example/c/{x.ad.id}.mac", max_ads)
 
 
 def show(visible: VisibleAnswer, raw: str, cuts: list[int] | None = None) -> str:
@@ -49,7 +54,7 @@ def test_spans_labels_and_limit_hold_for_any_text(raw: str, max_ads: int, cuts: 
         assert link.startswith("[")
         assert link.endswith(f"]({ad.click_url}) (Sponsored)")
         assert content[max(0, ad.span[0] - 1) : ad.span[0]] not in ("!", "\\")
-    for ad_id in LISTINGS:
+    for ad_id in OFFERS:
         assert f"@[{ad_id}]" not in content
     assert show(answer(max_ads), raw) == content  # the same however the text was cut
 

@@ -1,0 +1,116 @@
+"""Bodies and query parameters of requests: decoded once, refused with the field, its value and the remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import msgspec
+
+from serving.errors import ApiError, bad_request
+
+T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
+
+
+def decode_body(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """The body as the decoder's type. Raises ApiError (400)."""
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # a ValidationError is a DecodeError
+        problem = error
+    except RecursionError:
+        raise ApiError(400, "body: it is nested too deeply: send a flatter object", code="invalid_json") from None
+    raw = decode_object(body)
+    assert isinstance(problem, msgspec.ValidationError), "what is JSON can only be of another shape"
+    raise named(problem, raw) from problem
+
+
+def decode_object(body: bytes) -> Any:
+    """The body as plain JSON values. Raises ApiError (400) for what is no JSON."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # msgspec lets the decoding error of its own error message through where the bytes are no UTF-8
+        what = {RecursionError: "it is nested too deeply", UnicodeDecodeError: "it is not UTF-8"}.get(
+            type(error), str(error)
+        )
+        raise ApiError(400, f"the body is not JSON: {what}: send one JSON object", code="invalid_json") from error
+
+
+def convert(raw: Any, kind: type[T]) -> T:
+    """Plain values as `kind`. Raises ApiError (400)."""
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        raise named(error, raw) from error
+
+
+def named(error: msgspec.ValidationError, raw: Any) -> ApiError:
+    """msgspec says what is wrong and where; OpenAI's shape and our rule want the field and its value beside it."""
+    text = str(error)
+    found = re.search(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", text, re.DOTALL)
+    what, path = (found["what"], found["path"] or "") if found else (text, "")
+    unknown = re.search(r"unknown field `(.+)`", what)
+    missing = re.search(r"missing required field `(.+)`", what)
+    if unknown:
+        path = f"{path}.{unknown[1]}"
+        remedy = "leave it out: it is not supported here"
+    elif missing:
+        return bad_request(f"{path}.{missing[1]}".lstrip("."), None, "give this field: it is required")
+    elif path.startswith(".messages") and path.endswith(".role"):
+        remedy = "use one of system, developer, user, assistant"
+    elif path.startswith(".messages") and path.endswith(".type"):
+        remedy = "only 'text' is supported"
+    else:
+        remedy = what[:1].lower() + what[1:]
+    return bad_request(path.lstrip(".") or "body", _value_at(raw, path), remedy)
+
+
+def number(query: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    """A whole number among the query parameters. Raises ApiError (400) outside of low..high."""
+    text = query.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 18 and low <= int(text) <= high):
+        raise bad_request(name, text, f"give a whole number from {low} to {high}")
+    return int(text)
+
+
+def choice(query: Mapping[str, str], name: str, kind: type[E]) -> E | None:
+    """One of an enumeration's values among the query parameters, None where it is not given."""
+    text = query.get(name)
+    if not text:
+        return None
+    try:
+        return kind(text)
+    except ValueError:
+        raise bad_request(name, text, f"use one of {', '.join(kind)}") from None
+
+
+def aware(place: str, moment: datetime | None) -> datetime | None:
+    """A moment with its offset. Raises ApiError (400) where it has none."""
+    if moment is not None and moment.tzinfo is None:
+        raise bad_request(place, moment.isoformat(), "say which time zone, e.g. by a Z at the end")
+    return moment
+
+
+def only(query: Mapping[str, str], known: set[str]) -> None:
+    """Raises ApiError (400) for a query parameter that is not known: a misspelt filter must not list everything."""
+    for name in query:
+        if name not in known:
+            raise bad_request(name, query[name], f"leave it out: known are {', '.join(sorted(known))}")
+
+
+def _value_at(raw: Any, path: str) -> Any:
+    for name, index in re.findall(r"\.?([^.\[\]]+)|\[(\d+)\]", path):
+        if index and isinstance(raw, list) and int(index) < len(raw):
+            raw = raw[int(index)]
+        elif name and isinstance(raw, dict) and name in raw:
+            raw = raw[name]
+        else:
+            return raw
+    return raw

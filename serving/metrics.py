@@ -1,0 +1,60 @@
+"""What the router counts, in Prometheus' terms: one place for the names. Nothing here names a reader or a question.
+
+Each router has a registry of its own, so that several can live in one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from serving.eligibility import Reason
+
+PREFIX = "llm_auction_"
+OVERHEAD_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1)
+ANSWER_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class Metrics:
+    """The router's figures. Fill rate is `filled_auctions` by `auctions`, both of which leave ad-free requests out."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("http_requests", "Requests by route and status.", "route", "status")
+        self.answers = self._counter("answers", "Chat answers by outcome.", "outcome")
+        self.overhead = self._histogram("router_overhead_seconds", "From a request to the policy's call.", OVERHEAD_S)
+        self.first_token = self._histogram("time_to_first_token_seconds", "From a request to its first text.", ANSWER_S)
+        self.seconds = self._histogram("answer_seconds", "From a request to the end of its answer.", ANSWER_S)
+        self.auctions = self._counter("auctions", "Auctions with at least one eligible creative or exclusion.")
+        self.filled = self._counter("filled_auctions", "Auctions whose answer shows at least one ad.")
+        self.shown = self._counter("ads_shown", "Sponsored links in answers.")
+        self.fallbacks = self._counter("ad_free_retries", "Answers begun again without ads because the first failed.")
+        self.exclusions = self._counter("exclusions", "Campaigns and creatives left out, by reason code.", "reason")
+        self.clicks = self._counter("clicks", "Followed links: charged later, or the reason why not.", "validity")
+        self.revenue = self._counter("revenue_micros", "Charged by this router's deliveries.", "currency", "pricing")
+        self.in_flight = self._gauge("answers_in_flight", "Answers being written.")
+        self.campaigns = self._gauge("campaigns", "Campaigns in memory.")
+        self.unsynced = self._gauge("campaign_age_seconds", "Since the last look at the database that succeeded.")
+        self.spooled = self._gauge("spooled_records", "Charges and auctions that wait for the ledger.")
+        self.breaker = self._gauge("policy_breaker_open", "1 while the policy backend is left alone.")
+        self.ready = self._gauge("policy_ready", "1 while the policy backend can answer.")
+        self.ad_load = self._gauge("ad_load", "Factor on the bids that the policy sees.")
+        self.by_reason = {reason: self.exclusions.labels(reason.value) for reason in Reason}
+
+    def render(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self.registry)
+
+    def watch(self, gauge: Gauge, read: Callable[[], float]) -> None:
+        """Reads a gauge when it is asked for."""
+        gauge.set_function(read)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(PREFIX + name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(PREFIX + name, text, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(PREFIX + name, text, buckets=buckets, registry=self.registry)

@@ -1,0 +1,201 @@
+"""All parts of one router process: how they are put together, started, kept fresh and stopped without losing anything.
+
+The HTTP side asks these parts and holds no state of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from mechanism.errors import PolicyError
+from serving.adload import AdLoadState, next_load
+from serving.answer import LiveAnswer, Room
+from serving.charging import Charger
+from serving.encoding import Encoder, QueryEncoder
+from serving.errors import ClientGone, Overloaded
+from serving.http.chat_request import Question
+from serving.marketplace import Marketplace
+from serving.metrics import Metrics
+from serving.policy import AsyncPolicyBackend
+from serving.records import AuctionLog
+from serving.settings import ServeSettings, derived
+from serving.settlement import settle
+from serving.spool import Spool
+from serving.store.accounts import AccountStore
+from serving.store.campaigns import CampaignStore
+from serving.store.engine import Database
+from serving.store.events import Charged, ChargeEvent
+from serving.store.migrations import migrate
+from serving.tokens import TokenSigner
+from serving.traffic import ClickScreen
+
+log = structlog.get_logger(__name__)
+
+AD_LOAD_S = 60.0
+STALE_S = 60.0
+"""Without a look at the database for so long the router is not ready: it may be charging spent budgets."""
+
+
+class Router:
+    """The parts. `model` is the served model's public name; `encoder` None searches by words alone. Opens the database
+    and brings it to this version's schema. Raises ConfigError for a database that a newer version wrote."""
+
+    def __init__(
+        self, backend: AsyncPolicyBackend, model: str, secret: bytes, settings: ServeSettings, encoder: Encoder | None
+    ) -> None:
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+        migrate(settings.database_url)
+        self.settings = settings
+        self.metrics = Metrics()
+        self.database = Database(settings.database_url)
+        self.campaigns = CampaignStore(self.database)
+        self.accounts = AccountStore(self.database, [derived(secret, "api keys")])
+        self.signer = TokenSigner(derived(secret, "click tokens"))
+        self.screen = ClickScreen(derived(secret, "traffic"))
+        self.records = AuctionLog(settings.audited_answers)
+        self.spool = Spool(settings.spool_path)
+        self.charger = Charger(self.spool, self.database, self._charged)
+        self._encoder = None if encoder is None else QueryEncoder(encoder)
+        width = 0 if encoder is None else int(encoder.encode(["width"]).shape[1])
+        key = derived(secret, "frequency")
+        self.marketplace = Marketplace(self.database, self._encoder, width, key, settings)
+        self.room = Room(model, self.marketplace, backend, self.signer, self.metrics, settings)
+        self.draining = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ad_load = _read_ad_load(settings.state_dir) if settings.ad_load else AdLoadState()
+        self.room.load = self._ad_load.load
+        self._watch()
+
+    @property
+    def backend(self) -> AsyncPolicyBackend:
+        """What writes the answers."""
+        return self.room.backend
+
+    def open(self, question: Question, base_url: str, arrived: float, owner: str) -> LiveAnswer:
+        """An answer to be run. Raises Overloaded at the limit of answers under way."""
+        if self.room.in_flight >= self.settings.in_flight:
+            raise Overloaded("as many answers as this router writes at once are under way")
+        self.room.in_flight += 1
+        return LiveAnswer(self.room, question, base_url, arrived, owner)
+
+    def begin(self, live: LiveAnswer) -> asyncio.Task[None]:
+        """Starts writing an answer that `open` gave; however it ends, it is settled once."""
+        writing = asyncio.create_task(live.run())
+        writing.add_done_callback(lambda done: self._ended(live, done))
+        return writing
+
+    async def start(self) -> None:
+        """Loads the campaigns and begins the background work. Raises where the database cannot be read."""
+        await self.marketplace.load()
+        # Campaigns stay for good: a full collection that walks 10,000 of them stalls every stream for its length.
+        gc.collect()
+        gc.freeze()
+        self.charger.start()
+        self._every(self.settings.refresh_s, self.marketplace.refresh, "campaigns not refreshed")
+        self._every(self.settings.pacing_s, self.marketplace.pace, "pacing not updated")
+        self._every(2.0, self._probe, "policy not probed")
+        if self.settings.ad_load is not None:
+            self._every(AD_LOAD_S, self._steer, "ad load not steered")
+
+    async def stop(self) -> None:
+        """Ends the background work; everything that was queued is on disk afterwards, most of it in the ledger."""
+        self.draining = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.backend.close()
+        if self._encoder is not None:
+            self._encoder.close()
+        await asyncio.to_thread(self._stop_charging)
+
+    async def ready(self) -> str:
+        """Empty when answers and charges are possible, else why not."""
+        if self.draining:
+            return "the server is going down"
+        if not await self.backend.ready():
+            return "the policy cannot answer"
+        if time.monotonic() - self.marketplace.synced_at > max(STALE_S, 10 * self.settings.refresh_s):
+            return "the database cannot be read"
+        return ""
+
+    def _ended(self, live: LiveAnswer, writing: asyncio.Task[None]) -> None:
+        self.room.in_flight -= 1
+        if writing.cancelled():  # perhaps before it began
+            live.outcome = "cancelled"
+            live.outlet.close(ClientGone("the client left"))
+        try:
+            settle(live, self.spool, self.records)
+        except Exception as error:
+            log.error("answer not settled", auction_id=live.auction_id, reason=type(error).__name__)
+
+    def _stop_charging(self) -> None:
+        self.spool.flush()
+        self.charger.stop(within_s=10)
+        self.spool.close()
+        self.database.close()
+
+    def _charged(self, event: ChargeEvent, outcome: Charged) -> None:
+        """Called on the charger's thread."""
+        self.metrics.revenue.labels(event.currency, event.kind.value).inc(outcome.charged_micros)
+        if outcome.reason:
+            log.info("charged less", event_id=outcome.id, reason=outcome.reason, charged_micros=outcome.charged_micros)
+        else:
+            log.info("charged", event_id=outcome.id, charged_micros=outcome.charged_micros, currency=event.currency)
+
+    def _every(self, seconds: float, work: Callable[[], Awaitable[None]], failure: str) -> None:
+        async def repeat() -> None:
+            while True:
+                await asyncio.sleep(seconds)
+                try:
+                    await work()
+                except (SQLAlchemyError, PolicyError, OSError) as error:
+                    log.error(failure, reason=type(error).__name__)
+                except Exception as error:
+                    log.error(failure, reason=type(error).__name__, unexpected=True)
+
+        self._tasks.append(asyncio.create_task(repeat(), name=failure))
+
+    async def _probe(self) -> None:
+        self.metrics.ready.set(float(await self.backend.ready()))
+        current = getattr(self.backend, "current", self.backend)
+        breaker = getattr(current, "breaker", None)
+        self.metrics.breaker.set(0.0 if breaker is None or breaker.closed else 1.0)
+
+    async def _steer(self) -> None:
+        """Holds the number of ads per answer at its target."""
+        answered, shown = self.room.answered, self.room.shown
+        if self.settings.ad_load is None or not answered:
+            return
+        self._ad_load = next_load(self._ad_load, shown / answered, answered, AD_LOAD_S, self.settings.ad_load)
+        self.room.load = self._ad_load.load
+        if answered >= self.settings.ad_load.least_answers:
+            self.room.answered, self.room.shown = 0, 0
+            path = self.settings.state_dir / AD_LOAD_FILE
+            await asyncio.to_thread(path.write_bytes, msgspec.json.encode(self._ad_load))
+
+    def _watch(self) -> None:
+        metrics, market = self.metrics, self.marketplace
+        metrics.watch(metrics.in_flight, lambda: float(self.room.in_flight))
+        metrics.watch(metrics.campaigns, lambda: float(len(market.index)))
+        metrics.watch(metrics.spooled, lambda: float(self.spool.depth))
+        metrics.watch(metrics.ad_load, lambda: self.room.load)
+        metrics.watch(metrics.unsynced, lambda: time.monotonic() - market.synced_at if market.synced_at else -1.0)
+
+
+AD_LOAD_FILE = "ad-load.json"
+
+
+def _read_ad_load(state_dir: Path) -> AdLoadState:
+    """The controller's state of the process before; a new one where there is none that can be read."""
+    with suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode((state_dir / AD_LOAD_FILE).read_bytes(), type=AdLoadState)
+    return AdLoadState()

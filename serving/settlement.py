@@ -1,0 +1,183 @@
+"""What an ended answer leaves behind: its record, counted impressions, payments that no click decides, and figures.
+
+Impressions and taking part are paid by `mechanism.payments` at predicted rates; clicks are charged when they come.
+Charges go into the durable queue, never straight to the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from mechanism.payments import impression_payments, participation_payments
+from mechanism.types import AdId, Answer, Insertion, Micros
+from serving.answer import LiveAnswer
+from serving.campaigns.types import Pricing
+from serving.charging import AUCTION, CHARGE
+from serving.eligibility import Reason
+from serving.rates import insertion_rates
+from serving.records import (
+    AuctionLog,
+    AuctionRecord,
+    CandidateRecord,
+    Kept,
+    MarkerRecord,
+    PaymentRecord,
+    ShownRecord,
+)
+from serving.spool import Spool
+from serving.store.auctions import Auction, Entry
+from serving.store.events import ChargeEvent
+
+log = structlog.get_logger(__name__)
+
+
+def settle(live: LiveAnswer, spool: Spool, kept: AuctionLog) -> None:
+    """Called once, when the answer has ended, however it did."""
+    seconds = asyncio.get_running_loop().time() - live.arrived
+    shown = list(dict.fromkeys(ad.ad_id for ad in live.ads))
+    payments = _payments(live, shown)
+    excluded = live.evaluated.counts() if live.evaluated else {}
+    record = _record(live, shown, payments, excluded, seconds)
+    kept.add(Kept(record, live.owner, live.evaluated))
+    _count(live, record, excluded, seconds)
+    if live.offers:
+        _report(live, shown, payments, spool)
+    ads = live.question.request.ads
+    if ads.consent and ads.user_id:
+        for ad_id in shown:
+            offer = live.offers[ad_id]
+            live.room.marketplace.frequency.record(ads.user_id, offer.campaign, ad_id, live.now.timestamp())
+    log.info(
+        "answered",
+        auction_id=record.auction_id,
+        outcome=record.outcome,
+        candidates=len(record.candidates),
+        shown=len(shown),
+        faults=len(record.faults),
+        tokens=record.tokens,
+        seconds=record.seconds,
+    )
+
+
+def model_version(digest: str) -> str:
+    """The model version that reports are grouped by: the beginning of the weights' digest, or a server's model name."""
+    return digest[:200] if ":" in digest else digest[:16]
+
+
+def _payments(live: LiveAnswer, shown: list[AdId]) -> list[PaymentRecord]:
+    """Payments of this auction for impressions and for taking part; the latter only where the answer came about."""
+    rates = live.room.marketplace.rates
+    by_kind: dict[Pricing, list[AdId]] = {}
+    for ad_id, offer in live.offers.items():
+        by_kind.setdefault(offer.campaign.pricing, []).append(ad_id)
+    found: dict[AdId, Micros] = {}
+    if seen := [ad_id for ad_id in by_kind.get(Pricing.IMPRESSION, ()) if ad_id in shown]:
+        bids = {ad_id: live.offers[ad_id].bid for ad_id in seen}
+        answer = Answer("", "", tuple(Insertion(ad_id, 0, 0) for ad_id in seen))
+        found |= impression_payments(answer, bids, {ad_id: rates.of(ad_id) for ad_id in seen})
+    if (parts := by_kind.get(Pricing.PARTICIPATION, [])) and live.done is not None:
+        bids = {ad_id: live.offers[ad_id].bid for ad_id in parts}
+        inserted = insertion_rates(live.done.choices, parts)
+        found |= participation_payments(bids, {ad_id: inserted[ad_id] * rates.of(ad_id) for ad_id in parts})
+    return [
+        PaymentRecord(ad_id, live.offers[ad_id].campaign.id, live.offers[ad_id].campaign.pricing, price)
+        for ad_id, price in found.items()
+    ]
+
+
+def _record(
+    live: LiveAnswer, shown: list[AdId], payments: list[PaymentRecord], excluded: dict[Reason, int], seconds: float
+) -> AuctionRecord:
+    done, evaluated = live.done, live.evaluated
+    choices = done.choices if done else ()
+    return AuctionRecord(
+        auction_id=live.auction_id,
+        created=live.created,
+        outcome=live.outcome,
+        model=live.room.model,
+        model_digest=live.digest,
+        seed=live.seed,
+        currency=live.placement.currency if live.placement else live.room.settings.currency,
+        placement=live.question.request.ads.placement,
+        profile_used=live.question.profile is not None,
+        generations=live.generations,
+        campaigns=int(evaluated.used.sum()) if evaluated else 0,
+        eligible=evaluated.rows if evaluated else 0,
+        excluded={reason.value: count for reason, count in excluded.items()},
+        candidates=[
+            CandidateRecord(
+                offer.ad.id,
+                offer.campaign.id,
+                offer.ad.title,
+                offer.ad.advertiser,
+                offer.ad.category,
+                offer.bid,
+                round(offer.bid * live.load),
+                offer.campaign.pricing,
+                round(offer.relevance, 4),
+            )
+            for offer in live.offers.values()
+        ],
+        markers=[MarkerRecord(c.chosen, c.exact, dict(c.probabilities)) for c in choices],
+        shown=[
+            ShownRecord(ad_id, live.offers[ad_id].campaign.id, f"{live.auction_id}:{ad_id}", live.offers[ad_id].bid)
+            for ad_id in shown
+        ],
+        payments=payments,
+        left_out=live.left_out,
+        faults=live.faults,
+        ad_load=live.load,
+        logprob=done.logprob if done else 0.0,
+        tokens=done.tokens if done else 0,
+        overhead_ms=round(live.overhead_s * 1000, 3),
+        seconds=round(seconds, 3),
+    )
+
+
+def _count(live: LiveAnswer, record: AuctionRecord, excluded: dict[Reason, int], seconds: float) -> None:
+    metrics, room = live.room.metrics, live.room
+    metrics.answers.labels(record.outcome).inc()
+    metrics.seconds.observe(seconds)
+    if live.evaluated is None:
+        return
+    metrics.auctions.inc()
+    for reason, count in excluded.items():
+        metrics.by_reason[reason].inc(count)
+    if live.ads:
+        metrics.filled.inc()
+        metrics.shown.inc(len(live.ads))
+    if record.outcome == "answered":
+        room.answered += 1
+        room.shown += len(live.ads)
+
+
+def _report(live: LiveAnswer, shown: list[AdId], payments: list[PaymentRecord], spool: Spool) -> None:
+    """Counts and charges for the ledger. An auction whose answer failed before anything was seen counts for nobody."""
+    if live.outcome == "failed" and not shown:
+        return
+    placement = live.question.request.ads.placement
+    entries = tuple(
+        Entry(campaign_id=offer.campaign.id, creative_id=ad_id, shown=ad_id in shown)
+        for ad_id, offer in live.offers.items()
+    )
+    version = model_version(live.digest)
+    auction = Auction(
+        id=live.auction_id, occurred_at=live.now, placement=placement, model_version=version, entries=entries
+    )
+    spool.put(AUCTION, auction)
+    for payment in payments:
+        event = ChargeEvent(
+            id=f"{live.auction_id}:{payment.ad_id}",
+            kind=payment.pricing,
+            auction_id=live.auction_id,
+            campaign_id=payment.campaign_id,
+            creative_id=payment.ad_id,
+            placement=placement,
+            model_version=version,
+            price_micros=payment.price_micros,
+            currency=live.offers[payment.ad_id].campaign.currency,
+            occurred_at=live.now,
+        )
+        spool.put(CHARGE, event)
