@@ -65,7 +65,7 @@ def serve(
     names, log = load or found, folder / "server.log"
     typer.echo(f"Loading {', '.join(names)} (log: {log}) ...", err=True)
     with server.running(repository, names, log, prepared, (http, grpc, metrics)) as running:
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        signal.signal(signal.SIGTERM, _interrupt)
         typer.echo(f"Triton: gRPC localhost:{grpc}, HTTP localhost:{http}, metrics localhost:{metrics}", err=True)
         try:
             while running.process.poll() is None:
@@ -73,3 +73,8 @@ def serve(
         except KeyboardInterrupt:
             return
         raise PolicyError(f"tritonserver ended by itself: see {log}")
+
+
+def _interrupt(*_: object) -> None:
+    """SIGTERM ends the server as Ctrl+C does."""
+    raise KeyboardInterrupt

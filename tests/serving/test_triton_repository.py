@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from cli.triton import app
 from mechanism.errors import AuctionError, ConfigError, InputError
 from serving.triton.repository import build_repository, config_pbtxt
 
@@ -143,3 +145,18 @@ def test_the_vllm_kind_has_the_same_interface(tmp_path: Path) -> None:
     assert "serving.triton.vllm_engine" in (built.folder / "1" / "model.py").read_text()
     assert (built.folder / "1" / "code" / "serving" / "triton" / "vllm_processor.py").is_file()
     assert "KIND_GPU count: 2" in config_pbtxt("n", 2, "gpu", {})
+
+
+def test_the_command_builds_and_says_the_name(tmp_path: Path) -> None:
+    source, out = model(tmp_path / "m", b"abc"), tmp_path / "repository"
+    done = CliRunner().invoke(app, ["build", str(source), "--out", str(out), "--slots", "5"])
+    assert done.exit_code == 0, done.output
+    name = f"policy-{hashlib.sha256(b'abc').hexdigest()[:12]}"
+    assert done.output.startswith(name)
+    assert '"slots" value { string_value: "5" }' in (out / name / "config.pbtxt").read_text()
+
+
+def test_serving_an_empty_repository_names_the_remedy(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["serve", str(tmp_path)])
+    assert isinstance(done.exception, ConfigError)
+    assert "triton build" in str(done.exception)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -388,12 +387,11 @@ def test_the_breaker_opens_when_the_server_dies_and_closes_when_it_is_back(
 def test_a_server_that_cannot_start_shows_its_log(prepared: server.Prepared, tmp_path: Path) -> None:
     model = scripted(tmp_path / "repository", tmp_path / "m", b"w", slots=2)
     (tmp_path / "repository" / model.name / "1" / "model.py").write_text("raise RuntimeError('no such thing')")
-    began = time.monotonic()
     with (
         pytest.raises(PolicyError, match="no such thing"),
         server.running(tmp_path / "repository", [model.name], tmp_path / "log", prepared),
     ):
-        pytest.fail(f"it started after {time.monotonic() - began} s")
+        pytest.fail("it started")
 
 
 def test_without_preparation_the_remedy_is_named(tmp_path: Path) -> None:
