@@ -131,7 +131,7 @@ def _choose(
     if free:
         logits = logits_BV[free]
         if settings.constrained:
-            _forbid(logits, [rows[k].constraint for k in free], vocabulary, left)
+            forbid(logits, [rows[k].constraint for k in free], vocabulary, left)
         probabilities, order = _distribution(logits, settings)
         index, logprobs = _draw(probabilities, noise_B[free])
         tokens = (index if order is None else order.gather(1, index)).flatten().tolist()
@@ -149,7 +149,7 @@ def _choose(
     return chosen
 
 
-def _forbid(
+def forbid(
     logits_BV: torch.Tensor, constraints: Sequence[MarkerConstraint], vocabulary: MarkerVocabulary, left: int
 ) -> None:
     """Strikes out, in place, what may not follow outside a marker."""

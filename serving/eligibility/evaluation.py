@@ -56,9 +56,12 @@ class Evaluation:
     def eligible(self, position: int) -> Eligible:
         """The eligible creative at a position of `rows_E`."""
         slot = int(self.owners_E[position])
-        campaign = self._campaign(slot)
-        offset = int(self.rows_E[position]) - int(self.first_rows[slot])
-        return Eligible(campaign, campaign.creatives[offset], int(self.bids[slot]))
+        return Eligible(self._campaign(slot), self.creative(position), int(self.bids[slot]))
+
+    def creative(self, position: int) -> Creative:
+        """The creative alone: cheap enough to order many by their ids."""
+        slot = int(self.owners_E[position])
+        return self._campaign(slot).creatives[int(self.rows_E[position]) - int(self.first_rows[slot])]
 
     def counts(self) -> dict[Reason, int]:
         """How many campaigns, or for the creatives' own reasons creatives, each reason excluded; only those above 0."""

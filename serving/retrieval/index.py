@@ -6,6 +6,7 @@ router's event loop. Without a vector, for a question or for a creative, the wor
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -77,8 +78,10 @@ class CreativeIndex:
             relevance = {int(p): max(0.0, float(c)) for p, c in zip(found, all_cosines, strict=True)}
         ranked = sorted(scores, key=lambda position: -scores[position])
         least = scores[ranked[min(count, len(ranked)) - 1]] if ranked else 0.0
-        best = [Found(evaluation.eligible(p), relevance[p], scores[p]) for p in ranked if scores[p] >= least]
-        return tuple(sorted(best, key=lambda f: (-f.score, f.eligible.creative.id))[:count])
+        # texts of one form tie by the hundred: only what is returned becomes a record
+        tied = [p for p in ranked if scores[p] >= least]
+        best = heapq.nsmallest(count, tied, key=lambda p: (-scores[p], evaluation.creative(p).id))
+        return tuple(Found(evaluation.eligible(p), relevance[p], scores[p]) for p in best)
 
 
 def creative_text(creative: Creative) -> str:

@@ -51,13 +51,13 @@ class Mask:
 
     def __call__(self, tokens: Sequence[int], logits_V: Any) -> Any:
         """The logits with everything struck out that the constraint forbids here."""
-        from inference.sampling import _forbid
+        from inference.sampling import forbid
 
         for token in tokens[self._seen :]:
             self._constraint.advance(token)
         self._seen = len(tokens)
         if not self._constraint.inside:
-            _forbid(logits_V[None], [self._constraint], self._vocabulary, self._max_new_tokens - len(tokens))
+            forbid(logits_V[None], [self._constraint], self._vocabulary, self._max_new_tokens - len(tokens))
             return logits_V
         allowed = self._constraint.allowed()
         kept = logits_V[allowed].clone()
