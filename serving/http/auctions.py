@@ -32,7 +32,8 @@ def auction_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         caller = await gate.caller(request, *READERS, anonymous=True)
         kept = router.records.get(auction_id)
         if kept is None or not (caller.is_admin or kept.owner == caller.key_id):
-            message = f"auction_id: {auction_id[:64]!r}: only the newest {router.settings.audited_answers} are kept"
+            kept_here = f"this router keeps the newest {router.settings.audited_answers} since its start"
+            message = f"auction_id: {auction_id[:64]!r}: {kept_here}; charges are at /v1/reports/events?auction_id="
             raise ApiError(404, message, "auction_id", "auction_not_found")
         return _json(await asyncio.to_thread(lambda: msgspec.json.encode(kept.full())))
 

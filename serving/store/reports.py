@@ -56,7 +56,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a report; a dimension that it is not grouped by is None. `query` leads back to the events."""
+    """One line of a report; a dimension that it is not grouped by is None. `query` leads back to the events. `auctions`
+    counts candidacies: an auction counts once for each creative that stood in its prompt."""
 
     campaign_id: str | None = None
     creative_id: str | None = None

@@ -256,6 +256,16 @@ def test_keys_are_shown_once_rotated_and_revoked(start: Start) -> None:
     assert (bad.status_code, bad.json()["error"]["param"]) == (400, "advertiser_id")
 
 
+def test_an_open_router_takes_stand_ins_but_no_invalid_key(start: Start) -> None:
+    router = start()
+    key = router.key("publisher")
+    body = {"model": "scripted", "messages": KITES}
+    revoked = next(k["id"] for k in router.call("GET", "/v1/keys").json()["items"] if k["role"] == "publisher")
+    assert router.call("POST", f"/v1/keys/{revoked}/revoke").status_code == 200
+    codes = {k: router.call("POST", "/v1/chat/completions", k, json=body).status_code for k in (key, "unused")}
+    assert codes == {key: 401, "unused": 200}
+
+
 @pytest.mark.parametrize(
     ("pricing", "charged"), [("impression", 9_000), ("participation", 9_000), ("click", 0)]
 )  # 0.45 x 0.02; the script's one marker gives its only candidate all of its probability
