@@ -39,7 +39,9 @@ def serve(
     database: Annotated[
         str, typer.Option(help="postgresql://... in production; SQLite if left out.", envvar="LLM_AUCTION_DATABASE")
     ] = "",
-    anonymous: Annotated[bool, typer.Option("--anonymous", help="Let callers without an API key chat, and see auctions.")] = False,
+    anonymous: Annotated[
+        bool, typer.Option("--anonymous", help="Let callers without an API key chat, and see their auctions.")
+    ] = False,
     public_url: Annotated[str, typer.Option(help="What click links begin with, behind a proxy.")] = "",
     triton: Annotated[str, typer.Option(help="host:port of a Triton's gRPC, in place of a policy here.")] = "",
     digest: Annotated[str, typer.Option(help="With --triton: the weights' sha256, as `triton build` says.")] = "",
