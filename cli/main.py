@@ -145,3 +145,7 @@ def start(
     from cli import logs
 
     logs.configure(log_level, log_format)
+
+
+if __name__ == "__main__":
+    app()
