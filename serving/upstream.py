@@ -18,17 +18,14 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
-import structlog
 
-from mechanism.errors import ConfigError, InputError, PolicyError
+from mechanism.errors import ConfigError, PolicyError
 from mechanism.prompt import PromptSettings, render_messages
 from mechanism.types import Context
-from serving.errors import Overloaded, PolicyTimeout
+from serving.breaker import Breaker, BreakerSettings, GuardedCalls, ServerDown
+from serving.errors import Overloaded
 from serving.policy import Completed, PolicyEvent, TextDelta
-from serving.triton.breaker import Breaker, BreakerSettings
-from serving.upstream_exchange import KEY_VARIABLE, Exchange, UpstreamDown
-
-log = structlog.get_logger(__name__)
+from serving.upstream_exchange import KEY_VARIABLE, Exchange
 
 _LARGEST_SEED = 2**31
 """Some servers keep a seed in 32 bits, signed."""
@@ -89,7 +86,7 @@ class UpstreamPolicy:
 
     def __init__(self, settings: UpstreamSettings, environment: Mapping[str, str] = os.environ) -> None:
         self.settings = settings
-        self.breaker = Breaker(settings.breaker)
+        self._calls = GuardedCalls(f"the upstream ({settings.model})", settings.breaker, settings.silence_s)
         self.open_answers = 0
         self._headers = _headers(environment)
         self._session: aiohttp.ClientSession | None = None
@@ -105,10 +102,15 @@ class UpstreamPolicy:
         """sha256 of the server's address and the model's name: what weights stand behind them, it does not say."""
         return self._digest
 
+    @property
+    def breaker(self) -> Breaker:
+        """Whether the server is asked at the moment."""
+        return self._calls.breaker
+
     async def stream(
         self, context: Context, seed: int, max_ads: int, deadline: float
     ) -> AsyncGenerator[PolicyEvent, None]:
-        """As `AsyncPolicyBackend.stream`; UpstreamDown, a PolicyError, while the server cannot be reached.
+        """As `AsyncPolicyBackend.stream`; ServerDown, a PolicyError, while the server cannot be reached.
 
         The request is sent again only while no delta has arrived, and only when the connection failed. `tokens` are
         the deltas' number where the server tells no usage; the log-probability is not known, and given as 0.
@@ -189,7 +191,7 @@ class UpstreamPolicy:
         for attempt in range(1 + self.settings.retries):
             try:
                 return await self._attempt(body, deadline)
-            except UpstreamDown:
+            except ServerDown:
                 pause = self.settings.pause_s * 2**attempt
                 last = attempt == self.settings.retries or loop.time() + pause >= deadline
                 if last or not self.breaker.closed or self._closed:
@@ -199,35 +201,15 @@ class UpstreamPolicy:
 
     async def _attempt(self, body: bytes, deadline: float) -> Exchange:
         """One request up to its first delta, and what it tells the breaker."""
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        if deadline <= began:
-            raise PolicyTimeout("the deadline was over before the policy was asked")
-        if not self.breaker.admits(began):
-            raise UpstreamDown("the upstream failed again and again and is left alone for a moment: see its log")
-        trial = not self.breaker.closed
-        self.breaker, undecided = self.breaker.began(), True
-        exchange = Exchange(self._pool(), self.settings.endpoint("/chat/completions"), self._headers)
-        sent = False
-        try:
-            await exchange.send(body, deadline)
-            sent = True
-            self.breaker, undecided = self.breaker.succeeded(), False
-            return exchange
-        except (InputError, Overloaded):
-            self.breaker, undecided = self.breaker.succeeded(), False  # the server judged the request: it works
-            raise
-        except PolicyError as error:
-            if not isinstance(error, PolicyTimeout) or clock() - began >= self.settings.silence_s:
-                self.breaker, undecided = self.breaker.failed(clock()), False
-                if not self.breaker.closed:
-                    log.warning("upstream left alone", model=self.settings.model, reason=type(error).__name__)
-            raise
-        finally:
-            if not sent:
+        with self._calls.call(asyncio.get_running_loop().time, deadline) as works:
+            exchange = Exchange(self._pool(), self.settings.endpoint("/chat/completions"), self._headers)
+            try:
+                await exchange.send(body, deadline)
+            except BaseException:
                 exchange.close()
-            if undecided and trial:
-                self.breaker = self.breaker.abandoned()
+                raise
+            works()
+            return exchange
 
 
 def _headers(environment: Mapping[str, str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import aiohttp
 
 from mechanism.errors import AuctionError, InputError, PolicyError
+from serving.breaker import ServerDown
 from serving.errors import Overloaded, PolicyTimeout
 from serving.upstream_frames import FrameReader
 
@@ -19,10 +20,6 @@ KEY_VARIABLE = "LLM_AUCTION_UPSTREAM_KEY"
 """Environment variable of the server's API key; without it none is sent."""
 _LAST_BYTES_S = 0.1
 """How long the end of an HTTP body may take after `[DONE]`; a connection that needs longer is closed, not kept."""
-
-
-class UpstreamDown(PolicyError):
-    """The server cannot be reached, or the breaker is open because it could not."""
 
 
 class Exchange:
@@ -79,13 +76,13 @@ class Exchange:
 
 
 def _connection_error(error: Exception, began: bool) -> PolicyError:
-    """The error for a request or a read that failed; only one that may be sent again is UpstreamDown."""
+    """The error for a request or a read that failed; only one that may be sent again is ServerDown."""
     if isinstance(error, TimeoutError):
         return PolicyTimeout("the policy passed its deadline")
     if began:
         return PolicyError("the connection to the upstream broke within the answer")
     if isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError):
-        return UpstreamDown("the upstream cannot be reached, or is going down: see that it runs at the address given")
+        return ServerDown("the upstream cannot be reached, or is going down: see that it runs at the address given")
     return PolicyError("the upstream does not speak HTTP as it should: see that the address is a model server's")
 
 

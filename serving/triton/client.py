@@ -16,16 +16,15 @@ from typing import Any
 
 import grpc  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
-import structlog
 from tritonclient.grpc import InferInput  # type: ignore[import-untyped, unused-ignore]
 from tritonclient.grpc.aio import InferenceServerClient  # type: ignore[import-untyped, unused-ignore]
 from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped, unused-ignore]
 
-from mechanism.errors import AuctionError, ConfigError, InputError, PolicyError
+from mechanism.errors import AuctionError, ConfigError, PolicyError
 from mechanism.types import Context
+from serving.breaker import Breaker, BreakerSettings, GuardedCalls, ServerDown
 from serving.errors import Overloaded, PolicyTimeout
 from serving.policy import Completed, PolicyEvent, TextDelta
-from serving.triton.breaker import Breaker, BreakerSettings
 from serving.triton.wire import (
     COMPLETED,
     DIGEST_PARAMETER,
@@ -36,8 +35,6 @@ from serving.triton.wire import (
     decode_error,
     encode_request,
 )
-
-log = structlog.get_logger(__name__)
 
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", 2**24),
@@ -76,10 +73,6 @@ class TritonSettings:
             raise ConfigError("triton.silence_s", self.silence_s, "give seconds >= 0")
 
 
-class ServerDown(PolicyError):
-    """Triton cannot be reached, or the breaker is open because it could not."""
-
-
 def connect(url: str) -> Any:
     """The gRPC client of a Triton at `host:port`: make one for the process, on its event loop, and close it at the end
     (each client that is dropped costs memory). Does not wait for the server."""
@@ -91,7 +84,7 @@ class TritonPolicy:
 
     def __init__(self, client: Any, model: ModelRef, settings: TritonSettings = TritonSettings()) -> None:
         self.model = model
-        self.breaker = Breaker(settings.breaker)
+        self._calls = GuardedCalls(f"Triton ({model.name})", settings.breaker, settings.silence_s)
         self._client = client
         self._settings = settings
         self._verified = False
@@ -100,6 +93,11 @@ class TritonPolicy:
     def digest(self) -> str:
         """sha256 of the weights, as `serving.triton.digest` folds it."""
         return self.model.digest
+
+    @property
+    def breaker(self) -> Breaker:
+        """Whether Triton is asked at the moment."""
+        return self._calls.breaker
 
     async def stream(
         self, context: Context, seed: int, max_ads: int, deadline: float
@@ -153,35 +151,17 @@ class TritonPolicy:
     async def _guarded(self, data: bytes, deadline: float) -> AsyncGenerator[PolicyEvent, None]:
         """One attempt, and what it tells the breaker."""
         clock = asyncio.get_running_loop().time
-        began = clock()
-        if deadline <= began:
-            raise PolicyTimeout("the deadline was over before the policy was asked")
-        if not self.breaker.admits(began):
-            raise ServerDown("Triton failed again and again and is left alone for a moment: see its log")
-        trial = not self.breaker.closed
-        self.breaker, undecided = self.breaker.began(), True
-        try:
-            if not self._verified:
-                await self.verify(deadline - began)
-            async with aclosing(self._events(data, deadline)) as events:
-                async for event in events:
-                    if undecided:
-                        self.breaker, undecided = self.breaker.succeeded(), False
-                    yield event
-        except (InputError, Overloaded):
-            self.breaker, undecided = self.breaker.succeeded(), False  # the server judged the request: it works
-            raise
-        except PolicyError as error:
-            if isinstance(error, ServerDown):
+        with self._calls.call(clock, deadline) as works:
+            try:
+                if not self._verified:
+                    await self.verify(deadline - clock())
+                async with aclosing(self._events(data, deadline)) as events:
+                    async for event in events:
+                        works()
+                        yield event
+            except ServerDown:
                 self._verified = False
-            if not isinstance(error, PolicyTimeout) or (undecided and clock() - began >= self._settings.silence_s):
-                self.breaker, undecided = self.breaker.failed(clock()), False
-                if not self.breaker.closed:
-                    log.warning("policy server left alone", model=self.model.name, reason=type(error).__name__)
-            raise
-        finally:
-            if undecided and trial:
-                self.breaker = self.breaker.abandoned()
+                raise
 
     async def _events(self, data: bytes, deadline: float) -> AsyncGenerator[PolicyEvent, None]:
         """The events of one request as Triton sends them; leaving early cancels it there.

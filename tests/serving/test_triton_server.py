@@ -15,12 +15,12 @@ import pytest
 
 from mechanism.errors import ConfigError, InputError, PolicyError
 from mechanism.types import Ad, Candidate, Context, Profile
+from serving.breaker import BreakerSettings, ServerDown
 from serving.drills.triton import next_version
 from serving.errors import Overloaded, PolicyTimeout
 from serving.policy import AsyncPolicyBackend, Completed, InProcessPolicy, PolicyEvent, TextDelta
 from serving.triton import server
-from serving.triton.breaker import BreakerSettings
-from serving.triton.client import ModelRef, ServerDown, TritonPolicy, TritonSettings, connect
+from serving.triton.client import ModelRef, TritonPolicy, TritonSettings, connect
 from serving.triton.repository import build_repository
 from serving.triton.rollout import ChangeLimits, ServedPolicy
 

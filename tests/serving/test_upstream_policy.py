@@ -14,13 +14,13 @@ import pytest
 
 from mechanism.errors import ConfigError, InputError, PolicyError
 from mechanism.types import Ad, Candidate, Context
+from serving.breaker import BreakerSettings, ServerDown
 from serving.drills.mock_upstream import MockSettings, serve
 from serving.drills.numbered import DELTAS, numbered
 from serving.errors import Overloaded, PolicyTimeout
 from serving.policy import AsyncPolicyBackend, Completed, PolicyEvent, TextDelta
-from serving.triton.breaker import BreakerSettings
 from serving.upstream import UpstreamPolicy, UpstreamSettings
-from serving.upstream_exchange import KEY_VARIABLE, UpstreamDown
+from serving.upstream_exchange import KEY_VARIABLE
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 CONTEXT = Context("c", "Which shoes?", (Candidate(Ad("A1", "Zephyr Shoes", "Light.", "Zephyr"), 500_000),))
@@ -216,7 +216,7 @@ def test_a_broken_connection_is_tried_again_only_before_the_first_delta() -> Non
             assert await anext(events) == TextDelta("Hel")
             with pytest.raises(PolicyError, match="within the answer") as caught:
                 await anext(events)
-            assert not isinstance(caught.value, UpstreamDown)
+            assert not isinstance(caught.value, ServerDown)
             assert len(fake.requests) == 1
 
     asyncio.run(run())
@@ -337,9 +337,9 @@ def test_a_server_that_is_down_is_left_alone_and_found_again() -> None:
         breaker = BreakerSettings(failures=2, cool_s=0.2)
         async with faked(sends(), sends(), sends(WHOLE), retries=0, breaker=breaker) as (fake, policy):
             for _ in range(2):
-                with pytest.raises(UpstreamDown):
+                with pytest.raises(ServerDown):
                     await collect(policy)
-            with pytest.raises(UpstreamDown, match="left alone"):
+            with pytest.raises(ServerDown, match="left alone"):
                 await collect(policy)
             assert len(fake.requests) == 2
             await asyncio.sleep(0.25)
@@ -354,7 +354,7 @@ def test_nobody_at_the_address_is_down_and_not_ready() -> None:
         async with faked(sends(WHOLE)) as (fake, _):
             port = fake.port
         policy = UpstreamPolicy(asked(port), {})
-        with pytest.raises(UpstreamDown):
+        with pytest.raises(ServerDown):
             await collect(policy)
         assert not await policy.ready()
         await policy.close()
