@@ -14,6 +14,7 @@ from mechanism.types import Candidate
 from simulator.world import World
 from trainers.reading import KINDS, QUESTION, questions, reading_accuracy, reading_exercise
 from trainers.supervised import TokenisedExercise
+from trainers.tiny_base import Recipe, new_policy
 
 WORLD = World(0, profiles=80)
 
@@ -70,3 +71,17 @@ def test_a_model_that_was_never_taught_reads_no_comparison(small_base: Path) -> 
     assert set(accuracy) == set(KINDS)
     assert 60 < accuracy["highest for two needs"][1] <= 80
     assert all(share < 0.5 for share, _ in accuracy.values())
+
+
+def test_the_shipped_base_reads_bids() -> None:
+    share, count = reading_accuracy(Policy.load("tiny"), World(0, profiles=200), 20, 64, seed=5)["highest for a need"]
+    assert count > 150
+    assert share >= Recipe().least_accuracy
+
+
+def test_bids_begin_in_their_order(small_base: Path) -> None:
+    recipe = Recipe(vocabulary=600, width=32, layers=2, heads=2, feed_forward=64)
+    policy = new_policy(Policy.load(str(small_base)).tokenizer, recipe)
+    ids = [policy.tokenizer.convert_tokens_to_ids(f" {bid}@") for bid in (10, 12, 50, 90)]
+    low, next_, middle, high = policy.model.get_input_embeddings().weight.detach()[ids]
+    assert (low - next_).norm() < (low - middle).norm() < (low - high).norm()
