@@ -21,11 +21,11 @@ from mechanism.types import Context
 from serving import tracing
 from serving.eligibility import PlacementRequest
 from serving.errors import ClientGone, Overloaded, PolicyTimeout
-from serving.http.chat_request import Question
 from serving.marketplace import Marketplace
 from serving.metrics import Metrics
 from serving.offers import Offer
 from serving.policy import AsyncPolicyBackend, Completed, TextDelta
+from serving.question import Question
 from serving.records import Outcome, new_auction_id
 from serving.retrieval import query_text
 from serving.settings import ServeSettings

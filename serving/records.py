@@ -20,13 +20,8 @@ from numpy.typing import NDArray
 from mechanism.types import AdId, Micros
 from serving.campaigns.types import Campaign, Pricing
 from serving.eligibility import Evaluation, Reason
-from serving.eligibility.columns import CAPPED, PENDING, REJECTED
-
-_CREATIVE_REASONS = {
-    PENDING: Reason.REVIEW_PENDING,
-    REJECTED: Reason.REVIEW_REJECTED,
-    CAPPED: Reason.FREQUENCY_CREATIVE,
-}
+from serving.eligibility.columns import CAPPED
+from serving.eligibility.evaluation import CREATIVE_REASONS
 
 
 class CandidateRecord(msgspec.Struct, frozen=True):
@@ -158,7 +153,7 @@ class Outcome:
                 found[reason] = found.get(reason, 0) + count
         if self.rows < len(self.states_M):
             states = np.bincount(self.states_M, minlength=CAPPED + 1)
-            found |= {reason: int(states[s]) for s, reason in _CREATIVE_REASONS.items() if states[s]}
+            found |= {reason: int(states[s]) for s, reason in CREATIVE_REASONS.items() if states[s]}
         return found
 
     def eligible(self) -> list[EligibleRecord]:
@@ -181,7 +176,7 @@ class Outcome:
         for slot, bid in zip(self.slots.tolist(), self.bids.tolist(), strict=True):
             campaign = self.campaigns[slot]
             for creative in campaign.creatives if campaign is not None else ():
-                yield campaign, creative.id, bid, _CREATIVE_REASONS.get(next(states))
+                yield campaign, creative.id, bid, CREATIVE_REASONS.get(next(states))
 
 
 @dataclass(frozen=True, slots=True)

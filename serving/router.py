@@ -22,10 +22,10 @@ from serving.answer import LiveAnswer, Room
 from serving.charging import Charger
 from serving.encoding import Encoder, QueryEncoder
 from serving.errors import ClientGone, Overloaded
-from serving.http.chat_request import Question
 from serving.marketplace import Marketplace
 from serving.metrics import Metrics
 from serving.policy import AsyncPolicyBackend
+from serving.question import Question
 from serving.records import AuctionLog
 from serving.settings import ServeSettings, derived
 from serving.settlement import settle

@@ -18,11 +18,12 @@ from serving.eligibility.columns import CAPPED, PENDING, REJECTED
 from serving.eligibility.reasons import Reason
 from serving.eligibility.rules import Verdict
 
-_CREATIVE_REASONS = {
+CREATIVE_REASONS = {
     PENDING: Reason.REVIEW_PENDING,
     REJECTED: Reason.REVIEW_REJECTED,
     CAPPED: Reason.FREQUENCY_CREATIVE,
 }
+"""Why a creative in a state stays out; the states that are not here admit it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class Evaluation:
                 found[reason] = before - after
             before = after
         by_state = np.bincount(self.states_M, minlength=CAPPED + 1)
-        return found | {reason: int(by_state[s]) for s, reason in _CREATIVE_REASONS.items() if by_state[s]}
+        return found | {reason: int(by_state[s]) for s, reason in CREATIVE_REASONS.items() if by_state[s]}
 
     def verdicts(self) -> Iterator[Verdict]:
         """A verdict for every creative, and for every campaign without any, in the order of the slots. Slow: it walks
@@ -85,7 +86,7 @@ class Evaluation:
             if not campaign.creatives:
                 yield Verdict(campaign.id, "", bid, reason)
             for creative in campaign.creatives:
-                own = reason or _CREATIVE_REASONS.get(next(states))
+                own = reason or CREATIVE_REASONS.get(next(states))
                 yield Verdict(campaign.id, creative.id, bid, own)
 
     def _campaign_reasons(self) -> dict[int, Reason]:

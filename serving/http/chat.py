@@ -17,8 +17,9 @@ from serving import tracing
 from serving.answer import LiveAnswer
 from serving.errors import ApiError, as_api_error, bad_request, sse_error
 from serving.http.auth import Gate
-from serving.http.chat_request import ChatRequest, parse_chat_request
+from serving.http.chat_request import parse_chat_request
 from serving.http.documents import documented
+from serving.question import ChatRequest
 from serving.router import Router
 from serving.store.accounts import Role
 from serving.visible import VisibleDelta

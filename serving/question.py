@@ -1,0 +1,117 @@
+"""A question as the router works with it: OpenAI's fields that it takes, its own `ads` object, and what was checked.
+
+Plain records. Decoding and checking them is `serving.http.chat_request`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from mechanism.types import Profile
+
+
+class TextPart(msgspec.Struct, frozen=True):
+    """One part of a message; only text can be read."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One message of the conversation. `developer` is OpenAI's newer name for `system`."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    name: str | None = None
+
+    def text(self) -> str:
+        """The content as one string."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class ProfileFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the caller tells about the user; used only with consent."""
+
+    age: str = ""
+    gender: str = ""
+    occupation: str = ""
+    location: str = ""
+    interests: list[str] = []
+    history: list[str] = []
+
+
+class AdsFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `ads` object: where the answer will stand, who reads it, and what it may hold.
+
+    `enabled` False asks for an answer without any ad; `max_ads` bounds the links, `tmax_ms` the time, `floor_micros`
+    the bids, in micros of `currency`. `user_id` and `profile` are used only with `consent`. `blocked_*` are the
+    publisher's exclusions, `user_blocked_*` the reader's own.
+    """
+
+    enabled: bool = True
+    placement: str = ""
+    category: str = ""
+    country: str = ""
+    language: str = ""
+    currency: str = ""
+    user_id: str = ""
+    consent: bool = False
+    profile: ProfileFields = ProfileFields()
+    max_ads: int | None = None
+    tmax_ms: int | None = None
+    floor_micros: int = 0
+    blocked_categories: list[str] = []
+    blocked_advertisers: list[str] = []
+    user_blocked_categories: list[str] = []
+    user_blocked_advertisers: list[str] = []
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    """OpenAI's options of a streamed answer."""
+
+    include_usage: bool = False
+    include_obfuscation: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct, frozen=True):
+    """Only plain text can be asked for."""
+
+    type: Literal["text"]
+
+
+class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body. The fields from `temperature` on are accepted for the sake of existing clients and change nothing."""
+
+    model: str
+    messages: list[Message]
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int | None = 1
+    seed: int | None = None
+    response_format: ResponseFormat | None = None
+    ads: AdsFields = AdsFields()
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A checked request: `query` is the last user message (x), `turns` the messages before it as (role, text) with our
+    own links back to their titles, all of it clean; `profile` is None without consent."""
+
+    request: ChatRequest
+    query: str = field(repr=False)
+    turns: tuple[tuple[str, str], ...] = field(repr=False)
+    profile: Profile | None = field(repr=False)
