@@ -168,6 +168,16 @@ class MarkerConstraint:
         children = self._open.node.children
         return [token for token, child in children.items() if not self.shown.issuperset(child.ads)]
 
+    def replay(self, token: int) -> bool:
+        """Takes the next token of a finished answer; whether others were allowed beside it. A text that left the trie,
+        as only an unconstrained policy writes it, had the choice everywhere."""
+        allowed = self.allowed() if self.inside else []
+        if self.inside and token not in allowed:
+            self._open = None
+            return True
+        self.advance(token)
+        return len(allowed) != 1
+
     def advance(self, token: int, probabilities: Mapping[int, float] | None = None) -> None:
         """Takes the chosen token; inside a marker with the probabilities of all allowed tokens."""
         if self._open is None:

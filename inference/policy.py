@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from inference.constraint import MarkerVocabulary
+from inference.constraint import MarkerConstraint, MarkerVocabulary
 from inference.models import POLICY_FILE, LoadedModel, load_model, weights_digest
 from inference.quiet import quiet_loading
 from inference.sampling import Row, SamplingSettings, decode
@@ -128,6 +128,13 @@ class Policy:
     def answer_ids(self, generation: Generation) -> list[int]:
         """The answer's tokens as training sees them: closed by the end token where the model ended by itself."""
         return [*generation.token_ids, *([self.end_tokens[0]] if generation.finished else [])]
+
+    def decided(self, context: Context, generation: Generation) -> list[bool]:
+        """For each of `answer_ids`: whether the model had a choice, or the candidate trie left one token only."""
+        constraint = MarkerConstraint(self.vocabulary, self.vocabulary.trie([c.ad for c in context.candidates]), None)
+        return [
+            *(constraint.replay(token) for token in generation.token_ids), *([True] if generation.finished else [])
+        ]
 
     def save(self, folder: Path) -> None:
         """Writes Hugging Face layout plus `policy.json`."""

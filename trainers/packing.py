@@ -24,8 +24,8 @@ class PackedBatch:
     """B packed contexts of at most L tokens with at most K answers each.
 
     `ids_BL`, `positions_BL`: int64. `mask_B1LL`: bool, True where a row may look at a column. `owner_BL`: which answer
-    (0..K-1) a token belongs to, -1 for prompt, padding and given openings. Every answer is preceded by its own copy of
-    the prompt's last token, so that, as in any causal model, a token is predicted by the column before it.
+    (0..K-1) a token belongs to, -1 for prompt, padding and tokens that are only read. Every answer is preceded by its
+    own copy of the prompt's last token, so that, as in any causal model, a token is predicted by the column before it.
     """
 
     ids_BL: torch.Tensor
@@ -57,11 +57,12 @@ class PackedBatch:
 def pack(
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[Sequence[int]]],
-    given: Sequence[Sequence[int]] | None = None,
+    counted: Sequence[Sequence[Sequence[bool]]] | None = None,
 ) -> PackedBatch:
     """Packs one prompt (at least one token) and its answers into each row; rows are padded on the right.
 
-    `given[b][k]` tokens at the start of an answer are read, but owned by nobody, so that they have no log-probability.
+    An answer's tokens that are not `counted` (same shape; none: all are) are read, but owned by nobody, so that they
+    have no log-probability.
     """
     lengths = [len(p) - 1 + sum(len(a) + 1 for a in own) for p, own in zip(prompts, answers, strict=True)]
     rows, width = len(prompts), max(lengths)
@@ -78,7 +79,8 @@ def pack(
             end = start + 1 + len(answer)
             ids[b, start:end] = torch.tensor([prompt[-1], *answer])
             positions[b, start:end] = torch.arange(len(prompt) - 1, len(prompt) + len(answer))
-            owner[b, start + 1 + (given[b][k] if given else 0) : end] = k
+            own_tokens = torch.tensor(counted[b][k] if counted else [True] * len(answer), dtype=torch.bool)
+            owner[b, start + 1 : end][own_tokens] = k
             segment[b, start:end] = k
             start = end
     causal = torch.ones(width, width, dtype=torch.bool).tril()

@@ -97,7 +97,8 @@ def pairs(s: Session, epoch: int) -> str:
     reference = s.policy(0) if s.config.optimisation.reference == "base" else start
     with s.run.phase("pairs", epoch).open() as folder:
         precise = s.config.optimisation.precision == "float32"
-        write_groups(folder / GROUPS, with_reference(reference, tokenise(start, groups, sampled), precise=precise))
+        tokens = tokenise(start, groups, sampled, whole=not s.config.optimisation.shared_prefix)
+        write_groups(folder / GROUPS, with_reference(reference, tokens, precise=precise))
     count = sum(len(g.losers) for g in groups)
     return f"{count} pairs in {len(groups)} groups, mean reward {np.mean([r for g in groups for r in g.rewards]):.1f}"
 

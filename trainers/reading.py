@@ -70,23 +70,24 @@ def reading_accuracy(
     rng = np.random.default_rng([seed, 3])
     right: dict[str, list[bool]] = {kind: [] for kind in KINDS}
     for start in range(0, contexts, ROWS):
-        prompts, answers, given, kinds = [], [], [], []
+        prompts, answers, counted, kinds = [], [], [], []
         for number in range(start, min(start + ROWS, contexts)):
             query = world.test_queries[number % len(world.test_queries)]
             context = replace(draw_context(world, query, candidates, rng), query=QUESTION)
             asked = questions(context.candidates, rng)
             openings = [policy.text_ids(opening) for _, opening, _ in asked]
             prompts.append(policy.prompt_ids(context))
-            answers.append([[*o, *policy.text_ids(a)] for o, (_, _, a) in zip(openings, asked, strict=True)])
-            given.append([len(o) for o in openings])
+            own = [policy.text_ids(a) for _, _, a in asked]
+            answers.append([[*o, *a] for o, a in zip(openings, own, strict=True)])
+            counted.append([[False] * len(o) + [True] * len(a) for o, a in zip(openings, own, strict=True)])
             kinds.append([kind for kind, _, _ in asked])
-        packed = pack(prompts, answers, given)
+        packed = pack(prompts, answers, counted)
         rows, columns = (packed.owner_BL >= 0).nonzero(as_tuple=True)
         logits_BLV = policy.model(**packed.to(policy.model.device).inputs()).logits
         likeliest = logits_BLV[rows, columns - 1].argmax(-1).cpu()
         hits = likeliest == packed.ids_BL[rows, columns]
         owners = packed.owner_BL[rows, columns]
-        for b, own in enumerate(kinds):
-            for k, kind in enumerate(own):
+        for b, of_prompt in enumerate(kinds):
+            for k, kind in enumerate(of_prompt):
                 right[kind].append(bool(hits[(rows == b) & (owners == k)].all()))
     return {kind: (float(np.mean(own)) if own else 0.0, len(own)) for kind, own in right.items()}

@@ -33,23 +33,24 @@ class SupervisedSettings:
 
 @dataclass(frozen=True, slots=True)
 class TokenisedExercise:
-    """Token ids of a prompt and of its answers (end token included), and how many tokens at the start of each answer
-    are given and not learned."""
+    """Token ids of a prompt and of its answers (end token included), and which of the answers' tokens are learned; the
+    others are given."""
 
     prompt_ids: Sequence[int]
     answers_ids: Sequence[Sequence[int]]
-    given: Sequence[int]
+    learned: Sequence[Sequence[bool]]
 
     @classmethod
     def of(cls, exercise: Exercise, policy: Policy) -> TokenisedExercise:
         """Tokenised with the policy's prompt and end token. The parts of an answer are tokenised apart, so the one that
         is learned must begin as it would inside a text (with its blank)."""
         given = [policy.text_ids(g) for g in exercise.given] or [[] for _ in exercise.answers]
-        answers = [
-            [*start, *policy.text_ids(a), policy.end_tokens[0]]
-            for start, a in zip(given, exercise.answers, strict=True)
-        ]
-        return cls(policy.prompt_ids(exercise.context), answers, [len(start) for start in given])
+        own = [[*policy.text_ids(a), policy.end_tokens[0]] for a in exercise.answers]
+        return cls(
+            policy.prompt_ids(exercise.context),
+            [[*start, *rest] for start, rest in zip(given, own, strict=True)],
+            [[False] * len(start) + [True] * len(rest) for start, rest in zip(given, own, strict=True)],
+        )
 
 
 def train_supervised(
@@ -69,7 +70,7 @@ def train_supervised(
     for step, batch in enumerate(batches):
         if step >= settings.steps:
             break
-        packed = pack([e.prompt_ids for e in batch], [e.answers_ids for e in batch], [e.given for e in batch])
+        packed = pack([e.prompt_ids for e in batch], [e.answers_ids for e in batch], [e.learned for e in batch])
         with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.mixed_precision):
             loss = -token_logprobs(model, packed.to(model.device)).mean()
         if not torch.isfinite(loss):

@@ -86,7 +86,9 @@ def kl_estimate(
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
         prompts = [policy.prompt_ids(contexts[i]) for i in rows]
-        packed = pack(prompts, [[policy.answer_ids(answers[i])] for i in rows]).to(policy.model.device)
+        written = [[policy.answer_ids(answers[i])] for i in rows]
+        decided = [[policy.decided(contexts[i], answers[i])] for i in rows]
+        packed = pack(prompts, written, decided).to(policy.model.device)
         with torch.autocast(policy.model.device.type, torch.bfloat16):
             difference = answer_logprobs(policy.model, packed) - answer_logprobs(base.model, packed)
         differences += difference[:, 0].double().tolist()

@@ -174,3 +174,32 @@ def test_settings_out_of_range_are_refused_by_name() -> None:
     for setting in bad:
         with pytest.raises(InputError, match=next(iter(setting))):
             SamplingSettings(**setting)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_policy_decided_where_the_trie_forked_and_nowhere_else_in_a_marker(
+    request: pytest.FixtureRequest, style: str
+) -> None:
+    policy, context = policy_of(request, style), candidates(style)
+    forks, forced = 0, 0
+    for generation in draw(policy, context, 200, max_new_tokens=40):
+        decided = policy.decided(context, generation)
+        assert len(decided) == len(policy.answer_ids(generation))
+        state = MarkerConstraint(policy.vocabulary, policy.vocabulary.trie([c.ad for c in context.candidates]), None)
+        for token, free in zip(generation.token_ids, decided, strict=False):
+            others = state.inside and len(state.allowed()) > 1
+            assert free == (others or not state.inside)
+            forks += others
+            forced += not free
+            state.advance(token)
+        assert decided[len(generation.token_ids) :] == [True] * generation.finished
+    assert forks > 20
+    assert forced > 20
+
+
+def test_a_text_that_left_the_trie_was_decided_everywhere(worded: Policy) -> None:
+    context = candidates("worded")
+    for generation in draw(worded, context, 200, constrained=False):
+        if generation.answer.faults and not generation.answer.insertions:
+            free = worded.decided(context, generation)
+            assert len(free) == len(worded.answer_ids(generation))

@@ -32,9 +32,10 @@ def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def batch() -> list[TokenisedExercise]:
         exercises = [answer_exercise(world, world.train_queries[k], 4, 2, None, rng) for k in rng.integers(120, size=6)]
+        written = [[policy.text_ids(a)[:40] for a in e.answers] for e in exercises]
         return [
-            TokenisedExercise(policy.prompt_ids(e.context), [policy.text_ids(a)[:40] for a in e.answers], [0, 0])
-            for e in exercises
+            TokenisedExercise(policy.prompt_ids(e.context), own, [[True] * len(a) for a in own])
+            for e, own in zip(exercises, written, strict=True)
         ]
 
     settings = SupervisedSettings(steps=60, learning_rate=1e-2, mixed_precision=False)

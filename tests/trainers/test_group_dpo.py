@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,10 @@ def random_groups(base: Path, count: int, most_losers: int, seed: int = 0) -> li
     def tokens(low: int, high: int) -> list[int]:
         return [int(t) for t in rng.integers(5, size, size=rng.integers(low, high))]
 
-    groups = [
-        TokenGroup(tokens(3, 20), [tokens(2, 9) for _ in range(2 + rng.integers(most_losers))], [])
-        for _ in range(count)
-    ]
+    groups = []
+    for _ in range(count):
+        prompt, answers = tokens(3, 20), [tokens(2, 9) for _ in range(2 + rng.integers(most_losers))]
+        groups.append(TokenGroup(prompt, answers, [[True] * len(a) for a in answers], []))
     return with_reference(policy, groups, precise=True)
 
 
@@ -107,10 +108,23 @@ def test_the_winner_is_learned_by_likelihood_where_that_is_weighted(small_base: 
 
 def test_what_is_not_a_number_stops_the_run(small_base: Path, tmp_path: Path) -> None:
     groups = random_groups(small_base, 4, 1)
-    broken = [TokenGroup(g.prompt_ids, g.answers_ids, [math.nan, *g.reference_logprobs[1:]]) for g in groups]
+    broken = [replace(g, reference_logprobs=[math.nan, *g.reference_logprobs[1:]]) for g in groups]
     with pytest.raises(GuardError, match=r"guard nan: .*lower optimisation\.learning_rate") as caught:
         run_optimisation(job_of(small_base, tmp_path, "out", broken), quiet)
     assert caught.value.evidence == {"step": 0}
+
+
+def test_tokens_that_the_policy_did_not_decide_are_not_trained(small_base: Path, tmp_path: Path) -> None:
+    policy = Policy.load(str(small_base))
+    answers = [[50, 60, 70, 80], [50, 61, 71, 80]]
+    # all that the answers differ in is not the policy's doing
+    same = TokenGroup([5, 6, 7], answers, [[True, False, False, False]] * 2, [])
+    groups = with_reference(policy, [same] * 4, precise=True)
+    assert groups[0].reference_logprobs[0] == groups[0].reference_logprobs[1]
+    job = job_of(small_base, tmp_path, "out", groups, warm_up=0.0)
+    trajectory = run_optimisation(job, quiet)
+    assert trajectory[-1]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert trajectory[-1]["grad_norm"] == pytest.approx(0, abs=1e-6)
 
 
 def test_a_group_counts_once_however_many_losers_it_has() -> None:

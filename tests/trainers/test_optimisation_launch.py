@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 from inference.policy import Policy
 from mechanism.errors import AuctionError, GuardError
 from tests.trainers.test_group_dpo import job_of, quiet, random_groups, weights
-from trainers.optimisation.groups import TokenGroup
 from trainers.optimisation.launch import run_optimisation
 from trainers.optimisation.worker import COMPLETE, OptimisationJob
 
@@ -134,7 +134,7 @@ def test_a_stopped_launch_goes_on_from_its_checkpoint(small_base: Path, tmp_path
 @pytest.mark.slow
 def test_errors_of_a_launched_process_come_back(small_base: Path, tmp_path: Path) -> None:
     groups = random_groups(small_base, 4, 1)
-    broken = [TokenGroup(g.prompt_ids, g.answers_ids, [float("nan"), *g.reference_logprobs[1:]]) for g in groups]
+    broken = [replace(g, reference_logprobs=[float("nan"), *g.reference_logprobs[1:]]) for g in groups]
     with pytest.raises(GuardError, match=r"guard nan: .*lower optimisation\.learning_rate \(step=0\)$"):
         run_optimisation(job_of(small_base, tmp_path, "nan", broken, processes=2), quiet)
     job = job_of(small_base, tmp_path, "missing", groups, processes=2)

@@ -98,10 +98,10 @@ def test_packing_holds_the_prompt_once() -> None:
     assert (batch.owner_BL >= 0).sum() == 30
 
 
-def test_given_openings_are_seen_but_have_no_logprob() -> None:
+def test_tokens_that_do_not_count_are_seen_but_have_no_logprob() -> None:
     model = random_llama(2)
     prompts, answers = random_rows(9, [6, 3], [[5, 4], [7]])
-    batch = pack(prompts, answers, [[2, 0], [3]])
+    batch = pack(prompts, answers, [[[False] * 2 + [True] * 3, [True] * 4], [[True, False, False, False] + [True] * 3]])
     learned = answer_logprobs(model, batch)
     assert (batch.owner_BL >= 0).sum() == 3 + 4 + 4
     rest = separate_logprob(model, prompts[0] + answers[0][0][:2], answers[0][0][2:])

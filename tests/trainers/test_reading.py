@@ -58,9 +58,11 @@ def test_openings_are_read_but_not_learned(small_base: Path) -> None:
     policy = Policy.load(str(small_base))
     exercise = reading_exercise(WORLD, WORLD.train_queries[3], 8, np.random.default_rng(2))
     tokens = TokenisedExercise.of(exercise, policy)
-    for opening, answer, ids, given_count in zip(
-        exercise.given, exercise.answers, tokens.answers_ids, tokens.given, strict=True
+    for opening, answer, ids, learned in zip(
+        exercise.given, exercise.answers, tokens.answers_ids, tokens.learned, strict=True
     ):
+        given_count = learned.index(True)
+        assert all(learned[given_count:])
         assert policy.tokenizer.decode(ids[:given_count]) == opening
         assert policy.tokenizer.decode(ids[given_count:-1]) == answer
         assert ids[-1] == policy.end_tokens[0]

@@ -122,7 +122,9 @@ class OptimisationConfig(Settings):
     warm_up: Share = 0.1
     sft_weight: float = Field(0.0, ge=0, description="weight of the winner's negative log-likelihood per token")
     reference: Literal["epoch_start", "base"] = "epoch_start"
-    shared_prefix: bool = Field(True, description="encode each prompt once for all its answers")
+    shared_prefix: bool = Field(
+        True, description="encode each prompt once for all its answers; false: TRL's own pairs, every token counted"
+    )
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     processes: Positive = 1
     zero_stage: Literal[0, 1, 2, 3] | None = Field(None, description="DeepSpeed ZeRO stage; none: no DeepSpeed")

@@ -7,7 +7,7 @@ computed once beforehand, so that no second model sits in memory while training 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ SCHEMA = pa.schema(
     [
         pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("answers_ids", pa.list_(pa.list_(pa.int32())), nullable=False),
+        pa.field("decided", pa.list_(pa.list_(pa.bool_())), nullable=False),
         pa.field("reference_logprobs", pa.list_(pa.float64()), nullable=False),
     ],
-    metadata={"format": "llm-auction preference groups, version 1; the first answer is the winner"},
+    metadata={"format": "llm-auction preference groups, version 2; the first answer is the winner"},
 )
 TOKENS_PER_PASS = 12_000
 """Packed tokens that one reference pass may hold."""
@@ -34,23 +35,33 @@ TOKENS_PER_PASS = 12_000
 
 @dataclass(frozen=True, slots=True)
 class TokenGroup:
-    """Prompt, answers (winner first) and the answers' log-probabilities under the reference, in nats."""
+    """Prompt, answers (winner first), which of their tokens the policy decided, and the log-probabilities of
+    those under the reference, summed by answer, in nats."""
 
     prompt_ids: list[int]
     answers_ids: list[list[int]]
+    decided: list[list[bool]]
     reference_logprobs: list[float]
 
 
-def tokenise(policy: Policy, groups: Sequence[PreferenceGroup], sampled: Sequence[Sampled]) -> list[TokenGroup]:
-    """Token ids of every group; reference log-probabilities still missing (empty)."""
-    return [
-        TokenGroup(
-            policy.prompt_ids(g.context),
-            [policy.answer_ids(sampled[g.sample].generations[m]) for m in (g.winner, *g.losers)],
-            [],
-        )
-        for g in groups
-    ]
+def tokenise(
+    policy: Policy, groups: Sequence[PreferenceGroup], sampled: Sequence[Sampled], *, whole: bool = False
+) -> list[TokenGroup]:
+    """Token ids of every group; reference log-probabilities still missing (empty).
+
+    A constrained answer's tokens inside a marker follow from the ad as soon as no other candidate shares them. They are
+    not decided by the policy and so no part of its probability: counted, they would let the loss fall by making the
+    spelling of a losing ad improbable, which changes nothing in what is sampled. `whole` counts them nevertheless.
+    """
+    result: list[TokenGroup] = []
+    for g in groups:
+        answers = [sampled[g.sample].generations[m] for m in (g.winner, *g.losers)]
+        ids = [policy.answer_ids(a) for a in answers]
+        decided = [
+            [True] * len(own) if whole else policy.decided(g.context, a) for a, own in zip(answers, ids, strict=True)
+        ]
+        result.append(TokenGroup(policy.prompt_ids(g.context), ids, decided, []))
+    return result
 
 
 @torch.inference_mode()
@@ -65,22 +76,18 @@ def with_reference(reference: Policy, groups: Sequence[TokenGroup], *, precise: 
     while order:
         count = max(1, TOKENS_PER_PASS // sizes[order[-1]])
         batch, order = order[-count:], order[:-count]
-        packed = pack([groups[i].prompt_ids for i in batch], [groups[i].answers_ids for i in batch])
+        own = [groups[i] for i in batch]
+        packed = pack([g.prompt_ids for g in own], [g.answers_ids for g in own], [g.decided for g in own])
         with torch.autocast(reference.model.device.type, torch.bfloat16, enabled=not precise):
             logprobs = answer_logprobs(reference.model, packed.to(reference.model.device))
         for i, row in zip(batch, logprobs.double().tolist(), strict=True):
-            g = groups[i]
-            result[i] = TokenGroup(g.prompt_ids, g.answers_ids, row[: len(g.answers_ids)])
+            result[i] = replace(groups[i], reference_logprobs=row[: len(groups[i].answers_ids)])
     return [result[i] for i in range(len(groups))]
 
 
 def write_groups(path: Path, groups: Sequence[TokenGroup]) -> None:
     """Writes groups as Parquet."""
-    rows: list[dict[str, Any]] = [
-        {"prompt_ids": g.prompt_ids, "answers_ids": g.answers_ids, "reference_logprobs": g.reference_logprobs}
-        for g in groups
-    ]
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path, compression="zstd")
+    pq.write_table(pa.Table.from_pylist([asdict(g) for g in groups], schema=SCHEMA), path, compression="zstd")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ PACKED_KEYS = ("ids_BL", "positions_BL", "mask_B1LL", "owner_BL")
 
 def collate_groups(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """Packs rows; reference log-probabilities get shape (B, K), padded with zeros."""
-    packed = pack([r["prompt_ids"] for r in rows], [r["answers_ids"] for r in rows])
+    packed = pack([r["prompt_ids"] for r in rows], [r["answers_ids"] for r in rows], [r["decided"] for r in rows])
     reference_BK = torch.zeros(len(rows), packed.answers)
     present_BK = torch.zeros(len(rows), packed.answers, dtype=torch.bool)
     for b, row in enumerate(rows):
@@ -66,7 +66,7 @@ class GroupDPOTrainer(TokenisedDPOTrainer):
         add_packed_forward(self.model)
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns: Any = ["prompt_ids", "answers_ids", "reference_logprobs"]
+        self._signature_columns: Any = ["prompt_ids", "answers_ids", "decided", "reference_logprobs"]
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
