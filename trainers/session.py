@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from inference.encoder import shared_encoder
 from inference.policy import Policy
 from inference.sampling import SamplingSettings
@@ -58,8 +60,19 @@ class Session:
         if epoch not in self._policies:
             for other in [e for e in self._policies if e != 0]:
                 del self._policies[other]
-            self._policies[epoch] = Policy.load(self.policy_source(epoch))
+            self._policies[epoch] = Policy.load(self.policy_source(epoch), self.sampling_dtype)
         return self._policies[epoch]
+
+    def reference(self, epoch: int) -> Policy:
+        """The same policy to compare with in optimisation, in the precision in which that keeps its weights."""
+        if self.sampling_dtype is torch.float32:
+            return self.policy(epoch)
+        return Policy.load(self.policy_source(epoch))
+
+    @property
+    def sampling_dtype(self) -> torch.dtype:
+        """Of the weights while answers are written."""
+        return torch.bfloat16 if self.config.sampling_precision == "bfloat16" else torch.float32
 
     def sampling(self, policy: Policy) -> SamplingSettings:
         """The policy's own sampling settings with the run's overrides, for rollouts."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import signal
 import subprocess
@@ -10,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from cli.train import run_training
 from mechanism.errors import GuardError
@@ -162,3 +166,17 @@ def test_one_phase_can_be_run_alone(config: Path, undisturbed: tuple[Path, int],
     assert list(finished(run)) == ["epoch-001/feedback/_complete.json"]
     name = "epoch-001/feedback/answers.parquet"
     assert read_sampled(run / name) == read_sampled(undisturbed[0] / name)
+
+
+def test_answers_may_be_written_in_half_precision_and_are_learned_in_full(config: Path, tmp_path: Path) -> None:
+    settings = ["sampling_precision=bfloat16", "epochs=1", "optimisation.precision=float32", "preference.pairs=all"]
+    run_training(load_config(str(config), settings), str(tmp_path / "run"))
+    epoch = tmp_path / "run" / "epoch-001"
+    trajectory = json.loads((epoch / "policy" / "trajectory.json").read_text())
+    # the reference is the start in the precision of the training, or the first margins would not be zero
+    assert trajectory[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    weights = load_file(epoch / "policy" / "model.safetensors")
+    assert {w.dtype for w in weights.values()} == {torch.float32}
+    rows = read_rows(epoch / "pairs" / "groups.parquet")
+    assert any(better > 0 for row in rows for better, _ in row["pairs"])
+    assert any(not all(own) for row in rows for own in row["decided"])

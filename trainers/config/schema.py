@@ -103,10 +103,12 @@ class PenaltyConfig(Settings):
 
 
 class PreferenceConfig(Settings):
-    """Step 2b: winner and losers of each context (Eq. 6)."""
+    """Step 2b: which of a context's answers is preferred to which. `winner`: the best one to all that it beats (Eq. 6);
+    `all`: every answer to every one that it beats, which tells more of the same samples at the same cost."""
 
     delta: float = Field(10.0, ge=0, description="delta_th, in bid points")
     lam: float = Field(1.0, ge=0, description="lambda")
+    pairs: Literal["winner", "all"] = "winner"
     counterfactual_bids: Count = Field(0, description="further bid vectors under which each sampled set is re-scored")
 
 
@@ -170,6 +172,9 @@ class RunConfig(Settings):
     base: str = Field("tiny", description="model: tiny, smollm2-135m, a folder or a Hugging Face id")
     seed: int = 0
     epochs: Positive = 4
+    sampling_precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the weights while answers are written; bfloat16 pays where processors compute in it"
+    )
     world: WorldConfig = WorldConfig()
     warm_start: WarmStartConfig | None = None
     feedback: FeedbackConfig = FeedbackConfig()
