@@ -60,7 +60,7 @@ def evaluate_one_model(model: str, out: str, settings: list[str]) -> Report:
 
 def publish(report: Report, out: str) -> Report:
     """Writes the report and prints its table."""
-    from trainers.evaluation.report import write_report
+    from trainers.evaluation.report_files import write_report
     from trainers.evaluation.table import print_report
 
     write_report(report, out)

@@ -49,7 +49,7 @@ def show(report: Path) -> None:
     """Prints the table of an evaluation that was made before."""
     from rich.console import Console
 
-    from trainers.evaluation.report import read_report
+    from trainers.evaluation.report_files import read_report
     from trainers.evaluation.table import print_report
 
     print_report(read_report(report), Console(width=max(100, Console().width)))

@@ -81,7 +81,7 @@ def rollouts(s: Session, epoch: int) -> str:
 
 
 def pairs(s: Session, epoch: int) -> str:
-    """Scores the rollouts (Eq. 5), compares them, and notes what the reference policy thinks of them."""
+    """Scores the rollouts (Eq. 5), picks winners and losers, and notes what the reference policy thinks of them."""
     sampled = read_sampled(s.run.phase("rollouts", epoch).fetch() / ANSWERS)
     flat = [(item.context, g.answer) for item in sampled for g in item.generations]
     scored = iter(s.predictor(epoch).probabilities(flat))
@@ -98,7 +98,7 @@ def pairs(s: Session, epoch: int) -> str:
         precise = s.config.optimisation.precision == "float32"
         tokens = tokenise(reference, groups, sampled, whole=not s.config.optimisation.shared_prefix)
         write_groups(folder / GROUPS, with_reference(reference, tokens, precise=precise))
-    count = sum(len(g.pairs) for g in groups)
+    count = sum(len(g.losers) for g in groups)
     return f"{count} pairs in {len(groups)} groups, mean reward {np.mean([r for g in groups for r in g.rewards]):.1f}"
 
 

@@ -1,4 +1,4 @@
-"""Step 2b: sampled answers become preference groups: pairs of which one beats the other by more than delta_th (Eq. 6).
+"""Step 2b: sampled answers become preference groups: a winner and the losers it beats by more than delta_th (Eq. 6).
 
 Counterfactual bids: the same answers are scored again under freshly drawn bids. The winner changes with the bids, so
 the pairs teach the policy what a bid means, at no sampling cost.
@@ -20,13 +20,12 @@ from trainers.records import Sampled
 
 @dataclass(frozen=True, slots=True)
 class PreferenceGroup:
-    """A context, the numbers of the compared answers among its samples (the best first), the pairs among them as
-    (better, worse) positions in `answers`, and the rewards of all samples."""
+    """A context with the numbers of the winning and the losing answers among its samples, and their rewards."""
 
     context: Context
     sample: int
-    answers: tuple[int, ...]
-    pairs: tuple[tuple[int, int], ...]
+    winner: int
+    losers: tuple[int, ...]
     rewards: tuple[float, ...]
 
 
@@ -58,7 +57,7 @@ def build_groups(
     """Groups for every context under its own bids and under `counterfactual_bids` further ones.
 
     `ctr[k][m]` are the click probabilities in answer m of context k. Contexts in which no answer beats another by more
-    than delta give no group.
+    than delta give no group. Of many losers a few say nearly as much, and an optimiser's step costs by the answer.
     """
     groups: list[PreferenceGroup] = []
     for number, (item, probabilities) in enumerate(zip(sampled, ctr, strict=True)):
@@ -66,15 +65,10 @@ def build_groups(
         versions = [item.context, *(redraw_bids(item.context, rng) for _ in range(config.counterfactual_bids))]
         for context in versions:
             rewards = rewards_of(context, answers, probabilities, penalty, config.lam)
-            order = sorted(range(len(rewards)), key=lambda m: -rewards[m])
-            pairs = [
-                (better, worse)
-                for better in (order[:1] if config.pairs == "winner" else order)
-                for worse in order
-                if rewards[better] - rewards[worse] > config.delta
-            ]
-            if pairs:
-                compared = sorted({m for pair in pairs for m in pair}, key=order.index)
-                places = tuple((compared.index(better), compared.index(worse)) for better, worse in pairs)
-                groups.append(PreferenceGroup(context, number, tuple(compared), places, tuple(rewards)))
+            winner = int(np.argmax(rewards))
+            losers = [m for m, r in enumerate(rewards) if rewards[winner] - r > config.delta]
+            if config.losers is not None and len(losers) > config.losers:
+                losers = sorted(int(m) for m in rng.choice(losers, size=config.losers, replace=False))
+            if losers:
+                groups.append(PreferenceGroup(context, number, winner, tuple(losers), tuple(rewards)))
     return groups

@@ -13,7 +13,7 @@ from simulator.clicks import ClickModel
 from trainers.config import RunConfig, WorldConfig
 from trainers.evaluation import methods, sweeps
 from trainers.evaluation.harness import evaluate_model, records_of
-from trainers.evaluation.report import read_report, write_report
+from trainers.evaluation.report_files import read_report, write_report
 from trainers.reward.oracle import OraclePredictor
 from trainers.run_directory import RunDirectory
 from trainers.session import Session

@@ -14,7 +14,8 @@ from mechanism.statistics import Interval
 from tests.trainers.evaluation_report import made_up_report, made_up_sample
 from trainers.evaluation.machine import machine_summary, package_versions
 from trainers.evaluation.records import METRICS
-from trainers.evaluation.report import Figure, Report, Sample, ShownAd, parse_report, read_report, to_json, write_report
+from trainers.evaluation.report import Figure, Report, Sample, ShownAd
+from trainers.evaluation.report_files import parse_report, read_report, to_json, write_report
 
 
 @pytest.fixture(scope="module")

@@ -33,8 +33,7 @@ def random_groups(base: Path, count: int, most_losers: int, seed: int = 0) -> li
     groups = []
     for _ in range(count):
         prompt, answers = tokens(3, 20), [tokens(2, 9) for _ in range(2 + rng.integers(most_losers))]
-        pairs = [[0, loser] for loser in range(1, len(answers))]
-        groups.append(TokenGroup(prompt, answers, [[True] * len(a) for a in answers], pairs, []))
+        groups.append(TokenGroup(prompt, answers, [[True] * len(a) for a in answers], []))
     return with_reference(policy, groups, precise=True)
 
 
@@ -119,7 +118,7 @@ def test_tokens_that_the_policy_did_not_decide_are_not_trained(small_base: Path,
     policy = Policy.load(str(small_base))
     answers = [[50, 60, 70, 80], [50, 61, 71, 80]]
     # all that the answers differ in is not the policy's doing
-    same = TokenGroup([5, 6, 7], answers, [[True, False, False, False]] * 2, [[0, 1]], [])
+    same = TokenGroup([5, 6, 7], answers, [[True, False, False, False]] * 2, [])
     groups = with_reference(policy, [same] * 4, precise=True)
     assert groups[0].reference_logprobs[0] == groups[0].reference_logprobs[1]
     job = job_of(small_base, tmp_path, "out", groups, warm_up=0.0)
@@ -130,21 +129,14 @@ def test_tokens_that_the_policy_did_not_decide_are_not_trained(small_base: Path,
 
 def test_a_group_counts_once_however_many_losers_it_has() -> None:
     logprobs = torch.tensor([[0.0, -1.0, 0.0], [0.0, -3.0, -2.0]])
-    pairs = torch.tensor([[[0, 1], [-1, -1]], [[0, 1], [0, 2]]])
-    loss, margins, counts = preference_loss(logprobs, torch.zeros(2, 3), pairs, beta=0.5)
+    present = torch.tensor([[True, True, False], [True, True, True]])
+    loss, margins, counts = preference_loss(logprobs, torch.zeros(2, 3), present, beta=0.5)
 
     def cost(margin: float) -> float:
         return math.log1p(math.exp(-margin))
 
     assert float(loss) == pytest.approx((cost(0.5) + (cost(1.5) + cost(1.0)) / 2) / 2)
     assert margins[counts].tolist() == pytest.approx([0.5, 1.5, 1.0])
-
-
-def test_every_pair_of_a_group_is_compared_in_its_own_direction() -> None:
-    logprobs, reference = torch.tensor([[0.0, -1.0, -4.0]]), torch.tensor([[0.0, -2.0, -3.0]])
-    _, margins, counts = preference_loss(logprobs, reference, torch.tensor([[[0, 1], [1, 2], [2, 0]]]), beta=1.0)
-    assert counts.all()
-    assert margins[0].tolist() == pytest.approx([-1.0, 2.0, -1.0])
 
 
 def test_groups_and_jobs_read_back_as_written(small_base: Path, tmp_path: Path) -> None:

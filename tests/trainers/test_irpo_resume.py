@@ -169,7 +169,7 @@ def test_one_phase_can_be_run_alone(config: Path, undisturbed: tuple[Path, int],
 
 
 def test_answers_may_be_written_in_half_precision_and_are_learned_in_full(config: Path, tmp_path: Path) -> None:
-    settings = ["sampling_precision=bfloat16", "epochs=1", "optimisation.precision=float32", "preference.pairs=all"]
+    settings = ["sampling_precision=bfloat16", "epochs=1", "optimisation.precision=float32"]
     run_training(load_config(str(config), settings), str(tmp_path / "run"))
     epoch = tmp_path / "run" / "epoch-001"
     trajectory = json.loads((epoch / "policy" / "trajectory.json").read_text())
@@ -178,5 +178,4 @@ def test_answers_may_be_written_in_half_precision_and_are_learned_in_full(config
     weights = load_file(epoch / "policy" / "model.safetensors")
     assert {w.dtype for w in weights.values()} == {torch.float32}
     rows = read_rows(epoch / "pairs" / "groups.parquet")
-    assert any(better > 0 for row in rows for better, _ in row["pairs"])
     assert any(not all(own) for row in rows for own in row["decided"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,14 +41,13 @@ def groups_of(answers: list[tuple[int, ...]], ctr: float = 0.5, **settings: Any)
 def test_the_best_answer_wins_and_loses_to_none() -> None:
     (group,) = groups_of([(0,), (3,), (), (2,)], delta=4.0)
     assert group.rewards == (5.0, 20.0, 0.0, 15.0)
-    assert group.answers == (1, 3, 0, 2)
-    assert group.pairs == ((0, 1), (0, 2), (0, 3))
+    assert group.winner == 1
+    assert group.losers == (0, 2, 3)
 
 
 def test_a_difference_of_exactly_delta_makes_no_loser() -> None:
     (group,) = groups_of([(3,), (2,), (1,)], delta=5.0)
-    assert group.answers == (0, 2)
-    assert group.pairs == ((0, 1),)
+    assert group.losers == (2,)
     assert groups_of([(3,), (2,)], delta=5.0) == []
 
 
@@ -68,13 +67,13 @@ def test_counterfactual_bids_change_winners_and_are_in_the_groups_contexts() -> 
     groups = groups_of([(0,), (1,), (2,), (3,)], delta=1.0, counterfactual_bids=40)
     assert len(groups) > 30
     assert groups[0].context == context_of()
-    assert {g.answers[0] for g in groups} == {0, 1, 2, 3}
+    assert {g.winner for g in groups} == {0, 1, 2, 3}
     for group in groups:
         assert group.context.query == "Which tea?"
         assert [c.ad for c in group.context.candidates] == list(ADS)
         bids = [c.bid // MICROS_PER_POINT for c in group.context.candidates]
         assert group.rewards == tuple(b * 0.5 for b in bids)
-        assert group.answers[0] == int(np.argmax(bids))
+        assert group.winner == int(np.argmax(bids))
 
 
 @given(st.integers(0, 10_000))
@@ -88,24 +87,23 @@ def test_redrawn_bids_are_whole_points_within_1_to_100(seed: int) -> None:
     answers=st.lists(st.lists(st.integers(0, 3), max_size=3, unique=True), min_size=1, max_size=5),
     delta=st.floats(0, 40),
     vectors=st.integers(0, 3),
-    pairs=st.sampled_from(["winner", "all"]),
+    most=st.none() | st.integers(1, 3),
 )
-def test_pairs_are_those_that_differ_by_more_than_delta(
-    answers: list[list[int]], delta: float, vectors: int, pairs: Literal["winner", "all"]
+def test_losers_are_among_those_beaten_by_more_than_delta(
+    answers: list[list[int]], delta: float, vectors: int, most: int | None
 ) -> None:
     generations = tuple(answer_with(*a) for a in answers)
     ctr = [{ad_id: 0.1 + 0.2 * k for k, ad_id in enumerate(g.answer.shown())} for g in generations]
     sampled = [Sampled(context_of(), generations)]
-    config = PreferenceConfig(delta=delta, lam=0.3, counterfactual_bids=vectors, pairs=pairs)
+    config = PreferenceConfig(delta=delta, lam=0.3, counterfactual_bids=vectors, losers=most)
     groups = build_groups(sampled, [ctr], config, Penalty(), np.random.default_rng(1))
     assert len(groups) <= 1 + vectors
     for group in groups:
         bids = group.context.bids()
         own = [reward(g.answer, bids, p, Penalty(), 0.3) for g, p in zip(generations, ctr, strict=True)]
         assert list(group.rewards) == pytest.approx(own)
-        assert own[group.answers[0]] == max(own)
-        found = {(group.answers[better], group.answers[worse]) for better, worse in group.pairs}
-        every = {(i, j) for i, r in enumerate(own) for j, q in enumerate(own) if r - q > delta}
-        assert found == (every if pairs == "all" else {(i, j) for i, j in every if i == group.answers[0]})
-        assert found
-        assert set(group.answers) == {m for pair in found for m in pair}
+        assert own[group.winner] == max(own)
+        beaten = {m for m, r in enumerate(own) if max(own) - r > delta}
+        assert set(group.losers) <= beaten
+        assert len(set(group.losers)) == len(group.losers) == min(len(beaten), most or len(beaten))
+        assert group.losers

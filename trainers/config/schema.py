@@ -103,12 +103,11 @@ class PenaltyConfig(Settings):
 
 
 class PreferenceConfig(Settings):
-    """Step 2b: which of a context's answers is preferred to which. `winner`: the best one to all that it beats (Eq. 6);
-    `all`: every answer to every one that it beats, which tells more of the same samples at the same cost."""
+    """Step 2b: winner and losers of each context (Eq. 6)."""
 
     delta: float = Field(10.0, ge=0, description="delta_th, in bid points")
     lam: float = Field(1.0, ge=0, description="lambda")
-    pairs: Literal["winner", "all"] = "winner"
+    losers: Positive | None = Field(None, description="of more losers than these, as many drawn at random; none: all")
     counterfactual_bids: Count = Field(0, description="further bid vectors under which each sampled set is re-scored")
 
 

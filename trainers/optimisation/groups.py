@@ -1,6 +1,6 @@
 """Preference groups as token ids: what one optimiser step reads, and how it lies on disk.
 
-A row is one context: its prompt, the compared answers, and their log-probabilities under the reference policy,
+A row is one context: its prompt, the winner and the losers, and their log-probabilities under the reference policy,
 computed once beforehand, so that no second model sits in memory while training (and ZeRO-3 needs no copy).
 """
 
@@ -25,10 +25,9 @@ SCHEMA = pa.schema(
         pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("answers_ids", pa.list_(pa.list_(pa.int32())), nullable=False),
         pa.field("decided", pa.list_(pa.list_(pa.bool_())), nullable=False),
-        pa.field("pairs", pa.list_(pa.list_(pa.int32())), nullable=False),
         pa.field("reference_logprobs", pa.list_(pa.float64()), nullable=False),
     ],
-    metadata={"format": "llm-auction preference groups, version 2; pairs are (better, worse), best answer first"},
+    metadata={"format": "llm-auction preference groups, version 2; the first answer is the winner"},
 )
 TOKENS_PER_PASS = 12_000
 """Packed tokens that one reference pass may hold."""
@@ -36,13 +35,12 @@ TOKENS_PER_PASS = 12_000
 
 @dataclass(frozen=True, slots=True)
 class TokenGroup:
-    """Prompt, answers (the best first), which of their tokens the policy decided, (better, worse) pairs of answers, and
-    the log-probabilities of the decided tokens under the reference, summed by answer, in nats."""
+    """Prompt, answers (winner first), which of their tokens the policy decided, and the log-probabilities of
+    those under the reference, summed by answer, in nats."""
 
     prompt_ids: list[int]
     answers_ids: list[list[int]]
     decided: list[list[bool]]
-    pairs: list[list[int]]
     reference_logprobs: list[float]
 
 
@@ -57,12 +55,12 @@ def tokenise(
     """
     result: list[TokenGroup] = []
     for g in groups:
-        answers = [sampled[g.sample].generations[m] for m in g.answers]
+        answers = [sampled[g.sample].generations[m] for m in (g.winner, *g.losers)]
         ids = [policy.answer_ids(a) for a in answers]
         decided = [
             [True] * len(own) if whole else policy.decided(g.context, a) for a, own in zip(answers, ids, strict=True)
         ]
-        result.append(TokenGroup(policy.prompt_ids(g.context), ids, decided, [list(p) for p in g.pairs], []))
+        result.append(TokenGroup(policy.prompt_ids(g.context), ids, decided, []))
     return result
 
 

@@ -1,7 +1,7 @@
 """TRL's DPOTrainer with groups in place of pairs: one forward pass holds a prompt and all its answers.
 
-The loss of a context is the mean over its pairs of -log sigmoid(beta * (log-ratio of the better answer - of the worse))
-(Eq. 6), the loss of a batch the mean over its contexts. With one pair a context it is TRL's own (pinned by a test).
+The loss of a context is the mean over its losers of -log sigmoid(beta * (winner's log-ratio - loser's)) (Eq. 6), the
+loss of a batch the mean over its contexts. On equal pairs it equals DPOTrainer's own loss (pinned by a test).
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ PACKED_KEYS = ("ids_BL", "positions_BL", "mask_B1LL", "owner_BL")
 
 
 def collate_groups(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Packs rows; reference log-probabilities get shape (B, K), padded with zeros, pairs (B, J, 2), padded with -1."""
+    """Packs rows; reference log-probabilities get shape (B, K), padded with zeros."""
     packed = pack([r["prompt_ids"] for r in rows], [r["answers_ids"] for r in rows], [r["decided"] for r in rows])
     reference_BK = torch.zeros(len(rows), packed.answers)
-    pairs_BJ2 = torch.full((len(rows), max(len(r["pairs"]) for r in rows), 2), -1, dtype=torch.int64)
+    present_BK = torch.zeros(len(rows), packed.answers, dtype=torch.bool)
     for b, row in enumerate(rows):
-        reference_BK[b, : len(row["answers_ids"])] = torch.tensor(row["reference_logprobs"])
-        pairs_BJ2[b, : len(row["pairs"])] = torch.tensor(row["pairs"])
+        count = len(row["answers_ids"])
+        reference_BK[b, :count] = torch.tensor(row["reference_logprobs"])
+        present_BK[b, :count] = True
     tensors = {key: getattr(packed, key) for key in PACKED_KEYS}
-    return {**tensors, "reference_BK": reference_BK, "pairs_BJ2": pairs_BJ2}
+    return {**tensors, "reference_BK": reference_BK, "present_BK": present_BK}
 
 
 def preference_loss(
-    logprobs_BK: torch.Tensor, reference_BK: torch.Tensor, pairs_BJ2: torch.Tensor, beta: float
+    logprobs_BK: torch.Tensor, reference_BK: torch.Tensor, present_BK: torch.Tensor, beta: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(loss, margins (B, J) in nats times beta, which of them count). Pairs are (better, worse) columns, -1: none."""
+    """(loss, margins (B, K-1) in nats times beta, which of them count). Column 0 is the winner."""
     ratio_BK = logprobs_BK - reference_BK
-    columns_BJ2 = pairs_BJ2.clamp(min=0)
-    margin_BJ = beta * (ratio_BK.gather(1, columns_BJ2[..., 0]) - ratio_BK.gather(1, columns_BJ2[..., 1]))
-    counts_BJ = pairs_BJ2[..., 0] >= 0
+    margin_BJ = beta * (ratio_BK[:, :1] - ratio_BK[:, 1:])
+    counts_BJ = present_BK[:, 1:]
     losses_BJ = -torch.nn.functional.logsigmoid(margin_BJ) * counts_BJ
     loss = (losses_BJ.sum(1) / counts_BJ.sum(1).clamp(min=1)).mean()
     return loss, margin_BJ, counts_BJ
@@ -66,7 +66,7 @@ class GroupDPOTrainer(TokenisedDPOTrainer):
         add_packed_forward(self.model)
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns: Any = ["prompt_ids", "answers_ids", "decided", "pairs", "reference_logprobs"]
+        self._signature_columns: Any = ["prompt_ids", "answers_ids", "decided", "reference_logprobs"]
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -77,7 +77,7 @@ class GroupDPOTrainer(TokenisedDPOTrainer):
         logprobs_N = model(**batch.inputs(), owner_BL=batch.owner_BL)
         logprobs_BK = sum_by_answer(logprobs_N, batch)
         loss, margin_BJ, counts_BJ = preference_loss(
-            logprobs_BK, inputs["reference_BK"], inputs["pairs_BJ2"], self.beta
+            logprobs_BK, inputs["reference_BK"], inputs["present_BK"], self.beta
         )
         if self.sft_weight > 0:
             length_B = (batch.owner_BL == 0).sum(1).clamp(min=1)

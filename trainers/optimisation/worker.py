@@ -201,13 +201,13 @@ def pairs_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "prompt_ids": row["prompt_ids"],
-            "chosen_ids": row["answers_ids"][better],
-            "rejected_ids": row["answers_ids"][worse],
-            "ref_chosen_logps": row["reference_logprobs"][better],
-            "ref_rejected_logps": row["reference_logprobs"][worse],
+            "chosen_ids": row["answers_ids"][0],
+            "rejected_ids": loser,
+            "ref_chosen_logps": row["reference_logprobs"][0],
+            "ref_rejected_logps": reference,
         }
         for row in rows
-        for better, worse in row["pairs"]
+        for loser, reference in zip(row["answers_ids"][1:], row["reference_logprobs"][1:], strict=True)
     ]
 
 
