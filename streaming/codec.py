@@ -1,0 +1,102 @@
+"""Events to bytes and back: JSON, checked both ways. What the fields mean is `streaming.events`'.
+
+`decode` reads every version that was ever written and gives the newest struct. Fields that it does not know are passed
+over, so that a producer may be newer than its consumers; a newer *version* is refused until the consumer is, too.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from mechanism.errors import InputError
+from streaming.events import AnyEvent, CampaignState, Click, Interaction, Judgement
+from streaming.topics import CAMPAIGNS, CLICKS, INTERACTIONS, JUDGEMENTS
+
+NEWEST: dict[str, type[AnyEvent]] = {
+    INTERACTIONS: Interaction,
+    CLICKS: Click,
+    JUDGEMENTS: Judgement,
+    CAMPAIGNS: CampaignState,
+}
+_TOPICS: dict[type, str] = {kind: topic for topic, kind in NEWEST.items()}
+_DECODERS: dict[str, dict[int, msgspec.json.Decoder[AnyEvent]]] = {
+    topic: {1: msgspec.json.Decoder(kind)} for topic, kind in NEWEST.items()
+}
+_PERSONAL = "reader"
+_AT = re.compile(r"(?P<fault>.*?)(?: - at `(?P<path>[^`]*)`)?", re.DOTALL)
+_STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
+_encode = msgspec.json.Encoder().encode
+
+
+class EventError(InputError):
+    """Bytes that are no event of their topic. No text of a reader is repeated in it."""
+
+
+class _Envelope(msgspec.Struct):
+    version: int
+
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_VERSION = msgspec.json.Decoder(_Envelope)
+
+
+def topic_of(event: AnyEvent) -> str:
+    """The topic that carries events of this kind."""
+    return _TOPICS[type(event)]
+
+
+def encode(event: AnyEvent) -> bytes:
+    """The event as JSON. Raises EventError for one that `decode` would refuse: constructors check no single field."""
+    topic = topic_of(event)
+    try:
+        data = _encode(event)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise EventError(f"{topic} event {event.key}", f"<{type(event).__name__}>", str(error)[:200]) from None
+    decode(topic, data)
+    return data
+
+
+def decode(topic: str, data: bytes) -> AnyEvent:
+    """The event of a topic. Raises EventError, which names place, value and remedy."""
+    versions = _DECODERS.get(topic)
+    if versions is None:
+        raise EventError("topic", topic, f"give one of {', '.join(NEWEST)}")
+    try:
+        version = _VERSION.decode(data).version
+    except msgspec.ValidationError as error:
+        raise _refused(topic, "event", data, error) from None
+    except _UNREADABLE:
+        raise EventError(f"{topic} event", f"<{len(data)} bytes>", "this is not one JSON value in UTF-8") from None
+    if version not in versions:
+        remedy = f"this program reads version {', '.join(map(str, versions))}: upgrade it, then replay the event"
+        raise EventError(f"{topic} event at version", version, remedy)
+    try:
+        return versions[version].decode(data)
+    except _UNREADABLE as error:
+        raise _refused(topic, f"event version {version}", data, error) from None
+
+
+def _refused(topic: str, what: str, data: bytes, error: Exception) -> EventError:
+    matched = _AT.fullmatch(str(error))
+    fault, path = (matched["fault"], matched["path"]) if matched else ("not an event", None)
+    at = (path or "$").removeprefix("$").removeprefix(".")
+    shown = _value(data, path or "$")
+    place = f"{topic} {what}" + (f" at {at}" if at else "")
+    if at.split(".")[0] == _PERSONAL or isinstance(shown, dict | list):
+        shown = f"<{type(shown).__name__}>"
+    return EventError(place, shown, fault[:1].lower() + fault[1:])
+
+
+def _value(data: bytes, path: str) -> Any:
+    """What stands at a path like `$.shown[0].price_micros`; the whole where the path cannot be followed."""
+    value: Any = None
+    try:
+        value = msgspec.json.decode(data)
+        for name, index in _STEP.findall(path):
+            value = value[name] if name else value[int(index)]
+    except (KeyError, IndexError, TypeError, *_UNREADABLE):
+        return f"<{type(value).__name__}>"
+    return value

@@ -1,0 +1,121 @@
+"""Where Kafka is and how to prove who we are, from arguments or the environment (`LLM_AUCTION_KAFKA_*`).
+
+Secrets are never shown: neither in `repr` nor in errors.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mechanism.errors import ConfigError
+
+PREFIX = "LLM_AUCTION_KAFKA_"
+PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+MECHANISMS = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN")
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaSettings:
+    """`servers` is a comma-separated list of host:port. `ca_file` verifies the brokers (PEM; empty: the system's
+    authorities), `certificate_file` and `key_file` are ours where brokers ask for one. `replication` -1 leaves the
+    number of copies of a new topic to the brokers. `delivery_s` is how long an append is tried before it fails."""
+
+    servers: str
+    protocol: str = "PLAINTEXT"
+    ca_file: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
+    key_password: str = field(default="", repr=False)
+    check_hostname: bool = True
+    mechanism: str = "SCRAM-SHA-512"
+    user: str = ""
+    password: str = field(default="", repr=False)
+    replication: int = -1
+    delivery_s: float = 30.0
+    session_s: float = 45.0
+
+    def __post_init__(self) -> None:
+        if not self.servers or any(not server.strip() for server in self.servers.split(",")):
+            raise ConfigError("kafka servers", self.servers, "give host:port, several with commas between")
+        if self.protocol not in PROTOCOLS:
+            raise ConfigError("kafka protocol", self.protocol, f"give one of {', '.join(PROTOCOLS)}")
+        if self.mechanism not in MECHANISMS:
+            raise ConfigError("kafka mechanism", self.mechanism, f"give one of {', '.join(MECHANISMS)}")
+        if self.sasl and not (self.user and self.password):
+            told = "<set>" if self.user else ""
+            raise ConfigError(f"kafka user and password for {self.protocol}", told, "give both")
+        if self.mechanism == "PLAIN" and self.protocol == "SASL_PLAINTEXT":
+            raise ConfigError("kafka mechanism", self.mechanism, "PLAIN shows the password: use SASL_SSL, or SCRAM")
+        if self.key_file and not self.certificate_file:
+            raise ConfigError("kafka certificate_file", "", "give the certificate of the key")
+        for name in ("ca_file", "certificate_file", "key_file"):
+            path = getattr(self, name)
+            if path and not os.access(path, os.R_OK):
+                raise ConfigError(f"kafka {name}", path, "give a file that can be read")
+        if self.delivery_s < 1:
+            raise ConfigError("kafka delivery_s", self.delivery_s, "give a second or more")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> KafkaSettings:
+        """Reads LLM_AUCTION_KAFKA_SERVERS, _PROTOCOL, _CA_FILE, _CERTIFICATE_FILE, _KEY_FILE, _KEY_PASSWORD,
+        _CHECK_HOSTNAME, _MECHANISM, _USER, _PASSWORD, _REPLICATION, _DELIVERY_S and _SESSION_S. Raises ConfigError."""
+        given: dict[str, Any] = {}
+        for name, kind in cls.__annotations__.items():
+            variable = PREFIX + name.upper()
+            if (told := environment.get(variable)) is not None:
+                secret = name in ("password", "key_password")
+                given[name] = _parsed(variable, told, kind, secret=secret)
+        if unknown := sorted(v for v in environment if v.startswith(PREFIX) and v[len(PREFIX) :].lower() not in given):
+            names = ", ".join(PREFIX + name.upper() for name in cls.__annotations__)
+            raise ConfigError(unknown[0], "", f"there is no such setting; there are {names}")
+        if "servers" not in given:
+            raise ConfigError(PREFIX + "SERVERS", "", "give host:port, several with commas between")
+        return cls(**given)
+
+    @property
+    def sasl(self) -> bool:
+        """Whether we log in."""
+        return self.protocol.startswith("SASL_")
+
+    def options(self) -> dict[str, Any]:
+        """kafka-python's options for producers, consumers and administrators alike."""
+        found: dict[str, Any] = {
+            "bootstrap_servers": [server.strip() for server in self.servers.split(",")],
+            "security_protocol": self.protocol,
+            "client_id": "llm-auction",
+            "request_timeout_ms": 10_000,
+            "reconnect_backoff_max_ms": 1_000,
+            "bootstrap_timeout_ms": round(min(5.0, self.delivery_s) * 1000),
+        }
+        if self.protocol.endswith("SSL"):
+            found |= {
+                "ssl_cafile": self.ca_file or None,
+                "ssl_certfile": self.certificate_file or None,
+                "ssl_keyfile": self.key_file or None,
+                "ssl_password": self.key_password or None,
+                "ssl_check_hostname": self.check_hostname,
+            }
+        if self.sasl:
+            found |= {
+                "sasl_mechanism": self.mechanism,
+                "sasl_plain_username": self.user,
+                "sasl_plain_password": self.password,
+            }
+        return found
+
+
+def _parsed(variable: str, told: str, kind: str, *, secret: bool) -> str | int | float | bool:
+    if kind == "str":
+        return told
+    try:
+        if kind == "bool":
+            return {"true": True, "1": True, "false": False, "0": False}[told.lower()]
+        return int(told) if kind == "int" else float(told)
+    except (KeyError, ValueError):
+        raise ConfigError(variable, "<secret>" if secret else told, f"give {_ASKED[kind]}") from None
+
+
+_ASKED = {"bool": "true or false", "int": "a whole number", "float": "a number"}

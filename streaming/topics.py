@@ -1,0 +1,68 @@
+"""The topics: names, partitions, how long they are kept, and which event each one carries.
+
+Interactions, clicks and judgements of an auction have its id as their key and as many partitions each, so that one
+consumer finds together what belongs together: partition i of each topic goes to the same member of a group.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from zlib import crc32
+
+from mechanism.errors import ConfigError, InputError
+
+PARTITIONS = 3
+DLQ_SUFFIX = ".dlq"
+LARGEST_RECORD = 4 << 20
+"""Bytes of key, value and headers together."""
+_NAME = re.compile(r"[a-z][a-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic. `retention` None keeps records for ever; with `compacted`, the newest record of each key stays and
+    older ones go, and a record without value removes its key."""
+
+    name: str
+    partitions: int = PARTITIONS
+    retention: timedelta | None = timedelta(days=30)
+    compacted: bool = False
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ConfigError("topic", self.name, "use a-z, 0-9, '.', '_' and '-', a letter first, 100 at most")
+        if not 1 <= self.partitions <= 10_000:
+            raise ConfigError(f"partitions of topic {self.name}", self.partitions, "give 1 to 10000")
+        if self.retention is not None and self.retention <= timedelta(0):
+            raise ConfigError(f"retention of topic {self.name}", str(self.retention), "give a time, or None for ever")
+
+    @property
+    def dlq(self) -> Topic:
+        """Where records go that no consumer can take. They hold what their topic's records hold, so stay no longer."""
+        return Topic(self.name + DLQ_SUFFIX, 1, self.retention or timedelta(days=30))
+
+
+INTERACTIONS, CLICKS, JUDGEMENTS, CAMPAIGNS = "interactions", "clicks", "judgements", "campaigns"
+EVENT_TOPICS = (INTERACTIONS, CLICKS, JUDGEMENTS, CAMPAIGNS)
+
+
+def all_topics(partitions: int = PARTITIONS, retention: timedelta = timedelta(days=30)) -> tuple[Topic, ...]:
+    """Every topic of the project, those of dead letters included."""
+    keyed = [Topic(name, partitions, retention) for name in (INTERACTIONS, CLICKS, JUDGEMENTS)]
+    topics = [*keyed, Topic(CAMPAIGNS, partitions, None, compacted=True)]
+    return tuple(topics + [topic.dlq for topic in topics])
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """The partition of a key, on every event log: from 0 to `partitions` - 1."""
+    return crc32(key) % partitions
+
+
+def check_size(topic: str, key: bytes, value: bytes | None, headers: tuple[tuple[str, bytes], ...]) -> int:
+    """The bytes of a record. Raises InputError where there are too many for any log."""
+    size = len(key) + len(value or b"") + sum(len(name) + len(told) for name, told in headers)
+    if size > LARGEST_RECORD:
+        raise InputError(f"record for {topic}", f"<{size} bytes>", f"records hold {LARGEST_RECORD} bytes at most")
+    return size
