@@ -7,6 +7,7 @@ seed: the router itself knows no simulated world.
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import socket
 import sys
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 KEEP_ALIVE_S = 75
 SWITCH_S = 0.0005
+COLLECT_AFTER = (20_000, 20, 50)
 
 
 def serve(
@@ -43,6 +45,9 @@ def serve(
         bool, typer.Option("--anonymous", help="Let callers without an API key chat, and see their auctions.")
     ] = False,
     public_url: Annotated[str, typer.Option(help="What click links begin with, behind a proxy.")] = "",
+    metrics: Annotated[
+        str, typer.Option(help="host:port for /metrics; --port's if left out.", envvar="LLM_AUCTION_METRICS")
+    ] = "",
     triton: Annotated[str, typer.Option(help="host:port of a Triton's gRPC, in place of a policy here.")] = "",
     digest: Annotated[str, typer.Option(help="With --triton: the weights' sha256, as `triton build` says.")] = "",
     upstream: Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible server, in its place.")] = "",
@@ -62,6 +67,8 @@ def serve(
         database=database,
         anonymous_chat=anonymous,
         public_url=public_url,
+        metrics_address=metrics,
+        charging_process=True,
         candidates=candidates,
         max_ads=max_ads,
         in_flight=in_flight,
@@ -132,6 +139,8 @@ def run_router(
 
     # Threads that charge or encode must not keep the event loop from answering for the usual five milliseconds.
     sys.setswitchinterval(SWITCH_S)
+    # An answer leaves no reference cycles: what is under way is not to be searched for them again and again.
+    gc.set_threshold(*COLLECT_AFTER)
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(main())

@@ -153,12 +153,20 @@ def forbid(
     logits_BV: torch.Tensor, constraints: Sequence[MarkerConstraint], vocabulary: MarkerVocabulary, left: int
 ) -> None:
     """Strikes out, in place, what may not follow outside a marker."""
+    strike(logits_BV, [not c.may_open(left) for c in constraints], [c.barred() for c in constraints], vocabulary)
+
+
+def strike(
+    logits_BV: torch.Tensor, closed_B: Sequence[bool], barred_B: Sequence[frozenset[int]], vocabulary: MarkerVocabulary
+) -> None:
+    """Strikes out, in place, what no answer may hold, every opener where a row is closed, and each row's barred
+    tokens."""
     forbidden, openers = vocabulary.columns(logits_BV.device)
     logits_BV[:, forbidden] = -math.inf
-    closed = [k for k, c in enumerate(constraints) if not c.may_open(left)]
+    closed = [k for k, is_closed in enumerate(closed_B) if is_closed]
     if closed:
         logits_BV[torch.tensor(closed, device=logits_BV.device)[:, None], openers] = -math.inf
-    barred = [(k, token) for k, c in enumerate(constraints) for token in c.barred()]
+    barred = [(k, token) for k, tokens in enumerate(barred_B) for token in tokens]
     if barred:
         at = torch.tensor(barred, device=logits_BV.device)
         logits_BV[at[:, 0], at[:, 1]] = -math.inf
@@ -176,9 +184,7 @@ def _choose_on_tries(
     at, width = [k for k, _ in forks], max(len(allowed) for _, allowed in forks)
     columns = torch.tensor([allowed + [-1] * (width - len(allowed)) for _, allowed in forks], device=logits_BV.device)
     scores = logits_BV[at].gather(1, columns.clamp(min=0)).masked_fill(columns < 0, -math.inf)
-    probabilities, order = _distribution(scores.cpu().double(), settings)
-    if order is not None:
-        probabilities = torch.zeros_like(scores, dtype=torch.float64, device="cpu").scatter(1, order, probabilities)
+    probabilities = column_probabilities(scores.cpu().double(), settings)
     index, logprobs = _draw(probabilities, noise_B[at].cpu())
     picks = zip(forks, index.flatten().tolist(), logprobs, probabilities.tolist(), strict=True)
     for (k, allowed), pick, logprob, row_probabilities in picks:
@@ -205,6 +211,12 @@ def _draw(probabilities_BK: torch.Tensor, noise_B: torch.Tensor) -> tuple[torch.
     # only probabilities that are not numbers reach past the end; their log-probability tells
     index = index.clamp(max=probabilities_BK.shape[-1] - 1)
     return index, probabilities_BK.gather(1, index)[:, 0].double().log().tolist()
+
+
+def column_probabilities(logits_BV: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
+    """Probability of every column after temperature and truncation, shape (B, V); 0 where it was cut off."""
+    probabilities, order = _distribution(logits_BV, settings)
+    return probabilities if order is None else torch.zeros_like(logits_BV).scatter(1, order, probabilities)
 
 
 def _distribution(logits_BV: torch.Tensor, settings: SamplingSettings) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -21,6 +21,7 @@ from mechanism.types import Context
 from serving import tracing
 from serving.eligibility import PlacementRequest
 from serving.errors import ClientGone, Overloaded, PolicyTimeout
+from serving.links import ClickLinks
 from serving.marketplace import Marketplace
 from serving.metrics import Metrics
 from serving.offers import Offer
@@ -28,8 +29,9 @@ from serving.policy import AsyncPolicyBackend, Completed, TextDelta
 from serving.question import Question
 from serving.records import Outcome, new_auction_id
 from serving.retrieval import query_text
+from serving.separation import Loss
 from serving.settings import ServeSettings
-from serving.tokens import Click, TokenSigner
+from serving.tokens import TokenSigner
 from serving.visible import SponsoredLink, VisibleAnswer, VisibleDelta
 
 log = structlog.get_logger(__name__)
@@ -107,6 +109,7 @@ class LiveAnswer:
         self.placement: PlacementRequest | None = None
         self.evaluated: Outcome | None = None
         self.offers: dict[str, Offer] = {}
+        self.apart: tuple[Loss, ...] = ()
         self.done: Completed | None = None
         self.faults: list[str] = []
         self.generations = 0
@@ -118,11 +121,16 @@ class LiveAnswer:
         tmax_ms = question.request.ads.tmax_ms
         tmax_s = room.settings.deadline_s if tmax_ms is None else min(room.settings.deadline_s, tmax_ms / 1000)
         self._deadline = arrived + tmax_s - min(room.settings.reserve_s, tmax_s / 2)
-        self._base_url = base_url.rstrip("/")
         self._began = False
         self._blank: list[VisibleDelta] = []
         self._rest: list[VisibleDelta] = []
-        self._visible = VisibleAnswer(self._offer, self._click_url, self.max_ads)
+        # Nothing in here refers back to this answer: a cycle would wait, with all it holds, for the garbage collector,
+        # whose pauses every stream would feel.
+        ads, link_lifetime_s = question.request.ads, room.settings.link_lifetime_s
+        self._links = ClickLinks(
+            room.signer, base_url.rstrip("/"), self.auction_id, self.created, link_lifetime_s, ads.placement
+        )
+        self._visible = VisibleAnswer(self.offers, self._links.url, self.max_ads)
 
     @property
     def ads(self) -> list[SponsoredLink]:
@@ -144,20 +152,6 @@ class LiveAnswer:
         """The most links of this answer."""
         wanted, most = self.question.request.ads.max_ads, self.room.settings.max_ads
         return most if wanted is None else min(most, wanted)
-
-    def click(self, offer: Offer) -> Click:
-        """What a link to the offer stands for."""
-        return Click(
-            auction_id=self.auction_id,
-            ad_id=offer.ad.id,
-            price=offer.bid,
-            currency=offer.campaign.currency,
-            expires=self.created + self.room.settings.link_lifetime_s,
-            campaign_id=offer.campaign.id,
-            pricing=offer.campaign.pricing,
-            placement=self.question.request.ads.placement,
-            issued=self.created,
-        )
 
     async def run(self) -> None:
         """Writes the answer into the outlet; never raises but when it is cancelled."""
@@ -193,7 +187,7 @@ class LiveAnswer:
             self.outlet.clear()
             self._began = False
             self._blank = []
-            self.offers = {}
+            self.offers, self.apart = {}, ()
             await self._generate(())
 
     async def _find_offers(self) -> tuple[Offer, ...]:
@@ -211,7 +205,7 @@ class LiveAnswer:
             with tracing.span("retrieval", eligible=len(evaluation)):
                 profile = self.question.profile
                 vector = await market.vector(query_text(self.question.query, profile.interests if profile else ()))
-                offers = market.offers(self.question.query, vector, evaluation)
+                offers, self.apart = market.offers(self.question.query, vector, evaluation)
         except Exception as error:
             log.error("no candidates, answering without ads", auction_id=self.auction_id, reason=type(error).__name__)
             return ()
@@ -244,7 +238,7 @@ class LiveAnswer:
         """One generation, into the outlet."""
         self.generations += 1
         # Without offers there is no link to count, and no sentence that has to be held back for one.
-        self._visible = VisibleAnswer(self._offer, self._click_url, self.max_ads if offers else 1)
+        self._visible = VisibleAnswer(self.offers, self._links.url, self.max_ads if offers else 1)
         self.done = None
         bidders = tuple(offer.candidate() for offer in offers)
         context = Context(self.auction_id, self.question.query, bidders, self.question.profile, self.question.turns)
@@ -299,10 +293,3 @@ class LiveAnswer:
             self.outlet.close()
         else:
             self.outlet.close(error)
-
-    def _offer(self, ad_id: str) -> Offer:
-        return self.offers[ad_id]
-
-    def _click_url(self, offer: Offer) -> str:
-        return f"{self._base_url}/c/{self.room.signer.sign(self.click(offer))}"
-

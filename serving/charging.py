@@ -1,7 +1,8 @@
 """From the local queue to the ledger, in batches on a thread of its own: auctions, impressions, clicks.
 
 Everything here may run twice for the same record; the ledger and the auction counters know what they have. What the
-ledger refuses for good is set aside with its reason, what it cannot take now waits.
+ledger refuses for good is set aside with its reason, what it cannot take now waits. `serving.charging_process` runs
+this beside the router, where nothing of it keeps a stream waiting.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from mechanism.errors import InputError
-from serving.spool import Spool, Spooled
+from serving.spool import Spooled, SpoolFile
 from serving.store.auctions import Auction, model_versions, record_auctions
 from serving.store.engine import Database
 from serving.store.events import BadEvents, Charged, ChargeEvent
@@ -27,20 +28,24 @@ AUCTION, CHARGE = "auction", "charge"
 MOST_ENTRIES = 9_000
 BATCH = 300
 GATHERED_S = 0.2
+IDLE_S = 0.5
 PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 T = TypeVar("T")
+Told = Callable[[ChargeEvent, Charged], None]
+"""Hears of every event that was new, on a thread of the charging."""
 _AUCTION = msgspec.json.Decoder(Auction)
 _CHARGE = msgspec.json.Decoder(ChargeEvent)
 
 
 class Charger:
-    """Delivers a spool to a database; `told` hears of every event that was new, on the charger's thread."""
+    """Delivers a spool to a database; records that come within `gathered_s` share the cost of a transaction."""
 
-    def __init__(self, spool: Spool, database: Database, told: Callable[[ChargeEvent, Charged], None]) -> None:
+    def __init__(self, spool: SpoolFile, database: Database, told: Told, gathered_s: float = GATHERED_S) -> None:
         self._spool = spool
         self._database = database
         self._ledger = Ledger(database)
         self._told = told
+        self._gathered_s = gathered_s
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="charger", daemon=True)
 
@@ -89,9 +94,9 @@ class Charger:
             if self._stopping.is_set() and not self._spool.depth:
                 return
             # Together records cost a fraction of what each costs alone: let some more come.
-            self._stopping.wait(GATHERED_S)
+            self._stopping.wait(self._gathered_s)
             if not self._stopping.is_set() and not self._spool.depth:
-                self._spool.arrived.wait(1.0)
+                self._spool.arrived.wait(IDLE_S)
 
     def _decoded(
         self, batch: Sequence[Spooled]

@@ -22,7 +22,7 @@ CLIENT_CLOSED_REQUEST = 499
 
 class ApiError(AuctionError):
     """An answerable failure: HTTP `status`, a `message` that says what to do, the offending `param`, a `code`, and
-    where several fields are wrong all of them as `faults`."""
+    where values are wrong (code "invalid_value") all of them as `faults`."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class PolicyTimeout(PolicyError):
 
 def bad_request(param: str, value: object, remedy: str) -> ApiError:
     """A 400 that names the field, shows the value (shortened) and says what to do."""
-    return ApiError(400, f"{param}: {shown(value)}: {remedy}", param=param, code="invalid_value")
+    return bad_fields([InputError(param, value, remedy)])
 
 
 def shown(value: object) -> str:
@@ -91,7 +91,7 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, VersionConflict):
         return ApiError(409, str(error), param=error.place, code="version_conflict")
     if isinstance(error, InputError):
-        return ApiError(400, str(error), param=error.place, code="invalid_value")
+        return bad_fields([error])
     if isinstance(error, ClientGone):
         return ApiError(CLIENT_CLOSED_REQUEST, "the client closed the connection", code="client_gone")
     if isinstance(error, Overloaded):

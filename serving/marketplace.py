@@ -23,14 +23,17 @@ from serving.pacing import PacingState, next_state
 from serving.rates import ClickRates, counted
 from serving.retrieval import CreativeIndex, prompt_candidates
 from serving.retrieval.index import creative_text
+from serving.separation import Loss
 from serving.settings import ServeSettings
 from serving.store.engine import Database
 from serving.store.snapshots import Snapshot, changes_since, snapshot
 
 log = structlog.get_logger(__name__)
 
-SLICE = 64
-"""Campaigns that are filed at once before others get the loop again."""
+SLICE = 16
+"""Campaigns that are filed at once before others get the loop again: half a millisecond."""
+ENCODED = 64
+"""Campaigns whose creatives are encoded at once."""
 FILLED_AT_START = 2_000
 """Creatives that a start waits for the vectors of; a larger catalogue gets them while it serves."""
 KEPT_AFTER_END = timedelta(hours=1)
@@ -68,11 +71,15 @@ class Marketplace:
         """The question's vector, where there is an encoder and it is in time."""
         return None if self._encoder is None else await self._encoder.vector(text, self._settings.encode_s)
 
-    def offers(self, query: str, vector: Vectors | None, evaluation: Evaluation) -> tuple[Offer, ...]:
-        """The candidates of one prompt: the best-fitting eligible ones that may stand together, in a stable order."""
+    def offers(
+        self, query: str, vector: Vectors | None, evaluation: Evaluation
+    ) -> tuple[tuple[Offer, ...], tuple[Loss, ...]]:
+        """The candidates of one prompt: the best-fitting eligible ones that may stand together, in a stable order; and
+        what fits as well and may not stand beside them."""
         count = self._settings.candidates
         found = self._creatives.search(query, vector, evaluation, DEEPER * count)
-        return tuple(offer_of(one) for one in prompt_candidates(found, count))
+        chosen, apart = prompt_candidates(found, count)
+        return tuple(offer_of(one) for one in chosen), apart
 
     def participation(self, campaign_id: str) -> float:
         """In which share of the auctions that it fits the campaign takes part now."""
@@ -117,8 +124,10 @@ class Marketplace:
                 self._put(campaign, now)
             if number % SLICE == 0:
                 await asyncio.sleep(0)
-        for spend in news.spends:
+        for number, spend in enumerate(news.spends, start=1):
             self.index.set_spend(spend)
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
         self._cursor, self.synced_at = news.cursor, time.monotonic()
 
     def _put(self, campaign: Campaign, now: datetime) -> None:
@@ -153,15 +162,17 @@ class Marketplace:
         """Encodes the creatives that have no vector yet; a campaign that changed meanwhile comes again."""
         assert self._encoder is not None or not self._unfilled, "nothing waits for an encoder that is not there"
         while self._unfilled and self._encoder is not None:
-            ids, self._unfilled = self._unfilled[:SLICE], self._unfilled[SLICE:]
+            ids, self._unfilled = self._unfilled[:ENCODED], self._unfilled[ENCODED:]
             chosen = [campaign for campaign in map(self.index.get, ids) if campaign is not None]
             texts = [creative_text(creative) for campaign in chosen for creative in campaign.creatives]
             vectors = await self._encoder.vectors(texts) if texts else None
             if vectors is None:
                 continue
             self._file(chosen, vectors)
-        if self._creatives.vectors is not None:
-            self._creatives.vectors.fit()
+        index = self._creatives.vectors
+        if index is not None and (fitting := index.fitting()) is not None:
+            await asyncio.to_thread(fitting.run)
+            index.take(fitting)
 
     def _file(self, campaigns: Sequence[Campaign], vectors: Vectors) -> None:
         at = 0

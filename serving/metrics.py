@@ -6,10 +6,13 @@ Each router has a registry of its own, so that several can live in one process.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
 
+from mechanism.errors import ConfigError
 from serving.eligibility import Reason
+from serving.separation import Apart
 
 PREFIX = "llm_auction_"
 OVERHEAD_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1)
@@ -21,6 +24,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._server: Any = None
         self.requests = self._counter("http_requests", "Requests by route and status.", "route", "status")
         self.answers = self._counter("answers", "Chat answers by outcome.", "outcome")
         self.overhead = self._histogram("router_overhead_seconds", "From a request to the policy's call.", OVERHEAD_S)
@@ -41,6 +45,23 @@ class Metrics:
         self.ready = self._gauge("policy_ready", "1 while the policy backend can answer.")
         self.ad_load = self._gauge("ad_load", "Factor on the bids that the policy sees.")
         self.by_reason = {reason: self.exclusions.labels(reason.value) for reason in Reason}
+        self.apart = {reason: self.exclusions.labels(reason.value) for reason in Apart}
+
+    def expose(self, address: str) -> int:
+        """Serves the figures, and nothing else, at host:port until `close`; on a thread of its own, as a look at them
+        must not hold up answers. The port it has. Raises ConfigError for an address that cannot be had."""
+        host, _, port = address.rpartition(":")
+        try:
+            self._server, _ = start_http_server(int(port), host.strip("[]"), self.registry)
+        except (OSError, OverflowError) as error:
+            raise ConfigError("metrics_address", address, f"{error}: choose another") from error
+        return int(self._server.server_port)
+
+    def close(self) -> None:
+        """Ends what `expose` began."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
 
     def render(self) -> bytes:
         """The exposition format."""

@@ -66,6 +66,15 @@ class PacingState:
     anchor_spent: Micros = 0
 
 
+@dataclass(frozen=True, slots=True)
+class DayPlan:
+    """One local day of a campaign: its `allowance` (None: no budget says), and how much of it is `planned` by now
+    (None: not spread evenly, or closed all day)."""
+
+    allowance: Micros | None
+    planned: Micros | None
+
+
 def next_state(
     state: PacingState | None,
     campaign: Campaign,
@@ -117,6 +126,22 @@ def next_state(
     share = wanted / possible if possible > 0 else 1.0
     participation = min(1.0, max(settings.lowest, share))
     return PacingState(participation, now_s, total, seen, exposure, day, allowance, anchor_s, anchor_spent)
+
+
+def day_plan(campaign: Campaign, spend: Spend, now: datetime) -> DayPlan:
+    """What the budgets allow the campaign on its local day, and how much of it an even course has spent by `now`.
+
+    `spend` is that of the same local day. From budgets and calendar alone: every router, and whoever asks later, comes
+    to the same plan, while the line of `next_state` begins anew when a budget is changed by hand.
+    """
+    local_day = now.astimezone(zone(campaign.time_zone)).date()
+    intervals = _flight(campaign, open_intervals(campaign.time_zone, campaign.dayparts, local_day))
+    whole = overlap_s(intervals, -math.inf, math.inf)
+    # As it was when the day began: the share of a total budget is of what was left of it then.
+    allowance = _allowance(campaign, spend.total_micros - spend.day_micros, 0, whole, now)
+    if allowance is None or campaign.pacing is not Pacing.EVEN or whole <= 0:
+        return DayPlan(allowance, None)
+    return DayPlan(allowance, round(allowance * overlap_s(intervals, -math.inf, now.timestamp()) / whole))
 
 
 def _flight(campaign: Campaign, intervals: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:

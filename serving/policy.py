@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mechanism.errors import InputError
 from mechanism.types import Context, MarkerChoice
+from serving.weights import checked_digest, file_sha256
 
 if TYPE_CHECKING:
     from inference.policy import Policy
@@ -89,20 +91,26 @@ class AsyncPolicyBackend(Protocol):
 class InProcessPolicy:
     """A policy of `inference` in this process."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, digest: str) -> None:
         self._policy = policy
+        self.digest = digest
 
     @classmethod
-    def load(cls, name_or_path: str) -> InProcessPolicy:
-        """Loads a model by its name or folder. Raises PolicyError. Imports torch."""
+    def load(cls, name_or_path: str, digest: str = "") -> InProcessPolicy:
+        """Loads a model by its name or folder; its digest is that of the files, unless it is known. Imports torch.
+
+        Raises PolicyError, and InputError where a registered model's files are no longer those that were registered.
+        """
+        from inference.models import resolve
         from inference.policy import Policy
 
-        return cls(Policy.load(name_or_path))
-
-    @property
-    def digest(self) -> str:
-        """Digest of the weights."""
-        return self._policy.digest
+        where, gguf = resolve(name_or_path)
+        if not digest and gguf:
+            digest = file_sha256(Path(where) / gguf)
+        elif not digest and Path(where).is_dir():
+            digest = checked_digest(Path(where))
+        policy = Policy.load(name_or_path)
+        return cls(policy, digest or policy.digest)
 
     def stream(self, context: Context, seed: int, max_ads: int) -> Iterator[PolicyEvent]:
         """One constrained generation for the context, reproducible by its seed."""

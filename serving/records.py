@@ -12,6 +12,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import msgspec
 import numpy as np
@@ -22,6 +23,7 @@ from serving.campaigns.types import Campaign, Pricing
 from serving.eligibility import Evaluation, Reason
 from serving.eligibility.columns import CAPPED
 from serving.eligibility.evaluation import CREATIVE_REASONS
+from serving.separation import Apart
 
 
 class CandidateRecord(msgspec.Struct, frozen=True):
@@ -53,6 +55,15 @@ class ExclusionRecord(msgspec.Struct, frozen=True):
     campaign_id: str
     ad_id: AdId
     reason: Reason
+
+
+class ApartRecord(msgspec.Struct, frozen=True):
+    """A creative that fitted the question but may not stand beside `winner`, a better one, and why."""
+
+    ad_id: AdId
+    campaign_id: str
+    reason: Apart
+    winner: AdId
 
 
 class MarkerRecord(msgspec.Struct, frozen=True):
@@ -100,6 +111,7 @@ class AuctionRecord(msgspec.Struct, frozen=True, kw_only=True):
     eligible: int
     excluded: dict[str, int]
     candidates: list[CandidateRecord]
+    apart: list[ApartRecord]
     markers: list[MarkerRecord]
     shown: list[ShownRecord]
     payments: list[PaymentRecord]
@@ -137,7 +149,7 @@ class Outcome:
         """Each rule's mask lies within the one before, so their sum says at which rule a slot was stopped."""
         survived = np.zeros(len(evaluation.used), np.uint8)
         for _, alive in evaluation.trail:
-            survived += alive
+            survived += alive.view(np.uint8)
         reasons = tuple(reason for reason, _ in evaluation.trail)
         bids = evaluation.bids[evaluation.slots]
         rows = len(evaluation.rows_E)
@@ -146,7 +158,8 @@ class Outcome:
 
     def counts(self) -> dict[Reason, int]:
         """As `Evaluation.counts`: campaigns, or for the creatives' own reasons creatives, by reason."""
-        stopped = np.bincount(self.survived[self.used], minlength=len(self.reasons) + 1)
+        stopped = np.bincount(self.survived, minlength=len(self.reasons) + 1)
+        stopped[0] -= len(self.used) - np.count_nonzero(self.used)  # empty slots, which no rule admits
         found: dict[Reason, int] = {}
         for reason, count in zip(self.reasons, stopped.tolist(), strict=False):
             if count:
@@ -196,32 +209,49 @@ class Kept:
 
 
 class AuctionLog:
-    """The newest `size` records by auction id. Belongs to the event loop."""
+    """The newest `size` records by auction id. Belongs to the event loop.
+
+    They are kept encoded: thousands of records as objects would lengthen every pause of the garbage collector.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._kept: OrderedDict[str, _Packed] = OrderedDict()
 
     def add(self, kept: Kept) -> None:
         """Keeps a record and forgets the oldest past the size."""
-        self._kept[kept.record.auction_id] = kept
+        self._kept[kept.record.auction_id] = _Packed(_encode(kept.record), kept.owner, kept.outcome)
         while len(self._kept) > self._size:
             self._kept.popitem(last=False)
 
     def get(self, auction_id: str) -> Kept | None:
         """The record of an auction, None where it is unknown or forgotten."""
-        return self._kept.get(auction_id)
+        packed = self._kept.get(auction_id)
+        return None if packed is None else packed.kept()
 
     def newest(self, owner: str | None, before: str, count: int) -> list[Kept]:
         """Records of one owner, or of all (None), newest first, older than the auction `before` ("": from the newest
         on); auction ids sort by time."""
-        found: list[Kept] = []
-        for kept in reversed(self._kept.values()):
-            if (owner is None or kept.owner == owner) and (not before or kept.record.auction_id < before):
-                found.append(kept)
-                if len(found) == count:
-                    break
-        return found
+        chosen = (
+            packed
+            for auction_id, packed in reversed(self._kept.items())
+            if (owner is None or packed.owner == owner) and (not before or auction_id < before)
+        )
+        return [packed.kept() for packed in islice(chosen, count)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    record: bytes
+    owner: str
+    outcome: Outcome | None
+
+    def kept(self) -> Kept:
+        return Kept(_decode(self.record), self.owner, self.outcome)
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(AuctionRecord).decode
 
 
 def new_auction_id() -> str:

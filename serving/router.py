@@ -20,6 +20,7 @@ from mechanism.errors import PolicyError
 from serving.adload import AdLoadState, next_load
 from serving.answer import LiveAnswer, Room
 from serving.charging import Charger
+from serving.charging_process import ChargingProcess
 from serving.encoding import Encoder, QueryEncoder
 from serving.errors import ClientGone, Overloaded
 from serving.marketplace import Marketplace
@@ -47,7 +48,8 @@ STALE_S = 60.0
 
 class Router:
     """The parts. `model` is the served model's public name; `encoder` None searches by words alone. Opens the database
-    and brings it to this version's schema. Raises ConfigError for a database that a newer version wrote."""
+    and brings it to this version's schema. Raises ConfigError for a database that a newer version wrote, and for an
+    address of `/metrics` that cannot be had."""
 
     def __init__(
         self, backend: AsyncPolicyBackend, model: str, secret: bytes, settings: ServeSettings, encoder: Encoder | None
@@ -63,7 +65,11 @@ class Router:
         self.screen = ClickScreen(derived(secret, "traffic"))
         self.records = AuctionLog(settings.audited_answers)
         self.spool = Spool(settings.spool_path)
-        self.charger = Charger(self.spool, self.database, self._charged)
+        self.charger = (
+            ChargingProcess(settings.spool_path, settings.database_url, self._charged)
+            if settings.charging_process
+            else Charger(self.spool, self.database, self._charged)
+        )
         self._encoder = None if encoder is None else QueryEncoder(encoder)
         width = 0 if encoder is None else int(encoder.encode(["width"]).shape[1])
         key = derived(secret, "frequency")
@@ -74,6 +80,7 @@ class Router:
         self._ad_load = _read_ad_load(settings.state_dir) if settings.ad_load else AdLoadState()
         self.room.load = self._ad_load.load
         self._watch()
+        self.metrics_port = self.metrics.expose(settings.metrics_address) if settings.metrics_address else 0
 
     @property
     def backend(self) -> AsyncPolicyBackend:
@@ -116,6 +123,9 @@ class Router:
         if self._encoder is not None:
             self._encoder.close()
         await asyncio.to_thread(self._stop_charging)
+        self.metrics.close()
+        # What stays frozen is not taken apart at the interpreter's end, which extension modules report as their leaks.
+        gc.unfreeze()
 
     async def ready(self) -> str:
         """Empty when answers and charges are possible, else why not."""
@@ -144,7 +154,7 @@ class Router:
         self.database.close()
 
     def _charged(self, event: ChargeEvent, outcome: Charged) -> None:
-        """Called on the charger's thread."""
+        """Called on a thread of the charging."""
         self.metrics.revenue.labels(event.currency, event.kind.value).inc(outcome.charged_micros)
         if outcome.reason:
             log.info("charged less", event_id=outcome.id, reason=outcome.reason, charged_micros=outcome.charged_micros)

@@ -27,16 +27,21 @@ class ServeSettings:
     `database` is a URL; empty means an SQLite file in the state directory. `currency` is that of requests that name
     none. `anonymous_chat` lets callers without a key ask, read the auctions of such answers and the sums of revenue.
 
+    `metrics_address` is the host:port at which `/metrics` is served, and nothing else is; empty means at the router's
+    own address, where whoever reaches it reads revenue and load: keep the address from the public, or give one here.
+
     `candidates` ads enter a prompt, at most `max_ads` of them are linked in one answer. `in_flight` answers may be
     under way; `waiting` queue before a policy in this process. `deadline_s` holds where a request names no `tmax_ms`;
     `reserve_s` of either is kept for the way back. A question that is not encoded within `encode_s` is searched by its
     words. `prior_ctr` is the click rate that is assumed of an ad that nothing is known of, as strong as `prior_shown`
-    impressions. `drain_s` is what answers under way get at the end.
+    impressions. `drain_s` is what answers under way get at the end. With `charging_process` the ledger's work
+    is done by a process beside the router, which keeps it from the streams; else by a thread, which starts at once.
     """
 
     state_dir: Path = Path("build/serve")
     public_url: str = ""
     database: str = ""
+    metrics_address: str = ""
     currency: str = "USD"
     anonymous_chat: bool = False
     link_lifetime_s: int = 24 * 3600
@@ -55,6 +60,7 @@ class ServeSettings:
     max_characters: int = 32_000
     max_messages: int = 200
     audited_answers: int = 1_000
+    charging_process: bool = False
     ad_load: AdLoadSettings | None = None
 
     def __post_init__(self) -> None:
@@ -74,6 +80,8 @@ class ServeSettings:
             raise ConfigError("currency", self.currency, "give an ISO 4217 code such as USD")
         if self.public_url and not self.public_url.startswith(("http://", "https://")):
             raise ConfigError("public_url", self.public_url, "begin it with http:// or https://")
+        if self.metrics_address and not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\s]+):\d{1,5}", self.metrics_address):
+            raise ConfigError("metrics_address", self.metrics_address, "give host:port such as 127.0.0.1:9090")
 
     @property
     def database_url(self) -> str:

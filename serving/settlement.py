@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import structlog
 
 from mechanism.payments import impression_payments, participation_payments
@@ -18,6 +19,7 @@ from serving.charging import AUCTION, CHARGE
 from serving.eligibility import Reason
 from serving.rates import insertion_rates
 from serving.records import (
+    ApartRecord,
     AuctionLog,
     AuctionRecord,
     CandidateRecord,
@@ -103,7 +105,7 @@ def _record(
         placement=live.question.request.ads.placement,
         profile_used=live.question.profile is not None,
         generations=live.generations,
-        campaigns=int(evaluated.used.sum()) if evaluated else 0,
+        campaigns=int(np.count_nonzero(evaluated.used)) if evaluated else 0,
         eligible=evaluated.rows if evaluated else 0,
         excluded={reason.value: count for reason, count in excluded.items()},
         candidates=[
@@ -120,6 +122,7 @@ def _record(
             )
             for offer in live.offers.values()
         ],
+        apart=[ApartRecord(loss.creative_id, loss.campaign_id, loss.reason, loss.winner) for loss in live.apart],
         markers=[MarkerRecord(c.chosen, c.exact, dict(c.probabilities)) for c in choices],
         shown=[
             ShownRecord(ad_id, live.offers[ad_id].campaign.id, f"{live.auction_id}:{ad_id}", live.offers[ad_id].bid)
@@ -145,6 +148,8 @@ def _count(live: LiveAnswer, record: AuctionRecord, excluded: dict[Reason, int],
     metrics.auctions.inc()
     for reason, count in excluded.items():
         metrics.by_reason[reason].inc(count)
+    for loss in record.apart:
+        metrics.apart[loss.reason].inc()
     if live.ads:
         metrics.filled.inc()
         metrics.shown.inc(len(live.ads))

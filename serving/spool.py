@@ -1,7 +1,8 @@
 """A durable queue in a local SQLite file: what has to reach the ledger, kept until it has.
 
 A click is in the file before its redirect is answered; auctions and impressions follow within a moment. Writers share
-one commit (one fsync for all that came meanwhile). Reading and deleting is `serving.charging`'s.
+one commit (one fsync for all that came meanwhile). Reading and deleting is `serving.charging`'s, perhaps in another
+process.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,7 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS spool (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, body BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS refused (kind TEXT NOT NULL, body BLOB NOT NULL, reason TEXT NOT NULL)",
 )
+_DEPTH = "SELECT (SELECT max(id) FROM spool) - (SELECT min(id) FROM spool) + 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,27 +48,69 @@ class _Put:
     waiter: asyncio.Future[None] | None
 
 
-class Spool:
-    """The queue of one router. `put` and `put_durably` are called on the event loop; a thread of its own writes."""
+class SpoolFile:
+    """The queue as its deliverer sees it. `arrived` is set where records come from this process."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(path, timeout=15, isolation_level=None, check_same_thread=False)
+        self._connection = _connected(path)
         self._lock = threading.Lock()
         for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", *_TABLES):
             self._connection.execute(statement)
-        self._depth = int(self._connection.execute("SELECT count(*) FROM spool").fetchone()[0])
-        self._incoming: deque[_Put] = deque()
-        self._hurry = threading.Event()
-        self._closing = False
+        self._depths = _connected(path)  # one of its own, so that whoever asks need not wait for a commit
         self.arrived = threading.Event()
-        self._writer = threading.Thread(target=self._write, name="spool", daemon=True)
-        self._writer.start()
 
     @property
     def depth(self) -> int:
-        """Records that are written and not delivered yet."""
-        return self._depth
+        """Records that are written and not delivered yet: the oldest go first, so no gap is between those that wait."""
+        (found,) = self._depths.execute(_DEPTH).fetchone()
+        return found or 0
+
+    def batch(self, most: int) -> list[Spooled]:
+        """The oldest records, in their order."""
+        with self._lock:
+            rows = self._connection.execute("SELECT id, kind, body FROM spool ORDER BY id LIMIT ?", (most,)).fetchall()
+        return [Spooled(*row) for row in rows]
+
+    def delivered(self, ids: Sequence[int]) -> None:
+        """Takes records off the queue."""
+        with self._transaction() as connection:
+            connection.executemany("DELETE FROM spool WHERE id = ?", [(i,) for i in ids])
+
+    def refuse(self, spooled: Spooled, reason: str) -> None:
+        """Sets aside a record that no repetition will make right; it stays in the file, with the reason."""
+        with self._transaction() as connection:
+            connection.execute("INSERT INTO refused VALUES (?, ?, ?)", (spooled.kind, spooled.body, reason))
+            connection.execute("DELETE FROM spool WHERE id = ?", (spooled.id,))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._depths.close()
+        self._connection.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except sqlite3.Error:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+
+class Spool(SpoolFile):
+    """The queue of one router. `put` and `put_durably` are called on the event loop; a thread of its own writes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._incoming: deque[_Put] = deque()
+        self._hurry = threading.Event()
+        self._closing = False
+        self._writer = threading.Thread(target=self._write, name="spool", daemon=True)
+        self._writer.start()
 
     def put(self, kind: str, record: msgspec.Struct) -> None:
         """Queues a record; it is on disk a moment later."""
@@ -79,38 +124,11 @@ class Spool:
         self._hurry.set()
         await waiter
 
-    def batch(self, most: int) -> list[Spooled]:
-        """The oldest records, in their order."""
-        with self._lock:
-            rows = self._connection.execute("SELECT id, kind, body FROM spool ORDER BY id LIMIT ?", (most,)).fetchall()
-        return [Spooled(*row) for row in rows]
-
-    def delivered(self, ids: Sequence[int]) -> None:
-        """Takes records off the queue."""
-        with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.executemany("DELETE FROM spool WHERE id = ?", [(i,) for i in ids])
-            self._connection.execute("COMMIT")
-            self._depth -= len(ids)
-
-    def refuse(self, spooled: Spooled, reason: str) -> None:
-        """Sets aside a record that no repetition will make right; it stays in the file, with the reason."""
-        with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.execute("INSERT INTO refused VALUES (?, ?, ?)", (spooled.kind, spooled.body, reason))
-            self._connection.execute("DELETE FROM spool WHERE id = ?", (spooled.id,))
-            self._connection.execute("COMMIT")
-            self._depth -= 1
-
     def flush(self) -> None:
-        """Writes what was put and ends the writer: afterwards nothing may be put."""
+        """Writes what was put and ends the writer: afterwards nothing may be put. Call it before `close`."""
         self._closing = True
         self._hurry.set()
         self._writer.join()
-
-    def close(self) -> None:
-        """Closes the file; call `flush` before."""
-        self._connection.close()
 
     def _write(self) -> None:
         held: list[_Put] = []
@@ -143,16 +161,8 @@ class Spool:
 
     def _commit(self, held: Sequence[_Put]) -> None:
         rows = [(put.kind, msgspec.json.encode(put.record)) for put in held]
-        with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                self._connection.executemany("INSERT INTO spool (kind, body) VALUES (?, ?)", rows)
-                self._connection.execute("COMMIT")
-            except sqlite3.Error:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
-            self._depth += len(rows)
+        with self._transaction() as connection:
+            connection.executemany("INSERT INTO spool (kind, body) VALUES (?, ?)", rows)
 
 
 def _answer(waiters: Sequence[asyncio.Future[None]], error: Exception | None) -> None:
@@ -171,3 +181,7 @@ def _answer(waiters: Sequence[asyncio.Future[None]], error: Exception | None) ->
             waiter.get_loop().call_soon_threadsafe(wake, waiter)
         except RuntimeError:  # the loop is closed: nobody waits any more
             continue
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=15, isolation_level=None, check_same_thread=False)

@@ -6,6 +6,7 @@ Spans carry ids, counts and times, never words of a user. Which exporter gets th
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -15,7 +16,10 @@ try:
     from opentelemetry import context as _context
     from opentelemetry import propagate as _propagate
     from opentelemetry import trace as _trace
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+    # W3C's alone outwards: `traceparent` and `tracestate`, no baggage that a caller may have filled.
+    _OUTWARDS = TraceContextTextMapPropagator()
     _TRACER = _trace.get_tracer("llm-auction.serving")
 except ImportError:  # the extra is not installed
     pass
@@ -36,6 +40,28 @@ def continued(headers: Mapping[str, str]) -> AbstractContextManager[Any]:
     if _TRACER is None or "traceparent" not in headers:
         return _NOTHING
     return _Continued(headers)
+
+
+class Call(AbstractContextManager["Call"]):
+    """A span around a call to another process, `headers` being what carries the trace there. It never is the current
+    span, so that it may stay open while a generator yields. It ends with its `outcome`: "answered", "cancelled" where
+    the answer was given up, else the error's type."""
+
+    def __init__(self, name: str, **attributes: str | int | float | bool) -> None:
+        self.headers: dict[str, str] = {}
+        self._span: Any = None
+        if _TRACER is not None:
+            self._span = _TRACER.start_span(name, attributes=attributes)
+            _OUTWARDS.inject(self.headers, _trace.set_span_in_context(self._span))
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, where: object) -> None:
+        if self._span is None:
+            return
+        cancelled = kind is not None and issubclass(kind, (GeneratorExit, asyncio.CancelledError))
+        self._span.set_attribute("outcome", "answered" if kind is None else "cancelled" if cancelled else kind.__name__)
+        if kind is not None and not cancelled:
+            self._span.set_status(_trace.StatusCode.ERROR)
+        self._span.end()
 
 
 class _Continued(AbstractContextManager[Any]):

@@ -22,6 +22,7 @@ import msgspec
 from mechanism.errors import ConfigError, PolicyError
 from mechanism.prompt import PromptSettings, render_messages
 from mechanism.types import Context
+from serving import tracing
 from serving.breaker import Breaker, BreakerSettings, GuardedCalls, ServerDown
 from serving.errors import Overloaded
 from serving.policy import Completed, PolicyEvent, TextDelta
@@ -122,24 +123,25 @@ class UpstreamPolicy:
         self.open_answers += 1
         exchange = None
         try:
-            exchange = await self._begin(self._body(context, seed), deadline)
-            reader, more = exchange.reader, True
-            while True:
-                for text in exchange.texts:
-                    yield TextDelta(text)
-                if reader.done or not more:
-                    break
-                more = await exchange.read()
-            if not reader.finish_reason:
-                raise PolicyError("the upstream ended the stream before the answer was complete")
-            await exchange.keep()
-            yield Completed(
-                choices=(),
-                logprob=0.0,
-                tokens=reader.tokens or reader.deltas,
-                prompt_tokens=reader.prompt_tokens,
-                finished=reader.finish_reason == "stop",
-            )
+            with tracing.Call("upstream", model=self.settings.model) as traced:
+                exchange = await self._begin(self._body(context, seed), deadline, traced.headers)
+                reader, more = exchange.reader, True
+                while True:
+                    for text in exchange.texts:
+                        yield TextDelta(text)
+                    if reader.done or not more:
+                        break
+                    more = await exchange.read()
+                if not reader.finish_reason:
+                    raise PolicyError("the upstream ended the stream before the answer was complete")
+                await exchange.keep()
+                yield Completed(
+                    choices=(),
+                    logprob=0.0,
+                    tokens=reader.tokens or reader.deltas,
+                    prompt_tokens=reader.prompt_tokens,
+                    finished=reader.finish_reason == "stop",
+                )
         finally:
             self.open_answers -= 1
             if exchange is not None:
@@ -185,12 +187,12 @@ class UpstreamPolicy:
             }
         )
 
-    async def _begin(self, body: bytes, deadline: float) -> Exchange:
+    async def _begin(self, body: bytes, deadline: float, trace: Mapping[str, str]) -> Exchange:
         """The answer up to its first delta (or its end), after as many attempts as it takes."""
         loop = asyncio.get_running_loop()
         for attempt in range(1 + self.settings.retries):
             try:
-                return await self._attempt(body, deadline)
+                return await self._attempt(body, deadline, trace)
             except ServerDown:
                 pause = self.settings.pause_s * 2**attempt
                 last = attempt == self.settings.retries or loop.time() + pause >= deadline
@@ -199,10 +201,11 @@ class UpstreamPolicy:
                 await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _attempt(self, body: bytes, deadline: float) -> Exchange:
+    async def _attempt(self, body: bytes, deadline: float, trace: Mapping[str, str]) -> Exchange:
         """One request up to its first delta, and what it tells the breaker."""
         with self._calls.call(asyncio.get_running_loop().time, deadline) as works:
-            exchange = Exchange(self._pool(), self.settings.endpoint("/chat/completions"), self._headers)
+            headers = {**self._headers, **trace}
+            exchange = Exchange(self._pool(), self.settings.endpoint("/chat/completions"), headers)
             try:
                 await exchange.send(body, deadline)
             except BaseException:

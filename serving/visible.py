@@ -7,7 +7,7 @@ more is left out whole, so that no advertisement stands in the text without its 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -58,10 +58,10 @@ class VisibleDelta:
 
 
 class VisibleAnswer:
-    """Collects one answer. `offer` finds a candidate by id, `click_url` makes the address of its link."""
+    """Collects one answer. `offers` are the candidates by id, `click_url` makes the address of one's link."""
 
-    def __init__(self, offer: Callable[[AdId], Offer], click_url: Callable[[Offer], str], max_ads: int) -> None:
-        self._offer = offer
+    def __init__(self, offers: Mapping[AdId, Offer], click_url: Callable[[Offer], str], max_ads: int) -> None:
+        self._offers = offers
         self._click_url = click_url
         self._max_ads = max_ads
         self._length = 0
@@ -104,7 +104,7 @@ class VisibleAnswer:
         return self._show(" " if self._last in ".!?" else ". ")
 
     def _link(self, piece: AdPiece) -> list[VisibleDelta]:
-        offer = self._offer(piece.ad_id)
+        offer = self._offers[piece.ad_id]
         # After "!" Markdown would read an image, after a backslash no link at all.
         gap = self._show(" ") if self._last in ("!", "\\") else []
         url = self._click_url(offer)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from typing import TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -30,6 +31,7 @@ from serving.campaigns.types import (
 )
 from serving.dayparts import zone
 from serving.eligibility.bids import check_bid
+from serving.eligibility.request import normal
 
 HIGHEST_BID: Micros = 10**12
 HIGHEST_BUDGET: Micros = 10**17
@@ -37,6 +39,7 @@ MOST_CREATIVES = 100
 MOST_ENTRIES = 1_000
 LONGEST_URL = 2_000
 DIMENSIONS = ("country", "language", "category", "placement")
+T = TypeVar("T", bound=msgspec.Struct)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _COUNTRY = re.compile(r"[A-Za-z]{2}")
@@ -53,6 +56,23 @@ class CreativeInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     text: str = ""
     image_url: str = ""
     video_url: str = ""
+
+
+# As they are stored, but closed: what a newer router wrote may hold more, what an advertiser misspells must not vanish.
+class DaypartInput(Daypart, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    __doc__ = Daypart.__doc__
+
+
+class FrequencyCapInput(FrequencyCap, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    __doc__ = FrequencyCap.__doc__
+
+
+class TargetingInput(Targeting, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    __doc__ = Targeting.__doc__
+
+
+class BidAdjustmentInput(BidAdjustment, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    __doc__ = BidAdjustment.__doc__
 
 
 class CampaignInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,15 +93,16 @@ class CampaignInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     starts_at: datetime | None = None
     ends_at: datetime | None = None
     time_zone: str = "UTC"
-    dayparts: list[Daypart] = []
+    dayparts: list[DaypartInput] = []
     pacing: Pacing = Pacing.EVEN
-    targeting: Targeting = Targeting()
-    campaign_caps: list[FrequencyCap] = []
-    creative_caps: list[FrequencyCap] = []
+    targeting: TargetingInput = TargetingInput()
+    campaign_caps: list[FrequencyCapInput] = []
+    creative_caps: list[FrequencyCapInput] = []
     separation: str = ""
     block_categories: list[str] = []
     block_placements: list[str] = []
-    adjustments: list[BidAdjustment] = []
+    block_advertisers: list[str] = []
+    adjustments: list[BidAdjustmentInput] = []
 
 
 class BadCampaign(InputError):
@@ -147,15 +168,16 @@ def checked(given: CampaignInput, now: datetime, landing: Callable[[str, str], s
             starts_at=given.starts_at or now,
             ends_at=given.ends_at,
             time_zone=given.time_zone,
-            dayparts=tuple(given.dayparts),
+            dayparts=tuple(_stored(Daypart, one) for one in given.dayparts),
             pacing=given.pacing,
-            targeting=given.targeting,
-            campaign_caps=tuple(given.campaign_caps),
-            creative_caps=tuple(given.creative_caps),
+            targeting=_stored(Targeting, given.targeting),
+            campaign_caps=tuple(_stored(FrequencyCap, cap) for cap in given.campaign_caps),
+            creative_caps=tuple(_stored(FrequencyCap, cap) for cap in given.creative_caps),
             separation=given.separation,
             block_categories=tuple(given.block_categories),
             block_placements=tuple(given.block_placements),
-            adjustments=tuple(given.adjustments),
+            block_advertisers=tuple(given.block_advertisers),
+            adjustments=tuple(_stored(BidAdjustment, one) for one in given.adjustments),
             created_at=now,
             updated_at=now,
         )
@@ -182,6 +204,10 @@ def web_address_fault(url: str, _: str = "") -> str | None:
     except ValueError:
         usable = False
     return None if usable else remedy
+
+
+def _stored(kind: type[T], given: T) -> T:
+    return kind(**msgspec.structs.asdict(given))
 
 
 def _name(text: str, place: str) -> str:
@@ -287,6 +313,10 @@ def _check_reach(given: CampaignInput, faults: _Faults) -> None:
         _check_values(getattr(target, name), f"targeting.{name}", faults)
     _check_values(given.block_categories, "block_categories", faults)
     _check_values(given.block_placements, "block_placements", faults)
+    _check_values(given.block_advertisers, "block_advertisers", faults)
+    for number, name in enumerate(given.block_advertisers[:MOST_ENTRIES]):
+        if normal(name) == normal(given.advertiser_id):
+            faults.add(f"block_advertisers[{number}]", name, "leave it out: it is the campaign's own advertiser")
 
 
 def _check_values(values: Iterable[str], place: str, faults: _Faults) -> None:

@@ -97,8 +97,9 @@ class BidAdjustment(msgspec.Struct, frozen=True, kw_only=True):
 class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     """One campaign. A budget of None is unlimited. `version` grows with every change (optimistic locking).
 
-    `separation` names a group of competitors of which one answer shows at most one; `block_categories` and
-    `block_placements` are the advertiser's own exclusions.
+    `separation` names a group of competitors of which one answer shows at most one. The advertiser's own exclusions are
+    `block_categories` and `block_placements` of the conversation, and `block_advertisers`: those that no answer shows
+    beside this campaign.
     """
 
     id: str
@@ -123,6 +124,7 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     separation: str = ""
     block_categories: tuple[str, ...] = ()
     block_placements: tuple[str, ...] = ()
+    block_advertisers: tuple[str, ...] = ()
     adjustments: tuple[BidAdjustment, ...] = ()
     version: int = 1
     created_at: datetime

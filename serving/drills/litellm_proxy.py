@@ -1,40 +1,47 @@
 """The LiteLLM proxy of the comparison: its virtual environment from PyPI, its configuration, its start command.
 
-Version and date are pinned; everything that costs it time and that the measurement does not need (database, callbacks,
-retries, logging of requests) is off. Only wheels are installed, so that no foreign build script runs.
+Every package is pinned by version and hash (`requirements/litellm.txt`); everything that costs it time and that the
+measurement does not need (database, callbacks, retries, logging of requests) is off. Only wheels are installed, so that
+no foreign build script runs.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from mechanism.errors import InputError
 
-VERSION = "1.106.2"
-AS_OF = "2026-11-01"
-"""No package younger than this day is installed: the same environment every time, and no release of this morning."""
+LOCK = Path(__file__).parents[2] / "requirements" / "litellm.txt"
 MODEL = "mock"
 
 
 def install(folder: Path) -> Path:
-    """Makes the virtual environment where it is not there yet, and gives its start script. Raises InputError."""
-    stamp, script = folder / f".installed-{VERSION}-{AS_OF}", folder / "bin" / "litellm"
-    if stamp.exists():
+    """Makes the virtual environment of the lock where it is not there yet, and gives its start script. Raises
+    InputError."""
+    stamp, script, lock = folder / "installed.txt", folder / "bin" / "litellm", LOCK.read_bytes()
+    if stamp.is_file() and stamp.read_bytes() == lock:
         return script
     uv = [sys.executable, "-m", "uv"]
-    wanted = ["--only-binary", ":all:", "--exclude-newer", AS_OF, f"litellm[proxy]=={VERSION}"]
+    wanted = ["--only-binary", ":all:", "--require-hashes", "--no-deps", "-r", str(LOCK)]
     python = str(folder / "bin" / "python")
     try:
         subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], check=True)
         subprocess.run([*uv, "pip", "install", "--quiet", "--python", python, *wanted], check=True)
     except subprocess.CalledProcessError as error:
         remedy = "see above what uv says; it comes with the extra `dev`, and PyPI has to be in reach"
-        raise InputError("litellm", VERSION, remedy) from error
-    stamp.touch()
+        raise InputError("litellm", version(), remedy) from error
+    stamp.write_bytes(lock)
     return script
+
+
+def version() -> str:
+    """LiteLLM's, by the lock."""
+    (found,) = re.findall(r"^litellm==(\S+)", LOCK.read_text(encoding="utf-8"), re.MULTILINE)
+    return str(found)
 
 
 def write_config(path: Path, upstream_port: int) -> None:

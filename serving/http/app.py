@@ -17,10 +17,13 @@ from serving.http.auth import Gate
 from serving.http.campaigns import campaign_routes
 from serving.http.chat import chat_routes
 from serving.http.clicks import click_routes
+from serving.http.console import console_routes
+from serving.http.deliveries import delivery_routes
 from serving.http.documents import openapi
-from serving.http.health import health_routes, page_routes
+from serving.http.health import health_routes
 from serving.http.keys import key_routes
 from serving.http.reports import report_routes
+from serving.http.series import series_routes
 from serving.router import Router
 
 log = structlog.get_logger(__name__)
@@ -53,25 +56,35 @@ def create_app(router: Router) -> Litestar:
             log.error("unexpected failure", reason=type(error).__name__, where=where)
         return Response(answer.body(), status_code=answer.status, headers=answer.headers)
 
+    handlers = [
+        *chat_routes(router, gate),
+        *auction_routes(router, gate),
+        *campaign_routes(router, gate),
+        *delivery_routes(router, gate),
+        *key_routes(router, gate),
+        *report_routes(router, gate),
+        *series_routes(router, gate),
+        *click_routes(router),
+        *health_routes(router),
+        *console_routes(router, gate),
+    ]
     app = Litestar(
-        route_handlers=[
-            *chat_routes(router, gate),
-            *auction_routes(router, gate),
-            *campaign_routes(router, gate),
-            *key_routes(router, gate),
-            *report_routes(router, gate),
-            *click_routes(router),
-            *health_routes(router),
-            *page_routes(),
-        ],
+        route_handlers=[_with_head(handler) for handler in handlers],
         exception_handlers={Exception: answer_error},
         lifespan=[lifespan],
         request_max_body_size=LARGEST_BODY,
         logging_config=None,
         openapi_config=None,
     )
-    app.register(_document(openapi(app, _version())))
+    app.register(_with_head(_document(openapi(app, _version()))))
     return app
+
+
+def _with_head(handler: HTTPRouteHandler) -> HTTPRouteHandler:
+    """What answers GET answers HEAD the same; the server leaves the body out."""
+    if "GET" in handler.http_methods:
+        handler.http_methods.add("HEAD")
+    return handler
 
 
 def _document(content: bytes) -> HTTPRouteHandler:

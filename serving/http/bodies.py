@@ -1,17 +1,20 @@
-"""Bodies and query parameters of requests: decoded once, refused with the field, its value and the remedy."""
+"""Bodies and query parameters of requests: decoded once, refused with all fields, their values and the remedies."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
 
-from serving.errors import ApiError, bad_request
+from mechanism.errors import InputError
+from serving.errors import ApiError, bad_fields, bad_request
+from serving.http.faults import LONGEST_NAME, faults, told
 
+MOST_FAULTS = 20
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
 
@@ -26,7 +29,7 @@ def decode_body(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         raise ApiError(400, "body: it is nested too deeply: send a flatter object", code="invalid_json") from None
     raw = decode_object(body)
     assert isinstance(problem, msgspec.ValidationError), "what is JSON can only be of another shape"
-    raise named(problem, raw) from problem
+    raise _refused(problem, raw, decoder.type) from problem
 
 
 def decode_object(body: bytes) -> Any:
@@ -46,28 +49,13 @@ def convert(raw: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
-        raise named(error, raw) from error
+        raise _refused(error, raw, kind) from error
 
 
-def named(error: msgspec.ValidationError, raw: Any) -> ApiError:
-    """msgspec says what is wrong and where; OpenAI's shape and our rule want the field and its value beside it."""
-    text = str(error)
-    found = re.search(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", text, re.DOTALL)
-    what, path = (found["what"], found["path"] or "") if found else (text, "")
-    unknown = re.search(r"unknown field `(.+)`", what)
-    missing = re.search(r"missing required field `(.+)`", what)
-    if unknown:
-        path = f"{path}.{unknown[1]}"
-        remedy = "leave it out: it is not supported here"
-    elif missing:
-        return bad_request(f"{path}.{missing[1]}".lstrip("."), None, "give this field: it is required")
-    elif path.startswith(".messages") and path.endswith(".role"):
-        remedy = "use one of system, developer, user, assistant"
-    elif path.startswith(".messages") and path.endswith(".type"):
-        remedy = "only 'text' is supported"
-    else:
-        remedy = what[:1].lower() + what[1:]
-    return bad_request(path.lstrip(".") or "body", _value_at(raw, path), remedy)
+def _refused(error: msgspec.ValidationError, raw: Any, kind: Any) -> ApiError:
+    # What the plain values do not show (a key given twice) is told in msgspec's words.
+    found = list(islice(faults(raw, kind), MOST_FAULTS)) or [told(error, None)]
+    return bad_fields(found)
 
 
 def number(query: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
@@ -100,17 +88,7 @@ def aware(place: str, moment: datetime | None) -> datetime | None:
 
 def only(query: Mapping[str, str], known: set[str]) -> None:
     """Raises ApiError (400) for a query parameter that is not known: a misspelt filter must not list everything."""
-    for name in query:
-        if name not in known:
-            raise bad_request(name, query[name], f"leave it out: known are {', '.join(sorted(known))}")
-
-
-def _value_at(raw: Any, path: str) -> Any:
-    for name, index in re.findall(r"\.?([^.\[\]]+)|\[(\d+)\]", path):
-        if index and isinstance(raw, list) and int(index) < len(raw):
-            raw = raw[int(index)]
-        elif name and isinstance(raw, dict) and name in raw:
-            raw = raw[name]
-        else:
-            return raw
-    return raw
+    unknown = [name for name in query if name not in known]
+    if unknown:
+        remedy = f"leave it out: known are {', '.join(sorted(known))}"
+        raise bad_fields([InputError(name[:LONGEST_NAME], query[name], remedy) for name in unknown[:MOST_FAULTS]])

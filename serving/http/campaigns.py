@@ -6,7 +6,7 @@ An advertiser sees and changes its own campaigns only; somebody else's is not th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -16,22 +16,21 @@ from litestar import Request, Response, get, patch, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
-from mechanism.types import Micros
 from serving.campaigns.checks import BadCampaign, CampaignInput, checked
-from serving.campaigns.types import Campaign, CampaignState, ReviewState, Spend
+from serving.campaigns.types import Campaign, CampaignState, ReviewState
 from serving.errors import ApiError, bad_fields, bad_request
 from serving.http.auth import Caller, Gate
 from serving.http.bodies import choice, convert, decode_body, decode_object, number, only
 from serving.http.documents import documented
 from serving.router import Router
 from serving.store.accounts import Role
-from serving.store.campaigns import CampaignFilter, NotFound
+from serving.store.campaigns import CampaignFilter, CampaignStore, NotFound
 from serving.store.pages import Page
 
 log = structlog.get_logger(__name__)
 
 BOOKERS = (Role.ADMIN, Role.ADVERTISER)
-_FILTERS = {
+FILTERS = {
     "state": "active, paused or ended",
     "category": "exactly this category",
     "text": "in the name, in any case",
@@ -62,16 +61,6 @@ class ReviewInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int | None = None
 
 
-class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """How a campaign is doing on this router: spend by the ledger, and how often it takes part."""
-
-    campaign_id: str
-    spend: Spend
-    daily_budget_micros: Micros | None
-    total_budget_micros: Micros | None
-    participation: float
-
-
 _CAMPAIGN = msgspec.json.Decoder(CampaignInput)
 _VERSION = msgspec.json.Decoder(VersionOnly)
 _REVIEW = msgspec.json.Decoder(ReviewInput)
@@ -81,12 +70,6 @@ _FIELDS = CampaignInput.__struct_fields__
 def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     """Handlers of campaigns and reviews."""
     store = router.campaigns
-
-    async def own(caller: Caller, campaign_id: str) -> Campaign:
-        campaign = await asyncio.to_thread(store.get, campaign_id)
-        if caller.role is Role.ADVERTISER and campaign.advertiser_id != caller.advertiser_id:
-            raise NotFound("campaign", campaign_id, "there is no such campaign")
-        return campaign
 
     @post("/v1/campaigns", status_code=201, opt=documented(CampaignInput, answer="The campaign as stored."))
     async def create_campaign(request: Request[Any, Any, Any]) -> Response[bytes]:
@@ -98,45 +81,16 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         log.info("campaign created", campaign_id=stored.id, advertiser_id=stored.advertiser_id)
         return _campaign(stored, 201)
 
-    @get("/v1/campaigns", opt=documented(query=_FILTERS, answer="Campaigns, newest first, and the next cursor."))
+    @get("/v1/campaigns", opt=documented(query=FILTERS, answer="Campaigns, newest first, and the next cursor."))
     async def list_campaigns(request: Request[Any, Any, Any]) -> Response[bytes]:
         """List campaigns."""
         caller = await gate.caller(request, *BOOKERS)
-        asked = request.query_params
-        only(asked, set(_FILTERS))
-        advertiser = asked.get("advertiser_id", "")
-        if caller.role is Role.ADVERTISER:
-            if advertiser not in ("", caller.advertiser_id):
-                return _json(Page[Campaign](items=()))
-            advertiser = caller.advertiser_id
-        wanted = CampaignFilter(
-            advertiser_id=advertiser,
-            state=choice(asked, "state", CampaignState),
-            category=asked.get("category", ""),
-            text=asked.get("text", ""),
-        )
-        limit = number(asked, "limit", 50, 1, 1_000)
-        return _json(await asyncio.to_thread(store.page, wanted, asked.get("cursor", ""), limit))
+        return _json(await asyncio.to_thread(page_for, store, caller, request.query_params))
 
     @get("/v1/campaigns/{campaign_id:str}", opt=documented(answer="The campaign."))
     async def get_campaign(request: Request[Any, Any, Any], campaign_id: FromPath[str]) -> Response[bytes]:
         """One campaign."""
-        return _campaign(await own(await gate.caller(request, *BOOKERS), campaign_id))
-
-    @get("/v1/campaigns/{campaign_id:str}/delivery", opt=documented(answer="Spend and pacing."))
-    async def delivery(request: Request[Any, Any, Any], campaign_id: FromPath[str]) -> Response[bytes]:
-        """Spend and pacing of a campaign, as this router serves it."""
-        campaign = await own(await gate.caller(request, *BOOKERS), campaign_id)
-        market = router.marketplace
-        live = market.index.get(campaign_id) is not None
-        found = Delivery(
-            campaign_id=campaign_id,
-            spend=market.index.spend(campaign_id) or Spend(campaign_id=campaign_id),
-            daily_budget_micros=campaign.daily_budget_micros,
-            total_budget_micros=campaign.total_budget_micros,
-            participation=market.participation(campaign_id) if live else 0.0,
-        )
-        return _json(found)
+        return _campaign(await own(store, await gate.caller(request, *BOOKERS), campaign_id))
 
     @patch("/v1/campaigns/{campaign_id:str}", opt=documented(CampaignPatch, answer="The campaign as stored."))
     async def update_campaign(request: Request[Any, Any, Any], campaign_id: FromPath[str]) -> Response[bytes]:
@@ -144,7 +98,7 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         caller = await gate.caller(request, *BOOKERS)
         changes = decode_object(await request.body())
         version = convert(changes, CampaignPatch).version
-        old = await own(caller, campaign_id)
+        old = await own(store, caller, campaign_id)
         if "id" in changes and changes["id"] != campaign_id:
             raise bad_request("id", changes["id"], "it is fixed: create another campaign instead")
         whole = {name: value for name, value in msgspec.to_builtins(old).items() if name in _FIELDS}
@@ -165,7 +119,7 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
             caller = await gate.caller(request, *BOOKERS)
             body = await request.body()
             version = decode_body(body, _VERSION).version if body.strip() else None
-            await own(caller, campaign_id)
+            await own(store, caller, campaign_id)
             now = datetime.now(UTC)
             stored = await asyncio.to_thread(lambda: store.set_state(campaign_id, state, now, version=version))
             log.info("campaign state set", campaign_id=campaign_id, state=state.value)
@@ -198,12 +152,36 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         list_campaigns,
         get_campaign,
         update_campaign,
-        delivery,
         changing(CampaignState.PAUSED, "pause", "Pause a campaign."),
         changing(CampaignState.ACTIVE, "resume", "Let a paused campaign take part again."),
         changing(CampaignState.ENDED, "end", "End a campaign for good."),
         review_creative,
     ]
+
+
+async def own(store: CampaignStore, caller: Caller, campaign_id: str) -> Campaign:
+    """A campaign that the caller may see. Raises NotFound for any other."""
+    campaign = await asyncio.to_thread(store.get, campaign_id)
+    if caller.role is Role.ADVERTISER and campaign.advertiser_id != caller.advertiser_id:
+        raise NotFound("campaign", campaign_id, "there is no such campaign")
+    return campaign
+
+
+def page_for(store: CampaignStore, caller: Caller, asked: Mapping[str, str]) -> Page[Campaign]:
+    """The page that FILTERS ask for, of what the caller may see. Raises ApiError for a filter that is wrong."""
+    only(asked, set(FILTERS))
+    advertiser = asked.get("advertiser_id", "")
+    if caller.role is Role.ADVERTISER:
+        if advertiser not in ("", caller.advertiser_id):
+            return Page[Campaign](items=())
+        advertiser = caller.advertiser_id
+    wanted = CampaignFilter(
+        advertiser_id=advertiser,
+        state=choice(asked, "state", CampaignState),
+        category=asked.get("category", ""),
+        text=asked.get("text", ""),
+    )
+    return store.page(wanted, asked.get("cursor", ""), number(asked, "limit", 50, 1, 1_000))
 
 
 def _for(caller: Caller, given: CampaignInput) -> CampaignInput:

@@ -119,24 +119,28 @@ class _Stream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         options = self._live.question.request.stream_options
+        body = self._head + b'{"role":"assistant","content":""}' + self._tail + b"}\n\n"
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-            opening = self._head + b'{"role":"assistant","content":""}' + self._tail + b"}\n\n"
-            taken, body = self._first, opening
+            taken = self._first
             while taken:
                 body += b"".join([self._chunk(delta) for delta in taken])
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-                taken, body = await self._live.outlet.take(), b""
-            await asyncio.wait((self._writing,))
-            body = self._last(options is not None and options.include_usage)
-        except asyncio.CancelledError:
-            raise
+                if not self._writing.done():  # else its end is ready as well, and goes with it
+                    ready, body = body, b""
+                    await send({"type": "http.response.body", "body": ready, "more_body": True})
+                taken = await self._live.outlet.take()
+            if not self._writing.done():
+                await asyncio.wait((self._writing,))
+            body += self._last(options is not None and options.include_usage)
         except Exception as error:
             if as_api_error(error).status == 500:
                 log.error("stream failed", auction_id=self._live.auction_id, reason=type(error).__name__)
-            body = sse_error(error)
+            body += sse_error(error)
         finally:
-            await _stop(self._writing, self._gone)
+            if self._writing.done():
+                self._gone.cancel()
+            else:
+                await _stop(self._writing, self._gone)
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     def _chunk(self, delta: VisibleDelta) -> bytes:

@@ -117,4 +117,4 @@ def _notice(status: int, title: str, text: str) -> Response[str]:
 <body class="notice"><main><h1>{html.escape(title)}</h1><p>{html.escape(text)}</p>
 <p><a href="/">Back to the chat</a></p></main>
 </body></html>"""
-    return Response(page, status_code=status, media_type="text/html; charset=utf-8", headers=_LINK_HEADERS)
+    return Response(page, status_code=status, media_type="text/html", headers=_LINK_HEADERS)

@@ -42,7 +42,7 @@ def openapi(app: Litestar, version: str) -> bytes:
         for handler in getattr(route, "route_handlers", ())
         if isinstance(handler, HTTPRouteHandler)
         for path in handler.paths
-        for method in handler.http_methods
+        for method in handler.http_methods - {"HEAD"}  # goes without saying beside GET
     }
     noted = {key: handler.opt["document"] for key, handler in handlers.items() if "document" in handler.opt}
     bodies = [note["body"] for note in noted.values() if note["body"] is not None]
@@ -59,7 +59,7 @@ def openapi(app: Litestar, version: str) -> bytes:
         ]
         operation: dict[str, Any] = {
             "summary": (handler.fn.__doc__ or "").strip().split("\n")[0],
-            "operationId": handler.fn.__name__ + ("_head" if method == "HEAD" else ""),
+            "operationId": handler.fn.__name__,
             "parameters": parameters,
             "responses": _responses(note, handler.status_code),
         }
@@ -109,7 +109,13 @@ _ERROR = {
                 "type": {"type": "string"},
                 "param": {"type": ["string", "null"]},
                 "code": {"type": ["string", "null"]},
-                "fields": {"type": "array"},
+                "fields": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {name: {"type": "string"} for name in ("field", "value", "remedy")},
+                    },
+                },
             },
         }
     },

@@ -59,7 +59,7 @@ def report_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         headers = {"Cache-Control": "no-store"}
         if kind is Format.CSV:
             headers["Content-Disposition"] = 'attachment; filename="report.csv"'
-            return Response(as_csv(lines), media_type="text/csv; charset=utf-8", headers=headers)
+            return Response(as_csv(lines), media_type="text/csv", headers=headers)
         return Response(as_json(lines), media_type="application/json", headers=headers)
 
     @get("/v1/reports/events", opt=documented(query=_TRACE, answer="Charge records, newest first, and the cursor."))

@@ -1,115 +1,120 @@
-// The panel: one auction record as a summary, a table of candidates and what a click costs.
+// The panel: one auction record as a summary, a table of candidates, what a click costs, and who was left out.
+import { element } from "./elements.js";
+import { count, decimal, momentUtc, money, percent } from "./format.js";
+import { REASONS } from "./reasons.js";
 
-export function money(micros, currency) {
-  const format = { style: "currency", currency, minimumFractionDigits: 2, maximumFractionDigits: 6 };
-  return new Intl.NumberFormat("en", format).format(micros / 1e6);
+const MOST_NAMED = 50;
+const OUTCOMES = {
+  answered: "Answered", cut: "Cut short by its deadline", cancelled: "Stopped by the reader", failed: "Failed",
+};
+const PRICING = { click: "per click", impression: "per impression", participation: "for taking part" };
+
+function facts(record) {
+  const [kind, digest] = record.model_digest.includes(":") ? ["", record.model_digest] : ["sha256 ", record.model_digest];
+  const pairs = [
+    ["Outcome", OUTCOMES[record.outcome] ?? record.outcome],
+    ["Time", element("time", { datetime: new Date(record.created * 1000).toISOString() }, momentUtc(record.created * 1000))],
+    ["Took", `${decimal(record.seconds, 2)} s; the router ${decimal(record.overhead_ms, 1)} ms`],
+    ["Model", record.model],
+    ["Weights", element("code", { title: digest }, `${kind}${digest.length > 16 ? `${digest.slice(0, 12)}…` : digest}`)],
+    ["Eligible", `${count(record.eligible)} ${record.eligible === 1 ? "creative" : "creatives"} of ${count(record.campaigns)} campaigns`],
+    ["Ad load", `× ${decimal(record.ad_load)}`],
+    ["Tokens", `${count(record.tokens)} in ${record.generations} ${record.generations === 1 ? "generation" : "generations"}`],
+    ["Profile used", record.profile_used ? "yes, with consent" : "no"],
+  ];
+  if (record.placement) pairs.push(["Placement", record.placement]);
+  if (record.faults.length) pairs.push(["Broken markers removed", count(record.faults.length)]);
+  return element("dl", { class: "facts" }, pairs.map(([name, value]) =>
+    element("div", {}, element("dt", {}, name), element("dd", {}, value))));
 }
 
-function cell(tag, text, className = "", scope = "") {
-  const made = document.createElement(tag);
-  made.textContent = text;
-  if (className) made.className = className;
-  if (scope) made.scope = scope;
-  return made;
-}
+const header = (text, className = "number") => element("th", { scope: "col", class: className }, text);
 
-function percent(share) {
-  if (share === 0) return "0";
-  return share < 0.001 ? "<0.1%" : `${(100 * share).toFixed(1)}%`;
+function head(record) {
+  const markers = record.markers.map((marker, i) => header(`Marker ${i + 1}${marker.exact ? "" : " ≈"}`));
+  return element("thead", {}, element("tr", {}, header("Candidate", ""), header("Bid"), header("Fit", "number fit"), markers, header("Price")));
 }
 
 function propensity(share, chosen) {
-  const made = cell("td", "", chosen ? "share chosen" : "share");
-  const bar = document.createElement("meter");
-  bar.max = 1;
+  const bar = element("meter", { max: 1, "aria-hidden": "true" });
   bar.value = share;
-  bar.setAttribute("aria-hidden", "true");
-  made.append(cell("span", percent(share) + (chosen ? " ✓" : "")), bar);
-  return made;
+  return element("td", { class: chosen ? "number chosen" : "number" }, element("span", {}, percent(share) + (chosen ? " ✓" : "")), bar);
 }
 
-function figures(record) {
-  const list = document.createElement("dl");
-  list.className = "facts";
-  const facts = [
-    ["Generations", record.generations],
-    ["Tokens", record.tokens],
-    ["Seconds", record.seconds],
-    ["Eligible", `${record.eligible} of ${record.campaigns}`],
-    ["Profile used", record.profile_used ? "yes" : "no"],
-    ["Faults removed", record.faults.length],
-  ];
-  for (const [name, value] of facts) {
-    const pair = document.createElement("div");
-    pair.append(cell("dt", name), cell("dd", String(value)));
-    list.append(pair);
-  }
-  return list;
-}
-
-function head(record) {
-  const row = document.createElement("tr");
-  row.append(cell("th", "Candidate", "", "col"), cell("th", "Bid", "number", "col"), cell("th", "Fit", "number", "col"));
-  record.markers.forEach((marker, i) => row.append(cell("th", `Marker ${i + 1}${marker.exact ? "" : " ≈"}`, "number", "col")));
-  row.append(cell("th", "Click costs", "number", "col"));
-  const made = document.createElement("thead");
-  made.append(row);
-  return made;
+function price(record, candidate, shown) {
+  const paid = record.payments.find((payment) => payment.ad_id === candidate.ad_id);
+  if (paid) return [money(paid.price_micros, record.currency, true), element("span", { class: "sub" }, PRICING[paid.pricing])];
+  if (!shown) return ["–"];
+  return [money(shown.bid_micros, record.currency, true), element("span", { class: "sub" }, PRICING.click)];
 }
 
 function candidateRow(record, candidate, shown) {
-  const row = document.createElement("tr");
-  if (shown) row.className = "shown";
-  const name = cell("th", candidate.title, "", "row");
-  const detail = cell("span", `${candidate.category || candidate.advertiser} · ${candidate.ad_id}`, "quiet");
-  if (shown) name.append(" ", cell("span", "shown", "badge"));
-  name.append(detail);
-  row.append(name, cell("td", money(candidate.bid_micros, record.currency), "number"));
-  row.append(cell("td", candidate.relevance.toFixed(2), "number"));
-  for (const marker of record.markers) {
-    row.append(propensity(marker.probabilities[candidate.ad_id] ?? 0, marker.chosen === candidate.ad_id));
+  const name = element("th", { scope: "row" }, candidate.title, shown ? [" ", element("span", { class: "badge good" }, "shown")] : [],
+    element("span", { class: "sub" }, `${candidate.advertiser} · ${candidate.ad_id}`));
+  const bid = [money(candidate.bid_micros, record.currency, true)];
+  if (candidate.shown_bid_micros !== candidate.bid_micros) {
+    bid.push(element("span", { class: "sub" }, `read as ${money(candidate.shown_bid_micros, record.currency)}`));
   }
-  row.append(cell("td", shown ? money(shown.bid_micros, record.currency) : "–", "number"));
-  return row;
+  return element("tr", shown ? { class: "shown" } : {}, name,
+    element("td", { class: "number" }, bid),
+    element("td", { class: "number fit" }, decimal(candidate.relevance)),
+    record.markers.map((marker) => propensity(marker.probabilities[candidate.ad_id] ?? 0, marker.chosen === candidate.ad_id)),
+    element("td", { class: "number" }, price(record, candidate, shown)));
 }
 
 function explanation(record, shown) {
-  const count = `${record.candidates.length} candidates, ${shown} shown. `;
-  if (!record.markers.length) return `${count}The policy opened no marker: it found no offer worth a place in this answer.`;
+  const total = `${record.candidates.length} ${record.candidates.length === 1 ? "candidate" : "candidates"}, ${shown} shown. `;
+  if (!record.markers.length) return `${total}The policy opened no marker: it found no offer worth a place in this answer.`;
   const inexact = record.markers.some((marker) => !marker.exact);
-  return `${count}A marker is a place where the policy inserted an offer; the share is each candidate's probability there. ` +
+  return `${total}A marker is a place where the policy inserted an offer; the share is each candidate's probability there. ` +
     (inexact ? "≈: offers whose titles begin alike share their group's probability evenly. " : "") +
     "A click costs exactly the bid.";
 }
 
-export function showAuction(place, record) {
+function exclusions(record) {
+  const byReason = new Map();
+  for (const one of [...record.exclusions, ...record.apart]) {
+    if (!byReason.has(one.reason)) byReason.set(one.reason, []);
+    byReason.get(one.reason).push(one.winner ? `${one.ad_id} (beside ${one.winner})` : one.ad_id || one.campaign_id);
+  }
+  const total = record.exclusions.length + record.apart.length;
+  const title = element("h3", {}, `Left out: ${count(total)}`);
+  if (!total) return [title, element("p", { class: "quiet" }, "Nobody: every creative was eligible, and none had to be kept apart.")];
+  const list = [...byReason].sort((a, b) => b[1].length - a[1].length).map(([reason, ids]) => {
+    const more = ids.length > MOST_NAMED ? ` and ${count(ids.length - MOST_NAMED)} more` : "";
+    return element("details", { class: "reason" },
+      element("summary", {}, element("span", {}, REASONS[reason] ?? reason, " ", element("code", {}, reason)), element("b", {}, count(ids.length))),
+      element("p", { class: "ids" }, ids.slice(0, MOST_NAMED).join(", ") + more));
+  });
+  return [title, element("div", { class: "reasons" }, list)];
+}
+
+function candidates(record) {
   if (!record.candidates.length) {
     const reason = record.generations > 1 ? "The auction failed; the answer was written without ads." : "No auction was held for this answer.";
-    place.replaceChildren(cell("p", reason, "quiet"), figures(record));
-    return;
+    return [element("p", { class: "caption" }, record.campaigns ? "Nobody was eligible: the answer was written without ads." : reason)];
   }
   const shown = new Map(record.shown.map((ad) => [ad.ad_id, ad]));
   const reach = (c) => Math.max(0, ...record.markers.map((m) => m.probabilities[c.ad_id] ?? 0));
   const order = [...record.candidates].sort(
     (a, b) => shown.has(b.ad_id) - shown.has(a.ad_id) || reach(b) - reach(a) || b.bid_micros - a.bid_micros,
   );
-  const table = document.createElement("table");
-  const caption = cell("p", explanation(record, shown.size), "caption");
-  caption.id = "auction-caption";
-  table.setAttribute("aria-describedby", caption.id);
-  const body = document.createElement("tbody");
-  for (const candidate of order) body.append(candidateRow(record, candidate, shown.get(candidate.ad_id)));
-  table.append(head(record), body);
-  const scroller = document.createElement("div");
-  scroller.className = "scroller";
-  scroller.tabIndex = 0;
-  scroller.setAttribute("role", "region");
-  scroller.setAttribute("aria-label", "Candidates of this auction");
-  scroller.append(table);
-  const source = document.createElement("p");
-  source.className = "quiet source";
-  const link = cell("a", record.auction_id);
-  link.href = `/v1/auctions/${record.auction_id}`;
-  source.append("Record ", link);
-  place.replaceChildren(figures(record), caption, scroller, source);
+  const rows = order.map((candidate) => candidateRow(record, candidate, shown.get(candidate.ad_id)));
+  const table = element("table", { "aria-describedby": "auction-caption" }, head(record), element("tbody", {}, rows));
+  const found = [
+    element("p", { class: "caption", id: "auction-caption" }, explanation(record, shown.size)),
+    element("div", { class: "scroller", tabindex: 0, role: "region", "aria-label": "Candidates of this auction" }, table),
+  ];
+  if (record.left_out.length) {
+    found.push(element("p", { class: "quiet" }, `Written past the most links of this answer, and left out with their sentence: ${record.left_out.join(", ")}`));
+  }
+  return found;
+}
+
+export function showAuction(place, record, back) {
+  const raw = element("details", { class: "raw" }, element("summary", {}, "Record ", element("code", {}, record.auction_id)));
+  raw.addEventListener("toggle", () => {
+    if (raw.open && raw.childElementCount === 1) raw.append(element("pre", { tabindex: 0 }, JSON.stringify(record, null, 2)));
+  });
+  place.replaceChildren(back, facts(record), ...candidates(record), ...exclusions(record), raw);
 }

@@ -6,13 +6,13 @@ router's event loop. Without a vector, for a question or for a creative, the wor
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mechanism.types import AdId
 from serving.campaigns.types import Creative
 from serving.eligibility.evaluation import Eligible, Evaluation
 from serving.retrieval.keywords import KeywordIndex
@@ -38,11 +38,15 @@ class CreativeIndex:
     def __init__(self, width: int, compared: int = 1_024) -> None:
         self.vectors = VectorIndex(width, compared) if width else None
         self.keywords = KeywordIndex()
+        self._ids_R: list[AdId] = []
 
     def put(self, rows: Sequence[int], creatives: Sequence[Creative], vectors_ND: Vectors | None = None) -> None:
         """Files creatives under their rows (`EligibilityIndex.rows_of`), with their unit vectors where there are any;
         a row that another creative held is taken over whole."""
+        if rows:
+            self._ids_R += [""] * (max(rows) + 1 - len(self._ids_R))
         for number, (row, creative) in enumerate(zip(rows, creatives, strict=True)):
+            self._ids_R[row] = creative.id
             self.keywords.put(row, creative_text(creative))
             if self.vectors is not None and vectors_ND is not None:
                 self.vectors.put(row, vectors_ND[number])
@@ -79,9 +83,10 @@ class CreativeIndex:
         ranked = sorted(scores, key=lambda position: -scores[position])
         least = scores[ranked[min(count, len(ranked)) - 1]] if ranked else 0.0
         # texts of one form tie by the hundred: only what is returned becomes a record
-        tied = [p for p in ranked if scores[p] >= least]
-        best = heapq.nsmallest(count, tied, key=lambda p: (-scores[p], evaluation.creative(p).id))
-        return tuple(Found(evaluation.eligible(p), relevance[p], scores[p]) for p in best)
+        tied = np.array([p for p in ranked if scores[p] >= least], np.int64)
+        ids, rows = self._ids_R, rows_E[tied].tolist()
+        best = sorted((-scores[p], ids[row], p) for p, row in zip(tied.tolist(), rows, strict=True))[:count]
+        return tuple(Found(evaluation.eligible(p), relevance[p], scores[p]) for _, _, p in best)
 
 
 def creative_text(creative: Creative) -> str:

@@ -10,33 +10,39 @@ more, and would change under a running cache.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 from mechanism.types import AdId
+from serving.eligibility.request import normal
 from serving.retrieval.index import Found
-from serving.separation import Contender, separate
+from serving.separation import Contender, Loss, separate
 
 
-def prompt_candidates(
-    found: Sequence[Found], count: int, conflicts: Mapping[str, frozenset[str]] | None = None
-) -> tuple[Found, ...]:
-    """The `count` best of `found` (best first) that may stand together, ordered by creative id. Search for a few times
-    `count`, so that the prompt is full even after separation."""
+def prompt_candidates(found: Sequence[Found], count: int) -> tuple[tuple[Found, ...], tuple[Loss, ...]]:
+    """The `count` best of `found` (best first) that may stand together, ordered by creative id, and what of `found` may
+    not. Search for a few times `count`, so that the prompt is full even after separation."""
     contenders = {
         f.eligible.creative.id: Contender(
             f.eligible.creative.id,
             f.eligible.campaign.id,
-            f.eligible.campaign.advertiser_id,
+            normal(f.eligible.campaign.advertiser_id),
             f.eligible.campaign.separation,
             f.relevance,
             f.eligible.bid,
+            _normal_names(f.eligible.campaign.block_advertisers),
         )
         for f in found
     }
-    kept = {c.creative_id for c in separate(contenders.values(), conflicts)}
+    together, lost = separate(contenders.values())
+    kept = {c.creative_id for c in together}
     chosen = [f for f in found if f.eligible.creative.id in kept][:count]
-    return tuple(sorted(chosen, key=lambda f: natural_order(f.eligible.creative.id)))
+    return tuple(sorted(chosen, key=lambda f: natural_order(f.eligible.creative.id))), lost
+
+
+@lru_cache(maxsize=20_000)
+def _normal_names(names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(normal, names))
 
 
 @lru_cache(maxsize=200_000)

@@ -16,6 +16,7 @@ CELLS = 256
 SAMPLE = 16_384
 """Rows that the centroids are fitted to."""
 _ROUNDS = 8
+_STEP = 1_024
 
 
 class VectorIndex:
@@ -29,6 +30,7 @@ class VectorIndex:
         self._filled_R = np.zeros(0, np.bool_)
         self._centroids_KD: Vectors | None = None
         self._fitted_to = 0
+        self._changed: set[int] | None = None  # rows put since a fitting began, while it runs
         self._size = 0
 
     def __len__(self) -> int:
@@ -42,6 +44,8 @@ class VectorIndex:
         self._vectors_RD[row], self._filled_R[row] = vector_D, True
         if self._centroids_KD is not None:
             self._cells_R[row] = int(np.argmax(self._centroids_KD @ vector_D))
+        if self._changed is not None:
+            self._changed.add(row)
 
     def remove(self, row: int) -> None:
         """Empties a row."""
@@ -52,24 +56,30 @@ class VectorIndex:
 
     def fit(self) -> bool:
         """Fits the cells when there are many more vectors than at the last time; True if it did. Takes seconds for
-        100,000 vectors: call it after a bulk load and now and then, not within a request. The fit depends on nothing
-        but the vectors and their rows."""
-        if self._size < 8 * CELLS or self._size < 2 * self._fitted_to:
+        100,000 vectors: whoever may not wait does the three steps apart. The fit depends on nothing but the vectors
+        and their rows."""
+        fitting = self.fitting()
+        if fitting is None:
             return False
-        rows = np.flatnonzero(self._filled_R)
-        sample = rows[:: max(1, len(rows) // SAMPLE)][:SAMPLE]
-        vectors_SD = self._vectors_RD[sample]
-        centroids_KD = vectors_SD[:: len(sample) // CELLS][:CELLS].copy()
-        for _ in range(_ROUNDS):
-            nearest_S = _nearest(vectors_SD, centroids_KD)
-            sums_KD = np.zeros_like(centroids_KD)
-            np.add.at(sums_KD, nearest_S, vectors_SD)
-            norms_K1 = np.linalg.norm(sums_KD, axis=1, keepdims=True)
-            centroids_KD = np.where(norms_K1 > 0, sums_KD / np.maximum(norms_K1, 1e-12), centroids_KD)
-        self._centroids_KD = centroids_KD.astype(np.float32)
-        self._cells_R[rows] = _nearest(self._vectors_RD[rows], self._centroids_KD)
-        self._fitted_to = self._size
+        fitting.run()
+        self.take(fitting)
         return True
+
+    def fitting(self) -> Fitting | None:
+        """What is to be fitted, where it is time: `run` it, on any thread, while the index is used, then `take` it."""
+        if self._size < 8 * CELLS or self._size < 2 * self._fitted_to:
+            return None
+        self._changed = set()
+        return Fitting(self._vectors_RD, np.flatnonzero(self._filled_R))
+
+    def take(self, fitting: Fitting) -> None:
+        """Goes over to the cells of a fitting that has run; what changed meanwhile is filed by them, too."""
+        self._centroids_KD, self._fitted_to = fitting.centroids_KD, len(fitting.rows)
+        self._cells_R[fitting.rows] = fitting.cells
+        if self._changed:
+            changed = np.fromiter(self._changed, np.int64, len(self._changed))
+            self._cells_R[changed] = _nearest(self._vectors_RD[changed], self._centroids_KD)
+        self._changed = None
 
     def search(self, query_D: Vectors, rows_E: Rows, count: int) -> tuple[NDArray[np.int64], Vectors]:
         """Positions in `rows_E` of the `count` nearest rows or a few more (ties are not cut), with their cosines. Rows
@@ -118,6 +128,32 @@ class VectorIndex:
             setattr(self, name, larger)
 
 
+class Fitting:
+    """Spherical k-means over the filled `rows` as they are now; `cells` are theirs once it has run."""
+
+    def __init__(self, vectors_RD: Vectors, rows: Rows) -> None:
+        self.rows = rows
+        self._vectors_RD = vectors_RD
+        sample = rows[:: max(1, len(rows) // SAMPLE)][:SAMPLE]
+        self._sample_SD = vectors_RD[sample]
+        self.centroids_KD: Vectors = self._sample_SD[:: len(sample) // CELLS][:CELLS].copy()
+        self.cells = np.zeros(len(rows), np.int16)
+
+    def run(self) -> None:
+        """Does the work, in steps that each leave the interpreter to other threads after a few milliseconds."""
+        sample_SD, centroids_KD = self._sample_SD, self.centroids_KD
+        for _ in range(_ROUNDS):
+            nearest_S = _nearest(sample_SD, centroids_KD)
+            sums_KD = np.zeros_like(centroids_KD)
+            for i in range(0, len(sample_SD), _STEP):
+                np.add.at(sums_KD, nearest_S[i : i + _STEP], sample_SD[i : i + _STEP])
+            norms_K1 = np.linalg.norm(sums_KD, axis=1, keepdims=True)
+            centroids_KD = np.where(norms_K1 > 0, sums_KD / np.maximum(norms_K1, 1e-12), centroids_KD)
+        self.centroids_KD = centroids_KD.astype(np.float32)
+        for i in range(0, len(self.rows), _STEP):
+            self.cells[i : i + _STEP] = _nearest(self._vectors_RD[self.rows[i : i + _STEP]], self.centroids_KD)
+
+
 def _dots(vectors_ND: Vectors, query_D: Vectors) -> Vectors:
     """Dot products that depend on the two vectors alone. A matrix product's last bits depend on a row's place among the
     others, and equal creatives would then be told apart by where they happen to be filed."""
@@ -127,5 +163,5 @@ def _dots(vectors_ND: Vectors, query_D: Vectors) -> Vectors:
 
 def _nearest(vectors_ND: Vectors, centroids_KD: Vectors) -> NDArray[np.int64]:
     """The nearest centroid of each vector, in slices that keep the scores small."""
-    parts = [np.argmax(vectors_ND[i : i + 8_192] @ centroids_KD.T, axis=1) for i in range(0, len(vectors_ND), 8_192)]
+    parts = [np.argmax(vectors_ND[i : i + _STEP] @ centroids_KD.T, axis=1) for i in range(0, len(vectors_ND), _STEP)]
     return np.concatenate(parts)

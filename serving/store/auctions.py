@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from itertools import pairwise
 
 import msgspec
 from sqlalchemy import Connection, insert, select
@@ -12,9 +13,13 @@ from sqlalchemy import Connection, insert, select
 from serving.store.counting import Counts, add_counts, counter_key
 from serving.store.days import day_of
 from serving.store.engine import Database
-from serving.store.events import check_batch_size, terms_of
-from serving.store.schema import auctions
+from serving.store.events import Terms, check_batch_size, terms_of
+from serving.store.hourly import Hours
+from serving.store.schema import auction_overlaps, auctions
 from serving.store.values import checked_moment, checked_text
+
+Overlap = tuple[str, ...]
+"""The key of a row of `auction_overlaps`."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,14 +74,50 @@ def _record(database: Database, connection: Connection, batch: Sequence[Auction]
     known = set(connection.execute(select(auctions.c.id).where(auctions.c.id.in_(by_id))).scalars())
     new = [by_id[auction_id] for auction_id in sorted(by_id.keys() - known)]
     counts = defaultdict[tuple[str, ...], Counts](Counts)
+    overlaps = Counter[Overlap]()
+    hours = Hours()
     for auction in new:
-        for entry in auction.entries:
-            day = day_of(auction.occurred_at, terms[entry.campaign_id].time_zone)
-            key = counter_key(entry.campaign_id, entry.creative_id, auction.placement, day, auction.model_version)
-            counts[key].auctions += 1
-            counts[key].impressions += entry.shown
+        _count(auction, terms, counts, overlaps)
+        owners = (terms[entry.campaign_id] for entry in auction.entries if entry.shown)
+        hours.answer(auction.occurred_at, auction.model_version, owners)
     if new:
         kept = ("id", "occurred_at", "placement", "model_version")
         connection.execute(insert(auctions), [{name: getattr(auction, name) for name in kept} for auction in new])
         add_counts(database, connection, counts, terms)
+        _add_overlaps(database, connection, overlaps)
+        hours.add(database, connection)
     return len(new)
+
+
+def _count(
+    auction: Auction, terms: Mapping[str, Terms], counts: Mapping[tuple[str, ...], Counts], overlaps: Counter[Overlap]
+) -> None:
+    """Adds one auction, as `Counts` says."""
+    campaigns: set[str] = set()
+    days = defaultdict[tuple[str, str], set[str]](set)
+    for entry in auction.entries:
+        own = terms[entry.campaign_id]
+        day = day_of(auction.occurred_at, own.time_zone)
+        key = counter_key(entry.campaign_id, entry.creative_id, auction.placement, day, auction.model_version)
+        of_advertiser, of_all = days[own.advertiser_id, own.currency], days["", own.currency]
+        counted = counts[key]
+        counted.creative_auctions += 1
+        counted.campaign_auctions += entry.campaign_id not in campaigns
+        counted.advertiser_auctions += day not in of_advertiser
+        counted.all_auctions += day not in of_all
+        counted.impressions += entry.shown
+        campaigns.add(entry.campaign_id)
+        of_advertiser.add(day)
+        of_all.add(day)
+    for (advertiser, currency), found in days.items():
+        for earlier, day in pairwise(sorted(found)):
+            overlaps[advertiser, currency, auction.placement, day, earlier, auction.model_version] += 1
+
+
+def _add_overlaps(database: Database, connection: Connection, overlaps: Counter[Overlap]) -> None:
+    names = [column.name for column in auction_overlaps.primary_key]
+    rows = [dict(zip(names, key, strict=True)) | {"auctions": number} for key, number in sorted(overlaps.items())]
+    if rows:
+        into = database.insert(auction_overlaps)
+        added = {"auctions": auction_overlaps.c.auctions + into.excluded.auctions}
+        connection.execute(into.on_conflict_do_update(index_elements=names, set_=added), rows)

@@ -16,9 +16,17 @@ KEY = ("campaign_id", "creative_id", "placement", "day", "model_version")
 
 
 class Counts(msgspec.Struct):
-    """What is counted: auctions taken part in, impressions, valid clicks, those that cost something, and revenue."""
+    """What is counted: auctions, impressions, valid clicks, those that cost something, and revenue.
 
-    auctions: int = 0
+    An auction counts for each of its creatives (`creative_auctions`), and, so that sums over several creatives count it
+    once, for the first of each campaign, of each advertiser on each day, and of all on each day; the last two within
+    their currency.
+    """
+
+    creative_auctions: int = 0
+    campaign_auctions: int = 0
+    advertiser_auctions: int = 0
+    all_auctions: int = 0
     impressions: int = 0
     clicks: int = 0
     charged_clicks: int = 0

@@ -21,6 +21,7 @@ from serving.store.counting import Counts, add_counts, counter_key
 from serving.store.days import day_of
 from serving.store.engine import Database
 from serving.store.events import Charged, ChargeEvent, Offset, Terms, check_batch_size, reason_of, terms_of
+from serving.store.hourly import Hours
 from serving.store.schema import advertiser_totals, campaign_days, campaign_spend, charges, consumer_offsets
 
 Key = tuple[str, str, str]
@@ -92,7 +93,7 @@ def _charge(
     days = [day_of(event.occurred_at, terms[event.campaign_id].time_zone) for event in events]
     recorded = _recorded(connection, events)
     budgets = _budgets(connection, spent, terms, set(days))
-    now = datetime.now(UTC)
+    now, hours = datetime.now(UTC), Hours()
     rows, outcomes, counts = [], [], defaultdict[tuple[str, ...], Counts](Counts)
     for event, day in zip(events, days, strict=True):
         key = (event.id, event.kind.value, event.invalid)
@@ -112,10 +113,12 @@ def _charge(
             counted.clicks += is_click
             counted.charged_clicks += is_click and charged > 0
             counted.revenue_micros += charged
+            hours.charge(event.occurred_at, event.model_version, terms[event.campaign_id], is_click, charged)
     if rows:
         connection.execute(insert(charges), rows)
         _add_to_totals(database, connection, rows)
         add_counts(database, connection, counts, terms)
+        hours.add(database, connection)
     if offset is not None:
         _write_offset(database, connection, offset)
     return outcomes

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from mechanism.types import MICROS_PER_UNIT, Micros
-from serving.store.counting import COUNTED
-from serving.store.reports import Dimension, Line
+from serving.store.reports import FIGURES, Dimension, Line
 
 # Spreadsheets read a cell that begins so as a formula, and may run it.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -29,10 +28,10 @@ def as_csv(lines: Sequence[Line]) -> str:
     dimensions = [dimension.value for dimension in (lines[0].query.group_by if lines else tuple(Dimension))]
     text = io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow([*dimensions, "currency", *COUNTED, "revenue"])
+    writer.writerow([*dimensions, "currency", *FIGURES, "revenue"])
     for line in lines:
         names = [_inert(getattr(line, name)) for name in (*dimensions, "currency")]
-        writer.writerow([*names, *(getattr(line, name) for name in COUNTED), _units(line.revenue_micros)])
+        writer.writerow([*names, *(getattr(line, name) for name in FIGURES), _units(line.revenue_micros)])
     return text.getvalue()
 
 

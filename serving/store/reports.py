@@ -12,18 +12,19 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
-from sqlalchemy import BigInteger, ColumnElement, cast, func, select, tuple_
+from msgspec.structs import replace
+from sqlalchemy import BigInteger, ColumnElement, Connection, cast, func, select, tuple_
 
 from mechanism.errors import InputError
 from mechanism.types import Micros
-from serving.store.counting import COUNTED
 from serving.store.engine import Database
 from serving.store.events import reason_of
 from serving.store.pages import Page, checked_limit, read_cursor, write_cursor
-from serving.store.schema import advertiser_totals, charges, report_counters
+from serving.store.schema import advertiser_totals, auction_overlaps, charges, report_counters
 from serving.store.values import checked_moment
 
 MOST_LINES = 100_000
+FIGURES = ("auctions", "impressions", "clicks", "charged_clicks", "revenue_micros")
 
 
 class Dimension(StrEnum):
@@ -57,7 +58,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a report; a dimension that it is not grouped by is None. `query` leads back to the events. `auctions`
-    counts candidacies: an auction counts once for each creative that stood in its prompt."""
+    counts each auction once in which any creative of the line stood in the prompt."""
 
     campaign_id: str | None = None
     creative_id: str | None = None
@@ -105,16 +106,20 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
 
 def report(database: Database, query: Query) -> list[Line]:
     """The lines, sorted by their dimensions. Raises InputError where they are more than 100,000."""
-    dimensions = [report_counters.c[dimension.value] for dimension in query.group_by]
-    keys = [*dimensions, report_counters.c.currency]
-    # PostgreSQL's sum of a bigint is a decimal.
-    sums = [cast(func.sum(report_counters.c[name]), BigInteger).label(name) for name in COUNTED]
+    keys = [report_counters.c[name] for name in (*query.group_by, "currency")]
+    scope = _scope(query)
+    columns = [report_counters.c[f"{scope}_auctions"], *(report_counters.c[name] for name in FIGURES[1:])]
+    sums = [_sum(column).label(name) for name, column in zip(FIGURES, columns, strict=True)]
     chosen = select(*keys, *sums).where(*_within(query, report_counters)).group_by(*keys).order_by(*keys)
     with database.read() as connection:
         rows = connection.execute(chosen.limit(MOST_LINES + 1)).mappings().all()
+        twice = {}
+        if scope in ("advertiser", "all") and Dimension.DAY not in query.group_by:
+            twice = _counted_twice(connection, query)
     if len(rows) > MOST_LINES:
         raise InputError("report", f"more than {MOST_LINES} lines", "take fewer days or fewer dimensions")
-    return [Line(**row, query=query) for row in rows]
+    lines = [Line(**row, query=query) for row in rows]
+    return [replace(line, auctions=line.auctions - twice.get(_place(line), 0)) for line in lines] if twice else lines
 
 
 def events_of(database: Database, line: Line, cursor: str = "", limit: int = 100) -> Page[Record]:
@@ -161,6 +166,34 @@ def _records(database: Database, conditions: list[ColumnElement[bool]], cursor: 
     last = found[-1] if len(rows) > limit else None
     following = write_cursor((last.occurred_at, last.id, last.kind, last.invalid)) if last else ""
     return Page(items=tuple(found), cursor=following)
+
+
+def _scope(query: Query) -> str:
+    """Whose creatives a line may bring together: one creative's, one campaign's, one advertiser's or all."""
+    if Dimension.CREATIVE in query.group_by:
+        return "creative"
+    if Dimension.CAMPAIGN in query.group_by or query.campaign:
+        return "campaign"
+    return "advertiser" if query.advertiser_id else "all"
+
+
+def _counted_twice(connection: Connection, query: Query) -> dict[tuple[str, ...], int]:
+    """By the values of a line's keys, its auctions that counted on two of the report's days."""
+    table = auction_overlaps
+    keys = [table.c[name] for name in (*query.group_by, "currency")]
+    whose = [table.c.advertiser_id == query.advertiser_id, table.c.earlier_day >= query.first_day]
+    whose += [table.c.day <= query.last_day] if query.last_day else []
+    found = connection.execute(select(*keys, _sum(table.c.auctions)).where(*whose).group_by(*keys))
+    return {tuple(place): number for *place, number in found}
+
+
+def _place(line: Line) -> tuple[str, ...]:
+    return tuple(getattr(line, name) for name in (*line.query.group_by, "currency"))
+
+
+def _sum(column: ColumnElement[int]) -> ColumnElement[int]:
+    """PostgreSQL's sum of a bigint is a decimal."""
+    return cast(func.sum(column), BigInteger)
 
 
 def _within(query: Query, table: Any) -> list[ColumnElement[bool]]:

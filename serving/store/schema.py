@@ -84,8 +84,8 @@ def _number(name: str, *, nullable: bool = False) -> Column[int]:
     return Column(name, BigInteger, nullable=nullable)
 
 
-def _moment(name: str, *, nullable: bool = False) -> Column[datetime]:
-    return Column(name, Moment, nullable=nullable)
+def _moment(name: str, *, nullable: bool = False, primary_key: bool = False) -> Column[datetime]:
+    return Column(name, Moment, nullable=nullable, primary_key=primary_key)
 
 
 # `body` is the whole record as JSON; the other columns repeat what SQL filters, sorts or computes with.
@@ -186,12 +186,51 @@ report_counters = Table(
     _name("model_version", primary_key=True),
     _name("advertiser_id"),
     _name("currency"),
-    _number("auctions"),
+    *(_number(f"{scope}_auctions") for scope in ("creative", "campaign", "advertiser", "all")),
     _number("impressions"),
     _number("clicks"),
     _number("charged_clicks"),
     _number("revenue_micros"),
     Index(None, "day", "advertiser_id"),
+)
+
+# Auctions whose campaigns were at different days, which counted on `earlier_day` and again on `day`: of one advertiser,
+# or (empty) of all.
+auction_overlaps = Table(
+    "auction_overlaps",
+    metadata,
+    _name("advertiser_id", primary_key=True),
+    _name("currency", primary_key=True),
+    _name("placement", primary_key=True),
+    _name("day", primary_key=True),
+    _name("earlier_day", primary_key=True),
+    _name("model_version", primary_key=True),
+    _number("auctions"),
+)
+
+# The same by UTC hour, for curves over time: coarser in whose it is, so that a year stays small.
+hourly_counters = Table(
+    "hourly_counters",
+    metadata,
+    _moment("hour", primary_key=True),
+    _name("advertiser_id", primary_key=True),
+    _name("currency", primary_key=True),
+    _name("model_version", primary_key=True),
+    _number("impressions"),
+    _number("clicks"),
+    _number("charged_clicks"),
+    _number("revenue_micros"),
+)
+
+# Answers that had candidates, how many of them showed an ad (`filled`), and how many ads.
+hourly_answers = Table(
+    "hourly_answers",
+    metadata,
+    _moment("hour", primary_key=True),
+    _name("model_version", primary_key=True),
+    _number("answers"),
+    _number("filled"),
+    _number("shown"),
 )
 
 # How far a consumer of the event log has come: written with what it wrote, so that both are there or neither is.

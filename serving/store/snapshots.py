@@ -5,6 +5,7 @@ Which of them may take part in an auction is decided in `serving.eligibility`.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 import msgspec
@@ -48,6 +49,12 @@ def changes_since(database: Database, cursor: int, now: datetime) -> Snapshot:
         following = horizon(connection)
         found = tuple(decoded(body) for body in connection.execute(select(campaigns.c.body).where(changed)).scalars())
         return Snapshot(cursor=following, campaigns=found, spends=_spends(connection, now, grown))
+
+
+def spends_of(database: Database, ids: Collection[str], now: datetime) -> dict[str, Spend]:
+    """The spend of each of these campaigns, by the ledger: in all and on its own day."""
+    with database.read() as connection:
+        return {spend.campaign_id: spend for spend in _spends(connection, now, campaigns.c.id.in_(ids))}
 
 
 def _spends(connection: Connection, now: datetime, chosen: ColumnElement[bool]) -> tuple[Spend, ...]:

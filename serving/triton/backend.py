@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +18,6 @@ import numpy as np
 
 from mechanism.errors import AuctionError, ConfigError, InputError, PolicyError
 from serving.policy import Completed, InProcessPolicy, PolicyBackend, PolicyEvent
-from serving.triton.digest import folder_digest
 from serving.triton.scheduler import Reply, Scheduler
 from serving.triton.wire import (
     COMPLETED,
@@ -30,6 +30,9 @@ from serving.triton.wire import (
     encode_completed,
     encode_error,
 )
+from serving.weights import folder_digest
+
+TRACEPARENT = re.compile("[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Engine(Protocol):
@@ -68,7 +71,7 @@ class TritonPythonModel:
 
     def policy(self) -> PolicyBackend:
         """The policy of the weights folder."""
-        policy = InProcessPolicy.load(str(self.weights))
+        policy = InProcessPolicy.load(str(self.weights), self.digest)
         if os.environ["CUDA_VISIBLE_DEVICES"]:
             import torch
 
@@ -83,7 +86,7 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> None:
         """Takes requests over and returns at once."""
         for request in requests:
-            reply = TritonReply(self._pb, request.get_response_sender(), self.digest)
+            reply = TritonReply(self._pb, request.get_response_sender(), self.digest, _trace_id(request.parameters()))
             try:
                 tensor = self._pb.get_input_tensor_by_name(request, REQUEST)
                 self._engine.submit(decode_request(_one_string(tensor.as_numpy())), reply)
@@ -101,10 +104,11 @@ class TritonPythonModel:
 class TritonReply:
     """A Triton response sender as the engine's `Reply`."""
 
-    def __init__(self, pb: Any, sender: Any, digest: str) -> None:
+    def __init__(self, pb: Any, sender: Any, digest: str, trace_id: str = "") -> None:
         self._pb = pb
         self._sender = sender
         self._digest = digest
+        self._trace_id = trace_id
 
     def event(self, event: PolicyEvent) -> None:
         """Sends a delta, or the last response."""
@@ -120,6 +124,8 @@ class TritonReply:
             code = self._pb.TritonError.INVALID_ARG
         elif isinstance(error, QueueFull):
             code = self._pb.TritonError.UNAVAILABLE
+        elif self._trace_id:
+            self._pb.Logger.log_error(f"no answer in trace {self._trace_id}: {error}")
         self._end(self._pb.TritonError(encode_error(error), code))
 
     def dropped(self) -> None:
@@ -140,6 +146,13 @@ class TritonReply:
         ]
         flags = self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0
         self._sender.send(self._pb.InferenceResponse(tensors), flags=flags)
+
+
+def _trace_id(parameters: str) -> str:
+    """The W3C trace id among a request's parameters (JSON), empty where there is none."""
+    given = json.loads(parameters or "{}").get("traceparent", "")
+    found = TRACEPARENT.fullmatch(given) if isinstance(given, str) else None
+    return found[1] if found else ""
 
 
 def _one_string(values: Any) -> bytes:

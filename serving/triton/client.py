@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,7 @@ from tritonclient.utils import InferenceServerException  # type: ignore[import-u
 
 from mechanism.errors import AuctionError, ConfigError, PolicyError
 from mechanism.types import Context
+from serving import tracing
 from serving.breaker import Breaker, BreakerSettings, GuardedCalls, ServerDown
 from serving.errors import Overloaded, PolicyTimeout
 from serving.policy import Completed, PolicyEvent, TextDelta
@@ -91,7 +92,7 @@ class TritonPolicy:
 
     @property
     def digest(self) -> str:
-        """sha256 of the weights, as `serving.triton.digest` folds it."""
+        """sha256 of the weights, as `serving.weights` folds it."""
         return self.model.digest
 
     @property
@@ -151,11 +152,12 @@ class TritonPolicy:
     async def _guarded(self, data: bytes, deadline: float) -> AsyncGenerator[PolicyEvent, None]:
         """One attempt, and what it tells the breaker."""
         clock = asyncio.get_running_loop().time
-        with self._calls.call(clock, deadline) as works:
+        told = {"model": self.model.name, "model_digest": self.model.digest}
+        with self._calls.call(clock, deadline) as works, tracing.Call("triton", **told) as traced:
             try:
                 if not self._verified:
                     await self.verify(deadline - clock())
-                async with aclosing(self._events(data, deadline)) as events:
+                async with aclosing(self._events(data, deadline, traced.headers)) as events:
                     async for event in events:
                         works()
                         yield event
@@ -163,15 +165,19 @@ class TritonPolicy:
                 self._verified = False
                 raise
 
-    async def _events(self, data: bytes, deadline: float) -> AsyncGenerator[PolicyEvent, None]:
-        """The events of one request as Triton sends them; leaving early cancels it there.
+    async def _events(
+        self, data: bytes, deadline: float, trace: Mapping[str, str]
+    ) -> AsyncGenerator[PolicyEvent, None]:
+        """The events of one request as Triton sends them; leaving early cancels it there. The trace goes with the
+        stream, for Triton's own spans, and with the request, for the model's log.
 
         The end of the answer, or its failure, is passed on when the stream has ended too: a cancellation that meets
         the end of a stream can bring Triton down (server#8034). For that reason Triton is not asked for gRPC statuses
         in streams either (header triton_grpc_error): the kinds of our own errors are in their messages.
         """
         left = max(0.0, deadline - asyncio.get_running_loop().time())
-        call = self._client.stream_infer(_once(self.model.name, data), stream_timeout=left)
+        request = _once(self.model.name, data, trace)
+        call = self._client.stream_infer(request, stream_timeout=left, headers=dict(trace) or None)
         end: Completed | AuctionError = PolicyError("Triton ended the stream before the answer was complete")
         try:
             async for result, error in call:
@@ -201,11 +207,11 @@ class TritonPolicy:
         yield end
 
 
-async def _once(model: str, data: bytes) -> AsyncIterator[dict[str, Any]]:
+async def _once(model: str, data: bytes, trace: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
     """The request side of the stream: one request, then no more."""
     tensor = InferInput(REQUEST, [1], "BYTES")
     tensor.set_data_from_numpy(np.array([data], dtype=np.object_))
-    yield {"model_name": model, "inputs": [tensor]}
+    yield {"model_name": model, "inputs": [tensor], "parameters": dict(trace)}
 
 
 def _status_error(status: Any, message: str, model: str) -> AuctionError:

@@ -8,7 +8,6 @@ The versions of a policy stand side by side under their own names; moving traffi
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -19,15 +18,14 @@ from pathlib import Path
 from typing import Literal
 
 from mechanism.errors import ConfigError, InputError
-from serving.triton.digest import digest_of, folder_digest, weights_files
 from serving.triton.wire import COMPLETED, DIGEST_PARAMETER, REQUEST, TEXT
+from serving.weights import ENTRY, checked_digest, entry_of, weights_files
 
 Kind = Literal["python", "vllm"]
 Device = Literal["cpu", "gpu"]
 
-ENTRY = "model.json"
 COMPLETE = "_complete.json"
-"""The two files that make a folder a registered model."""
+"""Beside the entry, what makes a folder a registered model."""
 CODE_ROOT = Path(__file__).parents[2]
 SOURCES = (
     "mechanism/**/*.py",
@@ -36,12 +34,12 @@ SOURCES = (
     "serving/policy.py",
     "serving/triton/__init__.py",
     "serving/triton/backend.py",
-    "serving/triton/digest.py",
     "serving/triton/scheduler.py",
     "serving/triton/vllm_engine.py",
     "serving/triton/vllm_marks.py",
     "serving/triton/vllm_processor.py",
     "serving/triton/wire.py",
+    "serving/weights.py",
 )
 """What the server needs of this project, relative to its root."""
 MODULES: dict[Kind, str] = {"python": "serving.triton.backend", "vllm": "serving.triton.vllm_engine"}
@@ -96,9 +94,7 @@ def build_repository(
     try:
         staging.chmod(0o755)
         with model_folder(model, version, staging / "saved") as source:
-            digest = folder_digest(source)
-            if version is not None:
-                _as_registered(source, digest)
+            digest = checked_digest(source)
             name = f"policy-{digest[:12]}"
             built = staging / name
             shutil.copytree(
@@ -160,7 +156,7 @@ def registered(registry: Path, version: str) -> Path:
     """The folder of a registered version, or of "latest", the youngest. Raises InputError that names those known."""
     models = registry / "models"
     entries = {
-        folder.name: _entry(folder)
+        folder.name: entry_of(folder)
         for folder in sorted(models.iterdir() if models.is_dir() else [])
         if (folder / ENTRY).is_file() and (folder / COMPLETE).is_file()
     }
@@ -170,24 +166,6 @@ def registered(registry: Path, version: str) -> Path:
         known = ", ".join(list(entries)[-10:]) or "none"
         raise InputError(f"{registry}: version", version, f"known are {known}; a remote registry is fetched first")
     return models / version
-
-
-def _entry(folder: Path) -> dict[str, object]:
-    try:
-        entry = json.loads((folder / ENTRY).read_text(encoding="utf-8"))
-        if not isinstance(entry["sha256"], dict):
-            raise TypeError("sha256 is no mapping")
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(str(folder / ENTRY), str(error), "the entry is damaged: register the model anew") from error
-    return dict(entry)
-
-
-def _as_registered(folder: Path, digest: str) -> None:
-    """Raises InputError where the weights are no longer those that were registered."""
-    files = _entry(folder)["sha256"]
-    assert isinstance(files, dict)
-    if digest_of(files) != digest:
-        raise InputError(str(folder), digest, "the weights are not those of model.json: restore or register them anew")
 
 
 def _copy_code(target: Path) -> None:

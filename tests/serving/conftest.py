@@ -245,6 +245,21 @@ def wait_until() -> Callable[..., None]:
     return until
 
 
+@pytest.fixture
+def spans() -> Iterator[Callable[[], dict[str, Any]]]:
+    """`spans()`: what this test's traces have by now, by name."""
+    trace, sdk = pytest.importorskip("opentelemetry.trace"), pytest.importorskip("opentelemetry.sdk.trace")
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    if not isinstance(trace.get_tracer_provider(), sdk.TracerProvider):
+        trace.set_tracer_provider(sdk.TracerProvider())  # once in a process
+    exporter = InMemorySpanExporter()
+    trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(exporter))
+    yield lambda: {span.name: span for span in exporter.get_finished_spans()}
+    exporter.shutdown()
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One router for a whole module of tests that leave no trace which others would see."""

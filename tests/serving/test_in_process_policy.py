@@ -12,8 +12,12 @@ import pytest
 from cli.serve import builtin_catalogue
 from inference.encoder import shared_encoder
 from inference.models import resolve
+from mechanism.errors import InputError
 from serving.catalogue import read_catalogue
 from serving.policy import Completed, InProcessPolicy, TextDelta
+from serving.triton.repository import build_repository
+from serving.weights import digest_of
+from trainers.registry import Registry
 
 pytestmark = pytest.mark.skipif(not Path(resolve("tiny")[0]).is_dir(), reason="the tiny model is not built yet")
 
@@ -49,6 +53,21 @@ def test_a_real_answer_is_labelled_linked_and_billable(
                 spent += ad["bid_micros"]
         running.settled()
         assert running.revenue() == ({"USD": spent} if spent else {})
+
+
+def test_a_registered_model_has_one_digest_wherever_it_is_served(tmp_path: Path) -> None:
+    """In its entry, in this process and on Triton; and weights that are no longer those of the entry are not served."""
+    registry = Registry(tmp_path)
+    entry = registry.register(resolve("tiny")[0], base="tiny")
+    folder = registry.fetch(entry.version)
+    local = InProcessPolicy.load(str(folder))
+    built = build_repository(str(tmp_path), tmp_path / "repository", version=entry.version)
+    assert local.digest == built.digest == digest_of(entry.sha256)
+    assert InProcessPolicy.load("tiny").digest == local.digest
+    (weights,) = folder.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes() + b"more")
+    with pytest.raises(InputError, match=r"not those of model\.json"):
+        InProcessPolicy.load(str(folder))
 
 
 def test_equal_seeds_write_equal_answers_with_propensities(tiny: InProcessPolicy, tmp_path: Path) -> None:

@@ -102,8 +102,8 @@ def test_an_insertion_rate_is_that_of_at_least_one_marker(markers: list[dict[str
 
 def test_the_newest_records_are_kept_and_paged() -> None:
     fields = {
-        name: "" if kind is str else 0 if kind is int else 0.0 if kind is float else {} if "dict" in str(kind) else []
-        for name, kind in ((f.name, f.type) for f in msgspec.structs.fields(AuctionRecord))
+        field.name: (getattr(field.type, "__origin__", None) or field.type)()
+        for field in msgspec.structs.fields(AuctionRecord)
     }
     log, ids = AuctionLog(3), sorted(new_auction_id() for _ in range(5))
     for number, auction_id in enumerate(ids):
@@ -112,6 +112,9 @@ def test_the_newest_records_are_kept_and_paged() -> None:
     assert [k.record.auction_id for k in log.newest(None, "", 9)] == ids[:1:-1]
     assert [k.record.auction_id for k in log.newest("me", "", 9)] == [ids[3]]
     assert [k.record.auction_id for k in log.newest(None, ids[3], 9)] == [ids[2]]
+    newest = log.get(ids[4])
+    assert newest is not None
+    assert newest.record == AuctionRecord(**fields | {"auction_id": ids[4]})
     assert log.get(ids[0]) is None
 
 

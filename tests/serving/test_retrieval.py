@@ -194,11 +194,58 @@ def test_what_came_after_the_fit_is_found_and_what_went_is_not() -> None:
     assert len(index) == 5_000
 
 
+def test_what_changes_while_the_cells_are_fitted_is_found_all_the_same() -> None:
+    index, vectors, later = VectorIndex(32, compared=100), cloud(5_000, 20), cloud(300, 20, seed=9)
+    for row, vector in enumerate(vectors):
+        index.put(row, vector)
+    fitting = index.fitting()
+    assert fitting is not None
+    changed = [*range(0, 200), *range(8_000, 8_100)]
+    for row, vector in zip(changed, later, strict=True):
+        index.put(row, vector)
+    index.remove(4_999)
+    fitting.run()
+    index.take(fitting)
+    rows = np.array([*range(5_000), *range(8_000, 8_100)])
+    for row, vector in zip(changed, later, strict=True):
+        assert rows[index.search(vector, rows, 1)[0]].tolist() == [row]
+    assert 4_999 not in rows[index.search(vectors[4_999], rows, 50)[0]]
+
+
 def test_the_prompt_holds_one_of_a_group_in_the_order_of_ids() -> None:
     router = Router()
     for number in (10, 2, 1):
         router.put(campaign(number, "red shoes", separation="" if number == 1 else "shoes", bid_micros=number))
     found = router.ask("red shoes", count=10)
-    assert [f.eligible.creative.id for f in prompt_candidates(found, 5)] == ["A1.0", "A10.0"]
+    candidates, lost = prompt_candidates(found, 5)
+    assert [f.eligible.creative.id for f in candidates] == ["A1.0", "A10.0"]
+    assert [(loss.creative_id, loss.winner) for loss in lost] == [("A2.0", "A10.0")]
     assert prompt_candidates(found, 5) == prompt_candidates(found, 5)
-    assert len(prompt_candidates(found, 1)) == 1
+    assert len(prompt_candidates(found, 1)[0]) == 1
+
+
+BRANDS = ("Falcon", "Eagle", "Heron", "Straße")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(BRANDS),
+            st.lists(st.sampled_from([*BRANDS, "falcon ", " EAGLE", "STRASSE"]), max_size=2),
+            st.integers(1, 4),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_no_prompt_holds_two_of_which_one_blocks_the_other(booked: list[tuple[str, list[str], int]]) -> None:
+    router = Router(width=0)
+    for number, (advertiser, blocked, bid) in enumerate(booked):
+        terms = {"advertiser_id": advertiser, "block_advertisers": tuple(blocked), "bid_micros": bid}
+        router.put(campaign(number, "red shoes", **terms))
+    candidates, lost = prompt_candidates(router.ask("red shoes", count=20), 20)
+    assert len(candidates) + len(lost) == len(booked)
+    for one in candidates:
+        names = {name.strip().casefold() for name in one.eligible.campaign.block_advertisers}
+        names -= {one.eligible.campaign.advertiser_id.casefold()}
+        assert not names & {other.eligible.campaign.advertiser_id.casefold() for other in candidates}

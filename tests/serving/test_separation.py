@@ -1,73 +1,107 @@
-"""Competitors never share a prompt, whoever they are and however many; the better one stands."""
+"""Competitors never share a prompt, whoever they are and however many; the better one stands, the record says why."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.separation import Contender, separate
+from serving.separation import Apart, Contender, separate
 
 contenders = st.lists(
     st.builds(
         Contender,
         creative_id=st.integers(0, 30).map(lambda i: f"A{i}"),
         campaign_id=st.integers(0, 5).map(lambda i: f"C{i}"),
-        advertiser_id=st.sampled_from("uvw"),
+        advertiser=st.sampled_from("uvw"),
         group=st.sampled_from(["", "", "cola", "cars"]),
         relevance=st.integers(0, 4).map(lambda n: n / 4),
         bid=st.integers(0, 4),
+        blocked=st.frozensets(st.sampled_from("uvw"), max_size=2),
     ),
     max_size=14,
     unique_by=lambda c: c.creative_id,
 )
-conflicts = st.dictionaries(st.sampled_from("uvw"), st.frozensets(st.sampled_from("uvw"), max_size=2))
 
 
 def worth(one: Contender) -> tuple[float, float]:
     return one.relevance * one.bid, one.relevance
 
 
-@given(contenders, conflicts)
-def test_what_is_kept_may_stand_together_and_what_is_not_lost_to_a_better_one(
-    arrived: list[Contender], named: dict[str, frozenset[str]]
-) -> None:
-    kept = separate(arrived, named)
+def foes(a: Contender, b: Contender) -> bool:
+    return a.advertiser != b.advertiser and (b.advertiser in a.blocked or a.advertiser in b.blocked)
+
+
+APART = {
+    Apart.SAME_CAMPAIGN: lambda a, b: a.campaign_id == b.campaign_id,
+    Apart.SEPARATION_GROUP: lambda a, b: bool(a.group) and a.group == b.group,
+    Apart.BLOCKED_COMPETITOR: foes,
+}
+
+
+@given(contenders)
+def test_what_is_kept_may_stand_together_and_what_is_not_lost_to_a_better_one(arrived: list[Contender]) -> None:
+    kept, lost = separate(arrived)
     assert max(Counter(c.campaign_id for c in kept).values(), default=0) <= 1
     assert max(Counter(c.group for c in kept if c.group).values(), default=0) <= 1
-
-    def apart(a: Contender, b: Contender) -> bool:
-        foes = b.advertiser_id in named.get(a.advertiser_id, ()) or a.advertiser_id in named.get(b.advertiser_id, ())
-        rivals = bool(a.group) and a.group == b.group
-        return a.campaign_id == b.campaign_id or rivals or (a.advertiser_id != b.advertiser_id and foes)
-
-    assert not [(a, b) for a in kept for b in kept if a != b and apart(a, b)]
-    for lost in set(arrived) - set(kept):
-        assert any(apart(lost, winner) and worth(winner) >= worth(lost) for winner in kept)
+    assert not [(a, b) for a in kept for b in kept if a != b and any(apart(a, b) for apart in APART.values())]
     assert list(kept) == [c for c in arrived if c in kept]
+    by_id = {c.creative_id: c for c in arrived}
+    assert {loss.creative_id for loss in lost} == by_id.keys() - {c.creative_id for c in kept}
+    for loss in lost:
+        loser, winner = by_id[loss.creative_id], by_id[loss.winner]
+        assert winner in kept
+        assert worth(winner) >= worth(loser)
+        assert APART[loss.reason](loser, winner)
 
 
-@given(contenders, conflicts, st.randoms())
-def test_the_order_of_arrival_decides_nothing(
-    arrived: list[Contender], named: dict[str, frozenset[str]], chance: object
-) -> None:
+@given(contenders, st.randoms())
+def test_the_order_of_arrival_decides_nothing(arrived: list[Contender], chance: object) -> None:
     shuffled = sorted(arrived, key=lambda c: hash((c.creative_id, repr(chance))))
-    assert set(separate(shuffled, named)) == set(separate(arrived, named))
+    (kept, lost), (again, lost_again) = separate(shuffled), separate(arrived)
+    assert (set(kept), lost) == (set(again), lost_again)
 
 
 @given(contenders, st.data())
 def test_a_higher_bid_never_costs_a_place(arrived: list[Contender], data: st.DataObject) -> None:
-    kept = separate(arrived)
+    kept, _ = separate(arrived)
     if kept:
         one = data.draw(st.sampled_from(kept))
         raised = [replace(c, bid=c.bid + 3) if c == one else c for c in arrived]
-        assert one.creative_id in {c.creative_id for c in separate(raised)}
+        assert one.creative_id in {c.creative_id for c in separate(raised)[0]}
 
 
 def test_the_more_relevant_wins_over_the_slightly_higher_bid() -> None:
     cola = Contender("A1", "C1", "u", "cola", 0.9, 100)
     other = Contender("A2", "C2", "v", "cola", 0.5, 150)
-    assert separate([other, cola]) == (cola,)
-    assert separate([replace(other, bid=200), cola]) == (replace(other, bid=200),)
+    assert separate([other, cola])[0] == (cola,)
+    assert separate([replace(other, bid=200), cola])[0] == (replace(other, bid=200),)
+
+
+def test_a_blocked_competitor_is_left_out_of_the_answer_and_told_why(
+    start: Callable[..., Any], wait_until: Callable[..., None]
+) -> None:
+    router = start("Try {*}.")
+    path = "/v1/campaigns/catalogue-A1"
+    version = router.call("GET", path).json()["version"]
+    answer = router.ask()
+    record = router.call("GET", f"/v1/auctions/{answer['auction']['auction_id']}").json()
+    assert {"A1", "A2"} <= {c["ad_id"] for c in record["candidates"]}
+    assert record["apart"] == []
+    blocking = {"version": version, "block_advertisers": [" brand2"], "bid_micros": 5_000_000}
+    changed = router.call("PATCH", path, json=blocking)
+    assert changed.status_code == 200, changed.text
+    assert changed.json()["block_advertisers"] == [" brand2"]
+    wait_until(lambda: router.router.marketplace.index.get("catalogue-A1").block_advertisers)
+    record = router.call("GET", f"/v1/auctions/{router.ask()['auction']['auction_id']}").json()
+    assert "A2" not in {c["ad_id"] for c in record["candidates"]}
+    assert record["apart"] == [
+        {"ad_id": "A2", "campaign_id": "catalogue-A2", "reason": "blocked_competitor", "winner": "A1"}
+    ]
+    assert 'exclusions_total{reason="blocked_competitor"} 1.0' in router.get("/metrics").text
+    own = router.call("PATCH", path, json={"version": changed.json()["version"], "block_advertisers": ["BRAND1"]})
+    assert own.json()["error"]["param"] == "block_advertisers[0]"

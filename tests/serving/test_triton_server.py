@@ -15,6 +15,7 @@ import pytest
 
 from mechanism.errors import ConfigError, InputError, PolicyError
 from mechanism.types import Ad, Candidate, Context, Profile
+from serving import tracing
 from serving.breaker import BreakerSettings, ServerDown
 from serving.drills.triton import next_version
 from serving.errors import Overloaded, PolicyTimeout
@@ -261,6 +262,32 @@ def test_bad_input_and_a_broken_policy_say_what_to_do(site: Site) -> None:
 
     site.run(work)
     assert "private" not in site.server.log.read_text()
+
+
+def test_the_trace_goes_on_to_the_model(site: Site, spans: Callable[[], dict[str, Any]]) -> None:
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+
+    async def work(client: Any) -> None:
+        policy = TritonPolicy(client, site.wide)
+        with tracing.continued({"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}), tracing.span("auction"):
+            await whole(policy, plain(), 2)
+            answered = spans()["triton"]
+            with pytest.raises(PolicyError):
+                await whole(policy, plain(query="break"), 1)
+            failed = spans()["triton"]
+            endless = ask(policy, plain(), 10**6)
+            await anext(endless)
+            await endless.aclose()
+        assert [s.attributes["outcome"] for s in (answered, failed, spans()["triton"])] == [
+            "answered", "PolicyError", "cancelled",
+        ]  # fmt: skip
+        assert answered.attributes["model_digest"] == site.wide.digest
+        assert answered.parent.span_id == spans()["auction"].context.span_id
+        assert {f"{span.context.trace_id:032x}" for span in (answered, failed)} == {trace_id}
+        await until_room(policy)
+
+    site.run(work)
+    assert f"no answer in trace {trace_id}" in site.server.log.read_text()
 
 
 def test_plain_http_reaches_the_same_interface(site: Site) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from mechanism.errors import ConfigError, InputError, PolicyError
 from mechanism.types import Ad, Candidate, Context
+from serving import tracing
 from serving.breaker import BreakerSettings, ServerDown
 from serving.drills.mock_upstream import MockSettings, serve
 from serving.drills.numbered import DELTAS, numbered
@@ -114,6 +115,23 @@ async def collect(policy: AsyncPolicyBackend, seconds: float = 10, context: Cont
     deadline = asyncio.get_running_loop().time() + seconds
     async with aclosing(policy.stream(context, 2**62 + 7, 3, deadline)) as events:
         return [event async for event in events]
+
+
+def test_the_trace_goes_on_to_the_upstream(spans: Callable[[], dict[str, Any]]) -> None:
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    caller = {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01", "baggage": "user=private"}
+
+    async def run() -> str:
+        async with faked(sends(WHOLE)) as (fake, policy):
+            with tracing.continued(caller):
+                await collect(policy)
+            return fake.heads[0]
+
+    head = asyncio.run(run())
+    span = spans()["upstream"]
+    assert f"traceparent: 00-{trace_id}-{span.context.span_id:016x}-01" in head
+    assert "private" not in head
+    assert span.attributes["outcome"] == "answered"
 
 
 def text(events: list[PolicyEvent]) -> str:

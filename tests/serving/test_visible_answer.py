@@ -24,7 +24,7 @@ OFFERS = {ad.id: Offer(ad, 100_000, CAMPAIGNS[ad.id], CAMPAIGNS[ad.id].creatives
 
 
 def answer(max_ads: int = 3) -> VisibleAnswer:
-    return VisibleAnswer(OFFERS.__getitem__, lambda x: f"https://us.example/c/{x.ad.id}.mac", max_ads)
+    return VisibleAnswer(OFFERS, lambda x: f"https://us.example/c/{x.ad.id}.mac", max_ads)
 
 
 def show(visible: VisibleAnswer, raw: str, cuts: list[int] | None = None) -> str:

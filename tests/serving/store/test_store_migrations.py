@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
 
 from mechanism.errors import ConfigError
 from serving.store.engine import Database
-from serving.store.migrations import migrate, newest
+from serving.store.migrations import config, migrate, newest
+from serving.store.reports import FIGURES, Query, report
 from serving.store.schema import metadata
 
 REPOSITORY = Path(__file__).parents[3]
@@ -50,6 +52,19 @@ def test_migrating_again_keeps_what_is_there(url: str) -> None:
     with database.read() as connection:
         assert connection.execute(text("SELECT tick FROM change_clock")).scalars().all() == [7]
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == newest()
+    database.close()
+
+
+def test_figures_counted_before_the_second_revision_stay(empty_url: str) -> None:
+    database = Database(empty_url)
+    key = "'c1', 'c1-1', 'chat', '2026-11-24', 'm1', 'a1', 'EUR'"
+    database.transact(lambda c: command.upgrade(config(c), "0001"))
+    database.transact(lambda c: c.execute(text(f"INSERT INTO report_counters VALUES ({key}, 5, 4, 3, 2, 1)")))
+    migrate(empty_url)
+    (line,) = report(database, Query())
+    assert [getattr(line, name) for name in FIGURES] == [5, 4, 3, 2, 1]
+    with database.read() as connection:
+        assert differences(connection) == []
     database.close()
 
 

@@ -1,0 +1,79 @@
+// Requests to this router, with the key of this tab; failures as errors that say what the router said.
+
+const SLOT = "llm-auction-key";
+
+export const key = {
+  get: () => sessionStorage.getItem(SLOT) ?? "",
+  set: (secret) => sessionStorage.setItem(SLOT, secret),
+  forget: () => sessionStorage.removeItem(SLOT),
+};
+
+export class Refused extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export async function request(path, { method = "GET", body, signal, secret = key.get() } = {}) {
+  const headers = {};
+  if (secret) headers.Authorization = `Bearer ${secret}`;
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  let response;
+  try {
+    response = await fetch(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refused(0, "the router cannot be reached");
+  }
+  if (response.ok) return response;
+  let said = `the router answered ${response.status}`;
+  try {
+    said = (await response.json()).error.message;
+  } catch { /* not one of the router's own answers */ }
+  if (response.status === 401 && secret) document.dispatchEvent(new CustomEvent("key-refused", { detail: secret }));
+  throw new Refused(response.status, said);
+}
+
+export const read = async (path, options) => (await request(path, options)).json();
+
+export async function* serverEvents(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let buffer = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    buffer += value;
+    const events = buffer.split("\n\n");
+    buffer = events.pop();
+    for (const event of events) {
+      const data = event.replace(/^data: /, "");
+      if (data === "[DONE]") return;
+      yield JSON.parse(data);
+    }
+  }
+}
+
+// Calls `work` now and every so often while `wanted()` and the page is seen; gives a function that calls it at once.
+export function polling(work, milliseconds, wanted) {
+  let timer = 0;
+  let again = false;
+  let busy = false;
+  async function turn() {
+    clearTimeout(timer);
+    if (busy) {
+      again = true;
+      return;
+    }
+    busy = true;
+    try {
+      if (wanted() && !document.hidden) await work();
+    } finally {
+      busy = false;
+    }
+    timer = setTimeout(turn, again ? 0 : milliseconds);
+    again = false;
+  }
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) turn(); });
+  return turn;
+}

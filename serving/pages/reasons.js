@@ -1,0 +1,32 @@
+// Reason codes in a reader's words: why a creative was not eligible, or not beside a better one. A test holds them to
+// the router's lists.
+
+export const REASONS = {
+  paused: "The advertiser has paused the campaign",
+  ended: "The campaign is over",
+  not_started: "Its flight has not begun",
+  outside_daypart: "Closed at this hour",
+  no_creative: "It has nothing to show",
+  currency: "It bids in another currency",
+  budget_total: "Its total budget does not cover the bid",
+  budget_daily: "Today's budget does not cover the bid",
+  country: "Not aimed at this country",
+  language: "Not aimed at this language",
+  category: "Not aimed at this category",
+  placement: "Not aimed at this placement",
+  keyword: "None of its keywords stands in the question",
+  blocked_by_advertiser: "Its own exclusions",
+  blocked_by_publisher: "Excluded by the publisher",
+  blocked_by_user: "Excluded by the reader",
+  consent_missing: "Capped by frequency, which needs consent",
+  frequency_uncounted: "Capped by frequency, and the reader cannot be counted",
+  frequency_campaign: "The reader has seen the campaign often enough",
+  bid_below_floor: "The bid is below the floor",
+  paced: "Held back so that its budget lasts",
+  review_pending: "The creative waits for its review",
+  review_rejected: "The creative was rejected",
+  frequency_creative: "The reader has seen the creative often enough",
+  same_campaign: "Kept apart from a better creative of its campaign",
+  separation_group: "Kept apart from a better competitor of its group",
+  blocked_competitor: "Kept apart from a better competitor: one blocks the other",
+};

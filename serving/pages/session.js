@@ -1,0 +1,75 @@
+// Who is using the console: the key of this tab, what its role may see, and the form that asks for one.
+import { byId, setText } from "./elements.js";
+import { key, read } from "./api.js";
+
+const ROLES = { admin: "Administrator", advertiser: "Advertiser", publisher: "Publisher" };
+const VIEWS = { admin: ["playground", "campaigns", "revenue"], advertiser: ["campaigns", "revenue"], publisher: ["playground"] };
+
+// role null: nobody in particular.
+export const caller = { role: null, advertiser_id: "", anonymous_chat: false };
+let changed = () => {};
+
+// Views that make sense to offer: to somebody without a key all of them, since a key opens them.
+export const offered = () => (caller.role ? VIEWS[caller.role] : VIEWS.admin);
+export const may = (view) => (caller.role ? offered().includes(view) : view === "playground" && caller.anonymous_chat);
+
+async function find(secret) {
+  const found = await read("/v1/caller", { secret });
+  if (secret && !found.role) throw new Error("This is not a key of this router.");
+  Object.assign(caller, found);
+}
+
+export async function open(onChange) {
+  changed = onChange;
+  byId("sign-in").addEventListener("submit", (event) => { event.preventDefault(); signIn(byId("key").value.trim()); });
+  byId("sign").addEventListener("click", () => (caller.role ? signOut() : askForKey()));
+  document.addEventListener("key-refused", (event) => {
+    // Not while it is being tried: the form says so itself.
+    if (event.detail === key.get()) signOut("Your key is no longer valid: it was revoked, or has expired.");
+  });
+  try {
+    await find(key.get());
+  } catch (error) {
+    key.forget();
+    setText(byId("sign-said"), error.status === 0 ? "The router cannot be reached. Reload the page to try again." : "The key of this tab is no longer valid.");
+    if (error.status !== 0) await find("").catch(() => {});
+  }
+  show();
+}
+
+async function signIn(secret) {
+  setText(byId("sign-said"), "");
+  try {
+    // Nothing that is no key in a header: the browser would refuse it with a riddle.
+    if (!/^[\x21-\x7e]+$/.test(secret)) throw new Error("A key has letters, digits and signs only.");
+    await find(secret);
+  } catch (error) {
+    const refused = error.status === 401 ? "This key is not valid: it was mistyped, revoked, or is another router's." : error.message;
+    setText(byId("sign-said"), refused);
+    byId("key").select();
+    return;
+  }
+  key.set(secret);
+  byId("key").value = "";
+  show();
+  byId("main").focus();
+}
+
+function signOut(why = "") {
+  key.forget();
+  Object.assign(caller, { role: null, advertiser_id: "" });
+  setText(byId("sign-said"), why);
+  show();
+}
+
+function askForKey() {
+  document.dispatchEvent(new CustomEvent("sign-in-wanted"));
+  byId("key").focus();
+}
+
+function show() {
+  const name = ROLES[caller.role] ?? "";
+  setText(byId("who"), caller.role === "advertiser" ? `${name} ${caller.advertiser_id}` : name);
+  setText(byId("sign"), caller.role ? "Sign out" : "Sign in");
+  changed();
+}

@@ -1,0 +1,106 @@
+"""Revenue and experience over time in a browser: what the charts and the table say is what the ledger has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from playwright.sync_api import expect
+
+from serving.store.auctions import Auction, Entry, record_auctions
+from serving.store.events import ChargeEvent
+from serving.store.ledger import Ledger
+
+Start = Callable[..., Any]
+Visit = Callable[..., Any]
+
+
+def traffic(router: Any, version: str, hours_ago: int, answers: int, shown: int, clicks: int) -> None:
+    """Answers with candidates A1 and A2 of which some showed A1, and clicks on it for 0.25 EUR each."""
+    at = datetime.now(UTC) - timedelta(hours=hours_ago)
+    name = f"{version}-{hours_ago}"
+    other = Entry(campaign_id="catalogue-A2", creative_id="A2")
+    both = [(Entry(campaign_id="catalogue-A1", creative_id="A1", shown=n < shown), other) for n in range(answers)]
+    batch = [Auction(id=f"{name}-{n}", occurred_at=at, model_version=version, entries=both[n]) for n in range(answers)]
+    record_auctions(router.router.database, batch)
+    usual = {"campaign_id": "catalogue-A1", "creative_id": "A1", "currency": "EUR", "price_micros": 250_000}
+    usual |= {"occurred_at": at, "model_version": version}
+    events = [ChargeEvent(id=f"{name}-{n}:A1", auction_id=f"{name}-{n}", **usual) for n in range(clicks)]
+    Ledger(router.router.database).charge_many(events)
+
+
+def tiles(page: Any) -> dict[str, str]:
+    found = page.locator(".tile")
+    return {one.locator("dt").inner_text(): one.locator("dd").first.inner_text() for one in found.all()}
+
+
+def test_the_figures_are_the_ledgers(start: Start, visit: Visit) -> None:
+    router = start(ads=2)
+    traffic(router, "m1", 30, answers=10, shown=4, clicks=2)
+    traffic(router, "m1", 3, answers=8, shown=4, clicks=1)
+    traffic(router, "m2", 3, answers=2, shown=2, clicks=2)
+    page = visit(router).open("revenue", router.admin)
+    page.locator(".tile").first.wait_for()
+    assert tiles(page) == {
+        "Revenue": "€0.75", "Impressions": "6", "Clicks": "3", "Click-through rate": "50.0%", "Fill rate": "60.0%",
+        "Ads per answer": "0.60",
+    }  # fmt: skip
+    expect(page.locator(".legend li")).to_have_text(["m1", "m2"])
+    revenue = page.locator(".chart", has_text="Revenue")
+    bars = revenue.locator("rect")
+    assert bars.count() == 2  # one hour, two model versions upon each other
+    heights = [float(bars.nth(i).get_attribute("height")) for i in range(2)]
+    assert heights[1] == 2 * heights[0]
+    svg = revenue.locator("svg")
+    svg.focus()
+    for _ in range(4):
+        page.keyboard.press("ArrowLeft")
+    expect(revenue.locator(".reading")).to_contain_text("€0.75 (m1 €0.25, m2 €0.50)")
+    page.get_by_text("The same as a table").click()
+    line = page.locator("details tbody tr").nth(3)
+    expect(line.locator("td")).to_have_text(["€0.75", "6", "3", "50.0%", "10", "60.0%", "0.60"])
+    page.select_option("#version", "m2")
+    expect(page.locator(".tile dd").first).to_have_text("€0.50")
+    page.select_option("#version", "")
+    page.select_option("#period", "day-30")
+    expect(page.locator(".tile dd").first).to_have_text("€1.25")
+
+
+def test_an_advertiser_sees_its_own_spend_and_nothing_of_the_platform(start: Start, visit: Visit) -> None:
+    router = start(ads=2)
+    traffic(router, "m1", 1, answers=5, shown=4, clicks=1)
+    page = visit(router).open("revenue", router.key("advertiser", "Brand1"))
+    expect(page.locator("h2:visible")).to_have_text("Spend and response")
+    page.locator(".tile").first.wait_for()
+    assert tiles(page) == {"Spend": "€0.25", "Impressions": "4", "Clicks": "1", "Click-through rate": "25.0%"}
+    page.get_by_role("button", name="Sign out").click()
+    tab_of_another = visit(router).open("revenue", router.key("advertiser", "Brand2"))
+    expect(tab_of_another.locator(".empty")).to_have_text("None of your ads was shown in this period.")
+
+
+def test_an_answer_appears_by_itself_where_nothing_was(start: Start, visit: Visit) -> None:
+    router = start("Try {A1}.", ads=2)
+    page = visit(router).open("revenue", router.admin)
+    expect(page.locator(".empty")).to_contain_text("no answer had candidates")
+    router.ask()
+    router.settled()
+    page.select_option("#period", "hour-168")  # looks at once
+    expect(page.locator(".tile dd").nth(1)).to_have_text("1")
+    expect(page.locator(".empty")).to_have_count(0)
+
+
+def test_currencies_are_not_added_up(start: Start, visit: Visit) -> None:
+    router = start(ads=1)
+    creative = {"id": "k1", "title": "Kites", "landing_url": "https://falcon.example/"}
+    body = {"id": "usd", "advertiser_id": "Falcon", "name": "USD", "bid_micros": 1, "currency": "USD"}
+    assert router.call("POST", "/v1/campaigns", json=body | {"creatives": [creative]}).status_code == 201
+    now = {"occurred_at": datetime.now(UTC), "model_version": "m1"}
+    euro = {"campaign_id": "catalogue-A1", "creative_id": "A1", "currency": "EUR", "price_micros": 2_000_000}
+    dollar = {"campaign_id": "usd", "creative_id": "k1", "currency": "USD", "price_micros": 3_000_000}
+    events = [ChargeEvent(id=f"e{n}", auction_id=f"e{n}", **one, **now) for n, one in enumerate((euro, dollar))]
+    Ledger(router.router.database).charge_many(events)
+    page = visit(router).open("revenue", router.admin)
+    expect(page.locator(".tile dd").first).to_have_text("$3.00")
+    page.select_option("#currency", "EUR")
+    expect(page.locator(".tile dd").first).to_have_text("€2.00")

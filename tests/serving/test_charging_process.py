@@ -1,0 +1,115 @@
+"""Charging beside the router: it is told of, survives its own death and the router's, and charges once all the same."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from serving.answer import LiveAnswer
+from serving.charging_process import ChargingProcess
+from serving.store.engine import Database
+from serving.store.reports import Query, report
+
+DYING_ROUTER = """
+import os, sys, time
+from pathlib import Path
+from serving.charging_process import ChargingProcess
+charging = ChargingProcess(Path(sys.argv[1]), sys.argv[2], lambda *_: None)
+charging.start()
+while charging.pid is None:
+    time.sleep(0.01)
+print(charging.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def charged(router: Any) -> float:
+    found = [line for line in router.router.metrics.render().decode().splitlines() if "revenue_micros_total{" in line]
+    return sum(float(line.rpartition(" ")[2]) for line in found)
+
+
+def test_a_charging_that_is_killed_is_started_again_and_every_click_is_charged_once(
+    start: Callable[..., Any], wait_until: Callable[..., None]
+) -> None:
+    router = start("Try {A1}. Or {A2}. Or {A3}.", charging_process=True)
+    charging = router.router.charger
+    assert isinstance(charging, ChargingProcess)
+    ads = router.ask()["ads"]
+    for number, ad in enumerate(ads):
+        assert router.click(ad["click_url"]).status_code == 302
+        if number < 2:
+            wait_until(lambda: charging.pid is not None)
+            before = charging.pid
+            os.kill(before, signal.SIGKILL)
+            wait_until(lambda before=before: charging.pid != before)
+    wait_until(lambda: router.router.spool.depth == 0, 30)
+    assert router.revenue() == {"EUR": 600_000}
+    assert charged(router) <= 600_000  # what a killed process did not tell any more is in the ledger all the same
+
+
+def test_the_router_hears_what_was_charged_and_what_went_wrong(
+    start: Callable[..., Any], wait_until: Callable[..., None]
+) -> None:
+    router = start("Try {A2}.", charging_process=True)
+    (ad,) = router.ask()["ads"]
+    router.click(ad["click_url"])
+    wait_until(lambda: charged(router) == 200_000, 30)
+    with structlog.testing.capture_logs() as logs:
+        router.router.spool._connection.execute("INSERT INTO spool (kind, body) VALUES ('charge', x'00')")
+        wait_until(lambda: any(entry["event"] == "record refused by the ledger" for entry in list(logs)), 30)
+    wait_until(lambda: router.router.spool.depth == 0)
+
+
+def test_a_stop_delivers_what_is_queued(
+    router: Callable[..., Any], scripted: Callable[..., Any], tmp_path: Path
+) -> None:
+    with router(tmp_path, scripted("Try {A2}."), charging_process=True) as running:
+        (ad,) = running.ask()["ads"]
+        running.click(ad["click_url"])
+        url = running.settings.database_url
+    database = Database(url)
+    assert [line.revenue_micros for line in report(database, Query())] == [200_000]
+    database.close()
+
+
+def test_a_charging_ends_with_a_router_that_was_killed(tmp_path: Path, wait_until: Callable[..., None]) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        DYING_ROUTER,
+        str(tmp_path / "spool.sqlite3"),
+        f"sqlite:///{tmp_path / 'd.sqlite3'}",
+    ]
+    died = subprocess.run(command, capture_output=True, text=True, check=False)
+    pid = int(died.stdout)
+    wait_until(lambda: not alive(pid), 30)
+
+
+def test_an_answer_leaves_nothing_to_the_garbage_collector(
+    start: Callable[..., Any], wait_until: Callable[..., None]
+) -> None:
+    router = start("Try {A2}. Or {A3}.")
+    router.ask()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            router.ask()
+        wait_until(lambda: not any(isinstance(thing, LiveAnswer) for thing in gc.get_objects()))
+    finally:
+        gc.enable()

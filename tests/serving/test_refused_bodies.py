@@ -1,0 +1,106 @@
+"""A refused body is told all that is wrong with it: the fields, their values, and what would be right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.campaigns.checks import CampaignInput
+from serving.errors import ApiError
+from serving.http.bodies import decode_body
+from serving.http.faults import faults
+from serving.question import ChatRequest
+
+BOOKED = {"name": "Kites", "bid_micros": 1, "currency": "EUR", "creatives": [{"title": "Kite", "landing_url": "x"}]}
+CHAT = {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}], "ads": {}}
+
+
+def refused(body: Any, kind: Any) -> dict[str, str]:
+    with pytest.raises(ApiError) as raised:
+        decode_body(msgspec.json.encode(body), msgspec.json.Decoder(kind))
+    error = raised.value.body()["error"]
+    assert (error["type"], error["code"], error["param"]) == (
+        "invalid_request_error", "invalid_value", error["fields"][0]["field"],
+    )  # fmt: skip
+    assert all(f"{f['field']}: {f['value']}: {f['remedy']}" in error["message"] for f in error["fields"])
+    return {fault["field"]: fault["remedy"] for fault in error["fields"]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "field", "choices"),
+    [
+        (CampaignInput, {"state": "on"}, "state", ("active", "paused", "ended")),
+        (CampaignInput, {"pricing": "view"}, "pricing", ("click", "impression", "participation")),
+        (CampaignInput, {"pacing": 1}, "pacing", ("even", "asap")),
+        (
+            ChatRequest,
+            {"messages": [{"role": "tool", "content": "x"}]},
+            "messages[0].role",
+            ("system", "developer", "user", "assistant"),
+        ),
+        (ChatRequest, {"response_format": {"type": "json_object"}}, "response_format.type", ("text",)),
+    ],
+)
+def test_an_unknown_choice_is_told_the_choices(
+    kind: Any, change: dict[str, Any], field: str, choices: tuple[str, ...]
+) -> None:
+    told = refused((BOOKED if kind is CampaignInput else CHAT) | change, kind)
+    assert list(told) == [field]
+    assert all(choice in told[field] for choice in choices)
+
+
+def test_unknown_missing_and_wrong_fields_are_told_together() -> None:
+    wrong = BOOKED | {
+        "colour": "red",
+        "starts_at": "tomorrow",
+        "targeting": {"contries": ["DE"], "languages": [1]},
+        "dayparts": [{"days": [0], "til_hour": 3}, {"days": "Monday"}],
+        "creatives": [{"title": "Kite"}, {"landing_url": "x", "image": "y"}],
+        "campaign_caps": [{"impressions": 3}],
+        "daily_budget_micros": 0.5,
+    }
+    del wrong["name"]
+    assert set(refused(wrong, CampaignInput)) == {
+        "name", "colour", "starts_at", "targeting.contries", "targeting.languages[0]", "dayparts[0].til_hour",
+        "dayparts[1].days", "creatives[0].landing_url", "creatives[1].image", "creatives[1].title",
+        "campaign_caps[0].hours", "daily_budget_micros",
+    }  # fmt: skip
+
+
+def test_a_key_that_is_wrong_only_the_first_time_is_told() -> None:
+    with pytest.raises(ApiError, match="model"):
+        decode_body(b'{"model": 3, "model": "m", "messages": []}', msgspec.json.Decoder(ChatRequest))
+
+
+def test_faults_are_bounded() -> None:
+    assert len(refused(BOOKED | {f"field{n}": n for n in range(1_000)}, CampaignInput)) == 20
+
+
+def test_unknown_query_parameters_are_told_together(shared: Any) -> None:
+    error = shared.call("GET", "/v1/reports?colour=red&format=csv&size=3").json()["error"]
+    assert [(f["field"], f["value"]) for f in error["fields"]] == [("colour", "'red'"), ("size", "'3'")]
+    assert "group_by" in error["fields"][0]["remedy"]
+
+
+NAMES = sorted({*CampaignInput.__struct_fields__, *ChatRequest.__struct_fields__, "role", "content", "type", "text"})
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 2**70) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from(["", "user", "text", "active", "UTC", "2026-05-01T00:00:00Z"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@given(st.sampled_from([CampaignInput, ChatRequest]), st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=3))
+def test_faults_are_found_in_refused_bodies_and_in_no_other(kind: Any, change: dict[str, Any]) -> None:
+    body = (BOOKED if kind is CampaignInput else CHAT) | change
+    try:
+        msgspec.convert(body, kind)
+        fits = True
+    except msgspec.ValidationError:
+        fits = False
+    assert (not list(faults(body, kind))) == fits

@@ -1,0 +1,218 @@
+"""Gates between a trained model and its users: from measured figures to a decision that can be kept and read again.
+
+Pure functions. A gate passes, fails, or refuses where its figures are missing or too uncertain; only a model that
+passes them all is promoted. Measuring is left to `offpolicy`, `trainers.evaluation` and the serving benchmarks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import JsonValue
+
+from mechanism.properties import Monotonicity
+from mechanism.statistics import Interval
+from trainers.gates.offpolicy import Estimate
+from trainers.gates.settings import GateSettings
+
+Verdict = Literal["passed", "failed", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The candidate against the serving model on the same queries: the serving model's mean, and the mean difference
+    (candidate minus serving) with its interval."""
+
+    serving: float
+    gain: Interval
+    queries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """All that the gates read; None is what nobody measured. Money and penalties in bid points per query.
+
+    `revenue`, `experience`: off-policy, from the serving model's log. `simulator`: expected revenue on simulated
+    users; `quality`: answer quality 0..1; `invalid`: invalid insertions per answer of the candidate with the number of
+    answers; `latency_ratio`: seconds per answer, candidate to serving.
+    """
+
+    revenue: Estimate | None = None
+    experience: Estimate | None = None
+    simulator: Comparison | None = None
+    monotonicity: Monotonicity | None = None
+    invalid: tuple[float, int] | None = None
+    quality: Comparison | None = None
+    latency_ratio: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One gate's verdict, the figures and thresholds it rests on, and the reason in words."""
+
+    name: str
+    verdict: Verdict
+    reason: str
+    figures: Mapping[str, JsonValue]
+    thresholds: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """For JSON."""
+        return {
+            "name": self.name, "verdict": self.verdict, "reason": self.reason, "figures": dict(self.figures),
+            "thresholds": dict(self.thresholds),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What all gates said, and under which settings."""
+
+    gates: tuple[Gate, ...]
+    settings: GateSettings
+
+    @property
+    def promote(self) -> bool:
+        """Whether every gate passed."""
+        return all(gate.verdict == "passed" for gate in self.gates)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why not, a line per gate that did not pass."""
+        return tuple(f"{g.name}: {g.verdict}: {g.reason}" for g in self.gates if g.verdict != "passed")
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """The record for a registry entry's `gates`."""
+        return {
+            "promote": self.promote, "gates": [gate.to_dict() for gate in self.gates],
+            "settings": self.settings.model_dump(mode="json"),
+        }  # fmt: skip
+
+
+def decide(figures: Figures, settings: GateSettings) -> Decision:
+    """Every gate on its figures, in a fixed order."""
+    gates: tuple[Callable[[Figures, GateSettings], Gate], ...] = (
+        _revenue, _experience, _simulator, _monotonicity, _invalid, _quality, _latency,
+    )  # fmt: skip
+    return Decision(tuple(gate(figures, settings) for gate in gates), settings)
+
+
+def _revenue(figures: Figures, settings: GateSettings) -> Gate:
+    found = figures.revenue
+    margin = settings.revenue_margin * abs(found.logged.mean) if found else math.nan
+    return _off_policy("offpolicy_revenue", found, margin, {"revenue_margin": settings.revenue_margin}, settings)
+
+
+def _experience(figures: Figures, settings: GateSettings) -> Gate:
+    margin = settings.experience_margin
+    return _off_policy("offpolicy_experience", figures.experience, margin, {"experience_margin": margin}, settings)
+
+
+def _off_policy(
+    name: str, found: Estimate | None, margin: float, thresholds: dict[str, float], settings: GateSettings
+) -> Gate:
+    thresholds["min_effective_sample"] = settings.offpolicy.min_effective_sample
+    if found is None:
+        return _missing(name, thresholds)
+    record: dict[str, JsonValue] = found.to_dict()
+    if found.refusal is not None:
+        return Gate(name, "refused", found.refusal, record, thresholds)
+    # the thresholds of the estimate's own refusals hold again here, should it have been made under laxer ones
+    if found.effective_sample < settings.offpolicy.min_effective_sample:
+        reason = f"effective sample of {found.effective_sample:.1f} contexts: collect a longer log"
+        return Gate(name, "refused", reason, record, thresholds)
+    return Gate(name, *_not_worse(found.gain, margin), record, thresholds)
+
+
+def _simulator(figures: Figures, settings: GateSettings) -> Gate:
+    found, share = figures.simulator, settings.simulator_margin
+    margin = share * abs(found.serving) if found else math.nan
+    return _compared("simulator_revenue", found, margin, {"simulator_margin": share}, settings)
+
+
+def _quality(figures: Figures, settings: GateSettings) -> Gate:
+    margin = settings.quality_margin
+    return _compared("answer_quality", figures.quality, margin, {"quality_margin": margin}, settings)
+
+
+def _compared(
+    name: str, found: Comparison | None, margin: float, thresholds: dict[str, float], settings: GateSettings
+) -> Gate:
+    thresholds["min_queries"] = settings.min_queries
+    if found is None:
+        return _missing(name, thresholds)
+    gain: dict[str, JsonValue] = dict(found.gain.to_dict())
+    record: dict[str, JsonValue] = {"serving": _number(found.serving), "gain": gain, "queries": found.queries}
+    if found.queries < settings.min_queries:
+        return Gate(name, "refused", f"measured on {found.queries} queries only", record, thresholds)
+    return Gate(name, *_not_worse(found.gain, margin), record, thresholds)
+
+
+def _monotonicity(figures: Figures, settings: GateSettings) -> Gate:
+    name, found = "monotonicity", figures.monotonicity
+    thresholds = {"min_rise": settings.min_rise, "max_fall": settings.max_fall}
+    if found is None:
+        return _missing(name, thresholds)
+    record: dict[str, JsonValue] = {
+        "rise": dict(found.rise.to_dict()), "lowest_step": dict(found.lowest_step.to_dict()),
+        "lowest_at": list(found.lowest_at), "holds": found.holds,
+    }  # fmt: skip
+    low, high = found.lowest_at
+    if not math.isfinite(found.rise.mean + found.lowest_step.mean):
+        return Gate(name, "refused", "the sweep's figures are not finite", record, thresholds)
+    if found.rise.mean < settings.min_rise:
+        reason = f"the highest bid gains {found.rise.mean:.3f} clicks a query over the lowest"
+        return Gate(name, "failed", reason, record, thresholds)
+    if not found.holds or found.largest_fall > settings.max_fall:
+        reason = f"clicks fall by {found.largest_fall:.3f} a query as the bid rises from {low:g} to {high:g}"
+        return Gate(name, "failed", reason, record, thresholds)
+    return Gate(name, "passed", "no step of a rising bid loses clicks beyond chance", record, thresholds)
+
+
+def _invalid(figures: Figures, settings: GateSettings) -> Gate:
+    name, found = "invalid_insertions", figures.invalid
+    thresholds: dict[str, float] = {"max_invalid": settings.max_invalid, "min_queries": settings.min_queries}
+    if found is None:
+        return _missing(name, thresholds)
+    share, answers = found
+    record: dict[str, JsonValue] = {"invalid_per_answer": _number(share), "answers": answers}
+    if answers < settings.min_queries or not math.isfinite(share):
+        return Gate(name, "refused", f"{share:g} measured on {answers} answers only", record, thresholds)
+    verdict: Verdict = "passed" if share <= settings.max_invalid else "failed"
+    return Gate(name, verdict, f"{share:g} invalid insertions an answer", record, thresholds)
+
+
+def _latency(figures: Figures, settings: GateSettings) -> Gate:
+    name, ratio = "latency", figures.latency_ratio
+    thresholds = {"max_latency_ratio": settings.max_latency_ratio}
+    if ratio is None:
+        return _missing(name, thresholds)
+    record: dict[str, JsonValue] = {"ratio": _number(ratio)}
+    if not (math.isfinite(ratio) and ratio > 0):
+        return Gate(name, "refused", f"a ratio of {ratio:g} cannot have been measured", record, thresholds)
+    verdict: Verdict = "passed" if ratio <= settings.max_latency_ratio else "failed"
+    return Gate(name, verdict, f"{ratio:.2f} times the serving model's seconds an answer", record, thresholds)
+
+
+def _missing(name: str, thresholds: Mapping[str, float]) -> Gate:
+    return Gate(name, "refused", "nobody measured it", {}, thresholds)
+
+
+def _not_worse(gain: Interval, margin: float) -> tuple[Verdict, str]:
+    """The worse end of the gain's interval must stay within the margin; an interval on both sides of it says nothing
+    either way, which is a refusal."""
+    if not (math.isfinite(gain.mean) and math.isfinite(margin)):
+        return "refused", "the figures are not finite"
+    change = f"changes by {gain.mean:+.3g} ({gain.lo:.3g} to {gain.hi:.3g}), allowed is {-margin:.3g}"
+    if gain.lo >= -margin:
+        return "passed", change
+    if gain.hi < -margin:
+        return "failed", change
+    return "refused", f"{change}: too uncertain, measure on more queries"
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

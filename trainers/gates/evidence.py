@@ -1,0 +1,125 @@
+"""From logged answers and two models to what the off-policy estimators read: values, weights and forecasts.
+
+An answer's action can be read in two ways. As a whole: the weight is the ratio of the answers' probabilities, exact,
+and its variance grows with every word on which the two models differ. As ad decisions, whether a marker opens at each
+token and which ad it names, the words taken as given: the weights stay near one, but they correct towards a policy with
+the target's ad decisions and the logging model's words. Estimates of values that depend on the words (how natively
+an ad is woven in, whether a sentence that leads up to one is begun) are then biased; the doubly robust one only as far
+as the forecasts' error differs between the two models' words, since its direct part reads the target's own answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from inference.scoring import Sampler, compare
+from mechanism.errors import InputError
+from mechanism.objective import Penalty, s_resp, value
+from mechanism.statistics import Floats
+from mechanism.types import Answer, Context
+from trainers.gates.offpolicy import Logged
+from trainers.gates.settings import OffPolicySettings
+from trainers.records import Sampled
+from trainers.reward.model import ClickPredictor
+
+Action = Literal["answer", "ads"]
+Shown = Sequence[tuple[Context, Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """N logged answers under two models, in bid points per query.
+
+    `revenue_N`: bids of the clicked ads; `experience_N`: the reward without its revenue, -lambda s_resp (Eq. 8), which
+    is known for any answer without a user. `forecast_N`, `direct_N`, `direct_experience_N`: the pCTR model's revenue of
+    the logged answer, and the mean revenue and experience of the target's own answers to that context. `weights` and
+    `unsupported` by action; `disagreement` as in Logged.
+    """
+
+    contexts: tuple[str, ...]
+    revenue_N: Floats
+    experience_N: Floats
+    forecast_N: Floats
+    direct_N: Floats
+    direct_experience_N: Floats
+    weights: dict[Action, Floats]
+    unsupported: dict[Action, Floats]
+    disagreement: float
+
+    def revenue(self, action: Action) -> Logged:
+        """The estimators' input for revenue per query."""
+        return Logged(
+            self.contexts, self.revenue_N, self.weights[action], self.unsupported[action], self.forecast_N,
+            self.direct_N, self.disagreement,
+        )  # fmt: skip
+
+    def experience(self, action: Action) -> Logged:
+        """The same for experience. Its forecast is exact, so that the doubly robust estimate is the mean over the
+        target's own answers, whatever the weights."""
+        return Logged(
+            self.contexts, self.experience_N, self.weights[action], self.unsupported[action], self.experience_N,
+            self.direct_experience_N, self.disagreement,
+        )  # fmt: skip
+
+
+def gather(
+    log: Sequence[Sampled],
+    logging: Sampler,
+    target: Sampler,
+    predictor: ClickPredictor,
+    penalty: Penalty,
+    lam: float,
+    settings: OffPolicySettings,
+    seed: int,
+) -> Evidence:
+    """Scores a log of shown answers under the model that wrote it and under the target, and draws
+    `settings.samples` answers of the target to every context.
+
+    `predictor` should not have been fitted to this log (see Logged). Raises InputError for a log without clicks or
+    answers, and as `inference.scoring.compare`.
+    """
+    rows = [(item.context, g) for item in log for g in item.generations]
+    clicks = [clicked for item in log for clicked in item.clicks or ()]
+    if not rows or len(rows) != len(clicks):
+        raise InputError("log", f"{len(rows)} answers, {len(clicks)} with clicks", "give answers that were shown")
+    compared = compare(logging, target, [c for c, _ in rows], [g for _, g in rows])
+    recorded = np.array([g.logprob for _, g in rows])
+    reproduced, own_ads = np.array([(c.logged.logprob, c.logged.ads_logprob) for c in compared]).T
+    whole, ads = np.array([(c.target.logprob, c.target.ads_logprob) for c in compared]).T
+    contexts = [item.context for item in log]
+    fresh = target.policy.generate(contexts, settings.samples, seed, target.settings)
+    drawn = [(c, g.answer) for c, own in zip(contexts, fresh, strict=True) for g in own]
+    repeats = [len(item.generations) for item in log]
+
+    def direct(values: Sequence[float]) -> Floats:
+        return np.repeat(np.reshape(values, (len(contexts), settings.samples)).mean(axis=1), repeats)
+
+    shown = [(c, g.answer) for c, g in rows]
+    realised = [{ad: float(hit) for ad, hit in clicked.items()} for clicked in clicks]
+    return Evidence(
+        contexts=tuple(c.id for c, _ in rows),
+        revenue_N=np.array([value(a, c.bids(), r) for (c, a), r in zip(shown, realised, strict=True)]),
+        experience_N=np.array([-lam * s_resp(a, penalty) for _, a in shown]),
+        forecast_N=np.array(_forecast(shown, predictor)),
+        direct_N=direct(_forecast(drawn, predictor)),
+        direct_experience_N=direct([-lam * s_resp(a, penalty) for _, a in drawn]),
+        weights={
+            "answer": np.exp(whole - recorded),
+            # an answer that rounding takes out of the logging model's own reach counts as a disagreement
+            "ads": np.exp(ads - np.where(np.isfinite(own_ads), own_ads, np.inf)),
+        },
+        unsupported={
+            "answer": np.array([c.unsupported for c in compared]),
+            "ads": np.array([c.ads_unsupported for c in compared]),
+        },
+        disagreement=float(np.mean(~(np.abs(reproduced - recorded) <= settings.tolerance))),
+    )
+
+
+def _forecast(shown: Shown, predictor: ClickPredictor) -> list[float]:
+    """Revenue of each answer by predicted clicks, in bid points."""
+    return [value(a, c.bids(), p) for (c, a), p in zip(shown, predictor.probabilities(shown), strict=True)]
