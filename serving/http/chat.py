@@ -201,5 +201,3 @@ def _usage(live: LiveAnswer) -> dict[str, int]:
 
 def _model_card(model: str) -> dict[str, Any]:
     return {"id": model, "object": "model", "created": 0, "owned_by": "llm-auction"}
-
-
