@@ -7,6 +7,7 @@ decided by the stores; tables are `serving.store.schema`.
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from mechanism.errors import ConfigError
 
 BUSY_TIMEOUT_S = 15
 CONNECT_TIMEOUT_S = 5
+CLOSE_S = 10.0
 RETRY_S = 10.0
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5
 # synchronous_commit: a charge that was reported as written is on disk, whatever the server's own default is.
@@ -42,11 +44,13 @@ class Database:
         self.engine = _engine(parsed(url), pool_size)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         self._retry_s = retry_s
+        self._in_use = 0
+        self._changed = threading.Condition()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that only reads; on SQLite it keeps no writer waiting."""
-        with self.engine.connect().execution_options(only_reads=True) as connection, connection.begin():
+        with self._using(), self.engine.connect().execution_options(only_reads=True) as connection, connection.begin():
             yield connection
 
     def transact(self, work: Callable[[Connection], T], *, idempotent: bool = False) -> T:
@@ -60,7 +64,7 @@ class Database:
         while True:
             begun = False
             try:
-                with self.engine.begin() as connection:
+                with self._using(), self.engine.begin() as connection:
                     begun = True
                     return work(connection)
             except DBAPIError as error:
@@ -84,8 +88,21 @@ class Database:
             return False
 
     def close(self) -> None:
-        """Gives the connections back."""
+        """Gives the connections back. Waits for those that other threads still use: a pool that is gone closes none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._in_use == 0, CLOSE_S)
         self.engine.dispose()
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        with self._changed:
+            self._in_use += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._in_use -= 1
+                self._changed.notify_all()
 
 
 def parsed(url: str) -> URL:

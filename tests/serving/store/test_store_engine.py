@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,24 @@ def test_after_a_lost_connection_only_idempotent_work_runs_again(postgres: Postg
     calls.clear()
     assert database.transact(work, idempotent=True) == 2
     database.close()
+
+
+def test_closing_waits_for_what_other_threads_still_read(database: Database) -> None:
+    reading, over = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def read() -> None:
+        with database.read() as connection:
+            connection.execute(text("SELECT 1"))
+            reading.set()
+            over.wait(5)
+            order.append("read")
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert reading.wait(5)
+    threading.Timer(0.2, over.set).start()
+    database.close()
+    order.append("closed")
+    thread.join()
+    assert order == ["read", "closed"]
