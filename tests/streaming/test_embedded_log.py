@@ -190,7 +190,7 @@ def test_members_in_several_processes_share_and_inherit_partitions(tmp_path: Pat
     """One member is killed: the others take over where it committed, at most a batch comes again, none is missed."""
     log = log_at(tmp_path, partitions=4, segment_bytes=4_096)
     values = [f"v{i}" for i in range(400)]
-    members = [spawn("consuming_process.py", str(tmp_path), "things", "g") for _ in range(2)]
+    members = [spawn("consuming_process.py", str(tmp_path), "things", "g")]
     producer = log.producer()
     said: list[str] = []
     first = members[0].stdout
@@ -199,8 +199,11 @@ def test_members_in_several_processes_share_and_inherit_partitions(tmp_path: Pat
         producer.append("things", value.encode(), value.encode())
         if i % 20 == 0:
             producer.flush(10)
+        if i == 0:  # alone it has every partition: whoever comes later cannot read everything before it says a word
+            said.append(first.readline())
+            members.append(spawn("consuming_process.py", str(tmp_path), "things", "g"))
+            until(lambda: len(list((tmp_path / "groups" / "g" / "members").iterdir())) == 2)
         if i == 200:
-            said.append(first.readline())  # it is at work
             members[0].kill()
     producer.close()
     ends = {Partition("things", n): log.end(Partition("things", n)) for n in range(4)}
