@@ -37,9 +37,13 @@ ENTRIES = {
     "evaluate": Entry("Compare runs or models with the rival mechanisms; table, report.json, report.html.", "train"),
     "serve": Entry("Answer chat completions with labelled sponsored links.", "serve-local"),
     "triton": Entry("Prepare a Triton server, build model repositories, serve them.", "triton"),
+    "worker": Entry("Run a worker on the event log: judge, feedback.", "stream"),
+    "dlq": Entry("List dead letters, and bring them back.", "stream"),
+    "erase": Entry("Erase what a user asked and read from the shards, and say when the log has dropped it.", "stream"),
     "models": Entry("List, show and verify the registered models.", ""),
     "data": Entry("Read catalogues and queries, and report every bad row.", ""),
     "pretrain": Entry("Make the shipped tiny base model again, from its recipe.", "train"),
+    "cluster": Entry("Build and start a Kubernetes cluster on this machine, for tests and a look.", "cluster"),
     "bench": Entry("Measure learning and write the figures as JSON.", "train"),
 }
 

@@ -283,7 +283,7 @@ class JudgedAd(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Judgement(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_field="version"):
     """An answer with its clicks within `window_s` seconds, judged. `occurred_at` is when, `answered_at` the auction's
-    time. A later `revision` (0 is the first) amends the ones before it and stands for them all."""
+    time. `revision` is the number of clicks that were joined: the highest of an auction stands for all others."""
 
     auction_id: AuctionId
     answered_at: Moment
@@ -301,11 +301,6 @@ class Judgement(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag
     @property
     def event_id(self) -> str:
         return f"{self.auction_id}:{self.judge}:{self.revision}"
-
-    @property
-    def amended(self) -> bool:
-        """Whether this amends an earlier judgement."""
-        return self.revision > 0
 
     def _check(self) -> None:
         _utc("answered_at", self.answered_at)

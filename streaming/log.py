@@ -8,6 +8,7 @@ repetitions by the event's id, or stores its offsets together with its results.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
@@ -129,6 +130,11 @@ class Consumer(Protocol):
 
     def seek(self, partition: Partition, offset: int) -> None:
         """Goes on reading at `offset`. Raises InputError for a partition that is not ours."""
+        ...
+
+    def pause(self, partitions: AbstractSet[Partition]) -> None:
+        """From now on `poll` gives nothing of these (and of no others it holds back): for a task that reads partitions
+        at one pace. What is not this member's is passed over."""
         ...
 
     def commit(self, offsets: Mapping[Partition, int] | None = None) -> None:

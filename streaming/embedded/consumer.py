@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -41,6 +42,7 @@ class EmbeddedConsumer:
         self._on_revoked = on_revoked
         self._durable = durable
         self._readers: dict[Partition, Reader] = {}
+        self._paused: frozenset[Partition] = frozenset()
         self._turn = 0
         self._balanced = float("-inf")
         self._closed = False
@@ -69,6 +71,9 @@ class EmbeddedConsumer:
 
     def seek(self, partition: Partition, offset: int) -> None:
         self._reader(partition).seek(offset)
+
+    def pause(self, partitions: AbstractSet[Partition]) -> None:
+        self._paused = frozenset(partitions)
 
     def commit(self, offsets: Mapping[Partition, int] | None = None) -> None:
         if self._group is None:
@@ -143,7 +148,7 @@ class EmbeddedConsumer:
     def _read(self, most: int) -> list[Record]:
         """From the partitions in turn, so that a long one does not starve the others."""
         records: list[Record] = []
-        partitions = list(self._readers)
+        partitions = [partition for partition in self._readers if partition not in self._paused]
         for i in range(len(partitions)):
             partition = partitions[(self._turn + i) % len(partitions)]
             found = self._readers[partition].read(most - len(records))

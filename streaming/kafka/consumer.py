@@ -7,6 +7,7 @@ every member gives back what it has, commits what its callback says, and gets it
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -41,6 +42,7 @@ class KafkaLogConsumer:
     ) -> None:
         self._grouped = bool(group)
         self._fault: Exception | None = None
+        self._kept: set[Any] = set()
         options = settings.options() | {
             "group_id": group or None,
             "enable_auto_commit": False,
@@ -72,11 +74,15 @@ class KafkaLogConsumer:
                 self.seek(partition, offset)
 
     def poll(self, timeout_s: float, most: int = 500) -> list[Record]:
+        self._finish_joining()
         with translated("poll"):
             found = self._client.poll(timeout_ms=round(timeout_s * 1000), max_records=most)
         if self._fault is not None:
             fault, self._fault = self._fault, None
             raise fault
+        if self._kept:
+            for partition in self._go_back():
+                found.pop(partition, None)
         return [
             Record(r.topic, r.partition, r.offset, from_ms(r.timestamp), r.key or b"", r.value, tuple(r.headers))
             for records in found.values()
@@ -94,6 +100,14 @@ class KafkaLogConsumer:
     def seek(self, partition: Partition, offset: int) -> None:
         self._check(partition)
         self._client.seek(TopicPartition(*partition), offset)
+
+    def pause(self, partitions: AbstractSet[Partition]) -> None:
+        wanted = {TopicPartition(*p) for p in partitions} & set(self._client.assignment())
+        paused = set(self._client.paused())
+        if fresh := wanted - paused:
+            self._client.pause(*fresh)
+        if over := paused - wanted:
+            self._client.resume(*over)
 
     def commit(self, offsets: Mapping[Partition, int] | None = None) -> None:
         if not self._grouped:
@@ -128,6 +142,31 @@ class KafkaLogConsumer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    def keep(self, partitions: Iterable[Any]) -> None:
+        """Partitions that came back to this member in a rebalance: the client goes on where it was, but what it read
+        since the last commit was given up with them."""
+        self._kept.update(partitions)
+
+    def _finish_joining(self) -> None:
+        """A leader that joins again because topics changed, and whose poll ends before that is done, forgets to go on
+        with it (kafka-python 3.0: its reason to join is gone once it has assigned): it would be without partitions and
+        heartbeats until the group threw it out."""
+        coordinator = self._client._coordinator
+        if self._grouped and coordinator.rejoining and not coordinator.need_rejoin():
+            coordinator.request_rejoin()
+
+    def _go_back(self) -> set[Any]:
+        """Sets those to what was committed."""
+        kept, self._kept = self._kept & set(self._client.assignment()), set()
+        with translated("go back to what was committed"):
+            for partition in kept:
+                committed = self._client.committed(partition, timeout_ms=15_000)
+                if committed is None:
+                    self._client.seek_to_beginning(partition)
+                else:
+                    self._client.seek(partition, committed)
+        return kept
+
     def fail(self, error: Exception) -> None:
         """Keeps what a callback raised, for the next `poll` or `close` to raise."""
         self._fault = error
@@ -147,8 +186,10 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         self._client = client
         self._on_assigned = on_assigned
         self._on_revoked = on_revoked
+        self._had: set[Any] = set()
 
     async def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
+        self._had.update(revoked)
         offsets = self._told(self._on_revoked, revoked)
         if offsets:
             # A commit that comes too late is no harm: the next owner reads again what was committed before.
@@ -156,10 +197,13 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
                 await self._client.commit_async(_theirs(offsets))
 
     async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
-        for partition, offset in (self._told(self._on_assigned, assigned) or {}).items():
-            self._client.seek(TopicPartition(*partition), offset)
+        given = _theirs(self._told(self._on_assigned, assigned) or {})
+        for partition, offset in given.items():
+            self._client.seek(partition, offset.offset)
+        self._consumer.keep((self._had & set(assigned)) - set(given))
 
     async def on_partitions_lost(self, lost: Iterable[Any]) -> None:
+        self._had.update(lost)
         self._told(self._on_revoked, lost)
 
     def _told(

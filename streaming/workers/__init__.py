@@ -1,0 +1,1 @@
+"""What reads the log: the run loop, and a task for each worker."""

@@ -1,0 +1,174 @@
+"""`llm-auction worker`, `dlq` and `erase` on an embedded log: what an operator types, and what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from cli.worker import micros
+from mechanism.errors import ConfigError, InputError
+from streaming.codec import encode, topic_of
+from streaming.dead_letters import bury as set_aside
+from streaming.drills.traffic import click, interaction
+from streaming.embedded import EmbeddedLog
+from streaming.events import Judgement
+from streaming.log import Partition, Record
+from streaming.pseudonyms import pseudonym
+from streaming.shards import ShardReader
+from streaming.topics import CLICKS, INTERACTIONS, all_topics
+
+WAIT_S = 60.0
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> EmbeddedLog:
+    made = EmbeddedLog(tmp_path / "log", durable=False)
+    made.create(all_topics())
+    return made
+
+
+def call(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["--log-level", "error", *map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def put(log: EmbeddedLog, *records: tuple[str, bytes, bytes]) -> None:
+    producer = log.producer()
+    for topic, key, value in records:
+        producer.append(topic, key, value)
+    producer.flush(WAIT_S)
+    producer.close()
+
+
+def record(event: object) -> tuple[str, bytes, bytes]:
+    return topic_of(event), event.key.encode(), encode(event)  # type: ignore[arg-type, attr-defined]
+
+
+def judged(number: int, **options: object) -> list[tuple[str, bytes, bytes]]:
+    event = interaction(number, datetime.now(UTC) - timedelta(minutes=1), **options)  # type: ignore[arg-type]
+    judgement = Judgement(
+        occurred_at=event.occurred_at, auction_id=event.auction_id, answered_at=event.occurred_at, window_s=60,
+        judge="rules", judge_version="1",
+    )  # fmt: skip
+    return [record(event), record(judgement)]
+
+
+def test_shards_are_written_until_the_log_was_read_and_a_user_is_erased(log: EmbeddedLog, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(bytes(range(32)))
+    put(log, *judged(1, user=pseudonym("alice", key.read_bytes())), *judged(2))
+    shards = ["--shards", tmp_path / "shards"]
+    assert call("worker", "feedback", "--log", tmp_path / "log", *shards, "--until-idle") == (0, "")
+    reader = ShardReader(str(tmp_path / "shards"))
+    assert (reader.count(), reader.totals().rows) == (2, 2)
+    code, said = call("erase", "alice", *shards, "--key-file", key, "--retention-days", 7)
+    assert code == 0
+    assert "gone for every reader of the shards: now" in said
+    assert f"gone from the log: by {(datetime.now(UTC) + timedelta(days=8)).date().isoformat()}" in said
+    assert reader.count() == 1
+    assert call("worker", "feedback", "--log", tmp_path / "log", *shards, "--until-idle") == (0, "")
+    assert reader.totals().erased == 1
+    assert "alice" not in said
+
+
+def test_a_missing_key_or_user_is_refused(tmp_path: Path) -> None:
+    shards = ["--shards", tmp_path / "shards"]
+    assert call("erase", "alice", *shards, "--key-file", tmp_path / "none")[0] == 2
+    (tmp_path / "short").write_bytes(b"short")
+    code, said = call("erase", "alice", *shards, "--key-file", tmp_path / "short")
+    assert (code, "32 random bytes" in said) == (2, True)
+    (tmp_path / "key").write_bytes(bytes(32))
+    assert call("erase", "", *shards, "--key-file", tmp_path / "key")[0] == 2
+
+
+def test_dead_letters_are_listed_put_back_and_kept_where_they_are_still_no_events(
+    log: EmbeddedLog, tmp_path: Path
+) -> None:
+    event = interaction(1)
+    good = record(click(event, "A0", 5))
+    put(log, (CLICKS, b"k", b"{"), (CLICKS, b"wrong key", good[2]))
+    address = ["--log", tmp_path / "log"]
+    assert call("dlq", "list", *address) == (0, "no dead letters\n")
+    bury(log, good)
+    shards = tmp_path / "shards"
+    put(log, (INTERACTIONS, b"k", b"{"))
+    assert call("worker", "feedback", *address, "--shards", shards, "--until-idle")[0] == 0
+    code, said = call("dlq", "list", *address)
+    assert code == 0
+    assert "1 of interactions, 1 of clicks" in said
+    assert "not one JSON value" in said
+    listed = [json.loads(line) for line in call("dlq", "list", "--json", "--topic", CLICKS, *address)[1].splitlines()]
+    assert [(letter["topic"], letter["error"]) for letter in listed] == [(CLICKS, "InputError: ad: 'A0': not now")]
+    before = log.end(Partition(CLICKS, 0)) + log.end(Partition(CLICKS, 1)) + log.end(Partition(CLICKS, 2))
+    assert call("dlq", "replay", CLICKS, *address) == (0, "1 put back to clicks, 0 kept\n")
+    ends = [log.end(Partition(CLICKS, number)) for number in range(3)]
+    assert sum(ends) == before + 1
+    assert call("dlq", "replay", INTERACTIONS, *address) == (0, "0 put back to interactions, 1 kept\n")
+    assert "1 of interactions" in call("dlq", "list", *address)[1]
+    assert call("dlq", "replay", CLICKS, *address) == (0, "0 put back to clicks, 0 kept\n")
+    assert call("dlq", "replay", "nothing", *address)[0] == 2
+
+
+def bury(log: EmbeddedLog, good: tuple[str, bytes, bytes]) -> None:
+    """A click that a worker refused for a reason that has passed."""
+    producer = log.producer()
+    refused = Record(good[0], 0, 9, datetime.now(UTC), good[1], good[2])
+    set_aside(producer, refused, InputError("ad", "A0", "not now")).result(WAIT_S)
+    producer.close()
+
+
+def test_a_judge_ends_well_at_sigterm_and_tells_its_metrics(log: EmbeddedLog, tmp_path: Path) -> None:
+    put(log, record(interaction(1, datetime.now(UTC) - timedelta(minutes=1))))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "cli.main", "worker", "judge", "--log", str(tmp_path / "log"), "--idle", "0.5"]
+    process = subprocess.Popen([*command, "--metrics-port", str(port)], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    try:
+        end = time.monotonic() + WAIT_S
+        told = ""
+        while 'judgements_total{kind="without_clicks"} 1.0' not in told:
+            assert time.monotonic() < end, told
+            assert process.poll() is None
+            time.sleep(0.1)
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+                    told = answer.read().decode()
+            except OSError:
+                continue
+        assert 'llm_auction_worker_lag_records{partition="0",topic="interactions",worker="judge"} 0.0' in told
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(WAIT_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(("money", "expected"), [("0", 0), ("12.50", 12_500_000), ("0.000001", 1)])
+def test_money_is_read_exactly(money: str, expected: int) -> None:
+    assert micros("--daily-budget", money) == expected
+
+
+@pytest.mark.parametrize("money", ["", "-1", "1e-7", "much", "NaN", "Infinity", "-Infinity"])
+def test_what_is_no_money_is_refused(money: str) -> None:
+    with pytest.raises(ConfigError, match="give an amount"):
+        micros("--daily-budget", money)
+
+
+def test_settings_that_cannot_be_end_with_one_line(tmp_path: Path) -> None:
+    code, said = call("worker", "judge", "--log", tmp_path / "log", "--window", "-1")
+    assert (code, "judge.window_s" in said) == (2, True)
+    code, said = call("worker", "judge", "--log", tmp_path / "log", "--endpoint", "ftp://x", "--model", "m")
+    assert (code, "judge.base_url" in said) == (2, True)

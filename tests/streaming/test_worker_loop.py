@@ -1,0 +1,295 @@
+"""The run loop of the workers, on both logs: every record is taken, bad ones are set aside, failures are waited for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from mechanism.errors import InputError
+from streaming.codec import encode
+from streaming.dead_letters import fate
+from streaming.events import CampaignState, Click
+from streaming.log import LogUnavailable, Partition
+from streaming.topics import CAMPAIGNS, CLICKS, all_topics
+from streaming.workers.loop import MOST_UNEXPECTED, Worker
+from streaming.workers.metrics import WorkerMetrics
+from streaming.workers.task import Batch, WorkerStopped
+
+# kafka-python leaves a socket behind for every connection that fails.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+WAIT_S = 60.0
+
+
+class Collecting:
+    """A task that remembers ads by offset; `fail` may raise for a batch."""
+
+    topics: Sequence[str] = (CLICKS,)
+    transient: tuple[type[Exception], ...] = ()
+
+    def __init__(self, name: str, fail: Callable[[Batch], None] = lambda batch: None) -> None:
+        self.name = name
+        self._fail = fail
+        self.got: dict[tuple[str, int, int], Any] = {}
+        self.times_assigned = 0
+        self.behind: list[frozenset[Partition]] = []
+
+    def assigned(self, partitions: Sequence[Partition]) -> Mapping[Partition, int] | None:
+        self.times_assigned += 1
+        return None
+
+    def revoked(self, partitions: Sequence[Partition]) -> None:
+        pass
+
+    def process(self, batch: Batch) -> Mapping[Partition, int]:
+        self._fail(batch)
+        for record, event in batch.arrivals:
+            self.got[record.topic, record.partition, record.offset] = event
+        self.behind.append(batch.behind)
+        return batch.after
+
+    def paused(self) -> frozenset[Partition]:
+        return frozenset()
+
+    def finish(self) -> Mapping[Partition, int]:
+        return {}
+
+
+@pytest.fixture
+def topics(side: Any) -> Any:
+    """The project's topics; on the broker they hold what other tests wrote."""
+    side.log.create(all_topics())
+    return side
+
+
+def put(side: Any, events: Sequence[Any]) -> None:
+    producer = side.log.producer()
+    for event in events:
+        topic = CAMPAIGNS if isinstance(event, CampaignState) else CLICKS
+        producer.append(topic, event.key.encode(), encode(event))
+    producer.flush(WAIT_S)
+    producer.close()
+
+
+def run_until(worker: Worker, done: Callable[[], bool]) -> None:
+    """Runs a worker until something holds, then stops it as SIGTERM does."""
+    stop = threading.Event()
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            worker.run(stop)
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    end = time.monotonic() + WAIT_S
+    while not done() and thread.is_alive() and time.monotonic() < end:
+        time.sleep(0.02)
+    reached = done()
+    stop.set()
+    thread.join(WAIT_S)
+    if failure:
+        raise failure[0]
+    assert reached
+
+
+def worker_of(side: Any, task: Collecting, **options: Any) -> Worker:
+    return Worker(task, side.log, poll_s=0.1, pauses_s=(0.01,), **options)
+
+
+def own(task: Collecting, ids: set[str]) -> list[str]:
+    """Click ids of this test in the order of their offsets: on the broker others' are there as well."""
+    return [e.click_id for _, e in sorted(task.got.items()) if isinstance(e, Click) and e.click_id in ids]
+
+
+def clicks_of(click: Callable[..., Click], count: int) -> list[Click]:
+    stamp = time.time_ns() & 0xFFFFFFFF
+    return [click(n, f"019ab3c4-5d6e-7f80-9123-{stamp:08x}{n:04x}") for n in range(count)]
+
+
+def test_everything_is_taken_once_and_the_next_member_goes_on(topics: Any, click: Callable[..., Click]) -> None:
+    first, second = clicks_of(click, 40), clicks_of(click, 15)
+    put(topics, first)
+    task = Collecting(f"{topics.own}-a")
+    ids = {c.click_id for c in first}
+    run_until(worker_of(topics, task), lambda: len(own(task, ids)) == 40)
+    put(topics, second)
+    again = Collecting(f"{topics.own}-a")
+    more = {c.click_id for c in second}
+    run_until(worker_of(topics, again), lambda: len(own(again, more)) == 15)
+    assert sorted(own(task, ids)) == sorted(ids)
+    assert not own(again, ids), "what was committed came again"
+
+
+def test_what_is_no_event_goes_to_the_dead_letters_with_its_headers(
+    topics: Any, click: Callable[..., Click], read: Callable[..., Any]
+) -> None:
+    good = clicks_of(click, 6)
+    put(topics, good[:3])
+    producer = topics.log.producer()
+    producer.append(CLICKS, topics.own.encode(), b"{no json", (("trace", b"7"),))
+    producer.append(CLICKS, b"another key", encode(good[0]))
+    producer.flush(WAIT_S)
+    producer.close()
+    put(topics, good[3:])
+    registry = CollectorRegistry()
+    task = Collecting(f"{topics.own}-b")
+    ids = {c.click_id for c in good}
+    worker = worker_of(topics, task, metrics=WorkerMetrics(registry))
+    run_until(worker, lambda: len(own(task, ids)) == 6)
+    keys = (topics.own.encode(), b"another key")
+    letters = [record for record in read(topics.consumer(f"{CLICKS}.dlq", ""), 2) if record.key in keys]
+    assert {letter.value for letter in letters} == {b"{no json", encode(good[0])}
+    spoilt = next(letter for letter in letters if letter.value == b"{no json")
+    assert spoilt.headers[0] == ("trace", b"7")
+    assert fate(spoilt).topic == CLICKS
+    assert "not one JSON value" in fate(spoilt).error
+    assert registry.get_sample_value(
+        "llm_auction_worker_dead_letters_total", {"worker": task.name, "topic": CLICKS}
+    ) >= 2  # fmt: skip
+
+
+@pytest.mark.parametrize("side", ["embedded"], indirect=True)
+@pytest.mark.parametrize("error", [InputError("ad", "A3", "not this one"), ZeroDivisionError()])
+def test_a_record_that_the_task_refuses_is_found_in_its_batch_and_set_aside(
+    topics: Any, click: Callable[..., Click], read: Callable[..., Any], error: Exception
+) -> None:
+    events = clicks_of(click, 20)
+    put(topics, events)
+
+    def fail(batch: Batch) -> None:
+        if any(isinstance(event, Click) and event.ad_id == "A3" for _, event in batch.arrivals):
+            raise error
+
+    task = Collecting("refusing", fail)
+    run_until(worker_of(topics, task), lambda: len(task.got) == 19)
+    (letter,) = read(topics.consumer(f"{CLICKS}.dlq", ""), 1)
+    assert letter.value == encode(events[3])
+    assert {event.ad_id for event in task.got.values()} == {f"A{n}" for n in range(20) if n != 3}
+    again = Collecting("refusing", fail)
+    put(topics, clicks_of(click, 1))
+    run_until(worker_of(topics, again), lambda: len(again.got) == 1)
+
+
+@pytest.mark.parametrize("side", ["embedded"], indirect=True)
+def test_a_store_that_is_away_is_waited_for_and_nothing_is_lost(topics: Any, click: Callable[..., Click]) -> None:
+    put(topics, clicks_of(click, 10))
+    tries: list[int] = []
+
+    def fail(batch: Batch) -> None:
+        if batch.arrivals:
+            tries.append(len(batch.arrivals))
+            if len(tries) <= 3:
+                raise LogUnavailable("away") if len(tries) % 2 else ConnectionError("away")
+
+    registry = CollectorRegistry()
+    task = Collecting("waiting", fail)
+    run_until(worker_of(topics, task, metrics=WorkerMetrics(registry)), lambda: len(task.got) == 10)
+    labels = {"worker": "waiting", "kind": "unavailable"}
+    assert registry.get_sample_value("llm_auction_worker_errors_total", labels) == 3
+    assert task.times_assigned >= 4
+
+
+@pytest.mark.parametrize("side", ["embedded"], indirect=True)
+def test_a_worker_that_fails_at_everything_stops_before_it_empties_the_topic(
+    topics: Any, click: Callable[..., Click], read: Callable[..., Any]
+) -> None:
+    put(topics, clicks_of(click, 40))
+
+    def fail(batch: Batch) -> None:
+        if batch.arrivals:
+            raise TypeError("a defect")
+
+    with pytest.raises(WorkerStopped, match="nothing was lost"):
+        run_until(worker_of(topics, Collecting("broken", fail)), lambda: False)
+    assert len(read(topics.consumer(f"{CLICKS}.dlq", ""), MOST_UNEXPECTED)) == MOST_UNEXPECTED
+    task = Collecting("broken")
+    run_until(worker_of(topics, task), lambda: len(task.got) >= 40 - MOST_UNEXPECTED)
+
+
+@pytest.mark.parametrize("side", ["embedded"], indirect=True)
+def test_a_removed_campaign_arrives_as_such_and_the_lag_is_told(topics: Any) -> None:
+    state = CampaignState(
+        occurred_at=datetime(2026, 11, 24, tzinfo=UTC), campaign_id="c", advertiser_id="a", state="active", revision=1,
+        currency="EUR", pricing="click", bid_micros=1,
+    )  # fmt: skip
+    put(topics, [state])
+    producer = topics.log.producer()
+    producer.append(CAMPAIGNS, b"c", None)
+    producer.flush(WAIT_S)
+    task = Collecting("campaigns")
+    task.topics = (CAMPAIGNS,)
+    registry = CollectorRegistry()
+    worker = worker_of(topics, task, metrics=WorkerMetrics(registry))
+    run_until(worker, lambda: len(task.got) == 2 and bool(task.behind) and not task.behind[-1])
+    assert list(task.got.values()) == [state, None]
+    done = {"worker": "campaigns", "topic": CAMPAIGNS}
+    assert registry.get_sample_value("llm_auction_worker_records_total", done) == 2
+
+
+def test_a_paused_partition_gives_nothing_until_it_is_resumed(side: Any, read: Callable[..., Any]) -> None:
+    first, second = side.topic("first", 1), side.topic("second", 1)
+    side.write(first, ["a", "b"])
+    side.write(second, ["c"])
+    consumer = side.consumer([first, second], "")
+    consumer.pause({Partition(first, 0)})
+    assert [record.value for record in read(consumer, 1)] == [b"c"]
+    assert consumer.poll(0.3) == []
+    consumer.pause(frozenset())
+    assert [record.value for record in read(consumer, 2)] == [b"a", b"b"]
+
+
+def test_a_partition_that_comes_back_is_read_from_what_was_committed(side: Any, read: Callable[..., Any]) -> None:
+    topic = side.topic(partitions=3)
+    side.write(topic, [str(n) for n in range(60)])
+    revoked: list[Partition] = []
+
+    def lose(partitions: Sequence[Partition]) -> None:
+        revoked.extend(partitions)
+
+    first = side.consumer(topic, on_revoked=lose)
+    before = read(first, 60)
+    assert len(before) == 60
+    second = side.consumer(topic)
+    end = time.monotonic() + WAIT_S
+    while not second.assignment() and time.monotonic() < end:
+        first.poll(0.1)
+        second.poll(0.1)
+    assert revoked
+    gone = set(revoked)
+    again = {record.place: record.offset for record in reversed(second.poll(1.0))}
+    second.close()
+    found = []
+    while time.monotonic() < end and {r.place for r in found if r.offset == 0} < gone:
+        found += first.poll(0.2)
+    assert {record.place for record in found if record.offset == 0} >= gone
+    assert all(offset == 0 for offset in again.values()), "nothing was committed"
+
+
+def test_polls_that_are_shorter_than_a_rebalance_come_to_the_records_all_the_same(side: Any) -> None:
+    first, second = side.topic("first"), side.topic("second")
+    side.write(first, ["a"])
+    for _ in range(6):
+        # Each joins anew; on Kafka it joins twice, as it learns of the topics' partitions after it has joined.
+        consumer = side.log.consumer(f"{side.own}-short", [first, second])
+        end = time.monotonic() + WAIT_S
+        found: list[Any] = []
+        while not found:
+            assert time.monotonic() < end, "joining was given up"
+            found = consumer.poll(0.001)
+        for _ in range(300):
+            consumer.poll(0.001)
+        while len(consumer.assignment()) < 6:
+            assert time.monotonic() < end, "joining was given up"
+            consumer.poll(0.001)
+        with consumer:
+            side.write(first, ["b"])
+            while not consumer.poll(0.001):
+                assert time.monotonic() < end, "joining was given up"
