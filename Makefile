@@ -89,3 +89,7 @@ $(VENV)/.dev: $(VENV)/.build requirements/dev.txt pyproject.toml
 	@$(PIP) $(LOCKED) -r requirements/dev.txt
 	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
+
+.PHONY: cluster-tools
+cluster-tools: $(VENV)/.dev ## Build a Kubernetes cluster's programs for tests (needs Go; minutes, once)
+	$(BIN)/llm-auction cluster prepare

@@ -1,0 +1,166 @@
+"""Clusters for the tests: by default our own, started by the first test that needs one; or one that is there already.
+
+LLM_AUCTION_TEST_KUBECONFIG names the kubeconfig of an existing cluster (kind, a cloud) that the same tests then use as
+its administrator; LLM_AUCTION_TEST_IMAGE names an image with this project in it that the cluster can pull. Tests that
+stop or break their cluster take `own_control_plane`, `kwok_plane` or `own_node`, and are left out there.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from kubernetes import client, config
+
+from operators.cluster import kwok
+from operators.cluster.control_plane import ControlPlane
+from operators.cluster.node import HOST_IMAGE, Node
+from operators.cluster.tools import ToolsMissing
+
+EXISTING = "LLM_AUCTION_TEST_KUBECONFIG"
+IMAGE = "LLM_AUCTION_TEST_IMAGE"
+WAIT_S = 90.0
+"""How long something may take that takes a second on a quiet machine."""
+
+
+def existing() -> Path | None:
+    """The kubeconfig of the cluster that the tests shall use in place of their own, if one is named."""
+    told = os.environ.get(EXISTING)
+    return Path(told) if told else None
+
+
+def eventually(what: str, holds: Callable[[], bool], seconds: float = WAIT_S) -> None:
+    """Returns as soon as `holds()`, which is asked again and again; fails the test after `seconds`."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.1)
+
+
+@contextmanager
+def fresh_namespace(api: client.ApiClient) -> Iterator[str]:
+    """A namespace with a name that no other test uses."""
+    core, name = client.CoreV1Api(api), f"test-{uuid.uuid4().hex[:10]}"
+    core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=name)))
+    yield name
+    core.delete_namespace(name)
+
+
+def client_with_token(kubeconfig: Path, token: str) -> client.ApiClient:
+    """A client of the same cluster for whom a token stands, as a service account's, in place of the administrator."""
+    settings = client.Configuration()
+    config.load_kube_config(str(kubeconfig), client_configuration=settings)
+    settings.cert_file = settings.key_file = None
+    settings.api_key = {"authorization": f"Bearer {token}"}
+    return client.ApiClient(settings)
+
+
+@pytest.fixture(scope="session")
+def own_control_plane() -> Iterator[ControlPlane]:
+    """etcd and an API server of this test process, and nothing that acts on the objects in it."""
+    if existing():
+        pytest.skip(f"needs a cluster of its own, and {EXISTING} names another")
+    try:
+        plane = ControlPlane()
+    except ToolsMissing as error:
+        pytest.skip(str(error))
+    with plane:
+        yield plane
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(request: pytest.FixtureRequest) -> Path:
+    """An administrator's way to a Kubernetes API; controllers need not run there, so pods may never start."""
+    return existing() or request.getfixturevalue("own_control_plane").kubeconfig
+
+
+@pytest.fixture(scope="session")
+def kwok_plane() -> Iterator[ControlPlane]:
+    """A control plane with its controllers and two nodes of kwok's, each with eight GPUs: nothing is executed."""
+    if existing():
+        pytest.skip(f"needs nodes that only say so, and {EXISTING} names a cluster with others")
+    try:
+        plane = ControlPlane(controllers=True)
+        with plane:
+            kwok.start(plane)
+            kwok.add_nodes(plane, 2, resources={"nvidia.com/gpu": "8"})
+            yield plane
+    except ToolsMissing as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def kwok_api(kwok_plane: ControlPlane) -> Iterator[client.ApiClient]:
+    """A client of the cluster with kwok's nodes."""
+    with config.new_client_from_config(str(kwok_plane.kubeconfig)) as connected:
+        yield connected
+
+
+@pytest.fixture
+def kwok_namespace(kwok_api: client.ApiClient) -> Iterator[str]:
+    """A namespace of this test alone in the cluster with kwok's nodes."""
+    with fresh_namespace(kwok_api) as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def own_node() -> Iterator[Node]:
+    """A cluster with one node that runs real pods."""
+    if existing():
+        pytest.skip(f"needs a node of its own, and {EXISTING} names another cluster")
+    try:
+        node = Node()
+    except ToolsMissing as error:
+        pytest.skip(str(error))
+    with node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def pod_image(request: pytest.FixtureRequest) -> str:
+    """An image with this project, Python and its packages inside, known to the cluster of `pods_kubeconfig`."""
+    if not existing():
+        request.getfixturevalue("own_node")
+        return HOST_IMAGE
+    if IMAGE not in os.environ:
+        pytest.skip(f"{EXISTING} names a cluster; name an image with this project that it can pull in {IMAGE}")
+    return os.environ[IMAGE]
+
+
+@pytest.fixture(scope="session")
+def pods_kubeconfig(request: pytest.FixtureRequest) -> Path:
+    """An administrator's way to a cluster that runs real pods."""
+    return existing() or request.getfixturevalue("own_node").plane.kubeconfig
+
+
+@pytest.fixture(scope="session")
+def pods_api(pods_kubeconfig: Path) -> Iterator[client.ApiClient]:
+    """A client of the cluster that runs real pods."""
+    with config.new_client_from_config(str(pods_kubeconfig)) as connected:
+        yield connected
+
+
+@pytest.fixture
+def pods_namespace(pods_api: client.ApiClient) -> Iterator[str]:
+    """A namespace of this test alone in the cluster that runs real pods."""
+    with fresh_namespace(pods_api) as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def api(kubeconfig: Path) -> Iterator[client.ApiClient]:
+    """A client of that API."""
+    with config.new_client_from_config(str(kubeconfig)) as connected:
+        yield connected
+
+
+@pytest.fixture
+def namespace(api: client.ApiClient) -> Iterator[str]:
+    """A namespace of this test alone."""
+    with fresh_namespace(api) as name:
+        yield name
