@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -61,11 +61,31 @@ class JudgeConfig(Settings):
 
 
 class FeedbackConfig(Settings):
-    """Step 1 of an epoch: deploy the policy and collect clicks (D_on)."""
+    """Step 1 of an epoch: D_on, the clicks on the policy's answers. Source `simulator` deploys the policy on simulated
+    queries; `shards` takes what served policies wrote and users clicked, from the log's shards at `path`."""
 
-    contexts: Positive = 1000
-    answers: Positive = Field(2, description="answers shown per context")
-    judge: JudgeConfig | None = Field(None, description="none: the simulator's users click")
+    source: Literal["simulator", "shards"] = "simulator"
+    contexts: Positive = Field(1000, description="simulator: contexts; shards: logged answers at most, the newest")
+    answers: Positive = Field(2, description="simulator: answers shown per context")
+    judge: JudgeConfig | None = Field(None, description="simulator: none: its own users click")
+    path: str | None = Field(None, description="shards: folder or URL that the feedback worker writes to")
+    since: AwareDatetime | None = Field(None, description="shards: auctions from this moment on; none: all there are")
+    until: AwareDatetime | None = Field(None, description="shards: auctions before this moment; none: all there are")
+    held_out: Share = Field(0.2, description="shards: share of the auctions that is kept from fitting, for the gates")
+    delay_correction: bool = Field(True, description="shards: reckon with clicks that have not come yet")
+    min_seen: Rate = Field(
+        0.1, lt=1, description="shards: answers so young that fewer of their clicks can have come are left out"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> FeedbackConfig:
+        if (self.path is None) != (self.source == "simulator"):
+            raise ValueError("feedback.path belongs to the source shards, and to it only")
+        if self.source == "shards" and self.judge is not None:
+            raise ValueError("feedback.judge belongs to the source simulator: shards have been judged already")
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise ValueError("feedback.since must be before feedback.until")
+        return self
 
 
 class RewardConfig(Settings):
@@ -184,3 +204,14 @@ class RunConfig(Settings):
     optimisation: OptimisationConfig = OptimisationConfig()
     guards: GuardConfig = GuardConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _logs_last_an_epoch(self) -> RunConfig:
+        if self.feedback.source == "shards":
+            if self.epochs != 1:
+                raise ValueError("epochs must be 1 with feedback.source shards: only a policy that serves has a log")
+            if self.reward.source == "oracle":
+                raise ValueError("reward.source oracle knows simulated users only, not those of feedback.source shards")
+            if self.warm_start is not None:
+                raise ValueError("warm_start needs a simulated world: register a warmed model and start from it")
+        return self
