@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist load
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-slow check bench bench-learning bench-router bench-eligibility drill-billing drill-triton triton \
-	kafka schemas lock clean distclean
+	kafka cluster-tools schemas lock clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -22,6 +22,7 @@ run: $(VENV)/.run ## Train the quick configuration, print the table of methods, 
 
 test: check triton ## All checks, then all tests but the slow ones
 	-$(BIN)/python -m streaming.drills.broker
+	-$(BIN)/llm-auction cluster prepare
 	$(PYTEST)
 
 test-slow: $(VENV)/.dev ## The tests that take minutes
@@ -37,6 +38,9 @@ triton: $(VENV)/.dev ## Install a tritonserver (55 MB) into an environment of it
 
 kafka: $(VENV)/.dev ## Fetch an Apache Kafka broker for tests and drills (needs Java 17 and Maven)
 	$(BIN)/python -m streaming.drills.broker
+
+cluster-tools: $(VENV)/.dev ## Build a Kubernetes cluster's programs for tests (needs Go; about 11 CPU minutes, once)
+	$(BIN)/llm-auction cluster prepare
 
 schemas: $(VENV)/.dev ## Write the events' JSON Schemas to docs/schemas/
 	$(BIN)/python -m streaming.schemas
@@ -89,7 +93,3 @@ $(VENV)/.dev: $(VENV)/.build requirements/dev.txt pyproject.toml
 	@$(PIP) $(LOCKED) -r requirements/dev.txt
 	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
-
-.PHONY: cluster-tools
-cluster-tools: $(VENV)/.dev ## Build a Kubernetes cluster's programs for tests (needs Go; minutes, once)
-	$(BIN)/llm-auction cluster prepare
