@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist load
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-slow check bench bench-learning bench-router bench-eligibility drill-billing drill-triton triton \
-	kafka cluster-tools schemas lock clean distclean
+	kafka cluster-tools schemas crds lock clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,9 @@ cluster-tools: $(VENV)/.dev ## Build a Kubernetes cluster's programs for tests (
 
 schemas: $(VENV)/.dev ## Write the events' JSON Schemas to docs/schemas/
 	$(BIN)/python -m streaming.schemas
+
+crds: $(VENV)/.dev ## Write the definitions of the custom resources to charts/llm-auction/crds/
+	$(BIN)/python -m operators.resources.crds
 
 bench: bench-learning bench-router bench-eligibility ## All benchmarks, into build/bench/
 

@@ -21,6 +21,7 @@ from operators.cluster import kwok
 from operators.cluster.control_plane import ControlPlane
 from operators.cluster.node import HOST_IMAGE, Node
 from operators.cluster.tools import ToolsMissing
+from operators.resources.crds import KINDS, definition
 
 EXISTING = "LLM_AUCTION_TEST_KUBECONFIG"
 IMAGE = "LLM_AUCTION_TEST_IMAGE"
@@ -157,6 +158,27 @@ def api(kubeconfig: Path) -> Iterator[client.ApiClient]:
     """A client of that API."""
     with config.new_client_from_config(str(kubeconfig)) as connected:
         yield connected
+
+
+def define(api: client.ApiClient) -> None:
+    """Makes the custom resources known to a cluster, and waits until they are served."""
+    definitions = client.ApiextensionsV1Api(api)
+    manager = {"field_manager": "tests", "force": True, "_content_type": "application/apply-patch+yaml"}
+    for kind in KINDS:
+        definitions.patch_custom_resource_definition(kind.name, definition(kind), **manager)
+
+    def established(name: str) -> bool:
+        conditions = definitions.read_custom_resource_definition(name).status.conditions or []
+        return any(condition.type == "Established" and condition.status == "True" for condition in conditions)
+
+    for kind in KINDS:
+        eventually(f"{kind.kind} is served", lambda name=kind.name: established(name))  # type: ignore[misc]
+
+
+@pytest.fixture(scope="session")
+def definitions(api: client.ApiClient) -> None:
+    """The custom resources, known to that API."""
+    define(api)
 
 
 @pytest.fixture

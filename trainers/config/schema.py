@@ -21,9 +21,9 @@ class Settings(BaseModel):
 class WorldConfig(Settings):
     """Where queries, users and ads come from. `path` is a folder (webis) or two files (tables)."""
 
-    kind: Literal["builtin", "webis", "tables"] = "builtin"
+    kind: Literal["builtin", "webis", "tables"] = Field("builtin", description="the shipped world, or imported data")
     path: str | None = Field(None, description="webis: folder; tables: folder with catalogue.* and queries.*")
-    seed: int = 0
+    seed: int = Field(0, description="of the drawn users and bids")
     candidates: Positive = Field(20, description="ads in each prompt")
 
     @model_validator(mode="after")
@@ -37,34 +37,38 @@ class WarmStartConfig(Settings):
     """Supervised warm start: teaches a base model to write answers with insertions. Blind to bids."""
 
     instructions: Literal["full", "brief"] = Field("full", description="prompt style to teach, and to keep")
-    contexts: Positive = 400
-    answers: Positive = 2
-    steps: Positive = 60
-    batch: Positive = 4
-    learning_rate: Rate = 1e-4
+    contexts: Positive = Field(400, description="contexts to write examples for")
+    answers: Positive = Field(2, description="examples per context")
+    steps: Positive = Field(60, description="optimiser steps")
+    batch: Positive = Field(4, description="examples per optimiser step")
+    learning_rate: Rate = Field(1e-4, description="highest learning rate")
 
 
 class JudgeConfig(Settings):
     """A user model behind an OpenAI-compatible endpoint. Money in micros; no budget: no limit."""
 
     base_url: str = Field(pattern="^https?://", description="what /chat/completions is appended to")
-    model: str = Field(min_length=1)
+    model: str = Field(min_length=1, description="name of the model at that endpoint")
     api_key_env: str | None = Field("LLM_AUCTION_JUDGE_KEY", description="variable with the key; null: no key")
-    temperature: float = Field(0.3, ge=0, le=2)
-    response_format: Literal["json_schema", "json_object", "none"] = "json_schema"
+    temperature: float = Field(0.3, ge=0, le=2, description="sampling temperature of the judge")
+    response_format: Literal["json_schema", "json_object", "none"] = Field(
+        "json_schema", description="how strictly the endpoint can be told the form of its answer"
+    )
     timeout: Rate = Field(60.0, description="seconds")
-    concurrency: Positive = 4
+    concurrency: Positive = Field(4, description="requests at once")
     cache: str = Field("build/judge-replies", description="folder of accepted replies")
-    micros_per_million_read: Count = 0
-    micros_per_million_written: Count = 0
-    budget_micros: Count | None = None
+    micros_per_million_read: Count = Field(0, description="price of a million tokens read")
+    micros_per_million_written: Count = Field(0, description="price of a million tokens written")
+    budget_micros: Count | None = Field(None, description="what judging may cost; none: no limit")
 
 
 class FeedbackConfig(Settings):
     """Step 1 of an epoch: D_on, the clicks on the policy's answers. Source `simulator` deploys the policy on simulated
     queries; `shards` takes what served policies wrote and users clicked, from the log's shards at `path`."""
 
-    source: Literal["simulator", "shards"] = "simulator"
+    source: Literal["simulator", "shards"] = Field(
+        "simulator", description="simulated users, or the event log's shards"
+    )
     contexts: Positive = Field(1000, description="simulator: contexts; shards: logged answers at most, the newest")
     answers: Positive = Field(2, description="simulator: answers shown per context")
     judge: JudgeConfig | None = Field(None, description="simulator: none: its own users click")
@@ -91,35 +95,35 @@ class FeedbackConfig(Settings):
 class RewardConfig(Settings):
     """The pCTR model (Eq. 3, 4). `source: oracle` skips it and trains on the simulator's true probabilities."""
 
-    source: Literal["learned", "oracle"] = "learned"
+    source: Literal["learned", "oracle"] = Field("learned", description="a fitted pCTR model, or the simulator's truth")
     passes: Positive = Field(25, description="passes over the feedback of all epochs so far")
-    batch: Positive = 256
-    learning_rate: Rate = 1e-3
-    weight_decay: float = 1e-2
-    user_width: Positive = 64
-    ad_width: Positive = 32
-    hidden: tuple[Positive, ...] = (128, 64, 32)
-    validation: Share = 0.1
+    batch: Positive = Field(256, description="shown ads per optimiser step")
+    learning_rate: Rate = Field(1e-3, description="of AdamW")
+    weight_decay: float = Field(1e-2, description="of AdamW")
+    user_width: Positive = Field(64, description="width of the query's and user's tower")
+    ad_width: Positive = Field(32, description="width of the ad's tower")
+    hidden: tuple[Positive, ...] = Field((128, 64, 32), description="widths of the layers on top of both")
+    validation: Share = Field(0.1, description="share of the feedback that is kept to measure the fit")
 
 
 class RolloutConfig(Settings):
     """Step 2a: sample answers from the current policy. Sampling settings left out are the model's own."""
 
-    contexts: Positive = 1000
-    samples: Positive = Field(5, description="M")
-    temperature: Rate | None = None
-    top_p: Share | None = None
-    top_k: Count | None = None
-    max_new_tokens: Positive | None = None
+    contexts: Positive = Field(1000, description="contexts to answer")
+    samples: Positive = Field(5, description="M, answers per context")
+    temperature: Rate | None = Field(None, description="sampling temperature")
+    top_p: Share | None = Field(None, description="nucleus: tokens that hold this share of the probability")
+    top_k: Count | None = Field(None, description="so many most probable tokens; 0: all")
+    max_new_tokens: Positive | None = Field(None, description="longest answer, in tokens")
 
 
 class PenaltyConfig(Settings):
     """s_resp (Eq. 2, 8), in bid points: every ad costs a little, each past `flood_after` more, every fault a lot."""
 
-    per_ad: float = Field(10.0, ge=0)
-    flood_after: Count = 2
-    per_extra_ad: float = Field(20.0, ge=0)
-    per_fault: float = Field(50.0, ge=0)
+    per_ad: float = Field(10.0, ge=0, description="for each ad")
+    flood_after: Count = Field(2, description="ads in an answer that are not too many")
+    per_extra_ad: float = Field(20.0, ge=0, description="for each ad past flood_after, beside per_ad")
+    per_fault: float = Field(50.0, ge=0, description="for each invalid insertion")
 
 
 class PreferenceConfig(Settings):
@@ -134,22 +138,24 @@ class PreferenceConfig(Settings):
 class OptimisationConfig(Settings):
     """Step 2c: direct preference optimisation, by TRL's DPOTrainer, alone or under DeepSpeed."""
 
-    beta: Rate = 0.1
+    beta: Rate = Field(0.1, description="beta of the DPO loss: how close the policy stays to its reference")
     learning_rate: Rate = Field(1e-6, description="of the first epoch; within an epoch it falls along a cosine")
     epoch_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate from each epoch to the next")
-    passes: Positive = 1
+    passes: Positive = Field(1, description="passes over the epoch's groups")
     batch: Positive = Field(64, description="contexts per optimiser step, over all processes")
     batch_per_process: Positive = Field(16, description="contexts per forward pass of one process")
-    warm_up: Share = 0.1
+    warm_up: Share = Field(0.1, description="share of the steps over which the learning rate rises")
     sft_weight: float = Field(0.0, ge=0, description="weight of the winner's negative log-likelihood per token")
-    reference: Literal["epoch_start", "base"] = "epoch_start"
+    reference: Literal["epoch_start", "base"] = Field(
+        "epoch_start", description="reference policy: the epoch's own start, or the base model in every epoch"
+    )
     shared_prefix: bool = Field(
         True, description="encode each prompt once for all its answers; false: TRL's own pairs, every token counted"
     )
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    processes: Positive = 1
+    precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="in which training computes")
+    processes: Positive = Field(1, description="training processes, over all nodes")
     zero_stage: Literal[0, 1, 2, 3] | None = Field(None, description="DeepSpeed ZeRO stage; none: no DeepSpeed")
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(False, description="compute activations twice to keep fewer in memory")
     checkpoint_steps: Count = Field(0, description="optimiser steps between checkpoints inside the phase; 0: none")
 
     @model_validator(mode="after")
@@ -177,9 +183,9 @@ class GuardConfig(Settings):
 class EvaluationConfig(Settings):
     """What is measured. `validation` contexts choose the best epoch; `queries` held-out ones make the report."""
 
-    validation: Positive = 256
-    queries: Positive = 500
-    mosaic_samples: Positive = 20
+    validation: Positive = Field(256, description="validation contexts of each epoch")
+    queries: Positive = Field(500, description="held-out queries of the report")
+    mosaic_samples: Positive = Field(20, description="answers that the MOSAIC baseline samples per query")
     swept_contexts: Count = Field(100, description="contexts whose most relevant ad's bid is swept")
     continuity_answers: Count = Field(200, description="answers at each of 100 bids for the continuity curve")
 
@@ -189,8 +195,8 @@ class RunConfig(Settings):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     base: str = Field("tiny", description="model: tiny, smollm2-135m, a folder or a Hugging Face id")
-    seed: int = 0
-    epochs: Positive = 4
+    seed: int = Field(0, description="of every random step")
+    epochs: Positive = Field(4, description="rounds of feedback, reward update, rollouts, pairs and optimisation")
     sampling_precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the weights while answers are written; bfloat16 pays where processors compute in it"
     )

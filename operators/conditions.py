@@ -1,0 +1,124 @@
+"""Every condition and reason that a resource of ours can show: who sets it, when, and what to do about it.
+
+The one place for them: reconcilers take reasons from here, `python -m operators.conditions` writes the tables of
+docs/operators.md, and a test fails if they differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class JobCondition(StrEnum):
+    """Conditions of an IRPOJob. At most one of Complete and Failed is ever True, and then for good."""
+
+    ACCEPTED = "Accepted"
+    PROGRESSING = "Progressing"
+    SUSPENDED = "Suspended"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class JobReason(StrEnum):
+    """Reasons of an IRPOJob's conditions and events."""
+
+    VALID = "Valid"
+    INVALID_SPEC = "InvalidSpec"
+    STARTING = "Starting"
+    QUEUED = "Queued"
+    UNSCHEDULABLE = "Unschedulable"
+    RUNNING = "Running"
+    STEP_COMPLETE = "StepComplete"
+    POD_FAILED = "PodFailed"
+    POD_LOST = "PodLost"
+    NODE_LOST = "NodeLost"
+    OUT_OF_MEMORY = "OutOfMemory"
+    RESTARTING = "Restarting"
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
+    RESUMED = "Resumed"
+    COMPLETE = "Complete"
+    BAD_INPUT = "BadInput"
+    GUARD_FIRED = "GuardFired"
+    IMAGE_UNAVAILABLE = "ImageUnavailable"
+    POD_UNSTARTABLE = "PodUnstartable"
+    RESTARTS_EXHAUSTED = "RestartsExhausted"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a condition or reason says, and what a person does about it (empty: nothing)."""
+
+    says: str
+    remedy: str = ""
+
+
+JOB_CONDITIONS: Mapping[JobCondition, Meaning] = {
+    JobCondition.ACCEPTED: Meaning(
+        "The configuration passes the trainer's own checks. False ends the job before any pod is made.",
+        "Mend what the message names and create the job anew.",
+    ),
+    JobCondition.PROGRESSING: Meaning(
+        "A step of the run has its pods, or is about to get them. The reason says what it is doing or waiting for."
+    ),
+    JobCondition.SUSPENDED: Meaning("`spec.suspend` is set and no pod of the job is left."),
+    JobCondition.COMPLETE: Meaning("All steps of all epochs are done and the best epoch is registered."),
+    JobCondition.FAILED: Meaning("The job has ended without a result; nothing of it runs.", "See the reason."),
+}
+
+JOB_REASONS: Mapping[JobReason, Meaning] = {
+    JobReason.VALID: Meaning("The configuration has been checked."),
+    JobReason.INVALID_SPEC: Meaning(
+        "The trainer's schema refuses the configuration.", "Mend the field that the message names, create it anew."
+    ),
+    JobReason.STARTING: Meaning("The step's pods have been asked for and do not all run yet."),
+    JobReason.QUEUED: Meaning("Kueue has not admitted the step yet.", "See the Workload of the step's Job."),
+    JobReason.UNSCHEDULABLE: Meaning(
+        "The scheduler finds no node for a pod; its own words are in the message.",
+        "Wait, add nodes, or ask for less. `activeDeadlineSeconds` bounds the wait.",
+    ),
+    JobReason.RUNNING: Meaning("All pods of the step run."),
+    JobReason.STEP_COMPLETE: Meaning("A step has published its result in the run directory."),
+    JobReason.POD_FAILED: Meaning(
+        "A container ended with an error that a new start may heal; the whole step starts again from its last "
+        "checkpoint.",
+        "Read the message if it recurs: it holds the container's last words.",
+    ),
+    JobReason.POD_LOST: Meaning("A pod was evicted, preempted or deleted before its end; the whole step starts again."),
+    JobReason.NODE_LOST: Meaning(
+        "A node with a pod of the step has gone silent or is gone; its pods are given up and the step starts again."
+    ),
+    JobReason.OUT_OF_MEMORY: Meaning(
+        "The step ran out of memory. Once, it starts again; twice at the same size, the job fails.",
+        "Raise the step's memory or GPUs, lower `optimisation.batch_per_process`, or take a higher `zero_stage`.",
+    ),
+    JobReason.RESTARTING: Meaning("The step waits for its back-off and for the pods before it to be gone."),
+    JobReason.SUSPENDING: Meaning("`spec.suspend` is set and pods are ending."),
+    JobReason.SUSPENDED: Meaning("`spec.suspend` is set; no pod is left.", "Set `spec.suspend` to false to go on."),
+    JobReason.RESUMED: Meaning("`spec.suspend` was lifted; the step goes on from its last checkpoint."),
+    JobReason.COMPLETE: Meaning("The run has ended and its model is registered; see `status.modelVersion`."),
+    JobReason.BAD_INPUT: Meaning(
+        "A container ended with exit code 2: an input or setting that no new start mends.",
+        "The message names place, value and remedy.",
+    ),
+    JobReason.GUARD_FIRED: Meaning(
+        "A guard of the training stopped the run (exit code 3), with its evidence in the message; good epochs stay.",
+        "Follow the message: most often fewer or smaller steps, or more feedback.",
+    ),
+    JobReason.IMAGE_UNAVAILABLE: Meaning(
+        "The image cannot be pulled, and has not been for five minutes.", "Mend `image` or `imagePullSecrets`."
+    ),
+    JobReason.POD_UNSTARTABLE: Meaning(
+        "A pod cannot be made or started: a missing Secret, a quota, a refused field; the message says which.",
+        "Mend what the message names, then create the job anew.",
+    ),
+    JobReason.RESTARTS_EXHAUSTED: Meaning(
+        "The job has used `maxRestarts`; the message holds the last failure.", "Mend the cause or raise `maxRestarts`."
+    ),
+    JobReason.DEADLINE_EXCEEDED: Meaning(
+        "The job has been active for longer than `activeDeadlineSeconds`; time suspended does not count."
+    ),
+}

@@ -1,0 +1,165 @@
+"""CustomResourceDefinitions from the models. `python -m operators.resources.crds` writes them for the Helm chart.
+
+A further kind is one more line in KINDS.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from operators.resources.base import GROUP, VERSION, rule
+from operators.resources.irpojob import IRPOJobSpec, IRPOJobStatus
+from operators.resources.structural import inlined, structural
+
+CHART = Path(__file__).parents[2] / "charts" / "llm-auction" / "crds"
+HEADER = "# Made from the models in operators/resources by `make crds`. Do not edit.\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of `kubectl get`; of priority 1: only with `-o wide`."""
+
+    name: str
+    path: str
+    type: str = "string"
+    priority: int = 0
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One custom resource. `rules` hold for the whole object, `name_length` for its name; `scale` are JSON paths."""
+
+    kind: str
+    plural: str
+    short: tuple[str, ...]
+    description: str
+    spec: type[BaseModel]
+    status: type[BaseModel]
+    columns: tuple[Column, ...]
+    name_length: int
+    rules: tuple[dict[str, str], ...] = ()
+    scale: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the definition."""
+        return f"{self.plural}.{GROUP}"
+
+
+KINDS: tuple[Kind, ...] = (
+    Kind(
+        kind="IRPOJob",
+        plural="irpojobs",
+        short=("irpo",),
+        description="One run of iterative reward-preference optimisation: epochs of feedback, reward update, rollouts, "
+        "pairs, preference optimisation and evaluation, each a Kubernetes Job; then its best model is registered.",
+        spec=IRPOJobSpec,
+        status=IRPOJobStatus,
+        columns=(
+            Column("Phase", ".status.phase"),
+            Column("Epoch", ".status.epoch", "integer"),
+            Column("Step", ".status.step"),
+            Column("Progress", ".status.progress", description="Steps done, of all"),
+            Column("Restarts", ".status.restarts", "integer"),
+            Column("Model", ".status.modelVersion"),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+            Column("Failure", ".status.lastFailure.reason", priority=1),
+            Column("Queue", ".spec.queueName", priority=1),
+        ),
+        name_length=40,
+        rules=(rule("self.metadata.name != 'models'", "the name models is taken by the model registry"),),
+    ),
+)
+
+
+def definition(kind: Kind) -> dict[str, Any]:
+    """The CustomResourceDefinition of a kind."""
+    spec = structural(inlined(kind.spec))
+    status = structural(inlined(kind.status), defaults=False)
+    status.pop("required", None)
+    conditions = status["properties"].get("conditions")
+    if conditions is not None:
+        conditions.update({"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]})
+    longest = kind.name_length
+    naming = rule(
+        f"self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= {longest}",
+        f"the name begins with a letter, has lower-case letters, digits and -, and at most {longest} characters",
+    )
+    schema = {
+        "type": "object",
+        "description": kind.description,
+        "required": ["spec"],
+        "x-kubernetes-validations": [naming, *kind.rules],
+        "properties": {
+            "apiVersion": {"type": "string", "description": "Group and version of this kind."},
+            "kind": {"type": "string", "description": f"Always {kind.kind}."},
+            "metadata": {"type": "object"},
+            "spec": spec,
+            "status": status,
+        },
+    }
+    subresources: dict[str, Any] = {"status": {}}
+    if kind.scale:
+        subresources["scale"] = dict(kind.scale)
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": kind.name, "labels": {"app.kubernetes.io/part-of": "llm-auction"}},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": kind.kind,
+                "listKind": f"{kind.kind}List",
+                "plural": kind.plural,
+                "singular": kind.kind.lower(),
+                "shortNames": list(kind.short),
+                "categories": ["llm-auction"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": subresources,
+                    "additionalPrinterColumns": [_column(column) for column in kind.columns],
+                    "schema": {"openAPIV3Schema": schema},
+                }
+            ],
+        },
+    }
+
+
+def _column(column: Column) -> dict[str, Any]:
+    told: dict[str, Any] = {"name": column.name, "jsonPath": column.path, "type": column.type}
+    if column.priority:
+        told["priority"] = column.priority
+    if column.description:
+        told["description"] = column.description
+    return told
+
+
+def rendered() -> dict[str, str]:
+    """Every definition as YAML, by file name."""
+    return {
+        f"{kind.plural}.yaml": HEADER + yaml.safe_dump(definition(kind), sort_keys=False, width=110, allow_unicode=True)
+        for kind in KINDS
+    }
+
+
+def main(folder: Path) -> None:
+    """Writes the definitions into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in rendered().items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else CHART)

@@ -1,0 +1,96 @@
+"""From a Pydantic model to a structural OpenAPI v3 schema, the kind that a CustomResourceDefinition holds.
+
+Kubernetes wants no references, no `title`, `nullable` in place of a union with null, and `exclusiveMinimum` as a flag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+DROPPED = ("title", "$defs", "discriminator")
+
+
+def inlined(model: type[BaseModel]) -> dict[str, Any]:
+    """The model's JSON schema with every reference replaced by what it refers to."""
+    schema = model.model_json_schema(by_alias=True)
+    result: dict[str, Any] = _resolve(schema, schema.get("$defs", {}))
+    return result
+
+
+def _resolve(node: Any, definitions: Mapping[str, Any]) -> Any:
+    if isinstance(node, list):
+        return [_resolve(one, definitions) for one in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        target = _resolve(definitions[node["$ref"].rpartition("/")[2]], definitions)
+        return {**target, **{key: value for key, value in node.items() if key != "$ref"}}
+    return {key: _resolve(value, definitions) for key, value in node.items() if key != "$defs"}
+
+
+def structural(schema: Mapping[str, Any], *, defaults: bool = True) -> dict[str, Any]:
+    """A structural schema from an inlined one. `defaults` False leaves them out, as for a status."""
+    node = _without_null(dict(schema))
+    node = {key: value for key, value in node.items() if key not in DROPPED}
+    if "description" in node:
+        node["description"] = " ".join(str(node["description"]).split())
+    if "const" in node:
+        node["enum"] = [node.pop("const")]
+    for bound, limit in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        if bound in node and not isinstance(node[bound], bool):
+            _flagged(node, bound, limit)
+    if node.get("x-kubernetes-int-or-string"):
+        node.pop("type", None)
+    elif "anyOf" in node:
+        raise TypeError(f"a structural schema has one type for each value, not {node['anyOf']}")
+    if "properties" in node:
+        node.pop("additionalProperties", None)
+        node["properties"] = {name: structural(one, defaults=defaults) for name, one in node["properties"].items()}
+    elif isinstance(node.get("additionalProperties"), dict):
+        node["additionalProperties"] = structural(node["additionalProperties"], defaults=defaults)
+    if "items" in node:
+        node["items"] = structural(node["items"], defaults=defaults)
+    _settle_default(node, defaults)
+    return node
+
+
+def _without_null(node: dict[str, Any]) -> dict[str, Any]:
+    """A union with null becomes the other type. The API server drops a null of a field that is not nullable, which is
+    what null means wherever it is the default; where it is not, null is a value of its own and stays."""
+    if "anyOf" not in node or node.get("x-kubernetes-int-or-string"):
+        return node
+    others = [one for one in node["anyOf"] if one != {"type": "null"}]
+    if len(others) != 1 or len(others) == len(node["anyOf"]):
+        return node
+    own = {key: value for key, value in node.items() if key != "anyOf"}
+    merged = {**others[0], **own}
+    if own.get("default") is not None:
+        merged["nullable"] = True
+    return merged
+
+
+def _flagged(node: dict[str, Any], bound: str, limit: str) -> None:
+    value = node.pop(bound)
+    if node.get("type") == "integer":
+        node[limit] = value + (1 if limit == "minimum" else -1)
+    else:
+        node[limit], node[bound] = value, True
+
+
+def _settle_default(node: dict[str, Any], defaults: bool) -> None:
+    """A section's default is the empty object: the defaults of its fields fill it. Where rules hold for the section,
+    all of them are written out, since the API server checks the rules on the default as it stands."""
+    if not defaults or node.get("default") is None:
+        node.pop("default", None)
+    elif "properties" in node:
+        node["default"] = _filled(node) if "x-kubernetes-validations" in node else {}
+
+
+def _filled(node: Mapping[str, Any]) -> Any:
+    """The default of an object with the defaults of all its fields."""
+    if "properties" not in node:
+        return node["default"]
+    return {name: _filled(one) for name, one in node["properties"].items() if "default" in one}

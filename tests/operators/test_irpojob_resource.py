@@ -1,0 +1,160 @@
+"""What the API server itself takes and refuses of an IRPOJob, before any operator has seen it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes import client
+from kubernetes.client.exceptions import ApiException
+
+from operators.cluster.control_plane import ControlPlane
+from operators.resources.irpojob import IRPOJobSpec
+from trainers.config import RunConfig
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "operators"
+PLACE = ("llm-auction.io", "v1alpha1")
+pytestmark = pytest.mark.usefixtures("definitions")
+
+
+def irpojob(**changes: Any) -> dict[str, Any]:
+    """The first example with changes by dotted path (`steps__optimisation__pods=3`); None removes."""
+    made: dict[str, Any] = yaml.safe_load((EXAMPLES / "01-quick.yaml").read_text(encoding="utf-8"))
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        at = made["spec"]
+        for parent in parents:
+            at = at.setdefault(parent, {})
+        at[last] = value
+    return made
+
+
+def create(api: client.ApiClient, namespace: str, made: dict[str, Any]) -> dict[str, Any]:
+    objects = client.CustomObjectsApi(api)
+    kept: dict[str, Any] = objects.create_namespaced_custom_object(
+        *PLACE, namespace, "irpojobs", made, field_validation="Strict"
+    )
+    return kept
+
+
+def refusal(api: client.ApiClient, namespace: str, made: dict[str, Any]) -> str:
+    with pytest.raises(ApiException) as refused:
+        create(api, namespace, made)
+    assert refused.value.status in (400, 422)
+    return str(refused.value.body)
+
+
+def test_defaults_are_filled_in_and_make_the_trainers_configuration(api: client.ApiClient, namespace: str) -> None:
+    kept = create(api, namespace, irpojob())
+    assert kept["spec"]["maxRestarts"] == 3
+    assert kept["spec"]["config"]["optimisation"]["beta"] == 0.1
+    given = {**irpojob()["spec"]["config"], "name": "quick"}
+    assert IRPOJobSpec.model_validate(kept["spec"]).run_config("quick") == RunConfig.model_validate(given)
+
+
+CLAIM = {"name": "runs", "mountPath": "/runs", "persistentVolumeClaim": {"claimName": "runs"}}
+REFUSED = {
+    "an unknown field": ({"colour": "red"}, "unknown field"),
+    "an unknown setting": ({"config__optimisation__momentum": 0.9}, "unknown field"),
+    "a run's name": ({"config__name": "other"}, "unknown field"),
+    "its processes": ({"config__optimisation__processes": 4}, "unknown field"),
+    "no epochs": ({"config__epochs": 0}, "greater than or equal to 1"),
+    "a beta of nothing": ({"config__optimisation__beta": 0}, "beta"),
+    "a stage that is none": ({"config__optimisation__zero_stage": 4}, "Unsupported value: 4"),
+    "a batch that cannot be shared": (
+        {"steps__optimisation__pods": 3},
+        "must be a multiple of steps.optimisation.pods times processesPerPod",
+    ),
+    "idle GPUs": (
+        {"steps__optimisation__gpus": 8, "steps__optimisation__processesPerPod": 4},
+        "processesPerPod must equal gpus",
+    ),
+    "a path outside all volumes": ({"storage__url": "/elsewhere/run"}, "storage.url must lie below"),
+    "a path beside a volume": ({"storage__url": "/runs-2"}, "storage.url must lie below"),
+    "a relative path": ({"storage__url": "runs/quick"}, "absolute path"),
+    "a volume that ends with the pod": (
+        {"volumes": [{"name": "runs", "mountPath": "/runs", "emptyDir": {}}]},
+        "storage.url must lie below",
+    ),
+    "a volume of two kinds": ({"volumes": [{**CLAIM, "emptyDir": {}}]}, "give one of persistentVolumeClaim"),
+    "two volumes of one name": ({"volumes": [CLAIM, {**CLAIM, "mountPath": "/more"}]}, "different names"),
+    "checkpoints that end with the pod": (
+        {"storage__url": "s3://bucket/auction", "config__optimisation__checkpoint_steps": 5},
+        "needs storage.cache",
+    ),
+    "a secret's value and its place": (
+        {"env": [{"name": "K", "value": "v", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]},
+        "not both",
+    ),
+    "two epochs of a log": (
+        {"config__feedback": {"source": "shards", "path": "s3://bucket/shards"}},
+        "only a policy that serves has a log",
+    ),
+    "a log without a path": (
+        {"config__epochs": 1, "config__feedback": {"source": "shards"}},
+        "path belongs to the source shards",
+    ),
+    "a world without a path": ({"config__world": {"kind": "webis"}}, "path belongs to the kinds"),
+    "an amount that is none": ({"steps__reward__resources": {"limits": {"memory": "many"}}}, "memory"),
+    "a negative patience": ({"maxRestarts": -1}, "maxRestarts"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_honoured_is_refused(api: client.ApiClient, namespace: str, case: str) -> None:
+    changes, words = REFUSED[case]
+    assert words in refusal(api, namespace, irpojob(**copy.deepcopy(changes)))
+
+
+@pytest.mark.parametrize("name", ["models", "1st", "a" * 41, "with.dot"])
+def test_names_that_children_could_not_carry_are_refused(api: client.ApiClient, namespace: str, name: str) -> None:
+    made = irpojob()
+    made["metadata"]["name"] = name
+    assert "name" in refusal(api, namespace, made)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"config": {"epochs": 3}},
+        {"image": "llm-auction:0.2.0"},
+        {"storage": {"url": "/runs/other"}},
+        {"steps": {"rollouts": {"pods": 2}}},
+        {"queueName": "training"},
+        {"env": [{"name": "A", "value": "b"}]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_a_run_depends_on_stays_as_it_was_made(
+    api: client.ApiClient, namespace: str, change: dict[str, Any]
+) -> None:
+    create(api, namespace, irpojob())
+    with pytest.raises(ApiException) as refused:
+        client.CustomObjectsApi(api).patch_namespaced_custom_object(
+            *PLACE, namespace, "irpojobs", "quick", {"spec": change}
+        )
+    assert f"{next(iter(change))} is immutable: make a new object" in refused.value.body
+
+
+def test_how_long_to_try_and_whether_to_pause_may_change(api: client.ApiClient, namespace: str) -> None:
+    create(api, namespace, irpojob())
+    change = {"suspend": True, "maxRestarts": 9, "activeDeadlineSeconds": 60, "ttlSecondsAfterFinished": 1}
+    kept = client.CustomObjectsApi(api).patch_namespaced_custom_object(
+        *PLACE, namespace, "irpojobs", "quick", {"spec": change}
+    )
+    assert {**kept["spec"], **change} == kept["spec"]
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_examples_pass_a_dry_run_of_the_server(own_control_plane: ControlPlane, namespace: str, path: Path) -> None:
+    told = own_control_plane.kubectl("apply", "--server-side", "--dry-run=server", "-n", namespace, "-f", str(path))
+    assert "serverside-applied (server dry run)" in told
+
+
+def test_kubectl_explains_the_job(own_control_plane: ControlPlane) -> None:
+    told = own_control_plane.kubectl("explain", "irpojob.spec.config.preference")
+    assert "delta_th, in bid points" in told
+    assert "What to train, on which pods" in own_control_plane.kubectl("explain", "irpo.spec")

@@ -1,0 +1,72 @@
+"""The definitions of the custom resources follow from the models, and explain every field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, Field
+
+from operators.resources.crds import CHART, KINDS, Kind, definition, rendered
+from operators.resources.structural import inlined, structural
+
+
+def test_the_charts_definitions_are_those_of_the_models() -> None:
+    kept = {path.name: path.read_text(encoding="utf-8") for path in CHART.glob("*.yaml")}
+    assert kept == rendered(), "run `make crds`"
+
+
+def fields(node: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, one in node.get("properties", {}).items():
+        yield f"{path}.{name}", one
+        yield from fields(one, f"{path}.{name}")
+    if "items" in node:
+        yield from fields(node["items"], f"{path}[]")
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+def test_every_field_is_described(kind: Kind) -> None:
+    schema = definition(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    silent = [path for path, one in fields(schema, kind.kind.lower()) if not one.get("description")]
+    assert silent == [f"{kind.kind.lower()}.metadata"]  # Kubernetes' own
+
+
+class Part(BaseModel):
+    """A part."""
+
+    size: int = Field(3, gt=0, lt=10)
+
+
+class Whole(BaseModel):
+    """A whole."""
+
+    share: float = Field(0.5, gt=0, le=1)
+    part: Part = Part()
+    maybe: Part | None = None
+    key: str | None = "K"
+    names: dict[str, Part] = Field({})
+
+
+def test_a_model_becomes_a_structural_schema() -> None:
+    part = {"type": "object", "properties": {"size": {"type": "integer", "default": 3, "minimum": 1, "maximum": 9}}}
+    part["description"] = "A part."
+    assert structural(inlined(Whole)) == {
+        "type": "object",
+        "description": "A whole.",
+        "properties": {
+            "share": {"type": "number", "default": 0.5, "minimum": 0, "exclusiveMinimum": True, "maximum": 1},
+            "part": {**part, "default": {}},
+            "maybe": part,
+            "key": {"type": "string", "default": "K", "nullable": True},
+            "names": {"type": "object", "default": {}, "additionalProperties": part},
+        },
+    }
+
+
+def test_a_value_of_two_types_has_no_structural_schema() -> None:
+    class Either(BaseModel):
+        value: int | str
+
+    with pytest.raises(TypeError, match="one type"):
+        structural(inlined(Either))
