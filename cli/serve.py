@@ -51,6 +51,9 @@ def serve(
     triton: Annotated[str, typer.Option(help="host:port of a Triton's gRPC, in place of a policy here.")] = "",
     digest: Annotated[str, typer.Option(help="With --triton: the weights' sha256, as `triton build` says.")] = "",
     upstream: Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible server, in its place.")] = "",
+    routes: Annotated[
+        Path | None, typer.Option(help="Route file: versions with weights, followed while it changes; in their place.")
+    ] = None,
     meaning: Annotated[bool, typer.Option("--encoder/--no-encoder", help="Find ads by meaning as well.")] = True,
     candidates: Annotated[int, typer.Option(help="Ads in one prompt.", min=1)] = 20,
     max_ads: Annotated[int, typer.Option(help="Most sponsored links in one answer.", min=1)] = 3,
@@ -60,6 +63,7 @@ def serve(
 ) -> None:
     """Answer chat completions with labelled sponsored links; chat page at the same address."""
     from serving.catalogue import read_catalogue
+    from serving.routes import read_routes
     from serving.settings import ServeSettings, signing_secret
 
     settings = ServeSettings(
@@ -78,13 +82,17 @@ def serve(
     ads = read_catalogue(catalogue or builtin_catalogue(state_dir, seed)) if catalogue or demo else None
     if ads is not None:
         settings = replace(settings, currency=ads.currency)
+    if routes is not None:
+        read_routes(routes)
     listener = listen(host, port)
     if triton and not digest:
         raise ConfigError("--digest", digest, "say which weights the Triton shall serve: `llm-auction triton build`")
     make: Callable[[], AsyncPolicyBackend]
-    if triton and upstream:
-        raise ConfigError("--upstream", upstream, "give --triton or --upstream, not both")
-    if upstream:
+    if sum(map(bool, (triton, upstream, routes))) > 1:
+        raise ConfigError("--triton, --upstream, --routes", "more than one", "give one of them, or none")
+    if routes is not None:
+        make = routed(routes, settings)
+    elif upstream:
         make = openai_compatible(upstream, model, in_flight)
     elif triton:
         make = lambda: remote(triton, model, digest)  # noqa: E731
@@ -172,6 +180,27 @@ def remote(url: str, model: str, digest: str) -> AsyncPolicyBackend:
     from serving.triton.rollout import ServedPolicy
 
     return ServedPolicy(connect(url), ModelRef(model, digest))
+
+
+def routed(path: Path, settings: ServeSettings) -> Callable[[], AsyncPolicyBackend]:
+    """The versions of a route file, each on a Triton or in this process."""
+    from serving.routed import RoutedPolicy
+    from serving.routes import Version
+    from serving.triton.wire import model_name
+
+    # transformers builds models under settings of the whole process: two at once would take each other's.
+    loading = asyncio.Lock()
+
+    async def open_version(version: Version) -> AsyncPolicyBackend:
+        if version.server:
+            from serving.triton.client import ModelRef, TritonPolicy, connect
+
+            model = ModelRef(model_name(version.digest), version.digest)
+            return TritonPolicy(connect(version.server), model, own_client=True)
+        async with loading:
+            return await asyncio.to_thread(in_process, version.policy, settings)
+
+    return lambda: RoutedPolicy(path, open_version)
 
 
 def openai_compatible(url: str, model: str, in_flight: int) -> Callable[[], AsyncPolicyBackend]:

@@ -142,3 +142,9 @@ class Outcome:
 
     clicks: Mapping[AdId, bool] = field(default_factory=dict)
     payments: Mapping[AdId, Micros] = field(default_factory=dict)
+
+
+def model_version(digest: str) -> str:
+    """The model version that reports and metrics are grouped by: the beginning of the weights' digest, or a server's
+    model name."""
+    return digest[:200] if ":" in digest else digest[:16]

@@ -17,7 +17,7 @@ import structlog
 
 from mechanism.errors import AuctionError, InputError, PolicyError
 from mechanism.stream import MarkerStream
-from mechanism.types import Context
+from mechanism.types import Context, model_version
 from serving import tracing
 from serving.eligibility import PlacementRequest
 from serving.errors import ClientGone, Overloaded, PolicyTimeout
@@ -29,6 +29,7 @@ from serving.policy import AsyncPolicyBackend, Completed, TextDelta
 from serving.question import Question
 from serving.records import Outcome, new_auction_id
 from serving.retrieval import query_text
+from serving.routed import RoutedPolicy
 from serving.separation import Loss
 from serving.settings import ServeSettings
 from serving.tokens import TokenSigner
@@ -38,6 +39,7 @@ log = structlog.get_logger(__name__)
 
 GRACE_S = 1.0
 """How much later than its deadline a backend may notice it."""
+LONGEST_VERSION = 32
 
 
 @dataclass(slots=True)
@@ -54,6 +56,10 @@ class Room:
     in_flight: int = 0
     answered: int = 0
     shown: int = 0
+
+    def policy_for(self, key: str) -> AsyncPolicyBackend:
+        """What answers `key`: a user, a conversation or an auction."""
+        return self.backend.version_for(key) if isinstance(self.backend, RoutedPolicy) else self.backend
 
 
 class Outlet:
@@ -117,7 +123,10 @@ class LiveAnswer:
         self.load = room.load
         self.overhead_s = 0.0
         self.arrived = arrived
-        self.digest = room.backend.digest
+        told = question.request.ads
+        # Whoever is known by an id stays on the version that they saw, as far as its share allows.
+        self.policy = room.policy_for((told.user_id if told.consent else "") or told.conversation_id or self.auction_id)
+        self.digest = self.policy.digest
         tmax_ms = question.request.ads.tmax_ms
         tmax_s = room.settings.deadline_s if tmax_ms is None else min(room.settings.deadline_s, tmax_ms / 1000)
         self._deadline = arrived + tmax_s - min(room.settings.reserve_s, tmax_s / 2)
@@ -128,8 +137,9 @@ class LiveAnswer:
         # whose pauses every stream would feel.
         ads, link_lifetime_s = question.request.ads, room.settings.link_lifetime_s
         self._links = ClickLinks(
-            room.signer, base_url.rstrip("/"), self.auction_id, self.created, link_lifetime_s, ads.placement
-        )
+            room.signer, base_url.rstrip("/"), self.auction_id, self.created, link_lifetime_s, ads.placement,
+            _short(model_version(self.digest)),
+        )  # fmt: skip
         self._visible = VisibleAnswer(self.offers, self._links.url, self.max_ads)
 
     @property
@@ -253,7 +263,7 @@ class LiveAnswer:
         markers = MarkerStream(offer.ad for offer in offers)
         max_ads = self.max_ads if offers else 0
         with tracing.span("policy", candidates=len(offers), generation=self.generations):
-            events = self.room.backend.stream(context, self.seed, max_ads, self._deadline)
+            events = self.policy.stream(context, self.seed, max_ads, self._deadline)
             try:
                 async with aclosing(events):
                     async for event in events:
@@ -267,7 +277,7 @@ class LiveAnswer:
                 self.faults = [fault.kind for fault in markers.answer().faults]
         if self.done is None:
             raise PolicyError("the policy ended without saying so")
-        self.digest = self.done.digest or self.room.backend.digest
+        self.digest = self.done.digest or self.policy.digest
         self._show(self._rest)
         if not self._began:
             raise PolicyError("the policy wrote nothing that can be shown")
@@ -293,3 +303,8 @@ class LiveAnswer:
             self.outlet.close()
         else:
             self.outlet.close(error)
+
+
+def _short(version: str) -> str:
+    """A model version that fits into a link; empty where it does not, and the record of the auction has it."""
+    return version if len(version) <= LONGEST_VERSION else ""

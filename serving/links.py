@@ -18,6 +18,7 @@ class ClickLinks:
     created: int
     lifetime_s: int
     placement: str
+    model_version: str
 
     def url(self, offer: Offer) -> str:
         """The address that a reader of this answer clicks on."""
@@ -31,5 +32,6 @@ class ClickLinks:
             pricing=offer.campaign.pricing,
             placement=self.placement,
             issued=self.created,
+            model_version=self.model_version,
         )
         return f"{self.base_url}/c/{self.signer.sign(click)}"

@@ -5,7 +5,7 @@ Each router has a registry of its own, so that several can live in one process.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
@@ -26,23 +26,38 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._server: Any = None
         self.requests = self._counter("http_requests", "Requests by route and status.", "route", "status")
-        self.answers = self._counter("answers", "Chat answers by outcome.", "outcome")
+        self.answers = self._counter("answers", "Chat answers by outcome.", "outcome", "model_version")
         self.overhead = self._histogram("router_overhead_seconds", "From a request to the policy's call.", OVERHEAD_S)
         self.first_token = self._histogram("time_to_first_token_seconds", "From a request to its first text.", ANSWER_S)
-        self.seconds = self._histogram("answer_seconds", "From a request to the end of its answer.", ANSWER_S)
+        self.seconds = self._histogram(
+            "answer_seconds", "From a request to the end of its answer.", ANSWER_S, "model_version"
+        )
         self.auctions = self._counter("auctions", "Auctions with at least one eligible creative or exclusion.")
         self.filled = self._counter("filled_auctions", "Auctions whose answer shows at least one ad.")
-        self.shown = self._counter("ads_shown", "Sponsored links in answers.")
+        self.shown = self._counter("ads_shown", "Sponsored links in answers.", "model_version")
         self.fallbacks = self._counter("ad_free_retries", "Answers begun again without ads because the first failed.")
         self.exclusions = self._counter("exclusions", "Campaigns and creatives left out, by reason code.", "reason")
-        self.clicks = self._counter("clicks", "Followed links: charged later, or the reason why not.", "validity")
-        self.revenue = self._counter("revenue_micros", "Charged by this router's deliveries.", "currency", "pricing")
+        self.clicks = self._counter(
+            "clicks", "Followed links: charged later, or the reason why not.", "validity", "model_version"
+        )
+        self.clicked = self._counter(
+            "clicked_micros", "Bids of valid clicks, before budgets.", "currency", "model_version"
+        )
+        self.revenue = self._counter(
+            "revenue_micros", "Charged by this router's deliveries.", "currency", "pricing", "model_version"
+        )
         self.in_flight = self._gauge("answers_in_flight", "Answers being written.")
         self.campaigns = self._gauge("campaigns", "Campaigns in memory.")
         self.unsynced = self._gauge("campaign_age_seconds", "Since the last look at the database that succeeded.")
         self.spooled = self._gauge("spooled_records", "Charges and auctions that wait for the ledger.")
         self.breaker = self._gauge("policy_breaker_open", "1 while the policy backend is left alone.")
         self.ready = self._gauge("policy_ready", "1 while the policy backend can answer.")
+        self.generation = self._gauge("routes_generation", "The route file's own count, of the one followed.")
+        self.refusing = self._gauge("routes_refused", "1 while the route file is bad and the one before is followed.")
+        self.routes_refused = self._counter("route_files_refused", "Route files that were bad.")
+        self.share = self._gauge("version_share", "Per cent of the questions given out.", "version", "model_version")
+        self.version_ready = self._gauge("version_ready", "1: may have traffic.", "version", "model_version")
+        self._known: set[tuple[str, str]] = set()
         self.ad_load = self._gauge("ad_load", "Factor on the bids that the policy sees.")
         self.by_reason = {reason: self.exclusions.labels(reason.value) for reason in Reason}
         self.apart = {reason: self.exclusions.labels(reason.value) for reason in Apart}
@@ -71,11 +86,24 @@ class Metrics:
         """Reads a gauge when it is asked for."""
         gauge.set_function(read)
 
+    def follow(self, generation: int, refusing: bool, versions: Mapping[str, tuple[str, float, bool]]) -> None:
+        """What a route file says and what is made of it; `versions`: model version, share (%), ready, by name."""
+        self.generation.set(generation)
+        self.refusing.set(refusing)
+        now = {(name, version) for name, (version, _, _) in versions.items()}
+        for labels in self._known - now:
+            self.share.remove(*labels)
+            self.version_ready.remove(*labels)
+        self._known = now
+        for name, (version, share, ready) in versions.items():
+            self.share.labels(name, version).set(share)
+            self.version_ready.labels(name, version).set(ready)
+
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(PREFIX + name, text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(PREFIX + name, text, registry=self.registry)
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(PREFIX + name, text, labels, registry=self.registry)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(PREFIX + name, text, buckets=buckets, registry=self.registry)
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(PREFIX + name, text, labels, buckets=buckets, registry=self.registry)

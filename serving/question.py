@@ -47,8 +47,9 @@ class AdsFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The `ads` object: where the answer will stand, who reads it, and what it may hold.
 
     `enabled` False asks for an answer without any ad; `max_ads` bounds the links, `tmax_ms` the time, `floor_micros`
-    the bids, in micros of `currency`. `user_id` and `profile` are used only with `consent`. `blocked_*` are the
-    publisher's exclusions, `user_blocked_*` the reader's own.
+    the bids, in micros of `currency`. `user_id` and `profile` are used only with `consent`. `conversation_id` keeps a
+    conversation on one model version while two serve, and goes into no record. `blocked_*` are the publisher's
+    exclusions, `user_blocked_*` the reader's own.
     """
 
     enabled: bool = True
@@ -58,6 +59,7 @@ class AdsFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     language: str = ""
     currency: str = ""
     user_id: str = ""
+    conversation_id: str = ""
     consent: bool = False
     profile: ProfileFields = ProfileFields()
     max_ads: int | None = None

@@ -28,6 +28,7 @@ from serving.metrics import Metrics
 from serving.policy import AsyncPolicyBackend
 from serving.question import Question
 from serving.records import AuctionLog
+from serving.routed import RoutedPolicy
 from serving.settings import ServeSettings, derived
 from serving.settlement import settle
 from serving.spool import Spool
@@ -102,6 +103,9 @@ class Router:
 
     async def start(self) -> None:
         """Loads the campaigns and begins the background work. Raises where the database cannot be read."""
+        if isinstance(self.backend, RoutedPolicy):
+            await self.backend.start(self.metrics)
+            self._every(self.settings.routes_s, self.backend.refresh, "routes not followed")
         await self.marketplace.load()
         # Campaigns stay for good: a full collection that walks 10,000 of them stalls every stream for its length.
         gc.collect()
@@ -155,7 +159,7 @@ class Router:
 
     def _charged(self, event: ChargeEvent, outcome: Charged) -> None:
         """Called on a thread of the charging."""
-        self.metrics.revenue.labels(event.currency, event.kind.value).inc(outcome.charged_micros)
+        self.metrics.revenue.labels(event.currency, event.kind.value, event.model_version).inc(outcome.charged_micros)
         if outcome.reason:
             log.info("charged less", event_id=outcome.id, reason=outcome.reason, charged_micros=outcome.charged_micros)
         else:

@@ -55,6 +55,7 @@ class ServeSettings:
     drain_s: float = 30.0
     refresh_s: float = 1.0
     pacing_s: float = 60.0
+    routes_s: float = 1.0
     prior_ctr: float = 0.02
     prior_shown: int = 200
     max_characters: int = 32_000
@@ -65,6 +66,7 @@ class ServeSettings:
 
     def __post_init__(self) -> None:
         for name in (
+            "routes_s",
             *("link_lifetime_s", "candidates", "max_ads", "in_flight", "waiting", "deadline_s", "encode_s", "drain_s"),
             *("refresh_s", "pacing_s", "prior_shown", "audited_answers"),
         ):

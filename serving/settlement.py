@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 
 from mechanism.payments import impression_payments, participation_payments
-from mechanism.types import AdId, Answer, Insertion, Micros
+from mechanism.types import AdId, Answer, Insertion, Micros, model_version
 from serving.answer import LiveAnswer
 from serving.campaigns.types import Pricing
 from serving.charging import AUCTION, CHARGE
@@ -61,11 +61,6 @@ def settle(live: LiveAnswer, spool: Spool, kept: AuctionLog) -> None:
         tokens=record.tokens,
         seconds=record.seconds,
     )
-
-
-def model_version(digest: str) -> str:
-    """The model version that reports are grouped by: the beginning of the weights' digest, or a server's model name."""
-    return digest[:200] if ":" in digest else digest[:16]
 
 
 def _payments(live: LiveAnswer, shown: list[AdId]) -> list[PaymentRecord]:
@@ -140,9 +135,9 @@ def _record(
 
 
 def _count(live: LiveAnswer, record: AuctionRecord, excluded: dict[Reason, int], seconds: float) -> None:
-    metrics, room = live.room.metrics, live.room
-    metrics.answers.labels(record.outcome).inc()
-    metrics.seconds.observe(seconds)
+    metrics, room, version = live.room.metrics, live.room, model_version(record.model_digest)
+    metrics.answers.labels(record.outcome, version).inc()
+    metrics.seconds.labels(version).observe(seconds)
     if live.evaluated is None:
         return
     metrics.auctions.inc()
@@ -152,7 +147,7 @@ def _count(live: LiveAnswer, record: AuctionRecord, excluded: dict[Reason, int],
         metrics.apart[loss.reason].inc()
     if live.ads:
         metrics.filled.inc()
-        metrics.shown.inc(len(live.ads))
+        metrics.shown.labels(version).inc(len(live.ads))
     if record.outcome == "answered":
         room.answered += 1
         room.shown += len(live.ads)

@@ -48,8 +48,8 @@ class Click(msgspec.Struct, frozen=True):
     campaign's bid, or the campaign itself, has changed since.
 
     `price` is the bid in that auction, in micros of `currency`; `issued` and `expires` are Unix times in seconds,
-    `issued` 0 where it is not known. The model version, the reader and the query are left to the
-    auction record.
+    `issued` 0 where it is not known; `model_version` is empty where it is too long for a link. The reader and the query
+    are left to the auction record.
     """
 
     auction_id: str
@@ -61,6 +61,7 @@ class Click(msgspec.Struct, frozen=True):
     pricing: Pricing = Pricing.CLICK
     placement: str = ""
     issued: int = 0
+    model_version: str = ""
 
     @property
     def id(self) -> str:
@@ -142,6 +143,7 @@ class _Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     placement: str
     issued: int
     expires: int
+    model_version: str = ""
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -159,7 +161,7 @@ def _to_wire(click: Click) -> _Wire:
     pricing = _PRICINGS.index(click.pricing)
     return _Wire(
         auction, click.ad_id, click.campaign_id, click.price, click.currency, pricing, click.placement,
-        click.issued, click.expires,
+        click.issued, click.expires, click.model_version,
     )  # fmt: skip
 
 
@@ -176,6 +178,7 @@ def _from_wire(wire: _Wire) -> Click:
         pricing=_PRICINGS[wire.pricing],
         placement=wire.placement,
         issued=wire.issued,
+        model_version=wire.model_version,
     )
 
 

@@ -98,7 +98,10 @@ def _check_ads(ads: AdsFields) -> None:
         if len(entries) > most:
             raise bad_request(f"ads.{name}", f"{len(entries)} entries", f"give at most {most}")
     scalars = {f"profile.{f}": getattr(told, f) for f in ("age", "gender", "occupation", "location")}
-    scalars |= {name: getattr(ads, name) for name in ("user_id", "placement", "category", "country", "language")}
+    scalars |= {
+        name: getattr(ads, name)
+        for name in ("user_id", "conversation_id", "placement", "category", "country", "language")
+    }
     listed = {f"{name}[{i}]": value for name, entries in lists.items() for i, value in enumerate(entries)}
     for place, value in (scalars | listed).items():
         # A line break would let a profile write its own lines into the prompt.

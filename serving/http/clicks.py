@@ -51,16 +51,18 @@ def click_routes(router: Router) -> list[HTTPRouteHandler]:
         except TokenExpired as expired:
             click = expired.click
         except TokenError:
-            clicks.labels("forged").inc()
+            clicks.labels("forged", "").inc()
             return _notice(404, "This is not a valid sponsored link", "It was altered, or another server made it.")
         found = await _destination(router, click)
         if found is None or found[1].review is not ReviewState.APPROVED:
-            clicks.labels("withdrawn").inc()
+            clicks.labels("withdrawn", click.model_version).inc()
             return _notice(410, "This offer is no longer available", "The advertiser has taken it back.")
         address = request.client.host if request.client else ""
         asked = ClickRequest(request.method, dict(request.headers), address)
         invalid = router.screen.judge(click, asked, now)
-        clicks.labels(invalid.value if invalid else "valid").inc()
+        clicks.labels(invalid.value if invalid else "valid", click.model_version).inc()
+        if not invalid and click.pricing is Pricing.CLICK:
+            router.metrics.clicked.labels(click.currency, click.model_version).inc(click.price)
         await _record(router, click, found[0], invalid.value if invalid else "", now)
         return Response("", status_code=302, headers={**_LINK_HEADERS, "Location": found[1].landing_url})
 
@@ -102,6 +104,7 @@ async def _record(router: Router, click: Click, campaign: Campaign, invalid: str
         price_micros=click.price if click.pricing is Pricing.CLICK else 0,
         currency=click.currency,
         occurred_at=datetime.fromtimestamp(now, UTC),
+        model_version=click.model_version,
         invalid=invalid,
     )
     try:

@@ -81,9 +81,13 @@ def connect(url: str) -> Any:
 
 
 class TritonPolicy:
-    """One model on Triton as an `AsyncPolicyBackend`; the client is shared and stays open on `close`."""
+    """One model on Triton as an `AsyncPolicyBackend`. The client is shared and stays open on `close`, unless it was
+    made for this model alone (`own_client`)."""
 
-    def __init__(self, client: Any, model: ModelRef, settings: TritonSettings = TritonSettings()) -> None:
+    def __init__(
+        self, client: Any, model: ModelRef, settings: TritonSettings = TritonSettings(), own_client: bool = False
+    ) -> None:
+        self._own_client = own_client
         self.model = model
         self._calls = GuardedCalls(f"Triton ({model.name})", settings.breaker, settings.silence_s)
         self._client = client
@@ -147,7 +151,9 @@ class TritonPolicy:
         return True
 
     async def close(self) -> None:
-        """Nothing is held: every stream ends with its reader."""
+        """Closes a client of its own; no stream is held, each ends with its reader."""
+        if self._own_client:
+            await self._client.close()
 
     async def _guarded(self, data: bytes, deadline: float) -> AsyncGenerator[PolicyEvent, None]:
         """One attempt, and what it tells the breaker."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from mechanism.errors import ConfigError, InputError
-from serving.triton.wire import COMPLETED, DIGEST_PARAMETER, REQUEST, TEXT
+from serving.triton.wire import COMPLETED, DIGEST_PARAMETER, REQUEST, TEXT, model_name
 from serving.weights import ENTRY, checked_digest, entry_of, weights_files
 
 Kind = Literal["python", "vllm"]
@@ -95,7 +95,7 @@ def build_repository(
         staging.chmod(0o755)
         with model_folder(model, version, staging / "saved") as source:
             digest = checked_digest(source)
-            name = f"policy-{digest[:12]}"
+            name = model_name(digest)
             built = staging / name
             shutil.copytree(
                 source, built / "1" / "weights", copy_function=_link if link else shutil.copy2,

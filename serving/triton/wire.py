@@ -50,6 +50,11 @@ class QueueFull(PolicyError):
     """The model's slots and its queue are taken; nothing was generated."""
 
 
+def model_name(digest: str) -> str:
+    """The name on Triton of the model with these weights."""
+    return f"policy-{digest[:12]}"
+
+
 def encode_request(context: Context, seed: int, max_ads: int) -> bytes:
     """The REQUEST tensor's string."""
     return msgspec.json.encode(PolicyRequest(context, seed, max_ads))

@@ -23,7 +23,7 @@ def test_metrics_have_an_address_of_their_own(router: Router, scripted: Router, 
     with router(tmp_path, scripted("Try {A1}."), metrics_address="127.0.0.1:0") as running:
         running.ask()
         figures = f"http://127.0.0.1:{running.router.metrics_port}/metrics"
-        assert "llm_auction_ads_shown_total 1.0" in httpx.get(figures).text
+        assert 'llm_auction_ads_shown_total{model_version="0000000000000000"} 1.0' in httpx.get(figures).text
         assert running.get("/metrics").status_code == 404
         assert "/metrics" not in running.get("/openapi.json").json()["paths"]
         assert running.get("/livez").status_code == 200

@@ -23,7 +23,9 @@ def test_the_builtin_catalogue_is_drawn_by_seed(tmp_path: Path) -> None:
     assert all(listing.ad.landing_url == f"/demo/{listing.ad.id}" for listing in catalogue)
 
 
-@pytest.mark.parametrize("options", [["--catalogue", "none.jsonl"], ["--public-url", "ads.example"]])
+@pytest.mark.parametrize(
+    "options", [["--catalogue", "none.jsonl"], ["--routes", "none.json"], ["--public-url", "ads.example"]]
+)
 def test_a_wrong_option_is_named(tmp_path: Path, options: list[str]) -> None:
     result = CliRunner().invoke(app, ["serve", "--state-dir", str(tmp_path), *options])
     assert result.exit_code == 2

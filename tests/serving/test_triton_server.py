@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from cli.serve import routed
 from mechanism.errors import ConfigError, InputError, PolicyError
 from mechanism.types import Ad, Candidate, Context, Profile
 from serving import tracing
@@ -20,6 +22,8 @@ from serving.breaker import BreakerSettings, ServerDown
 from serving.drills.triton import next_version
 from serving.errors import Overloaded, PolicyTimeout
 from serving.policy import AsyncPolicyBackend, Completed, InProcessPolicy, PolicyEvent, TextDelta
+from serving.routed import RoutedPolicy
+from serving.settings import ServeSettings
 from serving.triton import server
 from serving.triton.client import ModelRef, TritonPolicy, TritonSettings, connect
 from serving.triton.repository import build_repository
@@ -131,6 +135,39 @@ async def whole(policy: AsyncPolicyBackend, about: Context, seed: int, seconds: 
     *deltas, done = [event async for event in ask(policy, about, seed, seconds)]
     assert isinstance(done, Completed)
     return "".join(d.text for d in deltas if isinstance(d, TextDelta)), done
+
+
+def test_a_route_file_names_models_on_triton_and_folders_of_this_process(site: Site, tmp_path: Path) -> None:
+    """As `llm-auction serve --routes` opens them; a model whose weights are others gets no traffic."""
+    folder = tmp_path / "tiny"
+    shutil.copytree(ROOT / "inference" / "models_data" / "tiny", folder)
+    at = f"triton 127.0.0.1:{site.server.grpc}"
+    versions = [
+        {"name": "remote", "weight": 40, "policy": at, "digest": site.tiny.digest},
+        {"name": "local", "weight": 40, "policy": str(folder), "digest": site.tiny.digest},
+        {"name": "absent", "weight": 10, "policy": at, "digest": site.following.digest},
+        {"name": "other", "weight": 10, "policy": str(folder), "digest": site.following.digest},
+    ]
+    path = tmp_path / "routes.json"
+    path.write_text(json.dumps({"versions": versions}))
+
+    async def work(_: Any) -> None:
+        policy = routed(path, ServeSettings())()
+        assert isinstance(policy, RoutedPolicy)
+        try:
+            await policy.start()
+            assert policy.shares == {"remote": 50, "local": 50}
+            assert set(policy.faults) == {"absent", "other"}
+            assert "its weights are" in policy.faults["other"]
+            texts = {await text_of(policy.version_for(f"user-{i}")) for i in range(6)}
+            assert len(texts) == 1  # the same weights and seed, wherever they are
+        finally:
+            await policy.close()
+
+    async def text_of(version: AsyncPolicyBackend) -> str:
+        return (await whole(version, context(1), seed=1))[0]
+
+    site.run(work)
 
 
 def test_answers_are_those_of_the_policy_in_process(site: Site) -> None:

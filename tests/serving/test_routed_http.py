@@ -1,0 +1,248 @@
+"""A router that follows a route file while questions come: split, checks, changes, and what is bad."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mechanism.errors import ConfigError, PolicyError
+from mechanism.types import model_version
+from serving.policy import AsyncPolicyBackend
+from serving.routed import RoutedPolicy, RouteLimits
+from serving.routes import Version
+from serving.threaded import ThreadedPolicy
+from serving.worker import PolicyWorker
+
+QUICK = RouteLimits(trial_s=5, look_s=2, again_s=0.05)
+
+
+def digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+class Fleet:
+    """Policies that say their own names, and the route file that names them."""
+
+    def __init__(self, folder: Path, scripted: Callable[..., Any]) -> None:
+        self.path = folder / "routes.json"
+        self.scripted = scripted
+        self.weights: dict[str, str] = {}
+        self.broken: set[str] = set()
+        self.unready: set[str] = set()
+        self.closed: list[str] = []
+
+    def write(self, generation: int = 0, **weights: int) -> None:
+        versions = [
+            {"name": name, "weight": weight, "policy": f"models/{name}", "digest": digest(name)}
+            for name, weight in weights.items()
+        ]
+        self.put(json.dumps({"generation": generation, "versions": versions}))
+
+    def put(self, text: str) -> None:
+        draft = self.path.with_suffix(".new")
+        draft.write_text(text)
+        os.replace(draft, self.path)
+
+    async def open(self, version: Version) -> AsyncPolicyBackend:
+        fleet, name = self, version.name
+        if name in self.broken:
+            raise PolicyError("the weights cannot be read")
+        policy = self.scripted(f"{name} says {{A{int(name[1:]) + 1}}}.")
+        policy.digest = self.weights.get(name, digest(name))
+
+        class Backend(ThreadedPolicy):
+            async def ready(self) -> bool:
+                return name not in fleet.unready and await super().ready()
+
+            async def close(self) -> None:
+                fleet.closed.append(name)
+                await super().close()
+
+        return Backend(PolicyWorker(policy, 16, 10.0))
+
+    def policy(self) -> RoutedPolicy:
+        return RoutedPolicy(self.path, self.open, QUICK)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, scripted: Callable[..., Any]) -> Fleet:
+    return Fleet(tmp_path, scripted)
+
+
+def answered(running: Any, **ads: Any) -> str:
+    """The version that answered."""
+    text: str = running.ask(ads=ads)["choices"][0]["message"]["content"]
+    return text.split(maxsplit=1)[0]
+
+
+def gauge(running: Any, name: str, **labels: str) -> float | None:
+    value: float | None = running.router.metrics.registry.get_sample_value(f"llm_auction_{name}", labels)
+    return value
+
+
+def test_the_split_follows_the_file(
+    fleet: Fleet, router: Callable[..., Any], tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    fleet.write(generation=1, v1=100, v2=0)
+    with router(tmp_path, None, backend=fleet.policy(), routes_s=0.02) as running:
+        assert {answered(running) for _ in range(5)} == {"v1"}
+        fleet.write(generation=2, v1=50, v2=50)
+        wait_until(lambda: gauge(running, "routes_generation") == 2)
+        assert {answered(running) for _ in range(40)} == {"v1", "v2"}  # all one: once in 10^12
+        fleet.write(generation=3, v2=100)
+        wait_until(lambda: gauge(running, "routes_generation") == 3)
+        assert {answered(running) for _ in range(5)} == {"v2"}
+        wait_until(lambda: fleet.closed == ["v1"])
+        assert gauge(running, "version_share", version="v2", model_version=digest("v2")[:16]) == 100
+        assert gauge(running, "version_share", version="v1", model_version=digest("v1")[:16]) is None
+
+
+def test_a_user_and_a_conversation_stay_on_their_version(
+    fleet: Fleet, router: Callable[..., Any], tmp_path: Path
+) -> None:
+    fleet.write(v1=50, v2=50)
+    with router(tmp_path, None, backend=fleet.policy()) as running:
+        for key in ("u1", "u2", "u3", "u4"):
+            assert len({answered(running, user_id=key, consent=True) for _ in range(4)}) == 1
+            assert len({answered(running, conversation_id=key) for _ in range(4)}) == 1
+        # Without consent a user's id is not used, for this neither.
+        assert len({answered(running, user_id="u1") for _ in range(40)}) == 2
+
+
+def test_records_reports_and_metrics_tell_the_versions_apart(
+    fleet: Fleet, router: Callable[..., Any], tmp_path: Path
+) -> None:
+    fleet.write(v1=50, v2=50)
+    with router(tmp_path, None, backend=fleet.policy()) as running:
+        seen: dict[str, int] = {}
+        for i in range(12):
+            answer = running.ask(ads={"conversation_id": f"c{i}"})
+            name = answer["choices"][0]["message"]["content"][:2]
+            record = running.call("GET", f"/v1/auctions/{answer['auction']['auction_id']}").json()
+            assert record["model_digest"] == digest(name)
+            if name not in seen:
+                assert running.click(answer["ads"][0]["click_url"]).status_code == 302
+            seen[name] = seen.get(name, 0) + 1
+        running.settled()
+        assert set(seen) == {"v1", "v2"}
+        rows = running.call("GET", "/v1/reports?group_by=model_version").json()["lines"]
+        for name, count in seen.items():
+            version, bid = model_version(digest(name)), 100_000 * (int(name[1:]) + 1)
+            assert [row["clicks"] for row in rows if row["model_version"] == version] == [1]
+            assert gauge(running, "answers_total", outcome="answered", model_version=version) == count
+            assert gauge(running, "answer_seconds_count", model_version=version) == count
+            assert gauge(running, "clicks_total", validity="valid", model_version=version) == 1
+            charged = {"currency": "EUR", "pricing": "click", "model_version": version}
+            assert gauge(running, "revenue_micros_total", **charged) == bid
+            assert gauge(running, "clicked_micros_total", currency="EUR", model_version=version) == bid
+
+
+@pytest.mark.parametrize("fault", ["broken", "other weights", "unready"])
+def test_a_version_that_fails_its_check_gets_no_traffic_until_it_passes(
+    fleet: Fleet, router: Callable[..., Any], tmp_path: Path, wait_until: Callable[..., None], fault: str
+) -> None:
+    if fault == "broken":
+        fleet.broken.add("v2")
+    elif fault == "unready":
+        fleet.unready.add("v2")
+    else:
+        fleet.weights["v2"] = digest("somebody else's")
+    fleet.write(v1=1, v2=99)
+    with router(tmp_path, None, backend=fleet.policy(), routes_s=0.02) as running:
+        told = {"version": "v2", "model_version": digest("v2")[:16]}
+        assert {answered(running) for _ in range(10)} == {"v1"}
+        assert (gauge(running, "version_ready", **told), gauge(running, "version_share", **told)) == (0, 0)
+        assert gauge(running, "version_share", version="v1", model_version=digest("v1")[:16]) == 100
+        fleet.broken.clear()
+        fleet.unready.clear()
+        fleet.weights.clear()
+        wait_until(lambda: gauge(running, "version_share", **told) == 99)
+        assert "v2" in {answered(running) for _ in range(20)}
+
+
+def test_a_version_that_is_no_longer_ready_loses_its_traffic_and_gets_it_back(
+    fleet: Fleet, router: Callable[..., Any], tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    fleet.write(v1=50, v2=50)
+    told = {"version": "v1", "model_version": digest("v1")[:16]}
+    with router(tmp_path, None, backend=fleet.policy(), routes_s=0.02) as running:
+        fleet.unready.add("v1")
+        wait_until(lambda: gauge(running, "version_share", **told) == 0)
+        assert {answered(running) for _ in range(10)} == {"v2"}
+        fleet.unready.clear()
+        wait_until(lambda: gauge(running, "version_share", **told) == 50)
+
+
+def test_the_version_before_goes_on_while_no_new_one_can_answer(
+    fleet: Fleet, router: Callable[..., Any], tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    fleet.write(generation=1, v1=100)
+    with router(tmp_path, None, backend=fleet.policy(), routes_s=0.02) as running:
+        fleet.broken.add("v2")
+        fleet.write(generation=2, v2=100)
+        wait_until(lambda: gauge(running, "routes_generation") == 2)
+        assert answered(running) == "v1"
+        assert running.get("/readyz").status_code == 200
+        fleet.broken.clear()
+        wait_until(lambda: answered(running) == "v2")
+        wait_until(lambda: "v1" in fleet.closed)
+
+
+@pytest.mark.parametrize("bad", ["{", '{"versions": []}', None])
+def test_a_bad_file_changes_nothing_and_is_counted(
+    fleet: Fleet, router: Callable[..., Any], tmp_path: Path, wait_until: Callable[..., None], bad: str | None
+) -> None:
+    fleet.write(generation=1, v1=100)
+    with router(tmp_path, None, backend=fleet.policy(), routes_s=0.02) as running:
+        if bad is None:
+            fleet.path.unlink()
+        else:
+            fleet.put(bad)
+        wait_until(lambda: gauge(running, "routes_refused") == 1)
+        assert answered(running) == "v1"
+        assert gauge(running, "route_files_refused_total") == 1  # once, however often it is read
+        fleet.write(generation=2, v1=100)
+        wait_until(lambda: gauge(running, "routes_generation") == 2)
+        assert gauge(running, "routes_refused") == 0
+
+
+def test_a_router_without_any_version_is_not_ready_and_becomes_so(
+    fleet: Fleet, router: Callable[..., Any], tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    fleet.broken.add("v1")
+    fleet.write(v1=100)
+    with router(tmp_path, None, backend=fleet.policy(), routes_s=0.02) as running:
+        assert running.get("/readyz").status_code == 503
+        assert running.post().status_code == 503
+        fleet.broken.clear()
+        wait_until(lambda: running.get("/readyz").status_code == 200)
+        assert answered(running) == "v1"
+
+
+def test_a_change_breaks_no_stream(
+    fleet: Fleet, router: Callable[..., Any], tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    fleet.write(generation=1, v1=100)
+    with router(tmp_path, None, backend=fleet.policy(), routes_s=0.02) as running:
+        stream = running.client.chat.completions.create(
+            model="scripted", messages=[{"role": "user", "content": "Good shoes?"}], stream=True
+        )
+        with stream:
+            chunks = iter(stream)
+            next(chunks)
+            fleet.write(generation=2, v2=100)
+            wait_until(lambda: answered(running) == "v2")
+            rest = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        assert "v1 says" in rest
+
+
+def test_a_bad_file_at_the_start_is_named(tmp_path: Path, fleet: Fleet) -> None:
+    fleet.put('{"versions": [{"name": "v1", "weight": 50, "policy": "x", "digest": ""}]}')
+    with pytest.raises(ConfigError, match="digest"):
+        fleet.policy()

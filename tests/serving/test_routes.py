@@ -1,0 +1,104 @@
+"""The route file's form, and the split of questions by weight."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mechanism.errors import ConfigError
+from serving.routes import chosen, parse_routes, read_routes
+
+A, B = "a" * 64, "b" * 64
+
+
+def routes_file(*versions: dict[str, Any], **fields: Any) -> bytes:
+    return json.dumps({"versions": list(versions), **fields}).encode()
+
+
+def version(name: str = "v1", weight: int = 100, policy: str = "models/v1", digest: str = A) -> dict[str, Any]:
+    return {"name": name, "weight": weight, "policy": policy, "digest": digest}
+
+
+def test_a_file_is_read_with_its_generation(tmp_path: Path) -> None:
+    path = tmp_path / "routes.json"
+    path.write_bytes(routes_file(version(weight=90), version("v2", 10, "triton [::1]:8001", B), generation=7))
+    routes = read_routes(path)
+    assert routes.generation == 7
+    assert [(v.name, v.weight, v.server) for v in routes.versions] == [("v1", 90, ""), ("v2", 10, "[::1]:8001")]
+
+
+@pytest.mark.parametrize(
+    ("data", "place", "remedy"),
+    [
+        (b"{", "routes", "truncated"),
+        (routes_file(version(weight=101)), "versions[0].weight", "from 0 to 100"),
+        (routes_file(version(weight=-1)), "versions[0].weight", "from 0 to 100"),
+        (routes_file(version(weight=60)), "versions", "sum to 100"),
+        (routes_file(), "versions", "sum to 100"),
+        (routes_file(version(weight=50), version(weight=50)), "versions[1].name", "once"),
+        (routes_file(version(name="a b")), "versions[0].name", "letters"),
+        (routes_file(version(digest="ABC")), "versions[0].digest", "hexadecimal"),
+        (routes_file(version(policy=" ")), "versions[0].policy", "folder"),
+        (routes_file(version(policy="triton nowhere")), "versions[0].policy", "HOST:PORT"),
+        (routes_file(version(policy="triton host:99999")), "versions[0].policy", "HOST:PORT"),
+        (routes_file(version(), generation=-1), "generation", ">= 0"),
+        (routes_file(version() | {"wieght": 3}), "routes", "wieght"),
+        (routes_file(version() | {"weight": "100"}), "routes", "$.versions[0].weight"),
+        (b" " * 1_000_001, "routes", "at most"),
+    ],
+)
+def test_a_bad_file_is_refused_with_place_value_and_remedy(data: bytes, place: str, remedy: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_routes(data, "routes")
+    assert place in refused.value.place
+    assert remedy in str(refused.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        read_routes(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("weights", [{"a": 90, "b": 10}, {"a": 1, "b": 99}, {"a": 50, "b": 30, "c": 20}])
+def test_questions_fall_to_versions_by_weight(weights: dict[str, float]) -> None:
+    keys = 20_000
+    found = [chosen(weights, f"user-{i}") for i in range(keys)]
+    for name, weight in weights.items():
+        share, sigma = weight / 100, (weight / 100 * (1 - weight / 100) / keys) ** 0.5
+        assert abs(found.count(name) / keys - share) < 4 * sigma
+
+
+def test_the_split_is_the_same_in_every_router() -> None:
+    """Pinned: routers of two releases must send a user to the same version."""
+    weights = {"stable": 75.0, "canary": 25.0}
+    found = "".join(chosen(weights, f"user-{i}")[0] for i in range(32))
+    assert found == PINNED
+
+
+PINNED = "cssssscssssccssssssssssssssssscs"
+
+
+@given(st.text(), st.integers(1, 98), st.integers(1, 99))
+def test_nobody_leaves_a_canary_whose_share_grows(key: str, before: int, more: int) -> None:
+    after = min(99, before + more)
+    if chosen({"stable": 100 - before, "canary": before}, key) == "canary":
+        assert chosen({"stable": 100 - after, "canary": after}, key) == "canary"
+
+
+@given(st.text(), st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 100), min_size=2))
+def test_when_a_version_drops_out_only_its_own_users_move(key: str, weights: dict[str, int]) -> None:
+    if sum(weights.values()) == 0:
+        with pytest.raises(ValueError):  # noqa: PT011
+            chosen(weights, key)
+        return
+    before = chosen(weights, key)
+    assert weights[before] > 0
+    for gone in weights:
+        rest = {name: weight for name, weight in weights.items() if name != gone}
+        if gone != before and sum(rest.values()):
+            assert chosen(rest, key) == before
