@@ -1,0 +1,1 @@
+"""Which version serves: promotion and rollback with their history, and the guard that watches what was promoted."""

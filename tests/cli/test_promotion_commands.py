@@ -1,0 +1,135 @@
+"""`promote`, `rollback` and `guard` on a real registry, a real log and a route file."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from typer.testing import CliRunner, Result
+
+from cli.guard import promote_next, watch
+from cli.main import app
+from inference.models import resolve
+from serving.promotion.deployment import Deployment
+from serving.promotion.guard import GuardSettings
+from serving.promotion.windows import WindowSettings
+from serving.routes import Version, read_routes
+from serving.weights import folder_digest
+from streaming.codec import encode
+from streaming.drills.traffic import click, interaction
+from streaming.embedded import EmbeddedLog
+from streaming.events import Interaction
+from streaming.topics import CLICKS, INTERACTIONS, all_topics
+from trainers.registry import Registry
+
+TINY = Path(resolve("tiny")[0])
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    found = Registry(tmp_path / "runs")
+    found.register(TINY, base="tiny", gates={"promote": True})
+    found.register(TINY, base="tiny", gates={"promote": False})
+    found.register(TINY, base="tiny")
+    return found
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Deployment:
+    made = Deployment(tmp_path / "routes.json")
+    made.start(Version("tiny", 100, "tiny", folder_digest(TINY)), "test", "")
+    return made
+
+
+def call(deployment: Deployment, registry: Registry, *words: str) -> Result:
+    where = ["--routes", str(deployment.path)]
+    return CliRunner().invoke(app, [*words, *where, *(["--registry", registry.url] if words[0] == "promote" else [])])
+
+
+def test_promote_and_rollback_are_one_command_each(deployment: Deployment, registry: Registry) -> None:
+    result = call(deployment, registry, "promote", "v0001", "--why", "better", "--by", "ada")
+    assert result.exit_code == 0, result.output
+    assert "v0001 100%" in result.output
+    routed = read_routes(deployment.path).versions[0]
+    assert (routed.digest, Path(routed.policy).name) == (folder_digest(TINY), "v0001")
+    result = call(deployment, registry, "rollback", "--why", "worse", "--by", "ada")
+    assert "tiny 100%" in result.output
+    listed = call(deployment, registry, "rollback", "--history").output
+    assert "(by ada) better" in listed
+    assert "(by ada) worse" in listed
+
+
+@pytest.mark.parametrize(("version", "told"), [("v0002", "did not pass"), ("v0003", "no gate"), ("v0009", "known are")])
+def test_what_did_not_pass_its_gates_is_promoted_by_force_alone(
+    deployment: Deployment, registry: Registry, version: str, told: str
+) -> None:
+    result = call(deployment, registry, "promote", version)
+    assert result.exit_code == 2
+    assert told in result.output
+    if version != "v0009":
+        assert call(deployment, registry, "promote", version, "--force").exit_code == 0
+
+
+def test_a_damaged_model_is_not_promoted(deployment: Deployment, registry: Registry) -> None:
+    weights = next((Path(registry.url) / "models" / "v0001").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert call(deployment, registry, "promote", "v0001").exit_code == 2
+    assert [v.name for v in deployment.versions()] == ["tiny"]
+
+
+def test_the_newest_model_that_passed_is_promoted_once(deployment: Deployment, registry: Registry) -> None:
+    change = promote_next(registry, deployment)
+    assert change is not None
+    assert change.version == "v0001"
+    assert promote_next(registry, deployment) is None  # on probation
+    deployment.rollback("guard", "worse")
+    assert promote_next(registry, deployment) is None  # it had its turn
+
+
+def served(digest: str, at: datetime, **changes: Any) -> Interaction:
+    number = int(at.timestamp() * 1000)
+    return msgspec.structs.replace(interaction(number, at), model_digest=digest, **changes)
+
+
+def write(log: EmbeddedLog, digest: str, seconds: float, clicked: int, count: int = 60) -> None:
+    """Answers from now on, a millisecond apart, of which `clicked` of ten are clicked at once."""
+    producer, begin = log.producer(), datetime.now(UTC)
+    for number in range(count):
+        at = begin + timedelta(milliseconds=number)
+        event = served(digest, at, answer_s=seconds)
+        producer.append(INTERACTIONS, event.key.encode(), encode(event))
+        if number % 10 < clicked:
+            hit = click(event, "A0", 0.01)
+            producer.append(CLICKS, hit.key.encode(), encode(hit))
+    producer.flush(20)
+    producer.close()
+
+
+@pytest.mark.parametrize(("seconds", "clicked", "kept"), [(0.2, 5, True), (2.0, 5, False), (0.2, 0, False)])
+def test_the_guard_keeps_or_rolls_back_by_what_the_log_says(
+    tmp_path: Path, deployment: Deployment, seconds: float, clicked: int, kept: bool
+) -> None:
+    log = EmbeddedLog(tmp_path / "log")
+    log.create(all_topics(2))
+    write(log, folder_digest(TINY), 0.2, 5)
+    deployment.promote(Version("v1", 100, "elsewhere", "ab" * 32), "test", "")
+    write(log, "ab" * 32, seconds, clicked)
+    stop = threading.Event()
+    settings = GuardSettings(least=50, least_early=20)
+    watching = threading.Thread(
+        target=watch, args=(log, deployment, settings, WindowSettings(ripe_s=0.05), stop), daemon=True
+    )
+    watching.start()
+    end = datetime.now(UTC) + timedelta(seconds=30)
+    while deployment.probation() is not None and datetime.now(UTC) < end:
+        stop.wait(0.05)
+    stop.set()
+    watching.join(20)
+    serving = deployment.serving()
+    assert serving is not None
+    assert serving.name == ("v1" if kept else "tiny")
+    assert deployment.history()[-1].by == "guard"

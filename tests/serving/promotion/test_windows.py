@@ -1,0 +1,79 @@
+"""Windows of live answers: the same whatever the order and the repetitions of the events."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+
+import msgspec
+
+from mechanism.objective import Penalty
+from serving.promotion.guard import LiveAnswer
+from serving.promotion.windows import LiveWindows, WindowSettings
+from streaming.drills.traffic import BEGINNING, click, interaction
+from streaming.events import AnyEvent
+
+DIGEST = "0" * 64
+LATER = BEGINNING + timedelta(hours=1)
+
+
+def windows(answers: int = 100, ripe_s: float = 60.0) -> LiveWindows:
+    return LiveWindows(WindowSettings(answers, ripe_s), Penalty(per_ad=5.0, flood_after=2, per_fault=50.0))
+
+
+def test_an_answer_is_told_with_its_clicks() -> None:
+    seen = windows()
+    event = msgspec.structs.replace(interaction(1), answer_s=0.4)
+    for each in (event, click(event, "A0", 5), click(event, "A0", 6), click(event, "A1", 7, reason="bot")):
+        seen.add(each)
+    assert seen.of(DIGEST, LATER) == [LiveAnswer(0.4, False, True, 10.0, 200_000)]
+    assert seen.of("another", LATER) == []
+
+
+def test_late_clicks_and_young_answers_do_not_count() -> None:
+    seen = windows(ripe_s=60)
+    event = interaction(1)
+    seen.add(event)
+    seen.add(click(event, "A0", 61))
+    assert seen.of(DIGEST, BEGINNING + timedelta(seconds=59))[0].revenue is None
+    assert seen.of(DIGEST, BEGINNING + timedelta(seconds=60))[0].revenue == 0
+
+
+def test_order_and_repetition_change_nothing() -> None:
+    events: list[AnyEvent] = []
+    for number in range(30):
+        event = interaction(number, BEGINNING + timedelta(seconds=number))
+        events += [event, click(event, "A0", 3), click(event, "A1", 9)] if number % 3 else [event]
+    straight, mixed = windows(), windows()
+    for event in events:
+        straight.add(event)
+    shuffled = [*events, *events[::4]]
+    random.Random(5).shuffle(shuffled)
+    for event in shuffled:
+        mixed.add(event)
+    found = mixed.of(DIGEST, LATER)
+    assert sorted(map(repr, found)) == sorted(map(repr, straight.of(DIGEST, LATER)))
+    assert sum(answer.revenue or 0 for answer in found) == 20 * 2 * 200_000
+
+
+def test_what_failed_and_who_left() -> None:
+    seen = windows()
+    for number, outcome in enumerate(("answered", "cut", "failed", "cancelled")):
+        seen.add(msgspec.structs.replace(interaction(number), outcome=outcome))
+    assert [answer.failed for answer in seen.of(DIGEST, LATER)] == [False, True, True]
+
+
+def test_a_window_is_bounded_and_begins_when_it_is_told_to() -> None:
+    seen = windows(answers=10)
+    for number in range(25):
+        seen.add(interaction(number, BEGINNING + timedelta(seconds=number)))
+    assert len(seen.of(DIGEST, LATER)) == 10
+    assert len(seen.of(DIGEST, LATER, BEGINNING + timedelta(seconds=22))) == 3
+
+
+def test_of_many_versions_the_newest_are_remembered() -> None:
+    seen = windows()
+    for number in range(12):
+        seen.add(msgspec.structs.replace(interaction(number), model_digest=f"{number:064x}"))
+    assert seen.of(f"{1:064x}", LATER) == []
+    assert len(seen.of(f"{2:064x}", LATER)) == 1
