@@ -42,6 +42,7 @@ class JobReason(StrEnum):
     COMPLETE = "Complete"
     BAD_INPUT = "BadInput"
     GUARD_FIRED = "GuardFired"
+    CHILD_REFUSED = "ChildRefused"
     IMAGE_UNAVAILABLE = "ImageUnavailable"
     POD_UNSTARTABLE = "PodUnstartable"
     RESTARTS_EXHAUSTED = "RestartsExhausted"
@@ -107,6 +108,10 @@ JOB_REASONS: Mapping[JobReason, Meaning] = {
     JobReason.GUARD_FIRED: Meaning(
         "A guard of the training stopped the run (exit code 3), with its evidence in the message; good epochs stay.",
         "Follow the message: most often fewer or smaller steps, or more feedback.",
+    ),
+    JobReason.CHILD_REFUSED: Meaning(
+        "The API server refuses an object that the job needs; its own words are in the message.",
+        "Free the name or quota that it names; a field that it calls invalid ends the job: create it anew.",
     ),
     JobReason.IMAGE_UNAVAILABLE: Meaning(
         "The image cannot be pulled, and has not been for five minutes.", "Mend `image` or `imagePullSecrets`."

@@ -1,0 +1,33 @@
+"""What the operator counts, for Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+
+
+class OperatorMetrics:
+    """All of them, in one registry. `kind` is a resource's kind, `phase` the word in its status."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.objects = Gauge(
+            "llm_auction_operator_objects", "Objects by kind and phase.", ["kind", "phase"], registry=self.registry
+        )
+        self.events = Counter(
+            "llm_auction_operator_events_total", "Transitions told, by kind and reason.", ["kind", "reason"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.delay = Histogram(
+            "llm_auction_operator_delay_seconds", "From an event to the status that follows from it.", ["kind"],
+            buckets=SECONDS, registry=self.registry,
+        )  # fmt: skip
+        self.rounds = Counter(
+            "llm_auction_operator_rounds_total", "Looks at objects, by kind and how they ended.", ["kind", "result"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.calls = Counter(
+            "llm_auction_operator_api_calls_total", "Calls to the API server.", ["verb", "resource"],
+            registry=self.registry,
+        )  # fmt: skip

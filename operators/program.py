@@ -1,0 +1,168 @@
+"""The operator as a program: kopf watches, and every event of an object or its children has that object looked at.
+
+The handlers decide nothing; what is looked at is read anew from the API server by `operators.controller`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import kopf
+import structlog
+from kubernetes import client
+from prometheus_client import start_http_server
+
+from operators.controller import Controller
+from operators.irpojob.handling import Sight, irpojob_kind
+from operators.irpojob.observed import JOB_LABEL, Desired, not_ready_since
+from operators.kube import ApiError, KubeApi
+from operators.metrics import OperatorMetrics
+from operators.resources.base import API_VERSION, GROUP, VERSION
+from operators.resources.irpojob import IRPOJobStatus
+
+log = structlog.get_logger(__name__)
+
+RETRIES_S = (1, 1, 2, 3, 5, 8, 13, 21, *[30] * 1000)
+"""Waits between tries to reach an API server that is away; in the end the process gives up and is started anew."""
+CRD_WAIT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the operator runs. No namespaces: all of them. Addresses as HOST:PORT; empty: none."""
+
+    namespaces: tuple[str, ...] = ()
+    threads: int = 4
+    metrics: str = ""
+    health: str = ""
+
+
+class Operator:
+    """All controllers over one connection. `run` blocks until it is stopped by a signal or by `stop`."""
+
+    def __init__(self, connection: client.ApiClient, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = OperatorMetrics()
+        self.connection = connection
+        self.api = KubeApi(connection, lambda verb, resource: self.metrics.calls.labels(verb, resource).inc())
+        self.nodes: dict[str, datetime | None] = {}
+        self.irpojobs: Controller[Desired, IRPOJobStatus] = Controller(
+            irpojob_kind(Sight(self.api, lambda: self.nodes)), self.api, self.metrics
+        )
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        """Watches and reconciles."""
+        wait_for_definitions(self.api)
+        server = None
+        if self.settings.metrics:
+            host, _, port = self.settings.metrics.rpartition(":")
+            server, _ = start_http_server(int(port), host or "0.0.0.0", self.metrics.registry)
+        try:
+            kopf.run(
+                registry=self._registry(),
+                settings=quiet_settings(),
+                standalone=True,
+                clusterwide=not self.settings.namespaces,
+                namespaces=self.settings.namespaces,
+                liveness_endpoint=f"http://{self.settings.health}/healthz" if self.settings.health else None,
+                stop_flag=self._stop,
+            )
+        finally:
+            if server is not None:
+                server.shutdown()
+                server.server_close()
+
+    def stop(self) -> None:
+        """Has `run` return."""
+        self._stop.set()
+
+    def _registry(self) -> kopf.OperatorRegistry:
+        registry = kopf.OperatorRegistry()
+        kopf.on.login(registry=registry)(self._login)
+        kopf.on.startup(registry=registry)(self._startup)
+        kopf.on.cleanup(registry=registry)(self._cleanup)
+        kopf.on.event(GROUP, VERSION, "irpojobs", registry=registry)(self._irpojob_changed)
+        kopf.on.event("batch", "v1", "jobs", labels={JOB_LABEL: kopf.PRESENT}, registry=registry)(self._child_changed)
+        kopf.on.event("", "v1", "nodes", registry=registry)(self._node_changed)
+        return registry
+
+    async def _login(self, **_: Any) -> kopf.ConnectionInfo:
+        """The connection that the actions use, for the watches."""
+        config = self.connection.configuration
+        header = config.get_api_key_with_prefix("BearerToken") or config.get_api_key_with_prefix("authorization")
+        return kopf.ConnectionInfo(
+            server=config.host,
+            ca_path=config.ssl_ca_cert,
+            insecure=not config.verify_ssl,
+            certificate_path=config.cert_file,
+            private_key_path=config.key_file,
+            scheme="Bearer" if header else None,
+            token=header.rpartition(" ")[2] if header else None,
+        )
+
+    async def _startup(self, **_: Any) -> None:
+        self.irpojobs.start(self.settings.threads)
+
+    async def _cleanup(self, **_: Any) -> None:
+        self.irpojobs.stop()
+
+    async def _irpojob_changed(self, namespace: str | None, name: str, **_: Any) -> None:
+        assert namespace is not None
+        self.irpojobs.queue.add((namespace, name))
+
+    async def _child_changed(self, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
+        assert namespace is not None
+        self.irpojobs.queue.add((namespace, labels[JOB_LABEL]))
+
+    async def _node_changed(self, name: str, type: str, body: Mapping[str, Any], **_: Any) -> None:
+        """A node that goes silent, comes back or goes concerns every job with a pod on it: few nodes do, so all."""
+        before = self.nodes.get(name)
+        if type == "DELETED":
+            self.nodes.pop(name, None)
+            changed = True
+        else:
+            self.nodes[name] = not_ready_since(body)
+            changed = (before is None) != (self.nodes[name] is None)
+        if changed:
+            for key in self.irpojobs.unfinished():
+                self.irpojobs.queue.add(key)
+
+
+def quiet_settings() -> kopf.OperatorSettings:
+    """Kopf only watches: it posts no events, keeps no notes on objects, and looks for no new kinds."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.networking.error_backoffs = RETRIES_S
+    settings.watching.server_timeout = 300
+    settings.watching.client_timeout = 330
+    settings.queueing.idle_timeout = 1.0
+    for name in ("kopf.objects", "kopf.activities", "kopf._core", "kopf._cogs"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return settings
+
+
+def wait_for_definitions(api: KubeApi, seconds: float = CRD_WAIT_S) -> None:
+    """Returns once the API server knows our kinds; they may be on their way with the same chart.
+
+    Raises ApiError where it does not in time, or cannot be reached.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if api.serves(API_VERSION):
+                return
+            problem = f"the API server does not know {API_VERSION}: apply charts/llm-auction/crds"
+        except ApiError as error:
+            problem = str(error)
+        if time.monotonic() > end:
+            raise ApiError(0, problem)
+        log.info("operator.waiting", problem=problem)
+        time.sleep(2.0)

@@ -1,0 +1,312 @@
+"""What the reconciler decides: each situation by itself, then whatever may befall a job, in any order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from operators.irpojob.plan import EPOCH_STEPS, Place, Step, job_name, places
+
+from .irpojob_world import World
+
+HEALING = {"PodFailed", "PodLost", "NodeLost", "OutOfMemory"}
+
+
+def run_to(world: World, step: Step) -> None:
+    """Lets steps succeed until the pods of this one run."""
+    for _ in range(60):
+        world.settle()
+        if world.status.step == step and world.running():
+            return
+        world.succeed()
+        world.tick()
+    raise AssertionError(f"{step} was never reached: {world.status}")
+
+
+def reason(world: World, condition: str) -> str:
+    return next(one.reason for one in world.status.conditions if one.type == condition and one.status == "True")
+
+
+def message(world: World, condition: str) -> str:
+    return next(one.message for one in world.status.conditions if one.type == condition)
+
+
+def test_a_run_goes_through_its_steps_one_after_the_other() -> None:
+    world = World.of()
+    for _ in range(40):
+        world.settle()
+        world.succeed()
+        world.tick()
+    assert world.status.phase == "Complete"
+    assert world.done == list(places(2)) == [*(Place(e, s) for e in (1, 2) for s in EPOCH_STEPS), world.done[-1]]
+    assert world.ran == [job_name("quick", place, 0) for place in places(2)]
+    assert (world.status.best_epoch, world.status.model_version) == (2, "v1")
+    assert world.status.progress == "11/11"
+    assert world.said.count("StepComplete") == 11
+    assert world.said[-1] == "Complete"
+
+
+def test_one_lost_pod_starts_the_whole_group_again() -> None:
+    world = World.of()
+    run_to(world, Step.OPTIMISATION)
+    world.fail(world.running()[1], 1)
+    world.tick()
+    world.settle()
+    assert world.status.phase == "Restarting"
+    assert world.status.restarts == 1
+    assert world.status.last_failure is not None
+    assert (world.status.last_failure.reason, world.status.last_failure.exit_code) == ("PodFailed", 1)
+    assert "last words" in message(world, "Progressing")
+    assert not world.running(), "nothing starts before the back-off is over"
+    world.wait(11)
+    world.settle()
+    assert world.ran[-1] == "quick-e1-opt-1"
+    assert len(world.running()) == 2
+
+
+def test_the_wait_doubles_with_each_restart() -> None:
+    world = World.of(backoffSeconds=10, maxRestarts=9)
+    waits = []
+    for _ in range(4):
+        run_to(world, Step.REWARD)
+        world.fail(world.running()[0], 1)
+        world.tick()
+        world.settle()
+        assert world.status.not_before is not None
+        waits.append((world.status.not_before - world.now).total_seconds())
+        world.wait(waits[-1])
+    assert waits == [10, 20, 40, 80]
+
+
+def test_restarts_come_to_an_end_with_the_last_failure_told() -> None:
+    world = World.of(maxRestarts=1, backoffSeconds=0)
+    for _ in range(2):
+        run_to(world, Step.REWARD)
+        world.fail(world.running()[0], 1)
+        world.tick()
+        world.settle()
+    assert reason(world, "Failed") == "RestartsExhausted"
+    assert "after 1 of 1 restarts, PodFailed: reward of epoch 1" in message(world, "Failed")
+
+
+@pytest.mark.parametrize(("code", "word"), [(2, "BadInput"), (3, "GuardFired")])
+def test_what_no_restart_heals_fails_at_once_with_the_containers_words(code: int, word: str) -> None:
+    world = World.of()
+    run_to(world, Step.ROLLOUTS)
+    first, second = world.running()
+    world.fail(first, 1)  # ended by the other's end, and listed first
+    world.fail(second, code)
+    world.tick()
+    world.settle()
+    assert reason(world, "Failed") == word
+    assert "last words" in message(world, "Failed")
+    assert world.status.restarts == 0
+
+
+def test_out_of_memory_once_is_tried_again_and_twice_is_the_end() -> None:
+    world = World.of(maxRestarts=9, backoffSeconds=0)
+    run_to(world, Step.OPTIMISATION)
+    world.fail(world.running()[0], 137, "OOMKilled")
+    world.tick()
+    run_to(world, Step.OPTIMISATION)
+    assert world.status.restarts == 1
+    world.fail(world.running()[0], 4)
+    world.tick()
+    world.settle()
+    assert reason(world, "Failed") == "OutOfMemory"
+    assert "twice at the same size" in message(world, "Failed")
+
+
+def test_out_of_memory_in_different_steps_does_not_add_up() -> None:
+    world = World.of(maxRestarts=9, backoffSeconds=0)
+    for step in (Step.ROLLOUTS, Step.OPTIMISATION):
+        run_to(world, step)
+        world.fail(world.running()[0], 4)
+        world.tick()
+    run_to(world, Step.EVALUATION)
+    assert world.status.restarts == 2
+
+
+def test_a_dead_node_never_leaves_a_job_running() -> None:
+    world = World.of(nodeLossSeconds=60, backoffSeconds=0)
+    run_to(world, Step.OPTIMISATION)
+    world.lose("n1")
+    world.wait(59)
+    world.settle()
+    assert world.status.phase == "Running", "a node may be silent for a moment"
+    world.wait(1)
+    world.look()
+    assert world.status.last_failure is not None
+    assert world.status.last_failure.reason == "NodeLost"
+    world.tick()
+    world.settle()
+    assert not [pod for pod in world.pods.values() if pod.node == "n1" and pod.attempt == 0 and pod.live]
+    world.tick()
+    world.settle()
+    assert world.ran[-1] == "quick-e1-opt-1"
+
+
+def test_a_pause_frees_every_pod_and_the_run_goes_on_after_it() -> None:
+    world = World.of()
+    run_to(world, Step.OPTIMISATION)
+    world.set_spec(suspend=True)
+    world.settle()
+    assert world.status.phase == "Suspending"
+    world.tick()
+    world.settle()
+    assert world.status.phase == "Suspended"
+    assert not world.pods or not any(pod.live for pod in world.pods.values())
+    world.wait(100_000)
+    world.settle()
+    assert reason(world, "Suspended") == "Suspended"
+    world.set_spec(suspend=False)
+    world.settle()
+    assert world.ran[-1] == "quick-e1-opt-1"
+    assert world.status.restarts == 0, "a pause is no failure"
+
+
+def test_time_suspended_does_not_count_towards_the_deadline() -> None:
+    world = World.of(activeDeadlineSeconds=100)
+    run_to(world, Step.REWARD)
+    world.wait(60)
+    world.set_spec(suspend=True)
+    world.settle()
+    world.tick()
+    world.settle()
+    world.wait(5000)
+    world.set_spec(suspend=False)
+    world.settle()
+    world.wait(39)
+    world.settle()
+    assert world.status.phase == "Running"
+    world.wait(1)
+    world.settle()
+    assert reason(world, "Failed") == "DeadlineExceeded"
+    world.tick()
+    assert not world.active()
+
+
+def test_a_finished_job_is_deleted_when_its_time_is_up() -> None:
+    world = World.of(config={"epochs": 1}, ttlSecondsAfterFinished=60)
+    for _ in range(20):
+        world.settle()
+        world.succeed()
+        world.tick()
+    assert world.status.phase == "Complete"
+    assert world.look().again_s == 60
+    assert not world.deleted
+    world.wait(60)
+    world.look()
+    assert world.deleted
+
+
+def test_a_configuration_that_the_trainer_refuses_starts_nothing() -> None:
+    world = World.of(config={"world": {"kind": "webis"}})
+    world.settle()
+    assert reason(world, "Failed") == "InvalidSpec"
+    assert "world.path" in message(world, "Failed")
+    assert not world.ran
+
+
+def test_an_image_that_cannot_be_pulled_fails_after_five_minutes() -> None:
+    world = World.of()
+    run_to(world, Step.REWARD)
+    [pod] = world.running()
+    world.pods[pod.name] = replace(pod, phase="Pending", waiting="ImagePullBackOff", waiting_for="no such image")
+    world.wait(299)
+    world.settle()
+    assert world.status.phase != "Failed"
+    world.wait(1)
+    world.settle()
+    assert reason(world, "Failed") == "ImageUnavailable"
+    assert "no such image" in message(world, "Failed")
+
+
+EVENTS = st.one_of(
+    st.tuples(st.just("look"), st.integers(0, 6)),
+    st.tuples(st.just("fail"), st.integers(0, 3), st.sampled_from([1, 1, 1, 2, 3, 4, 137, 143])),
+    st.tuples(st.just("evict"), st.integers(0, 3)),
+    st.tuples(st.just("lose"), st.integers(0, 1)),
+    st.tuples(st.just("recover"), st.integers(0, 1)),
+    st.tuples(st.just("succeed")),
+    st.tuples(st.just("tick")),
+    st.tuples(st.just("wait"), st.sampled_from([1, 15, 70, 600])),
+    st.tuples(st.just("suspend")),
+    st.tuples(st.just("resume")),
+    st.tuples(st.just("delete job")),
+)
+
+
+def befall(world: World, event: tuple[Any, ...]) -> None:
+    running = world.running()
+    match event:
+        case ("look", acts):
+            world.look(acts)  # the operator dies after so many actions
+        case ("fail", which, code) if running:
+            world.fail(running[which % len(running)], code)
+        case ("evict", which) if running:
+            world.evict(running[which % len(running)])
+        case ("lose", node):
+            world.lose(f"n{node}")
+        case ("recover", node):
+            world.recover(f"n{node}")
+        case ("succeed",):
+            world.succeed()
+        case ("tick",):
+            world.tick()
+        case ("wait", seconds):
+            world.wait(seconds)
+        case ("suspend",):
+            world.set_spec(suspend=True)
+        case ("resume",):
+            world.set_spec(suspend=False)
+        case ("delete job",) if world.active():
+            name = world.active()[0]
+            world.jobs[name] = replace(world.jobs[name], deleting=True)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(events=st.lists(EVENTS, max_size=30), restarts=st.integers(0, 3))
+def test_whatever_befalls_a_job_it_ends_with_a_true_reason_and_leaves_nothing_running(
+    events: list[tuple[Any, ...]], restarts: int
+) -> None:
+    world = World.of(maxRestarts=restarts)
+    codes: set[int] = set()
+    for event in events:
+        before = {pod.name for pod in world.running()}
+        befall(world, event)
+        if event[0] == "fail" and before:
+            codes.add(event[2])
+    world.set_spec(suspend=False)
+    for node in ("n0", "n1"):
+        world.recover(node)
+    for _ in range(80):
+        world.settle()
+        if world.status.phase in ("Complete", "Failed"):
+            break
+        world.succeed()
+        world.tick()
+        world.wait(700)
+    assert world.status.phase in ("Complete", "Failed"), world.status
+    world.tick()
+    world.settle()
+    world.tick()
+    assert not world.active()
+    assert not world.running()
+    assert len(world.ran) == len(set(world.ran)) or "delete job" in {event[0] for event in events}
+    if world.status.phase == "Complete":
+        assert sorted(set(world.done), key=places(2).index) == list(places(2))
+        return
+    told = reason(world, "Failed")
+    why = world.status.last_failure
+    assert told in {"BadInput", "GuardFired", "OutOfMemory", "RestartsExhausted"}
+    assert why is not None
+    if told == "RestartsExhausted":
+        assert world.status.restarts == restarts
+        assert why.reason in HEALING
+    else:
+        assert {"BadInput": 2, "GuardFired": 3}.get(told, why.exit_code) in codes
