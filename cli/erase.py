@@ -14,23 +14,21 @@ from mechanism.errors import InputError
 def erase(
     user_id: Annotated[str, typer.Argument(help="The user's id, as clients of the router give it.")],
     shards: Shards,
-    key_file: Annotated[
-        Path, typer.Option(envvar="LLM_AUCTION_PSEUDONYM_KEY_FILE", help="The routers' key of pseudonyms (32 bytes).")
-    ],
+    state_dir: Annotated[
+        Path, typer.Option(help="The routers' state, whose secret made the pseudonyms; LLM_AUCTION_SECRET goes first.")
+    ] = Path("build/serve"),
     retention_days: Annotated[float, typer.Option(help="How long the log keeps its records.")] = 30.0,
 ) -> None:
     """Erase what a user asked and read: for readers of the shards at once, from their files within a day, from the log
     when its retention has passed."""
     from datetime import timedelta
 
+    from serving.settings import PSEUDONYMS, derived, known_secret
     from streaming.pseudonyms import pseudonym
     from streaming.shards.erasures import SEGMENT, SHARDS_WITHIN, request
     from streaming.shards.store import ShardStore
 
-    try:
-        key = key_file.read_bytes()
-    except OSError as error:
-        raise InputError("--key-file", str(key_file), f"{error.strerror}: give the routers' key") from None
+    key = derived(known_secret(state_dir), PSEUDONYMS)
     if not user_id:
         raise InputError("USER_ID", user_id, "name the user")
     retention = timedelta(days=retention_days)

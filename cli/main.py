@@ -38,7 +38,7 @@ ENTRIES = {
     "serve": Entry("Answer chat completions with labelled sponsored links.", "serve-local"),
     "triton": Entry("Prepare a Triton server, build model repositories, serve them.", "triton"),
     "users": Entry("Simulated users: ask a router, read its answers, follow links.", "policy,judge"),
-    "worker": Entry("Run a worker on the event log: judge, feedback.", "stream"),
+    "worker": Entry("Run a worker on the event log: judge, feedback, ledger.", "stream"),
     "dlq": Entry("List dead letters, and bring them back.", "stream"),
     "erase": Entry("Erase what a user asked and read from the shards, and say when the log has dropped it.", "stream"),
     "promote": Entry("Give a registered model the traffic, or a share of it.", "serve"),

@@ -41,6 +41,17 @@ def serve(
     database: Annotated[
         str, typer.Option(help="postgresql://... in production; SQLite if left out.", envvar="LLM_AUCTION_DATABASE")
     ] = "",
+    log: Annotated[
+        str,
+        typer.Option(
+            help="Where events go: a folder, or `kafka` (see LLM_AUCTION_KAFKA_SERVERS); in --state-dir if left out.",
+            envvar="LLM_AUCTION_LOG",
+        ),
+    ] = "",
+    ledger: Annotated[
+        bool | None,
+        typer.Option("--ledger/--no-ledger", help="Charge here; with Kafka `worker ledger` does, unless told here."),
+    ] = None,
     anonymous: Annotated[
         bool, typer.Option("--anonymous", help="Let callers without an API key chat, and see their auctions.")
     ] = False,
@@ -65,14 +76,17 @@ def serve(
     from serving.catalogue import read_catalogue
     from serving.routes import read_routes
     from serving.settings import ServeSettings, signing_secret
+    from streaming.addresses import KAFKA
 
+    charges = log != KAFKA if ledger is None else ledger
     settings = ServeSettings(
         state_dir=state_dir,
         database=database,
         anonymous_chat=anonymous,
         public_url=public_url,
         metrics_address=metrics,
-        charging_process=True,
+        log=log,
+        ledger="process" if charges else "elsewhere",
         candidates=candidates,
         max_ads=max_ads,
         in_flight=in_flight,

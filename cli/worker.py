@@ -88,6 +88,35 @@ def feedback(
     )  # fmt: skip
 
 
+@app.command()
+def ledger(
+    log: LogAddress,
+    database: Annotated[
+        str, typer.Option(envvar="LLM_AUCTION_DATABASE", help="The routers' database, as postgresql://...")
+    ],
+    gathered: Annotated[float, typer.Option(help="Seconds within which charges share a transaction.")] = 0.2,
+    until_idle: UntilIdle = False,
+    partitions: Partitions = 3,
+    retention_days: RetentionDays = 30.0,
+    metrics_port: MetricsPort = 0,
+) -> None:
+    """Charge clicks, impressions and participations, and count auctions: the only writer of spend."""
+    from serving.charging import ChargingSettings, ChargingTask
+    from serving.store.engine import Database
+    from serving.store.migrations import migrate
+
+    settings = ChargingSettings(gathered_s=gathered)
+    migrate(database)
+    opened = Database(database, pool_size=2)
+    try:
+        work(
+            lambda log, registry: ChargingTask(log, opened, settings, registry=registry),
+            log, partitions, retention_days, metrics_port, until_idle=until_idle,
+        )  # fmt: skip
+    finally:
+        opened.close()
+
+
 def work(
     task: Callable[[EventLog, CollectorRegistry], Task],
     address: str,

@@ -17,7 +17,7 @@ import structlog
 
 from mechanism.errors import AuctionError, InputError, PolicyError
 from mechanism.stream import MarkerStream
-from mechanism.types import Context, model_version
+from mechanism.types import Answer, Context, model_version
 from serving import tracing
 from serving.eligibility import PlacementRequest
 from serving.errors import ClientGone, Overloaded, PolicyTimeout
@@ -117,7 +117,8 @@ class LiveAnswer:
         self.offers: dict[str, Offer] = {}
         self.apart: tuple[Loss, ...] = ()
         self.done: Completed | None = None
-        self.faults: list[str] = []
+        self.parsed = Answer("", "")
+        self.first_token_s: float | None = None
         self.generations = 0
         self.seed = secrets.randbits(63) if question.request.seed is None else question.request.seed % 2**63
         self.load = room.load
@@ -151,6 +152,11 @@ class LiveAnswer:
     def left_out(self) -> list[str]:
         """Ads that the policy wrote past the maximum."""
         return self._visible.left_out
+
+    @property
+    def faults(self) -> list[str]:
+        """Kinds of broken markers that no reader saw."""
+        return [fault.kind for fault in self.parsed.faults]
 
     @property
     def finish_reason(self) -> str:
@@ -247,6 +253,7 @@ class LiveAnswer:
     async def _generate(self, offers: tuple[Offer, ...]) -> None:
         """One generation, into the outlet."""
         self.generations += 1
+        self.parsed = Answer("", "")
         # Without offers there is no link to count, and no sentence that has to be held back for one.
         self._visible = VisibleAnswer(self.offers, self._links.url, self.max_ads if offers else 1)
         self.done = None
@@ -274,7 +281,7 @@ class LiveAnswer:
             finally:
                 # Also when time is up or the client has gone: what is decided by now is the answer.
                 self._rest = [*self._visible.add(markers.finish()), *self._visible.finish()]
-                self.faults = [fault.kind for fault in markers.answer().faults]
+                self.parsed = markers.answer()
         if self.done is None:
             raise PolicyError("the policy ended without saying so")
         self.digest = self.done.digest or self.policy.digest
@@ -292,7 +299,8 @@ class LiveAnswer:
                 return
             deltas = [*self._blank, *deltas]
             self._began = True
-            self.room.metrics.first_token.observe(asyncio.get_running_loop().time() - self.arrived)
+            self.first_token_s = asyncio.get_running_loop().time() - self.arrived
+            self.room.metrics.first_token.observe(self.first_token_s)
         self.outlet.put(deltas)
 
     def _cut_or_close(self, error: AuctionError) -> None:

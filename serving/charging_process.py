@@ -1,9 +1,9 @@
 """Charging in a process of its own: the ledger's work is mostly Python, and within the router's process each of its
 steps would hold the interpreter's lock while streams wait for it.
 
-The process runs `serving.charging` on the router's queue, at a low priority. It is told where to work on its standard
-input, says on its standard output what was charged and what is to be logged, and ends when its input does: also when
-the router was killed. One that dies is started again; what it had not finished is still in the queue.
+The process runs the ledger worker (`serving.charging`) on the router's log, at a low priority. It is told where to work
+on its standard input, says on its standard output what was charged and what is to be logged, and ends when its input
+does: also when the router was killed. One that dies is started again; what it had not booked is read again.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import sys
 import threading
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog
 
-from serving.charging import PAUSES_S, Charger, Told
-from serving.spool import SpoolFile
+from serving.charging import Told
+from serving.charging_thread import ChargingThread
 from serving.store.engine import Database
 from serving.store.events import Charged, ChargeEvent
+from streaming.addresses import open_log
+from streaming.workers.loop import PAUSES_S
 
 log = structlog.get_logger(__name__)
 
@@ -38,9 +39,9 @@ WITHIN_S = 10.0
 
 
 class Place(msgspec.Struct, frozen=True):
-    """What is to be delivered, and where to. The URL may hold a password, so it is no command-line argument."""
+    """Which log is charged to which database. The URL may hold a password, so it is no command-line argument."""
 
-    spool: str
+    log: str
     database: str
 
 
@@ -63,10 +64,10 @@ _MESSAGES = msgspec.json.Decoder(Charge | Entry)
 
 
 class ChargingProcess:
-    """Delivers a router's queue to its database, from another process; `told` is called on a thread of this one."""
+    """Charges a log to a database, from another process; `told` is called on a thread of this one."""
 
-    def __init__(self, spool: Path, database: str, told: Told) -> None:
-        self._place = msgspec.json.encode(Place(str(spool), database)) + b"\n"
+    def __init__(self, address: str, database: str, told: Told) -> None:
+        self._place = msgspec.json.encode(Place(address, database)) + b"\n"
         self._told = told
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -83,7 +84,7 @@ class ChargingProcess:
         self._thread.start()
 
     def stop(self, within_s: float) -> None:
-        """Delivers what is queued, for at most that long, and ends; the rest stays queued for the next start."""
+        """Charges what the log holds by now, for at most that long, and ends; the rest waits for the next start."""
         with self._lock:
             self._stopping.set()
             if self._process is not None:
@@ -150,12 +151,12 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     structlog.configure(processors=[structlog.processors.add_log_level, _to_router])
     place = msgspec.json.decode(sys.stdin.buffer.readline(), type=Place)
-    spool, database = SpoolFile(Path(place.spool)), Database(place.database, pool_size=2)
-    charger = Charger(spool, database, lambda event, outcome: _say(Charge(event, outcome)), GATHERED_S)
-    charger.start()
+    database = Database(place.database, pool_size=2)
+    told = lambda event, outcome: _say(Charge(event, outcome))  # noqa: E731
+    charging = ChargingThread(open_log(place.log), database, told, GATHERED_S)
+    charging.start()
     last_words = sys.stdin.buffer.read()  # comes to an end when the router closes it, or is no more
-    charger.stop(float(last_words or WITHIN_S))
-    spool.close()
+    charging.stop(float(last_words or WITHIN_S))
     database.close()
     return 0
 

@@ -49,7 +49,7 @@ class Metrics:
         self.in_flight = self._gauge("answers_in_flight", "Answers being written.")
         self.campaigns = self._gauge("campaigns", "Campaigns in memory.")
         self.unsynced = self._gauge("campaign_age_seconds", "Since the last look at the database that succeeded.")
-        self.spooled = self._gauge("spooled_records", "Charges and auctions that wait for the ledger.")
+        self.uncharged = self._gauge("uncharged_events", "Events here that the ledger has not booked yet.")
         self.breaker = self._gauge("policy_breaker_open", "1 while the policy backend is left alone.")
         self.ready = self._gauge("policy_ready", "1 while the policy backend can answer.")
         self.generation = self._gauge("routes_generation", "The route file's own count, of the one followed.")

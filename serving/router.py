@@ -19,8 +19,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from mechanism.errors import PolicyError
 from serving.adload import AdLoadState, next_load
 from serving.answer import LiveAnswer, Room
-from serving.charging import Charger
+from serving.charging import behind
 from serving.charging_process import ChargingProcess
+from serving.charging_thread import ChargingThread
 from serving.encoding import Encoder, QueryEncoder
 from serving.errors import ClientGone, Overloaded
 from serving.marketplace import Marketplace
@@ -29,9 +30,8 @@ from serving.policy import AsyncPolicyBackend
 from serving.question import Question
 from serving.records import AuctionLog
 from serving.routed import RoutedPolicy
-from serving.settings import ServeSettings, derived
+from serving.settings import PSEUDONYMS, ServeSettings, derived
 from serving.settlement import settle
-from serving.spool import Spool
 from serving.store.accounts import AccountStore
 from serving.store.campaigns import CampaignStore
 from serving.store.engine import Database
@@ -39,10 +39,18 @@ from serving.store.events import Charged, ChargeEvent
 from serving.store.migrations import migrate
 from serving.tokens import TokenSigner
 from serving.traffic import ClickScreen
+from streaming.addresses import ensure, open_log
+from streaming.embedded import EmbeddedLog
+from streaming.producer import EventProducer
+from streaming.topics import all_topics
 
 log = structlog.get_logger(__name__)
 
 AD_LOAD_S = 60.0
+MAINTAIN_S = 3600.0
+LAG_S = 5.0
+GATHERED_S = 0.05
+"""What the charging thread lets come together; with it there is nobody who minds more transactions."""
 STALE_S = 60.0
 """Without a look at the database for so long the router is not ready: it may be charging spent budgets."""
 
@@ -65,12 +73,12 @@ class Router:
         self.signer = TokenSigner(derived(secret, "click tokens"))
         self.screen = ClickScreen(derived(secret, "traffic"))
         self.records = AuctionLog(settings.audited_answers)
-        self.spool = Spool(settings.spool_path)
-        self.charger = (
-            ChargingProcess(settings.spool_path, settings.database_url, self._charged)
-            if settings.charging_process
-            else Charger(self.spool, self.database, self._charged)
-        )
+        self.log = open_log(settings.log_address)
+        if isinstance(self.log, EmbeddedLog):
+            ensure(self.log, all_topics())
+        self.events = EventProducer(settings.spool_path, self.log, topics=all_topics(), registry=self.metrics.registry)
+        self._pseudonyms = derived(secret, PSEUDONYMS)
+        self.charging = self._charging()
         self._encoder = None if encoder is None else QueryEncoder(encoder)
         width = 0 if encoder is None else int(encoder.encode(["width"]).shape[1])
         key = derived(secret, "frequency")
@@ -110,10 +118,13 @@ class Router:
         # Campaigns stay for good: a full collection that walks 10,000 of them stalls every stream for its length.
         gc.collect()
         gc.freeze()
-        self.charger.start()
+        if self.charging is not None:
+            self.charging.start()
         self._every(self.settings.refresh_s, self.marketplace.refresh, "campaigns not refreshed")
         self._every(self.settings.pacing_s, self.marketplace.pace, "pacing not updated")
         self._every(2.0, self._probe, "policy not probed")
+        self._every(LAG_S, self._measure_lag, "lag of the ledger not known")
+        self._every(MAINTAIN_S, self._maintain, "log not cleaned")
         if self.settings.ad_load is not None:
             self._every(AD_LOAD_S, self._steer, "ad load not steered")
 
@@ -147,14 +158,31 @@ class Router:
             live.outcome = "cancelled"
             live.outlet.close(ClientGone("the client left"))
         try:
-            settle(live, self.spool, self.records)
+            settle(live, self.events, self.records, self._pseudonyms)
         except Exception as error:
             log.error("answer not settled", auction_id=live.auction_id, reason=type(error).__name__)
 
+    def uncharged(self) -> int:
+        """Events of this router that the log does not have yet, and those of a log on this machine that the ledger has
+        not booked. Reads the database."""
+        waiting = self.events.buffered + self.events.waiting
+        if isinstance(self.log, EmbeddedLog):
+            waiting += sum(behind(self.log, self.database).values())
+        return waiting
+
+    def _charging(self) -> ChargingProcess | ChargingThread | None:
+        if self.settings.ledger == "process":
+            return ChargingProcess(self.settings.log_address, self.settings.database_url, self._charged)
+        if self.settings.ledger == "thread":
+            return ChargingThread(self.log, self.database, self._charged, GATHERED_S)
+        return None
+
     def _stop_charging(self) -> None:
-        self.spool.flush()
-        self.charger.stop(within_s=10)
-        self.spool.close()
+        self.events.close()
+        if self.charging is not None:
+            self.charging.stop(within_s=10)
+        if isinstance(self.log, EmbeddedLog):
+            self.log.close()
         self.database.close()
 
     def _charged(self, event: ChargeEvent, outcome: Charged) -> None:
@@ -184,6 +212,14 @@ class Router:
         breaker = getattr(current, "breaker", None)
         self.metrics.breaker.set(0.0 if breaker is None or breaker.closed else 1.0)
 
+    async def _measure_lag(self) -> None:
+        self.metrics.uncharged.set(await asyncio.to_thread(self.uncharged))
+
+    async def _maintain(self) -> None:
+        """Removes what an embedded log need no longer keep; it does so itself only where much is written."""
+        if isinstance(self.log, EmbeddedLog):
+            await asyncio.to_thread(self.log.maintain)
+
     async def _steer(self) -> None:
         """Holds the number of ads per answer at its target."""
         answered, shown = self.room.answered, self.room.shown
@@ -200,7 +236,6 @@ class Router:
         metrics, market = self.metrics, self.marketplace
         metrics.watch(metrics.in_flight, lambda: float(self.room.in_flight))
         metrics.watch(metrics.campaigns, lambda: float(len(market.index)))
-        metrics.watch(metrics.spooled, lambda: float(self.spool.depth))
         metrics.watch(metrics.ad_load, lambda: self.room.load)
         metrics.watch(metrics.unsynced, lambda: time.monotonic() - market.synced_at if market.synced_at else -1.0)
 

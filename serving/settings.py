@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from mechanism.errors import ConfigError
 from serving.adload import AdLoadSettings
@@ -17,6 +18,8 @@ from serving.adload import AdLoadSettings
 SECRET_VARIABLE = "LLM_AUCTION_SECRET"
 SECRET_CHARACTERS = 32
 MOST_CANDIDATES = 100
+PSEUDONYMS = "pseudonyms"
+"""The purpose (`derived`) of the key that makes pseudonyms of user ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +37,11 @@ class ServeSettings:
     under way; `waiting` queue before a policy in this process. `deadline_s` holds where a request names no `tmax_ms`;
     `reserve_s` of either is kept for the way back. A question that is not encoded within `encode_s` is searched by its
     words. `prior_ctr` is the click rate that is assumed of an ad that nothing is known of, as strong as `prior_shown`
-    impressions. `drain_s` is what answers under way get at the end. With `charging_process` the ledger's work
-    is done by a process beside the router, which keeps it from the streams; else by a thread, which starts at once.
+    impressions. `drain_s` is what answers under way get at the end.
+
+    `log` is where events go: a folder, or "kafka" (`streaming.addresses`); empty means a folder in the state directory.
+    `ledger` says who charges what the log holds: "process", beside the router, which keeps the work from the streams;
+    "thread", of the router, which starts at once; or "elsewhere" (`llm-auction worker ledger`).
     """
 
     state_dir: Path = Path("build/serve")
@@ -61,7 +67,8 @@ class ServeSettings:
     max_characters: int = 32_000
     max_messages: int = 200
     audited_answers: int = 1_000
-    charging_process: bool = False
+    log: str = ""
+    ledger: Literal["process", "thread", "elsewhere"] = "thread"
     ad_load: AdLoadSettings | None = None
 
     def __post_init__(self) -> None:
@@ -91,9 +98,14 @@ class ServeSettings:
         return self.database or f"sqlite:///{self.state_dir / 'router.sqlite3'}"
 
     @property
+    def log_address(self) -> str:
+        """Where events go."""
+        return self.log or str(self.state_dir / "log")
+
+    @property
     def spool_path(self) -> Path:
-        """The local queue of what the ledger has not taken yet."""
-        return self.state_dir / "spool.sqlite3"
+        """Where events wait that the log does not have yet."""
+        return self.state_dir / "events"
 
 
 def derived(secret: bytes, purpose: str) -> bytes:
@@ -113,6 +125,17 @@ def signing_secret(state_dir: Path, environment: Mapping[str, str] = os.environ)
     state_dir.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         _write_once(path, secrets.token_urlsafe(48))
+    return _kept(path)
+
+
+def known_secret(state_dir: Path, environment: Mapping[str, str] = os.environ) -> bytes:
+    """The same of routers that have run; none is made. Raises ConfigError where there is none."""
+    if environment.get(SECRET_VARIABLE) is None and not (state_dir / "secret").exists():
+        raise ConfigError(str(state_dir / "secret"), "", f"name the routers' state directory, or set {SECRET_VARIABLE}")
+    return signing_secret(state_dir, environment)
+
+
+def _kept(path: Path) -> bytes:
     if path.stat().st_mode & 0o077:
         raise ConfigError(str(path), oct(path.stat().st_mode & 0o777), "others may read the secret: chmod 600 it")
     return _checked(path.read_text(encoding="ascii").strip(), str(path))

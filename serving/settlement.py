@@ -1,7 +1,7 @@
-"""What an ended answer leaves behind: its record, counted impressions, payments that no click decides, and figures.
+"""What an ended answer leaves behind: its record, payments that no click decides, figures, and its event for the log.
 
-Impressions and taking part are paid by `mechanism.payments` at predicted rates; clicks are charged when they come.
-Charges go into the durable queue, never straight to the database.
+Impressions and taking part are paid by `mechanism.payments` at predicted rates; clicks are charged when they come. The
+ledger learns of all of it from the log (`serving.charging`), never from here.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from mechanism.payments import impression_payments, participation_payments
 from mechanism.types import AdId, Answer, Insertion, Micros, model_version
 from serving.answer import LiveAnswer
 from serving.campaigns.types import Pricing
-from serving.charging import AUCTION, CHARGE
 from serving.eligibility import Reason
+from serving.interactions import interaction_of
 from serving.rates import insertion_rates
 from serving.records import (
     ApartRecord,
@@ -28,15 +28,13 @@ from serving.records import (
     PaymentRecord,
     ShownRecord,
 )
-from serving.spool import Spool
-from serving.store.auctions import Auction, Entry
-from serving.store.events import ChargeEvent
+from streaming.producer import EventProducer
 
 log = structlog.get_logger(__name__)
 
 
-def settle(live: LiveAnswer, spool: Spool, kept: AuctionLog) -> None:
-    """Called once, when the answer has ended, however it did."""
+def settle(live: LiveAnswer, events: EventProducer, kept: AuctionLog, key: bytes) -> None:
+    """Called once, when the answer has ended, however it did. `key` makes pseudonyms of user ids."""
     seconds = asyncio.get_running_loop().time() - live.arrived
     shown = list(dict.fromkeys(ad.ad_id for ad in live.ads))
     payments = _payments(live, shown)
@@ -44,8 +42,7 @@ def settle(live: LiveAnswer, spool: Spool, kept: AuctionLog) -> None:
     record = _record(live, shown, payments, excluded, seconds)
     kept.add(Kept(record, live.owner, live.evaluated))
     _count(live, record, excluded, seconds)
-    if live.offers:
-        _report(live, shown, payments, spool)
+    events.put(interaction_of(live, record, seconds, key))
     ads = live.question.request.ads
     if ads.consent and ads.user_id:
         for ad_id in shown:
@@ -151,33 +148,3 @@ def _count(live: LiveAnswer, record: AuctionRecord, excluded: dict[Reason, int],
     if record.outcome == "answered":
         room.answered += 1
         room.shown += len(live.ads)
-
-
-def _report(live: LiveAnswer, shown: list[AdId], payments: list[PaymentRecord], spool: Spool) -> None:
-    """Counts and charges for the ledger. An auction whose answer failed before anything was seen counts for nobody."""
-    if live.outcome == "failed" and not shown:
-        return
-    placement = live.question.request.ads.placement
-    entries = tuple(
-        Entry(campaign_id=offer.campaign.id, creative_id=ad_id, shown=ad_id in shown)
-        for ad_id, offer in live.offers.items()
-    )
-    version = model_version(live.digest)
-    auction = Auction(
-        id=live.auction_id, occurred_at=live.now, placement=placement, model_version=version, entries=entries
-    )
-    spool.put(AUCTION, auction)
-    for payment in payments:
-        event = ChargeEvent(
-            id=f"{live.auction_id}:{payment.ad_id}",
-            kind=payment.pricing,
-            auction_id=live.auction_id,
-            campaign_id=payment.campaign_id,
-            creative_id=payment.ad_id,
-            placement=placement,
-            model_version=version,
-            price_micros=payment.price_micros,
-            currency=live.offers[payment.ad_id].campaign.currency,
-            occurred_at=live.now,
-        )
-        spool.put(CHARGE, event)

@@ -7,13 +7,13 @@ more is left out whole, so that no advertisement stands in the text without its 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
 
 from mechanism.stream import AdPiece, TextPiece
-from mechanism.types import AdId, Micros
+from mechanism.types import AdId, Answer, Micros
 from serving.campaigns.types import Pricing
 from serving.offers import Offer
 
@@ -133,6 +133,31 @@ class VisibleAnswer:
         self._length += len(content)
         self._last = content[-1]
         return [VisibleDelta(content, ad)]
+
+
+def as_read(answer: Answer, offers: Mapping[AdId, Offer], max_ads: int) -> tuple[str, list[tuple[AdId, int, int]]]:
+    """The text that a reader of this answer saw, each link standing as its bare title, and where these titles are, as
+    (ad, start, end) in characters."""
+    visible = VisibleAnswer(offers, lambda _: "", max_ads)
+    text, spans = "", []
+    for delta in [*visible.add(_pieces(answer)), *visible.finish()]:
+        if delta.ad is None:
+            text += delta.content
+        else:
+            spans.append((delta.ad.ad_id, len(text), len(text) + len(delta.ad.title)))
+            text += delta.ad.title
+    return text, spans
+
+
+def _pieces(answer: Answer) -> Iterator[TextPiece | AdPiece]:
+    at = 0
+    for insertion in answer.insertions:
+        if insertion.start > at:
+            yield TextPiece(answer.text[at : insertion.start])
+        yield AdPiece(insertion.ad_id, answer.text[insertion.start : insertion.end])
+        at = insertion.end
+    if at < len(answer.text):
+        yield TextPiece(answer.text[at:])
 
 
 def without_links(content: str) -> str:

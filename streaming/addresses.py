@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
-from mechanism.errors import ConfigError
+from mechanism.errors import ConfigError, InputError
 from streaming.log import EventLog
+from streaming.topics import Topic
 
 KAFKA = "kafka"
 
@@ -23,3 +26,11 @@ def open_log(address: str) -> EventLog:
     from streaming.embedded import EmbeddedLog
 
     return EmbeddedLog(Path(address))
+
+
+def ensure(log: EventLog, topics: Iterable[Topic]) -> None:
+    """Creates the topics that are not there, and leaves those that are as they are, whatever their partitions. Raises
+    LogUnavailable."""
+    for topic in topics:
+        with suppress(InputError):
+            log.create([topic])

@@ -238,7 +238,8 @@ class Interaction(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, t
 class Click(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_field="version"):
     """A followed link. It is charged once per `click_id`, which is the ad in the answer (`click_id_of`), at
     `price_micros`, what the auction decided (0 unless the pricing is per click); an invalid one, whose `reason` says
-    why, costs nothing and does not stand in the way of a valid one."""
+    why, costs nothing and does not stand in the way of a valid one. `model_version` is that of the answer, empty
+    where the link did not say."""
 
     click_id: Name
     auction_id: AuctionId
@@ -249,6 +250,7 @@ class Click(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_fie
     reason: str = ""
     price_micros: Price
     currency: Currency
+    model_version: str = ""
 
     @property
     def key(self) -> str:

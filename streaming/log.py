@@ -168,6 +168,11 @@ class EventLog(Protocol):
         """Creates the topics that are not there. Raises InputError where one is there with other partitions."""
         ...
 
+    def identity(self) -> str:
+        """Tells this log from every other one, wherever it is reached: who keeps offsets of his own keeps it with
+        them. Raises LogUnavailable."""
+        ...
+
     def producer(self) -> LogProducer:
         """A new producer; close it."""
         ...

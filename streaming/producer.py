@@ -18,6 +18,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from mechanism.errors import AuctionError, InputError
+from streaming.addresses import ensure
 from streaming.codec import encode, topic_of
 from streaming.embedded import EmbeddedLog
 from streaming.events import AnyEvent
@@ -43,13 +44,15 @@ _Put = tuple[AnyEvent, Future[None] | None]
 
 class EventProducer:
     """The producer of one process. `buffered` bounds the events that wait for the disk: past it, which takes a disk
-    that stands still, an event is counted as dropped and said so in the log. Metrics go to `registry`."""
+    that stands still, an event is counted as dropped and said so in the log. `topics` are created where the log has
+    them not, once it can be reached. Metrics go to `registry`."""
 
     def __init__(
         self,
         spool: Path,
         target: EventLog,
         *,
+        topics: Sequence[Topic] = (),
         buffered: int = 100_000,
         registry: CollectorRegistry | None = None,
         durable: bool = True,
@@ -57,6 +60,7 @@ class EventProducer:
         self._spool = EmbeddedLog(spool, durable=durable, segment_bytes=SEGMENT_BYTES)
         self._spool.create([SPOOL])
         self._target = target
+        self._topics = topics
         self._buffered = buffered
         self._incoming: deque[_Put] = deque()
         self._held: list[_Put] = []
@@ -67,7 +71,7 @@ class EventProducer:
         self._written_to = self._spool.end(_PARTITION)
         self._sent_to = self._spool.committed(_GROUP, _PARTITION) or 0
         self.metrics = ProducerMetrics(registry or CollectorRegistry())
-        self.metrics.buffered.set_function(lambda: len(self._incoming) + len(self._held))
+        self.metrics.buffered.set_function(lambda: self.buffered)
         self.metrics.waiting.set_function(lambda: self.waiting)
         self._writer = threading.Thread(target=self._write, name="event spool", daemon=True)
         self._sender = threading.Thread(target=self._send, name="event sender", daemon=True)
@@ -91,6 +95,11 @@ class EventProducer:
         """Events on disk that the log does not have yet."""
         return max(0, self._written_to - self._sent_to)
 
+    @property
+    def buffered(self) -> int:
+        """Events that are not on disk yet."""
+        return len(self._incoming) + len(self._held)
+
     def close(self, within_s: float = 10.0) -> None:
         """Writes what is buffered, sends for at most `within_s` seconds, and ends; the rest stays on disk for the next
         producer with this spool. Nothing may be put afterwards."""
@@ -107,7 +116,7 @@ class EventProducer:
             self._spool.close()
 
     def _take(self, event: AnyEvent, future: Future[None] | None) -> None:
-        if len(self._incoming) + len(self._held) >= self._buffered:
+        if self.buffered >= self._buffered:
             self.metrics.dropped.inc()
             log.error("event dropped: the spool's disk stands still", kind=topic_of(event), key=event.key)
             if future is not None:
@@ -198,7 +207,7 @@ class EventProducer:
                         continue
                     self._sent_to = consumer.position(_PARTITION) - len(records)
                     if records:
-                        target = target or self._target.producer()
+                        target = target or self._reached()
                         self._deliver(target, records)
                         consumer.commit()
                         self._sent_to = consumer.position(_PARTITION)
@@ -210,6 +219,11 @@ class EventProducer:
             finally:
                 if target is not None:
                     target.close()
+
+    def _reached(self) -> LogProducer:
+        """The log's producer, for topics that are there."""
+        ensure(self._target, self._topics)
+        return self._target.producer()
 
     def _deliver(self, target: LogProducer, records: Sequence[Record]) -> None:
         for record in records:

@@ -1,14 +1,13 @@
-"""`/c/{token}`: a followed link is judged, written to the durable queue, and redirected at once.
+"""`/c/{token}`: a followed link is judged, written to disk as a click event, and redirected at once.
 
 The destination comes from the campaign record alone, so that no token, however it was made, leads anywhere else. The
-charge itself is `serving.charging`'s; a queue that cannot be written keeps nobody from where they want to go.
+charge itself is `serving.charging`'s; a disk that cannot be written keeps nobody from where they want to go.
 """
 
 from __future__ import annotations
 
 import asyncio
 import html
-import sqlite3
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -18,15 +17,14 @@ from litestar import Request, Response, get, route
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
-from mechanism.errors import InputError
+from mechanism.errors import AuctionError, InputError
 from serving.campaigns.types import Campaign, Creative, Pricing, ReviewState
 from serving.catalogue import DEMO_PATH
-from serving.charging import CHARGE
 from serving.http.documents import documented
 from serving.router import Router
-from serving.store.events import ChargeEvent
 from serving.tokens import Click, TokenError, TokenExpired
 from serving.traffic import ClickRequest
+from streaming.events import Click as ClickEvent
 
 log = structlog.get_logger(__name__)
 
@@ -94,22 +92,22 @@ async def _destination(router: Router, click: Click) -> tuple[Campaign, Creative
 
 async def _record(router: Router, click: Click, campaign: Campaign, invalid: str, now: float) -> None:
     """Writes the click down, to be charged in the background."""
-    event = ChargeEvent(
-        id=click.id,
-        kind=Pricing.CLICK,
+    event = ClickEvent(
+        occurred_at=datetime.fromtimestamp(now, UTC),
+        click_id=click.id,
         auction_id=click.auction_id,
+        ad_id=click.ad_id,
         campaign_id=campaign.id,
-        creative_id=click.ad_id,
         placement=click.placement,
+        verdict="invalid" if invalid else "valid",
+        reason=invalid,
         price_micros=click.price if click.pricing is Pricing.CLICK else 0,
         currency=click.currency,
-        occurred_at=datetime.fromtimestamp(now, UTC),
         model_version=click.model_version,
-        invalid=invalid,
     )
     try:
-        await router.spool.put_durably(CHARGE, event)
-    except sqlite3.Error as error:
+        await asyncio.wrap_future(router.events.put_durably(event))
+    except AuctionError as error:
         log.error("click not on disk", click_id=click.id, reason=type(error).__name__)
 
 

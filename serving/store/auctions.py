@@ -1,8 +1,9 @@
-"""Counts auctions and impressions for reports; each auction once, however often it is reported."""
+"""Counts auctions and impressions for reports; each auction once, however often it is reported. `serving.store.ledger`
+calls it within its transactions."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
@@ -10,16 +11,12 @@ from itertools import pairwise
 import msgspec
 from sqlalchemy import Connection, insert, select
 
-from serving.store.counting import Counts, add_counts, counter_key
+from serving.store.counting import Tally, counter_key
 from serving.store.days import day_of
 from serving.store.engine import Database
-from serving.store.events import Terms, check_batch_size, terms_of
-from serving.store.hourly import Hours
-from serving.store.schema import auction_overlaps, auctions
+from serving.store.events import BadAuctions, BadEvents, Terms, check_batch_size, terms_of
+from serving.store.schema import auctions
 from serving.store.values import checked_moment, checked_text
-
-Overlap = tuple[str, ...]
-"""The key of a row of `auction_overlaps`."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,16 +43,6 @@ class Auction(msgspec.Struct, frozen=True, kw_only=True):
         checked_moment("occurred_at", self.occurred_at)
 
 
-def record_auctions(database: Database, batch: Sequence[Auction]) -> int:
-    """Counts the auctions that are not on record yet, in one transaction, and says how many they were.
-
-    Raises BadEvents, and writes nothing, where an auction names an unknown campaign. May be called again with the same
-    auctions after any failure.
-    """
-    check_batch_size(max(len(batch), sum(len(auction.entries) for auction in batch)))
-    return database.transact(lambda connection: _record(database, connection, batch), idempotent=True)
-
-
 def model_versions(database: Database, ids: Collection[str]) -> dict[str, str]:
     """The model version of each auction that is on record: a click's report line needs it, and its token has it not."""
     query = select(auctions.c.id, auctions.c.model_version).where(auctions.c.id.in_(ids))
@@ -63,35 +50,36 @@ def model_versions(database: Database, ids: Collection[str]) -> dict[str, str]:
         return {auction_id: version for auction_id, version in connection.execute(query)}
 
 
-def _record(database: Database, connection: Connection, batch: Sequence[Auction]) -> int:
-    by_id = {auction.id: auction for auction in reversed(batch)}
+def checked_terms(connection: Connection, batch: Sequence[Auction]) -> dict[str, Terms]:
+    """Terms of the campaigns that took part. Raises BadAuctions where one is unknown, InputError for too many."""
+    check_batch_size(max(len(batch), sum(len(auction.entries) for auction in batch)))
     used = [
         (index, auction.id, campaign_id, "")
         for index, auction in enumerate(batch)
         for campaign_id in sorted({entry.campaign_id for entry in auction.entries})
     ]
-    terms = terms_of(connection, {campaign_id for _, _, campaign_id, _ in used}, used)
+    try:
+        return terms_of(connection, {campaign_id for _, _, campaign_id, _ in used}, used)
+    except BadEvents as error:
+        raise BadAuctions(error.rejected) from None
+
+
+def count_auctions(connection: Connection, batch: Sequence[Auction], terms: Mapping[str, Terms], tally: Tally) -> int:
+    """Writes the auctions down that are not on record yet, adds them to the tally, and says how many they were."""
+    by_id = {auction.id: auction for auction in reversed(batch)}
     known = set(connection.execute(select(auctions.c.id).where(auctions.c.id.in_(by_id))).scalars())
     new = [by_id[auction_id] for auction_id in sorted(by_id.keys() - known)]
-    counts = defaultdict[tuple[str, ...], Counts](Counts)
-    overlaps = Counter[Overlap]()
-    hours = Hours()
     for auction in new:
-        _count(auction, terms, counts, overlaps)
+        _count(auction, terms, tally)
         owners = (terms[entry.campaign_id] for entry in auction.entries if entry.shown)
-        hours.answer(auction.occurred_at, auction.model_version, owners)
+        tally.hours.answer(auction.occurred_at, auction.model_version, owners)
     if new:
         kept = ("id", "occurred_at", "placement", "model_version")
         connection.execute(insert(auctions), [{name: getattr(auction, name) for name in kept} for auction in new])
-        add_counts(database, connection, counts, terms)
-        _add_overlaps(database, connection, overlaps)
-        hours.add(database, connection)
     return len(new)
 
 
-def _count(
-    auction: Auction, terms: Mapping[str, Terms], counts: Mapping[tuple[str, ...], Counts], overlaps: Counter[Overlap]
-) -> None:
+def _count(auction: Auction, terms: Mapping[str, Terms], tally: Tally) -> None:
     """Adds one auction, as `Counts` says."""
     campaigns: set[str] = set()
     days = defaultdict[tuple[str, str], set[str]](set)
@@ -100,7 +88,8 @@ def _count(
         day = day_of(auction.occurred_at, own.time_zone)
         key = counter_key(entry.campaign_id, entry.creative_id, auction.placement, day, auction.model_version)
         of_advertiser, of_all = days[own.advertiser_id, own.currency], days["", own.currency]
-        counted = counts[key]
+        counted = tally.counts[key]
+        tally.terms[entry.campaign_id] = own
         counted.creative_auctions += 1
         counted.campaign_auctions += entry.campaign_id not in campaigns
         counted.advertiser_auctions += day not in of_advertiser
@@ -111,13 +100,4 @@ def _count(
         of_all.add(day)
     for (advertiser, currency), found in days.items():
         for earlier, day in pairwise(sorted(found)):
-            overlaps[advertiser, currency, auction.placement, day, earlier, auction.model_version] += 1
-
-
-def _add_overlaps(database: Database, connection: Connection, overlaps: Counter[Overlap]) -> None:
-    names = [column.name for column in auction_overlaps.primary_key]
-    rows = [dict(zip(names, key, strict=True)) | {"auctions": number} for key, number in sorted(overlaps.items())]
-    if rows:
-        into = database.insert(auction_overlaps)
-        added = {"auctions": auction_overlaps.c.auctions + into.excluded.auctions}
-        connection.execute(into.on_conflict_do_update(index_elements=names, set_=added), rows)
+            tally.overlaps[advertiser, currency, auction.placement, day, earlier, auction.model_version] += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter, defaultdict
 
 import msgspec
 from sqlalchemy import Connection
@@ -10,7 +10,8 @@ from sqlalchemy import Connection
 from mechanism.types import Micros
 from serving.store.engine import Database
 from serving.store.events import Terms
-from serving.store.schema import report_counters
+from serving.store.hourly import Hours
+from serving.store.schema import auction_overlaps, report_counters
 
 KEY = ("campaign_id", "creative_id", "placement", "day", "model_version")
 
@@ -41,17 +42,33 @@ def counter_key(campaign_id: str, creative_id: str, placement: str, day: str, mo
     return (campaign_id, creative_id, placement, day, model_version)
 
 
-def add_counts(
-    database: Database, connection: Connection, counts: Mapping[tuple[str, ...], Counts], terms: Mapping[str, Terms]
-) -> None:
-    """Adds to the counters, in the order of their keys, so that writers meeting here wait and never deadlock."""
-    rows = [
-        dict(zip(KEY, key, strict=True))
-        | {"advertiser_id": terms[key[0]].advertiser_id, "currency": terms[key[0]].currency}
-        | msgspec.structs.asdict(counted)
-        for key, counted in sorted(counts.items(), key=lambda item: item[0])
-    ]
-    if rows:
-        into = database.insert(report_counters)
-        added = {name: report_counters.c[name] + into.excluded[name] for name in COUNTED}
-        connection.execute(into.on_conflict_do_update(index_elements=list(KEY), set_=added), rows)
+class Tally:
+    """Gathers what a batch adds to the counters, and adds it at the end, each table in the order of its keys: writers
+    that meet there wait and never deadlock, as long as they take these locks last. `overlaps` has the keys of
+    `auction_overlaps`; `terms` are those of every campaign that is counted."""
+
+    def __init__(self) -> None:
+        self.counts = defaultdict[tuple[str, ...], Counts](Counts)
+        self.overlaps = Counter[tuple[str, ...]]()
+        self.hours = Hours()
+        self.terms: dict[str, Terms] = {}
+
+    def add(self, database: Database, connection: Connection) -> None:
+        """Adds everything to the tables."""
+        rows = [
+            dict(zip(KEY, key, strict=True))
+            | {"advertiser_id": self.terms[key[0]].advertiser_id, "currency": self.terms[key[0]].currency}
+            | msgspec.structs.asdict(counted)
+            for key, counted in sorted(self.counts.items(), key=lambda item: item[0])
+        ]
+        if rows:
+            into = database.insert(report_counters)
+            added = {name: report_counters.c[name] + into.excluded[name] for name in COUNTED}
+            connection.execute(into.on_conflict_do_update(index_elements=list(KEY), set_=added), rows)
+        names = [column.name for column in auction_overlaps.primary_key]
+        overlaps = [dict(zip(names, key, strict=True)) | {"auctions": n} for key, n in sorted(self.overlaps.items())]
+        if overlaps:
+            into = database.insert(auction_overlaps)
+            more = {"auctions": auction_overlaps.c.auctions + into.excluded.auctions}
+            connection.execute(into.on_conflict_do_update(index_elements=names, set_=more), overlaps)
+        self.hours.add(database, connection)

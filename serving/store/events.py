@@ -80,6 +80,10 @@ class BadEvents(InputError):
         super().__init__(first.place, first.value, first.remedy + more)
 
 
+class BadAuctions(BadEvents):
+    """The same of auctions that are to be counted."""
+
+
 class Terms(msgspec.Struct, frozen=True):
     """What of a campaign matters to the ledger."""
 

@@ -1,8 +1,8 @@
 """The ledger: what was charged for which event, once, and never past a budget.
 
-One transaction holds the charge records, the campaigns' totals (in all and per day), the advertisers' totals and the
-report's counters. What an event costs was decided by its auction (`mechanism.payments`); a click's validity is decided
-where it arrives. Counting auctions and impressions is `serving.store.auctions`, reports are `serving.store.reports`.
+One transaction holds the charge records, the campaigns' totals (in all and per day), the advertisers' totals, the
+report's counters, and how far the log was read. What an event costs was decided by its auction (`mechanism.payments`);
+a click's validity is decided where it arrives. Reports are `serving.store.reports`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 
 from mechanism.types import Micros
 from serving.campaigns.types import Pricing
+from serving.store.auctions import Auction, checked_terms, count_auctions
 from serving.store.changes import mark
-from serving.store.counting import Counts, add_counts, counter_key
+from serving.store.counting import Tally, counter_key
 from serving.store.days import day_of
 from serving.store.engine import Database
 from serving.store.events import Charged, ChargeEvent, Offset, Terms, check_batch_size, reason_of, terms_of
-from serving.store.hourly import Hours
 from serving.store.schema import advertiser_totals, campaign_days, campaign_spend, charges, consumer_offsets
 
 Key = tuple[str, str, str]
@@ -32,6 +32,16 @@ class Ledger:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def book(
+        self, auctions: Sequence[Auction], events: Sequence[ChargeEvent], offsets: Sequence[Offset] = ()
+    ) -> list[Charged]:
+        """Counts each auction once and charges each event once, with `offsets`, all in one transaction. Outcomes of the
+        events, in order. Raises BadAuctions, and BadEvents as `charge_many`; nothing is written then. May be called
+        again with the same after any failure.
+        """
+        check_batch_size(len(events))
+        return self._database.transact(lambda c: _book(self._database, c, auctions, events, offsets), idempotent=True)
 
     def charge_many(self, events: Sequence[ChargeEvent], offset: Offset | None = None) -> list[Charged]:
         """Charges each event once, in one transaction, with `offset` in the same transaction. Outcomes in order.
@@ -44,8 +54,7 @@ class Ledger:
         Raises BadEvents, and writes nothing, where an event names an unknown campaign or another currency than its
         campaign's. May be called again with the same events after any failure.
         """
-        check_batch_size(len(events))
-        return self._database.transact(lambda c: _charge(self._database, c, events, offset), idempotent=True)
+        return self.book((), events, () if offset is None else (offset,))
 
     def charge(self, event: ChargeEvent) -> Charged:
         """The same for a single event."""
@@ -79,10 +88,27 @@ class _Budget(msgspec.Struct):
         return charged
 
 
-def _charge(
-    database: Database, connection: Connection, events: Sequence[ChargeEvent], offset: Offset | None
+def _book(
+    database: Database,
+    connection: Connection,
+    auctions: Sequence[Auction],
+    events: Sequence[ChargeEvent],
+    offsets: Sequence[Offset],
 ) -> list[Charged]:
-    # All transactions take locks in the same order (campaigns, advertisers, counters, each sorted): no deadlock.
+    # All transactions take locks in the same order (campaigns, advertisers, auctions, counters, each sorted): no
+    # deadlock.
+    terms = checked_terms(connection, auctions)
+    tally = Tally()
+    outcomes = _charge(database, connection, events, tally) if events else []
+    if auctions:
+        count_auctions(connection, auctions, terms, tally)
+    tally.add(database, connection)
+    for offset in sorted(offsets, key=lambda o: (o.consumer, o.partition)):
+        _write_offset(database, connection, offset)
+    return outcomes
+
+
+def _charge(database: Database, connection: Connection, events: Sequence[ChargeEvent], tally: Tally) -> list[Charged]:
     ids = sorted({event.campaign_id for event in events})
     locked = select(campaign_spend.c.campaign_id, campaign_spend.c.total_micros)
     locked = locked.where(campaign_spend.c.campaign_id.in_(ids)).order_by(campaign_spend.c.campaign_id)
@@ -93,8 +119,8 @@ def _charge(
     days = [day_of(event.occurred_at, terms[event.campaign_id].time_zone) for event in events]
     recorded = _recorded(connection, events)
     budgets = _budgets(connection, spent, terms, set(days))
-    now, hours = datetime.now(UTC), Hours()
-    rows, outcomes, counts = [], [], defaultdict[tuple[str, ...], Counts](Counts)
+    now = datetime.now(UTC)
+    rows, outcomes = [], []
     for event, day in zip(events, days, strict=True):
         key = (event.id, event.kind.value, event.invalid)
         if (known := recorded.get(key)) is not None:
@@ -109,18 +135,15 @@ def _charge(
         if not event.invalid:
             is_click = event.kind is Pricing.CLICK
             place = counter_key(event.campaign_id, event.creative_id, event.placement, day, event.model_version)
-            counted = counts[place]
+            counted = tally.counts[place]
+            tally.terms[event.campaign_id] = terms[event.campaign_id]
             counted.clicks += is_click
             counted.charged_clicks += is_click and charged > 0
             counted.revenue_micros += charged
-            hours.charge(event.occurred_at, event.model_version, terms[event.campaign_id], is_click, charged)
+            tally.hours.charge(event.occurred_at, event.model_version, terms[event.campaign_id], is_click, charged)
     if rows:
         connection.execute(insert(charges), rows)
         _add_to_totals(database, connection, rows)
-        add_counts(database, connection, counts, terms)
-        hours.add(database, connection)
-    if offset is not None:
-        _write_offset(database, connection, offset)
     return outcomes
 
 

@@ -85,4 +85,5 @@ def click(event: Interaction, ad_id: str, after_s: float, *, reason: str = "") -
         occurred_at=event.occurred_at + timedelta(seconds=after_s), click_id=click_id_of(event.auction_id, ad_id),
         auction_id=event.auction_id, ad_id=ad_id, campaign_id=campaign, verdict="invalid" if reason else "valid",
         reason=reason, price_micros=0 if reason else 200_000, currency=event.currency,
+        model_version=event.model_version,
     )  # fmt: skip

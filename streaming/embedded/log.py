@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +25,7 @@ TOMBSTONES = timedelta(days=1)
 """How long a record without value stays in a compacted topic."""
 LONGEST_SEGMENT = timedelta(days=1)
 _TOPIC = "topic.json"
+_IDENTITY = "identity"
 _MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -52,6 +54,13 @@ class EmbeddedLog:
         with self._lock, FileLock(self._root / "lock").holding():
             for topic in topics:
                 self._create(topic)
+
+    def identity(self) -> str:
+        path = self._root / _IDENTITY
+        with self._lock, FileLock(self._root / "lock").holding():
+            if not path.exists():
+                replace_file(path, uuid.uuid4().hex.encode(), durable=self._durable)
+            return path.read_text("ascii")
 
     def producer(self) -> EmbeddedProducer:
         return EmbeddedProducer(lambda topic: self.topic(topic).partitions, self._append)
@@ -110,6 +119,8 @@ class EmbeddedLog:
         if there is not None and there.partitions != topic.partitions:
             place = f"partitions of topic {topic.name}"
             raise InputError(place, topic.partitions, f"it is there with {there.partitions}: keep that number")
+        if there is not None:
+            return
         for number in range(topic.partitions):
             self._folder(Partition(topic.name, number)).mkdir(parents=True, exist_ok=True)
         if self._durable:

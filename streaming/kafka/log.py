@@ -39,6 +39,14 @@ class KafkaLog:
             finally:
                 admin.close()
 
+    def identity(self) -> str:
+        with translated("ask for the cluster"):
+            admin = KafkaAdminClient(**self._settings.options())
+            try:
+                return str(admin.describe_cluster()["cluster_id"])
+            finally:
+                admin.close()
+
     def producer(self) -> KafkaLogProducer:
         return KafkaLogProducer(self._settings)
 

@@ -19,6 +19,11 @@ from typer.testing import CliRunner
 from cli.main import app
 from cli.worker import micros
 from mechanism.errors import ConfigError, InputError
+from serving.campaigns.types import Campaign, Creative
+from serving.settings import PSEUDONYMS, derived, signing_secret
+from serving.store.campaigns import CampaignStore
+from serving.store.engine import Database
+from serving.store.reports import Query, report
 from streaming.codec import encode, topic_of
 from streaming.dead_letters import bury as set_aside
 from streaming.drills.traffic import click, interaction
@@ -67,14 +72,13 @@ def judged(number: int, **options: object) -> list[tuple[str, bytes, bytes]]:
 
 
 def test_shards_are_written_until_the_log_was_read_and_a_user_is_erased(log: EmbeddedLog, tmp_path: Path) -> None:
-    key = tmp_path / "key"
-    key.write_bytes(bytes(range(32)))
-    put(log, *judged(1, user=pseudonym("alice", key.read_bytes())), *judged(2))
+    key = derived(signing_secret(tmp_path / "state", {}), PSEUDONYMS)
+    put(log, *judged(1, user=pseudonym("alice", key)), *judged(2))
     shards = ["--shards", tmp_path / "shards"]
     assert call("worker", "feedback", "--log", tmp_path / "log", *shards, "--until-idle") == (0, "")
     reader = ShardReader(str(tmp_path / "shards"))
     assert (reader.count(), reader.totals().rows) == (2, 2)
-    code, said = call("erase", "alice", *shards, "--key-file", key, "--retention-days", 7)
+    code, said = call("erase", "alice", *shards, "--state-dir", tmp_path / "state", "--retention-days", 7)
     assert code == 0
     assert "gone for every reader of the shards: now" in said
     assert f"gone from the log: by {(datetime.now(UTC) + timedelta(days=8)).date().isoformat()}" in said
@@ -84,14 +88,42 @@ def test_shards_are_written_until_the_log_was_read_and_a_user_is_erased(log: Emb
     assert "alice" not in said
 
 
-def test_a_missing_key_or_user_is_refused(tmp_path: Path) -> None:
-    shards = ["--shards", tmp_path / "shards"]
-    assert call("erase", "alice", *shards, "--key-file", tmp_path / "none")[0] == 2
-    (tmp_path / "short").write_bytes(b"short")
-    code, said = call("erase", "alice", *shards, "--key-file", tmp_path / "short")
-    assert (code, "32 random bytes" in said) == (2, True)
-    (tmp_path / "key").write_bytes(bytes(32))
-    assert call("erase", "", *shards, "--key-file", tmp_path / "key")[0] == 2
+def test_a_missing_secret_or_user_is_refused(tmp_path: Path) -> None:
+    """A secret that is made up on the spot would erase nobody, and say that it did."""
+    shards, state = ["--shards", tmp_path / "shards"], tmp_path / "state"
+    code, said = call("erase", "alice", *shards, "--state-dir", state)
+    assert (code, "state directory" in said, state.exists()) == (2, True, False)
+    signing_secret(state, {})
+    assert call("erase", "", *shards, "--state-dir", state)[0] == 2
+
+
+def test_the_ledger_worker_charges_what_the_log_holds(log: EmbeddedLog, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+    event = interaction(1)
+    put(log, record(event), record(click(event, "A0", 5)))
+    ledger = ["worker", "ledger", "--log", tmp_path / "log", "--until-idle", "--database"]
+    assert call(*ledger, url)[0] == 0
+    code, said = call("dlq", "list", "--log", tmp_path / "log")
+    assert (code, "there is no such campaign" in said) == (0, True)
+    database = Database(url)
+    now = datetime.now(UTC)
+    for number in range(3):
+        CampaignStore(database).create(campaign(number, now), now)
+    for topic in (INTERACTIONS, CLICKS):
+        assert call("dlq", "replay", topic, "--log", tmp_path / "log") == (0, f"1 put back to {topic}, 0 kept\n")
+    assert call(*ledger, url) == (0, "")
+    (line,) = report(database, Query())
+    assert (line.impressions, line.clicks, line.revenue_micros) == (2, 1, 200_000)
+    database.close()
+    assert call(*ledger, "mysql://x")[0] == 2
+
+
+def campaign(number: int, now: datetime) -> Campaign:
+    creative = Creative(id=f"A{number}", title="Brand", landing_url="https://brand.example/")
+    return Campaign(
+        id=f"c{number}", advertiser_id="a", name="n", category="", creatives=(creative,), bid_micros=1, currency="EUR",
+        starts_at=now, created_at=now, updated_at=now,
+    )  # fmt: skip
 
 
 def test_dead_letters_are_listed_put_back_and_kept_where_they_are_still_no_events(

@@ -32,6 +32,7 @@ from serving.settings import ServeSettings
 from serving.store.accounts import Role
 from serving.threaded import ThreadedPolicy
 from serving.worker import PolicyWorker
+from streaming.codec import decode
 
 SECRET = b"a secret of the tests, long enough for one"
 MODEL = "scripted"
@@ -160,9 +161,17 @@ class Running:
         return found
 
     def settled(self) -> None:
-        """Waits until the queue is empty, so that the ledger has everything."""
-        time.sleep(0.1)  # what nobody waits for is held back a little
-        until(lambda: self.router.spool.depth == 0)
+        """Waits until the ledger has everything."""
+        until(lambda: self.router.uncharged() == 0)
+
+    def logged(self, topic: str) -> list[Any]:
+        """The events of a topic that are in the log by now."""
+        until(lambda: self.router.events.buffered + self.router.events.waiting == 0)
+        with self.router.log.consumer("", [topic]) as consumer:
+            records = []
+            while found := consumer.poll(0):
+                records += found
+        return [decode(topic, record.value) for record in records if record.value is not None]
 
 
 @contextmanager

@@ -17,12 +17,12 @@ from serving.answer import LiveAnswer
 from serving.charging_process import ChargingProcess
 from serving.store.engine import Database
 from serving.store.reports import Query, report
+from streaming.topics import CLICKS
 
 DYING_ROUTER = """
 import os, sys, time
-from pathlib import Path
 from serving.charging_process import ChargingProcess
-charging = ChargingProcess(Path(sys.argv[1]), sys.argv[2], lambda *_: None)
+charging = ChargingProcess(sys.argv[1], sys.argv[2], lambda *_: None)
 charging.start()
 while charging.pid is None:
     time.sleep(0.01)
@@ -46,8 +46,8 @@ def charged(router: Any) -> float:
 def test_a_charging_that_is_killed_is_started_again_and_every_click_is_charged_once(
     start: Callable[..., Any], wait_until: Callable[..., None]
 ) -> None:
-    router = start("Try {A1}. Or {A2}. Or {A3}.", charging_process=True)
-    charging = router.router.charger
+    router = start("Try {A1}. Or {A2}. Or {A3}.", ledger="process")
+    charging = router.router.charging
     assert isinstance(charging, ChargingProcess)
     ads = router.ask()["ads"]
     for number, ad in enumerate(ads):
@@ -57,7 +57,7 @@ def test_a_charging_that_is_killed_is_started_again_and_every_click_is_charged_o
             before = charging.pid
             os.kill(before, signal.SIGKILL)
             wait_until(lambda before=before: charging.pid != before)
-    wait_until(lambda: router.router.spool.depth == 0, 30)
+    wait_until(lambda: router.router.uncharged() == 0, 30)
     assert router.revenue() == {"EUR": 600_000}
     assert charged(router) <= 600_000  # what a killed process did not tell any more is in the ledger all the same
 
@@ -65,20 +65,21 @@ def test_a_charging_that_is_killed_is_started_again_and_every_click_is_charged_o
 def test_the_router_hears_what_was_charged_and_what_went_wrong(
     start: Callable[..., Any], wait_until: Callable[..., None]
 ) -> None:
-    router = start("Try {A2}.", charging_process=True)
+    router = start("Try {A2}.", ledger="process")
     (ad,) = router.ask()["ads"]
     router.click(ad["click_url"])
     wait_until(lambda: charged(router) == 200_000, 30)
     with structlog.testing.capture_logs() as logs:
-        router.router.spool._connection.execute("INSERT INTO spool (kind, body) VALUES ('charge', x'00')")
-        wait_until(lambda: any(entry["event"] == "record refused by the ledger" for entry in list(logs)), 30)
-    wait_until(lambda: router.router.spool.depth == 0)
+        producer = router.router.log.producer()
+        producer.append(CLICKS, b"x", b"no event").result(10)
+        wait_until(lambda: any(entry["event"] == "set aside" for entry in list(logs)), 30)
+    wait_until(lambda: router.router.uncharged() == 0)
 
 
 def test_a_stop_delivers_what_is_queued(
     router: Callable[..., Any], scripted: Callable[..., Any], tmp_path: Path
 ) -> None:
-    with router(tmp_path, scripted("Try {A2}."), charging_process=True) as running:
+    with router(tmp_path, scripted("Try {A2}."), ledger="process") as running:
         (ad,) = running.ask()["ads"]
         running.click(ad["click_url"])
         url = running.settings.database_url
@@ -92,7 +93,7 @@ def test_a_charging_ends_with_a_router_that_was_killed(tmp_path: Path, wait_unti
         sys.executable,
         "-c",
         DYING_ROUTER,
-        str(tmp_path / "spool.sqlite3"),
+        str(tmp_path / "log"),
         f"sqlite:///{tmp_path / 'd.sqlite3'}",
     ]
     died = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -15,7 +15,7 @@ from mechanism.types import Ad
 from serving.campaigns.catalogue import campaign_of
 from serving.catalogue import Listing
 from serving.offers import Offer
-from serving.visible import VisibleAnswer, without_links
+from serving.visible import VisibleAnswer, as_read, without_links
 
 ADS = [Ad(f"A{i}", f"Brand{i} Things_{i}*", "text", f"Brand{i}", landing_url="https://x.example") for i in range(1, 5)]
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -88,3 +88,18 @@ def test_titles_cannot_break_out_of_their_link() -> None:
     pieces = [TextPiece("a "), AdPiece("A1", "Brand1 Things_1*")]
     content = "".join(d.content for d in visible.add(pieces))
     assert re.fullmatch(r"a \[Brand1 Things\\_1\\\*\]\(https://us\.example/c/A1\.mac\) \(Sponsored\)", content)
+
+
+@given(st.lists(PARTS, max_size=12).map("".join), st.integers(1, 3))
+def test_what_was_read_is_what_was_streamed_with_bare_titles(raw: str, max_ads: int) -> None:
+    visible = answer(max_ads)
+    content = show(visible, raw)
+    stream = MarkerStream(ADS)
+    stream.feed(raw)
+    stream.finish()
+    text, spans = as_read(stream.answer(), OFFERS, max_ads)
+    bare = content
+    for ad in reversed(visible.ads):
+        bare = bare[: ad.span[0]] + ad.title + bare[ad.span[1] :]
+    assert text == bare
+    assert [(ad_id, text[start:end]) for ad_id, start, end in spans] == [(ad.ad_id, ad.title) for ad in visible.ads]

@@ -8,7 +8,7 @@ from typing import Any
 
 from playwright.sync_api import expect
 
-from serving.store.auctions import Auction, Entry, record_auctions
+from serving.store.auctions import Auction, Entry
 from serving.store.events import ChargeEvent
 from serving.store.ledger import Ledger
 
@@ -23,7 +23,7 @@ def traffic(router: Any, version: str, hours_ago: int, answers: int, shown: int,
     other = Entry(campaign_id="catalogue-A2", creative_id="A2")
     both = [(Entry(campaign_id="catalogue-A1", creative_id="A1", shown=n < shown), other) for n in range(answers)]
     batch = [Auction(id=f"{name}-{n}", occurred_at=at, model_version=version, entries=both[n]) for n in range(answers)]
-    record_auctions(router.router.database, batch)
+    Ledger(router.router.database).book(batch, ())
     usual = {"campaign_id": "catalogue-A1", "creative_id": "A1", "currency": "EUR", "price_micros": 250_000}
     usual |= {"occurred_at": at, "model_version": version}
     events = [ChargeEvent(id=f"{name}-{n}:A1", auction_id=f"{name}-{n}", **usual) for n in range(clicks)]

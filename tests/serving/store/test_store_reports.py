@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from mechanism.errors import InputError
 from serving.campaigns.types import Campaign, Pricing
-from serving.store.auctions import Auction, Entry, record_auctions
+from serving.store.auctions import Auction, Entry
 from serving.store.campaigns import CampaignStore
 from serving.store.engine import Database
-from serving.store.events import BadEvents
+from serving.store.events import BadAuctions
 from serving.store.ledger import Ledger
 from serving.store.rendering import as_csv, as_json
 from serving.store.reports import Dimension, Line, Query, Record, charges_of, events_of, report
@@ -42,7 +42,7 @@ def traffic(database: Database) -> Database:
     store.create(campaign(2, advertiser_id="a2", currency="USD", time_zone="Asia/Tokyo"), NOW)
     batch = [auction(n, "c1-1") for n in range(6)]
     batch += [auction(n, "c1-2", "c2-1", placement="search", model_version="m2") for n in range(6, 10)]
-    assert record_auctions(database, batch) == 10
+    Ledger(database).book(batch, ())
     usd = {"campaign_id": "c2", "creative_id": "c2-1", "currency": "USD", "model_version": "m2"}
     events = [
         *(click(n) for n in range(4)),
@@ -124,7 +124,7 @@ def test_an_auction_counts_once_in_every_line(database: Database, seed: int) -> 
         for number in range(150)
     ]
     for part in (batch[:100], batch[90:]):
-        record_auctions(database, part)
+        Ledger(database).book(part, ())
     within: list[dict[str, str]] = [{}, {"first_day": "2026-11-25"}, {"last_day": "2026-11-25"}]
     within += [{"first_day": "2026-11-25", "last_day": "2026-11-26"}]
     whose_lines: list[dict[str, str]] = [{}, {"advertiser_id": "a1"}, {"campaign": "c4"}]
@@ -174,12 +174,15 @@ def test_a_report_is_limited_to_days_and_to_an_advertiser(traffic: Database) -> 
 def test_an_auction_reported_twice_counts_once(traffic: Database) -> None:
     before = report(traffic, Query())
     new = auction(99, placement="search")
-    assert record_auctions(traffic, [auction(1), new, new, auction(2)]) == 1
+    ledger = Ledger(traffic)
+    ledger.book([auction(1), new, new, auction(2)], ())
     assert report(traffic, Query())[0].auctions == before[0].auctions + 1
-    with pytest.raises(BadEvents, match="no such campaign") as raised:
-        record_auctions(traffic, [auction(100), auction(101, entries=(Entry(campaign_id="c9", creative_id="x"),))])
+    with pytest.raises(BadAuctions, match="no such campaign") as raised:
+        ledger.book([auction(100), auction(101, entries=(Entry(campaign_id="c9", creative_id="x"),))], [click(99)])
     assert [index for index, _ in raised.value.rejected] == [1]
-    assert record_auctions(traffic, [auction(100)]) == 1
+    assert charges_of(traffic, event_id="k99").items == ()  # all or nothing
+    ledger.book([auction(100)], ())
+    assert report(traffic, Query())[0].auctions == before[0].auctions + 2
 
 
 def test_charges_are_found_by_auction_and_by_click(traffic: Database) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from mechanism.errors import InputError
 from serving.campaigns.types import Pricing
-from serving.store.auctions import Auction, Entry, record_auctions
+from serving.store.auctions import Auction, Entry
 from serving.store.campaigns import CampaignStore
 from serving.store.engine import Database
 from serving.store.ledger import Ledger
@@ -33,8 +33,8 @@ def traffic(database: Database) -> Database:
     late = NOW + timedelta(minutes=59, seconds=59)
     batch = [auction(1, "c1-1"), auction(2, "c1-1", "c2-1", occurred_at=late), auction(3)]
     batch += [auction(4, "c2-1", model_version="m2", occurred_at=NOW - timedelta(hours=13))]
-    record_auctions(database, batch)
-    record_auctions(database, batch)  # reported twice, counted once
+    Ledger(database).book(batch, ())
+    Ledger(database).book(batch, ())  # reported twice, counted once
     usd = {"campaign_id": "c2", "creative_id": "c2-1", "currency": "USD"}
     events = [
         click(1),

@@ -1,0 +1,200 @@
+"""The ledger worker: what a log holds is charged once, whatever is repeated, killed or refused, and under the model
+version of its auction."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry
+
+from serving.campaigns.types import Campaign, Creative
+from serving.charging import ChargingSettings, ChargingTask, behind
+from serving.charging_thread import ChargingThread
+from serving.store.campaigns import CampaignStore
+from serving.store.engine import Database
+from serving.store.events import Charged, ChargeEvent
+from serving.store.migrations import migrate
+from serving.store.reports import Query, charges_of, report
+from streaming.codec import encode, topic_of
+from streaming.drills.traffic import click, clicks, interaction
+from streaming.embedded import EmbeddedLog
+from streaming.events import AnyEvent, Interaction, Participation, ShownAd
+from streaming.topics import CLICKS, INTERACTIONS, all_topics
+from streaming.workers.letters import letters
+from streaming.workers.loop import Worker
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    url = f"sqlite:///{tmp_path / 'store.sqlite3'}"
+    migrate(url)
+    database = Database(url)
+    for number in range(3):
+        creative = Creative(id=f"A{number}", title="Brand", landing_url="https://brand.example/")
+        campaign = Campaign(
+            id=f"c{number}", advertiser_id="a", name="n", category="", creatives=(creative,), bid_micros=1,
+            currency="EUR", starts_at=NOW, created_at=NOW, updated_at=NOW,
+        )  # fmt: skip
+        CampaignStore(database).create(campaign, NOW)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[EmbeddedLog]:
+    log = EmbeddedLog(tmp_path / "log", durable=False)
+    log.create(all_topics())
+    yield log
+    log.close()
+
+
+def write(log: EmbeddedLog, *events: AnyEvent) -> None:
+    producer = log.producer()
+    for event in events:
+        producer.append(topic_of(event), event.key.encode(), encode(event))
+    producer.close()
+
+
+def charge(log: EmbeddedLog, database: Database, **settings: float) -> ChargingTask:
+    """A worker that takes everything there is, and ends."""
+    task = ChargingTask(log, database, ChargingSettings(**{"gathered_s": 0.0} | settings))  # type: ignore[arg-type]
+    Worker(task, log, poll_s=0.01).run(threading.Event(), until_idle=True)
+    return task
+
+
+def traffic(count: int) -> tuple[list[Interaction], list[AnyEvent]]:
+    shown = [interaction(number) for number in range(count)]
+    return shown, [c for number, event in enumerate(shown) for c in clicks(event, number)]
+
+
+def totals(database: Database) -> tuple[int, int, int]:
+    """Impressions, clicks and micros of all reports."""
+    lines = report(database, Query())
+    return sum(x.impressions for x in lines), sum(x.clicks for x in lines), sum(x.revenue_micros for x in lines)
+
+
+def test_what_comes_twice_is_charged_once_and_offsets_stand_with_it(log: EmbeddedLog, database: Database) -> None:
+    shown, clicked = traffic(60)
+    for _ in range(2):
+        write(log, *shown, *clicked)
+    charge(log, database)
+    assert totals(database) == (120, len(clicked), 200_000 * len(clicked))
+    assert set(behind(log, database).values()) == {0}
+    charge(log, database)
+    assert totals(database)[1:] == (len(clicked), 200_000 * len(clicked))
+
+
+def test_small_transactions_charge_the_same(log: EmbeddedLog, database: Database) -> None:
+    shown, clicked = traffic(60)
+    write(log, *clicked, *shown)
+    charge(log, database, charges=3, entries=7)
+    assert totals(database) == (120, len(clicked), 200_000 * len(clicked))
+
+
+def test_a_click_whose_link_did_not_say_the_model_is_charged_under_that_of_its_auction(
+    log: EmbeddedLog, database: Database
+) -> None:
+    first, second, third = (interaction(number) for number in range(3))
+    unsaid = [msgspec.structs.replace(click(event, "A0", 2.0), model_version="") for event in (first, second, third)]
+    write(log, first)
+    charge(log, database)
+    write(log, *unsaid, second)
+    charge(log, database)
+    versions = [charges_of(database, event_id=event.click_id).items[0].model_version for event in unsaid]
+    assert versions == ["1", "1", ""]  # on record, in the same transaction, not known: charged all the same
+    assert totals(database)[1:] == (3, 600_000)
+
+
+def test_the_thread_tells_what_it_charged_and_ends_with_everything_charged(
+    log: EmbeddedLog, database: Database
+) -> None:
+    event, told = interaction(1), list[tuple[ChargeEvent, Charged]]()
+    write(log, event, click(event, "A0", 2.0), click(event, "A0", 1.0, reason="prefetch"))
+    charging = ChargingThread(log, database, lambda *both: told.append(both), 0.01)
+    charging.start()
+    charging.stop(30)
+    assert {(outcome.reason, outcome.charged_micros) for _, outcome in told} == {("invalid:prefetch", 0), ("", 200_000)}
+    assert totals(database) == (2, 1, 200_000)
+
+
+def test_what_the_ledger_refuses_goes_to_the_dead_letters_and_delays_nobody(
+    log: EmbeddedLog, database: Database
+) -> None:
+    shown, clicked = traffic(30)
+    unknown = interaction(100)
+    candidates = tuple(msgspec.structs.replace(c, campaign_id="c9") for c in unknown.candidates)
+    bad = [
+        msgspec.structs.replace(unknown, candidates=candidates),
+        msgspec.structs.replace(click(interaction(101), "A0", 2.0), currency="USD"),
+        msgspec.structs.replace(click(interaction(102), "A1", 2.0), campaign_id="c\0"),
+    ]
+    write(log, *shown, *clicked[:5], *bad, *clicked[5:])
+    registry = CollectorRegistry()
+    task = ChargingTask(log, database, ChargingSettings(gathered_s=0.0), registry=registry)
+    Worker(task, log, poll_s=0.01).run(threading.Event(), until_idle=True)
+    charge(log, database)
+    assert totals(database) == (60, len(clicked), 200_000 * len(clicked))
+    reasons = [fate.error for topic in (INTERACTIONS, CLICKS) for _, fate in letters(log, topic)]
+    assert len(reasons) == 3
+    assert all("campaign" in reason or "NUL" in reason for reason in reasons)
+    assert registry.get_sample_value("llm_auction_ledger_refused_total", {"topic": CLICKS}) == 2
+
+
+def test_impressions_and_participations_are_charged_from_the_interaction(log: EmbeddedLog, database: Database) -> None:
+    event = msgspec.structs.replace(
+        interaction(1),
+        shown=(ShownAd(ad_id="A0", pricing="impression", price_micros=700),),
+        participations=(Participation(ad_id="A2", price_micros=30),),
+        reader=None,
+    )
+    failed = msgspec.structs.replace(interaction(2), outcome="failed", shown=(), reader=None)
+    write(log, event, failed, event)
+    charge(log, database)
+    kinds = {(r.creative_id, r.kind, r.charged_micros) for r in charges_of(database, auction_id=event.auction_id).items}
+    assert kinds == {("A0", "impression", 700), ("A2", "participation", 30)}
+    assert totals(database) == (1, 0, 730)
+    assert sum(line.auctions for line in report(database, Query())) == 1  # a failed one counts for nobody
+
+
+def test_another_log_is_read_from_its_beginning(log: EmbeddedLog, database: Database, tmp_path: Path) -> None:
+    """Offsets belong to one log: a new one under the same database must not lose its first records."""
+    shown, clicked = traffic(40)
+    write(log, *shown[:20], *(c for c in clicked if c.key in {s.key for s in shown[:20]}))
+    charge(log, database)
+    other = EmbeddedLog(tmp_path / "other", durable=False)
+    other.create(all_topics())
+    write(other, *shown[20:], *(c for c in clicked if c.key in {s.key for s in shown[20:]}))
+    charge(other, database)
+    other.close()
+    assert totals(database) == (80, len(clicked), 200_000 * len(clicked))
+
+
+def test_a_database_that_is_locked_is_waited_for(log: EmbeddedLog, database: Database) -> None:
+    shown, clicked = traffic(10)
+    write(log, *shown, *clicked)
+    lock = sqlite3.connect(str(database.engine.url.database), isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    charging = ChargingThread(log, database, lambda *_: None, 0.01)
+    charging.start()
+    threading.Event().wait(0.3)
+    assert totals(database) == (0, 0, 0)
+    lock.execute("ROLLBACK")
+    lock.close()
+    charging.stop(30)
+    assert totals(database) == (20, len(clicked), 200_000 * len(clicked))
+
+
+def test_days_and_hours_are_those_of_the_event(log: EmbeddedLog, database: Database) -> None:
+    early = interaction(1, NOW - timedelta(days=2))
+    write(log, early, click(early, "A1", 1.0))
+    charge(log, database)
+    (line,) = report(database, Query(last_day="2026-11-22"))
+    assert line.revenue_micros == 200_000
