@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mechanism.errors import InputError
+from mechanism.weights import digest_of
 
 ENTRY = "model.json"
 """The registry's entry beside the weights: `sha256` maps each of their files to its digest."""
@@ -47,13 +47,6 @@ def entry_of(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(str(folder / ENTRY), str(error), "the entry is damaged: register the model anew") from error
     return dict(entry)
-
-
-def digest_of(files: Mapping[str, str]) -> str:
-    """One digest for `{file name: sha256}`: a single file's own (as `sha256sum` prints it), else that of the list."""
-    if len(files) == 1:
-        return next(iter(files.values()))
-    return hashlib.sha256("".join(f"{sha}  {name}\n" for name, sha in sorted(files.items())).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

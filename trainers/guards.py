@@ -12,7 +12,7 @@ from trainers.validation import Validation
 
 def check_finite(now: Validation) -> None:
     """Raises GuardError if a figure is not a number."""
-    figures = now.to_dict()
+    figures = {name: v for name, v in now.to_dict().items() if v is not None}
     if not all(math.isfinite(v) for v in figures.values()):
         raise GuardError("nan", "a validation figure is not finite; lower optimisation.learning_rate", figures)
 
@@ -36,6 +36,9 @@ def check_guards(history: Sequence[Validation], config: GuardConfig) -> None:
     if len(history) < 2:
         return
     before = history[-2]
+    if before.true_reward is None or now.true_reward is None:
+        # a run on logs: whether the learned reward deceives is for the gates, which read clicks that were held out
+        return
     drop = before.true_reward - now.true_reward
     if now.learned_reward > before.learned_reward and drop > config.reward_hacking_drop * abs(before.true_reward):
         raise GuardError(

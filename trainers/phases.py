@@ -14,7 +14,9 @@ import numpy as np
 
 from inference.encoder import shared_encoder
 from mechanism.errors import GuardError
+from mechanism.statistics import Floats
 from trainers.guards import check_finite, check_guards
+from trainers.logged.feedback import fitted_part, take_snapshot
 from trainers.optimisation.groups import tokenise, with_reference, write_groups
 from trainers.optimisation.launch import run_optimisation
 from trainers.optimisation.worker import OptimisationJob
@@ -34,7 +36,11 @@ VALIDATION = "validation.json"
 
 
 def feedback(s: Session, epoch: int) -> str:
-    """Deploys the current policy on training contexts and records what users clicked (D_on)."""
+    """Deploys the current policy on training contexts and records what users clicked (D_on); or takes what served
+    policies wrote and users clicked from the log."""
+    if s.config.feedback.source == "shards":
+        with s.run.phase("feedback", epoch).open() as folder:
+            return take_snapshot(s.config.feedback, folder)
     config, policy = s.config.feedback, s.policy(epoch - 1)
     contexts = s.contexts.training(config.contexts, epoch, 1)
     answers = policy.generate(contexts, config.answers, s.seed(epoch, 1))
@@ -56,15 +62,23 @@ def reward_model(s: Session, epoch: int) -> str:
         if s.config.reward.source == "oracle":
             (folder / FIGURES).write_text("{}", encoding="utf-8")
             return "oracle: the simulator's own probabilities"
-        shown: list[Shown] = []
-        for past in range(1, epoch + 1):
-            for item in read_sampled(s.run.phase("feedback", past).fetch() / ANSWERS):
-                pairs = zip(item.generations, item.clicks or (), strict=True)
-                shown += [(item.context, g.answer, dict(c)) for g, c in pairs]
-        model, quality = fit(shown, s.config.reward, shared_encoder().encode, s.seed(epoch, 3))
+        shown, seen = _feedback_so_far(s, epoch)
+        model, quality = fit(shown, s.config.reward, shared_encoder().encode, s.seed(epoch, 3), seen)
         model.save(folder, s.config.reward)
         (folder / FIGURES).write_text(json.dumps(dataclasses.asdict(quality), indent=1), encoding="utf-8")
     return f"AUC {quality.auc:.3f}, calibration error {quality.calibration_error:.3f} on held-out feedback"
+
+
+def _feedback_so_far(s: Session, epoch: int) -> tuple[list[Shown], Floats | None]:
+    """Shown answers of all epochs, and the share of their clicks that can be there (None: all)."""
+    if s.config.feedback.source == "shards":
+        return fitted_part(*s.logged)
+    shown: list[Shown] = []
+    for past in range(1, epoch + 1):
+        for item in read_sampled(s.run.phase("feedback", past).fetch() / ANSWERS):
+            pairs = zip(item.generations, item.clicks or (), strict=True)
+            shown += [(item.context, g.answer, dict(c)) for g, c in pairs]
+    return shown, None
 
 
 def rollouts(s: Session, epoch: int) -> str:
@@ -86,7 +100,8 @@ def pairs(s: Session, epoch: int) -> str:
     flat = [(item.context, g.answer) for item in sampled for g in item.generations]
     scored = iter(s.predictor(epoch).probabilities(flat))
     ctr = [[next(scored) for _ in item.generations] for item in sampled]
-    groups = build_groups(sampled, ctr, s.config.preference, s.penalty, np.random.default_rng(s.seed(epoch, 5)))
+    rng = np.random.default_rng(s.seed(epoch, 5))
+    groups = build_groups(sampled, ctr, s.config.preference, s.penalty, rng, s.contexts.redraw)
     if not groups:
         raise GuardError(
             "no_pairs",
@@ -123,11 +138,12 @@ def policy(s: Session, epoch: int) -> str:
 
 def evaluation(s: Session, epoch: int) -> str:
     """Validation figures of the epoch's policy, then the guards; epoch 0 measures the base with the first model."""
+    truth = None if s.config.feedback.source == "shards" else s.truth
     for number in {0, epoch}:
         file = f"epoch-{number:03d}/evaluation.json"
         if not s.run.exists(file):
             measured, raw = validate(
-                s.policy(number), s.policy(0), s.contexts.validation(), s.predictor(max(1, number)), s.truth,
+                s.policy(number), s.policy(0), s.contexts.validation(), s.predictor(max(1, number)), truth,
                 s.penalty, s.config.preference.lam, s.seed(0, 7),
             )  # fmt: skip
             check_finite(measured)
@@ -136,8 +152,11 @@ def evaluation(s: Session, epoch: int) -> str:
     history = history_of(s, epoch)
     check_guards(history, s.config.guards)
     now = history[-1]
+    told = f"reward {now.learned_reward:.1f} by the click predictor"
+    if now.revenue is not None and now.true_reward is not None:
+        told = f"revenue {now.revenue:.1f}, reward {now.true_reward:.1f} (learned {now.learned_reward:.1f})"
     return (
-        f"revenue {now.revenue:.1f}, reward {now.true_reward:.1f} (learned {now.learned_reward:.1f}), "
+        f"{told}, "
         f"{now.ads_per_answer:.2f} ads an answer, KL to base {now.kl_to_base:.1f}"
     )
 

@@ -6,7 +6,7 @@ the pairs teach the policy what a bid means, at no sampling cost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,8 +53,9 @@ def build_groups(
     config: PreferenceConfig,
     penalty: Penalty,
     rng: np.random.Generator,
+    redraw: Callable[[Context, np.random.Generator], Context] = redraw_bids,
 ) -> list[PreferenceGroup]:
-    """Groups for every context under its own bids and under `counterfactual_bids` further ones.
+    """Groups for every context under its own bids and under `counterfactual_bids` further ones, drawn by `redraw`.
 
     `ctr[k][m]` are the click probabilities in answer m of context k. Contexts in which no answer beats another by more
     than delta give no group. Of many losers a few say nearly as much, and an optimiser's step costs by the answer.
@@ -62,7 +63,7 @@ def build_groups(
     groups: list[PreferenceGroup] = []
     for number, (item, probabilities) in enumerate(zip(sampled, ctr, strict=True)):
         answers = [g.answer for g in item.generations]
-        versions = [item.context, *(redraw_bids(item.context, rng) for _ in range(config.counterfactual_bids))]
+        versions = [item.context, *(redraw(item.context, rng) for _ in range(config.counterfactual_bids))]
         for context in versions:
             rewards = rewards_of(context, answers, probabilities, penalty, config.lam)
             winner = int(np.argmax(rewards))

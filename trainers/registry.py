@@ -12,10 +12,12 @@ import shutil
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue, ValidationError
 
 from mechanism.errors import AuctionError, InputError
+from mechanism.weights import digest_of
 from trainers.publication import COMPLETE, Manifest, Publication, damage, describe
 from trainers.store import Store
 
@@ -27,13 +29,16 @@ LATEST = "latest"
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NUMBERED = re.compile(r"v(\d{4,})")
 WEIGHTS = (".safetensors", ".bin", ".gguf")
+Status = Literal["trained", "candidate", "refused"]
 WAIT_S = 600.0
 """How long a registration waits for another one, in seconds."""
 
 
 class ModelEntry(BaseModel):
     """`model.json`. `sha256` maps each weights file to its digest; `base` is the model that training started from,
-    `parent` the registered version that this one continues, `run` the run directory's URL and `epoch` its epoch."""
+    `parent` the registered version that this one continues, `run` the run directory's URL and `epoch` its epoch.
+    `status` says what the gates made of it at registration: a candidate may serve, a refused model may not, a trained
+    one they never saw. `log_until`: auctions before that moment were there for it to learn from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -44,9 +49,16 @@ class ModelEntry(BaseModel):
     parent: str | None = None
     run: str | None = None
     epoch: int | None = None
+    status: Status = "trained"
+    log_until: AwareDatetime | None = None
     metrics: dict[str, JsonValue] = {}
     gates: dict[str, JsonValue] = {}
     notes: str = ""
+
+    @property
+    def digest(self) -> str:
+        """The digest by which auctions and events name these weights."""
+        return digest_of(self.sha256)
 
 
 class Registry:
@@ -65,6 +77,8 @@ class Registry:
         parent: str | None = None,
         run: str | None = None,
         epoch: int | None = None,
+        status: Status = "trained",
+        log_until: datetime | None = None,
         metrics: Mapping[str, JsonValue] | None = None,
         gates: Mapping[str, JsonValue] | None = None,
         notes: str = "",
@@ -97,6 +111,8 @@ class Registry:
                         parent=parent,
                         run=run,
                         epoch=epoch,
+                        status=status,
+                        log_until=log_until,
                         metrics=dict(metrics or {}),
                         gates=dict(gates or {}),
                         notes=notes,

@@ -11,9 +11,15 @@ import torch
 from inference.encoder import shared_encoder
 from inference.policy import Policy
 from inference.sampling import SamplingSettings
+from mechanism.errors import ConfigError
 from mechanism.objective import Penalty
+from mechanism.statistics import Floats
+from mechanism.types import Context
 from simulator.clicks import ClickModel
 from trainers.config import RunConfig
+from trainers.logged.answers import LoggedAnswer, read_snapshot
+from trainers.logged.contexts import LoggedContexts
+from trainers.logged.feedback import LOGGED
 from trainers.reward.model import ClickPredictor, PCTRModel
 from trainers.reward.oracle import OraclePredictor
 from trainers.run_directory import RunDirectory
@@ -34,7 +40,6 @@ class Session:
         self.say = say
         self.step = step
         self.penalty = Penalty(**config.penalty.model_dump())
-        self.truth = ClickModel()
         self._policies: dict[int, Policy] = {}
 
     @cached_property
@@ -43,9 +48,35 @@ class Session:
         return build_world(self.config.world)
 
     @cached_property
-    def contexts(self) -> ContextSource:
+    def truth(self) -> ClickModel:
+        """The simulator's true click probabilities. Raises ConfigError in a run on logs, which has none."""
+        self._simulated("true click probabilities")
+        return ClickModel()
+
+    @cached_property
+    def contexts(self) -> ContextSource | LoggedContexts:
         """Where contexts are drawn from."""
-        return ContextSource(self.world, self.config.world, self.config.seed, self.config.evaluation.validation)
+        seed, validation = self.config.seed, self.config.evaluation.validation
+        if self.config.feedback.source == "shards":
+            fresh = self.config.rollout.bids == "fresh"
+            return LoggedContexts(self.logged[0], seed, validation, fresh_bids=fresh)
+        return ContextSource(self.world, self.config.world, seed, validation)
+
+    @cached_property
+    def logged(self) -> tuple[list[LoggedAnswer], Floats]:
+        """The snapshot of a run on logs, and the share of each answer's clicks that can be there."""
+        return read_snapshot(self.run.phase("feedback", 1).fetch() / LOGGED)
+
+    def test_contexts(self, count: int) -> list[Context]:
+        """Held-out queries of the world with fresh bids. Raises ConfigError in a run on logs."""
+        self._simulated("held-out queries of a world")
+        assert isinstance(self.contexts, ContextSource)
+        return self.contexts.test(count)
+
+    def _simulated(self, what: str) -> None:
+        if self.config.feedback.source == "shards":
+            remedy = f"a run on logs has no {what}: evaluate the registered model (llm-auction evaluate MODEL)"
+            raise ConfigError("feedback.source", "shards", remedy)
 
     def policy_source(self, epoch: int) -> str:
         """Name or folder of the policy at the end of an epoch; epoch 0 is the (warmed) base."""

@@ -21,17 +21,17 @@ from trainers.reward.model import ClickPredictor
 @dataclass(frozen=True, slots=True)
 class Validation:
     """Means per query, in bid points where money. "learned" is under the epoch's click predictor, "true" under the
-    simulator; `kl_to_base` in nats per answer, estimated on the sampled answers."""
+    simulator (None in a run on logs); `kl_to_base` in nats per answer, estimated on the sampled answers."""
 
-    revenue: float
-    true_reward: float
+    revenue: float | None
+    true_reward: float | None
     learned_reward: float
     ads_per_answer: float
     faults_per_answer: float
     kl_to_base: float
     answers: int
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, float | None]:
         """For JSON."""
         return asdict(self)
 
@@ -41,7 +41,7 @@ def validate(
     base: Policy,
     contexts: Sequence[Context],
     predictor: ClickPredictor,
-    truth: ClickModel,
+    truth: ClickModel | None,
     penalty: Penalty,
     lam: float,
     seed: int,
@@ -50,10 +50,14 @@ def validate(
     answers = [g[0] for g in policy.generate(contexts, 1, seed)]
     pairs = [(c, g.answer) for c, g in zip(contexts, answers, strict=True)]
     learned = predictor.probabilities(pairs)
-    true = [truth.probabilities(c, a) for c, a in pairs]
+    revenue = true_reward = None
+    if truth is not None:
+        true = [truth.probabilities(c, a) for c, a in pairs]
+        revenue = _mean([value(a, c.bids(), p) for (c, a), p in zip(pairs, true, strict=True)])
+        true_reward = _mean([reward(a, c.bids(), p, penalty, lam) for (c, a), p in zip(pairs, true, strict=True)])
     measured = Validation(
-        revenue=_mean([value(a, c.bids(), p) for (c, a), p in zip(pairs, true, strict=True)]),
-        true_reward=_mean([reward(a, c.bids(), p, penalty, lam) for (c, a), p in zip(pairs, true, strict=True)]),
+        revenue=revenue,
+        true_reward=true_reward,
         learned_reward=_mean([reward(a, c.bids(), p, penalty, lam) for (c, a), p in zip(pairs, learned, strict=True)]),
         ads_per_answer=_mean([len(a.insertions) for _, a in pairs]),
         faults_per_answer=_mean([len(a.faults) for _, a in pairs]),

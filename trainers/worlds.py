@@ -14,6 +14,7 @@ from simulator.imported_world import ImportedWorld
 from simulator.importers import load_tables, load_webis
 from simulator.world import Query, World
 from trainers.config import WorldConfig
+from trainers.preferences import redraw_bids
 
 
 class TrainingWorld(Protocol):
@@ -76,6 +77,10 @@ class ContextSource:
         rng = np.random.default_rng([self.seed, 9])
         order = rng.permutation(len(self.world.test_queries))[:count]
         return self._contexts([self.world.test_queries[i] for i in order], rng)
+
+    def redraw(self, context: Context, rng: np.random.Generator) -> Context:
+        """The same context with fresh bids."""
+        return redraw_bids(context, rng)
 
     def _contexts(self, queries: Sequence[Query], rng: np.random.Generator) -> list[Context]:
         return [self.world.sample_context(q, rng, self.candidates) for q in queries]

@@ -12,9 +12,20 @@ from pydantic import ValidationError
 
 from mechanism.errors import ConfigError
 from mechanism.objective import Penalty
-from trainers.config import OptimisationConfig, RunConfig, dump_config, load_config, parse_config
+from trainers.config import (
+    OptimisationConfig,
+    RetrainConfig,
+    RunConfig,
+    dump_config,
+    load_config,
+    load_retraining,
+    parse_config,
+    parse_retraining,
+)
 
-SHIPPED = sorted(p.name.removesuffix(".yaml") for p in (resources.files("trainers") / "configs").iterdir())
+CONFIGS = resources.files("trainers") / "configs"
+SHIPPED = sorted(p.name.removesuffix(".yaml") for p in CONFIGS.iterdir() if p.name.endswith(".yaml"))
+RETRAINING = sorted(p.name.removesuffix(".yaml") for p in (CONFIGS / "retraining").iterdir())
 
 
 def refused(text: str, *settings: str) -> str:
@@ -40,6 +51,29 @@ def test_a_dumped_configuration_parses_to_itself(name: str) -> None:
     text = dump_config(config)
     assert parse_config(text, "again") == config
     assert dump_config(parse_config(text, "again")) == text
+
+
+@pytest.mark.parametrize("name", RETRAINING)
+def test_every_shipped_retraining_parses_to_itself_and_makes_a_run(name: str) -> None:
+    config = load_retraining(name)
+    assert parse_retraining(dump_config(config), "again") == config
+    run = config.run("models/v1", "shards", 3, None, None)
+    assert (run.epochs, run.base, run.feedback.source, run.feedback.path) == (1, "models/v1", "shards", "shards")
+    assert run.feedback.held_out == config.log.held_out
+    assert RunConfig.model_validate(run.model_dump()) == run
+
+
+def test_a_retraining_keeps_something_for_its_gates() -> None:
+    for share in (0, 1):
+        with pytest.raises(ValidationError, match="held_out"):
+            RetrainConfig.model_validate({"log": {"held_out": share}})
+    with pytest.raises(ConfigError, match=r"policy.yaml: triggers.hours"):
+        parse_retraining("triggers: {hours: 3}", "policy.yaml")
+
+
+def test_bids_of_a_simulated_world_are_always_drawn() -> None:
+    with pytest.raises(ConfigError, match="nobody bids in a simulated world"):
+        parse_config("{name: x, rollout: {bids: as_bid}}", "run.yaml")
 
 
 def test_a_file_loads_by_path(tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ from pydantic import ValidationError
 
 from mechanism.properties import monotonicity
 from mechanism.statistics import Interval
+from trainers.config import GateSettings, OffPolicySettings, WorldConfig
+from trainers.gates.clicks import PredictorFigures
 from trainers.gates.decision import Comparison, Decision, Figures, decide
 from trainers.gates.offpolicy import Logged, estimate
-from trainers.gates.settings import GateSettings, OffPolicySettings
 from trainers.registry import ModelEntry
 
-SETTINGS = GateSettings(offpolicy=OffPolicySettings(method="snips", draws=200))
+SETTINGS = GateSettings(offpolicy=OffPolicySettings(method="snips", draws=200), simulator=WorldConfig())
 BIDS = (1.0, 50.0, 100.0)
 
 
@@ -41,7 +42,15 @@ def logged(factor: float, contexts: int = 600, offset: float = 30.0) -> Any:
     return estimate(Logged(np.arange(contexts), values, weights), SETTINGS.offpolicy, 0)
 
 
+def predictor(auc: float, half: float = 0.03, gain: Interval | None = None, calibration: float = 1.0) -> Any:
+    around = Interval(calibration, calibration - 0.05, calibration + 0.05)
+    ranks = Interval(auc, auc - half, auc + half)
+    return PredictorFigures(ranks, gain, around, ranks, 900, 300)
+
+
 GOOD = Figures(
+    predictor=predictor(0.7, gain=Interval(0.0, -0.04, 0.04)),
+    learned_reward=(10.0, 14.0),
     revenue=logged(1.2),
     experience=logged(1.0, offset=-10.0),
     simulator=Comparison(30.0, Interval(3.0, 1.0, 5.0), 500),
@@ -69,6 +78,7 @@ def test_a_better_model_is_promoted() -> None:
     decision = decide(GOOD, SETTINGS)
     assert decision.promote, decision.reasons
     assert set(verdicts(decision)) == {
+        "click_predictor", "learned_reward",
         "offpolicy_revenue", "offpolicy_experience", "simulator_revenue", "monotonicity", "invalid_insertions",
         "answer_quality", "latency",
     }  # fmt: skip
@@ -82,9 +92,31 @@ def test_missing_figures_are_refused_one_by_one_and_all_together() -> None:
     assert len({name for name, _ in gates}) == len(names)
 
 
+def test_a_simulator_that_is_not_configured_is_named_and_stands_in_nobodys_way() -> None:
+    settings = SETTINGS.model_copy(update={"simulator": None})
+    decision = decide(replace(GOOD, simulator=None), settings)
+    assert verdicts(decision)["simulator_revenue"] == "not configured"
+    assert decision.promote
+    assert not decide(replace(GOOD, simulator=None, quality=None), settings).promote
+    # figures that are there are judged, configured or not
+    worse = replace(GOOD, simulator=Comparison(30.0, Interval(-3.0, -5.0, -1.0), 500))
+    assert verdicts(decide(worse, settings))["simulator_revenue"] == "failed"
+
+
+def test_an_uncertain_comparison_of_predictors_is_no_ground_to_refuse_a_good_one() -> None:
+    wide = replace(GOOD, predictor=predictor(0.7, gain=Interval(-0.05, -0.2, 0.1)))
+    assert decide(wide, SETTINGS).promote
+
+
 @pytest.mark.parametrize(
     ("change", "gate", "verdict"),
     [
+        ({"predictor": predictor(0.5)}, "click_predictor", "failed"),
+        ({"predictor": predictor(0.57)}, "click_predictor", "refused"),
+        ({"predictor": predictor(0.65, gain=Interval(-0.1, -0.15, -0.05))}, "click_predictor", "failed"),
+        ({"predictor": predictor(0.7, calibration=1.6)}, "click_predictor", "failed"),
+        ({"learned_reward": (10.0, 9.0)}, "learned_reward", "failed"),
+        ({"learned_reward": (10.0, math.nan)}, "learned_reward", "refused"),
         ({"revenue": logged(0.7)}, "offpolicy_revenue", "failed"),
         ({"revenue": logged(1.2, contexts=60)}, "offpolicy_revenue", "refused"),
         ({"experience": logged(1.4, offset=-10.0)}, "offpolicy_experience", "failed"),
@@ -108,7 +140,7 @@ def test_each_gate_stops_what_it_is_for(change: dict[str, Any], gate: str, verdi
 
 
 def test_an_estimate_made_under_laxer_limits_is_refused_all_the_same() -> None:
-    lax = GateSettings(offpolicy=OffPolicySettings(min_effective_sample=1e6))
+    lax = SETTINGS.model_copy(update={"offpolicy": OffPolicySettings(min_effective_sample=1e6)})
     stopped = {g.name: g for g in decide(GOOD, lax).gates if g.verdict != "passed"}
     assert set(stopped) == {"offpolicy_revenue", "offpolicy_experience"}
     assert all("effective sample" in g.reason for g in stopped.values())
@@ -137,9 +169,11 @@ def test_the_record_holds_every_figure_and_threshold_and_fits_a_registry_entry()
         assert gate["thresholds"]
         assert gate["figures"]
         assert gate["reason"]
-    revenue = gates[0]["figures"]
+    by_name = {gate["name"]: gate for gate in gates}
+    assert Decision.from_dict(record).to_dict() == record
+    revenue = by_name["offpolicy_revenue"]["figures"]
     assert {"value", "gain", "effective_sample", "max_weight", "mean_weight", "clipped", "refusal"} <= set(revenue)
-    assert gates[2]["figures"]["gain"]["lo"] is None
+    assert by_name["simulator_revenue"]["figures"]["gain"]["lo"] is None
 
 
 def test_settings_refuse_unknown_names_and_impossible_thresholds() -> None:

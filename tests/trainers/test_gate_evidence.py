@@ -19,10 +19,10 @@ from mechanism.objective import Penalty, s_resp
 from mechanism.types import Context
 from simulator.clicks import ClickModel
 from simulator.world import World
+from trainers.config.gates import OffPolicySettings
 from trainers.gates import trials
 from trainers.gates.evidence import Evidence, gather
 from trainers.gates.offpolicy import estimate, kish
-from trainers.gates.settings import OffPolicySettings
 from trainers.records import Sampled
 from trainers.reward.oracle import OraclePredictor
 from trainers.reward.training import RewardQuality

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mechanism.errors import InputError
+from trainers.config.gates import OffPolicySettings
 from trainers.gates.offpolicy import Estimate, Logged, estimate, kish
-from trainers.gates.settings import OffPolicySettings
 
 Floats = NDArray[np.float64]
 FEW = OffPolicySettings(draws=20, min_effective_sample=1e-9, max_weight_error=1e9)

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from trainers.config.load import apply_settings, dump_config, load_config, parse_config
+from trainers.config.gates import GateSettings, OffPolicySettings
+from trainers.config.load import (
+    apply_settings,
+    dump_config,
+    load_config,
+    load_retraining,
+    parse_config,
+    parse_retraining,
+)
+from trainers.config.retrain import DriftConfig, LogConfig, RetrainConfig, TriggerConfig
 from trainers.config.schema import (
     EvaluationConfig,
     FeedbackConfig,
@@ -18,19 +27,27 @@ from trainers.config.schema import (
 )
 
 __all__ = [
+    "DriftConfig",
     "EvaluationConfig",
     "FeedbackConfig",
+    "GateSettings",
     "GuardConfig",
+    "LogConfig",
+    "OffPolicySettings",
     "OptimisationConfig",
     "PenaltyConfig",
     "PreferenceConfig",
+    "RetrainConfig",
     "RewardConfig",
     "RolloutConfig",
     "RunConfig",
+    "TriggerConfig",
     "WarmStartConfig",
     "WorldConfig",
     "apply_settings",
     "dump_config",
     "load_config",
+    "load_retraining",
     "parse_config",
+    "parse_retraining",
 ]

@@ -6,40 +6,64 @@ import re
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from mechanism.errors import ConfigError
-from trainers.config.schema import RunConfig
+from trainers.config.retrain import RetrainConfig
+from trainers.config.schema import RunConfig, Settings
 
+Kind = TypeVar("Kind", bound=Settings)
 SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 def load_config(name_or_path: str, settings: Iterable[str] = ()) -> RunConfig:
     """A shipped configuration by name (`quick`) or a YAML file, with `key.path=value` overrides."""
-    path = Path(name_or_path)
-    if not path.suffix:
-        shipped = resources.files("trainers") / "configs" / f"{name_or_path}.yaml"
-        if not shipped.is_file():
-            known = sorted(p.name.removesuffix(".yaml") for p in (resources.files("trainers") / "configs").iterdir())
-            raise ConfigError("configuration", name_or_path, f"give a .yaml file or one of {', '.join(known)}")
-        return parse_config(shipped.read_text(encoding="utf-8"), name_or_path, settings)
-    if not path.is_file():
-        raise ConfigError("configuration", name_or_path, "the file does not exist")
-    return parse_config(path.read_text(encoding="utf-8"), str(path), settings)
+    text, place = _text(name_or_path, "configs")
+    return parse_config(text, place, settings)
+
+
+def load_retraining(name_or_path: str, settings: Iterable[str] = ()) -> RetrainConfig:
+    """The same for retraining: a shipped configuration by name (`tiny`) or a YAML file."""
+    text, place = _text(name_or_path, "configs/retraining")
+    return parse_retraining(text, place, settings)
 
 
 def parse_config(text: str, place: str, settings: Iterable[str] = ()) -> RunConfig:
     """A configuration from YAML text; `place` names it in errors."""
+    return _parsed(RunConfig, text, place, settings)
+
+
+def parse_retraining(text: str, place: str, settings: Iterable[str] = ()) -> RetrainConfig:
+    """The same for retraining."""
+    return _parsed(RetrainConfig, text, place, settings)
+
+
+def _text(name_or_path: str, folder: str) -> tuple[str, str]:
+    """The YAML text, and what to call it in errors."""
+    path = Path(name_or_path)
+    if not path.suffix:
+        configs = resources.files("trainers").joinpath(*folder.split("/"))
+        shipped = configs / f"{name_or_path}.yaml"
+        if not shipped.is_file():
+            known = sorted(p.name.removesuffix(".yaml") for p in configs.iterdir() if p.name.endswith(".yaml"))
+            raise ConfigError("configuration", name_or_path, f"give a .yaml file or one of {', '.join(known)}")
+        return shipped.read_text(encoding="utf-8"), name_or_path
+    if not path.is_file():
+        raise ConfigError("configuration", name_or_path, "the file does not exist")
+    return path.read_text(encoding="utf-8"), str(path)
+
+
+def _parsed(kind: type[Kind], text: str, place: str, settings: Iterable[str]) -> Kind:
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(place, str(error).splitlines()[0], "this is not YAML") from error
     if not isinstance(data, dict):
         raise ConfigError(place, data, "a configuration is a mapping of sections; see trainers/configs/quick.yaml")
-    return _validate(apply_settings(data, settings), place)
+    return _validate(kind, apply_settings(data, settings), place)
 
 
 def apply_settings(data: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
@@ -70,14 +94,14 @@ def _value_of(text: str, setting: str) -> Any:
     return float(value) if isinstance(value, str) and SCIENTIFIC.fullmatch(value) else value
 
 
-def dump_config(config: RunConfig) -> str:
+def dump_config(config: Settings) -> str:
     """YAML text of the whole configuration, defaults included, so that a run is described by its own file."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _validate(data: dict[str, Any], place: str) -> RunConfig:
+def _validate(kind: type[Kind], data: dict[str, Any], place: str) -> Kind:
     try:
-        return RunConfig.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(p) for p in first["loc"]) or "(whole)"

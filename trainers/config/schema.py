@@ -111,6 +111,9 @@ class RolloutConfig(Settings):
 
     contexts: Positive = Field(1000, description="contexts to answer")
     samples: Positive = Field(5, description="M, answers per context")
+    bids: Literal["fresh", "as_bid"] = Field(
+        "fresh", description="drawn afresh for every context (shards: from all bids of the log); shards only: as bid"
+    )
     temperature: Rate | None = Field(None, description="sampling temperature")
     top_p: Share | None = Field(None, description="nucleus: tokens that hold this share of the probability")
     top_k: Count | None = Field(None, description="so many most probable tokens; 0: all")
@@ -213,6 +216,8 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _logs_last_an_epoch(self) -> RunConfig:
+        if self.rollout.bids == "as_bid" and self.feedback.source != "shards":
+            raise ValueError("rollout.bids as_bid needs feedback.source shards: nobody bids in a simulated world")
         if self.feedback.source == "shards":
             if self.epochs != 1:
                 raise ValueError("epochs must be 1 with feedback.source shards: only a policy that serves has a log")

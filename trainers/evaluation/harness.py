@@ -65,7 +65,7 @@ def evaluate_run(
     was trained on true probabilities."""
     chosen = best_epoch(s) if epoch is None else epoch
     last = max(e for e in range(1, s.config.epochs + 1) if finished(s, "reward_model", e))
-    contexts = methods.with_ids(s.contexts.test(s.config.evaluation.queries))
+    contexts = methods.with_ids(s.test_contexts(s.config.evaluation.queries))
     seed = s.seed(0, 40)
     found = Findings()
     _play_methods(s, found, contexts, chosen, last, seed, say, oracle)
@@ -78,7 +78,7 @@ def evaluate_run(
 def evaluate_model(s: Session, method: str, say: Say, command: str) -> Report:
     """Evaluates the session's base model alone, under the name of `method`: what it shows and what its bids do. There
     is no pCTR model and hence no rival."""
-    contexts = methods.with_ids(s.contexts.test(s.config.evaluation.queries))
+    contexts = methods.with_ids(s.test_contexts(s.config.evaluation.queries))
     found = Findings()
     say(f"{s.config.base}")
     played = methods.play_policy(s.policy(0), contexts, s.seed(0, 40))

@@ -1,7 +1,7 @@
 """Gates between a trained model and its users: from measured figures to a decision that can be kept and read again.
 
 Pure functions. A gate passes, fails, or refuses where its figures are missing or too uncertain; only a model that
-passes them all is promoted. Measuring is left to `offpolicy`, `trainers.evaluation` and the serving benchmarks.
+passes all that are configured is promoted. Measuring is left to `measure`.
 """
 
 from __future__ import annotations
@@ -9,16 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import JsonValue
 
 from mechanism.properties import Monotonicity
 from mechanism.statistics import Interval
+from trainers.config.gates import GateSettings
+from trainers.gates.clicks import PredictorFigures
 from trainers.gates.offpolicy import Estimate
-from trainers.gates.settings import GateSettings
 
-Verdict = Literal["passed", "failed", "refused"]
+Verdict = Literal["passed", "failed", "refused", "not configured"]
+"""Only a gate that the settings do not ask for is "not configured"; it does not count, and the record says so."""
+
+PASSING: tuple[Verdict, ...] = ("passed", "not configured")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +39,14 @@ class Comparison:
 class Figures:
     """All that the gates read; None is what nobody measured. Money and penalties in bid points per query.
 
-    `revenue`, `experience`: off-policy, from the serving model's log. `simulator`: expected revenue on simulated
-    users; `quality`: answer quality 0..1; `invalid`: invalid insertions per answer of the candidate with the number of
-    answers; `latency_ratio`: seconds per answer, candidate to serving.
+    `predictor`: of clicks, on clicks it was not fitted to. `learned_reward`: on validation contexts by the click
+    predictor, before and after training. `revenue`, `experience`: off-policy, from the serving model's log.
+    `simulator`: expected revenue on simulated users; `quality`: answer quality 0..1; `invalid`: invalid insertions per
+    answer of the candidate with the number of answers; `latency_ratio`: seconds per answer, candidate to serving.
     """
 
+    predictor: PredictorFigures | None = None
+    learned_reward: tuple[float, float] | None = None
     revenue: Estimate | None = None
     experience: Estimate | None = None
     simulator: Comparison | None = None
@@ -76,13 +83,13 @@ class Decision:
 
     @property
     def promote(self) -> bool:
-        """Whether every gate passed."""
-        return all(gate.verdict == "passed" for gate in self.gates)
+        """Whether every gate passed that is configured."""
+        return all(gate.verdict in PASSING for gate in self.gates)
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why not, a line per gate that did not pass."""
-        return tuple(f"{g.name}: {g.verdict}: {g.reason}" for g in self.gates if g.verdict != "passed")
+        return tuple(f"{g.name}: {g.verdict}: {g.reason}" for g in self.gates if g.verdict not in PASSING)
 
     def to_dict(self) -> dict[str, JsonValue]:
         """The record for a registry entry's `gates`."""
@@ -91,13 +98,59 @@ class Decision:
             "settings": self.settings.model_dump(mode="json"),
         }  # fmt: skip
 
+    @staticmethod
+    def from_dict(record: Mapping[str, Any]) -> Decision:
+        """Reads what `to_dict` wrote."""
+        settings = GateSettings.model_validate(record["settings"])
+        return Decision(tuple(Gate(**gate) for gate in record["gates"]), settings)
+
 
 def decide(figures: Figures, settings: GateSettings) -> Decision:
     """Every gate on its figures, in a fixed order."""
     gates: tuple[Callable[[Figures, GateSettings], Gate], ...] = (
-        _revenue, _experience, _simulator, _monotonicity, _invalid, _quality, _latency,
+        _predictor, _learned_reward, _revenue, _experience, _simulator, _monotonicity, _invalid, _quality, _latency,
     )  # fmt: skip
     return Decision(tuple(gate(figures, settings) for gate in gates), settings)
+
+
+def _predictor(figures: Figures, settings: GateSettings) -> Gate:
+    name, found = "click_predictor", figures.predictor
+    thresholds = {
+        "min_auc": settings.min_auc, "auc_margin": settings.auc_margin,
+        "max_calibration_error": settings.max_calibration_error,
+    }  # fmt: skip
+    if found is None:
+        return _missing(name, thresholds)
+    record, auc = found.to_dict(), found.auc
+    ranks = f"ranks held-out clicks with an AUC of {auc.mean:.3f} ({auc.lo:.3f} to {auc.hi:.3f})"
+    if auc.lo <= settings.min_auc:
+        # a predictor that knows nothing and clicks that mean nothing look alike: neither is a ground to train on
+        verdict: Verdict = "failed" if auc.mean <= settings.min_auc else "refused"
+        return Gate(name, verdict, f"{ranks}, {settings.min_auc:g} must be beaten", record, thresholds)
+    if found.gain is not None:
+        told, reason = _not_worse(found.gain, settings.auc_margin)
+        # uncertainty about a difference is no ground to refuse where the predictor itself is good beyond doubt
+        if told == "failed":
+            return Gate(name, told, f"{ranks}; beside the serving model's it {reason}", record, thresholds)
+    off = min(abs(end - 1.0) for end in (found.calibration.lo, found.calibration.hi))
+    holds_one = found.calibration.lo <= 1.0 <= found.calibration.hi
+    if not holds_one and off > settings.max_calibration_error:
+        reason = f"clicks are {found.calibration.mean:.2f} times those it expects"
+        return Gate(name, "failed", f"{ranks}; {reason}", record, thresholds)
+    return Gate(name, "passed", ranks, record, thresholds)
+
+
+def _learned_reward(figures: Figures, settings: GateSettings) -> Gate:
+    name, found = "learned_reward", figures.learned_reward
+    thresholds = {"min_gain": 0.0}
+    if found is None:
+        return _missing(name, thresholds)
+    before, after = found
+    record: dict[str, JsonValue] = {"serving": _number(before), "candidate": _number(after)}
+    if not (math.isfinite(before) and math.isfinite(after)):
+        return Gate(name, "refused", "the figures are not finite", record, thresholds)
+    reason = f"{after:.3g} on validation contexts by the click predictor, the serving model's is {before:.3g}"
+    return Gate(name, "passed" if after > before else "failed", reason, record, thresholds)
 
 
 def _revenue(figures: Figures, settings: GateSettings) -> Gate:
@@ -129,6 +182,8 @@ def _off_policy(
 
 def _simulator(figures: Figures, settings: GateSettings) -> Gate:
     found, share = figures.simulator, settings.simulator_margin
+    if settings.simulator is None and found is None:
+        return Gate("simulator_revenue", "not configured", "no simulated world is configured (gates.simulator)", {}, {})
     margin = share * abs(found.serving) if found else math.nan
     return _compared("simulator_revenue", found, margin, {"simulator_margin": share}, settings)
 

@@ -10,7 +10,7 @@ as the forecasts' error differs between the two models' words, since its direct 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,9 +20,9 @@ from inference.scoring import Sampler, compare
 from mechanism.errors import InputError
 from mechanism.objective import Penalty, s_resp, value
 from mechanism.statistics import Floats
-from mechanism.types import Answer, Context
+from mechanism.types import AdId, Answer, Context, Micros
+from trainers.config.gates import OffPolicySettings
 from trainers.gates.offpolicy import Logged
-from trainers.gates.settings import OffPolicySettings
 from trainers.records import Sampled
 from trainers.reward.model import ClickPredictor
 
@@ -75,12 +75,16 @@ def gather(
     lam: float,
     settings: OffPolicySettings,
     seed: int,
+    bids: Mapping[str, Mapping[AdId, Micros]] | None = None,
+    seen: Mapping[str, float] | None = None,
 ) -> Evidence:
     """Scores a log of shown answers under the model that wrote it and under the target, and draws
     `settings.samples` answers of the target to every context.
 
-    `predictor` should not have been fitted to this log (see Logged). Raises InputError for a log without clicks or
-    answers, and as `inference.scoring.compare`.
+    `predictor` should not have been fitted to this log (see Logged). By context id, `bids` are those that a click is
+    charged at, where the prompt showed others (the ad load), and `seen` the share of an answer's clicks that can be
+    there by now: what was clicked is divided by it, which leaves the expectation right and makes young answers noisy.
+    Raises InputError for a log without clicks or answers, and as `inference.scoring.compare`.
     """
     rows = [(item.context, g) for item in log for g in item.generations]
     clicks = [clicked for item in log for clicked in item.clicks or ()]
@@ -98,14 +102,20 @@ def gather(
     def direct(values: Sequence[float]) -> Floats:
         return np.repeat(np.reshape(values, (len(contexts), settings.samples)).mean(axis=1), repeats)
 
+    def charged(context: Context) -> Mapping[AdId, Micros]:
+        return context.bids() if bids is None else bids[context.id]
+
+    def revenue(shown: Shown, clicks: Sequence[Mapping[AdId, float]]) -> list[float]:
+        return [value(a, charged(c), p) for (c, a), p in zip(shown, clicks, strict=True)]
+
     shown = [(c, g.answer) for c, g in rows]
     realised = [{ad: float(hit) for ad, hit in clicked.items()} for clicked in clicks]
     return Evidence(
         contexts=tuple(c.id for c, _ in rows),
-        revenue_N=np.array([value(a, c.bids(), r) for (c, a), r in zip(shown, realised, strict=True)]),
+        revenue_N=np.array(revenue(shown, realised)) / np.array([seen[c.id] if seen else 1.0 for c, _ in shown]),
         experience_N=np.array([-lam * s_resp(a, penalty) for _, a in shown]),
-        forecast_N=np.array(_forecast(shown, predictor)),
-        direct_N=direct(_forecast(drawn, predictor)),
+        forecast_N=np.array(revenue(shown, predictor.probabilities(shown))),
+        direct_N=direct(revenue(drawn, predictor.probabilities(drawn))),
         direct_experience_N=direct([-lam * s_resp(a, penalty) for _, a in drawn]),
         weights={
             "answer": np.exp(whole - recorded),
@@ -120,6 +130,18 @@ def gather(
     )
 
 
-def _forecast(shown: Shown, predictor: ClickPredictor) -> list[float]:
-    """Revenue of each answer by predicted clicks, in bid points."""
-    return [value(a, c.bids(), p) for (c, a), p in zip(shown, predictor.probabilities(shown), strict=True)]
+def joined(parts: Sequence[Evidence]) -> Evidence:
+    """The evidence of several logs of one pair of models, such as answers under different limits, as one."""
+    sizes = [len(part.contexts) for part in parts]
+
+    def column(name: str) -> Floats:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    return Evidence(
+        tuple(context for part in parts for context in part.contexts),
+        column("revenue_N"), column("experience_N"), column("forecast_N"), column("direct_N"),
+        column("direct_experience_N"),
+        weights={action: np.concatenate([part.weights[action] for part in parts]) for action in parts[0].weights},
+        unsupported={a: np.concatenate([part.unsupported[a] for part in parts]) for a in parts[0].unsupported},
+        disagreement=float(np.average([part.disagreement for part in parts], weights=sizes)),
+    )  # fmt: skip

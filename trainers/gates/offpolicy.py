@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mechanism.errors import InputError
 from mechanism.statistics import Floats, Interval, finite_array, percentile_interval, resampled_means
-from trainers.gates.settings import OffPolicySettings
+from trainers.config.gates import OffPolicySettings
 
 
 @dataclass(frozen=True, slots=True)

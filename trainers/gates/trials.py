@@ -29,9 +29,9 @@ from mechanism.types import Context
 from simulator.clicks import ClickModel
 from simulator.world import World
 from trainers.config import PenaltyConfig, RewardConfig
+from trainers.config.gates import OffPolicySettings
 from trainers.gates.evidence import Action, gather
 from trainers.gates.offpolicy import Estimate, estimate
-from trainers.gates.settings import OffPolicySettings
 from trainers.records import Sampled
 from trainers.reward.model import ClickPredictor
 from trainers.reward.training import fit

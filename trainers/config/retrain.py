@@ -1,0 +1,96 @@
+"""When a model is trained anew from its own log, with which settings, and what must hold before the result serves.
+
+One schema for `llm-auction retrain` and for the operator's RetrainPolicy; read without torch.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from trainers.config.gates import GateSettings
+from trainers.config.schema import (
+    EvaluationConfig,
+    FeedbackConfig,
+    GuardConfig,
+    OptimisationConfig,
+    PenaltyConfig,
+    Positive,
+    PreferenceConfig,
+    Rate,
+    RewardConfig,
+    RolloutConfig,
+    RunConfig,
+    Settings,
+    Share,
+)
+
+
+class DriftConfig(Settings):
+    """When the newest traffic counts as another one than the serving model was trained on."""
+
+    window: Positive = Field(1000, description="newest interactions that are compared")
+    calibration: Rate | None = Field(
+        0.15, description="share by which clicks miss the click predictor's forecasts, beyond chance; none: not watched"
+    )
+    population: Rate | None = Field(
+        0.05,
+        description="squared distance of the queries' mean embeddings, over their variance; none: not watched",
+    )
+
+
+class TriggerConfig(Settings):
+    """When a retraining is due. Hours count from the last one, whatever became of it."""
+
+    new_interactions: Positive = Field(5000, description="new usable judged interactions that make one due")
+    at_least: Positive = Field(1000, description="of fewer new ones no retraining is made, whatever else speaks for it")
+    max_age_hours: Rate | None = Field(168.0, description="so long after the last one it is due; none: never by age")
+    cooldown_hours: float = Field(1.0, ge=0, description="so long after the last one none is made")
+    drift: DriftConfig = DriftConfig()
+
+
+class LogConfig(Settings):
+    """Which logged answers a retraining reads."""
+
+    answers: Positive = Field(20_000, description="at most, the newest")
+    max_age_hours: Rate | None = Field(None, description="older answers are left out; none: all there are")
+    held_out: Share = Field(0.2, gt=0, lt=1, description="share of the auctions kept from fitting, for the gates")
+    delay_correction: bool = Field(True, description="reckon with clicks that have not come yet")
+    min_seen: Rate = Field(0.1, lt=1, description="answers of which fewer clicks can have come are left out")
+
+
+class RetrainConfig(Settings):
+    """One retraining: an epoch of IRPO from the serving model, on logged answers and clicks."""
+
+    name: str = Field("retrain", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="of the runs")
+    seed: int = Field(0, description="of every random step; each retraining adds its number")
+    sampling_precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the weights while answers are written"
+    )
+    triggers: TriggerConfig = TriggerConfig()
+    log: LogConfig = LogConfig()
+    reward: RewardConfig = RewardConfig()
+    rollout: RolloutConfig = RolloutConfig(bids="fresh")
+    penalty: PenaltyConfig = PenaltyConfig()
+    preference: PreferenceConfig = PreferenceConfig()
+    optimisation: OptimisationConfig = OptimisationConfig()
+    guards: GuardConfig = GuardConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    gates: GateSettings = GateSettings()
+
+    def run(self, base: str, shards: str, seed: int, since: datetime | None, until: datetime | None) -> RunConfig:
+        """The run's configuration: `base` is the serving model's folder, the log is that of auctions from `since` to
+        before `until` (aware datetimes or None)."""
+        log = self.log
+        feedback = FeedbackConfig(
+            source="shards", path=shards, contexts=log.answers, held_out=log.held_out,
+            delay_correction=log.delay_correction, min_seen=log.min_seen,
+            since=since, until=until,
+        )  # fmt: skip
+        return RunConfig(
+            name=self.name, base=base, seed=seed, epochs=1, sampling_precision=self.sampling_precision,
+            feedback=feedback, reward=self.reward, rollout=self.rollout, penalty=self.penalty,
+            preference=self.preference, optimisation=self.optimisation, guards=self.guards, evaluation=self.evaluation,
+        )  # fmt: skip

@@ -1,0 +1,225 @@
+"""Measuring a trained model against the serving one for the gates, from the held-out part of a log and no other truth.
+
+Off-policy estimates from the answers that the serving model wrote; the click predictor on clicks that nothing was
+fitted to; fresh answers of both models to held-out questions, and a sweep of bids. Only where a simulated world is
+configured is that one asked as well.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from inference.encoder import shared_encoder
+from inference.policy import Policy
+from inference.sampling import SamplingSettings
+from inference.scoring import Sampler
+from mechanism.objective import Penalty, value
+from mechanism.properties import Monotonicity, monotonicity
+from mechanism.statistics import Floats, difference_interval
+from mechanism.types import AdId, Context, Generation
+from simulator.clicks import ClickModel
+from trainers.config import GateSettings, WorldConfig
+from trainers.evaluation.quality import answer_qualities
+from trainers.gates.clicks import foretold, predictor_figures
+from trainers.gates.decision import Comparison, Figures
+from trainers.gates.evidence import gather, joined
+from trainers.gates.offpolicy import Estimate, estimate
+from trainers.logged.answers import LoggedAnswer
+from trainers.records import Sampled
+from trainers.reward.model import ClickPredictor
+from trainers.worlds import ContextSource, build_world
+
+Say = Callable[[str], None]
+BLOCKS = 6
+"""Parts into which the compared questions are split; each model answers a part in turn, so that a machine that slows
+down slows both."""
+LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Quantiles of the log's bids over which a bid is swept."""
+SWEPT_FROM = 5
+"""A swept ad is one of so many candidates nearest to the question: ads that a bid can decide on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The serving model with the digests that its answers are logged under, the candidate, the click predictor that
+    the candidate learned from, and the serving model's own (None where it cannot be found)."""
+
+    serving: Policy
+    digests: frozenset[str]
+    candidate: Policy
+    predictor: ClickPredictor
+    serving_predictor: ClickPredictor | None
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Held-out answers with the share of their clicks that can be there, and whether each came after everything that
+    the serving model was trained on."""
+
+    answers: Sequence[LoggedAnswer]
+    seen_N: Floats
+    newest: Sequence[bool]
+
+
+def measure(
+    models: Models, held: HeldOut, penalty: Penalty, lam: float, settings: GateSettings, seed: int, say: Say
+) -> Figures:
+    """All figures of the gates; None where the log has nothing to measure one on."""
+    say("gates: click predictor on held-out clicks")
+    pairs = [(a.as_bid, a.generation.answer) for a in held.answers]
+    clicks = [a.clicks for a in held.answers]
+    new = models.predictor.probabilities(pairs)
+    old = models.serving_predictor.probabilities(pairs) if models.serving_predictor else None
+    clicked = predictor_figures(foretold(clicks, new, old, held.seen_N.tolist(), held.newest), seed)
+    say("gates: off-policy estimates")
+    revenue, experience = _off_policy(models, held, penalty, lam, settings, seed)
+    say("gates: fresh answers of both models")
+    rng = np.random.default_rng([seed, 51])
+    contexts = [held.answers[i].as_bid for i in rng.permutation(len(held.answers))[: settings.queries]]
+    serving, candidate, ratio = _answers_of_both(models, contexts, seed + 1)
+    qualities = [
+        answer_qualities([(c.query, g.answer, g.finished) for c, g in zip(contexts, own, strict=True)], _encode)
+        for own in (serving, candidate)
+    ]
+    quality = Comparison(
+        float(np.mean(qualities[0])), difference_interval(qualities[1], qualities[0], seed), len(contexts)
+    )
+    faults = float(np.mean([len(g.answer.faults) for g in candidate]))
+    say("gates: sweep of bids")
+    swept = _sweep(models, contexts[: settings.swept], seed + 2)
+    simulator = None
+    if settings.simulator is not None:
+        say("gates: simulated world")
+        simulator = _simulated(models, settings.simulator, settings.queries, seed + 3)
+    return Figures(
+        predictor=clicked, revenue=revenue, experience=experience, simulator=simulator, monotonicity=swept,
+        invalid=(faults, len(candidate)), quality=quality, latency_ratio=ratio,
+    )  # fmt: skip
+
+
+def _off_policy(
+    models: Models, held: HeldOut, penalty: Penalty, lam: float, settings: GateSettings, seed: int
+) -> tuple[Estimate | None, Estimate | None]:
+    """Revenue and experience of the candidate, from the answers that the serving model wrote; grouped by the settings
+    that they were drawn under, for one group is one distribution. None where it wrote none."""
+    own = [i for i, a in enumerate(held.answers) if a.digest in models.digests][-settings.offpolicy.contexts :]
+    groups: dict[SamplingSettings, list[int]] = {}
+    for i in own:
+        groups.setdefault(_drawn_under(held.answers[i], models.serving), []).append(i)
+    if not groups:
+        return None, None
+    parts = []
+    for drawn, members in groups.items():
+        some = [held.answers[i] for i in members]
+        log = [Sampled(a.context, (_with_tokens(a.generation, models.serving),), (a.clicks,)) for a in some]
+        parts.append(
+            gather(
+                log, Sampler(models.serving, drawn),
+                Sampler(models.candidate, models.candidate.with_sampling(max_ads=drawn.max_ads)), models.predictor,
+                penalty, lam, settings.offpolicy, seed, {a.context.id: a.bids for a in some},
+                {held.answers[i].context.id: float(held.seen_N[i]) for i in members},
+            )
+        )  # fmt: skip
+    evidence, action = joined(parts), settings.offpolicy.action
+    return (
+        estimate(evidence.revenue(action), settings.offpolicy, seed),
+        estimate(evidence.experience(action), settings.offpolicy, seed),
+    )
+
+
+def _drawn_under(answer: LoggedAnswer, policy: Policy) -> SamplingSettings:
+    """The settings that an answer was drawn under: as logged, and the model's own where its server did not say."""
+    told = answer.sampling
+    known = {
+        name: getattr(told, name)
+        for name in ("temperature", "top_p", "top_k", "max_new_tokens")
+        if getattr(told, name) is not None
+    }
+    return policy.with_sampling(max_ads=told.max_ads, **known)
+
+
+def _with_tokens(generation: Generation, policy: Policy) -> Generation:
+    """The answer with its tokens, which no event holds. Where the model wrote it in other tokens than its tokenizer
+    would, its logged probability is not reproduced, and the estimate counts that as a disagreement."""
+    return replace(generation, token_ids=tuple(policy.text_ids(generation.answer.raw)))
+
+
+def _answers_of_both(
+    models: Models, contexts: Sequence[Context], seed: int
+) -> tuple[list[Generation], list[Generation], float]:
+    """One answer of each model to every context, as a reader would get it, and the seconds of the candidate over those
+    of the serving model (median over parts)."""
+    found: dict[str, list[Generation]] = {"serving": [], "candidate": []}
+    ratios: list[float] = []
+    for part in np.array_split(np.arange(len(contexts)), BLOCKS):
+        some = [contexts[i] for i in part]
+        if not some:
+            continue
+        spent = {}
+        for name, policy in (("serving", models.serving), ("candidate", models.candidate)):
+            began = time.perf_counter()
+            found[name] += [own[0] for own in policy.generate(some, 1, seed)]
+            spent[name] = time.perf_counter() - began
+        ratios.append(spent["candidate"] / spent["serving"])
+    return found["serving"], found["candidate"], statistics.median(ratios)
+
+
+def _sweep(models: Models, contexts: Sequence[Context], seed: int) -> Monotonicity | None:
+    """Clicks of one ad in each context over the quantiles of the log's bids, the others fixed: the probability that
+    its markers name it times its click rate there by the click predictor (of the answers that show it; of all others
+    on average). Summing propensities in place of counting ads takes most of the noise out."""
+    if not contexts:
+        return None
+    ads = _nearby_ads(contexts, seed)
+    bids = np.quantile([c.bid for context in contexts for c in context.candidates], LEVELS)
+    levels = sorted({round(b) for b in bids})
+    if len(levels) < 2:
+        return None
+    exposure_LC = np.zeros((len(levels), len(contexts)))
+    shown: list[list[float]] = [[] for _ in contexts]
+    for k, bid in enumerate(levels):
+        versions = [c.with_bids({ad: bid}) for c, ad in zip(contexts, ads, strict=True)]
+        answers = [own[0] for own in models.candidate.generate(versions, 1, seed)]
+        rates = models.predictor.probabilities([(c, g.answer) for c, g in zip(versions, answers, strict=True)])
+        for q, (ad, g) in enumerate(zip(ads, answers, strict=True)):
+            exposure_LC[k, q] = min(1.0, sum(choice.probabilities.get(ad, 0.0) for choice in g.choices))
+            shown[q] += [rates[q][ad]] if ad in rates[q] else []
+    everywhere = [rate for own in shown for rate in own]
+    usual = float(np.mean(everywhere)) if everywhere else 1.0
+    rates_C = np.array([float(np.mean(own)) if own else usual for own in shown])
+    return monotonicity(exposure_LC * rates_C, [float(b) for b in levels], seed)
+
+
+def _nearby_ads(contexts: Sequence[Context], seed: int) -> list[AdId]:
+    """For each context one of the candidates nearest to its question, at random."""
+    rng = np.random.default_rng([seed, 21])
+    chosen = []
+    for context in contexts:
+        ads = [c.ad for c in context.candidates]
+        vectors = _encode([context.query, *(f"{ad.title}: {ad.text}" for ad in ads)])
+        near = np.argsort(-(vectors[1:] @ vectors[0]), kind="stable")[:SWEPT_FROM]
+        chosen.append(ads[int(near[rng.integers(len(near))])].id)
+    return chosen
+
+
+def _simulated(models: Models, world: WorldConfig, queries: int, seed: int) -> Comparison:
+    """Expected revenue per query of both models on held-out questions of a simulated world."""
+    source = ContextSource(build_world(world), world, seed, 0)
+    contexts = source.test(queries)
+    truth = ClickModel()
+
+    def revenue(policy: Policy) -> list[float]:
+        answers = [own[0].answer for own in policy.generate(contexts, 1, seed)]
+        return [value(a, c.bids(), truth.probabilities(c, a)) for c, a in zip(contexts, answers, strict=True)]
+
+    serving, candidate = revenue(models.serving), revenue(models.candidate)
+    return Comparison(float(np.mean(serving)), difference_interval(candidate, serving, seed), len(contexts))
+
+
+def _encode(texts: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    return shared_encoder().encode(list(texts))

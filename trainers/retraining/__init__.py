@@ -1,0 +1,10 @@
+"""Retraining from logs: when it is due, one epoch from the serving model, the gates, and the entry in the registry."""
+
+from __future__ import annotations
+
+from trainers.retraining.attempts import Attempt
+from trainers.retraining.observation import observe
+from trainers.retraining.retrain import RetrainOutcome, retrain
+from trainers.retraining.triggers import Due, Observed, due
+
+__all__ = ["Attempt", "Due", "Observed", "RetrainOutcome", "due", "observe", "retrain"]

@@ -1,0 +1,123 @@
+"""Retrainings under one folder or URL, each a run directory: which are done, and which one was killed and goes on.
+
+    001/retraining.json     what began: serving version, moment, which part of the log
+    001/outcome.json        how it ended; not there: it has not
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from mechanism.errors import InputError
+from trainers.config import RetrainConfig
+from trainers.run_directory import RunDirectory
+from trainers.store import Store
+
+BEGUN = "retraining.json"
+ENDED = "outcome.json"
+_NUMBER = re.compile(r"\d{3,}")
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+class Begun(BaseModel):
+    """`retraining.json`. The log is that of auctions from `log_since` to before `log_until`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    serving: str
+    begun_at: AwareDatetime
+    shards: str
+    log_since: AwareDatetime | None
+    log_until: AwareDatetime
+    newest_since: AwareDatetime | None
+    reason: str
+    config: RetrainConfig
+
+
+class Ended(BaseModel):
+    """`outcome.json`. `version` is None where there was no model to register; `stopped` says why. `read` False: it
+    ended before it used anything of the log."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ended_at: AwareDatetime
+    version: str | None
+    promote: bool
+    reasons: tuple[str, ...]
+    stopped: str | None = None
+    read: bool = True
+
+
+class Attempt:
+    """One retraining: its run directory, what began, and how it ended."""
+
+    def __init__(self, url: str, number: int) -> None:
+        self.number = number
+        self.run = RunDirectory(url)
+
+    @property
+    def begun(self) -> Begun:
+        """Raises InputError for a damaged record."""
+        return _read(self.run, BEGUN, Begun)
+
+    @property
+    def ended(self) -> Ended | None:
+        """None while it has not ended. Raises InputError for a damaged record."""
+        return _read(self.run, ENDED, Ended) if self.run.exists(ENDED) else None
+
+    def end(self, ended: Ended) -> Ended:
+        """Writes how it ended."""
+        self.run.write_text(ENDED, ended.model_dump_json(indent=2) + "\n")
+        return ended
+
+
+class Attempts:
+    """All of them, under `url` (a folder or any fsspec URL)."""
+
+    def __init__(self, url: str | Path) -> None:
+        self._store = Store(url)
+        self.url = self._store.url.rstrip("/")
+
+    def all(self) -> list[Attempt]:
+        """In the order in which they began."""
+        numbers = sorted(int(name) for name in self._store.children() if _NUMBER.fullmatch(name))
+        found = [Attempt(f"{self.url}/{n:03d}", n) for n in numbers]
+        return [attempt for attempt in found if attempt.run.exists(BEGUN)]
+
+    def unfinished(self, serving: str) -> Attempt | None:
+        """The one that was killed while it trained from this serving version."""
+        return next((a for a in self.all() if a.ended is None and a.begun.serving == serving), None)
+
+    def last(self) -> Attempt | None:
+        """The newest, however it ended."""
+        every = self.all()
+        return every[-1] if every else None
+
+    def begin(self, begun: Begun) -> Attempt:
+        """A new one."""
+        every = self.all()
+        number = every[-1].number + 1 if every else 1
+        attempt = Attempt(f"{self.url}/{number:03d}", number)
+        attempt.run.write_text(BEGUN, begun.model_dump_json(indent=2) + "\n")
+        return attempt
+
+
+def new_since(attempts: Attempts, trained_until: datetime | None) -> datetime | None:
+    """From when on interactions are new: since the log that the last retraining read, whatever became of it, or else
+    since that of the serving model."""
+    read = [a.begun.log_until for a in attempts.all() if (ended := a.ended) is None or ended.read]
+    return max([*read, *([trained_until] if trained_until else [])], default=None)
+
+
+def _read(run: RunDirectory, name: str, kind: type[Kind]) -> Kind:
+    try:
+        return kind.model_validate(run.read_json(name))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{run.url}/{name}: {field}", first.get("input"), "damaged: remove it") from error
