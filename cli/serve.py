@@ -69,6 +69,7 @@ def serve(
     candidates: Annotated[int, typer.Option(help="Ads in one prompt.", min=1)] = 20,
     max_ads: Annotated[int, typer.Option(help="Most sponsored links in one answer.", min=1)] = 3,
     in_flight: Annotated[int, typer.Option(help="Answers under way at once, before 503.", min=1)] = 256,
+    drain: Annotated[float, typer.Option(help="Seconds that answers under way get at the end.", min=0.1)] = 30.0,
     currency: Annotated[str, typer.Option(help="Currency of requests that name none.")] = "USD",
     seed: Annotated[int, typer.Option(help="Draws the bids of the built-in ads.")] = 0,
 ) -> None:
@@ -90,6 +91,7 @@ def serve(
         candidates=candidates,
         max_ads=max_ads,
         in_flight=in_flight,
+        drain_s=drain,
         currency=currency,
     )
     secret = signing_secret(state_dir)

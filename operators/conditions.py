@@ -127,3 +127,88 @@ JOB_REASONS: Mapping[JobReason, Meaning] = {
         "The job has been active for longer than `activeDeadlineSeconds`; time suspended does not count."
     ),
 }
+
+
+class ServiceCondition(StrEnum):
+    """Conditions of an AuctionService."""
+
+    AVAILABLE = "Available"
+    PROGRESSING = "Progressing"
+    ROLLED_BACK = "RolledBack"
+
+
+class ServiceReason(StrEnum):
+    """Reasons of an AuctionService's conditions and events."""
+
+    SERVING = "Serving"
+    NO_STABLE_VERSION = "NoStableVersion"
+    ROUTERS_NOT_READY = "RoutersNotReady"
+    POLICY_NOT_READY = "PolicyNotReady"
+    STARTING = "Starting"
+    ROUTERS_BEHIND = "RoutersBehind"
+    NOT_VERIFIED = "NotVerified"
+    CANARY = "Canary"
+    HELD = "Held"
+    PAUSED = "Paused"
+    PROMOTED = "Promoted"
+    ABORTED = "Aborted"
+    NAME_TAKEN = "NameTaken"
+    UNREADY = "Unready"
+    ERROR_RATE = "ErrorRate"
+    LATENCY = "Latency"
+    REVENUE = "Revenue"
+    CLICK_RATE = "ClickRate"
+    AD_LOAD = "AdLoad"
+    NONE_REJECTED = "NoneRejected"
+
+
+SERVICE_CONDITIONS: Mapping[ServiceCondition, Meaning] = {
+    ServiceCondition.AVAILABLE: Meaning(
+        "A router is ready, and so are policy servers of the stable version.", "See the reason, then the pods' logs."
+    ),
+    ServiceCondition.PROGRESSING: Meaning(
+        "A new version is taking over; the reason says what it is doing or waiting for. False: there is none."
+    ),
+    ServiceCondition.ROLLED_BACK: Meaning(
+        "The version in `spec.model` was given up and the last good one serves; the reason is the guard that it broke.",
+        "Name a better version, or raise `spec.rollout.attempt` to try this one again.",
+    ),
+}
+
+SERVICE_REASONS: Mapping[ServiceReason, Meaning] = {
+    ServiceReason.SERVING: Meaning("The stable version has all of the traffic."),
+    ServiceReason.NO_STABLE_VERSION: Meaning("The first version is not ready and verified yet."),
+    ServiceReason.ROUTERS_NOT_READY: Meaning(
+        "No router is ready.", "See the routers' logs and `/readyz`: the database, the Secrets, the policy servers."
+    ),
+    ServiceReason.POLICY_NOT_READY: Meaning(
+        "Policy servers of the version are not all ready.", "See their pods' events and Triton's log."
+    ),
+    ServiceReason.STARTING: Meaning("The version's servers are being made; it has no traffic."),
+    ServiceReason.ROUTERS_BEHIND: Meaning(
+        "Not every router follows the newest route file yet; a mounted ConfigMap takes up to a minute or two.",
+        "If it stays: the routers' log says why they refuse the file.",
+    ),
+    ServiceReason.NOT_VERIFIED: Meaning(
+        "A router gives the version no traffic: its server is not ready, has other weights than `digest`, or could not "
+        "write a trial answer.",
+        "The routers' log says which; `llm-auction triton build` prints the digest of what it built.",
+    ),
+    ServiceReason.CANARY: Meaning("The new version has its step's share; the message says what the next step needs."),
+    ServiceReason.HELD: Meaning("`spec.rollout.maxWeight` allows no larger share.", "Raise it to go on."),
+    ServiceReason.PAUSED: Meaning("`spec.rollout.paused` is set.", "Set it to false to go on."),
+    ServiceReason.PROMOTED: Meaning("The new version has passed all steps and is the stable one now."),
+    ServiceReason.ABORTED: Meaning("`spec.model` was changed while the version was taking over."),
+    ServiceReason.NAME_TAKEN: Meaning(
+        "The new version has the stable one's name and other weights; it is not started.", "Name each version once."
+    ),
+    ServiceReason.UNREADY: Meaning(
+        "The new version had traffic and was not ready for `rollout.unreadySeconds`.", "See its pods and Triton's log."
+    ),
+    ServiceReason.ERROR_RATE: Meaning("More of the new version's answers failed than the guards allow."),
+    ServiceReason.LATENCY: Meaning("The new version's answers took longer than the guards allow."),
+    ServiceReason.REVENUE: Meaning("The new version earned less per answer than the guards allow."),
+    ServiceReason.CLICK_RATE: Meaning("Readers clicked on fewer of the ads that the new version showed."),
+    ServiceReason.AD_LOAD: Meaning("The new version showed more ads per answer than the guards allow."),
+    ServiceReason.NONE_REJECTED: Meaning("The version in `spec.model` has not been given up."),
+}

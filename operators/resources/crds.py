@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus
 from operators.resources.base import GROUP, VERSION, rule
 from operators.resources.irpojob import IRPOJobSpec, IRPOJobStatus
 from operators.resources.structural import inlined, structural
@@ -75,6 +76,26 @@ KINDS: tuple[Kind, ...] = (
         ),
         name_length=40,
         rules=(rule("self.metadata.name != 'models'", "the name models is taken by the model registry"),),
+    ),
+    Kind(
+        kind="AuctionService",
+        plural="auctionservices",
+        short=("auction",),
+        description="Routers that answer with sponsored links, policy servers for each version of the policy, and the "
+        "way a new version takes over the traffic: step by step, guarded, and back by itself.",
+        spec=AuctionServiceSpec,
+        status=AuctionServiceStatus,
+        columns=(
+            Column("Phase", ".status.phase"),
+            Column("Stable", ".status.stable.name"),
+            Column("Candidate", ".status.candidate.name"),
+            Column("Weight", ".status.weight", "integer", description="The candidate's share, per cent"),
+            Column("Routers", ".status.routers"),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+            Column("Rejected", ".status.rejected.name", priority=1),
+            Column("Why", ".status.rejected.reason", priority=1),
+        ),
+        name_length=40,
     ),
 )
 

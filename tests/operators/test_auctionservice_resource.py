@@ -1,0 +1,151 @@
+"""What the API server takes and refuses of an AuctionService, and whether it takes what is made for one."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes import client
+from kubernetes.client.exceptions import ApiException
+
+from operators.auctionservice.children import manifests
+from operators.auctionservice.observed import Desired
+from operators.cluster.control_plane import ControlPlane
+from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus, Model, Traffic
+
+from .services import digest, spec
+
+PLACE = ("llm-auction.io", "v1alpha1")
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "operators"
+pytestmark = pytest.mark.usefixtures("definitions")
+
+
+def service(**changes: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "/".join(PLACE), "kind": "AuctionService", "metadata": {"name": "ads"}, "spec": spec(**changes),
+    }  # fmt: skip
+
+
+def create(api: client.ApiClient, namespace: str, made: dict[str, Any]) -> dict[str, Any]:
+    objects = client.CustomObjectsApi(api)
+    kept: dict[str, Any] = objects.create_namespaced_custom_object(
+        *PLACE, namespace, "auctionservices", made, field_validation="Strict"
+    )
+    return kept
+
+
+def test_defaults_are_those_of_the_models(api: client.ApiClient, namespace: str) -> None:
+    made = service()
+    del made["spec"]["rollout"]
+    kept = AuctionServiceSpec.model_validate(create(api, namespace, made)["spec"])
+    assert kept == AuctionServiceSpec.model_validate(made["spec"])
+    assert [step.weight for step in kept.rollout.steps] == [5, 25, 50]
+
+
+STORE = {"name": "store", "mountPath": "/models", "persistentVolumeClaim": {"claimName": "models"}}
+REFUSED = {
+    "an unknown field": ({"colour": "red"}, "unknown field"),
+    "weights that are no digest": ({"model__digest": "latest"}, "digest"),
+    "two ways to count routers": (
+        {
+            "router__replicas": 2,
+            "router__autoscaling": {"maxReplicas": 4},
+            "router__resources": {"requests": {"cpu": 1}},
+        },
+        "give replicas or autoscaling, not both",
+    ),
+    "a load of nothing": ({"router__autoscaling": {"maxReplicas": 4}}, "autoscaling needs resources.requests.cpu"),
+    "more routers than the most": (
+        {
+            "router__autoscaling": {"minReplicas": 5, "maxReplicas": 4},
+            "router__resources": {"requests": {"cpu": 1}},
+        },
+        "minReplicas must not exceed maxReplicas",
+    ),
+    "a share twice": ({"rollout__steps": [{"weight": 5}, {"weight": 5}]}, "weights of steps must rise"),
+    "shares that fall": ({"rollout__steps": [{"weight": 50}, {"weight": 5}]}, "weights of steps must rise"),
+    "no share": ({"rollout__steps": [{"weight": 0}]}, "weight"),
+    "a hold above the whole": ({"rollout__maxWeight": 101}, "maxWeight"),
+    "models from nowhere": ({"policy__source": {}}, "give one of repository and registry"),
+    "models from two places": (
+        {"policy__source": {"repository": "/models", "registry": "/models"}},
+        "give one of repository and registry",
+    ),
+    "models outside all volumes": ({"policy__source": {"repository": "/other"}}, "source must lie below"),
+    "a volume in our place": ({"router__volumes": [{**STORE, "mountPath": "/tmp"}]}, "volumes must not be named"),
+    "no secret": ({"router__secret": None}, "secret"),
+    "a currency that is none": ({"router__currency": "dollars"}, "currency"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_honoured_is_refused(api: client.ApiClient, namespace: str, case: str) -> None:
+    changes, words = REFUSED[case]
+    with pytest.raises(ApiException) as refused:
+        create(api, namespace, service(**copy.deepcopy(changes)))
+    assert refused.value.status in (400, 422)
+    assert words in str(refused.value.body)
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "scaled": {
+        "router__autoscaling": {"minReplicas": 2, "maxReplicas": 4},
+        "router__resources": {"requests": {"cpu": "500m"}},
+        "router__publicUrl": "https://ads.example",
+    },
+    "on GPUs, from a registry": {
+        "policy__source": {"registry": "/models/registry"},
+        "policy__gpus": 2,
+        "policy__tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "policy__priorityClassName": "high",
+        "imagePullSecrets": [{"name": "pull"}],
+    },
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_api_server_takes_every_object_of_a_service(
+    own_control_plane: ControlPlane, namespace: str, tmp_path: Path, shape: str
+) -> None:
+    traffic = [Traffic(name=n, digest=digest(n), weight=w, ready=True) for n, w in (("v1", 90), ("v2", 10))]
+    made = AuctionServiceSpec.model_validate(spec(**SHAPES[shape]))
+    desired = Desired("ads", namespace, "9f1c6b6e-8b0c-4b9e-9d8d-000000000000", 1, made, AuctionServiceStatus())
+    models = [Model(name=one.name, digest=one.digest) for one in traffic]
+    items = manifests(desired, AuctionServiceStatus(traffic=traffic, routes_generation=3), models)
+    (tmp_path / "all.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    told = own_control_plane.kubectl(
+        "apply", "--server-side", "--validate=strict", "-n", namespace, "-f", str(tmp_path / "all.json")
+    )
+    assert told.count("serverside-applied") == len(items)
+    assert ("horizontalpodautoscaler" in told) == (shape == "scaled")
+
+
+def test_no_pod_may_write_its_root_or_become_root() -> None:
+    made = AuctionServiceSpec.model_validate(spec(**SHAPES["on GPUs, from a registry"]))
+    desired = Desired("ads", "shop", "u-1", 1, made, AuctionServiceStatus())
+    items = manifests(desired, AuctionServiceStatus(), [Model(name="v1", digest=digest("v1"))])
+    pods = [item["spec"]["template"]["spec"] for item in items if item["kind"] == "Deployment"]
+    assert len(pods) == 2
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["automountServiceAccountToken"] is False
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            assert container["securityContext"]["readOnlyRootFilesystem"]
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("0[45]-*.yaml")), ids=lambda path: path.stem)
+def test_the_examples_are_read_as_they_are_kept(api: client.ApiClient, namespace: str, path: Path) -> None:
+    made = yaml.safe_load(path.read_text(encoding="utf-8"))
+    kept = create(api, namespace, made)
+    assert AuctionServiceSpec.model_validate(kept["spec"]) == AuctionServiceSpec.model_validate(made["spec"])
+
+
+def test_kubectl_explains_the_service(own_control_plane: ControlPlane) -> None:
+    told = own_control_plane.kubectl("explain", "auctionservice.spec.rollout")
+    assert "Hold: a new version gets no larger share than this" in told
