@@ -160,6 +160,7 @@ class ServiceReason(StrEnum):
     CLICK_RATE = "ClickRate"
     AD_LOAD = "AdLoad"
     NONE_REJECTED = "NoneRejected"
+    CHILD_REFUSED = "ChildRefused"
 
 
 SERVICE_CONDITIONS: Mapping[ServiceCondition, Meaning] = {
@@ -211,4 +212,8 @@ SERVICE_REASONS: Mapping[ServiceReason, Meaning] = {
     ServiceReason.CLICK_RATE: Meaning("Readers clicked on fewer of the ads that the new version showed."),
     ServiceReason.AD_LOAD: Meaning("The new version showed more ads per answer than the guards allow."),
     ServiceReason.NONE_REJECTED: Meaning("The version in `spec.model` has not been given up."),
+    ServiceReason.CHILD_REFUSED: Meaning(
+        "The API server refuses an object that the service needs; its own words are in the message.",
+        "Free the name or quota that it names, or mend the field; the service is looked at again and again.",
+    ),
 }

@@ -36,10 +36,16 @@ class Use:
 
 USED: Mapping[tuple[str, str], Use] = {
     (API_VERSION, "IRPOJob"): Use("irpojobs", ("get", "list", "watch", "delete"), ("patch",)),
+    (API_VERSION, "AuctionService"): Use("auctionservices", ("get", "list", "watch"), ("patch",)),
+    ("apps/v1", "Deployment"): Use("deployments", ("list", "watch", "create", "patch", "delete")),
+    ("policy/v1", "PodDisruptionBudget"): Use("poddisruptionbudgets", ("list", "create", "patch", "delete")),
+    ("autoscaling/v2", "HorizontalPodAutoscaler"): Use(
+        "horizontalpodautoscalers", ("list", "create", "patch", "delete")
+    ),
     ("batch/v1", "Job"): Use("jobs", ("list", "watch", "create", "get", "delete")),
     ("v1", "Pod"): Use("pods", ("list", "delete")),
-    ("v1", "ConfigMap"): Use("configmaps", ("create", "patch")),
-    ("v1", "Service"): Use("services", ("create", "patch")),
+    ("v1", "ConfigMap"): Use("configmaps", ("list", "create", "patch", "delete")),
+    ("v1", "Service"): Use("services", ("list", "create", "patch", "delete")),
     ("v1", "Node"): Use("nodes", ("list", "watch", "get"), namespaced=False),
     ("v1", "Event"): Use("events", ("create",)),
 }

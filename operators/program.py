@@ -18,11 +18,16 @@ import structlog
 from kubernetes import client
 from prometheus_client import start_http_server
 
+from operators.auctionservice.children import SERVICE_LABEL
+from operators.auctionservice.handling import Sight as ServiceSight
+from operators.auctionservice.handling import auctionservice_kind
+from operators.auctionservice.observed import Desired as DesiredService
 from operators.controller import Controller
 from operators.irpojob.handling import Sight, irpojob_kind
 from operators.irpojob.observed import JOB_LABEL, Desired, not_ready_since
 from operators.kube import ApiError, KubeApi
 from operators.metrics import OperatorMetrics
+from operators.resources.auctionservice import AuctionServiceStatus
 from operators.resources.base import API_VERSION, GROUP, VERSION
 from operators.resources.irpojob import IRPOJobStatus
 
@@ -54,6 +59,9 @@ class Operator:
         self.nodes: dict[str, datetime | None] = {}
         self.irpojobs: Controller[Desired, IRPOJobStatus] = Controller(
             irpojob_kind(Sight(self.api, lambda: self.nodes)), self.api, self.metrics
+        )
+        self.services: Controller[DesiredService, AuctionServiceStatus] = Controller(
+            auctionservice_kind(ServiceSight(self.api)), self.api, self.metrics
         )
         self._stop = threading.Event()
 
@@ -89,6 +97,9 @@ class Operator:
         kopf.on.startup(registry=registry)(self._startup)
         kopf.on.cleanup(registry=registry)(self._cleanup)
         kopf.on.event(GROUP, VERSION, "irpojobs", registry=registry)(self._irpojob_changed)
+        kopf.on.event(GROUP, VERSION, "auctionservices", registry=registry)(self._service_changed)
+        marked = {SERVICE_LABEL: kopf.PRESENT}
+        kopf.on.event("apps", "v1", "deployments", labels=marked, registry=registry)(self._deployment_changed)
         kopf.on.event("batch", "v1", "jobs", labels={JOB_LABEL: kopf.PRESENT}, registry=registry)(self._child_changed)
         kopf.on.event("", "v1", "nodes", registry=registry)(self._node_changed)
         return registry
@@ -109,13 +120,23 @@ class Operator:
 
     async def _startup(self, **_: Any) -> None:
         self.irpojobs.start(self.settings.threads)
+        self.services.start(self.settings.threads)
 
     async def _cleanup(self, **_: Any) -> None:
         self.irpojobs.stop()
+        self.services.stop()
 
     async def _irpojob_changed(self, namespace: str | None, name: str, **_: Any) -> None:
         assert namespace is not None
         self.irpojobs.queue.add((namespace, name))
+
+    async def _service_changed(self, namespace: str | None, name: str, **_: Any) -> None:
+        assert namespace is not None
+        self.services.queue.add((namespace, name))
+
+    async def _deployment_changed(self, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
+        assert namespace is not None
+        self.services.queue.add((namespace, labels[SERVICE_LABEL]))
 
     async def _child_changed(self, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
         assert namespace is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from operators.actions import Refusal
 from operators.auctionservice.guards import Counts
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus
 
@@ -63,13 +64,14 @@ class SeenRouter:
 @dataclass(frozen=True, slots=True)
 class Observed:
     """`policies`: deployments by digest prefix, as `children.short` cuts it. `counts`: by model version, since the
-    candidate's step began (`window` names it)."""
+    candidate's step began (`window` names it). `refused`: what the API server last said against a child, if it did."""
 
     children: tuple[Child, ...] = ()
     policies: Mapping[str, Servers] = field(default_factory=dict)
     router: Servers = Servers(0, 0)
     routers: tuple[SeenRouter, ...] = ()
     counts: Mapping[str, Counts] = field(default_factory=dict)
+    refused: Refusal | None = None
 
 
 def window(status: AuctionServiceStatus) -> str:

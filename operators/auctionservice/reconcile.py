@@ -319,6 +319,8 @@ class _Round:
         else:
             message = f"{stable.name} answers behind {ready} routers"
             self._condition(ServiceCondition.AVAILABLE, True, ServiceReason.SERVING, message)
+        if self.seen.refused is not None:
+            self.progress = (True, ServiceReason.CHILD_REFUSED, self.seen.refused.message)
         self._condition(ServiceCondition.PROGRESSING, *self.progress)
         rejected = self.status.rejected
         if self.status.phase == "RolledBack" and rejected is not None:

@@ -38,6 +38,8 @@ from serving.triton.wire import (
 )
 
 CHANNEL_OPTIONS = [
+    # a name that stands for several servers (a headless Service): each gets its part of the questions
+    ("grpc.lb_policy_name", "round_robin"),
     ("grpc.max_receive_message_length", 2**24),
     # a server that comes back is found at once, not after gRPC's two minutes
     ("grpc.initial_reconnect_backoff_ms", 100),

@@ -1,0 +1,110 @@
+"""Reads what the reconciler of AuctionService needs: the service, its children, and what each router says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from operators.actions import Outcome, Refusal
+from operators.auctionservice.children import DIGEST_LABEL, METRICS_PORT, PART_LABEL, POLICY, ROUTER, SERVICE_LABEL
+from operators.auctionservice.meter import Meter, Read, Scrape, read_all, read_metrics
+from operators.auctionservice.observed import Child, Desired, Observed, SeenRouter, Servers, window
+from operators.auctionservice.reconcile import reconcile
+from operators.controller import Kind
+from operators.kube import KubeApi
+from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus
+
+CHILDREN = (
+    ("apps/v1", "Deployment"),
+    ("v1", "Service"),
+    ("v1", "ConfigMap"),
+    ("policy/v1", "PodDisruptionBudget"),
+    ("autoscaling/v2", "HorizontalPodAutoscaler"),
+)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Where the children of a service and the figures of its routers are seen."""
+
+    api: KubeApi
+    read: Read = read_metrics
+    meter: Meter = field(default_factory=Meter)
+
+    def decide(self, desired: Desired, refused: Refusal | None, now: datetime) -> Outcome[AuctionServiceStatus]:
+        """One round of the reconciler on what is there now."""
+        if desired.deleting:
+            self.meter.forget(desired.uid)
+            return Outcome(desired.status)
+        return reconcile(self.observe(desired, refused), desired, now)
+
+    def observe(self, desired: Desired, refused: Refusal | None) -> Observed:
+        """The children of a service, and its routers by their own figures."""
+        labels = f"{SERVICE_LABEL}={desired.name}"
+        children: list[Child] = []
+        policies: dict[str, Servers] = {}
+        router = Servers(0, 0)
+        for version, kind in CHILDREN:
+            for item in self.api.list(version, kind, desired.namespace, labels):
+                meta = item["metadata"]
+                if not any(owner.get("uid") == desired.uid for owner in meta.get("ownerReferences") or ()):
+                    continue
+                children.append(Child(version, kind, meta["name"], meta["uid"]))
+                if kind == "Deployment" and meta["labels"].get(PART_LABEL) == POLICY:
+                    policies[meta["labels"][DIGEST_LABEL]] = _servers(item)
+                elif kind == "Deployment":
+                    router = _servers(item)
+        pods = [
+            pod
+            for pod in self.api.list("v1", "Pod", desired.namespace, f"{labels},{PART_LABEL}={ROUTER}")
+            if (pod.get("status") or {}).get("phase") == "Running"
+        ]
+        addresses = {pod["metadata"]["uid"]: _address(pod) for pod in pods if (pod["status"].get("podIP"))}
+        found = read_all(addresses.values(), self.read)
+        scrapes = {uid: found[address] for uid, address in addresses.items() if address in found}
+        counts = self.meter.add(desired.uid, window(desired.status), scrapes)
+        routers = tuple(_router(pod, scrapes.get(pod["metadata"]["uid"])) for pod in pods)
+        return Observed(tuple(children), policies, router, routers, counts, refused)
+
+
+def _servers(item: Mapping[str, Any]) -> Servers:
+    """Pods of the newest template count alone: others may have other weights or settings."""
+    status = item.get("status") or {}
+    current = int(status.get("observedGeneration") or 0) >= int(item["metadata"].get("generation") or 0)
+    ready = int(status.get("readyReplicas") or 0)
+    return Servers(int((item.get("spec") or {}).get("replicas", 1)), ready if current else 0)
+
+
+def _address(pod: Mapping[str, Any]) -> str:
+    ip = str(pod["status"]["podIP"])
+    return f"[{ip}]:{METRICS_PORT}" if ":" in ip else f"{ip}:{METRICS_PORT}"
+
+
+def _router(pod: Mapping[str, Any], scrape: Scrape | None) -> SeenRouter:
+    meta, conditions = pod["metadata"], (pod.get("status") or {}).get("conditions") or ()
+    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+    ready = ready and "deletionTimestamp" not in meta
+    if scrape is None:
+        return SeenRouter(meta["name"], ready)
+    return SeenRouter(meta["name"], ready, scrape.generation, scrape.refusing, scrape.versions)
+
+
+def desired_of(item: Mapping[str, Any]) -> Desired:
+    """A service out of the API's object."""
+    meta = item["metadata"]
+    return Desired(
+        name=meta["name"],
+        namespace=meta["namespace"],
+        uid=meta["uid"],
+        generation=int(meta.get("generation") or 0),
+        spec=AuctionServiceSpec.model_validate(item["spec"]),
+        status=AuctionServiceStatus.model_validate(item.get("status") or {}),
+        deleting="deletionTimestamp" in meta,
+    )
+
+
+def auctionservice_kind(sight: Sight) -> Kind[Desired, AuctionServiceStatus]:
+    """The kind, for a controller."""
+    return Kind("AuctionService", desired_of, sight.decide, lambda status: status.phase)

@@ -1,0 +1,143 @@
+"""A version takes over, and one is rolled back, on a real API server with its controllers.
+
+Nodes only say that pods run; what routers would say comes from the routers' own metrics class, after the route file in
+the ConfigMap that the operator wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from kubernetes import client
+
+from mechanism.types import model_version
+from operators.auctionservice.handling import Sight, auctionservice_kind
+from operators.cluster.control_plane import ControlPlane
+from operators.controller import Controller
+from operators.kube import KubeApi
+from operators.metrics import OperatorMetrics
+from serving.metrics import Metrics
+
+from .conftest import define, eventually
+from .services import digest, model, spec
+
+PLACE = ("llm-auction.io", "v1alpha1")
+
+
+class Site:
+    """One service, its operator (looked at by the test's own calls), and readers who come to the routers."""
+
+    def __init__(self, api: client.ApiClient, namespace: str) -> None:
+        self.namespace = namespace
+        self.objects, self.core, self.apps = (
+            client.CustomObjectsApi(api), client.CoreV1Api(api), client.AppsV1Api(api),
+        )  # fmt: skip
+        kube = KubeApi(api)
+        self.controller = Controller(auctionservice_kind(Sight(kube, self.read)), kube, OperatorMetrics())
+        self.metrics: dict[str, Metrics] = {}
+        self.failing: set[str] = set()
+        self.wrong: set[str] = set()
+
+    def read(self, address: str) -> str | None:
+        """What the router at an address says: it follows the file, and some questions have come since."""
+        try:
+            kept = self.core.read_namespaced_config_map("ads-routes", self.namespace)
+        except client.ApiException:
+            return None
+        routes = json.loads(kept.data["routes.json"])
+        metrics = self.metrics.setdefault(address, Metrics())
+        told = {}
+        for one in routes["versions"]:
+            version, good = model_version(one["digest"]), one["name"] not in self.wrong
+            told[one["name"]] = (version, float(one["weight"]) if good else 0.0, good)
+            for i in range(40 if one["weight"] and good else 0):
+                failed = one["name"] in self.failing and i % 4 == 0
+                metrics.answers.labels("failed" if failed else "answered", version).inc()
+                metrics.seconds.labels(version).observe(0.2)
+                metrics.shown.labels(version).inc()
+                metrics.clicks.labels("valid", version).inc(i % 2)
+                metrics.clicked.labels("USD", version).inc(100_000 * (i % 2))
+        metrics.follow(routes["generation"], False, told)
+        return metrics.render().decode()
+
+    def create(self, **changes: Any) -> None:
+        body = {"apiVersion": "/".join(PLACE), "kind": "AuctionService", "metadata": {"name": "ads"}}
+        quick = {"rollout__steps": [{"weight": 20, "pauseSeconds": 1}], "rollout__keepSeconds": 1}
+        store = [{"name": "store", "mountPath": "/models", "emptyDir": {}}]
+        made = spec("v1", policy__volumes=store, **quick, **changes)
+        self.objects.create_namespaced_custom_object(*PLACE, self.namespace, "auctionservices", {**body, "spec": made})
+
+    def patch(self, **spec: Any) -> None:
+        self.objects.patch_namespaced_custom_object(*PLACE, self.namespace, "auctionservices", "ads", {"spec": spec})
+
+    def status(self) -> dict[str, Any]:
+        self.controller.look((self.namespace, "ads"), time.monotonic())
+        found = self.objects.get_namespaced_custom_object(*PLACE, self.namespace, "auctionservices", "ads")
+        told: dict[str, Any] = found.get("status", {})
+        return told
+
+    def weights(self) -> dict[str, int]:
+        return {one["name"]: one["weight"] for one in self.status()["traffic"]}
+
+    def policies(self) -> set[str]:
+        found = self.apps.list_namespaced_deployment(self.namespace).items
+        return {one.metadata.name for one in found if "policy" in one.metadata.name}
+
+
+@pytest.fixture
+def site(kwok_plane: ControlPlane, kwok_api: client.ApiClient, kwok_namespace: str) -> Site:
+    define(kwok_api)
+    made = Site(kwok_api, kwok_namespace)
+    made.create()
+    eventually("v1 serves", lambda: made.status().get("phase") == "Serving")
+    return made
+
+
+def test_a_version_takes_over_and_a_bad_one_goes_back(site: Site) -> None:
+    assert site.weights() == {"v1": 100}
+    site.patch(model=model("v2"))
+    seen: list[int] = []
+
+    def v2_serves() -> bool:
+        seen.append(site.weights().get("v2", 0))
+        return seen[-1] == 100
+
+    eventually("v2 has everything", v2_serves)
+    assert 20 in seen
+    eventually("v1 is gone", lambda: bool(site.status()) and site.policies() == {f"ads-policy-{digest('v2')[:12]}"})
+
+    site.failing.add("v3")
+    site.patch(model=model("v3"))
+    eventually("v3 is rolled back", lambda: site.status()["phase"] == "RolledBack")
+    status = site.status()
+    assert site.weights() == {"v2": 100}
+    assert status["rejected"]["reason"] == "ErrorRate"
+    eventually("v3 is gone", lambda: bool(site.status()) and site.policies() == {f"ads-policy-{digest('v2')[:12]}"})
+    reasons = {event.reason for event in site.core.list_namespaced_event(site.namespace).items}
+    assert {"Starting", "Canary", "Promoted", "ErrorRate"} <= reasons
+
+
+def test_a_version_with_other_weights_gets_no_traffic(site: Site) -> None:
+    site.wrong.add("v2")
+    site.patch(model=model("v2"))
+
+    def said() -> str:
+        conditions = {one["type"]: one for one in site.status()["conditions"]}
+        return str(conditions["Progressing"]["reason"])
+
+    eventually("the routers refuse it", lambda: said() == "NotVerified")
+    assert site.weights() == {"v1": 100, "v2": 0}
+
+
+def test_autoscaling_comes_and_goes_with_its_field(site: Site, kwok_api: client.ApiClient) -> None:
+    scalers = client.AutoscalingV2Api(kwok_api)
+    site.patch(router={"autoscaling": {"maxReplicas": 4}, "resources": {"requests": {"cpu": "100m"}}})
+    site.status()
+    found = scalers.read_namespaced_horizontal_pod_autoscaler("ads-router", site.namespace)
+    assert found.spec.scale_target_ref.name == "ads-router"
+    site.patch(router={"autoscaling": None})
+    site.status()
+    assert scalers.list_namespaced_horizontal_pod_autoscaler(site.namespace).items == []
