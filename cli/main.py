@@ -15,10 +15,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from mechanism.errors import AuctionError
+from mechanism.errors import AuctionError, DeviceMemoryError, GuardError, InputError, PolicyError
 
+EXIT_FAILED = 1
+"""Exit status for what may go well when it is tried again."""
 EXIT_BAD_INPUT = 2
-"""Exit status when an AuctionError ends a command, as for a wrong option."""
+"""Exit status when an input or setting ends a command, as for a wrong option: trying again is no use."""
+EXIT_GUARD = 3
+"""Exit status when a guard stopped a training run."""
+EXIT_OUT_OF_MEMORY = 4
+"""Exit status when a model and its batch did not fit the device's memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +93,32 @@ class LazyGroup(TyperGroup):
             if debugging():
                 raise
             complain(str(error))
+            raise typer.Exit(exit_status(error)) from error
+        except (MemoryError, RuntimeError) as error:
+            # torch's own kind of error by its name: torch is not imported for its sake
+            if debugging() or not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):
+                raise
+            complain(f"out of memory: {str(error).partition(chr(10))[0]}")
+            raise typer.Exit(EXIT_OUT_OF_MEMORY) from error
         except ModuleNotFoundError as error:
             extra = ENTRIES[ctx.invoked_subcommand].extra if ctx.invoked_subcommand in ENTRIES else ""
             if debugging() or not extra or is_ours(error.name):
                 raise
             complain(f"`{ctx.invoked_subcommand}` needs the package {error.name}: pip install 'llm-auction[{extra}]'")
         raise typer.Exit(EXIT_BAD_INPUT)
+
+
+def exit_status(error: AuctionError) -> int:
+    """What kind of end an error is, for whoever started the command and may start it again."""
+    match error:
+        case InputError() | PolicyError():
+            return EXIT_BAD_INPUT
+        case GuardError():
+            return EXIT_GUARD
+        case DeviceMemoryError():
+            return EXIT_OUT_OF_MEMORY
+        case _:
+            return EXIT_FAILED
 
 
 def load(name: str) -> Any:

@@ -5,6 +5,7 @@
     │   └── ConfigError     a setting of a configuration
     ├── JudgeError          the judge's endpoint failed or kept answering outside its schema
     ├── PolicyError         a language model could not be loaded or could not answer
+    ├── DeviceMemoryError   a model and its batch do not fit the device's memory
     └── GuardError          a training guard stopped the run; the last good epoch is kept
 """
 
@@ -36,6 +37,10 @@ class JudgeError(AuctionError):
 
 class PolicyError(AuctionError):
     """A policy (language model) could not be loaded or could not produce an answer."""
+
+
+class DeviceMemoryError(AuctionError):
+    """A model and its batch do not fit the memory of the device that they were to run on."""
 
 
 class GuardError(AuctionError):

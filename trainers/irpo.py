@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from mechanism.errors import ConfigError, GuardError
 from trainers.guards import check_guards
-from trainers.phases import PHASES, VALIDATION, finished, history_of, warm
+from trainers.phases import PHASES, VALIDATION, finished, history_of, policy_with_others, rollouts, warm
 from trainers.session import BASE_PHASE, Session
 from trainers.validation import learned_reward_of
 
@@ -19,27 +19,43 @@ Begin = Callable[[str, int], None]
 """(phase, epoch) before it is run."""
 
 
-def train(s: Session, begin: Begin, report: Report, only: str | None = None, epoch: int | None = None) -> int:
-    """Runs every unfinished phase of every epoch, or one phase alone; returns the best epoch.
+def train(s: Session, begin: Begin, report: Report, only: Collection[str] = (), epoch: int | None = None) -> int:
+    """Runs every unfinished phase of every epoch, or only some; returns the best epoch.
 
     When a guard fires, the run stops with its GuardError, and `best_epoch` still names the last good one.
     """
-    if only is not None and only not in PHASES:
-        raise ConfigError("--phase", only, f"phases are {', '.join(PHASES)}")
+    for name in only:
+        if name not in PHASES:
+            raise ConfigError("--phase", name, f"phases are {', '.join(PHASES)}")
     with s.run.lock():
         if s.config.warm_start is not None and not s.run.phase(BASE_PHASE).finished():
             begin("warm_start", 0)
             _timed(s, "warm_start", 0, lambda: warm(s), report)
         for number in range(1, s.config.epochs + 1) if epoch is None else [epoch]:
             for name, run_phase in PHASES.items():
-                if only not in (None, name) or finished(s, name, number):
+                if (only and name not in only) or finished(s, name, number):
                     continue
                 begin(name, number)
                 _timed(s, name, number, lambda f=run_phase, e=number: f(s, e), report)  # type: ignore[misc]
-            if only is None:
+            if not only:
                 # again, because the run may have been stopped by a guard, or killed before it could be
                 check_guards(history_of(s, number), s.config.guards)
     return best_epoch(s)
+
+
+def take_part(s: Session, begin: Begin, report: Report, only: Collection[str], epoch: int | None) -> None:
+    """This process's part of a phase that it shares with others: it does not hold the run, and finishes no epoch."""
+    shared = {"rollouts": rollouts} if s.part.nodes == 1 else {"policy": policy_with_others}
+    [name] = shared
+    if list(only) != [name] or epoch is None:
+        remedy = f"--shard and --node belong to one phase: give --phase {name} --epoch N"
+        raise ConfigError("--phase", ", ".join(only), remedy)
+    if finished(s, name, epoch):
+        return
+    begin(name, epoch)
+    started = time.monotonic()
+    found = shared[name](s, epoch)
+    report(name, epoch, found, time.monotonic() - started)
 
 
 def best_epoch(s: Session) -> int:

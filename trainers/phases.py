@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from collections.abc import Callable
 
 import numpy as np
@@ -31,6 +32,8 @@ from trainers.warm_start import warm_start
 ANSWERS = "answers.parquet"
 GROUPS = "groups.parquet"
 FIGURES = "figures.json"
+SHARD_BITS = 40
+"""Seeds of a run stay below 2^40; a shard's number goes above them."""
 VALIDATION = "validation.json"
 """An epoch's raw answers to the validation contexts."""
 
@@ -82,16 +85,41 @@ def _feedback_so_far(s: Session, epoch: int) -> tuple[list[Shown], Floats | None
 
 
 def rollouts(s: Session, epoch: int) -> str:
-    """Samples M answers to each context from the current policy; propensities are recorded with them."""
+    """Samples M answers to each context from the current policy; propensities are recorded with them.
+
+    One shard of several answers every so manieth context, in a folder of its own; later they are put together.
+    """
+    if s.part.shards > 1 and s.part.shard is None:
+        return _merged_rollouts(s, epoch)
     config, policy = s.config.rollout, s.policy(epoch - 1)
-    contexts = s.contexts.training(config.contexts, epoch, 4)
-    answers = policy.generate(contexts, config.samples, s.seed(epoch, 4), s.sampling(policy))
-    with s.run.phase("rollouts", epoch).open() as folder:
+    shard = s.part.shard or 0
+    contexts = s.contexts.training(config.contexts, epoch, 4)[shard :: s.part.shards]
+    seed = s.seed(epoch, 4) + (shard << SHARD_BITS)
+    answers = policy.generate(contexts, config.samples, seed, s.sampling(policy))
+    with s.run.phase(rollouts_name(s.part.shard, s.part.shards), epoch).open() as folder:
         count = write_sampled(
             folder / ANSWERS, [Sampled(c, tuple(own)) for c, own in zip(contexts, answers, strict=True)]
         )
     faults = sum(len(g.answer.faults) for own in answers for g in own)
     return f"{count} answers to {len(contexts)} contexts, {faults} invalid insertions"
+
+
+def _merged_rollouts(s: Session, epoch: int) -> str:
+    """Puts the shards' answers together, in the order of the contexts."""
+    shards = [
+        read_sampled(s.run.phase(rollouts_name(number, s.part.shards), epoch).fetch() / ANSWERS)
+        for number in range(s.part.shards)
+    ]
+    count = sum(len(shard) for shard in shards)
+    sampled = [shards[i % len(shards)][i // len(shards)] for i in range(count)]
+    with s.run.phase("rollouts", epoch).open() as folder:
+        answers = write_sampled(folder / ANSWERS, sampled)
+    return f"{answers} answers to {count} contexts from {len(shards)} shards"
+
+
+def rollouts_name(shard: int | None, shards: int) -> str:
+    """Name of the phase that holds the rollouts, or one shard of them."""
+    return "rollouts" if shard is None else f"rollouts-{shard}-of-{shards}"
 
 
 def pairs(s: Session, epoch: int) -> str:
@@ -121,19 +149,30 @@ def policy(s: Session, epoch: int) -> str:
     """Direct preference optimisation on the groups (Eq. 6)."""
     phase = s.run.phase("policy", epoch)
     with phase.open() as folder:
-        job = OptimisationJob(
-            policy=s.policy_source(epoch - 1),
-            groups=str(s.run.phase("pairs", epoch).fetch() / GROUPS),
-            out=str(folder),
-            checkpoints=str(phase.scratch("checkpoints")),
-            seed=s.seed(epoch, 6),
-            config=s.config.optimisation.at_epoch(epoch),
-        )
-        trajectory = run_optimisation(job, lambda step, steps, figures: s.step(step, steps, figures["loss"]))
+        job = _optimisation(s, epoch, str(folder))
+        trajectory = run_optimisation(job, lambda step, steps, figures: s.step(step, steps, figures["loss"]), s.part)
     tail = trajectory[-max(1, len(trajectory) // 10) :]
     loss = float(np.mean([t["loss"] for t in tail]))
     accuracy = float(np.mean([t.get("rewards/accuracies", 0.0) for t in tail]))
     return f"loss {loss:.3f}, pairs ranked right {accuracy:.2f}"
+
+
+def policy_with_others(s: Session, epoch: int) -> str:
+    """The same on a node that is not the first: it computes with the others, and the first one publishes."""
+    with tempfile.TemporaryDirectory() as folder:
+        run_optimisation(_optimisation(s, epoch, folder), lambda *_: None, s.part)
+    return f"node {s.part.node} of {s.part.nodes} has done its share"
+
+
+def _optimisation(s: Session, epoch: int, out: str) -> OptimisationJob:
+    return OptimisationJob(
+        policy=s.policy_source(epoch - 1),
+        groups=str(s.run.phase("pairs", epoch).fetch() / GROUPS),
+        out=out,
+        checkpoints=str(s.run.phase("policy", epoch).scratch("checkpoints")),
+        seed=s.seed(epoch, 6),
+        config=s.config.optimisation.at_epoch(epoch),
+    )
 
 
 def evaluation(s: Session, epoch: int) -> str:
@@ -185,7 +224,9 @@ PHASES: dict[str, Callable[[Session, int], str]] = {
 
 
 def finished(s: Session, name: str, epoch: int) -> bool:
-    """Whether a phase has been published."""
+    """Whether a phase has been published, or this process's shard of it."""
+    if name == "rollouts":
+        return bool(s.run.phase(rollouts_name(s.part.shard, s.part.shards), epoch).finished())
     if name == "evaluation":
         return bool(s.run.exists(f"epoch-{epoch:03d}/evaluation.json"))
     return bool(s.run.phase(name, epoch).finished())

@@ -133,7 +133,7 @@ class Publication:
 
     def tidy(self) -> None:
         """Removes what a writer left that was killed just after publishing; nothing while a writer is at work."""
-        with suppress(InputError), self.store.hold(self.relative):
+        with suppress(InputError), self.store.hold(self.relative, wait_s=0.0):
             if self.finished():
                 self._remove_leftovers()
 

@@ -79,9 +79,10 @@ class Phase(Publication):
 class RunDirectory:
     """One training run at `url`: a local path, or an fsspec URL such as file://, memory:// or s3://."""
 
-    def __init__(self, url: str | os.PathLike[str], cache: Path | None = None) -> None:
-        """`cache`: local folder for work in progress on a remote URL and for copies of its phases."""
-        self.store = Store(url, cache)
+    def __init__(self, url: str | os.PathLike[str], cache: Path | None = None, wait_s: float = 0.0) -> None:
+        """`cache`: local folder for work in progress on a remote URL and for copies of its phases. `wait_s`: for how
+        long a lock of another process is waited for, such as one that died on another machine."""
+        self.store = Store(url, cache, wait_s)
         self.url = self.store.url
 
     def create(self, config_text: str, *, resume: bool = False) -> None:

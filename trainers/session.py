@@ -20,6 +20,7 @@ from trainers.config import RunConfig
 from trainers.logged.answers import LoggedAnswer, read_snapshot
 from trainers.logged.contexts import LoggedContexts
 from trainers.logged.feedback import LOGGED
+from trainers.part import ALONE, Part
 from trainers.reward.model import ClickPredictor, PCTRModel
 from trainers.reward.oracle import OraclePredictor
 from trainers.run_directory import RunDirectory
@@ -34,8 +35,9 @@ BASE_PHASE = "warm-start"
 class Session:
     """One run's configuration and directory. Policies are kept for the epoch they belong to, one at a time."""
 
-    def __init__(self, config: RunConfig, run: RunDirectory, say: Say, step: Step) -> None:
+    def __init__(self, config: RunConfig, run: RunDirectory, say: Say, step: Step, part: Part = ALONE) -> None:
         self.config = config
+        self.part = part
         self.run = run
         self.say = say
         self.step = step

@@ -28,12 +28,14 @@ CACHE_VARIABLE = "LLM_AUCTION_CACHE"
 class Store:
     """What lies under one URL. Relative names use "/" and never leave the root."""
 
-    def __init__(self, url: str | os.PathLike[str], cache: Path | None = None) -> None:
+    def __init__(self, url: str | os.PathLike[str], cache: Path | None = None, wait_s: float = 0.0) -> None:
         """`cache` holds local copies of remote content (default: $LLM_AUCTION_CACHE, else the user's cache folder).
+        `wait_s`: for how long a lock that another process holds is waited for, unless a caller says otherwise.
 
         Raises InputError for a URL whose protocol is unknown or not installed.
         """
         self.url = os.fspath(url)
+        self.wait_s = wait_s
         if not self.url:
             raise InputError("url", self.url, "give a folder or an fsspec URL such as s3://bucket/run")
         try:
@@ -106,11 +108,13 @@ class Store:
             shown = error.strerror or str(error)
             raise InputError(self.place(relative), shown, "give a place that can be written") from error
 
-    def hold(self, relative: str = "", wait_s: float = 0.0) -> AbstractContextManager[Check]:
+    def hold(self, relative: str = "", wait_s: float | None = None) -> AbstractContextManager[Check]:
         """Holds the lock of what is called `relative`, or of the whole root (which does not lock what is below it).
 
-        Raises InputError that names the holder if another process has it for longer than `wait_s` seconds.
+        Raises InputError that names the holder if another process has it for longer than `wait_s` seconds (None: the
+        store's own).
         """
+        wait_s = self.wait_s if wait_s is None else wait_s
         path = self.path(f"{LOCKS}/{relative.replace('/', '.') or '_root'}.lock")
         place = self.place(relative) if relative else self.url
         return hold_file(Path(path), place, wait_s) if self.is_local else hold_object(self.fs, path, place, wait_s)

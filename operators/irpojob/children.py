@@ -149,9 +149,7 @@ def _pod(job: Desired, place: Place, attempt: int, pods: StepPods) -> dict[str, 
 
 def _environment(job: Desired, pods: StepPods) -> list[dict[str, Any]]:
     """Ours first, then the job's, then the step's: a name given again replaces what came before it."""
-    ours: dict[str, dict[str, Any]] = {
-        "POD_IP": {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
-    }
+    ours: dict[str, dict[str, Any]] = {}
     if job.spec.storage.cache is not None:
         ours["LLM_AUCTION_CACHE"] = {"name": "LLM_AUCTION_CACHE", "value": job.spec.storage.cache}
     given: list[EnvVar] = [*job.spec.env, *pods.env]
@@ -184,18 +182,19 @@ def arguments(job: Desired, place: Place, attempt: int) -> list[str]:
         case Step.ROLLOUTS:
             own = ["--phase", "rollouts"]
             if count > 1:
-                own += ["--shards", str(count), "--shard", "$(JOB_COMPLETION_INDEX)"]
+                own += ["--shard", f"$(JOB_COMPLETION_INDEX)/{count}"]
         case Step.PAIRS:
             shards = job.spec.steps.rollouts.pods
             # the shards of the rollouts become one here, where one pod is alone with the run
-            own = [*(["--phase", "rollouts", "--shards", str(shards)] if shards > 1 else []), "--phase", "pairs"]
+            own = [*(["--phase", "rollouts", "--shard", f"all/{shards}"] if shards > 1 else []), "--phase", "pairs"]
         case Step.OPTIMISATION:
             own = ["--phase", "policy"]
             if count > 1:
                 assert isinstance(pods, OptimisationPods)
-                first = f"{job_name(job.name, place, attempt)}-0.{service_name(job)}"
+                name, service = job_name(job.name, place, attempt), service_name(job)
                 own += [
-                    "--nodes", str(count), "--node", "$(JOB_COMPLETION_INDEX)", "--rendezvous", f"{first}:{pods.port}",
+                    "--node", f"$(JOB_COMPLETION_INDEX)/{count}", "--meet", f"{name}-0.{service}:{pods.port}",
+                    "--address", f"{name}-$(JOB_COMPLETION_INDEX).{service}",
                 ]  # fmt: skip
         case Step.EVALUATION:
             own = ["--phase", "evaluation"]

@@ -162,7 +162,7 @@ def test_resuming_does_not_go_past_a_guard(config: Path, undisturbed: tuple[Path
 def test_one_phase_can_be_run_alone(config: Path, undisturbed: tuple[Path, int], tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = load_config(str(config))
-    run_training(settings, str(run), only="feedback", epoch=1)
+    run_training(settings, str(run), only=["feedback"], epoch=1)
     assert list(finished(run)) == ["epoch-001/feedback/_complete.json"]
     name = "epoch-001/feedback/answers.parquet"
     assert read_sampled(run / name) == read_sampled(undisturbed[0] / name)

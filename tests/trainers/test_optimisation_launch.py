@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +14,11 @@ import pytest
 import torch
 
 from inference.policy import Policy
-from mechanism.errors import AuctionError, GuardError
+from mechanism.errors import AuctionError, ConfigError, GuardError
 from tests.trainers.test_group_dpo import job_of, quiet, random_groups, weights
 from trainers.optimisation.launch import run_optimisation
-from trainers.optimisation.worker import COMPLETE, OptimisationJob
+from trainers.optimisation.worker import COMPLETE, OptimisationJob, main
+from trainers.part import Part
 
 SETTINGS: dict[str, Any] = {"passes": 2}
 CONTEXTS = 16
@@ -63,14 +68,28 @@ def assert_equal_training(job: OptimisationJob, reference: OptimisationJob, base
     assert policy.tokenizer.chat_template == original.tokenizer.chat_template
 
 
-def compare(base: Path, folder: Path, **settings: Any) -> None:
-    """Trains in this process and as `settings` say; the results must agree."""
+@contextmanager
+def joined(job: OptimisationJob, nodes: int) -> Iterator[Part]:
+    """The part of the first node, while the others are at work, each with a torchrun of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"127.0.0.1:{free.getsockname()[1]}"
+    parts = [Part(nodes=nodes, node=n, meeting=meeting, address=f"127.0.0.{n + 1}") for n in range(nodes)]
+    with ThreadPoolExecutor() as pool:
+        others = [pool.submit(run_optimisation, replace(job, out=f"{job.out}-{p.node}"), quiet, p) for p in parts[1:]]
+        yield parts[0]
+        assert [other.result() for other in others] == [[] for _ in others]
+
+
+def compare(base: Path, folder: Path, nodes: int = 1, **settings: Any) -> None:
+    """Trains in this process and as `settings` say, on so many nodes; the results must agree."""
     groups = random_groups(base, CONTEXTS, 3)
     reference = job_of(base, folder, "reference", groups, **SETTINGS)
     expected = run_optimisation(reference, quiet)
     job = job_of(base, folder, "other", groups, **SETTINGS, **settings)
     steps: list[tuple[int, int]] = []
-    trajectory = run_optimisation(job, lambda step, total, figures: steps.append((step, total)))
+    with joined(job, nodes) as first:
+        trajectory = run_optimisation(job, lambda step, total, figures: steps.append((step, total)), first)
     assert steps == [(n, 8) for n in range(1, 9)]
     for key, first in (("loss", 0), ("rewards/margins", 0), ("rewards/accuracies", 2)):
         wanted = [t[key] for t in expected[first:]]
@@ -87,6 +106,24 @@ def test_two_processes_train_as_one(small_base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_every_zero_stage_trains_as_one_process(small_base: Path, tmp_path: Path, stage: int) -> None:
     compare(small_base, tmp_path, processes=2, zero_stage=stage)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("stage", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
+def test_two_nodes_train_as_one_process(small_base: Path, tmp_path: Path, stage: int) -> None:
+    compare(small_base, tmp_path, nodes=2, processes=2, zero_stage=stage)
+
+
+def test_rank_zero_anywhere_but_on_the_first_node_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(AuctionError, match="rank 0 is not on the first node"):
+        main("unread.json", first=False)
+
+
+def test_processes_that_nodes_cannot_share_are_refused(small_base: Path, tmp_path: Path) -> None:
+    job = job_of(small_base, tmp_path, "odd", random_groups(small_base, 4, 1), processes=1, zero_stage=1)
+    with pytest.raises(ConfigError, match="a multiple of the 2 nodes"):
+        run_optimisation(job, quiet, Part(nodes=2, meeting="127.0.0.1:1", address="127.0.0.1"))
 
 
 @pytest.mark.slow

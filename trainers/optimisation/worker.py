@@ -25,7 +25,7 @@ from trl.trainer.dpo_config import DPOConfig
 from inference.models import load_model
 from inference.policy import write_policy_settings
 from inference.quiet import quiet_loading
-from mechanism.errors import GuardError
+from mechanism.errors import AuctionError, GuardError
 from trainers.config import OptimisationConfig
 from trainers.optimisation.groups import read_rows
 from trainers.optimisation.trainer import GroupDPOTrainer, TokenisedDPOTrainer
@@ -228,15 +228,23 @@ def end_with_launcher() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main(spec: str) -> None:
-    """One launched process. A guard that fires is told to the launcher in one JSON line."""
+def main(spec: str, *, first: bool = True) -> None:
+    """One launched process. A guard that fires, or memory that runs out, is told to the launcher in one JSON line.
+
+    `first`: it is on the node that publishes; rank 0 must be there.
+    """
     rank_zero = os.environ.get("RANK", "0") == "0"
+    if rank_zero and not first:
+        raise AuctionError("rank 0 is not on the first node: give --address names that differ in the node's number")
     try:
         optimise(OptimisationJob.read(Path(spec)), print_progress if rank_zero else lambda *_: None)
     except GuardError as error:
         message = str(error).removeprefix(f"guard {error.guard}: ").rpartition(" (")[0]
         print(json.dumps({"guard": error.guard, "message": message, "evidence": error.evidence}), flush=True)
         # without tear-down: the other processes may be waiting for this one, and the launcher ends them
+        os._exit(1)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        print(json.dumps({"out_of_memory": str(error).partition("\n")[0][:500] or "no memory left"}), flush=True)
         os._exit(1)
     # gloo's threads must be gone before the interpreter is, or it aborts now and then
     if torch.distributed.is_initialized():
@@ -246,4 +254,4 @@ def main(spec: str) -> None:
 if __name__ == "__main__":
     if "--end-with-launcher" in sys.argv:
         end_with_launcher()
-    main(sys.argv[1])
+    main(sys.argv[1], first="--not-first" not in sys.argv)

@@ -1,0 +1,58 @@
+"""The part of one process in a phase that several machines share: a shard of the rollouts, a node of the optimisation.
+
+The parts run the same command and differ in these settings alone; who starts them, and starts them again, is not known
+here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from mechanism.errors import ConfigError
+
+OF = re.compile(r"(all|\d{1,5})/(\d{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """`shard` of `shards` (None of several: all of them are there, and become one). `node` of `nodes`, which meet at
+    `meeting`, HOST:PORT of node 0; `address` is the name under which the others reach this one."""
+
+    shards: int = 1
+    shard: int | None = None
+    nodes: int = 1
+    node: int = 0
+    meeting: str = ""
+    address: str = ""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process holds the run: it is alone, or the first of its nodes."""
+        return self.shard is None and self.node == 0
+
+
+ALONE = Part()
+
+
+def part_of(shard: str, node: str, meeting: str, address: str) -> Part:
+    """A part from the options of a command. Raises ConfigError."""
+    own_shard, shards = _one_of("--shard", shard, whole=True) if shard else (None, 1)
+    own_node, nodes = _one_of("--node", node, whole=False) if node else (0, 1)
+    if shards > 1 and nodes > 1:
+        raise ConfigError("--node", node, "a phase has shards or nodes, not both")
+    if nodes > 1 and not (meeting and address):
+        remedy = "several nodes need --meet HOST:PORT of node 0 and their own --address"
+        raise ConfigError("--node", node, remedy)
+    return Part(shards, own_shard if shards > 1 else None, nodes, own_node or 0, meeting, address)
+
+
+def _one_of(option: str, text: str, *, whole: bool) -> tuple[int | None, int]:
+    match = OF.fullmatch(text)
+    if match is None or (match[1] == "all" and not whole):
+        raise ConfigError(option, text, f"write 0/4 for the first of four{', all/4 to make them one' if whole else ''}")
+    count = int(match[2])
+    own = None if match[1] == "all" else int(match[1])
+    if count < 1 or (own is not None and own >= count):
+        raise ConfigError(option, text, "count from 0: 0/4 to 3/4")
+    return own, count
