@@ -11,7 +11,8 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow check bench bench-learning bench-router bench-eligibility drill-billing drill-triton triton \
+.PHONY: help run test test-slow check bench bench-learning bench-router bench-eligibility bench-streaming drill-billing \
+	drill-streaming drill-triton triton \
 	kafka cluster-tools schemas crds lock clean distclean
 
 help: ## Show this list
@@ -48,7 +49,7 @@ schemas: $(VENV)/.dev ## Write the events' JSON Schemas to docs/schemas/
 crds: $(VENV)/.dev ## Write the definitions of the custom resources to charts/llm-auction/crds/
 	$(BIN)/python -m operators.resources.crds
 
-bench: bench-learning bench-router bench-eligibility ## All benchmarks, into build/bench/
+bench: bench-learning bench-router bench-eligibility bench-streaming ## All benchmarks, into build/bench/
 
 bench-learning: $(VENV)/.run ## Train and evaluate on held-out queries: build/bench/learning.json
 	$(BIN)/llm-auction bench learning --out build/bench/learning.json
@@ -61,6 +62,12 @@ bench-eligibility: $(VENV)/.dev ## Eligibility and retrieval at 10,000 campaigns
 
 drill-billing: $(VENV)/.dev ## The ledger under kills, on SQLite and PostgreSQL: build/bench/billing.json
 	$(BIN)/python -m serving.drills.billing
+
+drill-streaming: $(VENV)/.dev ## A million answers and clicks through a Kafka that is killed: build/bench/streaming-drill.json
+	$(BIN)/python -m serving.drills.streaming $(if $(INTERACTIONS),--interactions $(INTERACTIONS))
+
+bench-streaming: $(VENV)/.dev ## Cost of the workers, age of the shards, bytes a second: build/bench/streaming.json
+	$(BIN)/python -m serving.drills.streaming_bench
 
 drill-triton: $(VENV)/.dev triton ## Half an hour of load on Triton with a version change: build/bench/triton.json
 	$(BIN)/python -m serving.drills.triton

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from streaming.judging.grades import Judge
     from streaming.log import EventLog
+    from streaming.topics import Topic
     from streaming.workers.task import Task
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run a worker on the event log.")
@@ -139,11 +140,32 @@ def work(
     stop = stopped()
     registry = CollectorRegistry()
     log = open_log(address)
-    log.create(all_topics(partitions, timedelta(days=retention_days)))
+    if not ready(log, all_topics(partitions, timedelta(days=retention_days)), stop):
+        return
     worker = Worker(task(log, registry), log, metrics=WorkerMetrics(registry))
     if metrics_port:
         start_http_server(metrics_port, registry=registry)
     worker.run(stop, until_idle=until_idle)
+
+
+def ready(log: EventLog, topics: Sequence[Topic], stop: threading.Event) -> bool:
+    """Creates the topics that are not there, waiting for a log that is away; False where `stop` came first. Raises
+    InputError where one is there with other partitions."""
+    import structlog
+
+    from streaming.log import LogUnavailable
+    from streaming.workers.loop import PAUSES_S
+
+    failures = 0
+    while not stop.is_set():
+        try:
+            log.create(topics)
+            return True
+        except LogUnavailable as error:
+            structlog.get_logger(__name__).warning("waits for the log", reason=str(error)[:200])
+            stop.wait(PAUSES_S[min(failures, len(PAUSES_S) - 1)])
+            failures += 1
+    return False
 
 
 def stopped() -> threading.Event:

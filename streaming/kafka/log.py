@@ -20,7 +20,7 @@ from streaming.log import OnAssigned, OnRevoked
 from streaming.topics import LARGEST_RECORD, Topic
 
 # At DEBUG the client writes keys and values, and those are personal.
-logging.getLogger("kafka").setLevel(logging.INFO)
+logging.getLogger("kafka").setLevel(max(logging.INFO, logging.getLogger().level))
 _MILLISECOND = timedelta(milliseconds=1)
 
 

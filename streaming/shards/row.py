@@ -16,7 +16,7 @@ import msgspec
 import pyarrow as pa
 
 from streaming.events import Interaction, JudgedAd, Judgement
-from streaming.shards.arrow import columns, plain, struct
+from streaming.shards.arrow import columns, plainers, struct
 
 SCHEMA_VERSION = 1
 _JUDGEMENT = {
@@ -75,9 +75,11 @@ def to_table(rows: Iterable[Row]) -> Any:
     """Rows as an Arrow table."""
     listed = list(rows)
     found: dict[str, list[Any]] = {
-        name: [plain(getattr(row.interaction, name)) for row in listed] for name in Interaction.__struct_fields__
+        name: [plain(getattr(row.interaction, name)) for row in listed] for name, plain in plainers(Interaction).items()
     }
+    judged = plainers(Judgement)
     for name, field in _JUDGEMENT.items():
+        plain = judged[field]
         found[name] = [plain(getattr(row.judgement, field)) for row in listed]
     found["clicks"] = [row.clicks for row in listed]
     found["usable"] = [row.usable for row in listed]
