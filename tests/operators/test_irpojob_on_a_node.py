@@ -14,6 +14,7 @@ import pytest
 from kubernetes import client
 
 from operators.cluster.node import Node
+from operators.drills.operating import Running, operator
 from operators.irpojob.observed import JOB_LABEL, STEP_LABEL
 from operators.resources.irpojob import IRPOJobSpec
 from trainers.optimisation.launch import run_optimisation
@@ -22,7 +23,6 @@ from trainers.registry import Registry
 from trainers.run_directory import RunDirectory
 
 from .conftest import define, eventually
-from .operating import Running, operator
 
 PLACE = ("llm-auction.io", "v1alpha1")
 STEP_S = 1500.0

@@ -14,10 +14,10 @@ from kubernetes import client
 
 from operators.cluster import kwok
 from operators.cluster.control_plane import ControlPlane
+from operators.drills.operating import Running, operator
 from operators.irpojob.observed import JOB_LABEL
 
 from .conftest import define, eventually, fresh_namespace
-from .operating import Running, operator
 
 PLACE = ("llm-auction.io", "v1alpha1")
 
