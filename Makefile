@@ -11,9 +11,8 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow check bench bench-learning bench-router bench-eligibility bench-streaming drill-billing \
-	drill-streaming drill-triton triton \
-	kafka cluster-tools schemas crds lock clean distclean
+.PHONY: help run test test-slow check bench bench-learning bench-router bench-eligibility bench-streaming bench-operator \
+	drill-billing drill-streaming drill-operator drill-triton triton kafka cluster-tools schemas crds lock clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +47,7 @@ schemas: $(VENV)/.dev ## Write the events' JSON Schemas to docs/schemas/
 
 crds: $(VENV)/.dev ## Write the definitions of the custom resources to charts/llm-auction/crds/
 	$(BIN)/python -m operators.resources.crds
+	$(BIN)/python -m operators.conditions
 
 bench: bench-learning bench-router bench-eligibility bench-streaming ## All benchmarks, into build/bench/
 
@@ -59,6 +59,12 @@ bench-router: $(VENV)/.dev ## This router beside the LiteLLM proxy: build/bench/
 
 bench-eligibility: $(VENV)/.dev ## Eligibility and retrieval at 10,000 campaigns: build/bench/eligibility.json
 	$(BIN)/python -m serving.drills.eligibility
+
+bench-operator: $(VENV)/.dev cluster-tools ## A thousand training jobs at once: build/bench/operator-scale.json
+	$(BIN)/python -m operators.drills.scale
+
+drill-operator: $(VENV)/.dev cluster-tools ## Kills under twenty training jobs: build/bench/operator.json
+	$(BIN)/python -m operators.drills.operator
 
 drill-billing: $(VENV)/.dev ## The ledger under kills, on SQLite and PostgreSQL: build/bench/billing.json
 	$(BIN)/python -m serving.drills.billing

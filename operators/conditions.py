@@ -6,9 +6,10 @@ docs/operators.md, and a test fails if they differ.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 
 class JobCondition(StrEnum):
@@ -217,3 +218,34 @@ SERVICE_REASONS: Mapping[ServiceReason, Meaning] = {
         "Free the name or quota that it names, or mend the field; the service is looked at again and again.",
     ),
 }
+
+PAGE = Path(__file__).parents[1] / "docs" / "operators.md"
+BEGIN, END = "<!-- conditions: made by `make crds` -->", "<!-- end of conditions -->"
+TABLES: Mapping[str, tuple[Mapping[str, Meaning], Mapping[str, Meaning]]] = {
+    "IRPOJob": (JOB_CONDITIONS, JOB_REASONS),
+    "AuctionService": (SERVICE_CONDITIONS, SERVICE_REASONS),
+}
+"""Conditions and reasons of each kind. The operator sets all of them, and nobody else does."""
+
+
+def tables() -> str:
+    """All of them as Markdown."""
+    return "\n".join(_lines()) + "\n"
+
+
+def _lines() -> Iterator[str]:
+    for kind, parts in TABLES.items():
+        for title, meanings in zip(("condition", "reason"), parts, strict=True):
+            yield from ("", f"### {kind}: {title}s", "", f"| {title} | says | what to do |", "| --- | --- | --- |")
+            yield from (f"| `{name}` | {meaning.says} | {meaning.remedy} |" for name, meaning in meanings.items())
+    yield ""
+
+
+def in_page(text: str) -> str:
+    """A page with the tables between their marks as they are now."""
+    before, _, rest = text.partition(BEGIN)
+    return before + BEGIN + "\n" + tables() + END + rest.partition(END)[2]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(in_page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

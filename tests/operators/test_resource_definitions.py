@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
+from operators import conditions
 from operators.resources.crds import CHART, KINDS, Kind, definition, rendered
 from operators.resources.structural import inlined, structural
 
@@ -70,3 +71,15 @@ def test_a_value_of_two_types_has_no_structural_schema() -> None:
 
     with pytest.raises(TypeError, match="one type"):
         structural(inlined(Either))
+
+
+def test_every_condition_and_reason_is_explained_and_the_page_says_the_same() -> None:
+    for names, meanings in (
+        (conditions.JobCondition, conditions.JOB_CONDITIONS),
+        (conditions.JobReason, conditions.JOB_REASONS),
+        (conditions.ServiceCondition, conditions.SERVICE_CONDITIONS),
+        (conditions.ServiceReason, conditions.SERVICE_REASONS),
+    ):
+        assert set(meanings) == set(names)
+    page = conditions.PAGE.read_text(encoding="utf-8")
+    assert page == conditions.in_page(page), "run `make crds`"
