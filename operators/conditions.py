@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 
 class JobCondition(StrEnum):
@@ -221,7 +222,7 @@ SERVICE_REASONS: Mapping[ServiceReason, Meaning] = {
 
 PAGE = Path(__file__).parents[1] / "docs" / "operators.md"
 BEGIN, END = "<!-- conditions: made by `make crds` -->", "<!-- end of conditions -->"
-TABLES: Mapping[str, tuple[Mapping[str, Meaning], Mapping[str, Meaning]]] = {
+TABLES: Mapping[str, tuple[Mapping[Any, Meaning], Mapping[Any, Meaning]]] = {
     "IRPOJob": (JOB_CONDITIONS, JOB_REASONS),
     "AuctionService": (SERVICE_CONDITIONS, SERVICE_REASONS),
 }

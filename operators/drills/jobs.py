@@ -26,10 +26,11 @@ def cluster(nodes: int) -> Iterator[tuple[ControlPlane, client.ApiClient]]:
         kwok.start(plane)
         kwok.add_nodes(plane, nodes)
         with config.new_client_from_config(str(plane.kubeconfig)) as api:
-            definitions = client.ApiextensionsV1Api(api)
+            definitions: Any = client.ApiextensionsV1Api(api)
+            core: Any = client.CoreV1Api(api)
             for kind in KINDS:
                 definitions.create_custom_resource_definition(definition(kind))
-            client.CoreV1Api(api).create_namespace({"metadata": {"name": NAMESPACE}})
+            core.create_namespace({"metadata": {"name": NAMESPACE}})
             yield plane, api
 
 
@@ -55,7 +56,7 @@ class Jobs:
     """The jobs of the namespace, as their owner sees them."""
 
     def __init__(self, api: client.ApiClient) -> None:
-        self._objects = client.CustomObjectsApi(api)
+        self._objects: Any = client.CustomObjectsApi(api)
         self._place = (GROUP, VERSION, NAMESPACE, "irpojobs")
 
     def create(self, made: dict[str, Any]) -> None:

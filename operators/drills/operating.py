@@ -20,7 +20,8 @@ ACCOUNT = "llm-auction-operator"
 
 def grant(api: client.ApiClient, home: str, namespaces: Sequence[str]) -> str:
     """Makes the account in namespace `home`, with its roles for `namespaces`; returns a token of it."""
-    core, roles = client.CoreV1Api(api), client.RbacAuthorizationV1Api(api)
+    core: Any = client.CoreV1Api(api)
+    roles: Any = client.RbacAuthorizationV1Api(api)
     core.create_namespaced_service_account(home, {"metadata": {"name": ACCOUNT}})
     subject = [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": home}]
 

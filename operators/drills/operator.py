@@ -43,12 +43,15 @@ class Drill:
     api: client.ApiClient
     running: Running
     dice: random.Random
+    epochs: int
     planned: dict[str, int] = field(default_factory=dict)
     done: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.jobs, self.core = Jobs(self.api), client.CoreV1Api(self.api)
-        self.batch = client.BatchV1Api(self.api)
+        # plain dictionaries and keywords in place of the client's models
+        self.jobs = Jobs(self.api)
+        self.core: Any = client.CoreV1Api(self.api)
+        self.batch: Any = client.BatchV1Api(self.api)
 
     def start(self, count: int) -> None:
         """Jobs of two optimisation pods and two rollout pods; every fifth is bound to fail in some step."""
@@ -58,8 +61,10 @@ class Drill:
             if number % 5 == 4:
                 self.planned[name] = code = [2, 3, 4, 1][number // 5 % 4]
                 codes = {self.dice.choice([Step.REWARD, Step.ROLLOUTS, Step.OPTIMISATION]): code}
-            made = manifest(name, f"{self.dice.randint(4, 12)}s", codes, maxRestarts=40, backoffSeconds=1,
-                            nodeLossSeconds=5)  # fmt: skip
+            made = manifest(
+                name, f"{self.dice.randint(4, 12)}s", codes, config={"epochs": self.epochs}, maxRestarts=40,
+                backoffSeconds=1, nodeLossSeconds=5,
+            )  # fmt: skip
             if self.planned.get(name) == 1:
                 made["spec"]["maxRestarts"] = 2
             for step in ("rollouts", "optimisation"):
@@ -67,43 +72,48 @@ class Drill:
             self.jobs.create(made)
 
     def disturb(self) -> None:
-        """One thing goes wrong."""
-        kinds: list[tuple[int, Callable[[], None]]] = [
-            (10, self.fail_pod), (6, self.delete_pod), (3, self.evict_pod), (2, self.silence_node),
-            (2, self.kill_operator), (1, self.kill_api_server), (2, self.pause),
+        """One thing goes wrong; counted if there was something for it to befall."""
+        kinds: list[tuple[int, Callable[[], bool]]] = [
+            (10, self.fail_pod), (6, self.delete_pod), (4, self.evict_pod), (4, self.silence_node),
+            (4, self.kill_operator), (3, self.kill_api_server), (2, self.pause),
         ]  # fmt: skip
         [what] = self.dice.choices([one for _, one in kinds], [weight for weight, _ in kinds])
-        what()
-        self.done[what.__name__] += 1
+        if what():
+            self.done[what.__name__] += 1
 
     def _pod(self) -> Any | None:
         found = patiently(lambda: self.core.list_namespaced_pod(NAMESPACE, label_selector=JOB_LABEL)).items
         live = [pod for pod in found if pod.status.phase == "Running"]
         return self.dice.choice(live) if live else None
 
-    def fail_pod(self) -> None:
+    def fail_pod(self) -> bool:
         """A container ends with an error."""
         if (pod := self._pod()) is None:
-            return
+            return False
         ended = {"exitCode": 1, "reason": "Error", "message": "drill", "finishedAt": _now(), "startedAt": _now()}
         state = {"name": "train", "image": "", "imageID": "", "ready": False, "restartCount": 0}
         status = {"phase": "Failed", "containerStatuses": [{**state, "state": {"terminated": ended}}]}
         name = pod.metadata.name
         patiently(lambda: self.core.patch_namespaced_pod_status(name, NAMESPACE, {"status": status}), 404)
+        return True
 
-    def delete_pod(self) -> None:
+    def delete_pod(self) -> bool:
         """Somebody deletes a pod."""
-        if (pod := self._pod()) is not None:
-            patiently(lambda: self.core.delete_namespaced_pod(pod.metadata.name, NAMESPACE), 404)
+        if (pod := self._pod()) is None:
+            return False
+        patiently(lambda: self.core.delete_namespaced_pod(pod.metadata.name, NAMESPACE), 404)
+        return True
 
-    def evict_pod(self) -> None:
+    def evict_pod(self) -> bool:
         """A node is drained."""
-        if (pod := self._pod()) is not None:
-            name = pod.metadata.name
-            body = {"metadata": {"name": name, "namespace": NAMESPACE}}
-            patiently(lambda: self.core.create_namespaced_pod_eviction(name, NAMESPACE, body), 404)
+        if (pod := self._pod()) is None:
+            return False
+        name = pod.metadata.name
+        body = {"metadata": {"name": name, "namespace": NAMESPACE}}
+        patiently(lambda: self.core.create_namespaced_pod_eviction(name, NAMESPACE, body), 404)
+        return True
 
-    def silence_node(self) -> None:
+    def silence_node(self) -> bool:
         """A node's kubelet is not heard of any more; later another node of its name takes its place."""
         name = f"kwok-{self.dice.randrange(4)}"
         silent = {"metadata": {"annotations": {kwok.ANNOTATION: None}}}
@@ -113,23 +123,29 @@ class Drill:
         patiently(lambda: self.core.patch_node_status(name, {"status": {"conditions": unknown}}), 404)
         time.sleep(self.dice.uniform(3, 12))
         patiently(lambda: self.core.patch_node(name, {"metadata": {"annotations": {kwok.ANNOTATION: "fake"}}}), 404)
+        return True
 
-    def kill_operator(self) -> None:
+    def kill_operator(self) -> bool:
         """The operator is killed in the middle of whatever it does."""
         self.running.kill()
         time.sleep(self.dice.uniform(0, 5))
         self.running.start()
+        return True
 
-    def kill_api_server(self) -> None:
+    def kill_api_server(self) -> bool:
         """The API server is killed, and comes back."""
         self.plane.kill_api_server()
         time.sleep(self.dice.uniform(0, 3))
         self.plane.start_api_server()
+        return True
 
-    def pause(self) -> None:
+    def pause(self) -> bool:
         """An owner suspends a job and resumes it."""
-        name = self.dice.choice(sorted(self.jobs.all()))
-        objects = client.CustomObjectsApi(self.api)
+        going = [name for name, one in self.jobs.all().items() if one.get("phase") not in ("Complete", "Failed")]
+        if not going:
+            return False
+        name = self.dice.choice(sorted(going))
+        objects: Any = client.CustomObjectsApi(self.api)
         for held in (True, False):
             body = {"spec": {"suspend": held}}
             patiently(
@@ -138,6 +154,7 @@ class Drill:
                 )
             )
             time.sleep(self.dice.uniform(0, 4))
+        return True
 
     def wait(self) -> dict[str, dict[str, Any]]:
         """The jobs once all have ended, or when it has taken too long."""
@@ -156,7 +173,7 @@ class Drill:
             return told == "RestartsExhausted" and status["restarts"] == 40 and last["reason"] in HEALING
         code = self.planned[name]
         if told == PLANNED[code] and code != 1:
-            return last["exitCode"] == code
+            return bool(last["exitCode"] == code)
         return bool(code == 1 and told == "RestartsExhausted" and status["restarts"] == 2)
 
     def live(self) -> list[str]:
@@ -195,6 +212,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=600.0, help="for how long things go wrong")
     parser.add_argument("--pause", type=float, default=6.0, help="mean seconds between two disturbances")
+    parser.add_argument("--epochs", type=int, default=6, help="of each job: five steps of 4 to 12 seconds in each")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--out", type=Path, default=OUT)
     asked = parser.parse_args()
@@ -204,7 +222,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         operator(api, plane.kubeconfig, NAMESPACE, Path(folder)) as running,
     ):
-        drill = Drill(plane, api, running, random.Random(asked.seed))
+        drill = Drill(plane, api, running, random.Random(asked.seed), asked.epochs)
         drill.start(asked.jobs)
         names = sorted(drill.jobs.all())
         end = time.monotonic() + asked.seconds

@@ -43,7 +43,8 @@ class Seen:
         self.noticed: dict[str, float] = {}
         self.phases: dict[str, str] = {}
         self._ended = threading.Event()
-        objects, batch = client.CustomObjectsApi(api), client.BatchV1Api(api)
+        objects: Any = client.CustomObjectsApi(api)
+        batch: Any = client.BatchV1Api(api)
         place = (GROUP, VERSION, NAMESPACE, "irpojobs")
         self._follow(lambda w: w.stream(objects.list_namespaced_custom_object, *place, timeout_seconds=60), self._job)
         labels = {"label_selector": JOB_LABEL, "timeout_seconds": 60}
@@ -135,7 +136,8 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         operator(api, plane.kubeconfig, NAMESPACE, Path(folder)) as running,
     ):
-        jobs, core = Jobs(api), client.CoreV1Api(api)
+        jobs = Jobs(api)
+        core: Any = client.CoreV1Api(api)
         seen, load = Seen(api), Load(running.process.pid)
         jobs.create(manifest("first", "24h"))
         wait_for(lambda: "first" in seen.shown, load, 120)
