@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,10 +39,11 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deployment:
-    """The versions behind one route file. Changes of several processes follow one another."""
+    """The versions behind one route file. Changes of several processes follow one another. `clock` tells their time."""
 
-    def __init__(self, routes: Path) -> None:
+    def __init__(self, routes: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.path = routes
+        self._clock = clock
         self.history_path = routes.with_suffix(".history.jsonl")
 
     def versions(self) -> tuple[Version, ...]:
@@ -148,7 +149,7 @@ class Deployment:
         routes = Routes(after, generation)
         check_routes(routes, str(self.path))
         change = Change(
-            at=datetime.now(UTC), kind=kind, version=version.name, by=by, why=why, share=share, after=after
+            at=self._clock(), kind=kind, version=version.name, by=by, why=why, share=share, after=after
         )
         self._append(msgspec.json.encode(change) + b"\n")
         _replace(self.path, msgspec.json.format(msgspec.json.encode(routes), indent=1) + b"\n")
