@@ -54,6 +54,7 @@ function figures(series, currency) {
   made.answers = of(answers, (a) => a.answers);
   made.fill = (version) => ratio(of(answers, (a) => a.filled)(version), made.answers(version));
   made.perAnswer = (version) => ratio(of(answers, (a) => a.shown)(version), made.answers(version));
+  made.earned = (version) => ratio(made.revenue(version), made.answers(version));
   made.filled = sum(of(answers, (a) => a.filled)());
   made.shown = sum(of(answers, (a) => a.shown)());
   return made;
@@ -94,6 +95,7 @@ function charts(series, found, currency, own) {
     draw("Click-through rate", "lines", found.ctr, percent, { axis: roundPercent, note: "clicks / impressions of the same step" }),
   ];
   if (found.answers) {
+    made.push(draw("Revenue per answer", "lines", found.earned, (micros) => money(micros, currency, true), { axis: (micros) => money(micros, currency), note: "of answers with candidates" }));
     made.push(draw("Fill rate", "lines", found.fill, percent, { axis: roundPercent, note: "answers with an ad" }));
     const target = series.target === null ? {} : { note: "dashed: the target", target: series.target };
     made.push(draw("Ads per answer", "lines", found.perAnswer, (value) => decimal(value), target));
@@ -117,6 +119,22 @@ function asTable(series, found, currency, own) {
   return element("details", { class: "raw" }, element("summary", {}, "The same as a table"),
     element("div", { class: "scroller", tabindex: 0, role: "region", "aria-label": "Figures over time" },
       element("table", {}, element("thead", {}, head), element("tbody", {}, rows))));
+}
+
+// One line a version, the newest last: whether each earns more than the one before it.
+function byVersion(series, found, currency) {
+  const first = (name) => found.answers(name).findIndex((value) => value !== null);
+  const names = found.names.filter((name) => sum(found.answers(name))).sort((a, b) => first(a) - first(b));
+  const columns = ["Model version", "Answers", "Revenue", "Revenue per answer", "CTR", "Ads per answer"];
+  const rows = names.map((name) => {
+    const [answers, paid, shown] = [sum(found.answers(name)), sum(found.revenue(name)), sum(found.impressions(name))];
+    const cells = [count(answers), money(paid, currency), money(Math.round(paid / answers), currency, true),
+      shown ? percent(sum(found.clicks(name)) / shown) : "–", decimal(shown / answers)];
+    return element("tr", {}, element("th", { scope: "row" }, element("code", {}, name)), cells.map((text) => element("td", { class: "number" }, text)));
+  });
+  const head = element("tr", {}, columns.map((title, i) => element("th", { scope: "col", class: i ? "number" : "" }, title)));
+  return element("div", { class: "scroller by-version", tabindex: 0, role: "region", "aria-label": "Figures by model version" },
+    element("table", {}, element("thead", {}, head), element("tbody", {}, rows)));
 }
 
 function options(select, values, names = values) {
@@ -145,7 +163,8 @@ function draw(series) {
   }
   const unpaid = currency === undefined;
   place.replaceChildren(
-    tiles(series, found, unpaid ? "USD" : currency, own), legend(found.names), charts(series, found, unpaid ? "USD" : currency, own),
+    tiles(series, found, unpaid ? "USD" : currency, own), found.answers ? byVersion(series, found, unpaid ? "USD" : currency) : "",
+    legend(found.names), charts(series, found, unpaid ? "USD" : currency, own),
     asTable(series, found, unpaid ? "USD" : currency, own),
     element("p", { class: "quiet notes" }, "Hours and days are UTC; the last step is not over. " +
       (currencies.length > 1 ? `${own ? "Spend" : "Revenue"} is in ${currency} alone, everything else in all currencies together. ` : "") +

@@ -47,7 +47,11 @@ def test_the_figures_are_the_ledgers(start: Start, visit: Visit) -> None:
         "Ads per answer": "0.60",
     }  # fmt: skip
     expect(page.locator(".legend li")).to_have_text(["m1", "m2"])
-    revenue = page.locator(".chart", has_text="Revenue")
+    lines = page.locator(".by-version tbody tr")
+    expect(lines).to_have_count(2)
+    expect(lines.nth(0).locator("td")).to_have_text(["8", "€0.25", "€0.03125", "25.0%", "0.50"])
+    expect(lines.nth(1).locator("td")).to_have_text(["2", "€0.50", "€0.25", "100.0%", "1.00"])
+    revenue = page.locator(".chart").filter(has=page.get_by_text("Revenue", exact=True))
     bars = revenue.locator("rect")
     assert bars.count() == 2  # one hour, two model versions upon each other
     heights = [float(bars.nth(i).get_attribute("height")) for i in range(2)]
