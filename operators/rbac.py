@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 from operators.kube import USED
+
+CHART = Path(__file__).parents[1] / "charts" / "llm-auction" / "files" / "rules.yaml"
+HEADER = "# Made from USED in operators/kube.py by `make crds`. Do not edit.\n"
 
 
 def rules(*, cluster: bool) -> list[dict[str, Any]]:
@@ -20,3 +26,13 @@ def rules(*, cluster: bool) -> list[dict[str, Any]]:
                 {"apiGroups": [group], "resources": [f"{use.plural}/status"], "verbs": sorted(use.status_verbs)}
             )
     return found
+
+
+def rendered() -> str:
+    """Both lists as YAML, for the chart's templates."""
+    told = {"cluster": rules(cluster=True), "namespaced": rules(cluster=False)}
+    return HEADER + yaml.safe_dump(told, sort_keys=False)
+
+
+if __name__ == "__main__":
+    CHART.write_text(rendered(), encoding="utf-8")

@@ -24,8 +24,10 @@ def normal(requirement: str) -> str:
     return re.split(r"[^A-Za-z0-9._-]", requirement)[0].lower().replace("_", "-").replace(".", "-")
 
 
-def test_there_is_a_lock_for_building_running_developing_and_comparing() -> None:
-    assert [p.name for p in LOCKS] == ["build.txt", "dev.txt", "litellm.txt", "run.txt"]
+def test_there_is_a_lock_for_each_purpose_and_each_image() -> None:
+    assert [p.name for p in LOCKS] == [
+        *("build.txt", "dev.txt", "litellm.txt", "operator.txt", "policy.txt", "router.txt", "run.txt"),
+    ]
 
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda p: p.stem)
@@ -40,7 +42,7 @@ def test_a_lock_holds_hashed_pins_and_no_address(path: Path) -> None:
 
 def test_the_locks_agree_on_every_version() -> None:
     developing = pins(REPOSITORY / "requirements" / "dev.txt")
-    for name in ("run.txt", "build.txt"):
+    for name in ("run.txt", "build.txt", "router.txt", "operator.txt", "policy.txt"):
         assert pins(REPOSITORY / "requirements" / name).items() <= developing.items()
 
 

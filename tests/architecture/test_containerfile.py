@@ -1,0 +1,73 @@
+"""The images' recipe, as far as it can be checked without an engine: its files, its targets, and that its locks do."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+LINES = (ROOT / "Containerfile").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
+
+
+def test_everything_that_is_copied_is_there_and_no_room_is_left_out() -> None:
+    copied = {
+        word for line in LINES if line.startswith("COPY ") and "--from" not in line for word in line.split()[1:-1]
+    }
+    assert {name for name in copied if not (ROOT / name).exists()} == set()
+    rooms = {path.parent.name for path in ROOT.glob("*/py.typed")}
+    assert rooms <= copied
+
+
+def test_every_stage_builds_on_one_before_it_and_the_charts_images_are_targets() -> None:
+    stages: list[str] = []
+    for line in LINES:
+        if found := re.match(r"FROM (\S+) AS (\S+)$", line):
+            assert found[1].startswith("${") or found[1] in stages
+            stages.append(found[2])
+        if found := re.match(r"COPY --from=(\S+)", line):
+            assert found[1] in stages
+    values = yaml.safe_load((ROOT / "charts" / "llm-auction" / "values.yaml").read_text(encoding="utf-8"))
+    wanted = {values[part]["image"] for part in ("operator", "workers")} | {
+        "llm-auction-router:",
+        "llm-auction-policy:",
+    }
+    assert {image.removeprefix("llm-auction-").partition(":")[0] for image in wanted} <= set(stages)
+
+
+def test_images_end_as_an_ordinary_user() -> None:
+    text = "\n".join(LINES)
+    for stage in ("slim", "policy"):
+        part = text.split(f" AS {stage}\n")[1].split("\nFROM ")[0]
+        assert "\nUSER 10001:10001" in part
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("lock", "commands"),
+    [
+        ("operator.txt", [["operator", "--help"]]),
+        ("router.txt", [["serve", "--help"], ["worker", "ledger", "--help"], ["triton", "build", "--help"]]),
+    ],
+)
+def test_a_lock_alone_runs_its_images_commands(tmp_path: Path, lock: str, commands: list[list[str]]) -> None:
+    """As the Containerfile installs them, in an environment of its own."""
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
+    for name in ("build.txt", lock):
+        told = ["--require-hashes", "--no-build-isolation", "-r", str(ROOT / "requirements" / name)]
+        subprocess.run([*pip, *told], check=True)
+    subprocess.run([*pip, "--no-build-isolation", "--no-cache-dir", str(ROOT)], check=True)
+    for command in commands:
+        program = [str(tmp_path / "venv" / "bin" / "llm-auction"), *command]
+        done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+    imported = "import operators.program" if lock == "operator.txt" else "import serving.http.app, serving.routed"
+    check = f"{imported}; import sys; assert 'torch' not in sys.modules"
+    subprocess.run([str(python), "-c", check], cwd=tmp_path, check=True)
