@@ -109,6 +109,9 @@ def _pod(job: Desired, place: Place, attempt: int, pods: StepPods) -> dict[str, 
             {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": str(pods.shared_memory)}}
         )
         mounts.append({"name": "shared-memory", "mountPath": "/dev/shm"})
+    capabilities: dict[str, Any] = {"drop": ["ALL"]}
+    if isinstance(pods, OptimisationPods) and pods.ipc_lock:
+        capabilities["add"] = ["IPC_LOCK"]
     container = {
         "name": CONTAINER,
         "image": spec.image,
@@ -119,7 +122,7 @@ def _pod(job: Desired, place: Place, attempt: int, pods: StepPods) -> dict[str, 
         "envFrom": [one.to_api() for one in spec.env_from],
         "resources": _resources(job, pods),
         "volumeMounts": mounts,
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": capabilities},
         # the last words of a pod that failed are in its status, and so in the job's, when the pod is gone
         "terminationMessagePath": MESSAGE,
         "terminationMessagePolicy": "FallbackToLogsOnError",

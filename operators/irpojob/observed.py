@@ -48,10 +48,12 @@ class SeenJob:
 
 @dataclass(frozen=True, slots=True)
 class SeenPod:
-    """A pod of ours. `exit_code`, `ended` (Kubernetes' word) and `words` are those of its container that ended."""
+    """A pod of ours. `owner` is its Job's uid; `exit_code`, `ended` (Kubernetes' word) and `words` are those of its
+    container that ended."""
 
     name: str
     uid: str
+    owner: str
     place: Place
     attempt: int
     phase: str
@@ -139,6 +141,7 @@ def seen_pod(item: Mapping[str, Any]) -> SeenPod:
     return SeenPod(
         name=meta["name"],
         uid=meta["uid"],
+        owner=next(one["uid"] for one in meta["ownerReferences"] if one["kind"] == "Job"),
         place=place,
         attempt=attempt,
         phase=status.get("phase", "Pending"),

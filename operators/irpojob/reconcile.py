@@ -94,12 +94,14 @@ class _Round:
         self._condition(JobCondition.ACCEPTED, True, JobReason.VALID, "the configuration has been checked")
         return True
 
-    def _fits(self, item: SeenJob | SeenPod) -> bool:
-        return item.place == self.place and item.attempt == self.status.attempt
-
     def _current(self) -> SeenJob | None:
         """The Job of the present attempt at the present step, unless it is on its way out."""
-        return next((one for one in self.seen.jobs if self._fits(one) and not one.deleting), None)
+        wanted = (self.place, self.status.attempt)
+        return next((one for one in self.seen.jobs if (one.place, one.attempt) == wanted and not one.deleting), None)
+
+    def _pods_of(self, job: SeenJob) -> list[SeenPod]:
+        """Its own, not those of an earlier job of the same name that are still on their way out."""
+        return [pod for pod in self.seen.pods if pod.owner == job.uid]
 
     def _given_up(self, pod: SeenPod) -> bool:
         """Whether a pod's node is gone, or has been silent for so long that the pod no longer counts."""
@@ -113,7 +115,7 @@ class _Round:
     # -- how a step goes -------------------------------------------------------------------------------------------
 
     def _step_done(self, job: SeenJob) -> None:
-        pods = [pod for pod in self.seen.pods if self._fits(pod) and pod.index == 0 and pod.words]
+        pods = [pod for pod in self._pods_of(job) if pod.index == 0 and pod.words]
         told = _told(pods[0].words) if pods else {}
         found = str(told.get("found") or "")
         message = f"{self.place} is done{': ' if found else ''}{found}"
@@ -134,7 +136,7 @@ class _Round:
 
     def _trouble(self, current: SeenJob) -> Cause | None:
         """Why the present attempt cannot go on, if it cannot."""
-        pods = [pod for pod in self.seen.pods if self._fits(pod)]
+        pods = self._pods_of(current)
         if current.state == "failed":
             return cause_of(current, pods)
         lost = next((pod for pod in pods if pod.live and self._given_up(pod)), None)
@@ -217,7 +219,7 @@ class _Round:
     def _watch(self, current: SeenJob) -> None:
         """Says how far the present attempt is."""
         count, _ = pods_of(self.spec, self.place.step)
-        pods = [pod for pod in self.seen.pods if self._fits(pod)]
+        pods = self._pods_of(current)
         unplaced = next((pod for pod in pods if pod.live and pod.unschedulable), None)
         doubtful = [pod for pod in pods if pod.live and pod.node and self.seen.nodes.get(pod.node) is not None]
         if current.suspended:
@@ -314,7 +316,7 @@ class _Round:
                 if not job.deleting:
                     self._delete_job(job)
         for pod in self.seen.pods:
-            if not pod.live or (keep is not None and self._fits(pod)):
+            if not pod.live or (keep is not None and pod.owner == keep.uid):
                 continue
             if self._given_up(pod):
                 # its node cannot confirm the end; the run's lock and names keep a pod that still runs from harm

@@ -61,6 +61,8 @@ class OptimisationPods(StepPods):
     """Training processes in each pod: one for each of its GPUs."""
     port: Annotated[int, Field(ge=1024, le=65535)] = 29_400
     """Port of the first pod at which the others meet it."""
+    ipc_lock: bool = False
+    """Adds the capability IPC_LOCK, which registering memory with InfiniBand and other RDMA devices needs."""
 
 
 class Steps(ApiModel):

@@ -150,7 +150,7 @@ class Resources(ApiModel):
 
 
 class PodSecurity(ApiModel):
-    """As which user the container runs. It never gets capabilities or more privileges in any case."""
+    """As which user the container runs. It never gets more privileges than that user has."""
 
     run_as_user: Annotated[int, Field(ge=0)] | None = None
     """User id; none: the image's."""

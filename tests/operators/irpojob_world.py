@@ -101,16 +101,17 @@ class World:
         assert not [job.name for job in self.jobs.values() if job.state == "active"], f"{name} is made beside a Job"
         self.ran.append(name)
         place, attempt = place_of(manifest["metadata"]["labels"])
-        self.jobs[name] = SeenJob(name, f"j{next(self._uids)}", place, attempt, "active")
+        owner = f"j{next(self._uids)}"
+        self.jobs[name] = SeenJob(name, owner, place, attempt, "active")
         ready = [node for node, since in self.nodes.items() if since is None]
         for index in range(manifest["spec"]["completions"]):
             node, phase = (ready[index % len(ready)], "Running") if ready else (None, "Pending")
             pod = f"{name}-{index}"
-            self.pods[pod] = SeenPod(pod, f"p{next(self._uids)}", place, attempt, phase, self.now, index, node)
+            self.pods[pod] = SeenPod(pod, f"p{next(self._uids)}", owner, place, attempt, phase, self.now, index, node)
         self._count(name)
 
     def _pods_of(self, job: SeenJob) -> list[SeenPod]:
-        return [pod for pod in self.pods.values() if (pod.place, pod.attempt) == (job.place, job.attempt)]
+        return [pod for pod in self.pods.values() if pod.owner == job.uid]
 
     def _count(self, name: str) -> None:
         job = self.jobs[name]

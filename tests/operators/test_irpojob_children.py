@@ -1,0 +1,102 @@
+"""The objects that a job is made of: what is in them, and that the API server takes them as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from operators.cluster.control_plane import ControlPlane
+from operators.irpojob.children import config_map, service, step_job
+from operators.irpojob.observed import Desired
+from operators.irpojob.plan import Place, Step, job_name
+from operators.resources.irpojob import IRPOJobSpec, IRPOJobStatus
+from trainers.config import parse_config
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "operators"
+GOLDEN = Path(__file__).with_name("golden") / "h100-optimisation.yaml"
+
+
+def job_of(example: str, namespace: str = "default", **changes: Any) -> Desired:
+    """An example as the operator reads it."""
+    made = yaml.safe_load((EXAMPLES / f"{example}.yaml").read_text(encoding="utf-8"))
+    spec = IRPOJobSpec.model_validate({**made["spec"], **changes})
+    return Desired(made["metadata"]["name"], namespace, "0-0-0", 1, spec, IRPOJobStatus())
+
+
+def container(job: Desired, step: Step) -> dict[str, Any]:
+    """The one container of a step's pods."""
+    [only] = step_job(job, Place(1, step), 0)["spec"]["template"]["spec"]["containers"]
+    return dict(only)
+
+
+@pytest.mark.parametrize("example", ["01-quick", "02-two-pods", "03-h100"])
+def test_the_api_server_takes_every_child(
+    own_control_plane: ControlPlane, namespace: str, tmp_path: Path, example: str
+) -> None:
+    job = job_of(example, namespace)
+    made = [config_map(job), service(job), *(step_job(job, Place(1, step), 0) for step in Step)]
+    file = tmp_path / "children.yaml"
+    file.write_text(yaml.safe_dump_all(made), encoding="utf-8")
+    told = own_control_plane.kubectl("create", "--dry-run=server", "--validate=strict", "-o", "name", "-f", str(file))
+    assert len(told.splitlines()) == 2 + len(Step)
+
+
+def test_the_optimisation_on_eight_nodes_of_eight_h100_is_as_it_was_reviewed() -> None:
+    made = step_job(job_of("03-h100"), Place(2, Step.OPTIMISATION), 1)
+    assert made == yaml.safe_load(GOLDEN.read_text(encoding="utf-8"))
+
+
+def test_the_configuration_is_the_trainers_own_with_the_jobs_name_and_processes() -> None:
+    config = parse_config(config_map(job_of("03-h100"))["data"]["config.yaml"], "config.yaml")
+    assert (config.name, config.optimisation.processes, config.optimisation.zero_stage) == ("qwen3-4b", 64, 2)
+
+
+def test_a_queue_admits_each_step() -> None:
+    made = step_job(job_of("01-quick", queueName="training"), Place(1, Step.PAIRS), 0)
+    assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "training"
+    assert made["spec"]["suspend"] is True
+    assert "suspend" not in step_job(job_of("01-quick"), Place(1, Step.PAIRS), 0)["spec"]
+
+
+def test_gpus_are_asked_for_where_a_step_has_some_and_nowhere_else() -> None:
+    job = job_of("02-two-pods", gpu={"type": "NVIDIA-L4"}, steps={"rollouts": {"gpus": 2}})
+    with_gpus = step_job(job, Place(1, Step.ROLLOUTS), 0)["spec"]["template"]["spec"]
+    without = step_job(job, Place(1, Step.PAIRS), 0)["spec"]["template"]["spec"]
+    assert with_gpus["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-L4"}
+    assert with_gpus["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 2}
+    assert "nodeSelector" not in without
+    assert "limits" not in without["containers"][0]["resources"]
+
+
+def test_a_variable_of_a_step_goes_before_that_of_the_job() -> None:
+    env = [{"name": "A", "value": "job"}, {"name": "B", "value": "job"}]
+    job = job_of("02-two-pods", env=env, steps={"pairs": {"env": [{"name": "A", "value": "step"}]}})
+    given = {one["name"]: one["value"] for one in container(job, Step.PAIRS)["env"]}
+    assert given == {"LLM_AUCTION_CACHE": "/shared/cache", "A": "step", "B": "job"}
+
+
+def test_pods_get_no_token_and_no_privileges() -> None:
+    pod = step_job(job_of("01-quick"), Place(1, Step.PAIRS), 0)["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["containers"][0]["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_shards_meet_again_before_the_pairs() -> None:
+    job = job_of("02-two-pods")
+    assert container(job, Step.ROLLOUTS)["args"][-2:] == ["--shard", "$(JOB_COMPLETION_INDEX)/4"]
+    assert container(job, Step.PAIRS)["args"][-6:] == ["--phase", "rollouts", "--shard", "all/4", "--phase", "pairs"]
+
+
+def test_the_longest_names_of_pods_are_names_of_hosts() -> None:
+    longest = job_name("a" * 40, Place(999, Step.REGISTRATION), 9999)
+    assert len(longest) <= 63
+    assert (
+        max(len(f"{job_name('a' * 40, Place(999, step), 9999)}-1023") for step in (Step.ROLLOUTS, Step.OPTIMISATION))
+        <= 63
+    )
