@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist load
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-slow check bench bench-learning bench-router bench-eligibility bench-streaming bench-operator \
-	drill-billing drill-streaming drill-operator drill-triton triton kafka cluster-tools schemas crds lock clean distclean
+	bench-offpolicy drill-billing drill-streaming drill-operator drill-triton triton kafka cluster-tools schemas crds lock clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -66,6 +66,9 @@ bench-operator: $(VENV)/.dev cluster-tools ## A thousand training jobs at once: 
 
 drill-operator: $(VENV)/.dev cluster-tools ## Kills under twenty training jobs: build/bench/operator.json
 	$(BIN)/python -m operators.drills.operator
+
+bench-offpolicy: $(VENV)/.run ## Whether off-policy intervals hold the simulator's truth, in 50 trials: build/bench/offpolicy.json
+	$(BIN)/python -m trainers.gates.trials
 
 drill-billing: $(VENV)/.dev ## The ledger under kills, on SQLite and PostgreSQL: build/bench/billing.json
 	$(BIN)/python -m serving.drills.billing

@@ -50,6 +50,9 @@ ENTRIES = {
     "promote": Entry("Give a registered model the traffic, or a share of it.", "serve"),
     "rollback": Entry("Send the traffic back to the version before; --history lists all changes.", "serve"),
     "guard": Entry("Watch the promoted version in the log; keep it or roll it back.", "stream"),
+    "retrain": Entry(
+        "Train the serving model anew from its log when that is due, and put the result before the gates.", "train"
+    ),
     "models": Entry("List, show and verify the registered models.", ""),
     "data": Entry("Read catalogues and queries, and report every bad row.", ""),
     "pretrain": Entry("Make the shipped tiny base model again, from its recipe.", "train"),

@@ -82,9 +82,9 @@ class Bench:
 
 def main(
     trials: Annotated[int, typer.Option(help="Logs to estimate from.", min=1)] = 50,
-    contexts: Annotated[int, typer.Option(help="Logged contexts in each.", min=2)] = 500,
+    contexts: Annotated[int, typer.Option(help="Logged contexts in each.", min=2)] = 250,
     fitting: Annotated[int, typer.Option(help="Contexts of an earlier log, for the pCTR model.")] = 1000,
-    fresh: Annotated[int, typer.Option(help="Fresh answers that measure the truth.", min=2)] = 5000,
+    fresh: Annotated[int, typer.Option(help="Fresh answers that measure the truth.", min=2)] = 3000,
     candidates: Annotated[int, typer.Option(help="Ads in each prompt.")] = 20,
     logging: Annotated[str, typer.Option(help="Model that answers and is logged: a name or folder.")] = "tiny",
     target: Annotated[str, typer.Option(help="Model that is evaluated: a name or folder.")] = "tiny",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trainers.retraining.attempts import Attempt
 from trainers.retraining.observation import observe
-from trainers.retraining.retrain import RetrainOutcome, retrain
+from trainers.retraining.run import RetrainOutcome, retrain
 from trainers.retraining.triggers import Due, Observed, due
 
 __all__ = ["Attempt", "Due", "Observed", "RetrainOutcome", "due", "observe", "retrain"]

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from mechanism.errors import InputError
 from trainers.config import RetrainConfig
+from trainers.locks import Check
 from trainers.run_directory import RunDirectory
 from trainers.store import Store
 
@@ -82,6 +84,10 @@ class Attempts:
     def __init__(self, url: str | Path) -> None:
         self._store = Store(url)
         self.url = self._store.url.rstrip("/")
+
+    def alone(self) -> AbstractContextManager[Check]:
+        """One process at a time. Raises InputError that names the other one."""
+        return self._store.hold("retraining")
 
     def all(self) -> list[Attempt]:
         """In the order in which they began."""

@@ -26,7 +26,6 @@ from trainers.registry import ModelEntry, Registry
 from trainers.retraining.attempts import Attempt, Attempts, Begun, Ended, new_since
 from trainers.retraining.observation import serving_predictor
 from trainers.session import Session
-from trainers.store import Store
 
 GATES = "gates.json"
 EPOCH = 1
@@ -69,7 +68,7 @@ def retrain(
     The log is read up to `now`. Raises InputError where it holds too little, or another process is at work there.
     """
     attempts = Attempts(workdir)
-    with Store(attempts.url).hold("retraining"):
+    with attempts.alone():
         entry = registry.get(serving)
         moment = now or datetime.now(UTC)
         attempt = attempts.unfinished(entry.version)
