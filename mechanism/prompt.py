@@ -12,21 +12,25 @@ from typing import Literal
 
 from mechanism.errors import ConfigError
 from mechanism.markers import render_marker
-from mechanism.types import Candidate, Context, Micros, Profile
+from mechanism.types import Ad, Candidate, Context, Micros, Profile
 
 MICROS_PER_POINT: Micros = 10_000
 """One bid point, the unit of prompts and of result tables: a hundredth of the currency's unit."""
+DESCRIBED_WORDS = 12
+"""Words of an ad's text that a brief prompt shows where the ad has no category."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptSettings:
     """How a prompt is written. `instructions` is "full" for instruction-following models and "brief" for small models
-    that were taught the format. `ad_load` multiplies every bid before it is shown (run-time ad-load control).
-    Raises ConfigError for an ad load that is negative or not finite, and for `max_points` below 1."""
+    that were taught the format; `described` lets a brief line begin with what is offered. `ad_load` multiplies every
+    bid before it is shown (run-time ad-load control). Raises ConfigError for an ad load that is negative or not finite,
+    and for `max_points` below 1."""
 
     instructions: Literal["full", "brief"] = "full"
     ad_load: float = 1.0
     max_points: int = 100
+    described: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.ad_load) and self.ad_load >= 0):
@@ -50,12 +54,20 @@ def shown_points(bid: Micros, settings: PromptSettings) -> int:
 
 
 def render_candidate(candidate: Candidate, settings: PromptSettings) -> str:
-    """One line of the offer list; the bid stands before the title so that a causal reader knows it at the title."""
+    """One line of the offer list; what is offered and the bid stand before the title, so that a causal reader knows
+    them at the title."""
     ad = candidate.ad
     bid = shown_points(candidate.bid, settings)
     if settings.instructions == "brief":
-        return f"{bid}@{ad.title}"
+        offered = described(ad) if settings.described else ""
+        return f"{offered} {bid}@{ad.title};" if offered else f"{bid}@{ad.title}" + ";" * settings.described
     return f"- bid {bid}: {render_marker(ad)}" + (f" - {ad.text}" if ad.text else "")
+
+
+def described(ad: Ad) -> str:
+    """What is offered, in a few words: the ad's category, or the beginning of its text where it has none."""
+    # an "@" after a number would read as a bid
+    return " ".join((ad.category or ad.text).replace("@", " ").lower().rstrip(" .!").split()[:DESCRIBED_WORDS])
 
 
 def render_profile(profile: Profile, settings: PromptSettings) -> str:

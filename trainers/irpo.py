@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from mechanism.errors import ConfigError, GuardError
 from trainers.guards import check_guards
 from trainers.phases import PHASES, VALIDATION, finished, history_of, policy_with_others, rollouts, warm
+from trainers.served import choose_temperature, chosen_for
 from trainers.session import BASE_PHASE, Session
 from trainers.validation import learned_reward_of
 
@@ -40,7 +41,11 @@ def train(s: Session, begin: Begin, report: Report, only: Collection[str] = (), 
             if not only:
                 # again, because the run may have been stopped by a guard, or killed before it could be
                 check_guards(history_of(s, number), s.config.guards)
-    return best_epoch(s)
+        best = best_epoch(s)
+        if not only and best > 0 and s.config.evaluation.temperatures and chosen_for(s, best) is None:
+            begin("temperature", best)
+            _timed(s, "temperature", best, lambda: choose_temperature(s, best), report)
+    return best
 
 
 def take_part(s: Session, begin: Begin, report: Report, only: Collection[str], epoch: int | None) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from inference.encoder import shared_encoder
 from mechanism.errors import GuardError
 from mechanism.statistics import Floats
+from simulator.brands import renamed
 from trainers.guards import check_finite, check_guards
 from trainers.logged.feedback import fitted_part, take_snapshot
 from trainers.optimisation.groups import tokenise, with_reference, write_groups
@@ -44,6 +45,10 @@ def feedback(s: Session, epoch: int) -> str:
     if s.config.feedback.source == "shards":
         with s.run.phase("feedback", epoch).open() as folder:
             return take_snapshot(s.config.feedback, folder)
+    if s.config.reward.source == "oracle":
+        with s.run.phase("feedback", epoch).open() as folder:
+            write_sampled(folder / ANSWERS, [])
+        return "none: the oracle knows what users click"
     config, policy = s.config.feedback, s.policy(epoch - 1)
     contexts = s.contexts.training(config.contexts, epoch, 1)
     answers = policy.generate(contexts, config.answers, s.seed(epoch, 1))
@@ -93,7 +98,13 @@ def rollouts(s: Session, epoch: int) -> str:
         return _merged_rollouts(s, epoch)
     config, policy = s.config.rollout, s.policy(epoch - 1)
     shard = s.part.shard or 0
-    contexts = s.contexts.training(config.contexts, epoch, 4)[shard :: s.part.shards]
+    contexts = s.contexts.training(config.contexts, epoch, 4)
+    if config.new_titles:
+        rng = np.random.default_rng(s.seed(epoch, 8))
+        # some of the offers or all: new titles have to win against known ones, too
+        contexts = [renamed(c, rng, rng.random()) if rng.random() < config.new_titles else c for c in contexts]
+    # before they are divided, so that a context has the same offers however many shards there are
+    contexts = contexts[shard :: s.part.shards]
     seed = s.seed(epoch, 4) + (shard << SHARD_BITS)
     answers = policy.generate(contexts, config.samples, seed, s.sampling(policy))
     with s.run.phase(rollouts_name(s.part.shard, s.part.shards), epoch).open() as folder:

@@ -14,26 +14,40 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from inference.constraint import MarkerConstraint
 from inference.policy import Policy
 from mechanism.markers import render_marker
 from mechanism.types import Candidate
+from simulator.brands import HELD_OUT_WORDS, renamed
 from simulator.world import Query, World
 from trainers.corpus import Exercise, draw_context
 from trainers.packing import pack
+from trainers.supervised import TokenisedExercise
+from trainers.unfamiliar import FAMILIAR, Unfamiliar, with_descriptions, with_new_need, with_new_titles
 
 QUESTION = "Which offers bid the most?"
-KINDS = ("highest for a need", "highest for two needs", "highest of all")
+KINDS = ("highest for a need", "highest for two needs", "highest of all", "only one for a need")
 PER_KIND = 4
-"""How many questions of the first two kinds stand behind one prompt, where the offers allow."""
+"""How many questions of the first two kinds stand behind a prompt if the offers allow; of the last, half as many."""
+RENAMED_NEEDS = 12
+"""Of how many categories the offers may get an invented need in one prompt."""
 ROWS = 16
 """Prompts that are read at once when the accuracy is measured."""
 
 
-def reading_exercise(world: World, query: Query, candidates: int, rng: np.random.Generator) -> Exercise:
-    """One prompt of at least two offers with several questions on it; each has one right answer."""
+def reading_exercise(
+    world: World, query: Query, candidates: int, rng: np.random.Generator, unfamiliar: Unfamiliar = FAMILIAR
+) -> Exercise:
+    """One prompt of at least two offers with several questions on it; each has one right answer, which follows from
+    what is offered and bid, whatever the offers are called."""
     context = replace(draw_context(world, query, max(2, candidates), rng), query=QUESTION)
+    context = with_new_titles(context, unfamiliar, rng)
+    for category in (world.categories[i] for i in rng.permutation(len(world.categories))[:RENAMED_NEEDS]):
+        context, _ = with_new_need(context, category, category.aspects[0], unfamiliar, rng)
     asked = questions(context.candidates, rng)
-    return Exercise(context, tuple(answer for _, _, answer in asked), tuple(given for _, given, _ in asked))
+    context = with_descriptions(context, world.categories, unfamiliar, rng)
+    answers, openings = tuple(answer for _, _, answer in asked), tuple(given for _, given, _ in asked)
+    return Exercise(context, answers, openings, learned="first title")
 
 
 def questions(offers: Sequence[Candidate], rng: np.random.Generator) -> list[tuple[str, str, str]]:
@@ -50,6 +64,9 @@ def questions(offers: Sequence[Candidate], rng: np.random.Generator) -> list[tup
         one, other = (every[k] for k in rng.choice(len(every), size=2, replace=False))
         asked.append((KINDS[1], f"For {one} or {other}:", _highest([*own[one], *own[other]])))
     asked.append((KINDS[2], "Most:", _highest(offers)))
+    lone = [need for need in own if len(own[need]) == 1]
+    for k in rng.permutation(len(lone))[: PER_KIND // 2]:
+        asked.append((KINDS[3], f"For {lone[k]}:", _highest(own[lone[k]])))
     return [(kind, opening, answer) for kind, opening, answer in asked if answer]
 
 
@@ -59,13 +76,20 @@ def _highest(offers: Sequence[Candidate]) -> str:
     return "" if others and others[0].bid == first.bid else " " + render_marker(first.ad)
 
 
+def _open(constraint: MarkerConstraint, ids: Sequence[int], learned: Sequence[bool]) -> list[bool]:
+    """Which of an answer's tokens are neither its given opening nor forced by the candidates."""
+    return [own and constraint.replay(token) for token, own in zip(ids, learned, strict=True)]
+
+
 @torch.inference_mode()
 def reading_accuracy(
-    policy: Policy, world: World, candidates: int, contexts: int, seed: int = 0
+    policy: Policy, world: World, candidates: int, contexts: int, seed: int = 0, new_titles: bool = False
 ) -> dict[str, tuple[float, int]]:
-    """Share of right answers and number of questions by kind, on held-out users' lists of `candidates` offers.
+    """Share of right answers and number of questions by kind, on held-out users' lists of `candidates` offers, by their
+    own names or all by new ones.
 
-    An answer is right when every token of it is the model's most likely one.
+    An answer is right when every token of it that the candidates leave open is the model's most likely one: what
+    follows a title's first words is forced wherever the model is used.
     """
     rng = np.random.default_rng([seed, 3])
     right: dict[str, list[bool]] = {kind: [] for kind in KINDS}
@@ -74,12 +98,19 @@ def reading_accuracy(
         for number in range(start, min(start + ROWS, contexts)):
             query = world.test_queries[number % len(world.test_queries)]
             context = replace(draw_context(world, query, candidates, rng), query=QUESTION)
+            if new_titles:
+                context = renamed(context, rng, words=HELD_OUT_WORDS)
             asked = questions(context.candidates, rng)
-            openings = [policy.text_ids(opening) for _, opening, _ in asked]
-            prompts.append(policy.prompt_ids(context))
-            own = [policy.text_ids(a) for _, _, a in asked]
-            answers.append([[*o, *a] for o, a in zip(openings, own, strict=True)])
-            counted.append([[False] * len(o) + [True] * len(a) for o, a in zip(openings, own, strict=True)])
+            own, openings = tuple(a for *_, a in asked), tuple(o for _, o, _ in asked)
+            exercise = Exercise(context, own, openings, learned="first title")
+            tokens = TokenisedExercise.of(exercise, policy)
+            prompts.append(tokens.prompt_ids)
+            answers.append(tokens.answers_ids)
+            trie = policy.vocabulary.trie([c.ad for c in context.candidates])
+            counted.append([
+                _open(MarkerConstraint(policy.vocabulary, trie, None), ids, learned)
+                for ids, learned in zip(tokens.answers_ids, tokens.learned, strict=True)
+            ])  # fmt: skip
             kinds.append([kind for kind, _, _ in asked])
         packed = pack(prompts, answers, counted)
         rows, columns = (packed.owner_BL >= 0).nonzero(as_tuple=True)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from inference.policy import write_policy_settings
 from mechanism.errors import AuctionError
 from trainers.irpo import best_epoch
 from trainers.registry import ModelEntry, Registry
+from trainers.served import served
 from trainers.session import Session
 
 REGISTERED = "registered.json"
@@ -29,13 +35,18 @@ def register_best(s: Session) -> ModelEntry:
             return registry.get(noted["version"])
     if best == 0:
         raise AuctionError("no epoch of this run is better than its base model; nothing is registered")
-    entry = registry.register(
-        s.run.phase("policy", best).fetch(),
-        base=s.config.base,
-        run=s.run.url,
-        epoch=best,
-        metrics=dict(s.figures("evaluation.json", best)),
-        notes=f"configuration {s.config.name}, {s.config.reward.source} rewards",
-    )
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "policy"
+        shutil.copytree(s.run.phase("policy", best).fetch(), folder)
+        policy = served(s, best)
+        write_policy_settings(folder, policy.prompt_settings, policy.sampling)
+        entry = registry.register(
+            folder,
+            base=s.config.base,
+            run=s.run.url,
+            epoch=best,
+            metrics=dict(s.figures("evaluation.json", best)),
+            notes=f"configuration {s.config.name}, {s.config.reward.source} rewards",
+        )
     s.run.write_json(REGISTERED, {"epoch": best, "version": entry.version})
     return entry

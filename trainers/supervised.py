@@ -7,6 +7,7 @@ up over a tenth of the steps and falls to zero along a cosine.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,10 @@ import torch
 
 from inference.policy import Policy
 from mechanism.errors import GuardError
-from trainers.corpus import Exercise
+from trainers.corpus import Exercise, Learned
 from trainers.packing import pack, token_logprobs
+
+_MARKER = re.compile(r"(?<=@)([^@\[\]]+@\[)([^@\[\]]+\])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +48,31 @@ class TokenisedExercise:
         """Tokenised with the policy's prompt and end token. The parts of an answer are tokenised apart, so the one that
         is learned must begin as it would inside a text (with its blank)."""
         given = [policy.text_ids(g) for g in exercise.given] or [[] for _ in exercise.answers]
-        own = [[*policy.text_ids(a), policy.end_tokens[0]] for a in exercise.answers]
+        own = [_tokens(answer, exercise.learned, policy) for answer in exercise.answers]
         return cls(
             policy.prompt_ids(exercise.context),
-            [[*start, *rest] for start, rest in zip(given, own, strict=True)],
-            [[False] * len(start) + [True] * len(rest) for start, rest in zip(given, own, strict=True)],
+            [[*start, *ids] for start, (ids, _) in zip(given, own, strict=True)],
+            [[False] * len(start) + learned for start, (_, learned) in zip(given, own, strict=True)],
         )
+
+
+def _tokens(answer: str, parts: Learned, policy: Policy) -> tuple[list[int], list[bool]]:
+    """Tokens of an answer and which of them are learned. Unless all are, the pieces are tokenised as the decoder writes
+    them: a marker's body apart from what follows."""
+    if parts == "all":
+        ids = [*policy.text_ids(answer), policy.end_tokens[0]]
+        return ids, [True] * len(ids)
+    # text, title, id, text, title, id, ..., text
+    pieces = _MARKER.split(answer)
+    if parts in ("titles", "first title"):
+        # what stands behind the last title that counts teaches nothing
+        pieces = pieces[: max(0, len(pieces) - 2) if parts == "titles" else 2]
+    ids, learned = [], []
+    for k, piece in enumerate(pieces):
+        own = policy.text_ids(piece)
+        ids += own
+        learned += [k % 3 == 1 or (parts != "titles" and k % 3 == 0)] * len(own)
+    return ([*ids, policy.end_tokens[0]], [*learned, True]) if parts == "words" else (ids, learned)
 
 
 def train_supervised(

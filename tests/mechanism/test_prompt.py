@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from mechanism.errors import ConfigError, InputError
 from mechanism.markers import parse
-from mechanism.prompt import BRIEF_INSTRUCTIONS, PromptSettings, render_messages, render_profile, shown_points
+from mechanism.prompt import (
+    BRIEF_INSTRUCTIONS,
+    DESCRIBED_WORDS,
+    PromptSettings,
+    described,
+    render_messages,
+    render_profile,
+    shown_points,
+)
 from mechanism.types import Ad, Candidate, Context, Profile
 
 SHOES = Ad("ad-1", "Kestrel Shoes", "grippy shoes", "Kestrel")
@@ -42,6 +50,23 @@ def test_the_markers_that_the_prompt_shows_are_the_ones_the_parser_takes() -> No
 def test_the_brief_prompt_is_bids_titles_and_interests() -> None:
     words = re.findall(r"\w+", system(CONTEXT, BRIEF).removeprefix(BRIEF_INSTRUCTIONS))
     assert " ".join(words) == "42 Kestrel Shoes 0 Pulsewise Band Likes running tea"
+
+
+def test_a_described_prompt_says_what_is_offered_before_the_bid() -> None:
+    settings = PromptSettings(instructions="brief", described=True)
+    filed = Candidate(replace(SHOES, category="Running Shoes"), 420_000)
+    text = system(replace(CONTEXT, candidates=(filed, *CONTEXT.candidates), profile=None), settings)
+    assert text == (
+        BRIEF_INSTRUCTIONS + " running shoes 42@Kestrel Shoes; grippy shoes 42@Kestrel Shoes; 0@Pulsewise Band;"
+    )
+
+
+@given(st.text())
+def test_a_description_is_short_and_holds_no_bid(text: str) -> None:
+    words = described(Ad("x", "X", text, ""))
+    assert "@" not in words
+    assert len(words.split()) <= DESCRIBED_WORDS
+    assert words == described(Ad("x", "X", "other", "", category=text)) or not text
 
 
 def test_turns_stand_between_the_rules_and_the_query() -> None:

@@ -22,7 +22,7 @@ def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from simulator.world import World
     from trainers.corpus import answer_exercise
     from trainers.supervised import SupervisedSettings, TokenisedExercise, train_supervised
-    from trainers.tiny_base import Recipe, new_policy, train_tokenizer
+    from trainers.tiny_model import Recipe, new_policy, train_tokenizer
 
     recipe = Recipe(vocabulary=600, width=32, layers=2, heads=2, feed_forward=64)
     world = World(0, profiles=30)

@@ -14,10 +14,12 @@ from mechanism.properties import (
     no_regret_play,
     value_maximiser_ic,
 )
+from mechanism.statistics import Interval
 from mechanism.types import Ad, Answer, Candidate, Context, Insertion
 from trainers.evaluation.comparison import ratios
 from trainers.evaluation.records import AnswerRecord, summarise
 from trainers.evaluation.report import Machine, Meta, Report, Sample, compared, figures
+from trainers.new_titles import NewTitles
 
 # revenue, reward, ads per answer, ctr, relevance, quality, generations, seconds
 LEVELS = {
@@ -99,6 +101,7 @@ def made_up_report(methods: tuple[str, ...] = tuple(LEVELS)) -> Report:
                 curves, bids, np.full(80, 60.0), np.full(80, 1.5), seed=0
             ).to_dict(),
             "exploitability": exploitability(plays, seed=0).to_dict(),
+            "new_titles": NewTitles(100, 4, 0.6, 0.5, Interval(0.83, 0.75, 0.91)).to_dict(),
         },
         epochs=[
             {

@@ -38,7 +38,7 @@ def test_a_model_is_evaluated_without_rivals(session: Session) -> None:
     assert report.methods["pretrained"]["invalid_insertions"].mean == 0
     assert report.methods["pretrained"]["generations_per_query"].mean == 1
     assert report.properties["individual_rationality"].holds
-    assert {"monotonicity", "value_maximiser_ic", "exploitability"} <= set(report.properties)
+    assert {"monotonicity", "value_maximiser_ic", "exploitability", "new_titles"} <= set(report.properties)
     assert report.ratios == {}
 
 

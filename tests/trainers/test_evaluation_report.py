@@ -48,6 +48,7 @@ def test_the_json_has_the_agreed_names(report: Report) -> None:
         "individual_rationality",
         "value_maximiser_ic",
         "exploitability",
+        "new_titles",
     }
     assert data["ratios"]["pretrained"]["reward_per_query"]["ratio"] is None
     assert data["ratios"]["pretrained"]["reward_per_query"]["difference"]["mean"] > 0

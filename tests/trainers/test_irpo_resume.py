@@ -29,7 +29,7 @@ name: small
 base: {base}
 epochs: 2
 world: {{candidates: 4}}
-feedback: {{contexts: 200, answers: 2}}
+feedback: {{contexts: 260, answers: 2}}
 reward: {{passes: 3}}
 rollout: {{contexts: 40, samples: 4}}
 penalty: {{per_ad: 0.1, flood_after: 1, per_extra_ad: 0.2}}

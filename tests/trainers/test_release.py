@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from inference.policy import Policy
 from mechanism.errors import AuctionError
 from mechanism.markers import render_marker
 from trainers.config import RunConfig, dump_config
@@ -14,6 +15,7 @@ from trainers.irpo import best_epoch
 from trainers.phases import VALIDATION
 from trainers.release import register_best, registry_of
 from trainers.run_directory import RunDirectory
+from trainers.served import SAMPLING, choose_temperature, chosen_for, served
 from trainers.session import Session
 
 FIGURES = {
@@ -79,3 +81,27 @@ def test_a_run_that_is_nowhere_better_than_its_base_registers_nothing(tmp_path: 
     with pytest.raises(AuctionError, match="no epoch of this run is better than its base"):
         register_best(session)
     assert registry_of(session.run.url).list() == ()
+
+
+def test_the_best_epoch_is_served_at_the_temperature_that_earned_most(tmp_path: Path, small_base: Path) -> None:
+    session = a_run(tmp_path / "runs" / "small", small_base, good={1})
+    session.run.write_json(SAMPLING, {"epoch": 1, "temperature": 0.25, "rewards": {"0.25": 2.0}})
+    assert served(session, 1).sampling.temperature == 0.25
+    assert served(session, 2).sampling == session.policy(2).sampling
+    entry = register_best(session)
+    folder = registry_of(session.run.url).fetch(entry.version)
+    assert Policy.load(str(folder)).sampling == served(session, 1).sampling
+
+
+def test_temperatures_are_tried_on_the_best_epoch_and_written_down(tmp_path: Path, small_base: Path) -> None:
+    session = a_run(tmp_path / "runs" / "small", small_base, good={1})
+    with session.run.phase("reward_model", 1).open() as folder:
+        (folder / "figures.json").write_text("{}", encoding="utf-8")
+    tried = session.config.evaluation.model_copy(update={"temperatures": (1.0, 0.1)})
+    session.config = session.config.model_copy(update={"evaluation": tried})
+    choose_temperature(session, 1)
+    noted = session.run.read_json(SAMPLING)
+    assert set(noted["rewards"]) == {"1.0", "0.1"}
+    assert noted["rewards"][str(noted["temperature"])] == max(noted["rewards"].values())
+    assert chosen_for(session, 1) == noted["temperature"]
+    assert chosen_for(session, 2) is None

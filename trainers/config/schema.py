@@ -114,6 +114,7 @@ class RolloutConfig(Settings):
     bids: Literal["fresh", "as_bid"] = Field(
         "fresh", description="drawn afresh for every context (shards: from all bids of the log); shards only: as bid"
     )
+    new_titles: Share = Field(0.0, description="share of the contexts in which offers get invented titles and ids")
     temperature: Rate | None = Field(None, description="sampling temperature")
     top_p: Share | None = Field(None, description="nucleus: tokens that hold this share of the probability")
     top_k: Count | None = Field(None, description="so many most probable tokens; 0: all")
@@ -188,6 +189,9 @@ class EvaluationConfig(Settings):
 
     validation: Positive = Field(256, description="validation contexts of each epoch")
     queries: Positive = Field(500, description="held-out queries of the report")
+    temperatures: tuple[Rate, ...] = Field(
+        (), description="of which the best policy is served at the best by the learned reward; none: as trained"
+    )
     mosaic_samples: Positive = Field(20, description="answers that the MOSAIC baseline samples per query")
     swept_contexts: Count = Field(100, description="contexts whose most relevant ad's bid is swept")
     continuity_answers: Count = Field(200, description="answers at each of 100 bids for the continuity curve")

@@ -41,7 +41,9 @@ from trainers.evaluation.report import (
     figures,
 )
 from trainers.irpo import SECONDS, best_epoch
+from trainers.new_titles import shown_under_new_titles
 from trainers.phases import FIGURES, finished
+from trainers.served import served
 from trainers.session import Session
 
 Say = Callable[[str], None]
@@ -69,7 +71,7 @@ def evaluate_run(
     seed = s.seed(0, 40)
     found = Findings()
     _play_methods(s, found, contexts, chosen, last, seed, say, oracle)
-    report = _report(s, found, contexts, s.policy(chosen), "llm_auction", command, say)
+    report = _report(s, found, contexts, served(s, chosen), "llm_auction", command, say)
     return report.model_copy(
         update={"epochs": _epochs(s), "calibration": _calibration(s, last), "train_seconds": train_seconds(s)}
     )
@@ -128,7 +130,9 @@ def _play_methods(
     samples = s.config.evaluation.mosaic_samples
     say("tuning the rivals on validation contexts")
     held = methods.with_ids(s.contexts.validation()[:64])
-    tuned = methods.tune_rivals(base, predictor, held, s.penalty, lam, samples, seed)
+    tuned = methods.tune_rivals(
+        base, predictor, held, s.penalty, lam, samples, s.config.evaluation.temperatures, seed
+    )
     say(f"mosaic, {samples} answers a query")
     drawn = methods.play_mosaic(base, predictor, contexts, s.penalty, lam, samples, tuned.mosaic_sampling, seed)
     note("mosaic", drawn)
@@ -137,10 +141,10 @@ def _play_methods(
     say("segment")
     note("segment", methods.play_segment(base, contexts, tuned.segment, tuned.sharpness, seed))
     say(f"llm_auction, epoch {chosen}")
-    note("llm_auction", methods.play_policy(s.policy(chosen), contexts, seed))
+    note("llm_auction", methods.play_policy(served(s, chosen), contexts, seed))
     if oracle is not None:
         say("oracle")
-        note("oracle", methods.play_policy(oracle.policy(best_epoch(oracle)), contexts, seed))
+        note("oracle", methods.play_policy(served(oracle, best_epoch(oracle)), contexts, seed))
 
 
 def records_of(s: Session, name: str, contexts: Sequence[Context], played: methods.Played) -> list[AnswerRecord]:
@@ -189,6 +193,8 @@ def _properties(
         swept = sweeps.sweep(ours, some, ads, s.truth, SWEEP_ANSWERS, seed + 1)
         properties["monotonicity"] = monotonicity(swept.clicks_LCA.mean(2), sweeps.LEVELS, seed).to_dict()
         properties["value_maximiser_ic"] = sweeps.value_maximisers(swept, seed)
+        say("new titles")
+        properties["new_titles"] = shown_under_new_titles(ours, some, s.truth, seed).to_dict()
         say("play between advertisers")
         properties["exploitability"] = sweeps.utility_maximisers(ours, some[:GAMES], s.truth, SWEEP_ANSWERS, seed)
     curve: ContinuityCurve | None = None

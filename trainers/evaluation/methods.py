@@ -152,10 +152,11 @@ class RivalTuning:
 
 def tune_rivals(
     policy: Policy, predictor: ClickPredictor, contexts: Sequence[Context], penalty: Penalty, lam: float,
-    samples: int, seed: int,
+    samples: int, temperatures: Sequence[float], seed: int,
 ) -> RivalTuning:  # fmt: skip
-    """Tries every setting of the grids and keeps the one with the highest learned reward. MOSAIC may sample as the
-    policy is served or from the untruncated policy, which gives it a wider choice."""
+    """Tries every setting of the grids and keeps the one with the highest learned reward. MOSAIC may sample as the base
+    is served, from the untruncated policy, which gives it a wider choice, or at any temperature that the trained policy
+    may be served at."""
 
     def score(played: Played) -> float:
         pairs = [(c, a.generation.answer) for c, a in zip(contexts, played.answers, strict=True)]
@@ -165,6 +166,7 @@ def tune_rivals(
         )
 
     widths = [policy.sampling, policy.with_sampling(temperature=1.0, top_p=1.0, top_k=0)]
+    widths += [w for t in temperatures if (w := policy.with_sampling(temperature=t)) not in widths]
     best_width = max(
         widths, key=lambda w: score(play_mosaic(policy, predictor, contexts, penalty, lam, samples, w, seed))
     )

@@ -22,6 +22,7 @@ PROPERTIES: Final = (
     "individual_rationality",
     "value_maximiser_ic",
     "exploitability",
+    "new_titles",
 )
 """Names of the properties, in the order in which they are shown."""
 

@@ -57,6 +57,7 @@ PROPERTY: Final[Mapping[str, str]] = {
     "individual_rationality": "Individual rationality",
     "value_maximiser_ic": "Incentive compatibility, value maximisers (Theorem 4.5)",
     "exploitability": "Equilibrium, utility maximisers (Corollary 4.4)",
+    "new_titles": "Ads under titles that are new to the model",
 }
 
 PAPER_RATIO: Final[Mapping[tuple[str, str], float]] = {
@@ -184,6 +185,15 @@ def _exploitability(found: Property, extra: Mapping[str, Any]) -> str:
     )
 
 
+def _new_titles(found: Property, extra: Mapping[str, Any]) -> str:
+    interval = span(Figure(mean=found.mean, lo=found.lo, hi=found.hi), 2)
+    return (
+        f"The offer that fits best is shown in {_percent(extra['new'])} of the answers under an invented title, and in "
+        f"{_percent(extra['known'])} under its own: {number(found.mean, 2)} ({interval}) of it; at least "
+        f"{number(extra['least'], 2)} is asked."
+    )
+
+
 def _upper(found: Property) -> str:
     if found.hi is None or not math.isfinite(found.hi):
         return " (no upper bound)"
@@ -196,4 +206,5 @@ _SENTENCE: Final[Mapping[str, Callable[[Property, Mapping[str, Any]], str]]] = {
     "individual_rationality": _rationality,
     "value_maximiser_ic": _value_maximiser,
     "exploitability": _exploitability,
+    "new_titles": _new_titles,
 }

@@ -1,0 +1,119 @@
+"""Invented brands: titles, ids, needs and descriptions that no catalogue holds, as new advertisers bring them.
+
+Training draws them from syllables and `WORDS`; what a model makes of a title that is new to it is measured on
+`HELD_OUT_WORDS`, which no training text names. Whose ads are renamed, and when, is left to the trainers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from mechanism.types import Ad, Candidate, Context
+
+ONSETS = ("b", "br", "c", "ch", "cl", "d", "dr", "f", "fl", "g", "gl", "gr", "h", "j", "k", "kl", "l", "m", "n", "p",
+          "pl", "qu", "r", "s", "sh", "sk", "sp", "st", "t", "tr", "v", "w", "y", "z", "")  # fmt: skip
+VOWELS = ("a", "e", "i", "o", "u", "a", "e", "i", "o", "ai", "ea", "ee", "oo", "ou")
+CODAS = ("", "", "", "l", "n", "r", "s", "x", "nd", "rk", "th", "m", "ck", "ll", "t", "ng")
+WORDS = (
+    "amber", "anchor", "apple", "arrow", "aspen", "atlas", "badger", "bamboo", "basil", "beacon", "bear", "birch",
+    "bison", "blossom", "bold", "breeze", "bronze", "cabin", "cedar", "cherry", "circle", "clover", "cloud", "comet",
+    "coral", "crane", "crown", "dawn", "delta", "desert", "dolphin", "drift", "eagle", "early", "earth", "echo",
+    "elm", "fern", "fire", "first", "flint", "forest", "fox", "garden", "gentle", "ginger", "golden", "good", "granite",
+    "green", "grove", "happy", "hawk", "hazel", "high", "honey", "horizon", "iron", "ivory", "jade", "jolly", "juniper",
+    "lake", "lark", "laurel", "lemon", "lion", "little", "lotus", "lucky", "maple", "marble", "meadow", "mint", "moon",
+    "moss", "mountain", "noble", "north", "oak", "ocean", "olive", "orchid", "otter", "owl", "palm", "panda", "peach",
+    "pearl", "pepper", "pine", "pioneer", "planet", "plum", "polar", "prime", "quick", "rain", "raven", "red", "reef",
+    "ridge", "river", "robin", "rocket", "rose", "ruby", "sage", "salt", "sand", "scarlet", "shore", "silver", "simple",
+    "sky", "snow", "solid", "south", "spark", "spring", "spruce", "star", "stone", "storm", "summit", "sun", "swan",
+    "swift", "thistle", "thunder", "tiger", "timber", "topaz", "true", "tulip", "twin", "urban", "valley", "velvet",
+    "violet", "walnut", "wave", "west", "white", "wild", "willow", "wind", "winter", "wolf", "wonder", "young",
+    "zephyr",
+)  # fmt: skip
+HELD_OUT_WORDS = (
+    "falcon", "harbor", "nimbus", "tundra", "cobalt", "ember", "lynx", "magnet", "prairie", "quartz", "saffron",
+    "tango", "umbra", "viking", "walrus", "yonder", "zenith", "cactus", "dune", "fjord", "glacier", "heron",
+)  # fmt: skip
+TAILS = ("works", "studio", "labs", "house", "direct", "gear", "club", "plus", "pro", "supply", "market", "group",
+         "one", "shop", "store", "company", "craft", "point", "box", "line", "world", "partners")  # fmt: skip
+THINGS = ("kites", "lamps", "drums", "ladders", "kayaks", "blankets", "candles", "puzzles", "clocks", "mugs", "ropes",
+          "scooters", "aquariums", "carpets", "curtains", "desks", "doors", "fences", "hammocks", "helmets", "jugglers",
+          "knives", "maps", "mirrors", "notebooks", "ovens", "paints", "pillows", "printers", "ramps", "saddles",
+          "saws", "scarves", "seeds", "shelves", "skates", "sledges", "stoves", "tiles", "umbrellas", "wallets",
+          "windows", "wigs", "yachts", "plumbers", "florists", "movers", "bakers")  # fmt: skip
+KINDS = ("light", "sturdy", "simple", "modern", "small", "quiet", "warm", "handmade", "certified", "affordable")
+
+
+def coined(rng: np.random.Generator, most: int = 2) -> str:
+    """A word of one to `most` syllables that hardly exists."""
+    count = int(rng.integers(1, most + 1))
+    parts = (ONSETS, VOWELS, CODAS)
+    word = "".join(part[rng.integers(len(part))] for _ in range(count) for part in parts)
+    return word if len(word) > 2 else word + "lo"
+
+
+def brand_title(rng: np.random.Generator, need: str = "", words: Sequence[str] = WORDS) -> str:
+    """A title such as `Zorvel`, `Birch & Moss`, `Riverspark Kites` or `Talo 300`; it may name the need it serves."""
+    word = str(words[rng.integers(len(words))])
+    name = (
+        coined(rng), coined(rng), coined(rng).upper()[:4], word, word + str(words[rng.integers(len(words))]),
+        word + coined(rng, 1), coined(rng, 1) + word, f"{word} {coined(rng)}",
+    )[rng.integers(8)]  # fmt: skip
+    name = " ".join(part[0].upper() + part[1:] for part in name.split())
+    serves = " ".join(part.capitalize() for part in need.split())
+    tail = TAILS[rng.integers(len(TAILS))].capitalize()
+    endings = ("", "", serves, serves, tail, tail, f"{tail} {serves}", "& " + coined(rng).capitalize(),
+               str(rng.integers(1, 1000)))  # fmt: skip
+    title = f"{name} {endings[rng.integers(len(endings))]}".strip()
+    return title.lower() if rng.random() < 0.05 else title
+
+
+def brand_id(rng: np.random.Generator, title: str) -> str:
+    """An id of one of the shapes that systems give: `falcon-1`, `cr_8f3a2c`, `B17`, `40213`."""
+    number, letters = int(rng.integers(1, 10 ** int(rng.integers(1, 6)))), "abcdefghijkmnpqrstuvwxyz"
+    slug = "-".join("".join(c for c in part if c.isalnum()) for part in title.lower().split() if part != "&")
+    shapes = (f"{slug.split('-')[0]}-{number}", slug, f"cr_{number:06x}", f"{number}",
+              f"{letters[rng.integers(len(letters))].upper()}{number}", f"ad-{number}")  # fmt: skip
+    return shapes[rng.integers(len(shapes))]
+
+
+def new_need(rng: np.random.Generator) -> str:
+    """Something to ask for that the built-in world does not sell: `kites`, `quiet zorvels`."""
+    thing = THINGS[rng.integers(len(THINGS))] if rng.random() < 0.4 else coined(rng, 2) + "s"
+    first = ("", "", "", KINDS[rng.integers(len(KINDS))], WORDS[rng.integers(len(WORDS))])[rng.integers(5)]
+    return f"{first} {thing}".strip()
+
+
+def description(rng: np.random.Generator, need: str, aspect: str) -> str:
+    """What an advertiser might write of an offer for a need."""
+    kind = KINDS[rng.integers(len(KINDS))]
+    forms = (f"{need} for {aspect}", f"{kind} {need}", f"{kind} {need} for {aspect}", f"the {need} that suit {aspect}",
+             f"{need} at fair prices", f"{need}, {kind} and made for {aspect}")  # fmt: skip
+    return forms[rng.integers(len(forms))]
+
+
+def renamed(
+    context: Context, rng: np.random.Generator, share: float = 1.0, words: Sequence[str] = WORDS,
+    only: frozenset[str] | None = None,
+) -> Context:  # fmt: skip
+    """The context with invented titles and ids for a share of its candidates, or for those that `only` names by id;
+    what they offer, and their bids, stay. No two titles or ids are equal."""
+    candidates: list[Candidate] = []
+    for candidate in context.candidates:
+        chosen = rng.random() < share if only is None else candidate.ad.id in only
+        candidates.append(Candidate(_renamed(candidate.ad, context, candidates, rng, words), candidate.bid)
+                          if chosen else candidate)  # fmt: skip
+    return replace(context, candidates=tuple(candidates))
+
+
+def _renamed(
+    ad: Ad, context: Context, before: Sequence[Candidate], rng: np.random.Generator, words: Sequence[str]
+) -> Ad:
+    taken = {c.ad.title for c in (*context.candidates, *before)} | {c.ad.id for c in (*context.candidates, *before)}
+    while True:
+        title = brand_title(rng, ad.category, words)
+        own = brand_id(rng, title)
+        if title not in taken and own not in taken:
+            return replace(ad, id=own, title=title, advertiser=title.split()[0])

@@ -1,0 +1,69 @@
+"""Whether a policy shows an ad whose title it has never seen: an offer that fits the question, under its own title and
+under an invented one, all else equal.
+
+The tiny model once knew its ads by heart, and no advertiser could book another; this is the measurement of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from inference.policy import Policy
+from mechanism.statistics import Interval, ratio_interval
+from mechanism.types import Context
+from simulator.brands import HELD_OUT_WORDS, renamed
+from simulator.clicks import ClickModel
+
+LEAST = 0.7
+"""A policy that shows a fitting offer under a new title less often than this share of its showings under the known one
+does not sell what is new."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewTitles:
+    """Shares of answers that show the fitting offer under its known and its new title, and new over known (`ratio`,
+    None where even the known one is never shown)."""
+
+    offers: int
+    answers: int
+    known: float
+    new: float
+    ratio: Interval | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the new title is shown often enough beside the known one."""
+        return self.ratio is not None and self.ratio.mean >= LEAST
+
+    def to_dict(self) -> dict[str, object]:
+        """As a property of the report."""
+        interval = self.ratio.to_dict() if self.ratio else {"mean": None, "lo": None, "hi": None}
+        return {
+            **interval, "holds": self.holds, "offers": self.offers, "answers": self.answers, "known": self.known,
+            "new": self.new, "least": LEAST,
+        }  # fmt: skip
+
+
+def shown_under_new_titles(
+    policy: Policy, contexts: Sequence[Context], truth: ClickModel, seed: int, answers: int = 4
+) -> NewTitles:
+    """Draws `answers` to each context twice: as it is, and with its most relevant offer under an invented title and id
+    made of words that no training text holds. Its text, its bid and all other offers stay."""
+    rng = np.random.default_rng([seed, 23])
+    fitting = [int(np.argmax(truth.relevance(context, [c.ad for c in context.candidates]))) for context in contexts]
+    changed = [
+        renamed(c, rng, words=HELD_OUT_WORDS, only=frozenset({c.candidates[k].ad.id}))
+        for c, k in zip(contexts, fitting, strict=True)
+    ]
+    known, new = (
+        np.array([
+            np.mean([c.candidates[k].ad.id in g.answer.shown() for g in own])
+            for c, k, own in zip(asked, fitting, policy.generate(asked, answers, seed), strict=True)
+        ])
+        for asked in (contexts, changed)
+    )  # fmt: skip
+    ratio = ratio_interval(new, known, seed) if known.mean() > 0 else None
+    return NewTitles(len(contexts), answers, float(known.mean()), float(new.mean()), ratio)
