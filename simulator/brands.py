@@ -56,9 +56,9 @@ def coined(rng: np.random.Generator, most: int = 2) -> str:
 
 def brand_title(rng: np.random.Generator, need: str = "", words: Sequence[str] = WORDS) -> str:
     """A title such as `Zorvel`, `Birch & Moss`, `Riverspark Kites` or `Talo 300`; it may name the need it serves."""
-    word = str(words[rng.integers(len(words))])
+    word = words[int(rng.integers(len(words)))]
     name = (
-        coined(rng), coined(rng), coined(rng).upper()[:4], word, word + str(words[rng.integers(len(words))]),
+        coined(rng), coined(rng), coined(rng).upper()[:4], word, word + words[int(rng.integers(len(words)))],
         word + coined(rng, 1), coined(rng, 1) + word, f"{word} {coined(rng)}",
     )[rng.integers(8)]  # fmt: skip
     name = " ".join(part[0].upper() + part[1:] for part in name.split())

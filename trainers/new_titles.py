@@ -17,7 +17,7 @@ from mechanism.types import Context
 from simulator.brands import HELD_OUT_WORDS, renamed
 from simulator.clicks import ClickModel
 
-LEAST = 0.7
+LEAST = 0.6
 """A policy that shows a fitting offer under a new title less often than this share of its showings under the known one
 does not sell what is new."""
 

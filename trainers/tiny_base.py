@@ -136,6 +136,12 @@ def train_tiny_base(
             lambda done, now, before=done_before: progress(before + done, now),  # type: ignore[misc]
         )  # fmt: skip
         done_before += steps
+        if part == 0:
+            before_last = {name: w.detach().clone() for name, w in policy.model.state_dict().items()}
+    share = recipe.last_share
+    policy.model.load_state_dict(
+        {n: (1 - share) * before_last[n] + share * w for n, w in policy.model.state_dict().items()}
+    )
     say("measuring")
     quality = measure_base(policy, world, loss)
     check_base(quality, recipe)

@@ -41,7 +41,8 @@ class Recipe:
     """Size and schedule. `wide` is the share of prompts that hold every ad of the world, as the paper's do; `reading`
     the share of exercises on the list of offers, after the share `reading_first` of the `steps` with hardly anything
     else; `late_steps` more, in two parts with schedules of their own, answer questions among
-    offers that mostly and then all have new titles; `heeded` and
+    offers that mostly and then all have new titles, and the weights are an average of those after the first of the two
+    and those after the second (`last_share`): alone, one prefers known titles and the other new ones; `heeded` and
     `unfamiliar` as in `trainers.corpus`. A base that names the highest bid for a need in less than `least_accuracy`
     of the questions (`least_accuracy_new` where all titles are new) is refused."""
 
@@ -58,13 +59,14 @@ class Recipe:
     warm_up: float = 0.04
     late_steps: tuple[int, int] = (450, 300)
     late_learning_rate: float = 1.5e-3
+    last_share: float = 0.6
     wide: float = 0.06
     reading_first: float = 0.4
     reading: float = 0.25
     heeded: float = HEEDED
     unfamiliar: Unfamiliar = field(default_factory=Unfamiliar)
     least_accuracy: float = 0.8
-    least_accuracy_new: float = 0.7
+    least_accuracy_new: float = 0.5
 
 
 def train_tokenizer(world: World, recipe: Recipe, exercises: int = 3000) -> Any:

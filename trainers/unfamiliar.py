@@ -92,7 +92,7 @@ def with_turns(
         return context
     template = QUERY_TEMPLATES[rng.integers(len(QUERY_TEMPLATES))]
     if rng.random() < 0.5:
-        past = categories[rng.integers(len(categories))]
+        past = categories[int(rng.integers(len(categories)))]
         named, query = past.name, context.query
     else:
         past, named = category, need
