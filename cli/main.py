@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from mechanism.errors import AuctionError, DeviceMemoryError, GuardError, InputError, PolicyError
+from mechanism.errors import AuctionError, BusyError, DeviceMemoryError, GuardError, InputError, PolicyError
 
 EXIT_FAILED = 1
 """Exit status for what may go well when it is tried again."""
@@ -114,6 +114,8 @@ class LazyGroup(TyperGroup):
 def exit_status(error: AuctionError) -> int:
     """What kind of end an error is, for whoever started the command and may start it again."""
     match error:
+        case BusyError():
+            return EXIT_FAILED
         case InputError() | PolicyError():
             return EXIT_BAD_INPUT
         case GuardError():

@@ -2,7 +2,8 @@
 
     AuctionError
     ├── InputError          a file, row, field, argument or environment variable that a person can mend
-    │   └── ConfigError     a setting of a configuration
+    │   ├── ConfigError     a setting of a configuration
+    │   └── BusyError       another process holds it; later it may be free
     ├── JudgeError          the judge's endpoint failed or kept answering outside its schema
     ├── PolicyError         a language model could not be loaded or could not answer
     ├── DeviceMemoryError   a model and its batch do not fit the device's memory
@@ -29,6 +30,10 @@ class InputError(AuctionError):
 
 class ConfigError(InputError):
     """A setting is missing, unknown or out of range."""
+
+
+class BusyError(InputError):
+    """Another process holds what was asked for; it may be asked for again."""
 
 
 class JudgeError(AuctionError):

@@ -22,7 +22,7 @@ from typing import Any
 
 import structlog
 
-from mechanism.errors import AuctionError, InputError
+from mechanism.errors import AuctionError, BusyError, InputError
 
 log = structlog.get_logger(__name__)
 
@@ -111,10 +111,10 @@ def start_of(pid: int) -> str:
     return "gone" if fields[0] in ("Z", "X") else fields[19]
 
 
-def refused(place: str, holder: Holder | None, lock: str) -> InputError:
+def refused(place: str, holder: Holder | None, lock: str) -> BusyError:
     """The error for a lock that another process holds."""
     shown = str(holder) if holder else "held by another process"
-    return InputError(place, shown, f"wait for that process or stop it; its lock is {lock}")
+    return BusyError(place, shown, f"wait for that process or stop it; its lock is {lock}")
 
 
 @contextmanager

@@ -13,7 +13,17 @@ import pytest
 from typer.testing import CliRunner
 
 import cli.main
-from mechanism.errors import InputError
+from cli.main import exit_status
+from mechanism.errors import (
+    AuctionError,
+    BusyError,
+    ConfigError,
+    DeviceMemoryError,
+    GuardError,
+    InputError,
+    JudgeError,
+    PolicyError,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -115,3 +125,21 @@ def test_an_unknown_log_level_is_refused() -> None:
     code, output = call("--log-level", "loud", "data", "none.csv")
     assert code == 2
     assert "error: --log-level: 'loud': give one of debug, info, warning, error" in output
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (InputError("file", "x", "mend it"), 2),
+        (ConfigError("setting", "x", "mend it"), 2),
+        (PolicyError("no such model"), 2),
+        (BusyError("run", "held", "wait"), 1),
+        (JudgeError("the endpoint is down"), 1),
+        (AuctionError("the lock was lost"), 1),
+        (GuardError("nan", "not finite", {}), 3),
+        (DeviceMemoryError("no memory left"), 4),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_exit_status_says_whether_trying_again_is_of_use(error: AuctionError, status: int) -> None:
+    assert exit_status(error) == status
