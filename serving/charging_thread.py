@@ -16,7 +16,7 @@ from streaming.workers.task import WorkerStopped
 
 log = structlog.get_logger(__name__)
 
-POLL_S = 0.1
+POLL_S = 0.5
 LAST_S = 5.0
 """How long a transaction under way may take at the end."""
 

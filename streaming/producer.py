@@ -33,6 +33,8 @@ SEGMENT_BYTES = 8 << 20
 UNHURRIED_S = 0.05
 """How long an event that nobody waits for may be held back, to share its sync with others."""
 BATCH = 1_000
+LINGER_S = 0.2
+"""How long the sender lets events come together where few come: syncs of the log cost more than what they hold."""
 SEND_S = 30.0
 HANDOVER_S = 1.0
 """More than a spool takes to pass from a process that ends to another."""
@@ -212,6 +214,8 @@ class EventProducer:
                         consumer.commit()
                         self._sent_to = consumer.position(_PARTITION)
                         self._spool.trim(_PARTITION, self._sent_to)
+                        if len(records) < BATCH:
+                            self._closing.wait(LINGER_S)
                     elif ended:
                         return
                     else:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import random
-import signal
 import sys
 import tempfile
 import time
@@ -69,8 +67,7 @@ class Writers:
     def kill(self, number: int) -> bool:
         """SIGKILL, and a new start. False where it was done in the meantime."""
         process = self._running[number]
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()  # SIGKILL; nothing where it has just ended by itself
         process.join()
         killed = process.exitcode != 0
         if killed:
