@@ -41,6 +41,9 @@ from streaming.topics import all_topics
 PARTITIONS = 3
 KILLS = 2
 WORKERS = ("judge", "feedback", "ledger")
+JUDGE = ("--window", "60", "--lateness", "120")
+SESSION_S = 30.0
+"""So long a killed worker's partitions wait for the next one; with much less a worker on a busy machine looks dead."""
 STALLED_S = 300.0
 """So long nothing may move before the drill gives up."""
 EXTRA_S = 10.0
@@ -165,14 +168,13 @@ def drill(interactions: int, seed: int, console: Console) -> tuple[Comparison, d
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llm-auction-streaming-")))
         server = stack.enter_context(PostgresServer())
         broker = stack.enter_context(KafkaBroker())
-        place = Place(folder, broker.settings(delivery_s=5), server.create("drill"))
+        place = Place(folder, broker.settings(delivery_s=5, session_s=SESSION_S), server.create("drill"))
         prepare(place.database)
         log = KafkaLog(broker.settings())
         log.create(all_topics(PARTITIONS))
         began = time.monotonic()
         workers = {
-            name: stack.enter_context(place.worker(name, *(("--window", "60") if name == "judge" else ())))
-            for name in WORKERS
+            name: stack.enter_context(place.worker(name, *(JUDGE if name == "judge" else ()))) for name in WORKERS
         }
         producer = stack.enter_context(place.producer(interactions, 0.0, seed))
         trial = Trial(place, broker, interactions, seed)
