@@ -62,7 +62,7 @@ def train(
 
         entry = register_best(open_session(url, []))
         typer.echo(f"registered: {entry.version} in {registry_of(url).url}")
-        told["model_version"] = entry.version
+        told["model_version"], told["model_digest"] = entry.version, entry.digest
     _tell(outcome, told)
 
 

@@ -14,9 +14,10 @@ S = TypeVar("S")
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Make an object, or bring one of ours in line: server-side apply, never over another owner's fields."""
+    """Make an object, or bring one of ours in line: server-side apply, over others' fields with `force` only."""
 
     manifest: dict[str, Any]
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,11 +220,69 @@ SERVICE_REASONS: Mapping[ServiceReason, Meaning] = {
     ),
 }
 
+
+class PolicyCondition(StrEnum):
+    """Conditions of a RetrainPolicy."""
+
+    READY = "Ready"
+    TRAINING = "Training"
+
+
+class PolicyReason(StrEnum):
+    """Reasons of a RetrainPolicy's conditions and events."""
+
+    WATCHING = "Watching"
+    BAD_SCHEDULE = "BadSchedule"
+    NO_SERVICE = "NoService"
+    NO_STABLE_VERSION = "NoStableVersion"
+    LOOK_FAILED = "LookFailed"
+    CHILD_REFUSED = "ChildRefused"
+    LOOKING = "Looking"
+    NOT_DUE = "NotDue"
+    COOLDOWN = "Cooldown"
+    PAUSED = "Paused"
+    TRAINING = "Training"
+    PASSED = "Passed"
+    REFUSED = "Refused"
+    RUN_FAILED = "RunFailed"
+    PROMOTED = "Promoted"
+
+
+POLICY_CONDITIONS: Mapping[PolicyCondition, Meaning] = {
+    PolicyCondition.READY: Meaning("The service has a stable version, and the log can be read.", "See the reason."),
+    PolicyCondition.TRAINING: Meaning("An IRPOJob of the policy runs. False: the reason says what is waited for."),
+}
+
+POLICY_REASONS: Mapping[PolicyReason, Meaning] = {
+    PolicyReason.WATCHING: Meaning("The log is looked at every `look.everySeconds`."),
+    PolicyReason.BAD_SCHEDULE: Meaning("`spec.schedule` never comes, or its time zone is unknown.", "Mend it."),
+    PolicyReason.NO_SERVICE: Meaning("There is no AuctionService of that name in the namespace.", "Make it."),
+    PolicyReason.NO_STABLE_VERSION: Meaning("The service has no stable version yet.", "See its conditions."),
+    PolicyReason.LOOK_FAILED: Meaning(
+        "The Job that looks at the log failed, with its last words in the message; there will be another.",
+        "Mend `source.shards`, the volumes or the credentials that it names.",
+    ),
+    PolicyReason.CHILD_REFUSED: Meaning(
+        "The API server refuses an object that the policy makes; its own words are in the message.",
+        "Mend the field of the template, or free the name or quota that it names.",
+    ),
+    PolicyReason.LOOKING: Meaning("A Job looks at the log."),
+    PolicyReason.NOT_DUE: Meaning("No trigger speaks for a retraining; the message says what each waits for."),
+    PolicyReason.COOLDOWN: Meaning("The last retraining began less than `triggers.cooldown_hours` ago."),
+    PolicyReason.PAUSED: Meaning("`spec.paused` is set; nothing new is begun.", "Set it to false to go on."),
+    PolicyReason.TRAINING: Meaning("A retraining was due and its IRPOJob runs."),
+    PolicyReason.PASSED: Meaning("A retraining passed the gates; `status.lastResult` names its model."),
+    PolicyReason.REFUSED: Meaning("A retraining ended without a model that passes the gates; the service stays."),
+    PolicyReason.RUN_FAILED: Meaning("A retraining's IRPOJob failed.", "See its conditions."),
+    PolicyReason.PROMOTED: Meaning("The result became the service's `spec.model`; its canary decides on."),
+}
+
 PAGE = Path(__file__).parents[1] / "docs" / "operators.md"
 BEGIN, END = "<!-- conditions: made by `make crds` -->", "<!-- end of conditions -->"
 TABLES: Mapping[str, tuple[Mapping[Any, Meaning], Mapping[Any, Meaning]]] = {
     "IRPOJob": (JOB_CONDITIONS, JOB_REASONS),
     "AuctionService": (SERVICE_CONDITIONS, SERVICE_REASONS),
+    "RetrainPolicy": (POLICY_CONDITIONS, POLICY_REASONS),
 }
 """Conditions and reasons of each kind. The operator sets all of them, and nobody else does."""
 

@@ -161,9 +161,9 @@ class Controller(Generic[D, S]):
             case Delete(version, kind, name, uid, now):
                 self.api.delete(version, kind, desired.namespace, name, uid, now=now)
                 return None
-            case Apply(manifest):
+            case Apply(manifest, force):
                 try:
-                    self.api.apply(manifest)
+                    self.api.apply(manifest, force=force)
                 except ApiError as error:
                     return _refusal(manifest, error, present=False)
             case Create(manifest):

@@ -35,8 +35,9 @@ class Use:
 
 
 USED: Mapping[tuple[str, str], Use] = {
-    (API_VERSION, "IRPOJob"): Use("irpojobs", ("get", "list", "watch", "delete"), ("patch",)),
-    (API_VERSION, "AuctionService"): Use("auctionservices", ("get", "list", "watch"), ("patch",)),
+    (API_VERSION, "IRPOJob"): Use("irpojobs", ("get", "list", "watch", "create", "delete"), ("patch",)),
+    (API_VERSION, "RetrainPolicy"): Use("retrainpolicies", ("get", "list", "watch"), ("patch",)),
+    (API_VERSION, "AuctionService"): Use("auctionservices", ("get", "list", "watch", "patch"), ("patch",)),
     ("apps/v1", "Deployment"): Use("deployments", ("list", "watch", "create", "patch", "delete")),
     ("policy/v1", "PodDisruptionBudget"): Use("poddisruptionbudgets", ("list", "create", "patch", "delete")),
     ("autoscaling/v2", "HorizontalPodAutoscaler"): Use(

@@ -30,6 +30,11 @@ from operators.metrics import OperatorMetrics
 from operators.resources.auctionservice import AuctionServiceStatus
 from operators.resources.base import API_VERSION, GROUP, VERSION
 from operators.resources.irpojob import IRPOJobStatus
+from operators.resources.retrainpolicy import RetrainPolicyStatus
+from operators.retrainpolicy.handling import Sight as PolicySight
+from operators.retrainpolicy.handling import retrainpolicy_kind
+from operators.retrainpolicy.observed import POLICY_LABEL
+from operators.retrainpolicy.observed import Desired as DesiredPolicy
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +67,9 @@ class Operator:
         )
         self.services: Controller[DesiredService, AuctionServiceStatus] = Controller(
             auctionservice_kind(ServiceSight(self.api)), self.api, self.metrics
+        )
+        self.policies: Controller[DesiredPolicy, RetrainPolicyStatus] = Controller(
+            retrainpolicy_kind(PolicySight(self.api)), self.api, self.metrics
         )
         self._stop = threading.Event()
 
@@ -98,6 +106,10 @@ class Operator:
         kopf.on.cleanup(registry=registry)(self._cleanup)
         kopf.on.event(GROUP, VERSION, "irpojobs", registry=registry)(self._irpojob_changed)
         kopf.on.event(GROUP, VERSION, "auctionservices", registry=registry)(self._service_changed)
+        kopf.on.event(GROUP, VERSION, "retrainpolicies", registry=registry)(self._policy_changed)
+        ours = {POLICY_LABEL: kopf.PRESENT}
+        kopf.on.event(GROUP, VERSION, "irpojobs", labels=ours, registry=registry)(self._policy_child_changed)
+        kopf.on.event("batch", "v1", "jobs", labels=ours, registry=registry)(self._policy_child_changed)
         marked = {SERVICE_LABEL: kopf.PRESENT}
         kopf.on.event("apps", "v1", "deployments", labels=marked, registry=registry)(self._deployment_changed)
         kopf.on.event("batch", "v1", "jobs", labels={JOB_LABEL: kopf.PRESENT}, registry=registry)(self._child_changed)
@@ -121,14 +133,24 @@ class Operator:
     async def _startup(self, **_: Any) -> None:
         self.irpojobs.start(self.settings.threads)
         self.services.start(self.settings.threads)
+        self.policies.start(self.settings.threads)
 
     async def _cleanup(self, **_: Any) -> None:
         self.irpojobs.stop()
         self.services.stop()
+        self.policies.stop()
 
     async def _irpojob_changed(self, namespace: str | None, name: str, **_: Any) -> None:
         assert namespace is not None
         self.irpojobs.queue.add((namespace, name))
+
+    async def _policy_changed(self, namespace: str | None, name: str, **_: Any) -> None:
+        assert namespace is not None
+        self.policies.queue.add((namespace, name))
+
+    async def _policy_child_changed(self, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
+        assert namespace is not None
+        self.policies.queue.add((namespace, labels[POLICY_LABEL]))
 
     async def _service_changed(self, namespace: str | None, name: str, **_: Any) -> None:
         assert namespace is not None

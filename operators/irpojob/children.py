@@ -5,13 +5,13 @@ All of them belong to the job by owner reference, so that Kubernetes removes the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from operators.irpojob.observed import ATTEMPT_LABEL, EPOCH_LABEL, JOB_LABEL, STEP_LABEL, Desired
 from operators.irpojob.plan import Place, Step, job_name, pods_of
 from operators.resources.base import API_VERSION
-from operators.resources.irpojob import OptimisationPods, StepPods
+from operators.resources.irpojob import IRPOJobSpec, OptimisationPods, StepPods
 from operators.resources.pods import EnvVar
 from trainers.config import dump_config
 
@@ -98,12 +98,26 @@ def _head(job: Desired, version: str, kind: str, name: str, labels: Mapping[str,
 
 
 def _pod(job: Desired, place: Place, attempt: int, pods: StepPods) -> dict[str, Any]:
-    spec = job.spec
+    """One pod of a step, with the run's configuration in it and a name of its own."""
+    volume = {"name": "config", "configMap": {"name": config_name(job)}}
+    mount = {"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True}
+    pod = pod_around(job.spec, pods, arguments(job, place, attempt), [(volume, mount)])
+    return {**pod, "subdomain": service_name(job)}
+
+
+def pod_around(
+    spec: IRPOJobSpec,
+    pods: StepPods,
+    arguments: Sequence[str],
+    own: Sequence[tuple[dict[str, Any], dict[str, Any]]] = (),
+) -> dict[str, Any]:
+    """A pod that runs the console script with these arguments, as the specification has pods. `own`: further volumes
+    and their mounts."""
     selector = {**spec.node_selector, **pods.node_selector}
     if pods.gpus and spec.gpu.type is not None:
         selector[spec.gpu.node_label] = spec.gpu.type
-    volumes = [{"name": "config", "configMap": {"name": config_name(job)}}, *(v.source() for v in spec.volumes)]
-    mounts = [{"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True}, *(v.mount() for v in spec.volumes)]
+    volumes = [*(volume for volume, _ in own), *(v.source() for v in spec.volumes)]
+    mounts = [*(mount for _, mount in own), *(v.mount() for v in spec.volumes)]
     if pods.shared_memory is not None:
         volumes.append(
             {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": str(pods.shared_memory)}}
@@ -116,11 +130,11 @@ def _pod(job: Desired, place: Place, attempt: int, pods: StepPods) -> dict[str, 
         "name": CONTAINER,
         "image": spec.image,
         "imagePullPolicy": spec.image_pull_policy,
-        "args": arguments(job, place, attempt),
+        "args": list(arguments),
         "command": ["llm-auction"],
-        "env": _environment(job, pods),
+        "env": _environment(spec, pods),
         "envFrom": [one.to_api() for one in spec.env_from],
-        "resources": _resources(job, pods),
+        "resources": _resources(spec, pods),
         "volumeMounts": mounts,
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": capabilities},
         # the last words of a pod that failed are in its status, and so in the job's, when the pod is gone
@@ -129,7 +143,6 @@ def _pod(job: Desired, place: Place, attempt: int, pods: StepPods) -> dict[str, 
     }
     result: dict[str, Any] = {
         "restartPolicy": "Never",
-        "subdomain": service_name(job),
         "terminationGracePeriodSeconds": SHUTDOWN_S,
         "enableServiceLinks": False,
         "automountServiceAccountToken": spec.service_account_name is not None,
@@ -150,19 +163,19 @@ def _pod(job: Desired, place: Place, attempt: int, pods: StepPods) -> dict[str, 
     return result
 
 
-def _environment(job: Desired, pods: StepPods) -> list[dict[str, Any]]:
+def _environment(spec: IRPOJobSpec, pods: StepPods) -> list[dict[str, Any]]:
     """Ours first, then the job's, then the step's: a name given again replaces what came before it."""
     ours: dict[str, dict[str, Any]] = {}
-    if job.spec.storage.cache is not None:
-        ours["LLM_AUCTION_CACHE"] = {"name": "LLM_AUCTION_CACHE", "value": job.spec.storage.cache}
-    given: list[EnvVar] = [*job.spec.env, *pods.env]
+    if spec.storage.cache is not None:
+        ours["LLM_AUCTION_CACHE"] = {"name": "LLM_AUCTION_CACHE", "value": spec.storage.cache}
+    given: list[EnvVar] = [*spec.env, *pods.env]
     return list({**ours, **{one.name: one.to_api() for one in given}}.values())
 
 
-def _resources(job: Desired, pods: StepPods) -> dict[str, Any]:
+def _resources(spec: IRPOJobSpec, pods: StepPods) -> dict[str, Any]:
     asked = pods.resources.to_api()
     if pods.gpus:
-        asked["limits"] = {**asked.get("limits", {}), job.spec.gpu.resource: pods.gpus}
+        asked["limits"] = {**asked.get("limits", {}), spec.gpu.resource: pods.gpus}
     return asked
 
 

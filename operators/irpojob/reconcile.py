@@ -126,7 +126,7 @@ class _Round:
         if not last:
             return
         best, version = told.get("best_epoch"), told.get("model_version")
-        self._set(best_epoch=best, model_version=version)
+        self._set(best_epoch=best, model_version=version, model_digest=told.get("model_digest"))
         result = f"epoch {best} is the best and is registered as {version}" if version else "no epoch beats the base"
         message = f"all {len(self.plan)} steps are done: {result if told else 'see the model registry'}"
         self._end("Complete")

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus
 from operators.resources.base import GROUP, VERSION, rule
 from operators.resources.irpojob import IRPOJobSpec, IRPOJobStatus
+from operators.resources.retrainpolicy import RetrainPolicySpec, RetrainPolicyStatus
 from operators.resources.structural import inlined, structural
 
 CHART = Path(__file__).parents[2] / "charts" / "llm-auction" / "crds"
@@ -96,6 +97,26 @@ KINDS: tuple[Kind, ...] = (
             Column("Why", ".status.rejected.reason", priority=1),
         ),
         name_length=40,
+    ),
+    Kind(
+        kind="RetrainPolicy",
+        plural="retrainpolicies",
+        short=("retrain",),
+        description="When the stable version of an AuctionService is trained anew from the log of what it served, with "
+        "which IRPOJob, and whether a result that passes takes over.",
+        spec=RetrainPolicySpec,
+        status=RetrainPolicyStatus,
+        columns=(
+            Column("Phase", ".status.phase"),
+            Column("Service", ".spec.service.name"),
+            Column("New", ".status.seen.new", "integer", description="Judged interactions since the last retraining"),
+            Column("Job", ".status.active"),
+            Column("Last", ".status.lastResult.outcome"),
+            Column("Model", ".status.lastResult.model"),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+            Column("Waiting for", ".status.waitingFor", priority=1),
+        ),
+        name_length=30,
     ),
 )
 

@@ -267,6 +267,8 @@ class IRPOJobStatus(ApiModel):
     """The epoch whose policy is the best; 0: none is better than the base model."""
     model_version: str | None = None
     """The registered model."""
+    model_digest: str | None = None
+    """sha256 of its weights, as an AuctionService asks for it."""
     last_failure: Failure | None = None
     """How a step last failed."""
     conditions: list[Condition] = Field([])

@@ -27,9 +27,17 @@ from trainers.run_directory import RunDirectory
 def observe(reader: ShardReader, serving: ModelEntry, attempts: Attempts, config: RetrainConfig) -> Observed:
     """What there is to decide on. Drift is looked at only where enough is new for a retraining at all, and too little
     for one by number."""
-    since, last, triggers = new_since(attempts, serving.log_until), attempts.last(), config.triggers
-    new, watermark = reader.count(since), reader.watermark()
+    last = attempts.last()
     last_at = last.begun.begun_at if last else serving.log_until
+    return observe_since(reader, serving, new_since(attempts, serving.log_until), last_at, config)
+
+
+def observe_since(
+    reader: ShardReader, serving: ModelEntry, since: datetime | None, last_at: datetime | None, config: RetrainConfig
+) -> Observed:
+    """The same where others keep count: auctions from `since` on are new, the last retraining began at `last_at`."""
+    triggers = config.triggers
+    new, watermark = reader.count(since), reader.watermark()
     calibration = population = None
     if triggers.at_least <= new < triggers.new_interactions:
         newest = _newest(reader, since, triggers.drift.window)

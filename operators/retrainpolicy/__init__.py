@@ -1,0 +1,1 @@
+"""What the operator does for a RetrainPolicy: the decision is `reconcile.reconcile`, a pure function."""

@@ -1,0 +1,94 @@
+"""What the API server takes and refuses of a RetrainPolicy, and of what is made for one."""
+
+from __future__ import annotations
+
+import copy
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes import client
+from kubernetes.client.exceptions import ApiException
+
+from operators.cluster.control_plane import ControlPlane
+from operators.resources.retrainpolicy import RetrainPolicySpec, RetrainPolicyStatus
+from operators.retrainpolicy.children import irpojob, look
+from operators.retrainpolicy.observed import Desired
+
+PLACE = ("llm-auction.io", "v1alpha1")
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "operators" / "06-retrain.yaml"
+pytestmark = pytest.mark.usefixtures("definitions")
+
+
+def policy(**changes: Any) -> dict[str, Any]:
+    made: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        at = made["spec"]
+        for parent in parents:
+            at = at.setdefault(parent, {})
+        at[last] = value
+    return made
+
+
+def create(api: client.ApiClient, namespace: str, made: dict[str, Any]) -> dict[str, Any]:
+    objects = client.CustomObjectsApi(api)
+    kept: dict[str, Any] = objects.create_namespaced_custom_object(
+        *PLACE, namespace, "retrainpolicies", made, field_validation="Strict"
+    )
+    return kept
+
+
+def test_the_example_is_taken_its_triggers_get_the_trainers_defaults_and_its_template_may_change(
+    api: client.ApiClient, namespace: str
+) -> None:
+    kept = create(api, namespace, policy())
+    read = RetrainPolicySpec.model_validate(kept["spec"])
+    assert read.trigger_config().drift.population == 0.05
+    assert read.trigger_config().new_interactions == 20_000
+    objects = client.CustomObjectsApi(api)
+    change = {"spec": {"template": {"spec": {"image": "llm-auction-trainer:0.2.0"}}}}
+    objects.patch_namespaced_custom_object(*PLACE, namespace, "retrainpolicies", "nightly", change)
+
+
+REFUSED = {
+    "an unknown trigger": ({"triggers__moon": "full"}, "unknown field"),
+    "a trigger of nothing": ({"triggers__new_interactions": 0}, "new_interactions"),
+    "a base of its own": ({"template__spec__config__base": "smollm2-135m"}, "leave out config.base"),
+    "feedback of its own": (
+        {"template__spec__config__feedback": {"source": "shards", "path": "/x"}},
+        "leave out config.feedback",
+    ),
+    "several epochs": ({"template__spec__config__epochs": 2}, "config.epochs must be 1"),
+    "models that are no folder": (
+        {"template__spec__storage__url": "s3://bucket/x"},
+        "storage.url must lie on a volume",
+    ),
+    "a schedule that is none": ({"schedule__cron": "at dawn"}, "cron"),
+    "a look without a pause": ({"look__everySeconds": 1}, "everySeconds"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_honoured_is_refused(api: client.ApiClient, namespace: str, case: str) -> None:
+    changes, words = REFUSED[case]
+    with pytest.raises(ApiException) as refused:
+        create(api, namespace, policy(**copy.deepcopy(changes)))
+    assert refused.value.status in (400, 422)
+    assert words in str(refused.value.body)
+
+
+def test_the_api_server_takes_what_is_made_for_a_policy(
+    own_control_plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    spec, now = RetrainPolicySpec.model_validate(policy()["spec"]), datetime(2026, 11, 25, tzinfo=UTC)
+    desired = Desired("nightly", namespace, "9f1c6b6e-8b0c-4b9e-9d8d-000000000000", 1, now, spec, RetrainPolicyStatus())
+    items = [irpojob(desired, "nightly-1", "v1", now), look(desired, "nightly-look-1", "v1", now)]
+    (tmp_path / "all.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    told = own_control_plane.kubectl(
+        "apply", "--server-side", "--validate=strict", "-n", namespace, "-f", str(tmp_path / "all.json")
+    )
+    assert told.count("serverside-applied") == 2
