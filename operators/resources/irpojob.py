@@ -129,6 +129,11 @@ class IRPOJobSpec(ApiModel):
             "config.optimisation.batch must be a multiple of steps.optimisation.pods times processesPerPod",
         ),
         rule(
+            "self.steps.rollouts.pods <= self.config.rollout.contexts",
+            "steps.rollouts.pods must be at most config.rollout.contexts: each pod answers some of them",
+        ),
+        rule("self.config.epochs <= 999", "config.epochs must be at most 999: the names of Jobs have room for these"),
+        rule(
             "!self.storage.url.startsWith('/') || self.volumes.exists(v, !v.readOnly && has(v.persistentVolumeClaim) &&"
             " (self.storage.url == v.mountPath || self.storage.url.startsWith(v.mountPath + '/')))",
             "storage.url must lie below the mountPath of a volume with a persistentVolumeClaim that can be written",

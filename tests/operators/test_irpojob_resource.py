@@ -68,6 +68,8 @@ REFUSED = {
         {"steps__optimisation__pods": 3},
         "must be a multiple of steps.optimisation.pods times processesPerPod",
     ),
+    "more pods than contexts": ({"steps__rollouts__pods": 301}, "at most config.rollout.contexts"),
+    "epochs without end": ({"config__epochs": 1000}, "at most 999"),
     "idle GPUs": (
         {"steps__optimisation__gpus": 8, "steps__optimisation__processesPerPod": 4},
         "processesPerPod must equal gpus",
