@@ -84,3 +84,16 @@ def test_equal_seeds_write_equal_answers_with_propensities(tiny: InProcessPolicy
     assert len(done.choices) <= 2
     for choice in done.choices:
         assert sum(choice.probabilities.values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_campaign_of_the_readme_is_shown_though_its_title_and_its_need_are_new(
+    tiny: InProcessPolicy, tmp_path: Path
+) -> None:
+    from mechanism.types import Ad, Candidate, Context
+
+    kites = Candidate(Ad("falcon-1", "Falcon Kites", "kites for windy beaches", "Falcon"), 450_000)
+    ads = [listing.candidate() for listing in read_catalogue(builtin_catalogue(tmp_path, seed=0))][40:59]
+    context = Context("c", "Which kites are good for windy beaches?", (*ads, kites))
+    ends = [list(tiny.stream(context, seed, max_ads=3))[-1] for seed in range(12)]
+    shown = [isinstance(end, Completed) and "falcon-1" in {c.chosen for c in end.choices} for end in ends]
+    assert sum(shown) >= 4
