@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mechanism.errors import ConfigError
+from mechanism.errors import AuctionError, ConfigError
 
 if TYPE_CHECKING:
     from trainers.retraining import Due, Observed, RetrainOutcome
@@ -36,6 +36,7 @@ def retrain(
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: key.path=value.")] = None,
 ) -> None:
     """Retrain the serving model from its own log when that is due, and register the result with its gates."""
+    from cli.main import complain
     from cli.worker import stopped
     from streaming.shards import ShardReader
     from trainers.config import load_retraining
@@ -48,17 +49,19 @@ def retrain(
     config, models, attempts = load_retraining(policy, set_ or []), Registry(registry), Attempts(work)
     stop = stopped() if watch else threading.Event()
     said = ""
-    while True:
+
+    def look(forced: bool, said: str) -> str:
+        """One look, and a retraining where it is time for one; returns what is being waited for."""
         version = models.get(serving or routed(routes)).version
         now = datetime.now(UTC)
         unfinished = attempts.unfinished(version) is not None
         observed = observe(ShardReader(shards), models.get(version), attempts, config)
         told = due(observed, config.triggers, now)
         outcome = None
-        if told.due or force or unfinished:
+        if told.due or forced or unfinished:
             if not as_json:
                 report(version, observed, told, unfinished)
-            reason = told.reason if told.due else "asked for (--force)" if force else "an unfinished one goes on"
+            reason = told.reason if told.due else "asked for (--force)" if forced else "an unfinished one goes on"
             outcome = retrain(config, shards, models, version, work, say(as_json), reason=reason, now=now)
         if as_json:
             typer.echo(json.dumps(record(version, observed, told, unfinished, outcome), ensure_ascii=False))
@@ -66,7 +69,16 @@ def retrain(
             verdicts(outcome)
         elif told.reason != said:
             report(version, observed, told, unfinished)
-        said, force = told.reason, False
+        return told.reason
+
+    while True:
+        try:
+            said, force = look(force, said), False
+        except AuctionError as error:
+            if not watch:
+                raise
+            # a log that holds too little yet, or a store that is away, is no reason to stop watching
+            complain(str(error))
         if not watch or stop.wait(every):
             return
 

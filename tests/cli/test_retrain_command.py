@@ -105,6 +105,25 @@ def test_forced_on_too_little_it_says_so_and_registers_nothing(registry: Registr
     assert len(registry.list()) == 1
 
 
+def test_watching_goes_on_after_a_failure(
+    registry: Registry, shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+
+    class Stop:
+        """Says on the second look that it is enough."""
+
+        def wait(self, seconds: float) -> bool:
+            looks.append(seconds)
+            return len(looks) == 2
+
+    monkeypatch.setattr("cli.worker.stopped", Stop)
+    told = call(registry, shards, "--serving", "v0001", "--force", "--watch", "--every", "7")
+    assert told.exit_code == 0, told.output
+    assert looks == [7.0, 7.0]
+    assert "some clicked and some not, are needed" in " ".join(told.output.split())
+
+
 def test_a_refusal_is_told_gate_by_gate(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
     entry = registry.register(resolve("tiny")[0], base="tiny", parent="v0001", status="refused")
     outcome = RetrainOutcome(entry, decide(Figures(latency_ratio=10.0), GateSettings()), "runs/001")
