@@ -78,7 +78,9 @@ def answer_exercise(
     aspect = next((a for a in category.aspects if a in query.text), category.aspects[0])
     number = {ad.id: i for i, ad in enumerate(world.ads)}
     fit = np.array([0.0 if relevance is None else relevance[number[c.ad.id]] for c in context.candidates])
-    context, need = with_new_need(with_new_titles(context, unfamiliar, rng), category, aspect, unfamiliar, rng)
+    need = category.name
+    if unfamiliar != FAMILIAR:
+        context, need = with_new_need(with_new_titles(context, unfamiliar, rng), category, aspect, unfamiliar, rng)
     written = []
     for _ in range(answers):
         chosen = (
@@ -86,8 +88,9 @@ def answer_exercise(
         )
         woven = [Woven(c.ad, render_marker(c.ad), _style(rng)) for c in chosen]
         written.append(compose(need, aspect, category.advice, woven, rng))
-    context = with_descriptions(context, world.categories, unfamiliar, rng)
-    context = with_turns(context, world.categories, category, need, aspect, unfamiliar, rng)
+    if unfamiliar != FAMILIAR:
+        context = with_descriptions(context, world.categories, unfamiliar, rng)
+        context = with_turns(context, world.categories, category, need, aspect, unfamiliar, rng)
     return Exercise(context, tuple(written), learned="words")
 
 
