@@ -22,7 +22,7 @@ from rich.console import Console
 from mechanism.errors import AuctionError
 from serving.drills.measured import percentile_ms
 from serving.drills.postgres import PostgresMissing, PostgresServer
-from serving.drills.streaming import PARTITIONS, WORKERS, prepare
+from serving.drills.streaming import PARTITIONS, SESSION_S, WORKERS, prepare
 from serving.drills.streaming_ages import Ages
 from serving.drills.streaming_ceiling import measure
 from serving.drills.streaming_check import Comparison, compare
@@ -52,7 +52,7 @@ class Bench:
         broker = self._stack.enter_context(KafkaBroker())
         folder = self._folder / name
         folder.mkdir()
-        place = Place(folder, broker.settings(), self._server.create(name))
+        place = Place(folder, broker.settings(session_s=SESSION_S), self._server.create(name))
         prepare(place.database)
         log = KafkaLog(broker.settings())
         log.create(all_topics(PARTITIONS))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mechanism.errors import InputError
+from streaming.addresses import ensure
 from streaming.dead_letters import bury, fate, revive
+from streaming.embedded import EmbeddedLog
 from streaming.log import Consumer, Fenced, Partition, Record
 from streaming.topics import LARGEST_RECORD, Topic, partition_of
 
@@ -256,3 +260,17 @@ def test_a_commit_for_a_partition_of_another_member_is_fenced(side: Any) -> None
     with pytest.raises(Fenced, match="another member"):
         members[0].commit({foreign: 1})
     assert members[1].committed(foreign) is None
+
+
+def test_a_log_is_known_by_its_identity(side: Any, tmp_path: Path) -> None:
+    assert side.log.identity() == side.log.identity() != ""
+    another = EmbeddedLog(tmp_path / "another")
+    assert another.identity() != side.log.identity()
+    assert EmbeddedLog(tmp_path / "another").identity() == another.identity()
+
+
+def test_topics_that_are_there_stay_as_they_are(side: Any) -> None:
+    name = side.topic()
+    ensure(side.log, [Topic(name, partitions=7), Topic(name + "-more", partitions=2)])
+    with side.log.consumer("", [name, name + "-more"]) as consumer:
+        assert Counter(partition.topic for partition in consumer.ends()) == {name: 3, name + "-more": 2}
