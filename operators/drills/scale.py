@@ -96,12 +96,12 @@ class Load:
         """Notes the memory that is used now."""
         self.most_mb = max(self.most_mb, self._process.memory_info().rss / 2**20)
 
-    def cores(self) -> float:
-        """Cores used since the last call."""
+    def spent(self) -> dict[str, float]:
+        """CPU seconds since the last call, and how many cores that is."""
         now, spent = time.monotonic(), self._cpu()
-        used = (spent - self._spent) / max(now - self._begun, 1e-9)
+        used, over = spent - self._spent, max(now - self._begun, 1e-9)
         self._begun, self._spent = now, spent
-        return used
+        return {"cpu_s": round(used, 2), "cores": round(used / over, 3)}
 
 
 def percentile(values: list[float], percent: float) -> float | None:
@@ -141,7 +141,7 @@ def main() -> None:
         seen, load = Seen(api), Load(running.process.pid)
         jobs.create(manifest("first", "24h"))
         wait_for(lambda: "first" in seen.shown, load, 120)
-        load.cores()
+        load.spent()
         next_at = time.monotonic()
         for number in range(asked.jobs - 1):
             jobs.create(manifest(f"job-{number:04d}", "24h", maxRestarts=9, backoffSeconds=5))
@@ -149,11 +149,12 @@ def main() -> None:
             time.sleep(max(0.0, next_at - time.monotonic()))
             load.look()
         all_shown = wait_for(lambda: len(seen.shown) == asked.jobs, load, 600)
-        making = load.cores()
+        making = load.spent()
         all_run = wait_for(lambda: list(seen.phases.values()).count("Running") == asked.jobs, load, 1200)
-        load.cores()
+        load.spent()
         time.sleep(asked.seconds)
-        idle = load.cores()
+        idle = load.spent()
+        load.spent()
         pods = patiently(lambda: core.list_namespaced_pod(NAMESPACE, label_selector=JOB_LABEL)).items
         chosen = random.Random(1).sample(pods, min(asked.failures, len(pods)))
         for pod in chosen:
@@ -161,7 +162,7 @@ def main() -> None:
             time.sleep(0.2)
             load.look()
         wait_for(lambda: len(seen.noticed) >= len(chosen), load, 600)
-        failing = load.cores()
+        failing = load.spent()
         seen.close()
     made = [seen.shown[name] - seen.made[name] for name in seen.shown if name in seen.made]
     lost = [max(0.0, seen.noticed[name] - seen.failed[name]) for name in seen.noticed if name in seen.failed]
@@ -173,7 +174,7 @@ def main() -> None:
         "made_to_status_s": {str(p): percentile(made, p) for p in (50, 95, 99)},
         "failures": len(lost),
         "failed_to_status_s": {str(p): percentile(lost, p) for p in (50, 95, 99)},
-        "operator_cores": {"making": round(making, 3), "idle": round(idle, 3), "failing": round(failing, 3)},
+        "operator": {"making": making, "idle": idle, "failing": failing},
         "operator_memory_mb": round(load.most_mb),
         "machine": platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
