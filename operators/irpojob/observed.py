@@ -49,7 +49,8 @@ class SeenJob:
 @dataclass(frozen=True, slots=True)
 class SeenPod:
     """A pod of ours. `owner` is its Job's uid; `exit_code`, `ended` (Kubernetes' word) and `words` are those of its
-    container that ended."""
+    container that ended. `placed`: since when it has a node that has not said a word of it (None: it has, or has none);
+    `gone_by`: when it should be gone, once it is being deleted."""
 
     name: str
     uid: str
@@ -60,7 +61,8 @@ class SeenPod:
     created: datetime
     index: int = 0
     node: str | None = None
-    deleting: bool = False
+    placed: datetime | None = None
+    gone_by: datetime | None = None
     exit_code: int | None = None
     ended: str = ""
     words: str = ""
@@ -133,6 +135,7 @@ def seen_pod(item: Mapping[str, Any]) -> SeenPod:
     place, attempt = place_of(meta["labels"])
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
     scheduled, target = conditions.get("PodScheduled", {}), conditions.get("DisruptionTarget", {})
+    bound = scheduled.get("status") == "True"
     container: Mapping[str, Any] = next(iter(status.get("containerStatuses") or ()), {})
     state = container.get("state") or {}
     ended, waiting = state.get("terminated") or {}, state.get("waiting") or {}
@@ -148,7 +151,8 @@ def seen_pod(item: Mapping[str, Any]) -> SeenPod:
         created=created,
         index=int((meta.get("annotations") or {}).get("batch.kubernetes.io/job-completion-index") or 0),
         node=(item.get("spec") or {}).get("nodeName"),
-        deleting="deletionTimestamp" in meta,
+        placed=None if container else moment(scheduled.get("lastTransitionTime")) if bound else None,
+        gone_by=moment(meta.get("deletionTimestamp")),
         exit_code=ended.get("exitCode"),
         ended=ended.get("reason") or status.get("reason") or "",
         words=(ended.get("message") or status.get("message") or "").strip(),

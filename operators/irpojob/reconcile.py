@@ -14,7 +14,7 @@ from mechanism.errors import ConfigError
 from operators.actions import Action, Apply, Create, Delete, Outcome, Say
 from operators.conditions import JobCondition, JobReason
 from operators.irpojob.children import config_map, service, step_job
-from operators.irpojob.failures import HOPELESS, Cause, cause_of, stuck
+from operators.irpojob.failures import HOPELESS, STUCK_S, Cause, cause_of, stuck
 from operators.irpojob.observed import Desired, Observed, SeenJob, SeenPod
 from operators.irpojob.plan import Place, Step, job_name, places, pods_of
 from operators.resources.base import API_VERSION
@@ -104,7 +104,10 @@ class _Round:
         return [pod for pod in self.seen.pods if pod.owner == job.uid]
 
     def _given_up(self, pod: SeenPod) -> bool:
-        """Whether a pod's node is gone, or has been silent for so long that the pod no longer counts."""
+        """Whether a pod's node is gone, or has been silent for so long that the pod no longer counts; or the pod should
+        have ended so long ago that its node cannot be trusted with it."""
+        if pod.gone_by is not None and (self.now - pod.gone_by).total_seconds() >= self.spec.node_loss_seconds:
+            return True
         if pod.node is None:
             return False
         if pod.node in self.seen.gone:
@@ -144,6 +147,9 @@ class _Round:
             node = f"node {lost.node} of pod {lost.name}"
             gone = lost.node in self.seen.gone
             return Cause(JobReason.NODE_LOST, f"{node} {'is gone' if gone else 'does not answer'}", lost)
+        for pod in pods:
+            if pod.live and pod.placed is not None and (self.now - pod.placed).total_seconds() >= STUCK_S:
+                return Cause(JobReason.NODE_LOST, f"node {pod.node} has not taken up pod {pod.name}", pod)
         return stuck(pods, self.now)
 
     def _heal_or_fail(self, cause: Cause) -> None:

@@ -17,6 +17,7 @@ from operators.irpojob.reconcile import reconcile
 from operators.resources.irpojob import IRPOJobSpec, IRPOJobStatus
 
 BEGIN = datetime(2026, 11, 25, 12, tzinfo=UTC)
+GRACE = timedelta(seconds=30)
 
 
 def spec_of(**changes: Any) -> IRPOJobSpec:
@@ -132,7 +133,7 @@ class World:
                     if self._answers(pod):
                         del self.pods[pod.name]
                     else:
-                        self.pods[pod.name] = replace(pod, deleting=True)
+                        self.pods[pod.name] = replace(pod, gone_by=pod.gone_by or self.now + GRACE)
             left = self._pods_of(job)
             if job.deleting and not any(pod.live for pod in left):
                 del self.jobs[job.name]
@@ -150,7 +151,9 @@ class World:
 
     def running(self) -> list[SeenPod]:
         """Pods that run on a node that answers."""
-        return [pod for pod in self.pods.values() if pod.phase == "Running" and not pod.deleting and self._answers(pod)]
+        return [
+            pod for pod in self.pods.values() if pod.phase == "Running" and pod.gone_by is None and self._answers(pod)
+        ]
 
     def _answers(self, pod: SeenPod) -> bool:
         return pod.node is None or self.nodes[pod.node] is None

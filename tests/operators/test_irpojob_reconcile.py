@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from operators.irpojob.plan import EPOCH_STEPS, Place, Step, job_name, places
 
-from .irpojob_world import World
+from .irpojob_world import GRACE, World
 
 HEALING = {"PodFailed", "PodLost", "NodeLost", "OutOfMemory"}
 
@@ -145,6 +145,34 @@ def test_a_dead_node_never_leaves_a_job_running() -> None:
     world.tick()
     world.settle()
     assert not [pod for pod in world.pods.values() if pod.node == "n1" and pod.attempt == 0 and pod.live]
+    world.tick()
+    world.settle()
+    assert world.ran[-1] == "quick-e1-opt-1"
+
+
+def test_a_node_that_does_not_take_up_a_pod_has_the_step_started_again_elsewhere() -> None:
+    world = World.of(nodeLossSeconds=60, backoffSeconds=0)
+    run_to(world, Step.OPTIMISATION)
+    pod = world.running()[1]
+    world.pods[pod.name] = replace(pod, phase="Pending", placed=world.now)
+    world.wait(299)
+    world.settle()
+    assert world.status.restarts == 0
+    world.wait(1)
+    world.look()
+    assert world.status.last_failure is not None
+    assert "has not taken up pod" in world.status.last_failure.message
+    world.settle()
+    # it does not end either: its node says that it is ready, and does nothing
+    stuck = replace(world.pods[pod.name], gone_by=world.now + GRACE)
+    for _ in range(3):
+        world.tick()
+        world.pods[pod.name] = stuck
+        world.settle()
+    assert world.ran[-1] == "quick-e1-opt-0"
+    world.wait(GRACE.total_seconds() + 60)
+    world.settle()
+    assert pod.name not in world.pods
     world.tick()
     world.settle()
     assert world.ran[-1] == "quick-e1-opt-1"
