@@ -155,6 +155,9 @@ class Operator:
     async def _service_changed(self, namespace: str | None, name: str, **_: Any) -> None:
         assert namespace is not None
         self.services.queue.add((namespace, name))
+        for key in self.policies.unfinished():  # they may wait for its stable version
+            if key[0] == namespace:
+                self.policies.queue.add(key)
 
     async def _deployment_changed(self, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
         assert namespace is not None

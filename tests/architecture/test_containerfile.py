@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +15,15 @@ ROOT = Path(__file__).parents[2]
 LINES = (ROOT / "Containerfile").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
 
 
+def copied() -> set[str]:
+    lines = (line.split()[1:-1] for line in LINES if line.startswith("COPY ") and "--from" not in line)
+    return {word for words in lines for word in words}
+
+
 def test_everything_that_is_copied_is_there_and_no_room_is_left_out() -> None:
-    copied = {
-        word for line in LINES if line.startswith("COPY ") and "--from" not in line for word in line.split()[1:-1]
-    }
-    assert {name for name in copied if not (ROOT / name).exists()} == set()
+    assert {name for name in copied() if not (ROOT / name).exists()} == set()
     rooms = {path.parent.name for path in ROOT.glob("*/py.typed")}
-    assert rooms <= copied
+    assert rooms <= copied()
 
 
 def test_every_stage_builds_on_one_before_it_and_the_charts_images_are_targets() -> None:
@@ -63,7 +66,14 @@ def test_a_lock_alone_runs_its_images_commands(tmp_path: Path, lock: str, comman
     for name in ("build.txt", lock):
         told = ["--require-hashes", "--no-build-isolation", "-r", str(ROOT / "requirements" / name)]
         subprocess.run([*pip, *told], check=True)
-    subprocess.run([*pip, "--no-build-isolation", "--no-cache-dir", str(ROOT)], check=True)
+    source = tmp_path / "source"
+    source.mkdir()
+    for path in (ROOT / name for name in copied()):
+        if path.is_dir():
+            shutil.copytree(path, source / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif path.parent == ROOT:
+            shutil.copy(path, source)
+    subprocess.run([*pip, "--no-build-isolation", "--no-cache-dir", str(source)], check=True)
     for command in commands:
         program = [str(tmp_path / "venv" / "bin" / "llm-auction"), *command]
         done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)

@@ -1,0 +1,71 @@
+"""The operator's process, with the rights of its role alone, looks after services and policies as well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kubernetes import client
+
+from operators.cluster.control_plane import ControlPlane
+from operators.drills.operating import operator
+
+from .conftest import define, eventually
+from .services import spec
+from .test_retrainpolicy_resource import policy
+
+PLACE = ("llm-auction.io", "v1alpha1")
+
+
+def test_services_and_policies_are_looked_after_under_the_operators_own_rights(
+    kwok_plane: ControlPlane, kwok_api: client.ApiClient, kwok_namespace: str, tmp_path: Path
+) -> None:
+    define(kwok_api)
+    objects, apps = client.CustomObjectsApi(kwok_api), client.AppsV1Api(kwok_api)
+
+    def create(kind: str, plural: str, name: str, made: dict[str, Any]) -> None:
+        body = {"apiVersion": "/".join(PLACE), "kind": kind, "metadata": {"name": name}, "spec": made}
+        objects.create_namespaced_custom_object(*PLACE, kwok_namespace, plural, body)
+
+    def status(plural: str, name: str) -> dict[str, Any]:
+        found = objects.get_namespaced_custom_object(*PLACE, kwok_namespace, plural, name)
+        told: dict[str, Any] = found.get("status", {})
+        return told
+
+    scaled = {
+        "router__autoscaling": {"maxReplicas": 4},
+        "router__resources": {"requests": {"cpu": "100m"}},
+    }
+    with operator(kwok_api, kwok_plane.kubeconfig, kwok_namespace, tmp_path) as running:
+        create("AuctionService", "auctionservices", "ads", spec(**scaled))
+        create("RetrainPolicy", "retrainpolicies", "nightly", policy(service__name="ads")["spec"])
+        eventually("the service is looked at", lambda: status("auctionservices", "ads").get("phase") == "Pending")
+        eventually(
+            "the policy waits for it",
+            lambda: status("retrainpolicies", "nightly").get("waitingFor") == "a stable version of ads",
+        )
+        eventually("its parts are made", lambda: len(apps.list_namespaced_deployment(kwok_namespace).items) == 2)
+        scalers = client.AutoscalingV2Api(kwok_api)
+        wanted = {"router": {"autoscaling": None}}
+        objects.patch_namespaced_custom_object(*PLACE, kwok_namespace, "auctionservices", "ads", {"spec": wanted})
+        eventually(
+            "what is no longer wanted goes",
+            lambda: not scalers.list_namespaced_horizontal_pod_autoscaler(kwok_namespace).items,
+        )
+
+        # What the service's status would say once its first version serves.
+        stable = {"stable": {"name": "v1", "digest": "a" * 64}}
+        objects.patch_namespaced_custom_object_status(
+            *PLACE, kwok_namespace, "auctionservices", "ads", {"status": stable}
+        )
+        batch = client.BatchV1Api(kwok_api)
+        eventually("the log is looked at", lambda: _looks(batch, kwok_namespace) == ["nightly-look-1"])
+        assert "Forbidden" not in running.log.read_text(encoding="utf-8")
+        assert "forbidden" not in running.log.read_text(encoding="utf-8")
+        objects.delete_namespaced_custom_object(*PLACE, kwok_namespace, "auctionservices", "ads")
+        objects.delete_namespaced_custom_object(*PLACE, kwok_namespace, "retrainpolicies", "nightly")
+        eventually("deletion leaves nothing", lambda: not apps.list_namespaced_deployment(kwok_namespace).items)
+
+
+def _looks(batch: client.BatchV1Api, namespace: str) -> list[str]:
+    return [job.metadata.name for job in batch.list_namespaced_job(namespace).items]
