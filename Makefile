@@ -12,12 +12,13 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist load
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-slow check bench bench-learning bench-router bench-eligibility bench-streaming bench-operator \
-	bench-offpolicy drill-billing drill-streaming drill-operator drill-triton triton kafka cluster-tools schemas crds lock clean distclean
+	bench-offpolicy drill-billing drill-streaming drill-operator drill-triton drill-loop triton kafka cluster-tools schemas \
+	crds lock clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
-run: $(VENV)/.run ## Train the quick configuration, print the table of methods, serve on http://localhost:8080
+run: $(VENV)/.run ## The whole loop on http://localhost:8080: serve, train, print the table of methods, retrain from the log
 	$(BIN)/llm-auction run
 
 test: check triton ## All checks, then all tests but the slow ones
@@ -81,6 +82,9 @@ bench-streaming: $(VENV)/.dev ## Cost of the workers, age of the shards, bytes a
 
 drill-triton: $(VENV)/.dev triton ## Half an hour of load on Triton with a version change: build/bench/triton.json
 	$(BIN)/python -m serving.drills.triton
+
+drill-loop: $(VENV)/.dev ## Five retrainings from the log, a poisoned one, a slow one: build/bench/loop.json
+	$(BIN)/python -m cli.drills.loop
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)

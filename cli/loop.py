@@ -68,6 +68,27 @@ def serving_programs(places: Places, port: int, rate: float) -> list[Program]:
     ]
 
 
+def retraining_program(places: Places) -> Program:
+    """Trains from the shards whenever that is due, and registers what came of it with its gates' decision. It yields to
+    the answers."""
+    words = ["--shards", str(places.shards), "--registry", places.registry, "--routes", str(places.routes)]
+    return Program("retrain", ["retrain", "--watch", *words, "--work", str(places.root / "retraining")], nice=10)
+
+
+def registered(base: str, registry: str) -> None:
+    """Registers the base model under its name, so that it can be retrained from its own log and gone back to; one that
+    is no folder in Hugging Face layout cannot be."""
+    from inference.models import resolve
+    from trainers.registry import Registry
+
+    where, gguf = resolve(base)
+    models = Registry(registry)
+    if gguf or not (Path(where) / "config.json").is_file():
+        return
+    if Path(base).name not in {entry.version for entry in models.list()}:
+        models.register(where, base=base, version=Path(base).name, notes="the base model, as it is shipped")
+
+
 def first_version(base: str) -> Version:
     """The base model as a version of the route file. Imports torch."""
     from inference.models import resolve
@@ -109,11 +130,12 @@ class Loop:
         events.create(all_topics())
         with LogFeed(events, self.windows) as feed:
             while not stop.is_set():
-                feed.poll(LOOK_S)
                 try:
+                    feed.poll(LOOK_S)
                     self.children.watch()
                     self.guard.look()
                     promote_next(models, self.deployment)
                 except AuctionError as error:
                     log.error("loop", reason=str(error))
+                    stop.wait(LOOK_S)
                 show(self)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mechanism.errors import GuardError
+
 if TYPE_CHECKING:
     from cli.loop import Loop
     from trainers.config import RunConfig
@@ -79,7 +81,7 @@ def keep_going(settings: RunConfig, out: Path, port: int, rate: float, state_dir
     from rich.console import Console
     from rich.live import Live
 
-    from cli.loop import Loop, Places, first_version, serving_programs
+    from cli.loop import Loop, Places, first_version, registered, retraining_program, serving_programs
     from cli.loop_table import loop_table
     from cli.promote import routed
     from cli.serve import listen
@@ -92,6 +94,7 @@ def keep_going(settings: RunConfig, out: Path, port: int, rate: float, state_dir
     models = registry_of(str(out))
     places = Places(state_dir, models.url)
     deployment = Deployment(places.routes)
+    registered(settings.base, models.url)
     if not deployment.versions():
         deployment.start(first_version(settings.base), "run", "the base model")
     current = Loop(places, deployment, GuardSettings())
@@ -100,9 +103,13 @@ def keep_going(settings: RunConfig, out: Path, port: int, rate: float, state_dir
         for program in serving_programs(places, port, rate):
             current.children.start(program)
         typer.echo(f"serving at {address} (output of all parts in {places.output}); training meanwhile", err=True)
-        version = train_and_compare(settings, out, fresh=fresh)
-        if version not in {change.version for change in deployment.history()}:
-            deployment.promote(routed(models, models.get(version)), "run", "the first training")
+        try:
+            version = train_and_compare(settings, out, fresh=fresh)
+            if version not in {change.version for change in deployment.history()}:
+                deployment.promote(routed(models, models.get(version)), "run", "the first training")
+        except GuardError as error:  # the base serves, and its own traffic may do better
+            typer.secho(f"the first training came to nothing, the base goes on serving: {error}", err=True)
+        current.children.start(retraining_program(places))
         stop, console = stopped(), Console()
         shown = 0.0
         with Live(console=console, refresh_per_second=1, transient=False) as live:

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from inference.policy import write_policy_settings
-from mechanism.errors import AuctionError
+from mechanism.errors import GuardError
 from trainers.irpo import best_epoch
 from trainers.registry import ModelEntry, Registry
 from trainers.served import served
@@ -25,7 +25,7 @@ def registry_of(run_url: str) -> Registry:
 def register_best(s: Session) -> ModelEntry:
     """Registers the run's best epoch once; asked again, returns the entry that is there.
 
-    AuctionError where no epoch is better than the base: there is nothing to release.
+    GuardError where no epoch is better than the base: there is nothing to release.
     """
     registry = registry_of(s.run.url)
     best = best_epoch(s)
@@ -34,7 +34,8 @@ def register_best(s: Session) -> ModelEntry:
         if noted["epoch"] == best:
             return registry.get(noted["version"])
     if best == 0:
-        raise AuctionError("no epoch of this run is better than its base model; nothing is registered")
+        message = "no epoch of this run is better than its base model; nothing is registered"
+        raise GuardError("no_gain", message, {"epochs": float(s.config.epochs)})
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / "policy"
         shutil.copytree(s.run.phase("policy", best).fetch(), folder)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cli.loop import Loop, Places, first_version, serving_programs
+from cli.loop import Loop, Places, first_version, registered, retraining_program, serving_programs
 from cli.loop_table import loop_table
 from serving.promotion.deployment import Deployment
 from serving.promotion.guard import GuardSettings
@@ -44,13 +44,17 @@ def run(places: Places, deployment: Deployment, answers: int) -> str:
         console.print(loop_table(running, (), f"http://localhost:{port}"))
         tables.append(console.file.getvalue())  # type: ignore[attr-defined]
         totals = ShardReader(str(places.shards)).totals() if places.shards.is_dir() else None
-        if (totals is not None and totals.auctions >= answers) or time.monotonic() > end:
+        looked = "learned" in running.children.all["retrain"].tail(20)
+        if (looked and totals is not None and totals.auctions >= answers) or time.monotonic() > end:
             stop.set()
 
     try:
-        for program in serving_programs(places, port, 4.0):
+        for program in (*serving_programs(places, port, 4.0), retraining_program(places)):
             loop.children.start(program)
         loop.run(stop, show)
+        assert not [name for name, child in loop.children.all.items() if child.failures]
+        # it has looked, and waits for enough of the log
+        assert "more, or nothing can be learned" in loop.children.all["retrain"].tail(20)
     finally:
         loop.children.stop()
     return tables[-1]
@@ -61,6 +65,8 @@ def run(places: Places, deployment: Deployment, answers: int) -> str:
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     places = Places(tmp_path / "serve", str(tmp_path / "runs"))
     deployment = Deployment(places.routes)
+    registered("tiny", places.registry)
+    registered("tiny", places.registry)  # once is enough
     deployment.start(first_version("tiny"), "test", "the first")
     table = run(places, deployment, 8)
     assert "tiny" in table

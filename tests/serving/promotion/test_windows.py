@@ -42,8 +42,8 @@ def test_late_clicks_and_young_answers_do_not_count() -> None:
 def test_order_and_repetition_change_nothing() -> None:
     events: list[AnyEvent] = []
     for number in range(30):
-        event = interaction(number, BEGINNING + timedelta(seconds=number))
-        events += [event, click(event, "A0", 3), click(event, "A1", 9)] if number % 3 else [event]
+        answer = interaction(number, BEGINNING + timedelta(seconds=number))
+        events += [answer, click(answer, "A0", 3), click(answer, "A1", 9)] if number % 3 else [answer]
     straight, mixed = windows(), windows()
     for event in events:
         straight.add(event)

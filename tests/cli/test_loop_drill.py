@@ -1,0 +1,136 @@
+"""The loop drill's traffic: real events that the real workers take, clicked by the simulated population."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+
+from cli.drills import loop
+from cli.drills.loop_traffic import Server, Traffic, put, revenue, settle, shuffled
+from inference.policy import Policy
+from mechanism.objective import Penalty
+from serving.promotion.watch import LogFeed
+from serving.promotion.windows import LiveWindows, WindowSettings
+from streaming.embedded import EmbeddedLog
+from streaming.events import AnyEvent, Click, Interaction
+from streaming.shards import ShardReader
+from streaming.topics import all_topics
+from trainers.gates.decision import Decision, Gate
+from trainers.registry import Registry
+from trainers.retraining import RetrainOutcome
+
+BEGIN = datetime.now(UTC) - timedelta(days=3)
+DIGEST = "ab" * 32
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[EmbeddedLog, list[AnyEvent]]:
+    """A log with sixty answers of the shipped model and what became of them."""
+    log = EmbeddedLog(tmp_path_factory.mktemp("log"))
+    log.create(all_topics())
+    traffic = Traffic.begin(BEGIN, 20, 0)
+    return log, traffic.serve(Server(Policy.load("tiny"), DIGEST), 60, log)
+
+
+def answers(events: list[AnyEvent]) -> list[Interaction]:
+    return [event for event in events if isinstance(event, Interaction)]
+
+
+def clicks(events: list[AnyEvent]) -> list[Click]:
+    return [event for event in events if isinstance(event, Click)]
+
+
+def test_time_runs_on_and_some_ads_are_clicked(served: tuple[EmbeddedLog, list[AnyEvent]]) -> None:
+    _, events = served
+    times = [answer.occurred_at for answer in answers(events)]
+    assert len(times) == 60
+    assert times == sorted(times)
+    assert 0 < len(clicks(events)) < sum(len(answer.shown) for answer in answers(events))
+    assert sum(revenue(events)) == sum(click.price_micros for click in clicks(events)) / 10_000
+    assert all(answer.answer_s > 0 for answer in answers(events))
+    assert any(answer.consent for answer in answers(events))
+    assert all((answer.reader is not None) == answer.consent for answer in answers(events))
+
+
+def test_the_workers_and_the_guard_take_every_event(
+    served: tuple[EmbeddedLog, list[AnyEvent]], tmp_path: Path
+) -> None:
+    log, events = served
+    settle(log, str(tmp_path / "shards"), events, 1_800.0, within_s=60.0)
+    reader = ShardReader(str(tmp_path / "shards"))
+    totals = reader.totals()
+    assert (totals.auctions, totals.clicks, totals.orphans) == (60, len(clicks(events)), 0)
+    assert reader.count() == sum(answer.consent for answer in answers(events))
+    windows = LiveWindows(WindowSettings(ripe_s=1_800.0), Penalty())
+    with LogFeed(log, windows) as feed:
+        while feed.poll(0.2):
+            pass
+    seen = windows.of(DIGEST, datetime.now(UTC))
+    assert sum(answer.revenue or 0 for answer in seen) == sum(click.price_micros for click in clicks(events))
+
+
+def test_shuffled_clicks_are_as_many_on_other_ads(
+    served: tuple[EmbeddedLog, list[AnyEvent]], tmp_path: Path
+) -> None:
+    _, events = served
+    poisoned = shuffled(events, np.random.default_rng(0))
+    assert answers(poisoned) == answers(events)
+    assert len({click.click_id for click in clicks(poisoned)}) == len(clicks(events))
+    assert {click.click_id for click in clicks(poisoned)} != {click.click_id for click in clicks(events)}
+    log = EmbeddedLog(tmp_path / "log")
+    log.create(all_topics())
+    put(log, poisoned)  # every event is one that consumers take
+
+
+def almost_the_same(tmp_path: Path, number: int) -> Path:
+    """The shipped model, its weights moved by next to nothing: another digest."""
+    policy = Policy.load("tiny")
+    next(iter(policy.model.parameters())).data += 1e-7 * number
+    folder = tmp_path / f"model-{number}"
+    policy.save(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_what_passes_is_promoted_and_what_is_slow_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the training is left out: versions are the base again, refused where their clicks were shuffled."""
+    made: list[str] = []
+
+    def retrained(config: Any, shards: str, registry: Registry, serving: str, *_: Any, **told: Any) -> RetrainOutcome:
+        passed = told["reason"] != loop.POISONED
+        made.append(shards)
+        verdict: Any = "passed" if passed else "failed"
+        decision = Decision((Gate("click_predictor", verdict, "made up", {}, {}),), config.gates)
+        folder = almost_the_same(tmp_path, len(made))
+        entry = registry.register(folder, base="tiny", parent=serving, gates=decision.to_dict())
+        return RetrainOutcome(entry, decision, "nowhere")
+
+    monkeypatch.setattr(loop, "retrain", retrained)
+    for name, value in (("RETRAININGS", 1), ("EARLY", 50), ("LEAST", 60)):
+        monkeypatch.setattr(loop, name, value)
+    out = tmp_path / "loop.json"
+    with pytest.raises(typer.Exit):  # no version earns more than the first
+        loop.main(100, 30, "tiny", None, 0, tmp_path / "drill", out)
+    told = json.loads(out.read_text())
+    assert [version["decision"] for version in told["versions"]] == ["first", "promoted", "refused", "rolled back"]
+    kinds = [(change["kind"], change["version"], change["by"]) for change in told["history"]]
+    assert kinds == [
+        ("start", "v0001", "drill"),
+        ("promote", "v0002", "gates"),
+        ("keep", "v0002", "guard"),
+        ("promote", "v0004", "gates"),
+        ("rollback", "v0004", "guard"),
+    ]
+    assert "take up to" in told["history"][-1]["why"]
+    assert told["versions"][0]["served"]["answers"] == 100
+    assert told["checks"]["shuffled clicks are refused by the gates"]
+    assert told["checks"]["a version slowed down is rolled back"]
+    assert not told["passed"]
+    assert made[1] != made[0] == made[2]

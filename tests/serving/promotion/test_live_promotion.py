@@ -1,0 +1,101 @@
+"""A running router under load changes its version: no request fails, and the guard acts by the router's own log."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mechanism.objective import Penalty
+from mechanism.types import Context
+from serving.policy import AsyncPolicyBackend
+from serving.promotion.deployment import Deployment
+from serving.promotion.guard import GuardSettings
+from serving.promotion.watch import Guard, LogFeed
+from serving.promotion.windows import LiveWindows, WindowSettings
+from serving.routed import RoutedPolicy, RouteLimits
+from serving.routes import Version
+from serving.threaded import ThreadedPolicy
+from serving.worker import PolicyWorker
+
+QUICK = RouteLimits(trial_s=5, look_s=2, again_s=0.05)
+SECONDS = {"good": 0.0, "better": 0.0, "slow": 0.6}
+"""What each version takes for an answer, beyond what the router does."""
+
+
+def version(name: str) -> Version:
+    return Version(name, 0, f"models/{name}", hashlib.sha256(name.encode()).hexdigest())
+
+
+def opener(scripted: Callable[..., Any]) -> Callable[[Version], Any]:
+    """Opens versions that say their names, show an ad and take their time."""
+
+    async def opened(wanted: Version) -> AsyncPolicyBackend:
+        def script(context: Context) -> Iterator[str]:
+            time.sleep(SECONDS[wanted.name] if context.candidates else 0.0)
+            yield f"{wanted.name} says "
+            yield from (f"@{c.ad.title}@[{c.ad.id}]" for c in context.candidates[:1])
+            yield "."
+
+        policy = scripted()
+        policy.script, policy.digest = script, wanted.digest
+        return ThreadedPolicy(PolicyWorker(policy, 64, 30.0))
+
+    return opened
+
+
+def test_versions_change_under_load_and_a_slow_one_goes_back(
+    tmp_path: Path, router: Callable[..., Any], scripted: Callable[..., Any], wait_until: Callable[..., None]
+) -> None:
+    deployment = Deployment(tmp_path / "routes.json")
+    deployment.start(version("good"), "test", "")
+    backend = RoutedPolicy(deployment.path, opener(scripted), QUICK)
+    windows = LiveWindows(WindowSettings(ripe_s=0.0), Penalty())
+    guard = Guard(deployment, windows, GuardSettings(least=15, least_early=8, quick_s=0.3))
+    statuses: list[int] = []
+    texts: list[str] = []
+    stop = threading.Event()
+    with router(tmp_path, None, backend=backend, routes_s=0.05) as running:
+
+        def ask() -> None:
+            while not stop.is_set():
+                answer = running.post()
+                statuses.append(answer.status_code)
+                texts.append(answer.json()["choices"][0]["message"]["content"].split()[0] if answer.is_success else "")
+
+        def decided() -> bool:
+            feed.poll(0.2)
+            guard.look()
+            return deployment.probation() is None
+
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        with LogFeed(running.router.log, windows) as feed:
+            wait_until(lambda: len(texts) > 20 and feed.poll(0.2) == 0, 60)
+            deployment.promote(version("better"), "test", "")
+            wait_until(decided, 90)
+            deployment.promote(version("slow"), "test", "")
+            wait_until(decided, 90)
+        seen = len(texts)
+        wait_until(lambda: texts[seen:].count("better") > 3, 60)
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+    assert set(statuses) == {200}
+    assert set(texts) == {"good", "better", "slow"}
+    told = [(change.kind, change.version, change.by) for change in deployment.history()]
+    assert told == [
+        ("start", "good", "test"),
+        ("promote", "better", "test"),
+        ("keep", "better", "guard"),
+        ("promote", "slow", "test"),
+        ("rollback", "slow", "guard"),
+    ]
+    assert "take up to" in deployment.history()[-1].why
+    serving = deployment.serving()
+    assert serving is not None
+    assert serving.name == "better"
