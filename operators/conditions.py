@@ -190,7 +190,7 @@ SERVICE_REASONS: Mapping[ServiceReason, Meaning] = {
     ServiceReason.STARTING: Meaning("The version's servers are being made; it has no traffic."),
     ServiceReason.ROUTERS_BEHIND: Meaning(
         "Not every router follows the newest route file yet; a mounted ConfigMap takes up to a minute or two.",
-        "If it stays: the routers' log says why they refuse the file.",
+        "If it stays: the routers' log says why they refuse the file; the operator must reach their metrics port.",
     ),
     ServiceReason.NOT_VERIFIED: Meaning(
         "A router gives the version no traffic: its server is not ready, has other weights than `digest`, or could not "

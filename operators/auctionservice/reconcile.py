@@ -232,6 +232,10 @@ class _Round:
         if (model.name, model.digest) not in published:
             return ServiceReason.ROUTERS_BEHIND, f"{model.name} is not in the route file yet"
         told = [router for router in self.seen.routers if router.generation is not None or router.ready]
+        silent = [router.pod for router in told if router.generation is None]
+        if silent:
+            message = f"the figures of {len(silent)} of {len(told)} routers cannot be read, {silent[0]} for one"
+            return ServiceReason.ROUTERS_BEHIND, f"{message}: let the operator reach their metrics port"
         behind = [router.pod for router in told if (router.generation or 0) < self.before.routes_generation]
         if not told or behind:
             which = f"{len(behind)} of {len(told)} routers" if told else "no router"

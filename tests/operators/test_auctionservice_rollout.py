@@ -106,6 +106,22 @@ def test_a_step_waits_for_answers_to_compare_and_for_every_router() -> None:
     assert world.weights()["v2"] == 50
 
 
+def test_routers_that_the_operator_cannot_read_hold_a_version_up_and_are_named() -> None:
+    world = serving()
+    world.ask("v2")
+    world.ready.add("v2")
+    world.silent = {1}
+    for _ in range(4):
+        world.step(5)
+        world.sync()
+    told = next(c for c in world.status.conditions if c.type == "Progressing")
+    assert "the figures of 1 of 2 routers cannot be read, ads-router-1 for one" in told.message
+    assert world.weights() == {"v1": 100, "v2": 0}
+    world.silent = set()
+    world.settle("v2")
+    assert world.weights() == {"v1": 90, "v2": 10}
+
+
 BROKEN = {
     "ErrorRate": counts(300, failed=30),
     "Latency": counts(300, slow=60),

@@ -146,6 +146,7 @@ def test_rights_are_those_that_the_code_uses_and_bound_to_the_namespaces_named(h
         ({"workers": {"ledger": {"enabled": True}}}, "name"),
         ({"auctionServices": {"Ads": {}}}, "Ads"),
         ({"serviceAccount": {"create": False}}, "name the account"),
+        ({"operator": {"namespaces": ["other"]}, "auctionServices": {"ads": spec()}}, "operator.namespaces: add"),
     ],
 )
 def test_values_that_cannot_be_honoured_are_refused(helm: Helm, values: dict[str, Any], words: str) -> None:
