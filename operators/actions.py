@@ -40,6 +40,15 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """Write annotations onto a pod that is there; one that has gone meanwhile is left alone."""
+
+    name: str
+    uid: str
+    annotations: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Say:
     """An event on the object, for people: `kubectl describe` shows it."""
 
@@ -48,7 +57,7 @@ class Say:
     type: Literal["Normal", "Warning"] = "Normal"
 
 
-Action = Apply | Create | Delete
+Action = Apply | Create | Delete | Note
 
 
 @dataclass(frozen=True, slots=True)

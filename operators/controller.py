@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 
-from operators.actions import Action, Apply, Create, Delete, Outcome, Refusal, Say
+from operators.actions import Action, Apply, Create, Delete, Note, Outcome, Refusal, Say
 from operators.kube import MANAGER, ApiError, KubeApi
 from operators.metrics import OperatorMetrics
 from operators.queue import Queue
@@ -160,6 +160,9 @@ class Controller(Generic[D, S]):
         match action:
             case Delete(version, kind, name, uid, now):
                 self.api.delete(version, kind, desired.namespace, name, uid, now=now)
+                return None
+            case Note(name, uid, annotations):
+                self.api.annotate("v1", "Pod", desired.namespace, name, uid, annotations)
                 return None
             case Apply(manifest, force):
                 try:

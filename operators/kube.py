@@ -21,6 +21,7 @@ from operators.resources.base import API_VERSION
 MANAGER = "llm-auction-operator"
 JSON = "application/json"
 APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
 TIMEOUT_S = 30.0
 
 
@@ -44,7 +45,7 @@ USED: Mapping[tuple[str, str], Use] = {
         "horizontalpodautoscalers", ("list", "create", "patch", "delete")
     ),
     ("batch/v1", "Job"): Use("jobs", ("list", "watch", "create", "get", "delete")),
-    ("v1", "Pod"): Use("pods", ("list", "delete")),
+    ("v1", "Pod"): Use("pods", ("list", "patch", "delete")),
     ("v1", "ConfigMap"): Use("configmaps", ("list", "create", "patch", "delete")),
     ("v1", "Service"): Use("services", ("list", "create", "patch", "delete")),
     ("v1", "Node"): Use("nodes", ("list", "watch", "get"), namespaced=False),
@@ -111,6 +112,17 @@ class KubeApi:
             options["gracePeriodSeconds"] = 0
         try:
             self._call("delete", "DELETE", version, kind, namespace, name, body=options)
+        except ApiError as error:
+            if error.status not in (404, 409):  # 409: another uid, so ours is gone
+                raise
+
+    def annotate(
+        self, version: str, kind: str, namespace: str | None, name: str, uid: str, annotations: Mapping[str, str]
+    ) -> None:
+        """Writes annotations onto an object of that uid; nothing if it is gone already."""
+        body = {"metadata": {"uid": uid, "annotations": dict(annotations)}}
+        try:
+            self._call("patch", "PATCH", version, kind, namespace, name, body=body, content=MERGE)
         except ApiError as error:
             if error.status not in (404, 409):  # 409: another uid, so ours is gone
                 raise

@@ -14,6 +14,8 @@ SERVICE_LABEL = f"{GROUP}/auctionservice"
 PART_LABEL = "app.kubernetes.io/component"
 VERSION_LABEL = f"{GROUP}/version"
 DIGEST_LABEL = f"{GROUP}/digest"
+ROUTES_ANNOTATION = f"{GROUP}/routes"
+"""On a router's pod: the route file that it should follow by now."""
 ROUTER, POLICY = "router", "policy"
 HTTP_PORT, METRICS_PORT = 8080, 9090
 TRITON_HTTP, TRITON_GRPC, TRITON_METRICS = 8000, 8001, 8002

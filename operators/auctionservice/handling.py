@@ -87,8 +87,8 @@ def _router(pod: Mapping[str, Any], scrape: Scrape | None) -> SeenRouter:
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
     ready = ready and "deletionTimestamp" not in meta
     if scrape is None:
-        return SeenRouter(meta["name"], ready)
-    return SeenRouter(meta["name"], ready, scrape.generation, scrape.refusing, scrape.versions)
+        return SeenRouter(meta["name"], ready, uid=meta["uid"])
+    return SeenRouter(meta["name"], ready, scrape.generation, scrape.refusing, scrape.versions, meta["uid"])
 
 
 def desired_of(item: Mapping[str, Any]) -> Desired:

@@ -59,6 +59,7 @@ class SeenRouter:
     generation: int | None = None
     refusing: bool = False
     versions: Mapping[tuple[str, str], Verdict] = field(default_factory=dict)
+    uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)

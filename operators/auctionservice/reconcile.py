@@ -10,8 +10,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from mechanism.types import model_version
-from operators.actions import Action, Apply, Delete, Outcome, Say
-from operators.auctionservice.children import manifests, short
+from operators.actions import Action, Apply, Delete, Note, Outcome, Say
+from operators.auctionservice.children import ROUTES_ANNOTATION, manifests, short
 from operators.auctionservice.guards import Breach, Counts, breach
 from operators.auctionservice.observed import Desired, Observed, Servers
 from operators.conditions import ServiceCondition, ServiceReason
@@ -343,7 +343,17 @@ class _Round:
         return (
             *(Apply(item) for item in wanted),
             *(Delete(child.api_version, child.kind, child.name, child.uid) for child in strays),
+            *self._hurry(),
         )
+
+    def _hurry(self) -> list[Note]:
+        """A kubelet brings a changed ConfigMap at its next look at the pod, which may be a minute away; a change of
+        the pod has it look at once. In a round after that of the change, when its own copy is new."""
+        if self.status.routes_generation != self.before.routes_generation:
+            return []
+        generation = self.status.routes_generation
+        behind = [one for one in self.seen.routers if one.generation is not None and one.generation < generation]
+        return [Note(one.pod, one.uid, {ROUTES_ANNOTATION: str(generation)}) for one in behind]
 
     def _again(self) -> float:
         busy = self.status.candidate is not None or self.status.retiring

@@ -40,6 +40,7 @@ class Site:
         self.metrics: dict[str, Metrics] = {}
         self.failing: set[str] = set()
         self.wrong: set[str] = set()
+        self.stuck = False
 
     def read(self, address: str) -> str | None:
         """What the router at an address says: it follows the file, and some questions have come since."""
@@ -60,7 +61,8 @@ class Site:
                 metrics.shown.labels(version).inc()
                 metrics.clicks.labels("valid", version).inc(i % 2)
                 metrics.clicked.labels("USD", version).inc(100_000 * (i % 2))
-        metrics.follow(routes["generation"], False, told)
+        if not self.stuck:
+            metrics.follow(routes["generation"], False, told)
         return metrics.render().decode()
 
     def create(self, **changes: Any) -> None:
@@ -130,6 +132,18 @@ def test_a_version_with_other_weights_gets_no_traffic(site: Site) -> None:
 
     eventually("the routers refuse it", lambda: said() == "NotVerified")
     assert site.weights() == {"v1": 100, "v2": 0}
+
+
+def test_a_router_that_is_behind_is_told_on_its_pod(site: Site) -> None:
+    site.stuck = True
+    site.patch(model=model("v2"))
+
+    def told() -> set[str]:
+        site.status()
+        pods = site.core.list_namespaced_pod(site.namespace, label_selector="app.kubernetes.io/component=router").items
+        return {(pod.metadata.annotations or {}).get("llm-auction.io/routes", "") for pod in pods}
+
+    eventually("their kubelets look", lambda: told() == {str(site.status()["routesGeneration"])})
 
 
 def test_autoscaling_comes_and_goes_with_its_field(site: Site, kwok_api: client.ApiClient) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from operators.actions import Note
 from operators.auctionservice.guards import Counts
 from operators.resources.auctionservice import AuctionServiceStatus
 from serving.routes import parse_routes
@@ -120,6 +121,18 @@ def test_routers_that_the_operator_cannot_read_hold_a_version_up_and_are_named()
     world.silent = set()
     world.settle("v2")
     assert world.weights() == {"v1": 90, "v2": 10}
+
+
+def test_a_router_that_is_behind_has_its_kubelet_hurried_once_the_file_is_old() -> None:
+    world = serving()
+    world.ask("v2")
+    assert not [action for action in world.step(5).actions if isinstance(action, Note)]
+    notes = [action for action in world.step(5).actions if isinstance(action, Note)]
+    assert [(one.name, one.annotations) for one in notes] == [
+        (f"ads-router-{i}", {"llm-auction.io/routes": str(world.status.routes_generation)}) for i in (0, 1)
+    ]
+    world.sync()
+    assert not [action for action in world.step(5).actions if isinstance(action, Note)]
 
 
 BROKEN = {
