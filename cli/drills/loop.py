@@ -164,6 +164,7 @@ def new_log(folder: Path) -> EmbeddedLog:
 def main(
     answers: Annotated[int, typer.Option(help="Answers served before each retraining.", min=2 * EARLY)] = 1_500,
     profiles: Annotated[int, typer.Option(help="People of the world.", min=10)] = 1_000,
+    candidates: Annotated[int, typer.Option(help="Ads in each prompt.", min=2)] = 20,
     config: Annotated[str, typer.Option(help="Retraining configuration.")] = "tiny",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting of it: key.path=value.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
@@ -174,10 +175,11 @@ def main(
     console, began = Console(), time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
     settings = load_retraining(config, set_ or [])
-    traffic = Traffic.begin(datetime.now(UTC) - timedelta(days=28), profiles, seed)
+    traffic = Traffic.begin(datetime.now(UTC) - timedelta(days=28), profiles, candidates, seed)
     drill = Drill(folder, settings, traffic, console)
     result: dict[str, Any] = {
-        "wanted_ratio": WANTED_RATIO, "answers": answers, "profiles": profiles, "seed": seed,
+        "wanted_ratio": WANTED_RATIO, "answers": answers, "profiles": profiles, "candidates": candidates,
+        "seed": seed,
         "config": settings.model_dump(mode="json"),
     }  # fmt: skip
 

@@ -72,19 +72,19 @@ class Traffic:
     world: World
     population: Population
     now: datetime
-    every_s: float = 60.0
     candidates: int = 20
+    every_s: float = 60.0
     number: int = 0
     _returning: list[tuple[float, str]] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, at: datetime, profiles: int, seed: int) -> Traffic:
+    def begin(cls, at: datetime, profiles: int, candidates: int, seed: int) -> Traffic:
         """A world of so many people at a moment. Every text of theirs is encoded once."""
         world = World(seed, profiles)
         people = Population(world, PopulationSettings(day_s=86_400.0), seed)
         shared_encoder().encode([q.text for q in world.train_queries])
         shared_encoder().encode([", ".join(p.interests) for p in world.profiles])
-        return cls(world, people, at)
+        return cls(world, people, at, candidates)
 
     def serve(self, server: Server, count: int, log: EventLog) -> list[AnyEvent]:
         """`count` questions answered, read and clicked; the events, durable in the log."""

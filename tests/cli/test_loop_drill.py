@@ -34,7 +34,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[EmbeddedLog, list[
     """A log with sixty answers of the shipped model and what became of them."""
     log = EmbeddedLog(tmp_path_factory.mktemp("log"))
     log.create(all_topics())
-    traffic = Traffic.begin(BEGIN, 20, 0)
+    traffic = Traffic.begin(BEGIN, 20, 20, 0)
     return log, traffic.serve(Server(Policy.load("tiny"), DIGEST), 60, log)
 
 
@@ -117,7 +117,7 @@ def test_what_passes_is_promoted_and_what_is_slow_goes_back(tmp_path: Path, monk
         monkeypatch.setattr(loop, name, value)
     out = tmp_path / "loop.json"
     with pytest.raises(typer.Exit):  # no version earns more than the first
-        loop.main(100, 30, "tiny", None, 0, tmp_path / "drill", out)
+        loop.main(100, 30, 20, "tiny", None, 0, tmp_path / "drill", out)
     told = json.loads(out.read_text())
     assert [version["decision"] for version in told["versions"]] == ["first", "promoted", "refused", "rolled back"]
     kinds = [(change["kind"], change["version"], change["by"]) for change in told["history"]]
