@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cli.drills import loop
 from cli.drills.loop_traffic import Server, Traffic, put, revenue, settle, shuffled
 from inference.policy import Policy
 from mechanism.objective import Penalty
+from serving.promotion.guard import GuardSettings
 from serving.promotion.watch import LogFeed
 from serving.promotion.windows import LiveWindows, WindowSettings
 from streaming.embedded import EmbeddedLog
@@ -113,7 +115,9 @@ def test_what_passes_is_promoted_and_what_is_slow_goes_back(tmp_path: Path, monk
         return RetrainOutcome(entry, decision, "nowhere")
 
     monkeypatch.setattr(loop, "retrain", retrained)
-    for name, value in (("RETRAININGS", 1), ("EARLY", 50), ("LEAST", 60)):
+    # so few answers say nothing on revenue
+    lenient = partial(GuardSettings, revenue=5.0, experience=50.0)
+    for name, value in (("RETRAININGS", 1), ("EARLY", 50), ("LEAST", 60), ("GuardSettings", lenient)):
         monkeypatch.setattr(loop, name, value)
     out = tmp_path / "loop.json"
     with pytest.raises(typer.Exit):  # no version earns more than the first
