@@ -26,7 +26,7 @@ DRAWS = 200
 def loop_table(loop: Loop, entries: Sequence[ModelEntry], address: str) -> RenderableType:
     """The versions in the order in which they came, and the processes below."""
     now = datetime.now(UTC)
-    columns = ("version", "traffic", "answers", "revenue/query", "with ads", "p95", "state")
+    columns = ("version", "traffic", "answers", "points/query", "with ads", "p95", "state")
     table = Table(*columns, title=f"{address}   Ctrl+C stops")
     history = loop.deployment.history()
     weights = {version.name: version.weight for version in loop.deployment.versions()}

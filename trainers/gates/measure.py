@@ -18,10 +18,11 @@ from inference.encoder import shared_encoder
 from inference.policy import Policy
 from inference.sampling import SamplingSettings
 from inference.scoring import Sampler
+from mechanism.markers import render_marker
 from mechanism.objective import Penalty, value
 from mechanism.properties import Monotonicity, monotonicity
 from mechanism.statistics import Floats, difference_interval
-from mechanism.types import AdId, Context, Generation
+from mechanism.types import Ad, AdId, Context, Generation
 from simulator.clicks import ClickModel
 from trainers.config import GateSettings, WorldConfig
 from trainers.evaluation.quality import answer_qualities
@@ -144,9 +145,20 @@ def _drawn_under(answer: LoggedAnswer, policy: Policy) -> SamplingSettings:
 
 
 def _with_tokens(generation: Generation, policy: Policy) -> Generation:
-    """The answer with its tokens, which no event holds. Where the model wrote it in other tokens than its tokenizer
-    would, its logged probability is not reproduced, and the estimate counts that as a disagreement."""
-    return replace(generation, token_ids=tuple(policy.text_ids(generation.answer.raw)))
+    """The answer with its tokens, which no event holds. A marker ends with a token of its own, whatever follows: the
+    candidate trie leaves no other, where the tokenizer alone might join the bracket with a full stop. Where the model
+    wrote other tokens than these, its logged probability is not reproduced, and the estimate counts a disagreement."""
+    answer, at = generation.answer, 0
+    tokens: list[int] = []
+    for insertion in answer.insertions:
+        title = answer.text[insertion.start : insertion.end]
+        marker = render_marker(Ad(insertion.ad_id, title, "", ""))
+        found = answer.raw.find(marker, at)
+        if found >= 0:
+            end = found + len(marker)
+            tokens += policy.text_ids(answer.raw[at:end])
+            at = end
+    return replace(generation, token_ids=(*tokens, *policy.text_ids(answer.raw[at:])))
 
 
 def _answers_of_both(
