@@ -45,6 +45,8 @@ class Tab:
     def open(self, view: str = "", key: str = "") -> Page:
         """The console at a view, signed in where a key is given."""
         self.page.goto(f"{self.address}/#{view}")
+        # until the console knows who is there, what is typed would be lost
+        self.page.locator("nav [aria-current=page], #view-closed:not([hidden])").first.wait_for(state="attached")
         if key:
             if not self.page.locator("#key").is_visible():
                 self.page.click("#sign")
