@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -24,8 +24,6 @@ from rich.table import Table
 
 from cli.drills.loop_traffic import Server, Traffic, put, revenue, settle, shuffled
 from cli.promote import routed
-from inference.models import resolve
-from inference.policy import Policy
 from mechanism.objective import Penalty
 from mechanism.statistics import bootstrap_interval
 from serving.promotion.deployment import Change, Deployment
@@ -37,7 +35,9 @@ from streaming.events import AnyEvent, Interaction
 from streaming.topics import all_topics
 from trainers.config import RetrainConfig, load_retraining
 from trainers.registry import Registry
-from trainers.retraining import RetrainOutcome, retrain
+
+if TYPE_CHECKING:
+    from trainers.retraining import RetrainOutcome
 
 WINDOW = timedelta(minutes=30)
 WANTED_RATIO = 1.8
@@ -81,6 +81,8 @@ class Drill:
 
     def start(self) -> None:
         """Serves the shipped base."""
+        from inference.models import resolve
+
         entry = self.registry.register(resolve("tiny")[0], base="tiny", notes="the shipped base")
         self.deployment.start(routed(self.registry, entry), "drill", "the shipped base")
         self.versions[entry.version] = {"version": entry.version, "decision": "first"}
@@ -88,6 +90,8 @@ class Drill:
     def serve(self, count: int, slowed: float = 1.0) -> str:
         """Traffic on the version that is routed, as the guard reads it; what the guard decides at the end ("" where
         nothing is on probation)."""
+        from inference.policy import Policy
+
         version = self.deployment.serving()
         assert version is not None
         server = Server(Policy.load(version.policy), version.digest, slowed)
@@ -112,6 +116,8 @@ class Drill:
 
     def retrain(self, log: EmbeddedLog, shards: str, events: Sequence[AnyEvent], what: str) -> RetrainOutcome:
         """Lets a log of `events` be judged and written to shards, and retrains the serving version from them."""
+        from trainers.retraining import retrain
+
         settle(log, shards, events, WINDOW.total_seconds())
         self.traffic.now += WINDOW
         parent, began = self.serving, time.process_time()

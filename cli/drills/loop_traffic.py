@@ -12,12 +12,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inference.encoder import shared_encoder
-from inference.policy import Policy
 from mechanism.prompt import MICROS_PER_POINT
 from mechanism.types import AdId, Context, Generation
 from simulator.users.population import Population, PopulationSettings
@@ -52,6 +50,9 @@ BATCH = 50
 MAX_ADS = 3
 RETURN_S = 300.0
 """When somebody who comes back asks again."""
+if TYPE_CHECKING:
+    from inference.policy import Policy
+
 CURRENCY = "USD"
 _KEY = b"the loop drill's key of pseudonyms"
 
@@ -80,6 +81,8 @@ class Traffic:
     @classmethod
     def begin(cls, at: datetime, profiles: int, candidates: int, seed: int) -> Traffic:
         """A world of so many people at a moment. Every text of theirs is encoded once."""
+        from inference.encoder import shared_encoder
+
         world = World(seed, profiles)
         people = Population(world, PopulationSettings(day_s=86_400.0), seed)
         shared_encoder().encode([q.text for q in world.train_queries])

@@ -14,8 +14,6 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 ROOMS = ("mechanism", "inference", "simulator", "streaming", "trainers", "serving", "operators", "cli")
-DRILLS = REPOSITORY / "cli" / "drills"
-"""Programs of their own (`python -m cli.drills.NAME`) across all rooms: no command imports them."""
 TORCH = {"torch", "transformers", "trl", "deepspeed", "accelerate", "datasets", "inference"}
 
 
@@ -79,18 +77,10 @@ def test_simulator_imports_torch_and_inference_inside_functions_only(path: Path)
     assert [i for i in top_levels(path, at_module_scope=True) if i[1] in TORCH] == []
 
 
-COMMANDS = [path for path in sources("cli") if DRILLS not in path.parents]
-
-
-@pytest.mark.parametrize("path", COMMANDS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sources("cli"), ids=lambda p: p.stem)
 def test_commands_import_what_is_heavy_when_they_are_called(path: Path) -> None:
     heavy = TORCH | {"litestar", "uvicorn", "sqlalchemy", "matplotlib", "kopf", "kubernetes", "kafka"}
     assert [i for i in top_levels(path, at_module_scope=True) if i[1] in heavy] == []
-
-
-def test_no_command_imports_a_drill() -> None:
-    lines = {line for path in COMMANDS for line in path.read_text("utf-8").splitlines() if "import" in line}
-    assert [line for line in lines if "cli.drills" in line or "cli import drills" in line] == []
 
 
 def without_torch() -> list[str]:
@@ -98,7 +88,6 @@ def without_torch() -> list[str]:
     names = []
     for room in ("mechanism", "simulator", "streaming", "operators", "cli"):
         names += [room, *(m.name for m in pkgutil.walk_packages([str(REPOSITORY / room)], f"{room}."))]
-    names = [name for name in names if not name.startswith("cli.drills")]
     config = REPOSITORY / "trainers" / "config"
     if config.is_dir() or config.with_suffix(".py").exists():
         names += ["trainers.config", *(m.name for m in pkgutil.walk_packages([str(config)], "trainers.config."))]

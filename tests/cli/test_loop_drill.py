@@ -23,6 +23,7 @@ from streaming.embedded import EmbeddedLog
 from streaming.events import AnyEvent, Click, Interaction
 from streaming.shards import ShardReader
 from streaming.topics import all_topics
+from trainers import retraining
 from trainers.gates.decision import Decision, Gate
 from trainers.registry import Registry
 from trainers.retraining import RetrainOutcome
@@ -114,7 +115,7 @@ def test_what_passes_is_promoted_and_what_is_slow_goes_back(tmp_path: Path, monk
         entry = registry.register(folder, base="tiny", parent=serving, gates=decision.to_dict())
         return RetrainOutcome(entry, decision, "nowhere")
 
-    monkeypatch.setattr(loop, "retrain", retrained)
+    monkeypatch.setattr(retraining, "retrain", retrained)
     # so few answers say nothing on revenue
     lenient = partial(GuardSettings, revenue=5.0, experience=50.0)
     for name, value in (("RETRAININGS", 1), ("EARLY", 50), ("LEAST", 60), ("GuardSettings", lenient)):
