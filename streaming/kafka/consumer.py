@@ -20,6 +20,7 @@ from kafka.structs import OffsetAndMetadata
 
 from mechanism.errors import InputError
 from streaming.kafka.errors import translated
+from streaming.kafka.joining import Joining
 from streaming.kafka.producer import ROOM
 from streaming.kafka.settings import KafkaSettings
 from streaming.log import OnAssigned, OnRevoked, Partition, Record, fenced
@@ -64,6 +65,7 @@ class KafkaLogConsumer:
             self._client.close()
             raise InputError("topic", missing[0], "create it first")
         if self._grouped:
+            self._joining = Joining(self._client._coordinator)
             self._client.subscribe(list(topics), listener=_Listener(self, self._client, on_assigned, on_revoked))
         else:
             every = [TopicPartition(topic, n) for topic in topics for n in sorted(counts[topic])]
@@ -74,7 +76,8 @@ class KafkaLogConsumer:
                 self.seek(partition, offset)
 
     def poll(self, timeout_s: float, most: int = 500) -> list[Record]:
-        self._finish_joining()
+        if self._grouped:
+            self._joining.resume()
         with translated("poll"):
             found = self._client.poll(timeout_ms=round(timeout_s * 1000), max_records=most)
         if self._fault is not None:
@@ -146,14 +149,6 @@ class KafkaLogConsumer:
         """Partitions that came back to this member in a rebalance: the client goes on where it was, but what it read
         since the last commit was given up with them."""
         self._kept.update(partitions)
-
-    def _finish_joining(self) -> None:
-        """A leader that joins again because topics changed, and whose poll ends before that is done, forgets to go on
-        with it (kafka-python 3.0: its reason to join is gone once it has assigned): it would be without partitions and
-        heartbeats until the group threw it out."""
-        coordinator = self._client._coordinator
-        if self._grouped and coordinator.rejoining and not coordinator.need_rejoin():
-            coordinator.request_rejoin()
 
     def _go_back(self) -> set[Any]:
         """Sets those to what was committed."""

@@ -79,6 +79,17 @@ def test_a_callback_s_error_reaches_who_polls(broker: KafkaBroker, side_of: Any)
         poll_until_assigned(consumer)
 
 
+def test_a_join_that_ends_between_two_polls_is_not_begun_again(broker: KafkaBroker, side_of: Any) -> None:
+    side = side_of(KafkaLog(broker.settings()))
+    consumer = side.consumer(side.topic(), "slow")
+    end = time.monotonic() + 40
+    while not consumer.assignment():
+        assert time.monotonic() < end, "not joined"
+        consumer.poll(0.002)
+        time.sleep(0.2)
+    assert consumer._client._coordinator._generation.generation_id == 1, "each join that was made again is one more"
+
+
 def poll_until_assigned(consumer: Any) -> None:
     end = time.monotonic() + 40
     while time.monotonic() < end:
