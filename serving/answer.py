@@ -95,6 +95,13 @@ class Outlet:
             raise self._error
         return taken
 
+    def whole(self) -> list[VisibleDelta]:
+        """All pieces of an answer that has ended, for who reads it at once. Raises the error that ended it, also after
+        some text: half of an answer that nobody has seen is not one."""
+        if self._error is not None:
+            raise self._error
+        return self._ready
+
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)

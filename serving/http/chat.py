@@ -59,7 +59,7 @@ def chat_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
                 first = await live.outlet.take()
             else:
                 await asyncio.wait((writing,))
-                content = "".join([delta.content for delta in await live.outlet.take()])
+                content = "".join([delta.content for delta in live.outlet.whole()])
         except BaseException:
             await _stop(writing, gone)
             raise

@@ -268,6 +268,16 @@ def test_a_stream_that_breaks_ends_with_an_error_and_not_with_done(start: Start)
         list(router.client.chat.completions.create(model="scripted", messages=ASK, stream=True))
 
 
+def test_a_plain_answer_that_breaks_half_way_is_a_503_and_not_half_an_answer(start: Start) -> None:
+    def script(context: Context) -> Iterator[str]:
+        yield "Some words and "
+        raise PolicyError("lost")
+
+    response = start(script=script).post()
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "policy_unavailable")
+    assert "Some words" not in response.text
+
+
 def test_the_page_needs_nothing_from_elsewhere(start: Start) -> None:
     router = start()
     for path, kind in (("/", "text/html"), ("/assets/app.js", "text/javascript"), ("/assets/style.css", "text/css"),
