@@ -185,7 +185,7 @@ class LiveAnswer:
             self.outlet.close()
         except asyncio.CancelledError:
             self.outcome = "cancelled"
-            self.outlet.close(ClientGone("the client left"))
+            self._close(ClientGone("the client left"))
             raise
         except TimeoutError:
             self._cut_or_close(PolicyTimeout("the policy did not even notice its deadline"))
@@ -194,7 +194,7 @@ class LiveAnswer:
         except Exception as error:
             # Its message may quote the question: only the type is logged.
             log.error("answer failed", auction_id=self.auction_id, reason=type(error).__name__)
-            self.outlet.close(PolicyError("the answer failed"))
+            self._close(PolicyError("the answer failed"))
 
     async def _answer(self) -> None:
         offers = await self._find_offers()
@@ -317,7 +317,14 @@ class LiveAnswer:
             self.outcome = "cut"
             self.outlet.close()
         else:
-            self.outlet.close(error)
+            self._close(error)
+
+    def _close(self, error: Exception) -> None:
+        """A failed end. Only a stream's reader has seen what was written before it: a whole answer that never came has
+        shown no ad, and nobody pays for one."""
+        if not self.question.request.stream:
+            self._visible = VisibleAnswer({}, self._links.url, 1)
+        self.outlet.close(error)
 
 
 def _short(version: str) -> str:

@@ -153,7 +153,6 @@ class Router:
         return ""
 
     def _ended(self, live: LiveAnswer, writing: asyncio.Task[None]) -> None:
-        self.room.in_flight -= 1
         if writing.cancelled():  # perhaps before it began
             live.outcome = "cancelled"
             live.outlet.close(ClientGone("the client left"))
@@ -161,6 +160,7 @@ class Router:
             settle(live, self.events, self.records, self._pseudonyms)
         except Exception as error:
             log.error("answer not settled", auction_id=live.auction_id, reason=type(error).__name__)
+        self.room.in_flight -= 1
 
     def uncharged(self) -> int:
         """Events of this router that the log does not have yet, and those of a log on this machine that the ledger has

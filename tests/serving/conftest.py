@@ -165,7 +165,8 @@ class Running:
         until(lambda: self.router.uncharged() == 0)
 
     def logged(self, topic: str) -> list[Any]:
-        """The events of a topic that are in the log by now."""
+        """The events of a topic, those of all answers that have begun."""
+        until(lambda: self.router.room.in_flight == 0)
         until(lambda: self.router.events.buffered + self.router.events.waiting == 0)
         with self.router.log.consumer("", [topic]) as consumer:
             records = []

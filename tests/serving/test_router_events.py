@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from mechanism.errors import PolicyError
+from mechanism.markers import render_marker
 from mechanism.types import Context
 from serving.answer import LiveAnswer
 from serving.campaigns.types import Pricing
+from serving.errors import Overloaded
 from serving.settings import PSEUDONYMS, derived
 from streaming.codec import encode
 from streaming.embedded import EmbeddedLog
@@ -97,6 +99,18 @@ def test_answers_that_fail_or_hold_no_ads_are_told_as_well(start: Start) -> None
     events = router.logged(INTERACTIONS)
     assert {event.outcome for event in events} == {"failed"}
     assert all(not event.shown and event.logprob is None for event in events)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_ad_of_a_broken_answer_was_shown_to_a_stream_s_reader_alone(start: Start, stream: bool) -> None:
+    def script(context: Context) -> Iterator[str]:
+        yield f"Try {render_marker(context.candidates[0].ad)}. And then. And "
+        raise Overloaded("too much")
+
+    router = start(script=script)
+    assert router.post(stream=stream).status_code == (200 if stream else 503)
+    (event,) = router.logged(INTERACTIONS)
+    assert (event.outcome, len(event.shown)) == ("failed", 1 if stream else 0)
 
 
 def test_payments_that_no_click_decides_stand_in_the_event(start: Start) -> None:
