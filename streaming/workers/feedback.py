@@ -27,13 +27,15 @@ from streaming.workers.task import Batch, WorkerStopped
 
 log = structlog.get_logger(__name__)
 
+MB = 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class FeedbackSettings:
     """Times in seconds. Rows are written after `flush_s`, or when there are `flush_rows`; the watermark alone every
     `quiet_s`. It is `disorder_s` behind the clock where nothing happens. Erasures and merges are looked for every
-    `tidy_s`. Reading interactions pauses while `waiting` of them have no judgement; `remembered` rows a partition are
-    kept for amendments, older ones are looked up."""
+    `tidy_s`. Reading interactions pauses while `waiting` of them have no judgement. The newest rows of a partition are
+    kept in memory for amendments, up to `remembered_mb`; older ones are looked up in the shards."""
 
     flush_s: float = 1.0
     flush_rows: int = 20_000
@@ -41,7 +43,7 @@ class FeedbackSettings:
     disorder_s: float = 10.0
     tidy_s: float = 60.0
     waiting: int = 200_000
-    remembered: int = 50_000
+    remembered_mb: float = 16.0
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
@@ -116,7 +118,7 @@ class FeedbackTask:
         found: dict[Partition, int] = {}
         for number in {partition.number for partition in partitions}:
             if all(Partition(topic, number) in self._owned for topic in self.topics):
-                part = self._parts[number] = _Part(self._store, number, self._settings.remembered)
+                part = self._parts[number] = _Part(self._store, number, round(self._settings.remembered_mb * MB))
                 found |= part.offsets(number)
         self._tidy_at = 0.0
         return found

@@ -6,6 +6,7 @@ has not been read yet holds those behind it; interactions without judgement are 
 
 from __future__ import annotations
 
+import zlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from datetime import datetime
 
 import msgspec
 
-from streaming.codec import decode
+from streaming.codec import decode, encode
 from streaming.events import Interaction, Judgement
 from streaming.shards.manifest import Progress, Span, Totals, spans
 from streaming.shards.row import Row
 from streaming.topics import INTERACTIONS
 
+KNOWN_BYTES = 350
+"""What a remembered row takes beside its interaction."""
 Find = Callable[[Collection[str]], Mapping[str, Row]]
 """Looks for auctions among the rows that were written before."""
 
@@ -41,21 +44,26 @@ class _Held:
 
 @dataclass(slots=True)
 class _Known:
-    """The newest row of an auction. `interaction` are the event's bytes, or the event from a shard."""
+    """The newest row of an auction. `packed` is its interaction, compressed: few are asked for again."""
 
     occurred_at: datetime
-    interaction: bytes | Interaction
+    packed: bytes
     revision: int
     clicks: int
 
+    @property
+    def size(self) -> int:
+        """Bytes in memory, about."""
+        return len(self.packed) + KNOWN_BYTES
+
     def event(self) -> Interaction:
-        return _interaction(self.interaction) if isinstance(self.interaction, bytes) else self.interaction
+        return _interaction(zlib.decompress(self.packed))
 
 
 class Pairing:
     """The state of one partition since its last manifest. `find` is asked only about auctions that may have been
-    written and forgotten: after a start, for late ones, and past the `remembered` newest ones. `written_until` is the
-    time of the latest auction in the shards."""
+    written and forgotten: after a start, for late ones, and past the newest ones, of which `remembered` bytes are kept.
+    `written_until` is the time of the latest auction in the shards."""
 
     def __init__(self, progress: Progress, written_until: datetime | None, find: Find, remembered: int) -> None:
         self._start = progress
@@ -67,6 +75,7 @@ class Pairing:
         self._judged = progress.judgements
         self._waiting: dict[str, _Waiting] = {}
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._known_bytes = 0
         self._held: deque[_Held] = deque()
         self._absent: set[str] = set()
         self._fresh: list[tuple[int, Interaction, bytes]] = []
@@ -139,8 +148,9 @@ class Pairing:
         """What `rows` and `added` held is in the shards, with that progress."""
         self._mark = progress.watermark
         self.rows, self.added, self.orphans = [], Totals(), []
-        while len(self._known) > self._remembered:
+        while self._known_bytes > self._remembered:
             _, gone = self._known.popitem(last=False)
+            self._known_bytes -= gone.size
             if self._forgotten_until is None or gone.occurred_at > self._forgotten_until:
                 self._forgotten_until = gone.occurred_at
 
@@ -161,26 +171,31 @@ class Pairing:
             for auction, row in self._find(unknown).items():
                 event = row.interaction
                 self._absent.discard(auction)
-                self._known[auction] = _Known(event.occurred_at, event, row.judgement.revision, row.clicks)
+                self._remember(auction, event.occurred_at, encode(event), row.judgement.revision, row.clicks)
 
     def _take(self, judgement: Judgement) -> None:
         auction = judgement.auction_id
         if (first := self._waiting.pop(auction, None)) is not None:
-            known = _Known(first.occurred_at, first.value, -1, 0)
+            event, known = _interaction(first.value), self._remember(auction, first.occurred_at, first.value, -1, 0)
             counts = Totals(judgements=1, rows=1, auctions=1)
         else:
             known = self._known[auction]
+            if judgement.revision <= known.revision:
+                self.added += Totals(judgements=1, repeated=1)
+                return
+            event = known.event()
             counts = Totals(judgements=1, rows=1)
-        if judgement.revision <= known.revision:
-            self.added += Totals(judgements=1, repeated=1)
-            return
-        row = Row(known.event(), judgement)
+        row = Row(event, judgement)
         self.rows.append(row)
         self.added += msgspec.structs.replace(counts, clicks=row.clicks - known.clicks)
         known.revision, known.clicks = judgement.revision, row.clicks
-        self._known[auction] = known
         self._absent.discard(auction)
         self._known.move_to_end(auction)
+
+    def _remember(self, auction: str, at: datetime, value: bytes, revision: int, clicks: int) -> _Known:
+        known = self._known[auction] = _Known(at, zlib.compress(value, 1), revision, clicks)
+        self._known_bytes += known.size
+        return known
 
     def _spans(self) -> tuple[Span, ...]:
         """Offsets that wait: those read, and those of the start that were not reached again yet."""

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -155,14 +156,18 @@ def check(url: str, events: Sequence[AnyEvent]) -> None:
     assert sum(s.rows for m in reader.manifests() for s in m.shards) == totals.rows - totals.superseded
 
 
-def test_every_interaction_is_judged_with_its_clicks_whatever_the_order(fresh: EventLog, tmp_path: Path) -> None:
+@pytest.mark.parametrize("remembered_mb", [FLUSHED.remembered_mb, 0])
+def test_every_interaction_is_judged_with_its_clicks_whatever_the_order(
+    fresh: EventLog, tmp_path: Path, remembered_mb: float
+) -> None:
     url, began = str(tmp_path / "shards"), datetime.now(UTC) - timedelta(minutes=30)
     events = traffic(range(300), began)
     arrivals = events + random.Random(1).sample(events, 60)
     random.Random(2).shuffle(arrivals)
     half = len(arrivals) // 2
     put(fresh, arrivals[:half])
-    tasks = [JudgeTask(fresh, RuleJudge(), QUICK), FeedbackTask(url, FLUSHED)]
+    settings = replace(FLUSHED, remembered_mb=remembered_mb)
+    tasks = [JudgeTask(fresh, RuleJudge(), QUICK), FeedbackTask(url, settings)]
     with running(fresh, *tasks):
         until(lambda: ShardReader(url).totals().auctions > 50)
         put(fresh, arrivals[half:])
