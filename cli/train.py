@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from trainers.part import Part
 
 
+LONGEST_REASON = 1000
+"""Characters: a pod's last words have room for 4096 bytes."""
+
+
 def train(
     config: Annotated[str, typer.Argument(help="A shipped configuration (quick, ...) or a YAML file.")],
     out: Annotated[str, typer.Option(help="Run directory, any fsspec URL. Default: build/runs/NAME-TIME.")] = "",
@@ -31,12 +35,15 @@ def train(
     node: Annotated[str, typer.Option(help="I/N: of the phase policy, this node.")] = "",
     meet: Annotated[str, typer.Option(help="HOST:PORT of node 0, where the nodes meet.")] = "",
     address: Annotated[str, typer.Option(help="Name under which the other nodes reach this one.")] = "",
+    gates: Annotated[
+        str, typer.Option(help="YAML file of gates that the result of a run on a log has to pass to be a candidate.")
+    ] = "",
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a run that another process holds.")] = 0.0,
     outcome: Annotated[str, typer.Option(help="File for what was found, as JSON; /dev/termination-log in a pod.")] = "",
 ) -> None:
     """Train a policy by iterative reward-preference optimisation."""
     from mechanism.errors import ConfigError
-    from trainers.config import load_config
+    from trainers.config import load_config, load_gates
     from trainers.part import part_of
 
     if phase and epoch is None:
@@ -44,6 +51,9 @@ def train(
     if resume and not out:
         raise ConfigError("--out", "", "--resume needs the run directory to go on with")
     settings = load_config(config, set_ or [])
+    gate_settings = load_gates(gates) if gates else None
+    if gate_settings and settings.feedback.source != "shards":
+        raise ConfigError("--gates", gates, "gates read the log of the base: set feedback.source to shards")
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
     url = out or str(Path("build/runs") / f"{settings.name}-{stamp}")
     part = part_of(shard, node, meet, address)
@@ -60,9 +70,13 @@ def train(
         from cli.evaluate import open_session
         from trainers.release import register_best, registry_of
 
-        entry = register_best(open_session(url, []))
-        typer.echo(f"registered: {entry.version} in {registry_of(url).url}")
-        told["model_version"], told["model_digest"] = entry.version, entry.digest
+        entry = register_best(open_session(url, []), gate_settings, Console(stderr=True).print)
+        typer.echo(f"registered: {entry.version} in {registry_of(url).url}, {entry.status}")
+        told |= {"model_version": entry.version, "model_digest": entry.digest, "model_status": entry.status}
+        if gate_settings:
+            from trainers.gates.decision import Decision
+
+            told["refused_by"] = "; ".join(Decision.from_dict(entry.gates).reasons)[:LONGEST_REASON]
     _tell(outcome, told)
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from inference.policy import write_policy_settings
-from mechanism.errors import GuardError
+from mechanism.errors import ConfigError, GuardError
+from trainers.config import GateSettings
+from trainers.gates.decision import Decision
 from trainers.irpo import best_epoch
-from trainers.registry import ModelEntry, Registry
+from trainers.registry import ModelEntry, Registry, Status
+from trainers.retraining.gating import gate
 from trainers.served import served
 from trainers.session import Session
 
@@ -22,10 +26,14 @@ def registry_of(run_url: str) -> Registry:
     return Registry(parent or ".")
 
 
-def register_best(s: Session) -> ModelEntry:
-    """Registers the run's best epoch once; asked again, returns the entry that is there.
+def register_best(
+    s: Session, gates: GateSettings | None = None, say: Callable[[str], None] = lambda text: None
+) -> ModelEntry:
+    """Registers the run's best epoch once; asked again, returns the entry that is there. With `gates`, which read the
+    log that the run learned from, the entry is a candidate or refused, and holds their decision.
 
-    GuardError where no epoch is better than the base: there is nothing to release.
+    GuardError where no epoch is better than the base: there is nothing to release. ConfigError for gates of a run that
+    has no log, or whose base is no version of the registry beside it.
     """
     registry = registry_of(s.run.url)
     best = best_epoch(s)
@@ -36,6 +44,10 @@ def register_best(s: Session) -> ModelEntry:
     if best == 0:
         message = "no epoch of this run is better than its base model; nothing is registered"
         raise GuardError("no_gain", message, {"epochs": float(s.config.epochs)})
+    parent = decision = None
+    if gates is not None:
+        parent, folder = _log_writer(s, registry)
+        decision = gate(s, parent, folder, gates, s.config.feedback.since, say)
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / "policy"
         shutil.copytree(s.run.phase("policy", best).fetch(), folder)
@@ -43,11 +55,35 @@ def register_best(s: Session) -> ModelEntry:
         write_policy_settings(folder, policy.prompt_settings, policy.sampling)
         entry = registry.register(
             folder,
-            base=s.config.base,
+            base=parent.base if parent else s.config.base,
+            parent=parent.version if parent else None,
             run=s.run.url,
             epoch=best,
+            status=_status(decision),
+            log_until=s.config.feedback.until,
+            gates=decision.to_dict() if decision else None,
             metrics=dict(s.figures("evaluation.json", best)),
             notes=f"configuration {s.config.name}, {s.config.reward.source} rewards",
         )
     s.run.write_json(REGISTERED, {"epoch": best, "version": entry.version})
     return entry
+
+
+def _status(decision: Decision | None) -> Status:
+    if decision is None:
+        return "trained"
+    return "candidate" if decision.promote else "refused"
+
+
+def _log_writer(s: Session, registry: Registry) -> tuple[ModelEntry, Path]:
+    """The registered model that the run began from, which wrote its log, and where its files are."""
+    if s.config.feedback.source != "shards":
+        raise ConfigError("gates", s.config.feedback.source, "gates read a log: set feedback.source to shards")
+    base = Path(s.config.base)
+    if base.is_dir():
+        for entry in registry.list():
+            folder = registry.fetch(entry.version) if entry.version == base.name else None
+            if folder is not None and folder.resolve() == base.resolve():
+                return entry, folder
+    remedy = f"with gates it has to be the folder of a version in {registry.url}/models: that model wrote the log"
+    raise ConfigError("base", s.config.base, remedy)

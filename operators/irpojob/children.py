@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
+
 from operators.irpojob.observed import ATTEMPT_LABEL, EPOCH_LABEL, JOB_LABEL, STEP_LABEL, Desired
 from operators.irpojob.plan import Place, Step, job_name, pods_of
 from operators.resources.base import API_VERSION
@@ -19,6 +21,7 @@ KIND = "IRPOJob"
 LABELS = {"app.kubernetes.io/managed-by": "llm-auction-operator", "app.kubernetes.io/part-of": "llm-auction"}
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 CONFIG_FOLDER = "/etc/llm-auction"
+GATES_FILE = "gates.yaml"
 CONTAINER = "train"
 LOCK_WAIT_S = 900
 """How long pods wait for the run's lock: an object store's lease of a dead pod ends after five minutes."""
@@ -37,12 +40,14 @@ def service_name(job: Desired) -> str:
 
 
 def config_map(job: Desired) -> dict[str, Any]:
-    """The run's configuration, as the trainer reads it."""
-    text = dump_config(job.spec.run_config(job.name))
+    """The run's configuration and its gates, as the trainer reads them."""
+    data = {"config.yaml": dump_config(job.spec.run_config(job.name))}
+    if job.spec.gates is not None:
+        data[GATES_FILE] = yaml.safe_dump(job.spec.gates, sort_keys=True)
     return {
         **_head(job, "v1", "ConfigMap", config_name(job), {JOB_LABEL: job.name}),
         "immutable": True,
-        "data": {"config.yaml": text},
+        "data": data,
     }
 
 
@@ -215,5 +220,5 @@ def arguments(job: Desired, place: Place, attempt: int) -> list[str]:
         case Step.EVALUATION:
             own = ["--phase", "evaluation"]
         case Step.REGISTRATION:
-            return always
+            return always if job.spec.gates is None else [*always, "--gates", f"{CONFIG_FOLDER}/{GATES_FILE}"]
     return [*always, "--epoch", str(place.epoch), *own]

@@ -129,8 +129,14 @@ class _Round:
         if not last:
             return
         best, version = told.get("best_epoch"), told.get("model_version")
-        self._set(best_epoch=best, model_version=version, model_digest=told.get("model_digest"))
+        refused_by = str(told.get("refused_by") or "")
+        self._set(
+            best_epoch=best, model_version=version, model_digest=told.get("model_digest"),
+            model_status=told.get("model_status"), refused_by=refused_by,
+        )  # fmt: skip
         result = f"epoch {best} is the best and is registered as {version}" if version else "no epoch beats the base"
+        if refused_by:
+            result += f", refused by its gates: {refused_by}"
         message = f"all {len(self.plan)} steps are done: {result if told else 'see the model registry'}"
         self._end("Complete")
         self._condition(JobCondition.COMPLETE, True, JobReason.COMPLETE, message)

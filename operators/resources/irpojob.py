@@ -18,7 +18,7 @@ from operators.resources.base import (
     rule,
 )
 from operators.resources.pods import EnvFrom, EnvVar, Labels, NamedObject, PodSecurity, Resources, Toleration, Volume
-from operators.resources.training import check_training, training_schema
+from operators.resources.training import GatesField, check_training, training_schema
 from trainers.config import RunConfig
 
 Seconds = Annotated[int, Field(ge=0, le=315_360_000)]
@@ -121,7 +121,7 @@ class IRPOJobSpec(ApiModel):
             ["config", "image", "imagePullPolicy", "imagePullSecrets", "storage", "steps", "gpu", "env", "envFrom",
              "volumes", "nodeSelector", "tolerations", "podLabels", "podAnnotations", "podSecurity",
              "nodeLossSeconds"],
-            ["priorityClassName", "serviceAccountName", "queueName"],
+            ["priorityClassName", "serviceAccountName", "queueName", "gates"],
         ),
         rule(
             "self.config.optimisation.batch % (self.steps.optimisation.pods * self.steps.optimisation.processesPerPod)"
@@ -149,6 +149,10 @@ class IRPOJobSpec(ApiModel):
             "config.optimisation.checkpoint_steps needs storage.cache where storage.url is an object store",
         ),
         rule(
+            "!has(self.gates) || self.config.feedback.source == 'shards'",
+            "gates read the log that the base model wrote: leave them out, or set config.feedback.source to shards",
+        ),
+        rule(
             "self.volumes.all(v, self.volumes.exists_one(w, w.name == v.name))", "volumes must have different names"
         ),
     )  # fmt: skip
@@ -162,6 +166,10 @@ class IRPOJobSpec(ApiModel):
     """When the image is pulled."""
     image_pull_secrets: list[NamedObject] = Field([], max_length=16)
     """Secrets for the image's registry."""
+    gates: GatesField | None = None
+    """What must hold before the result may serve, in the trainer's spelling: measured on the held-out part of the log when
+    the model is registered, as refused where it does not pass. `{}` asks for all gates at their defaults, none for
+    no gates."""
     storage: Storage
     """Where the run and its models are kept."""
     steps: Steps = Steps()
@@ -274,6 +282,10 @@ class IRPOJobStatus(ApiModel):
     """The registered model."""
     model_digest: str | None = None
     """sha256 of its weights, as an AuctionService asks for it."""
+    model_status: Literal["trained", "candidate", "refused"] | None = None
+    """What the gates made of it: a candidate may serve, a refused model may not, a trained one they never saw."""
+    refused_by: str = ""
+    """Which gates refused it, and why."""
     last_failure: Failure | None = None
     """How a step last failed."""
     conditions: list[Condition] = Field([])

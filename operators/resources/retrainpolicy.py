@@ -10,6 +10,7 @@ from operators.resources.base import ApiModel, Condition, Moment, Name, checked,
 from operators.resources.irpojob import IRPOJobSpec, StepPods
 from operators.resources.pods import Labels, NamedObject
 from operators.resources.structural import inlined
+from operators.resources.training import GatesField
 from trainers.config import TriggerConfig
 
 
@@ -22,9 +23,11 @@ Triggers = Annotated[dict[str, Any], AfterValidator(_triggers), WithJsonSchema(i
 
 
 def _lasting(model: type[ApiModel]) -> list[dict[str, str]]:
-    """A model's rules without those that compare with what was before: a template may change."""
+    """A model's rules without those that compare with what was before, since a template may change, and without the one
+    on gates, which a template leaves out."""
     extra: Any = model.model_config["json_schema_extra"]
-    return [one for one in extra["x-kubernetes-validations"] if "oldSelf" not in one["rule"]]
+    rules: list[dict[str, str]] = extra["x-kubernetes-validations"]
+    return [one for one in rules if "oldSelf" not in one["rule"] and "self.gates" not in one["rule"]]
 
 
 class TemplateSpec(IRPOJobSpec):
@@ -35,6 +38,7 @@ class TemplateSpec(IRPOJobSpec):
         rule("self.config.base == 'tiny'", "leave out config.base: it is the service's stable version"),
         rule("self.config.feedback.source == 'simulator'", "leave out config.feedback: it follows from source"),
         rule("self.config.epochs == 1", "config.epochs must be 1: a log is that of one policy"),
+        rule("!has(self.gates)", "leave out gates: they are the policy's own"),
         rule("!has(self.config.warm_start)", "leave out config.warm_start: the stable version was warmed"),
         rule(
             "self.storage.url.startsWith('/')",
@@ -80,13 +84,6 @@ class Look(ApiModel):
     """The Job's one pod."""
 
 
-class Gates(ApiModel):
-    """What must hold before a result is offered to the service, beside the guards of the run and of the canary."""
-
-    improved: bool = True
-    """Its learned reward on validation contexts is better than the stable version's."""
-
-
 class History(ApiModel):
     """How many ended IRPOJobs stay. Their run directories and models stay in any case."""
 
@@ -111,8 +108,10 @@ class RetrainPolicySpec(ApiModel):
     """How the log is looked at."""
     template: Template
     """The IRPOJob to make."""
-    gates: Gates = Gates()
-    """What must hold before a result is offered to the service."""
+    gates: GatesField = Field({}, validate_default=False)
+    """What must hold before a result is offered to the service, measured on the log against the stable version:
+    off-policy estimates, the click predictor, monotonicity, quality, invalid insertions, latency; in the trainer's
+    spelling."""
     promote: bool = False
     """Whether a result that passes becomes the service's `spec.model`, whose canary then decides. The field is taken
     over from whoever else writes it. False: the status names the result, and somebody else decides."""

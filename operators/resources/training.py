@@ -3,11 +3,13 @@ itself (the run's name and its processes)."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, WithJsonSchema
 
 from operators.resources.base import rule
 from operators.resources.structural import inlined
-from trainers.config import RunConfig
+from trainers.config import GateSettings, RunConfig
 
 ELSEWHERE = {"name": "metadata.name", "optimisation.processes": "steps.optimisation.pods and processesPerPod"}
 """Fields of the trainer's that the resource has under another name."""
@@ -60,6 +62,16 @@ def training_schema() -> dict[str, Any]:
         part = schema["properties"][section] if section else schema
         part["x-kubernetes-validations"] = rules
     return schema
+
+
+def check_gates(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuses what the gates' own schema refuses. Raises ValueError."""
+    GateSettings.model_validate(value)
+    return value
+
+
+GatesField = Annotated[dict[str, Any], AfterValidator(check_gates), WithJsonSchema(inlined(GateSettings))]
+"""Thresholds of the gates in a resource, in the trainer's spelling."""
 
 
 def check_training(value: dict[str, Any]) -> dict[str, Any]:

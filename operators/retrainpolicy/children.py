@@ -33,7 +33,7 @@ def irpojob(policy: Desired, name: str, base: str, until: datetime) -> dict[str,
     feedback = {k: v for k, v in config.get("feedback", {}).items() if k not in ("source", "path", "judge")}
     moment = until.isoformat(timespec="seconds").replace("+00:00", "Z")
     config["feedback"] = {**feedback, "source": "shards", "path": policy.spec.source.shards, "until": moment}
-    spec["config"] = config
+    spec["config"], spec["gates"] = config, policy.spec.gates
     head = _head(policy, API_VERSION, "IRPOJob", name)
     head["metadata"]["labels"] = {**policy.spec.template.labels, **head["metadata"]["labels"]}
     head["metadata"]["annotations"] = dict(policy.spec.template.annotations)

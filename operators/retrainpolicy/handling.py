@@ -61,6 +61,7 @@ def _run(item: Mapping[str, Any]) -> SeenRun:
         best_epoch=status.get("bestEpoch"),
         model=status.get("modelVersion"),
         digest=status.get("modelDigest"),
+        refused_by=status.get("refusedBy") or "",
     )
 
 

@@ -39,6 +39,7 @@ class SeenRun:
     best_epoch: int | None = None
     model: str | None = None
     digest: str | None = None
+    refused_by: str = ""
 
     @property
     def ended(self) -> bool:

@@ -85,14 +85,15 @@ class _Round:
         run = self._run()
         if run is None or not run.ended:
             return
-        passed = run.phase == "Complete" and (bool(run.best_epoch) or not self.spec.gates.improved)
         if run.phase == "Failed":
             reason, outcome, message = PolicyReason.RUN_FAILED, "Failed", run.message or "see the IRPOJob"
-        elif not passed or run.model is None:
+        elif not run.best_epoch or run.model is None:
             reason, outcome = PolicyReason.REFUSED, "Refused"
             message = f"its learned reward on validation contexts is no better than that of {self.status.active_base}"
+        elif run.refused_by:
+            reason, outcome, message = PolicyReason.REFUSED, "Refused", f"{run.model}: {run.refused_by}"
         else:
-            reason, outcome, message = PolicyReason.PASSED, "Passed", f"{run.model} is better than its base"
+            reason, outcome, message = PolicyReason.PASSED, "Passed", f"{run.model} passed every gate"
         result = Result.model_validate(
             {"job": run.name, "trigger": self.status.active_trigger, "outcome": outcome, "message": message[:2048],
              "model": run.model, "digest": run.digest, "time": self.now}

@@ -11,9 +11,9 @@ import yaml
 from operators.cluster.control_plane import ControlPlane
 from operators.irpojob.children import config_map, service, step_job
 from operators.irpojob.observed import Desired
-from operators.irpojob.plan import Place, Step, job_name
+from operators.irpojob.plan import EPOCH_STEPS, Place, Step, job_name
 from operators.resources.irpojob import IRPOJobSpec, IRPOJobStatus
-from trainers.config import parse_config
+from trainers.config import GateSettings, parse_config
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "operators"
 GOLDEN = Path(__file__).with_name("golden") / "h100-optimisation.yaml"
@@ -91,6 +91,22 @@ def test_shards_meet_again_before_the_pairs() -> None:
     job = job_of("02-two-pods")
     assert container(job, Step.ROLLOUTS)["args"][-2:] == ["--shard", "$(JOB_COMPLETION_INDEX)/4"]
     assert container(job, Step.PAIRS)["args"][-6:] == ["--phase", "rollouts", "--shard", "all/4", "--phase", "pairs"]
+
+
+def test_gates_are_told_to_the_pod_that_registers_and_to_no_other() -> None:
+    gates = {"min_auc": 0.6, "offpolicy": {"action": "ads"}}
+    log = {"config": {"feedback": {"source": "shards", "path": "/data/shards"}, "epochs": 1}}
+    job = job_of("01-quick", gates=gates, **log)
+    told = load_gates_text(config_map(job)["data"]["gates.yaml"])
+    assert (told.min_auc, told.offpolicy.action) == (0.6, "ads")
+    assert container(job, Step.REGISTRATION)["args"][-2:] == ["--gates", "/etc/llm-auction/gates.yaml"]
+    assert all("--gates" not in container(job, step)["args"] for step in EPOCH_STEPS)
+    assert "gates.yaml" not in config_map(job_of("01-quick"))["data"]
+    assert "--gates" not in container(job_of("01-quick"), Step.REGISTRATION)["args"]
+
+
+def load_gates_text(text: str) -> GateSettings:
+    return GateSettings.model_validate(yaml.safe_load(text))
 
 
 def test_the_longest_names_of_pods_are_names_of_hosts() -> None:

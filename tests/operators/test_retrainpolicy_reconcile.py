@@ -138,6 +138,7 @@ def test_a_retraining_that_is_due_is_an_irpojob_from_the_template_on_the_stable_
     assert config["feedback"]["source"] == "shards"
     assert config["feedback"]["path"] == "/training/shards"
     assert config["feedback"]["until"] == "2026-11-25T12:00:01Z"
+    assert made["spec"]["gates"] == {"min_auc": 0.6}
     assert made["metadata"]["labels"]["team"] == "ads"
     assert made["metadata"]["ownerReferences"][0]["uid"] == "u-1"
 
@@ -155,6 +156,7 @@ def test_a_result_that_is_better_is_offered_to_the_service() -> None:
     ("phase", "more", "outcome"),
     [
         ("Complete", {"best_epoch": 0}, "Refused"),
+        ("Complete", {"best_epoch": 1, "model": "m", "digest": DIGEST, "refused_by": "latency: 2 times"}, "Refused"),
         ("Failed", {"message": "guard collapse"}, "Failed"),
     ],
 )

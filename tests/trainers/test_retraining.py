@@ -3,6 +3,7 @@ killed, it goes on. The poisoned log is refused."""
 
 from __future__ import annotations
 
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,17 @@ import pytest
 
 from inference.models import resolve
 from inference.policy import Policy
-from mechanism.errors import InputError
+from mechanism.errors import ConfigError, InputError
 from simulator.world import World
 from tests.trainers.logged_traffic import BEGINNING, served, write
-from trainers.config import RetrainConfig, parse_retraining
+from trainers.config import RetrainConfig, parse_config, parse_retraining
+from trainers.gates.decision import Decision
 from trainers.registry import ModelEntry, Registry
+from trainers.release import register_best
 from trainers.retraining import RetrainOutcome, observe, retrain
 from trainers.retraining.attempts import Attempts, new_since
+from trainers.run_directory import RunDirectory
+from trainers.session import Session
 
 WORLD = World(0, profiles=60)
 NOW = BEGINNING + timedelta(days=1)
@@ -62,7 +67,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[RetrainOutcome, R
         def dies(*_: Any) -> None:
             raise Killed
 
-        patch.setattr("trainers.retraining.run.measure", dies)
+        patch.setattr("trainers.retraining.gating.measure", dies)
         with pytest.raises(Killed):
             retrain(config(), shards, registry, entry.version, folder / "work", lambda text: None, now=NOW)
     said: list[str] = []
@@ -94,6 +99,32 @@ def test_the_model_is_registered_with_all_that_decided(outcome: tuple[RetrainOut
     assert entry.metrics["revenue"] is None
     log: Any = entry.metrics["log"]
     assert log["answers"] == 260
+
+
+@pytest.mark.timeout(600)
+def test_a_run_of_the_operator_s_passes_the_same_gates(
+    outcome: tuple[RetrainOutcome, Registry, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, _, folder = outcome
+    registry = Registry(tmp_path)
+    serving = registry.register(resolve("tiny")[0], base="tiny")
+    shutil.copytree(folder / "work" / "001", tmp_path / "job")
+    (tmp_path / "job" / "gates.json").unlink()
+    monkeypatch.setattr("trainers.release.best_epoch", lambda session: 1)
+    run = RunDirectory(str(tmp_path / "job"))
+
+    def session(base: Path) -> Session:
+        text = run.config_text()
+        return Session(parse_config(text, "config", [f"base={base}"]), run, lambda text: None, lambda *_: None)
+
+    with pytest.raises(ConfigError, match="that model wrote the log"):
+        register_best(session(resolve("tiny")[0]), config().gates)
+    entry = register_best(session(tmp_path / "models" / serving.version), config().gates)
+    assert (entry.parent, entry.base, entry.log_until) == (serving.version, "tiny", NOW)
+    decision = Decision.from_dict(entry.gates)
+    assert entry.status == ("candidate" if decision.promote else "refused")
+    assert [gate.name for gate in decision.gates] == [gate.name for gate in found.decision.gates]
+    assert next(gate for gate in decision.gates if gate.name == "offpolicy_revenue").figures["disagreement"] == 0.0
 
 
 @pytest.mark.timeout(600)

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from mechanism.errors import ConfigError
+from trainers.config.gates import GateSettings
 from trainers.config.retrain import RetrainConfig
 from trainers.config.schema import RunConfig, Settings
 
@@ -39,6 +40,13 @@ def parse_config(text: str, place: str, settings: Iterable[str] = ()) -> RunConf
 def parse_retraining(text: str, place: str, settings: Iterable[str] = ()) -> RetrainConfig:
     """The same for retraining."""
     return _parsed(RetrainConfig, text, place, settings)
+
+
+def load_gates(path: str) -> GateSettings:
+    """Thresholds of the gates from a YAML file."""
+    if not Path(path).is_file():
+        raise ConfigError("gates", path, "the file does not exist")
+    return _parsed(GateSettings, Path(path).read_text(encoding="utf-8"), path, ())
 
 
 def _text(name_or_path: str, folder: str) -> tuple[str, str]:

@@ -8,29 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from inference.policy import Policy
 from mechanism.errors import GuardError, InputError
 from trainers.config import RetrainConfig, dump_config
-from trainers.gates.decision import Decision, Gate, decide
-from trainers.gates.measure import HeldOut, Models, measure
+from trainers.gates.decision import Decision, Gate
 from trainers.irpo import train
-from trainers.logged.answers import LoggedAnswer
 from trainers.logged.feedback import ABOUT
 from trainers.phases import FIGURES
 from trainers.registry import ModelEntry, Registry
 from trainers.retraining.attempts import Attempt, Attempts, Begun, Ended, new_since
-from trainers.retraining.observation import serving_predictor
+from trainers.retraining.gating import EPOCH, gate
 from trainers.session import Session
 
-GATES = "gates.json"
-EPOCH = 1
-FEW_ANSWERS = 100
-"""Of fewer newest answers the gates look further back."""
 Say = Callable[[str], None]
 Step = Callable[[int, int, float], None]
 
@@ -121,7 +114,10 @@ def _carry_out(
                 Ended(ended_at=now, version=None, promote=False, reasons=(str(error),), stopped=str(error), read=False)
             )
         raise
-    decision = _stopped(stopped, begun.config) if stopped else _decided(session, serving, begun, base, say)
+    if stopped:
+        decision = _stopped(stopped, begun.config)
+    else:
+        decision = gate(session, serving, base, begun.config.gates, begun.newest_since, say)
     entry = _registered(session, registry, serving, begun, decision)
     attempt.end(
         Ended(
@@ -135,38 +131,6 @@ def _carry_out(
 def _stopped(error: GuardError, config: RetrainConfig) -> Decision:
     """The decision where a guard stopped the training: nothing else was measured."""
     return Decision((Gate("training_guard", "failed", str(error), dict(error.evidence), {}),), config.gates)
-
-
-def _decided(s: Session, serving: ModelEntry, begun: Begun, base: Path, say: Say) -> Decision:
-    """The gates' decision, measured once."""
-    if s.run.exists(GATES):
-        return Decision.from_dict(s.run.read_json(GATES))
-    answers, seen = s.logged
-    held = [i for i, a in enumerate(answers) if a.held_out]
-    kept = [answers[i] for i in held]
-    policy = Policy.load(str(base), s.sampling_dtype)
-    predictor = s.predictor(EPOCH)
-    models = Models(
-        policy, frozenset({serving.digest, policy.digest}), s.policy(EPOCH), predictor, serving_predictor(serving)
-    )
-    held_out = HeldOut(kept, seen[held], _newest(kept, begun.newest_since, serving.log_until))
-    figures = measure(
-        models, held_out, s.penalty, s.config.preference.lam, begun.config.gates, s.seed(EPOCH, 8), say
-    )  # fmt: skip
-    before, after = (s.figures("evaluation.json", e)["learned_reward"] for e in (0, EPOCH))
-    decision = decide(replace(figures, learned_reward=(before, after)), begun.config.gates)
-    s.run.write_json(GATES, decision.to_dict())
-    return decision
-
-
-def _newest(answers: list[LoggedAnswer], *since: datetime | None) -> list[bool]:
-    """Which answers are the newest: after the first of these moments that leaves enough of them, else all."""
-    for moment in since:
-        if moment is not None:
-            newest = [a.answered_at >= moment for a in answers]
-            if sum(newest) >= FEW_ANSWERS:
-                return newest
-    return [True] * len(answers)
 
 
 def _registered(
