@@ -156,17 +156,22 @@ def check(url: str, events: Sequence[AnyEvent]) -> None:
     assert sum(s.rows for m in reader.manifests() for s in m.shards) == totals.rows - totals.superseded
 
 
-@pytest.mark.parametrize("remembered_mb", [FLUSHED.remembered_mb, 0])
-def test_every_interaction_is_judged_with_its_clicks_whatever_the_order(
-    fresh: EventLog, tmp_path: Path, remembered_mb: float
-) -> None:
-    url, began = str(tmp_path / "shards"), datetime.now(UTC) - timedelta(minutes=30)
+def test_every_interaction_is_judged_with_its_clicks_whatever_the_order(fresh: EventLog, tmp_path: Path) -> None:
+    judged_whatever_the_order(fresh, str(tmp_path / "shards"), FLUSHED)
+
+
+def test_what_memory_has_no_room_for_is_found_in_the_shards(tmp_path: Path) -> None:
+    small = replace(FLUSHED, remembered_mb=0.01)
+    judged_whatever_the_order(embedded(tmp_path / "log"), str(tmp_path / "shards"), small)
+
+
+def judged_whatever_the_order(fresh: EventLog, url: str, settings: FeedbackSettings) -> None:
+    began = datetime.now(UTC) - timedelta(minutes=30)
     events = traffic(range(300), began)
     arrivals = events + random.Random(1).sample(events, 60)
     random.Random(2).shuffle(arrivals)
     half = len(arrivals) // 2
     put(fresh, arrivals[:half])
-    settings = replace(FLUSHED, remembered_mb=remembered_mb)
     tasks = [JudgeTask(fresh, RuleJudge(), QUICK), FeedbackTask(url, settings)]
     with running(fresh, *tasks):
         until(lambda: ShardReader(url).totals().auctions > 50)
