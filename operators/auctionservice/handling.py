@@ -13,6 +13,7 @@ from operators.auctionservice.meter import Meter, Read, Scrape, read_all, read_m
 from operators.auctionservice.observed import Child, Desired, Observed, SeenRouter, Servers, window
 from operators.auctionservice.reconcile import reconcile
 from operators.controller import Kind
+from operators.desired import desired_state
 from operators.kube import KubeApi
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus
 
@@ -93,16 +94,7 @@ def _router(pod: Mapping[str, Any], scrape: Scrape | None) -> SeenRouter:
 
 def desired_of(item: Mapping[str, Any]) -> Desired:
     """A service out of the API's object."""
-    meta = item["metadata"]
-    return Desired(
-        name=meta["name"],
-        namespace=meta["namespace"],
-        uid=meta["uid"],
-        generation=int(meta.get("generation") or 0),
-        spec=AuctionServiceSpec.model_validate(item["spec"]),
-        status=AuctionServiceStatus.model_validate(item.get("status") or {}),
-        deleting="deletionTimestamp" in meta,
-    )
+    return desired_state(item, AuctionServiceSpec, AuctionServiceStatus)
 
 
 def auctionservice_kind(sight: Sight) -> Kind[Desired, AuctionServiceStatus]:

@@ -7,20 +7,10 @@ from dataclasses import dataclass, field
 
 from operators.actions import Refusal
 from operators.auctionservice.guards import Counts
+from operators.desired import DesiredState
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus
 
-
-@dataclass(frozen=True, slots=True)
-class Desired:
-    """A service as its owner wants it, and the status that was last written."""
-
-    name: str
-    namespace: str
-    uid: str
-    generation: int
-    spec: AuctionServiceSpec
-    status: AuctionServiceStatus
-    deleting: bool = False
+Desired = DesiredState[AuctionServiceSpec, AuctionServiceStatus]
 
 
 @dataclass(frozen=True, slots=True)

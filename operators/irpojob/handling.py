@@ -9,6 +9,7 @@ from typing import Any
 
 from operators.actions import Outcome, Refusal
 from operators.controller import Kind
+from operators.desired import desired_state
 from operators.irpojob.observed import JOB_LABEL, Desired, Observed, not_ready_since, owned_by, seen_job, seen_pod
 from operators.irpojob.reconcile import reconcile
 from operators.kube import KubeApi
@@ -57,16 +58,7 @@ def _of_a_job(item: Mapping[str, Any]) -> bool:
 
 def desired_of(item: Mapping[str, Any]) -> Desired:
     """A job out of the API's object."""
-    meta = item["metadata"]
-    return Desired(
-        name=meta["name"],
-        namespace=meta["namespace"],
-        uid=meta["uid"],
-        generation=int(meta.get("generation") or 0),
-        spec=IRPOJobSpec.model_validate(item["spec"]),
-        status=IRPOJobStatus.model_validate(item.get("status") or {}),
-        deleting="deletionTimestamp" in meta,
-    )
+    return desired_state(item, IRPOJobSpec, IRPOJobStatus)
 
 
 def irpojob_kind(sight: Sight) -> Kind[Desired, IRPOJobStatus]:

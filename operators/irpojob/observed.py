@@ -8,27 +8,17 @@ from datetime import datetime
 from typing import Any, Literal
 
 from operators.actions import Refusal
+from operators.desired import DesiredState
 from operators.irpojob.plan import Place, Step
 from operators.resources.base import GROUP
 from operators.resources.irpojob import IRPOJobSpec, IRPOJobStatus
+
+Desired = DesiredState[IRPOJobSpec, IRPOJobStatus]
 
 JOB_LABEL = f"{GROUP}/irpojob"
 EPOCH_LABEL = f"{GROUP}/epoch"
 STEP_LABEL = f"{GROUP}/step"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
-
-
-@dataclass(frozen=True, slots=True)
-class Desired:
-    """A job as its owner wants it, and the status that was last written."""
-
-    name: str
-    namespace: str
-    uid: str
-    generation: int
-    spec: IRPOJobSpec
-    status: IRPOJobStatus
-    deleting: bool = False
 
 
 @dataclass(frozen=True, slots=True)

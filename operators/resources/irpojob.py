@@ -167,9 +167,9 @@ class IRPOJobSpec(ApiModel):
     image_pull_secrets: list[NamedObject] = Field([], max_length=16)
     """Secrets for the image's registry."""
     gates: GatesField | None = None
-    """What must hold before the result may serve, in the trainer's spelling: measured on the held-out part of the log when
-    the model is registered, as refused where it does not pass. `{}` asks for all gates at their defaults, none for
-    no gates."""
+    """What must hold before the result may serve, in the trainer's spelling: measured on the held-out part of the log
+    when the model is registered, as refused where it does not pass. `{}` asks for all gates at their defaults, none
+    for no gates."""
     storage: Storage
     """Where the run and its models are kept."""
     steps: Steps = Steps()

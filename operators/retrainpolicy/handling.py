@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from operators.actions import Outcome, Refusal
 from operators.controller import Kind
+from operators.desired import desired_state
 from operators.kube import KubeApi
 from operators.resources.base import API_VERSION
 from operators.resources.retrainpolicy import RetrainPolicySpec, RetrainPolicyStatus
@@ -86,17 +87,7 @@ def _words(pod: Mapping[str, Any]) -> str:
 
 def desired_of(item: Mapping[str, Any]) -> Desired:
     """A policy out of the API's object."""
-    meta = item["metadata"]
-    return Desired(
-        name=meta["name"],
-        namespace=meta["namespace"],
-        uid=meta["uid"],
-        generation=int(meta.get("generation") or 0),
-        created=datetime.fromisoformat(meta["creationTimestamp"]),
-        spec=RetrainPolicySpec.model_validate(item["spec"]),
-        status=RetrainPolicyStatus.model_validate(item.get("status") or {}),
-        deleting="deletionTimestamp" in meta,
-    )
+    return desired_state(item, RetrainPolicySpec, RetrainPolicyStatus)
 
 
 def retrainpolicy_kind(sight: Sight) -> Kind[Desired, RetrainPolicyStatus]:

@@ -7,24 +7,13 @@ from datetime import datetime
 from typing import Literal
 
 from operators.actions import Refusal
+from operators.desired import DesiredState
 from operators.resources.base import GROUP
 from operators.resources.retrainpolicy import RetrainPolicySpec, RetrainPolicyStatus
 
+Desired = DesiredState[RetrainPolicySpec, RetrainPolicyStatus]
+
 POLICY_LABEL = f"{GROUP}/retrainpolicy"
-
-
-@dataclass(frozen=True, slots=True)
-class Desired:
-    """A policy as its owner wants it, and the status that was last written."""
-
-    name: str
-    namespace: str
-    uid: str
-    generation: int
-    created: datetime
-    spec: RetrainPolicySpec
-    status: RetrainPolicyStatus
-    deleting: bool = False
 
 
 @dataclass(frozen=True, slots=True)

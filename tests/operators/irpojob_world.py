@@ -49,7 +49,7 @@ class World:
 
     @classmethod
     def of(cls, **changes: Any) -> World:
-        return cls(Desired("quick", "default", "uid", 1, spec_of(**changes), IRPOJobStatus()))
+        return cls(Desired("quick", "default", "uid", 1, BEGIN, spec_of(**changes), IRPOJobStatus()))
 
     @property
     def status(self) -> IRPOJobStatus:

@@ -83,7 +83,7 @@ class World:
 
     def desired(self) -> Desired:
         made = AuctionServiceSpec.model_validate(self.spec)
-        return Desired("ads", "shop", "u-1", self.generation, made, self.status)
+        return Desired("ads", "shop", "u-1", self.generation, START, made, self.status)
 
     def observed(self) -> Observed:
         policies = {short(digest(name)): Servers(1, int(name in self.ready)) for name in self.running}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,8 @@ def test_the_api_server_takes_every_object_of_a_service(
 ) -> None:
     traffic = [Traffic(name=n, digest=digest(n), weight=w, ready=True) for n, w in (("v1", 90), ("v2", 10))]
     made = AuctionServiceSpec.model_validate(spec(**SHAPES[shape]))
-    desired = Desired("ads", namespace, "9f1c6b6e-8b0c-4b9e-9d8d-000000000000", 1, made, AuctionServiceStatus())
+    uid = "9f1c6b6e-8b0c-4b9e-9d8d-000000000000"
+    desired = Desired("ads", namespace, uid, 1, datetime.now(UTC), made, AuctionServiceStatus())
     models = [Model(name=one.name, digest=one.digest) for one in traffic]
     items = manifests(desired, AuctionServiceStatus(traffic=traffic, routes_generation=3), models)
     (tmp_path / "all.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
@@ -127,7 +129,7 @@ def test_the_api_server_takes_every_object_of_a_service(
 
 def test_no_pod_may_write_its_root_or_become_root() -> None:
     made = AuctionServiceSpec.model_validate(spec(**SHAPES["on GPUs, from a registry"]))
-    desired = Desired("ads", "shop", "u-1", 1, made, AuctionServiceStatus())
+    desired = Desired("ads", "shop", "u-1", 1, datetime.now(UTC), made, AuctionServiceStatus())
     items = manifests(desired, AuctionServiceStatus(), [Model(name="v1", digest=digest("v1"))])
     pods = [item["spec"]["template"]["spec"] for item in items if item["kind"] == "Deployment"]
     assert len(pods) == 2

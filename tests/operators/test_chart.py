@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +210,7 @@ def test_every_option_that_the_chart_and_the_operator_pass_is_one_that_the_comma
     service = AuctionServiceSpec.model_validate(
         spec(policy__source={"registry": "/models"}, policy__gpus=1, router__publicUrl="https://ads.example")
     )
-    desired = Desired("ads", "shop", "u-1", 1, service, AuctionServiceStatus())
+    desired = Desired("ads", "shop", "u-1", 1, datetime.now(UTC), service, AuctionServiceStatus())
     items = manifests(desired, AuctionServiceStatus(), [Model(name="v1", digest=digest("v1"))])
     seen = set()
     for _, pod in (*pods(helm.render(**EVERYTHING)), *pods(items)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def job_of(example: str, namespace: str = "default", **changes: Any) -> Desired:
     """An example as the operator reads it."""
     made = yaml.safe_load((EXAMPLES / f"{example}.yaml").read_text(encoding="utf-8"))
     spec = IRPOJobSpec.model_validate({**made["spec"], **changes})
-    return Desired(made["metadata"]["name"], namespace, "0-0-0", 1, spec, IRPOJobStatus())
+    return Desired(made["metadata"]["name"], namespace, "0-0-0", 1, datetime.now(UTC), spec, IRPOJobStatus())
 
 
 def container(job: Desired, step: Step) -> dict[str, Any]:
