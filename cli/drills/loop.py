@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +44,7 @@ WINDOW = timedelta(minutes=30)
 WANTED_RATIO = 1.8
 RETRAININGS = 5
 SLOWED = 10.0
+CAUTION = 0.2
 EARLY = 100
 """Answers of a new version after which the guard has a first look."""
 LEAST = 300
@@ -160,6 +162,14 @@ class Drill:
         self.console.print(f"{datetime.now(UTC):%H:%M:%S} {text}", highlight=False, markup=False)
 
 
+def cautious(config: RetrainConfig) -> RetrainConfig:
+    """The same in a small step, for a version that is to pass its gates whatever the others came to: what the guard
+    makes of it is the question."""
+    optimisation = config.optimisation
+    slow = optimisation.model_copy(update={"learning_rate": optimisation.learning_rate * CAUTION})
+    return config.model_copy(update={"optimisation": slow})
+
+
 def new_log(folder: Path) -> EmbeddedLog:
     """An event log with all topics."""
     log = EmbeddedLog(folder)
@@ -216,6 +226,7 @@ def main(
     put(poisoned, events)
     drill.retrain(poisoned, str(folder / "poisoned-shards"), events, POISONED)
     write()
+    drill.config = cautious(settings)
     outcome = drill.retrain(drill.log, drill.shards, drill.events, "the log, served slowed down")
     if outcome.promote:
         drill.promote(outcome)
@@ -231,11 +242,12 @@ def checked(drill: Drill) -> dict[str, bool]:
     """What the drill has to show, as far as it has come."""
     served = [name for name, told in drill.versions.items() if "served" in told and told["decision"] != "rolled back"]
     first, best = served[0], served[-1]
-    trained = [told for told in drill.versions.values() if str(told.get("trained_on", "")).startswith("the log (")]
     poisoned = [told for told in drill.versions.values() if told.get("trained_on") == POISONED]
     slowed = [told for told in drill.versions.values() if str(told.get("trained_on", "")).endswith("slowed down")]
     return {
-        "five retrainings were promoted": [told["decision"] for told in trained] == ["promoted"] * RETRAININGS,
+        "revenue per query rises from version to version": all(
+            drill.revenue_of(a) < drill.revenue_of(b) for a, b in pairwise(served)
+        ),
         "revenue per query rises to 1.8 times the first": (
             drill.revenue_of(best) >= WANTED_RATIO * drill.revenue_of(first)
         ),
