@@ -19,8 +19,8 @@ from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.structs import OffsetAndMetadata
 
 from mechanism.errors import InputError
+from streaming.kafka.client_mends import Joining, free_slot
 from streaming.kafka.errors import translated
-from streaming.kafka.joining import Joining
 from streaming.kafka.producer import ROOM
 from streaming.kafka.settings import KafkaSettings
 from streaming.log import OnAssigned, OnRevoked, Partition, Record, fenced
@@ -78,6 +78,7 @@ class KafkaLogConsumer:
     def poll(self, timeout_s: float, most: int = 500) -> list[Record]:
         if self._grouped:
             self._joining.resume()
+        free_slot(self._client._fetcher)
         with translated("poll"):
             found = self._client.poll(timeout_ms=round(timeout_s * 1000), max_records=most)
         if self._fault is not None:

@@ -17,7 +17,7 @@ from mechanism.errors import ConfigError
 from streaming.drills.broker import KafkaBroker
 from streaming.kafka.log import KafkaLog
 from streaming.kafka.settings import KafkaSettings
-from streaming.log import Fenced, LogUnavailable, Record
+from streaming.log import Fenced, LogUnavailable, Partition, Record
 from streaming.topics import Topic
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # see conftest.swept
@@ -88,6 +88,29 @@ def test_a_join_that_ends_between_two_polls_is_not_begun_again(broker: KafkaBrok
         consumer.poll(0.002)
         time.sleep(0.2)
     assert consumer._client._coordinator._generation.generation_id == 1, "each join that was made again is one more"
+
+
+def test_what_was_paused_half_read_comes_when_it_is_resumed(broker: KafkaBroker, side_of: Any) -> None:
+    side = side_of(KafkaLog(broker.settings()))
+    topic = side.topic(partitions=2)
+    side.write(topic, [f"{n:04d}" for n in range(200)])
+    consumer = side.consumer(topic, "pausing")
+    end, seen = time.monotonic() + 40, set[tuple[int, int]]()
+
+    def poll(count: int, *paused: Partition) -> None:
+        while len(seen) < count:
+            assert time.monotonic() < end, f"{len(seen)} of {count}"
+            consumer.pause(set(paused))  # each time: a rebalance takes it back
+            seen.update((record.partition, record.offset) for record in consumer.poll(0.2, 10))
+
+    poll(10)
+    first = next(iter(seen))[0]
+    other = next(at for place, at in consumer.ends().items() if place.number != first)
+    poll(sum(number == first for number, _ in seen) + other, Partition(topic, first))
+    for _ in range(3):
+        consumer.pause({Partition(topic, first)})
+        consumer.poll(0.2, 10)
+    poll(200)
 
 
 def poll_until_assigned(consumer: Any) -> None:

@@ -1,14 +1,18 @@
-"""Mends how a member of kafka-python 3.0 joins its group when its polls are shorter than joining takes.
+"""Mends of kafka-python 3.0's consumer, for polls that are shorter than joining takes and for pausing.
 
-The client joins on a thread of its own, and `poll` waits for that. A poll that ends first leaves the attempt running;
-the next one should take up its result, but:
+*Joining.* The client joins on a thread of its own, and `poll` waits for that. A poll that ends first leaves the attempt
+running; the next one should take up its result, but:
 
 - an attempt that ended *between* two polls is thrown away and made again, which begins a rebalance for everybody. Two
   members with short polls can keep each other from their partitions that way for minutes;
 - a leader that joins again because topics changed forgets to go on (its reason to join is gone once it has assigned):
   it would be without partitions and heartbeats until the group threw it out.
 
-Both are in the client's private parts, so the client's version is bound in `pyproject.toml`.
+*Pausing.* What was fetched of a partition that is then paused is parked, and comes back after `resume` into a slot, if
+that is None. But the slot still holds the records of the partition that was read last, all of them given out: where
+every partition that may be read is parked, nothing replaces it, and the consumer gives nothing any more for ever.
+
+All this is in the client's private parts, so the client's version is bound in `pyproject.toml`.
 """
 
 from __future__ import annotations
@@ -45,3 +49,9 @@ class Joining:
         assignment = await self._attempt()
         self._unclaimed = (self._coordinator._generation, assignment)
         return assignment
+
+
+def free_slot(fetcher: Any) -> None:
+    """Has the next poll give what was parked, where all in its slot was given out."""
+    if not fetcher._next_partition_records:
+        fetcher._next_partition_records = None
