@@ -29,7 +29,7 @@ from serving.policy import AsyncPolicyBackend, Completed, TextDelta
 from serving.question import Question
 from serving.records import Outcome, new_auction_id
 from serving.retrieval import query_text
-from serving.routed import RoutedPolicy
+from serving.routed import RoutedPolicy, ServedVersion
 from serving.separation import Loss
 from serving.settings import ServeSettings
 from serving.tokens import TokenSigner
@@ -108,7 +108,8 @@ class Outlet:
 
 
 class LiveAnswer:
-    """One answer. `run` writes it, `outlet` has what a reader may see. `arrived` is the loop's time of the request."""
+    """One answer. `run` writes it, `outlet` has what a reader may see. `arrived` is the loop's time of the request. The
+    version that answers is chosen here and held until `release`."""
 
     def __init__(self, room: Room, question: Question, base_url: str, arrived: float, owner: str = "") -> None:
         self.auction_id = new_auction_id()
@@ -134,6 +135,8 @@ class LiveAnswer:
         told = question.request.ads
         # Whoever is known by an id stays on the version that they saw, as far as its share allows.
         self.policy = room.policy_for((told.user_id if told.consent else "") or told.conversation_id or self.auction_id)
+        if isinstance(self.policy, ServedVersion):
+            self.policy.hold()
         self.digest = self.policy.digest
         tmax_ms = question.request.ads.tmax_ms
         tmax_s = room.settings.deadline_s if tmax_ms is None else min(room.settings.deadline_s, tmax_ms / 1000)
@@ -175,6 +178,11 @@ class LiveAnswer:
         """The most links of this answer."""
         wanted, most = self.question.request.ads.max_ads, self.room.settings.max_ads
         return most if wanted is None else min(most, wanted)
+
+    def release(self) -> None:
+        """Lets go of the policy; to be called once, when the answer has ended."""
+        if isinstance(self.policy, ServedVersion):
+            self.policy.release()
 
     async def run(self) -> None:
         """Writes the answer into the outlet; never raises but when it is cancelled."""

@@ -48,7 +48,7 @@ class ServedVersion:
         self.digest = version.digest
         self.policy = version.policy
         self.fault = "not checked yet"
-        self.open = 0
+        self.held = 0
         self.failed = 0
         self.checking: asyncio.Task[None] | None = None
         self.backend: AsyncPolicyBackend | None = None
@@ -63,13 +63,17 @@ class ServedVersion:
         """As `AsyncPolicyBackend.stream`."""
         if self.backend is None:
             raise PolicyError(f"version {self.name} is not loaded: {self.fault}")
-        self.open += 1
-        try:
-            async with aclosing(self.backend.stream(context, seed, max_ads, deadline)) as events:
-                async for event in events:
-                    yield event
-        finally:
-            self.open -= 1
+        async with aclosing(self.backend.stream(context, seed, max_ads, deadline)) as events:
+            async for event in events:
+                yield event
+
+    def hold(self) -> None:
+        """An answer has chosen it, and will ask it in a moment or later: it stays until `release`."""
+        self.held += 1
+
+    def release(self) -> None:
+        """That answer has ended."""
+        self.held -= 1
 
     async def ready(self) -> bool:
         """Whether it may have traffic; as of the last look."""
@@ -269,7 +273,7 @@ class RoutedPolicy:
     async def _let_go(self) -> None:
         """Closes the versions that the file has no more, when their last answer has ended."""
         serving = set(self._serving.values())
-        gone = [served for served in self._retiring if not served.open and served not in serving]
+        gone = [served for served in self._retiring if not served.held and served not in serving]
         self._retiring = [served for served in self._retiring if served not in gone]
         for served in gone:
             await served.close()

@@ -160,6 +160,7 @@ class Router:
             settle(live, self.events, self.records, self._pseudonyms)
         except Exception as error:
             log.error("answer not settled", auction_id=live.auction_id, reason=type(error).__name__)
+        live.release()
         self.room.in_flight -= 1
 
     def uncharged(self) -> int:

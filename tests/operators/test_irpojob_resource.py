@@ -50,7 +50,7 @@ def refusal(api: client.ApiClient, namespace: str, made: dict[str, Any]) -> str:
 def test_defaults_are_filled_in_and_make_the_trainers_configuration(api: client.ApiClient, namespace: str) -> None:
     kept = create(api, namespace, irpojob())
     assert kept["spec"]["maxRestarts"] == 3
-    assert kept["spec"]["config"]["optimisation"]["beta"] == 0.1
+    assert kept["spec"]["config"]["optimisation"]["warm_up"] == 0.1
     given = {**irpojob()["spec"]["config"], "name": "quick"}
     assert IRPOJobSpec.model_validate(kept["spec"]).run_config("quick") == RunConfig.model_validate(given)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +244,30 @@ def test_a_change_breaks_no_stream(
             wait_until(lambda: answered(running) == "v2")
             rest = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
         assert "v1 says" in rest
+
+
+def test_a_version_stays_for_an_answer_that_chose_it_and_has_not_asked_it_yet(
+    fleet: Fleet, router: Callable[..., Any], tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    fleet.write(generation=1, v1=100)
+    with router(tmp_path, None, backend=fleet.policy(), routes_s=0.02) as running, ThreadPoolExecutor() as threads:
+        market, go_on, searching = running.router.marketplace, threading.Event(), threading.Event()
+
+        async def slow(*_: Any) -> None:
+            searching.set()
+            while not go_on.is_set():
+                await asyncio.sleep(0.01)
+
+        market.vector = slow
+        answer = threads.submit(answered, running)
+        assert searching.wait(10)
+        fleet.write(generation=2, v2=100)
+        wait_until(lambda: gauge(running, "version_share", version="v2", model_version=digest("v2")[:16]) == 100)
+        time.sleep(0.2)  # ten looks at the file
+        assert fleet.closed == []
+        go_on.set()
+        assert answer.result(10) == "v1"
+        wait_until(lambda: fleet.closed == ["v1"])
 
 
 def test_a_bad_file_at_the_start_is_named(tmp_path: Path, fleet: Fleet) -> None:
