@@ -133,10 +133,13 @@ function setBusy(busy) {
   setText(byId("status"), busy ? "The policy is writing." : "");
 }
 
-function submit() {
+async function submit() {
   if (running) return running.abort();
   const text = question.value.trim();
-  if (!text || !model) return;
+  if (!text) return;
+  // A question that is quicker than the model's name waits for it; where there is none, `enter` has said so.
+  if (!model) await enter();
+  if (!model || running || question.value.trim() !== text) return;
   question.value = "";
   grow();
   ask(text);
