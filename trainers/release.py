@@ -80,10 +80,10 @@ def _log_writer(s: Session, registry: Registry) -> tuple[ModelEntry, Path]:
     if s.config.feedback.source != "shards":
         raise ConfigError("gates", s.config.feedback.source, "gates read a log: set feedback.source to shards")
     base = Path(s.config.base)
-    if base.is_dir():
-        for entry in registry.list():
-            folder = registry.fetch(entry.version) if entry.version == base.name else None
-            if folder is not None and folder.resolve() == base.resolve():
-                return entry, folder
+    entry = next((entry for entry in registry.list() if entry.version == base.name), None)
+    if entry is not None:
+        folder = registry.fetch(entry.version)
+        if folder.resolve() == base.resolve():
+            return entry, folder
     remedy = f"with gates it has to be the folder of a version in {registry.url}/models: that model wrote the log"
     raise ConfigError("base", s.config.base, remedy)

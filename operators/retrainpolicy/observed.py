@@ -11,9 +11,8 @@ from operators.desired import DesiredState
 from operators.resources.base import GROUP
 from operators.resources.retrainpolicy import RetrainPolicySpec, RetrainPolicyStatus
 
-Desired = DesiredState[RetrainPolicySpec, RetrainPolicyStatus]
-
 POLICY_LABEL = f"{GROUP}/retrainpolicy"
+Desired = DesiredState[RetrainPolicySpec, RetrainPolicyStatus]
 
 
 @dataclass(frozen=True, slots=True)

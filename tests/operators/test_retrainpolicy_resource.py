@@ -62,6 +62,8 @@ REFUSED = {
         {"template__spec__config__feedback": {"source": "shards", "path": "/x"}},
         "leave out config.feedback",
     ),
+    "gates of its own": ({"template__spec__gates": {}}, "leave out gates"),
+    "a gate that cannot be": ({"gates__min_auc": 2}, "min_auc"),
     "several epochs": ({"template__spec__config__epochs": 2}, "config.epochs must be 1"),
     "models that are no folder": (
         {"template__spec__storage__url": "s3://bucket/x"},
