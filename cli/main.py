@@ -98,6 +98,12 @@ class LazyGroup(TyperGroup):
                 raise
             complain(str(error))
             raise typer.Exit(exit_status(error)) from error
+        except PermissionError as error:
+            if debugging():
+                raise
+            remedy = f"let user {os.geteuid()} have it, or run as another" if hasattr(os, "geteuid") else "allow it"
+            complain(f"{error.filename}: permission denied: {remedy}")
+            raise typer.Exit(EXIT_BAD_INPUT) from error
         except (MemoryError, RuntimeError) as error:
             # torch's own kind of error by its name: torch is not imported for its sake
             if debugging() or not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -208,10 +209,16 @@ class Publication:
 
 
 def put_in_place(staging: Path, manifest: bytes, final: Path) -> None:
-    """Gives a filled local folder its manifest and its final name, all on the disk before the name is there."""
+    """Gives a filled local folder its manifest and its final name, all on the disk before the name is there.
+
+    Every file may be read by whom the umask lets read: some libraries write weights for their own user alone, and
+    those who serve a model are another.
+    """
     (staging / COMPLETE).write_bytes(manifest)
+    mode = stat.S_IMODE((staging / COMPLETE).stat().st_mode)
     for folder, _, names in os.walk(staging):
         for name in names:
+            (Path(folder) / name).chmod(mode)
             sync(Path(folder) / name)
         sync(Path(folder))
     os.rename(staging, final)

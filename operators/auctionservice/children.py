@@ -25,6 +25,8 @@ BUILT = f"{STATE}/models"
 PRE_STOP_S = 10
 """How long a pod goes on as before after it was taken off the endpoints: other nodes hear of that a little later."""
 MARGIN_S = 15
+LAST_WORDS = "FallbackToLogsOnError"
+"""Of a container that fails, the end of its log is in its status, where the operator reads it."""
 
 
 def short(digest: str) -> str:
@@ -134,6 +136,7 @@ def _router_deployment(service: Desired) -> dict[str, Any]:
         "startupProbe": _probe("/livez", "http", period=2, failures=90),
         "livenessProbe": _probe("/livez", "http", period=10, failures=3),
         "readinessProbe": _probe("/readyz", "http", period=3, failures=2),
+        "terminationMessagePolicy": LAST_WORDS,
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_S}}},
     }
     own = [
@@ -188,6 +191,7 @@ def _policy_deployment(service: Desired, model: Model) -> dict[str, Any]:
         "startupProbe": _probe("/v2/health/ready", "http", period=5, failures=max(2, policy.start_seconds // 5)),
         "livenessProbe": _probe("/v2/health/live", "http", period=10, failures=6),
         "readinessProbe": _probe("/v2/health/ready", "http", period=3, failures=2),
+        "terminationMessagePolicy": LAST_WORDS,
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_S}}},
     }  # fmt: skip
     own = [
@@ -226,6 +230,7 @@ def _builder(service: Desired, model: Model, beside: dict[str, Any]) -> dict[str
         "command": ["llm-auction", "triton", "build", str(policy.source.registry)],
         "args": [f"--version={model.name}", f"--out={BUILT}", *device],
         "env": beside["env"],
+        "terminationMessagePolicy": LAST_WORDS,
         "volumeMounts": [one for one in beside["volumeMounts"] if one["mountPath"] != "/dev/shm"],
         "securityContext": beside["securityContext"],
         "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},

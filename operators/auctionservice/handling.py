@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -17,6 +17,8 @@ from operators.desired import desired_state
 from operators.kube import KubeApi
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus
 
+LONGEST_WORDS = 500
+STARTING = ("ContainerCreating", "PodInitializing")
 CHILDREN = (
     ("apps/v1", "Deployment"),
     ("v1", "Service"),
@@ -47,6 +49,7 @@ class Sight:
         children: list[Child] = []
         policies: dict[str, Servers] = {}
         router = Servers(0, 0)
+        found_pods = self.api.list("v1", "Pod", desired.namespace, labels)
         for version, kind in CHILDREN:
             for item in self.api.list(version, kind, desired.namespace, labels):
                 meta = item["metadata"]
@@ -54,13 +57,14 @@ class Sight:
                     continue
                 children.append(Child(version, kind, meta["name"], meta["uid"]))
                 if kind == "Deployment" and meta["labels"].get(PART_LABEL) == POLICY:
-                    policies[meta["labels"][DIGEST_LABEL]] = _servers(item)
+                    of = meta["labels"][DIGEST_LABEL]
+                    policies[of] = _servers(item, [p for p in found_pods if _label(p, DIGEST_LABEL) == of])
                 elif kind == "Deployment":
-                    router = _servers(item)
+                    router = _servers(item, [p for p in found_pods if _label(p, PART_LABEL) == ROUTER])
         pods = [
             pod
-            for pod in self.api.list("v1", "Pod", desired.namespace, f"{labels},{PART_LABEL}={ROUTER}")
-            if (pod.get("status") or {}).get("phase") == "Running"
+            for pod in found_pods
+            if _label(pod, PART_LABEL) == ROUTER and (pod.get("status") or {}).get("phase") == "Running"
         ]
         addresses = {pod["metadata"]["uid"]: _address(pod) for pod in pods if (pod["status"].get("podIP"))}
         found = read_all(addresses.values(), self.read)
@@ -70,12 +74,36 @@ class Sight:
         return Observed(tuple(children), policies, router, routers, counts, refused)
 
 
-def _servers(item: Mapping[str, Any]) -> Servers:
+def _label(pod: Mapping[str, Any], name: str) -> str:
+    return str((pod["metadata"].get("labels") or {}).get(name, ""))
+
+
+def _servers(item: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> Servers:
     """Pods of the newest template count alone: others may have other weights or settings."""
     status = item.get("status") or {}
     current = int(status.get("observedGeneration") or 0) >= int(item["metadata"].get("generation") or 0)
     ready = int(status.get("readyReplicas") or 0)
-    return Servers(int((item.get("spec") or {}).get("replicas", 1)), ready if current else 0)
+    troubles = filter(None, map(trouble, pods))
+    return Servers(int((item.get("spec") or {}).get("replicas", 1)), ready if current else 0, next(troubles, ""))
+
+
+def trouble(pod: Mapping[str, Any]) -> str:
+    """What keeps a pod from being ready, if it is more than that it starts: no node for it, an image that cannot be
+    had, a container that ended, with the last line of its log."""
+    name, status = pod["metadata"]["name"], pod.get("status") or {}
+    for one in status.get("conditions") or ():
+        if one["type"] == "PodScheduled" and one["status"] == "False":
+            return f"pod {name}: {one.get('message') or one.get('reason')}"
+    for of in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        waiting = (of.get("state") or {}).get("waiting") or {}
+        ended = (of.get("state") or {}).get("terminated") or (of.get("lastState") or {}).get("terminated") or {}
+        if of.get("ready") or not (ended.get("exitCode") or waiting.get("reason") not in (None, *STARTING)):
+            continue
+        if not ended.get("exitCode"):
+            return f"pod {name}, {of['name']}: {waiting['reason']} {waiting.get('message') or ''}".rstrip()
+        *_, last = (ended.get("message") or ended.get("reason") or "").strip().splitlines() or [""]
+        return f"pod {name}, {of['name']} ended with {ended['exitCode']}: {last[:LONGEST_WORDS]}"
+    return ""
 
 
 def _address(pod: Mapping[str, Any]) -> str:

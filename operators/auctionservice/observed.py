@@ -25,10 +25,11 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """A deployment's pods: how many are wanted and how many are ready."""
+    """A deployment's pods: how many are wanted, how many are ready, and what keeps one of the others from it."""
 
     wanted: int
     ready: int
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,7 +227,7 @@ class _Round:
         servers = self._servers(model)
         if servers.ready < servers.wanted or not servers.wanted:
             message = f"{servers.ready} of {servers.wanted} policy servers of {model.name} are ready"
-            return ServiceReason.POLICY_NOT_READY, message
+            return ServiceReason.POLICY_NOT_READY, _with(message, servers)
         published = {(one.name, one.digest) for one in self.before.traffic}
         if (model.name, model.digest) not in published:
             return ServiceReason.ROUTERS_BEHIND, f"{model.name} is not in the route file yet"
@@ -316,9 +316,10 @@ class _Round:
         if stable is None:
             self._condition(ServiceCondition.AVAILABLE, False, ServiceReason.NO_STABLE_VERSION, self.progress[2])
         elif not ready:
-            self._condition(ServiceCondition.AVAILABLE, False, ServiceReason.ROUTERS_NOT_READY, "no router is ready")
+            message = _with("no router is ready", self.seen.router)
+            self._condition(ServiceCondition.AVAILABLE, False, ServiceReason.ROUTERS_NOT_READY, message)
         elif not self._servers(stable).ready:
-            message = f"no policy server of {stable.name} is ready"
+            message = _with(f"no policy server of {stable.name} is ready", self._servers(stable))
             self._condition(ServiceCondition.AVAILABLE, False, ServiceReason.POLICY_NOT_READY, message)
         else:
             message = f"{stable.name} answers behind {ready} routers"
@@ -370,3 +371,8 @@ class _Round:
             self.status.conditions, kind, holds, reason, message, self.now, self.service.generation
         )
         self._set(conditions=conditions)
+
+
+def _with(message: str, servers: Servers) -> str:
+    """A message with what keeps a pod from being ready, where that is known."""
+    return f"{message}; {servers.trouble}" if servers.trouble else message

@@ -1,4 +1,4 @@
-"""A drill: whatever is killed under twenty running jobs, each ends Complete or with a true reason, and nothing is left.
+"""A drill: whatever is killed under twenty jobs at a time, each ends Complete or with a true reason; nothing is left.
 
 Pods are failed, evicted and deleted, nodes go silent, the operator and the API server are killed in the middle of their
 work. Nodes and pods exist in the API only (kwok), so that time can be short: a step of a real run takes minutes, here
@@ -30,6 +30,7 @@ from operators.irpojob.plan import Step
 
 OUT = Path("build/bench/operator.json")
 PLANNED = {2: "BadInput", 3: "GuardFired", 4: "OutOfMemory", 1: "RestartsExhausted"}
+ENDS = ("Complete", "Failed")
 HEALING = {"PodFailed", "PodLost", "NodeLost"}
 LONGEST_S = 900.0
 """How long the jobs may take to end after the last disturbance."""
@@ -45,6 +46,8 @@ class Drill:
     dice: random.Random
     epochs: int
     planned: dict[str, int] = field(default_factory=dict)
+    made: list[str] = field(default_factory=list)
+    ended: dict[str, dict[str, Any]] = field(default_factory=dict)
     done: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -53,23 +56,33 @@ class Drill:
         self.core: Any = client.CoreV1Api(self.api)
         self.batch: Any = client.BatchV1Api(self.api)
 
-    def start(self, count: int) -> None:
-        """Jobs of two optimisation pods and two rollout pods; every fifth is bound to fail in some step."""
-        for number in range(count):
-            name = f"job-{number:02d}"
-            codes: dict[Step, int] = {}
-            if number % 5 == 4:
-                self.planned[name] = code = [2, 3, 4, 1][number // 5 % 4]
-                codes = {self.dice.choice([Step.REWARD, Step.ROLLOUTS, Step.OPTIMISATION]): code}
-            made = manifest(
-                name, f"{self.dice.randint(4, 12)}s", codes, config={"epochs": self.epochs}, maxRestarts=40,
-                backoffSeconds=1, nodeLossSeconds=5,
-            )  # fmt: skip
-            if self.planned.get(name) == 1:
-                made["spec"]["maxRestarts"] = 2
-            for step in ("rollouts", "optimisation"):
-                made["spec"]["steps"].setdefault(step, {})["pods"] = 2
-            self.jobs.create(made)
+    def keep_going(self, count: int) -> None:
+        """Takes note of jobs that have ended, deletes them and makes others until so many go on; every fifth of all is
+        bound to fail in some step."""
+        for name, status in self.jobs.all().items():
+            if status.get("phase") in ENDS:
+                self.ended[name] = status
+                self.jobs.delete(name)
+        for number in range(len(self.made), len(self.ended) + count):
+            self._make(number)
+
+    def _make(self, number: int) -> None:
+        """A job of two optimisation pods and two rollout pods."""
+        name = f"job-{number:03d}"
+        self.made.append(name)
+        codes: dict[Step, int] = {}
+        if number % 5 == 4:
+            self.planned[name] = code = [2, 3, 4, 1][number // 5 % 4]
+            codes = {self.dice.choice([Step.REWARD, Step.ROLLOUTS, Step.OPTIMISATION]): code}
+        made = manifest(
+            name, f"{self.dice.randint(4, 12)}s", codes, config={"epochs": self.epochs}, maxRestarts=40,
+            backoffSeconds=1, nodeLossSeconds=5,
+        )  # fmt: skip
+        if self.planned.get(name) == 1:
+            made["spec"]["maxRestarts"] = 2
+        for step in ("rollouts", "optimisation"):
+            made["spec"]["steps"].setdefault(step, {})["pods"] = 2
+        self.jobs.create(made)
 
     def disturb(self) -> None:
         """One thing goes wrong; counted if there was something for it to befall."""
@@ -141,7 +154,7 @@ class Drill:
 
     def pause(self) -> bool:
         """An owner suspends a job and resumes it."""
-        going = [name for name, one in self.jobs.all().items() if one.get("phase") not in ("Complete", "Failed")]
+        going = [name for name, one in self.jobs.all().items() if one.get("phase") not in ENDS]
         if not going:
             return False
         name = self.dice.choice(sorted(going))
@@ -157,11 +170,11 @@ class Drill:
         return True
 
     def wait(self) -> dict[str, dict[str, Any]]:
-        """The jobs once all have ended, or when it has taken too long."""
+        """All jobs that there were once the last have ended, or when it has taken too long."""
         end = time.monotonic() + LONGEST_S
         while True:
-            found = self.jobs.all()
-            if time.monotonic() > end or all(one.get("phase") in ("Complete", "Failed") for one in found.values()):
+            found = self.ended | self.jobs.all()
+            if time.monotonic() > end or all(one.get("phase") in ENDS for one in found.values()):
                 return found
             time.sleep(2)
 
@@ -209,8 +222,8 @@ def _now() -> str:
 def main() -> None:
     """Runs the drill and writes its figures; ends with 1 if a job is stuck, lies or leaves something."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=600.0, help="for how long things go wrong")
+    parser.add_argument("--jobs", type=int, default=20, help="at a time: where one has ended, another is made")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="for how long things go wrong")
     parser.add_argument("--pause", type=float, default=6.0, help="mean seconds between two disturbances")
     parser.add_argument("--epochs", type=int, default=6, help="of each job: five steps of 4 to 12 seconds in each")
     parser.add_argument("--seed", type=int, default=7)
@@ -223,22 +236,24 @@ def main() -> None:
         operator(api, plane.kubeconfig, NAMESPACE, Path(folder)) as running,
     ):
         drill = Drill(plane, api, running, random.Random(asked.seed), asked.epochs)
-        drill.start(asked.jobs)
-        names = sorted(drill.jobs.all())
         end = time.monotonic() + asked.seconds
-        while time.monotonic() < end:
-            time.sleep(drill.dice.expovariate(1 / asked.pause))
+        while (left_s := end - time.monotonic()) > 0:
+            drill.keep_going(asked.jobs)
+            time.sleep(min(left_s, drill.dice.expovariate(1 / asked.pause)))
             drill.disturb()
+            print(f"{left_s:.0f} s left, {len(drill.made)} jobs made, {drill.done.total()} disturbances", flush=True)
+        names = drill.made
         found = drill.wait()
         held = drill.live()
-        left = drill.left_after_deletion(names)
+        left = drill.left_after_deletion([name for name in found if name not in drill.ended])
     phases = Counter(str(one.get("phase")) for one in found.values())
     failed = {name: one for name, one in found.items() if one.get("phase") == "Failed"}
     untrue = {name: one["lastFailure"] for name, one in failed.items() if not drill.true_reason(name, one)}
-    stuck = sorted(name for name, one in found.items() if one.get("phase") not in ("Complete", "Failed"))
+    stuck = sorted(name for name, one in found.items() if one.get("phase") not in ENDS)
     wrong = sorted(name for name, one in found.items() if one.get("phase") == "Complete" and name in drill.planned)
     figures = {
         "jobs": len(names),
+        "at_a_time": asked.jobs,
         "complete": phases["Complete"],
         "failed_with_reason": len(failed) - len(untrue),
         "failed_with_untrue_reason": untrue,
@@ -248,6 +263,7 @@ def main() -> None:
         "orphans": len(held) + len(left),
         "orphan_names": held + left,
         "restarts": sum(int(one.get("restarts") or 0) for one in found.values()),
+        "disturbed_for_s": asked.seconds,
         "disturbances": dict(sorted(drill.done.items())),
         "reasons": dict(Counter(_reason(one) for one in failed.values())),
         "seconds": round(time.monotonic() - begun),

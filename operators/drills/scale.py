@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 from kubernetes import client, watch
 from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError
 
 from operators.drills.jobs import NAMESPACE, Jobs, cluster, manifest, patiently
 from operators.drills.operating import operator
@@ -53,7 +54,7 @@ class Seen:
     def _follow(self, stream: Callable[[watch.Watch], Any], told: Callable[[dict[str, Any]], None]) -> None:
         def follow() -> None:
             while not self._ended.is_set():
-                with suppress(ApiException, OSError):
+                with suppress(ApiException, OSError, HTTPError):
                     for event in stream(watch.Watch()):
                         told(event)
 

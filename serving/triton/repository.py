@@ -98,7 +98,7 @@ def build_repository(
             name = model_name(digest)
             built = staging / name
             shutil.copytree(
-                source, built / "1" / "weights", copy_function=_link if link else shutil.copy2,
+                source, built / "1" / "weights", copy_function=_link if link else shutil.copyfile,
                 ignore=shutil.ignore_patterns(COMPLETE, ".*"),
             )  # fmt: skip
         _copy_code(built / "1" / "code")
@@ -181,5 +181,5 @@ def _link(source: str, target: str) -> str:
     try:
         os.link(source, target)
     except OSError:
-        shutil.copy2(source, target)
+        shutil.copyfile(source, target)
     return target

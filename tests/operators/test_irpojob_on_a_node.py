@@ -23,6 +23,7 @@ from trainers.registry import Registry
 from trainers.run_directory import RunDirectory
 
 from .conftest import define, eventually
+from .shop import shared_folder
 
 PLACE = ("llm-auction.io", "v1alpha1")
 STEP_S = 1500.0
@@ -44,23 +45,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 @pytest.fixture
 def runs(tmp_path: Path, pods_api: client.ApiClient, pods_namespace: str) -> Iterator[Path]:
     """A folder of this machine that the pods see through a claim."""
-    core, folder = client.CoreV1Api(pods_api), tmp_path / "runs"
+    folder = tmp_path / "runs"
     folder.mkdir()
-    shape = {"accessModes": ["ReadWriteMany"], "storageClassName": "", "volumeName": pods_namespace}
-    volume = {
-        "metadata": {"name": pods_namespace},
-        "spec": {
-            "capacity": {"storage": "1Gi"},
-            "accessModes": ["ReadWriteMany"],
-            "hostPath": {"path": str(folder)},
-            "persistentVolumeReclaimPolicy": "Retain",
-        },
-    }
-    core.create_persistent_volume(volume)
-    claim = {**shape, "resources": {"requests": {"storage": "1Gi"}}}
-    core.create_namespaced_persistent_volume_claim(pods_namespace, {"metadata": {"name": "runs"}, "spec": claim})
-    yield folder
-    core.delete_persistent_volume(pods_namespace)
+    with shared_folder(pods_api, pods_namespace, "runs", folder):
+        yield folder
 
 
 @pytest.fixture

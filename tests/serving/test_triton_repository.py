@@ -47,6 +47,13 @@ def test_a_model_is_named_by_the_digest_that_sha256sum_prints(tmp_path: Path) ->
     assert sorted(p.name for p in (tmp_path / "repository").iterdir()) == [built.name]
 
 
+def test_whoever_serves_may_read_what_somebody_built_of_weights_of_their_own(tmp_path: Path) -> None:
+    source = model(tmp_path / "m")
+    (source / "model.safetensors").chmod(0o600)
+    built = build_repository(str(source), tmp_path / "repository")
+    assert (built.folder / "1" / "weights" / "model.safetensors").stat().st_mode & 0o044
+
+
 def test_the_digest_covers_every_file_of_weights(tmp_path: Path) -> None:
     digests = {
         build_repository(str(model(tmp_path / str(i), b"a", second=second)), tmp_path / "repository").digest

@@ -74,6 +74,14 @@ def test_a_registered_model_is_fetched_as_it_was(open_registry: OpenRegistry, mo
     assert open_registry().verify("v0001") == ()
 
 
+def test_whoever_serves_may_read_what_its_trainer_wrote_for_itself(open_registry: OpenRegistry, model: Path) -> None:
+    (model / "model.safetensors").chmod(0o600)  # as some libraries write weights
+    open_registry().register(model, base="tiny")
+    modes = {path.stat().st_mode for path in open_registry().fetch("latest").iterdir()}
+    assert len(modes) == 1
+    assert modes.pop() & 0o044, "a umask of 022 or 002"
+
+
 def test_a_version_is_never_overwritten(open_registry: OpenRegistry, model: Path, tmp_path: Path) -> None:
     open_registry().register(model, base="tiny", version="2026-11-23")
     other = model_folder(tmp_path / "other", b"other weights")

@@ -1,0 +1,217 @@
+"""A service that really serves, for tests on a node: PostgreSQL with campaigns, and a volume with a registry, a log and
+a Triton that this machine has prepared."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+from kubernetes import client
+
+from operators.auctionservice.meter import parsed, read_metrics
+from serving.campaigns.catalogue import import_catalogue
+from serving.catalogue import Catalogue
+from serving.store.campaigns import CampaignStore
+from serving.store.engine import Database
+from serving.store.migrations import migrate
+from serving.triton import server
+
+from .conftest import eventually
+
+PLACE = ("llm-auction.io", "v1alpha1")
+QUESTIONS = ("Which shoes for a wet trail?", "How do I sleep better?", "What is a good travel headphone?")
+BROWSER = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
+READING_S = 1.5
+"""Between answer and click: links that are followed at once were not followed by people."""
+
+
+@contextmanager
+def shared_folder(api: client.ApiClient, namespace: str, claim: str, folder: Path) -> Iterator[None]:
+    """A folder of this machine that pods see through a claim."""
+    core: Any = client.CoreV1Api(api)
+    volume = f"{namespace}-{claim}"
+    spec = {
+        "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteMany"], "hostPath": {"path": str(folder)},
+        "persistentVolumeReclaimPolicy": "Retain",
+    }  # fmt: skip
+    core.create_persistent_volume({"metadata": {"name": volume}, "spec": spec})
+    wanted: dict[str, Any] = {"accessModes": ["ReadWriteMany"], "storageClassName": "", "volumeName": volume}
+    wanted["resources"] = {"requests": {"storage": "1Gi"}}
+    core.create_namespaced_persistent_volume_claim(namespace, {"metadata": {"name": claim}, "spec": wanted})
+    try:
+        yield
+    finally:
+        core.delete_persistent_volume(volume)
+
+
+def wrap_triton(folder: Path) -> list[dict[str, str]]:
+    """Puts a `tritonserver` into `folder`/bin that is the prepared one; the variables that a pod needs for it."""
+    prepared = server.locate()
+    (folder / "bin").mkdir()
+    script = folder / "bin" / "tritonserver"
+    backends = prepared.server / "backends"
+    script.write_text(
+        f'#!/bin/sh\nexec {prepared.server}/bin/tritonserver --backend-directory={backends} "$@"\n', encoding="ascii"
+    )
+    script.chmod(0o755)
+    # the model's process takes the first python3 of PATH
+    path = ["/auction/bin", f"{prepared.environment}/bin", f"{sys.prefix}/bin", "/usr/bin", "/bin"]
+    return [
+        {"name": "PATH", "value": os.pathsep.join(path)},
+        {"name": "LD_LIBRARY_PATH", "value": str(prepared.libpython)},
+        {"name": "OMP_NUM_THREADS", "value": "1"},
+    ]
+
+
+def stock(url: str, catalogue: Catalogue) -> None:
+    """Tables and approved campaigns."""
+    migrate(url)
+    database = Database(url)
+    try:
+        import_catalogue(catalogue, CampaignStore(database), datetime.now(UTC))
+    finally:
+        database.close()
+
+
+def spec(image: str, version: str, digest: str, triton: list[dict[str, str]]) -> dict[str, Any]:
+    """One router and one Triton a version, both without rights; a canary that a test can wait for."""
+    pods = {"podSecurity": {"runAsUser": 1000, "runAsGroup": 1000}}
+    auction = {"name": "auction", "mountPath": "/auction", "persistentVolumeClaim": {"claimName": "auction"}}
+    database = {"name": "database", "mountPath": "/database", "persistentVolumeClaim": {"claimName": "database"}}
+    return {
+        "model": {"name": version, "digest": digest},
+        "router": {
+            **pods, "image": image, "replicas": 1, "anonymous": True, "currency": "USD", "volumes": [database],
+            "database": {"secretKeyRef": {"name": "auction", "key": "database"}},
+            "secret": {"secretKeyRef": {"name": "auction", "key": "secret"}},
+            "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
+        },
+        "policy": {
+            **pods, "image": image, "source": {"registry": "/auction/registry"}, "env": triton,
+            "volumes": [{**auction, "readOnly": True}], "sharedMemory": "256Mi",
+        },
+        "rollout": {
+            "steps": [{"weight": 50, "pauseSeconds": 5}], "keepSeconds": 5,
+            # both versions wait for the same cores, so that only failures tell something here
+            "guards": {"minAnswers": 20, "maxLatencyRatio": 100},
+        },
+    }  # fmt: skip
+
+
+@dataclass
+class Shop:
+    """A service by the name of `ads` and the readers who ask it."""
+
+    api: client.ApiClient
+    namespace: str
+    folder: Path
+    address: str = ""
+    outcomes: Counter[str] = field(default_factory=Counter)
+    clicks: Counter[int] = field(default_factory=Counter)
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    def objects(self, plural: str, name: str) -> dict[str, Any]:
+        """An object of ours."""
+        api: Any = client.CustomObjectsApi(self.api)
+        found: dict[str, Any] = api.get_namespaced_custom_object(*PLACE, self.namespace, plural, name)
+        return found
+
+    def status(self) -> dict[str, Any]:
+        """The service's."""
+        told: dict[str, Any] = self.objects("auctionservices", "ads").get("status") or {}
+        return told
+
+    def change(self, changes: dict[str, Any]) -> None:
+        """What its owner edits."""
+        api: Any = client.CustomObjectsApi(self.api)
+        api.patch_namespaced_custom_object(*PLACE, self.namespace, "auctionservices", "ads", {"spec": changes})
+
+    def serves(self, version: str) -> bool:
+        """Whether a version is the stable one and nothing is on its way."""
+        told = self.status()
+        return told.get("phase") == "Serving" and told["stable"]["name"] == version
+
+    def answered(self) -> dict[str, int]:
+        """Answers by model version, as the routers count them."""
+        core: Any = client.CoreV1Api(self.api)
+        found = Counter[str]()
+        labels = "app.kubernetes.io/component=router"
+        for pod in core.list_namespaced_pod(self.namespace, label_selector=labels).items:
+            text = read_metrics(f"{pod.status.pod_ip}:9090")
+            assert text is not None
+            found.update({version: counts.answers for version, counts in parsed(text).counts.items()})
+        return found
+
+    @contextmanager
+    def readers(self) -> Iterator[None]:
+        """Somebody asks all the time, and follows the links."""
+        core: Any = client.CoreV1Api(self.api)
+        self.address = f"http://{core.read_namespaced_service('ads', self.namespace).spec.cluster_ip}"
+        thread = threading.Thread(target=self._read, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+
+    def _read(self) -> None:
+        number = 0
+        with httpx.Client(timeout=120, headers=BROWSER) as http:
+            while not self._over.is_set():
+                number += 1
+                try:
+                    self._ask(http, QUESTIONS[number % len(QUESTIONS)])
+                except httpx.HTTPError as error:
+                    self.outcomes[f"{type(error).__name__}: {error}"] += 1
+
+    def _ask(self, http: httpx.Client, question: str) -> None:
+        body = {"model": "llm-auction", "messages": [{"role": "user", "content": question}]}
+        answer = http.post(f"{self.address}/v1/chat/completions", json=body)
+        if answer.status_code != 200:
+            self.outcomes[f"{answer.status_code}: {answer.text[:200]}"] += 1
+            return
+        self.outcomes["answered"] += 1
+        for ad in answer.json()["ads"][:1]:
+            time.sleep(READING_S)
+            self.clicks[http.get(ad["click_url"]).status_code] += 1
+
+
+@contextmanager
+def opened(
+    api: client.ApiClient, namespace: str, folder: Path, database: tuple[Path, str], made: dict[str, Any]
+) -> Iterator[Shop]:
+    """The service, once its first version serves. `database`: the folder of its socket and its address."""
+    core: Any = client.CoreV1Api(api)
+    socket, url = database
+    address = url.replace(str(socket), "/database")
+    secret = {"database": address, "secret": "a secret of the tests, long enough for one"}
+    core.create_namespaced_secret(namespace, {"metadata": {"name": "auction"}, "stringData": secret})
+    with shared_folder(api, namespace, "auction", folder), shared_folder(api, namespace, "database", socket):
+        objects: Any = client.CustomObjectsApi(api)
+        body = {"apiVersion": "/".join(PLACE), "kind": "AuctionService", "metadata": {"name": "ads"}, "spec": made}
+        objects.create_namespaced_custom_object(*PLACE, namespace, "auctionservices", body)
+        shop = Shop(api, namespace, folder)
+        eventually("the first version serves", lambda: shop.serves(made["model"]["name"]), 600)
+        yield shop
+
+
+def heavier(source: Path, target: Path) -> Path:
+    """A copy of a model folder with slightly other weights."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(source, target)
+    weights = target / "model.safetensors"
+    save_file({name: tensor * 1.01 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    return target

@@ -1,0 +1,193 @@
+"""A service in pods that really run: routers and Triton on one node, a new version under traffic, one that never comes,
+and a retraining from the log whose result takes over. Minutes on a quiet machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubernetes import client
+
+from cli.serve import builtin_catalogue
+from inference.models import resolve
+from inference.policy import Policy
+from mechanism.errors import ConfigError
+from mechanism.types import model_version
+from operators.drills.operating import Running, operator
+from serving.catalogue import read_catalogue
+from serving.drills.postgres import PostgresMissing, PostgresServer
+from serving.triton import server
+from simulator.world import World
+from tests.trainers.logged_traffic import served, write
+from trainers.registry import Registry
+
+from .conftest import define, eventually
+from .shop import PLACE, Shop, heavier, opened, spec, stock, wrap_triton
+
+STEP_S = 1500.0
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+
+
+@pytest.fixture(scope="module")
+def triton() -> None:
+    """The prepared server."""
+    try:
+        server.locate()
+    except ConfigError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """The folder of a PostgreSQL server's socket, which every user may enter, and the address of a stocked database."""
+    try:
+        postgres = PostgresServer(durable=False)
+    except PostgresMissing as missing:
+        pytest.skip(str(missing))
+    with postgres:
+        postgres.folder.chmod(0o755)
+        url = postgres.create("auction")
+        stock(url, read_catalogue(builtin_catalogue(tmp_path_factory.mktemp("catalogue"), 0)))
+        yield postgres.folder, url
+
+
+@dataclass
+class Models:
+    """A registry on the volume with the shipped policy and a copy with slightly other weights."""
+
+    folder: Path
+    registry: Registry
+    first: tuple[str, str]
+    second: tuple[str, str]
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Models:
+    folder = tmp_path / "auction"
+    folder.mkdir()
+    registry = Registry(folder / "registry")
+    tiny = resolve("tiny")[0]
+    first = registry.register(tiny, base="tiny")
+    second = registry.register(heavier(Path(tiny), tmp_path / "heavier"), base="tiny")
+    return Models(folder, registry, (first.version, first.digest), (second.version, second.digest))
+
+
+@pytest.fixture
+def running(
+    pods_kubeconfig: Path, pods_api: client.ApiClient, pods_namespace: str, tmp_path: Path
+) -> Iterator[Running]:
+    """The operator for the test's namespace."""
+    define(pods_api)
+    with operator(pods_api, pods_kubeconfig, pods_namespace, tmp_path) as process:
+        yield process
+
+
+@pytest.fixture
+def shop(
+    triton: None, own_node: object, running: Running, database: tuple[Path, str], models: Models,
+    pods_api: client.ApiClient, pods_namespace: str, pod_image: str,
+) -> Iterator[Shop]:  # fmt: skip
+    """The service, serving its first version."""
+    made = spec(pod_image, *models.first, wrap_triton(models.folder))
+    with opened(pods_api, pods_namespace, models.folder, database, made) as found:
+        yield found
+
+
+def test_a_new_version_takes_over_under_traffic_and_one_that_never_comes_does_not(shop: Shop, models: Models) -> None:
+    name, digest = models.second
+    with shop.readers():
+        eventually("readers are answered", lambda: shop.outcomes["answered"] >= 5, 300)
+        shop.change({"model": {"name": name, "digest": digest}})
+        eventually("both versions have traffic", lambda: shop.status().get("phase") == "Canary", STEP_S)
+        eventually("the new version is the stable one", lambda: shop.serves(name), STEP_S)
+        by_version = shop.answered()
+        assert by_version[model_version(models.first[1])] >= 5
+        assert by_version[model_version(digest)] >= 20
+
+        # these are the first version's weights: whatever is built of it, it is not what was asked for
+        shop.change({"model": {"name": models.first[0], "digest": "f" * 64}, "rollout": {"readySeconds": 60}})
+        eventually("it is given up", lambda: shop.status().get("phase") == "RolledBack", STEP_S)
+        assert shop.status()["rejected"]["digest"] == "f" * 64
+        assert [one["name"] for one in shop.status()["traffic"]] == [name]
+        before = shop.outcomes["answered"]
+        eventually("the stable version goes on", lambda: shop.outcomes["answered"] >= before + 5, 300)
+    assert set(shop.outcomes) == {"answered"}, shop.outcomes
+    assert set(shop.clicks) == {302}, shop.clicks
+
+
+RETRAINING: dict[str, Any] = {
+    "feedback": {"held_out": 0.4},
+    "reward": {"passes": 4, "batch": 64},
+    "rollout": {"contexts": 24, "samples": 4, "temperature": 1.0},
+    "penalty": {"per_ad": 20.0},
+    "preference": {"delta": 1.0, "losers": 2, "counterfactual_bids": 1},
+    "optimisation": {"learning_rate": 2e-4, "batch": 8, "batch_per_process": 8},
+    "evaluation": {"validation": 16},
+    "guards": {"min_ads_per_answer": 0.0},
+}
+GATES: dict[str, Any] = {
+    "queries": 24, "swept": 8, "min_queries": 0, "min_auc": 0.0, "auc_margin": 1.0, "max_calibration_error": 1.0,
+    "offpolicy": {"action": "ads", "draws": 100, "min_effective_sample": 1, "max_weight_error": 100},
+    "revenue_margin": 1e6, "experience_margin": 1e6, "min_rise": -100, "max_fall": 100, "quality_margin": 1.0,
+    "max_latency_ratio": 100,
+}  # fmt: skip
+"""Wide open where they would weigh the model: on so few answers they could not tell, and the way is what is tried."""
+
+
+def policy(image: str) -> dict[str, Any]:
+    """Retrains as soon as there are answers to learn from, and has the result take over."""
+    volume = {"name": "auction", "mountPath": "/auction", "persistentVolumeClaim": {"claimName": "auction"}}
+    return {
+        "service": {"name": "ads"},
+        "source": {"shards": "/auction/shards"},
+        "triggers": {"new_interactions": 200, "at_least": 100, "cooldown_hours": 0},
+        "look": {"everySeconds": 30},
+        "template": {
+            "spec": {
+                "image": image,
+                "config": RETRAINING,
+                "storage": {"url": "/auction/registry"},
+                "volumes": [volume],
+                "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
+                "backoffSeconds": 1,
+            }
+        },
+        "gates": GATES,
+        "promote": True,
+    }
+
+
+def test_a_service_is_trained_on_its_log_and_the_result_takes_over(
+    shop: Shop, models: Models, pods_api: client.ApiClient, pods_namespace: str, pod_image: str
+) -> None:
+    name, digest = models.first
+    base = Policy.load(str(models.registry.fetch(name)))
+    begin = datetime.now(UTC) - timedelta(hours=3)
+    write(
+        str(models.folder / "shards"), served(base, World(0, profiles=60), 260, digest=digest, ad_load=0.5, begin=begin)
+    )
+    objects: Any = client.CustomObjectsApi(pods_api)
+    body = {"apiVersion": "/".join(PLACE), "kind": "RetrainPolicy", "metadata": {"name": "steady"}}
+    objects.create_namespaced_custom_object(
+        *PLACE, pods_namespace, "retrainpolicies", body | {"spec": policy(pod_image)}
+    )
+
+    def told() -> dict[str, Any]:
+        found: dict[str, Any] = shop.objects("retrainpolicies", "steady").get("status") or {}
+        return found
+
+    with shop.readers():
+        eventually("the log is looked at", lambda: "seen" in told(), STEP_S)
+        assert told()["seen"]["new"] == 260
+        eventually("a retraining ends", lambda: "lastResult" in told(), 4 * STEP_S)
+        result = told()["lastResult"]
+        assert result["outcome"] == "Passed", result
+        entry = models.registry.get(result["model"])
+        assert (entry.parent, entry.digest, entry.status) == (name, result["digest"], "candidate")
+        eventually("the result is the stable version", lambda: shop.serves(entry.version), STEP_S)
+        eventually("it answers", lambda: shop.answered().get(model_version(entry.digest), 0) > 0, 300)
+    assert set(shop.outcomes) == {"answered"}, shop.outcomes
