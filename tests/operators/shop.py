@@ -103,8 +103,8 @@ def spec(image: str, version: str, digest: str, triton: list[dict[str, str]]) ->
         },
         "rollout": {
             "steps": [{"weight": 50, "pauseSeconds": 5}], "keepSeconds": 5,
-            # both versions wait for the same cores, so that only failures tell something here
-            "guards": {"minAnswers": 20, "maxLatencyRatio": 100},
+            # both versions wait for the same cores, and the one trained here shows more ads: only failures may tell
+            "guards": {"minAnswers": 20, "maxLatencyRatio": 100, "maxAdLoadRatio": 100},
         },
     }  # fmt: skip
 

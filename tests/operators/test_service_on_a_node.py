@@ -120,10 +120,11 @@ def test_a_new_version_takes_over_under_traffic_and_one_that_never_comes_does_no
 
 
 RETRAINING: dict[str, Any] = {
+    "epochs": 1,
     "feedback": {"held_out": 0.4},
     "reward": {"passes": 4, "batch": 64},
-    "rollout": {"contexts": 24, "samples": 4, "temperature": 1.0},
-    "penalty": {"per_ad": 20.0},
+    "rollout": {"contexts": 48, "samples": 4, "temperature": 1.0},
+    "penalty": {"per_ad": 0.0, "per_extra_ad": 0.0},
     "preference": {"delta": 1.0, "losers": 2, "counterfactual_bids": 1},
     "optimisation": {"learning_rate": 2e-4, "batch": 8, "batch_per_process": 8},
     "evaluation": {"validation": 16},
@@ -132,7 +133,7 @@ RETRAINING: dict[str, Any] = {
 GATES: dict[str, Any] = {
     "queries": 24, "swept": 8, "min_queries": 0, "min_auc": 0.0, "auc_margin": 1.0, "max_calibration_error": 1.0,
     "offpolicy": {"action": "ads", "draws": 100, "min_effective_sample": 1, "max_weight_error": 100},
-    "revenue_margin": 1e6, "experience_margin": 1e6, "min_rise": -100, "max_fall": 100, "quality_margin": 1.0,
+    "revenue_margin": 1.0, "experience_margin": 1e6, "min_rise": -100, "max_fall": 100, "quality_margin": 1.0,
     "max_latency_ratio": 100,
 }  # fmt: skip
 """Wide open where they would weigh the model: on so few answers they could not tell, and the way is what is tried."""
@@ -168,7 +169,8 @@ def test_a_service_is_trained_on_its_log_and_the_result_takes_over(
     base = Policy.load(str(models.registry.fetch(name)))
     begin = datetime.now(UTC) - timedelta(hours=3)
     write(
-        str(models.folder / "shards"), served(base, World(0, profiles=60), 260, digest=digest, ad_load=0.5, begin=begin)
+        str(models.folder / "shards"),
+        served(base, World(0, profiles=60), 260, digest=digest, ad_load=0.5, rate=0.5, begin=begin),
     )
     objects: Any = client.CustomObjectsApi(pods_api)
     body = {"apiVersion": "/".join(PLACE), "kind": "RetrainPolicy", "metadata": {"name": "steady"}}
