@@ -50,6 +50,18 @@ RULES: dict[str, list[dict[str, str]]] = {
 """The checks between fields that `trainers.config` makes in Python, in the API server's language, by section."""
 
 
+GATE_RULES: dict[str, list[dict[str, str]]] = {
+    "simulator": RULES["world"],
+    "offpolicy": [
+        rule(
+            "self.action == 'answer' || self.method == 'dr'",
+            "action ads needs method dr: how many ads an answer has is part of its words, which are not weighted",
+        ),
+    ],
+}
+"""The same for the gates."""
+
+
 def training_schema() -> dict[str, Any]:
     """JSON schema of the configuration in a resource, without references."""
     schema = inlined(RunConfig)
@@ -58,7 +70,11 @@ def training_schema() -> dict[str, Any]:
     if not schema["required"]:
         del schema["required"]
     del schema["properties"]["optimisation"]["properties"]["processes"]
-    for section, rules in RULES.items():
+    return _ruled(schema, RULES)
+
+
+def _ruled(schema: dict[str, Any], by_section: dict[str, list[dict[str, str]]]) -> dict[str, Any]:
+    for section, rules in by_section.items():
         part = schema["properties"][section] if section else schema
         part["x-kubernetes-validations"] = rules
     return schema
@@ -70,7 +86,9 @@ def check_gates(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-GatesField = Annotated[dict[str, Any], AfterValidator(check_gates), WithJsonSchema(inlined(GateSettings))]
+GatesField = Annotated[
+    dict[str, Any], AfterValidator(check_gates), WithJsonSchema(_ruled(inlined(GateSettings), GATE_RULES))
+]
 """Thresholds of the gates in a resource, in the trainer's spelling."""
 
 

@@ -64,6 +64,14 @@ REFUSED = {
     ),
     "gates of its own": ({"template__spec__gates": {}}, "leave out gates"),
     "a gate that cannot be": ({"gates__min_auc": 2}, "min_auc"),
+    "an estimate that misses": (
+        {"gates__offpolicy": {"action": "ads", "method": "snips"}},
+        "action ads needs method dr",
+    ),
+    "a world without its files": (
+        {"gates__simulator": {"kind": "webis"}},
+        "path belongs to the kinds webis and tables",
+    ),
     "several epochs": ({"template__spec__config__epochs": 2}, "config.epochs must be 1"),
     "models that are no folder": (
         {"template__spec__storage__url": "s3://bucket/x"},

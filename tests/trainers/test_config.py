@@ -71,6 +71,14 @@ def test_a_retraining_keeps_something_for_its_gates() -> None:
         parse_retraining("triggers: {hours: 3}", "policy.yaml")
 
 
+def test_an_estimate_that_would_miss_the_number_of_ads_is_refused() -> None:
+    for method in ("snips", "ips"):
+        text = f"gates: {{offpolicy: {{action: ads, method: {method}}}}}"
+        with pytest.raises(ConfigError, match=r"offpolicy\.action ads needs offpolicy\.method dr"):
+            parse_retraining(text, "policy.yaml")
+    assert parse_retraining("gates: {offpolicy: {action: ads}}", "policy.yaml").gates.offpolicy.method == "dr"
+
+
 def test_bids_of_a_simulated_world_are_always_drawn() -> None:
     with pytest.raises(ConfigError, match="nobody bids in a simulated world"):
         parse_config("{name: x, rollout: {bids: as_bid}}", "run.yaml")
