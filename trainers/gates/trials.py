@@ -42,6 +42,8 @@ FIGURES = ("revenue", "experience")
 WANTED = 0.9
 """Share of the trials in which the interval must hold the truth."""
 LAM = 1.0
+WIDTH = 88
+"""Columns that the table needs, also where the output goes to a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ def main(
         }  # fmt: skip
         # after every trial, so that a run that is cut short still tells what it saw
         out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    console.print(_table(rows, trials))
+    Console(width=max(console.width, WIDTH)).print(_table(rows, trials))
     console.print(f"logging model: revenue {served['revenue'][0]:.2f}, experience {served['experience'][0]:.2f}; {out}")
     if not passed:
         raise typer.Exit(1)
