@@ -185,7 +185,8 @@ SERVICE_REASONS: Mapping[ServiceReason, Meaning] = {
         "No router is ready.", "See the routers' logs and `/readyz`: the database, the Secrets, the policy servers."
     ),
     ServiceReason.POLICY_NOT_READY: Meaning(
-        "Policy servers of the version are not all ready.", "See their pods' events and Triton's log."
+        "Policy servers of the version are not all ready.",
+        "The message ends with the last line of one that failed; its events and Triton's log say more.",
     ),
     ServiceReason.STARTING: Meaning("The version's servers are being made; it has no traffic."),
     ServiceReason.ROUTERS_BEHIND: Meaning(

@@ -7,18 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from operators.resources.base import ApiModel, Condition, Moment, Name, Quantity, checked, rule
-from operators.resources.pods import (
-    EnvFrom,
-    EnvVar,
-    KeyOf,
-    Labels,
-    MountPath,
-    NamedObject,
-    PodSecurity,
-    Resources,
-    Toleration,
-    Volume,
-)
+from operators.resources.pods import KeyOf, MountPath, NamedObject, PodFields, PodSecurity, Resources
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Ratio = Annotated[float, Field(gt=0, le=100)]
@@ -55,29 +44,13 @@ class ServerSecurity(PodSecurity):
     """Refuse to start as root."""
 
 
-class Pods(ApiModel):
+class Pods(PodFields):
     """What routers and policy servers say of their pods."""
 
     resources: Resources = Resources()
     """CPU and memory of each pod."""
-    env: list[EnvVar] = Field([], max_length=128)
-    """Variables."""
-    env_from: list[EnvFrom] = Field([], max_length=16)
-    """Secrets and ConfigMaps whose keys become variables."""
-    volumes: list[Volume] = Field([], max_length=16)
-    """Volumes."""
-    node_selector: Labels = Field({})
-    """Labels that nodes must have."""
-    tolerations: list[Toleration] = Field([], max_length=16)
-    """Taints that the pods put up with."""
-    priority_class_name: Name | None = None
-    """PriorityClass."""
     service_account_name: Name | None = None
     """Service account. Its token is never mounted."""
-    pod_labels: Labels = Field({})
-    """Further labels of the pods."""
-    pod_annotations: Labels = Field({})
-    """Annotations of the pods."""
     pod_security: ServerSecurity = ServerSecurity()
     """As which user the containers run."""
 

@@ -11,13 +11,12 @@ from operators.resources.base import (
     ApiModel,
     Condition,
     Moment,
-    Name,
     Quantity,
     checked,
     immutable,
     rule,
 )
-from operators.resources.pods import EnvFrom, EnvVar, Labels, NamedObject, PodSecurity, Resources, Toleration, Volume
+from operators.resources.pods import EnvVar, Labels, NamedObject, PodFields, PodSecurity, Resources
 from operators.resources.training import GatesField, check_training, training_schema
 from trainers.config import RunConfig
 
@@ -113,7 +112,7 @@ class Storage(ApiModel):
 Training = Annotated[dict[str, Any], AfterValidator(check_training), WithJsonSchema(training_schema())]
 
 
-class IRPOJobSpec(ApiModel):
+class IRPOJobSpec(PodFields):
     """What to train, on which pods, and how long to try."""
 
     model_config = checked(
@@ -176,24 +175,6 @@ class IRPOJobSpec(ApiModel):
     """The pods of each step."""
     gpu: Gpu = Gpu()
     """Which GPUs the steps that ask for any get."""
-    env: list[EnvVar] = Field([], max_length=128)
-    """Variables of all pods."""
-    env_from: list[EnvFrom] = Field([], max_length=16)
-    """Secrets and ConfigMaps whose keys become variables of all pods, such as an object store's credentials."""
-    volumes: list[Volume] = Field([], max_length=16)
-    """Volumes of all pods."""
-    node_selector: Labels = Field({})
-    """Labels that the nodes of all pods must have."""
-    tolerations: list[Toleration] = Field([], max_length=16)
-    """Taints that all pods put up with."""
-    priority_class_name: Name | None = None
-    """PriorityClass of all pods."""
-    service_account_name: Name | None = None
-    """Service account of all pods, such as one that may read an object store. Its token is not mounted unless named."""
-    pod_labels: Labels = Field({})
-    """Further labels of all pods."""
-    pod_annotations: Labels = Field({})
-    """Annotations of all pods."""
     pod_security: PodSecurity = PodSecurity()
     """As which user the containers run."""
     queue_name: Annotated[str, Field(min_length=1, max_length=63)] | None = None

@@ -162,3 +162,26 @@ class PodSecurity(ApiModel):
     """Group that owns the volumes' files."""
     supplemental_groups: Annotated[list[int], Field(max_length=32)] | None = None
     """Further groups."""
+
+
+class PodFields(ApiModel):
+    """What a resource says alike about all pods of a part."""
+
+    env: list[EnvVar] = Field([], max_length=128)
+    """Variables."""
+    env_from: list[EnvFrom] = Field([], max_length=16)
+    """Secrets and ConfigMaps whose keys become variables, such as an object store's credentials."""
+    volumes: list[Volume] = Field([], max_length=16)
+    """Volumes."""
+    node_selector: Labels = Field({})
+    """Labels that nodes must have."""
+    tolerations: list[Toleration] = Field([], max_length=16)
+    """Taints that the pods put up with."""
+    priority_class_name: Name | None = None
+    """PriorityClass."""
+    service_account_name: Name | None = None
+    """Service account, such as one that may read an object store. Its token is not mounted unless this names one."""
+    pod_labels: Labels = Field({})
+    """Further labels of the pods."""
+    pod_annotations: Labels = Field({})
+    """Annotations of the pods."""
