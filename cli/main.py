@@ -101,8 +101,8 @@ class LazyGroup(TyperGroup):
         except PermissionError as error:
             if debugging():
                 raise
-            remedy = f"let user {os.geteuid()} have it, or run as another" if hasattr(os, "geteuid") else "allow it"
-            complain(f"{error.filename}: permission denied: {remedy}")
+            told = f"{error.filename}: permission denied" if error.filename else str(error)
+            complain(f"{told}: let this user or these credentials have it, or take others")
             raise typer.Exit(EXIT_BAD_INPUT) from error
         except (MemoryError, RuntimeError) as error:
             # torch's own kind of error by its name: torch is not imported for its sake
@@ -115,7 +115,13 @@ class LazyGroup(TyperGroup):
             if debugging() or not extra or is_ours(error.name):
                 raise
             complain(f"`{ctx.invoked_subcommand}` needs the package {error.name}: pip install 'llm-auction[{extra}]'")
-        raise typer.Exit(EXIT_BAD_INPUT)
+            raise typer.Exit(EXIT_BAD_INPUT) from error
+        except Exception as error:
+            # an object store's client by its name: it is imported only where there is one
+            if debugging() or not type(error).__module__.startswith("botocore."):
+                raise
+            complain(f"the object store: {error}: see its address (AWS_ENDPOINT_URL) and the credentials (AWS_...)")
+            raise typer.Exit(EXIT_FAILED) from error
 
 
 def exit_status(error: AuctionError) -> int:

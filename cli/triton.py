@@ -25,7 +25,7 @@ def prepare(folder: Folder = FOLDER) -> None:
 
 @app.command()
 def build(
-    model: Annotated[str, typer.Argument(help="A model's name or folder; with --version a registry's folder.")],
+    model: Annotated[str, typer.Argument(help="A model's name or folder; with --version a registry's folder or URL.")],
     out: Annotated[Path, typer.Option(help="The model repository to add it to.")],
     version: Annotated[str | None, typer.Option(help="A registered version, or latest.")] = None,
     kind: Annotated[
@@ -38,8 +38,15 @@ def build(
     link: Annotated[bool, typer.Option("--link", help="Hard links of the weights, no copies.")] = False,
 ) -> None:
     """Add a model to a Triton model repository and print the name that it has there."""
+    from mechanism.errors import ConfigError
     from serving.triton.repository import build_repository
 
+    if "://" in model:
+        from trainers.registry import Registry
+
+        if version is None:
+            raise ConfigError("--version", None, f"say which version of the registry at {model}")
+        model, version = str(Registry(model).fetch(version)), None
     chosen = device or ("gpu" if kind == "vllm" else "cpu")
     built = build_repository(model, out, version, kind, instances, chosen, slots, waiting, link)
     typer.echo(f"{built.name} (weights sha256 {built.digest}) in {built.folder}")

@@ -172,8 +172,9 @@ def hold_object(fs: Any, path: str, place: str, wait_s: float = 0.0) -> Iterator
 
     def renew() -> None:
         while not ended.wait(RENEW_S):
-            # A store that is out of reach for a moment costs one renewal; `check` has the last word.
-            with suppress(OSError):
+            # A store that is out of reach for a moment, by whatever error of its client, costs one renewal; `check`
+            # has the last word.
+            with suppress(Exception):
                 if _is_mine(fs, path, me) and not ended.is_set():
                     renewed = Holder(me.host, me.pid, me.started, me.nonce, me.since, time.time())
                     fs.pipe_file(path, renewed.encode())

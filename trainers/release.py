@@ -79,7 +79,7 @@ def _log_writer(s: Session, registry: Registry) -> tuple[ModelEntry, Path]:
     """The registered model that the run began from, which wrote its log, and where its files are."""
     if s.config.feedback.source != "shards":
         raise ConfigError("gates", s.config.feedback.source, "gates read a log: set feedback.source to shards")
-    base = Path(s.config.base)
+    base = Path(s.base)
     entry = next((entry for entry in registry.list() if entry.version == base.name), None)
     if entry is not None:
         folder = registry.fetch(entry.version)

@@ -16,6 +16,7 @@ from mechanism.objective import Penalty
 from mechanism.statistics import Floats
 from mechanism.types import Context
 from simulator.clicks import ClickModel
+from trainers.base_model import local_base
 from trainers.config import RunConfig
 from trainers.logged.answers import LoggedAnswer, read_snapshot
 from trainers.logged.contexts import LoggedContexts
@@ -86,7 +87,12 @@ class Session:
             return str(self.run.phase("policy", epoch).fetch())
         if self.config.warm_start is not None:
             return str(self.run.phase(BASE_PHASE).fetch())
-        return self.config.base
+        return self.base
+
+    @cached_property
+    def base(self) -> str:
+        """Name or local folder of the model that the run begins from."""
+        return local_base(self.config.base)
 
     def policy(self, epoch: int) -> Policy:
         """The policy at the end of an epoch. The base stays loaded, of the others only the latest."""

@@ -29,13 +29,13 @@ def warm_start(s: Session, folder: Path) -> float:
     """Trains the base on woven answers and saves it to `folder`; returns the final loss (nats per token)."""
     config = s.config.warm_start
     assert config is not None
-    writer = Policy.load(s.config.base, s.sampling_dtype)
+    writer = Policy.load(s.base, s.sampling_dtype)
     contexts = s.contexts.training(config.contexts, 0, 10)
     s.say(f"writing {config.contexts * config.answers} plain answers")
     plain = writer.generate(
         [replace(c, candidates=()) for c in contexts], config.answers, s.seed(0, 10), s.sampling(writer)
     )
-    policy = Policy.load(s.config.base)
+    policy = Policy.load(s.base)
     policy.prompt_settings = replace(policy.prompt_settings, instructions=config.instructions)
     policy.sampling = s.sampling(policy)
     rng = np.random.default_rng(s.seed(0, 11))

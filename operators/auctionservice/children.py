@@ -230,6 +230,7 @@ def _builder(service: Desired, model: Model, beside: dict[str, Any]) -> dict[str
         "command": ["llm-auction", "triton", "build", str(policy.source.registry)],
         "args": [f"--version={model.name}", f"--out={BUILT}", *device],
         "env": beside["env"],
+        "envFrom": beside["envFrom"],
         "terminationMessagePolicy": LAST_WORDS,
         "volumeMounts": [one for one in beside["volumeMounts"] if one["mountPath"] != "/dev/shm"],
         "securityContext": beside["securityContext"],

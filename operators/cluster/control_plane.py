@@ -30,12 +30,13 @@ QUICK = ("--kube-api-qps=500", "--kube-api-burst=1000")
 @dataclass(frozen=True, slots=True)
 class Network:
     """Where the control plane listens and which addresses it gives out. `ports`: API server, etcd, etcd's peers; 0 is
-    any free one."""
+    any free one. `machine`: where those inside reach what listens on this machine."""
 
     address: str = "127.0.0.1"
     ports: tuple[int, int, int] = (0, 0, 0)
     services: str = "10.96.0.0/16"
     pods: str = "10.244.0.0/16"
+    machine: str = "127.0.0.1"
 
 
 class ControlPlane:

@@ -150,7 +150,7 @@ def _connect(processes: Processes, inside: int) -> Network:
         processes.run([ip, "route", "add", "default", "via", here])
         for inner in (services, pods):
             processes.run([ip, "route", "add", str(inner), "via", there], enter=False)
-        return Network(there, (6443, 2379, 2380), str(services), str(pods))
+        return Network(there, (6443, 2379, 2380), str(services), str(pods), here)
     raise ClusterFailed("128 clusters with a node run on this machine already")
 
 

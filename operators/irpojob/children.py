@@ -170,7 +170,8 @@ def pod_around(
 
 def _environment(spec: IRPOJobSpec, pods: StepPods) -> list[dict[str, Any]]:
     """Ours first, then the job's, then the step's: a name given again replaces what came before it."""
-    ours: dict[str, dict[str, Any]] = {}
+    # the images' user has no home, and libraries want one
+    ours: dict[str, dict[str, Any]] = {"HOME": {"name": "HOME", "value": "/tmp"}}
     if spec.storage.cache is not None:
         ours["LLM_AUCTION_CACHE"] = {"name": "LLM_AUCTION_CACHE", "value": spec.storage.cache}
     given: list[EnvVar] = [*spec.env, *pods.env]

@@ -118,13 +118,14 @@ class Router(Pods):
 
 
 class Source(ApiModel):
-    """Where policy servers find models: one of the two, below the mountPath of a volume."""
+    """Where policy servers find models: one of the two. A folder lies below the mountPath of a volume."""
 
     model_config = checked(rule("has(self.repository) != has(self.registry)", "give one of repository and registry"))
     repository: MountPath | None = None
     """Folder of a Triton model repository, as `llm-auction triton build` makes it."""
-    registry: MountPath | None = None
-    """Folder of a model registry, such as an IRPOJob's storage.url; each pod builds its repository from it."""
+    registry: Annotated[str, Field(pattern=r"^(/|[a-z][a-z0-9+.-]*://)[^:]*[^:/]$", max_length=1024)] | None = None
+    """Folder or URL (s3://bucket/prefix) of a model registry, such as an IRPOJob's storage.url. Each pod builds its
+    repository from it; what an object store asks for comes by env and envFrom."""
 
 
 class Policy(Pods):
@@ -133,9 +134,14 @@ class Policy(Pods):
     model_config = checked(
         *VOLUMES,
         rule(
-            "self.volumes.exists(v, self.source.?repository.orValue(self.source.?registry.orValue('')) == v.mountPath"
-            " || self.source.?repository.orValue(self.source.?registry.orValue('')).startsWith(v.mountPath + '/'))",
-            "source must lie below the mountPath of a volume",
+            "!has(self.source.repository) || self.volumes.exists(v, self.source.repository == v.mountPath ||"
+            " self.source.repository.startsWith(v.mountPath + '/'))",
+            "source.repository must lie below the mountPath of a volume",
+        ),
+        rule(
+            "!has(self.source.registry) || !self.source.registry.startsWith('/') || self.volumes.exists(v,"
+            " self.source.registry == v.mountPath || self.source.registry.startsWith(v.mountPath + '/'))",
+            "source.registry must lie below the mountPath of a volume, or be a URL",
         ),
     )
     image: Image

@@ -40,10 +40,6 @@ class TemplateSpec(IRPOJobSpec):
         rule("self.config.epochs == 1", "config.epochs must be 1: a log is that of one policy"),
         rule("!has(self.gates)", "leave out gates: they are the policy's own"),
         rule("!has(self.config.warm_start)", "leave out config.warm_start: the stable version was warmed"),
-        rule(
-            "self.storage.url.startsWith('/')",
-            "storage.url must lie on a volume: the stable version is read from the registry in it as a folder",
-        ),
         rule("!self.suspend", "leave out suspend: pause the policy, or suspend its job"),
     )
 

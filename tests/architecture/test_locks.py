@@ -26,7 +26,7 @@ def normal(requirement: str) -> str:
 
 def test_there_is_a_lock_for_each_purpose_and_each_image() -> None:
     assert [p.name for p in LOCKS] == [
-        *("build.txt", "dev.txt", "litellm.txt", "operator.txt", "policy.txt", "router.txt", "run.txt"),
+        *("build.txt", "dev.txt", "litellm.txt", "operator.txt", "policy.txt", "router.txt", "run.txt", "trainer.txt"),
     ]
 
 
@@ -42,7 +42,7 @@ def test_a_lock_holds_hashed_pins_and_no_address(path: Path) -> None:
 
 def test_the_locks_agree_on_every_version() -> None:
     developing = pins(REPOSITORY / "requirements" / "dev.txt")
-    for name in ("run.txt", "build.txt", "router.txt", "operator.txt", "policy.txt"):
+    for name in ("run.txt", "trainer.txt", "build.txt", "router.txt", "operator.txt", "policy.txt"):
         assert pins(REPOSITORY / "requirements" / name).items() <= developing.items()
 
 

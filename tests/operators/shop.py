@@ -84,8 +84,9 @@ def stock(url: str, catalogue: Catalogue) -> None:
         database.close()
 
 
-def spec(image: str, version: str, digest: str, triton: list[dict[str, str]]) -> dict[str, Any]:
-    """One router and one Triton a version, both without rights; a canary that a test can wait for."""
+def spec(image: str, version: str, digest: str, triton: list[dict[str, str]], registry: str) -> dict[str, Any]:
+    """One router and one Triton a version, both without rights; a canary that a test can wait for. `registry` is one
+    that pods see; the Secret `store` holds what an object store asks for."""
     pods = {"podSecurity": {"runAsUser": 1000, "runAsGroup": 1000}}
     auction = {"name": "auction", "mountPath": "/auction", "persistentVolumeClaim": {"claimName": "auction"}}
     database = {"name": "database", "mountPath": "/database", "persistentVolumeClaim": {"claimName": "database"}}
@@ -98,7 +99,8 @@ def spec(image: str, version: str, digest: str, triton: list[dict[str, str]]) ->
             "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
         },
         "policy": {
-            **pods, "image": image, "source": {"registry": "/auction/registry"}, "env": triton,
+            **pods, "image": image, "source": {"registry": registry}, "env": triton,
+            "envFrom": [{"secretRef": {"name": "store"}}],
             "volumes": [{**auction, "readOnly": True}], "sharedMemory": "256Mi",
         },
         "rollout": {
@@ -190,14 +192,17 @@ class Shop:
 
 @contextmanager
 def opened(
-    api: client.ApiClient, namespace: str, folder: Path, database: tuple[Path, str], made: dict[str, Any]
-) -> Iterator[Shop]:
-    """The service, once its first version serves. `database`: the folder of its socket and its address."""
+    api: client.ApiClient, namespace: str, folder: Path, database: tuple[Path, str], made: dict[str, Any],
+    store: dict[str, str],
+) -> Iterator[Shop]:  # fmt: skip
+    """The service, once its first version serves. `database`: the folder of its socket and its address. `store`: the
+    variables of an object store, if one is used."""
     core: Any = client.CoreV1Api(api)
     socket, url = database
     address = url.replace(str(socket), "/database")
     secret = {"database": address, "secret": "a secret of the tests, long enough for one"}
     core.create_namespaced_secret(namespace, {"metadata": {"name": "auction"}, "stringData": secret})
+    core.create_namespaced_secret(namespace, {"metadata": {"name": "store"}, "stringData": store})
     with shared_folder(api, namespace, "auction", folder), shared_folder(api, namespace, "database", socket):
         objects: Any = client.CustomObjectsApi(api)
         body = {"apiVersion": "/".join(PLACE), "kind": "AuctionService", "metadata": {"name": "ads"}, "spec": made}

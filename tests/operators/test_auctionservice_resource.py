@@ -76,7 +76,9 @@ REFUSED = {
         {"policy__source": {"repository": "/models", "registry": "/models"}},
         "give one of repository and registry",
     ),
-    "models outside all volumes": ({"policy__source": {"repository": "/other"}}, "source must lie below"),
+    "models outside all volumes": ({"policy__source": {"repository": "/other"}}, "must lie below the mountPath"),
+    "a registry outside all volumes": ({"policy__source": {"registry": "/other"}}, "must lie below the mountPath"),
+    "a registry that is no place": ({"policy__source": {"registry": "other"}}, "registry"),
     "a volume in our place": ({"router__volumes": [{**STORE, "mountPath": "/tmp"}]}, "volumes must not be named"),
     "no secret": ({"router__secret": None}, "secret"),
     "a currency that is none": ({"router__currency": "dollars"}, "currency"),
@@ -98,6 +100,11 @@ SHAPES: dict[str, dict[str, Any]] = {
         "router__autoscaling": {"minReplicas": 2, "maxReplicas": 4},
         "router__resources": {"requests": {"cpu": "500m"}},
         "router__publicUrl": "https://ads.example",
+    },
+    "from an object store": {
+        "policy__source": {"registry": "s3://bucket/models-registry"},
+        "policy__envFrom": [{"secretRef": {"name": "store"}}],
+        "policy__volumes": [],
     },
     "on GPUs, from a registry": {
         "policy__source": {"registry": "/models/registry"},

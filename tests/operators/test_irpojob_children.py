@@ -76,7 +76,7 @@ def test_a_variable_of_a_step_goes_before_that_of_the_job() -> None:
     env = [{"name": "A", "value": "job"}, {"name": "B", "value": "job"}]
     job = job_of("02-two-pods", env=env, steps={"pairs": {"env": [{"name": "A", "value": "step"}]}})
     given = {one["name"]: one["value"] for one in container(job, Step.PAIRS)["env"]}
-    assert given == {"LLM_AUCTION_CACHE": "/shared/cache", "A": "step", "B": "job"}
+    assert given == {"HOME": "/tmp", "LLM_AUCTION_CACHE": "/shared/cache", "A": "step", "B": "job"}
 
 
 def test_pods_get_no_token_and_no_privileges() -> None:

@@ -73,10 +73,6 @@ REFUSED = {
         "path belongs to the kinds webis and tables",
     ),
     "several epochs": ({"template__spec__config__epochs": 2}, "config.epochs must be 1"),
-    "models that are no folder": (
-        {"template__spec__storage__url": "s3://bucket/x"},
-        "storage.url must lie on a volume",
-    ),
     "a schedule that is none": ({"schedule__cron": "at dawn"}, "cron"),
     "a look without a pause": ({"look__everySeconds": 1}, "everySeconds"),
 }

@@ -4,6 +4,7 @@ and a retraining from the log whose result takes over. Minutes on a quiet machin
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,11 +18,13 @@ from inference.models import resolve
 from inference.policy import Policy
 from mechanism.errors import ConfigError
 from mechanism.types import model_version
+from operators.cluster.node import Node
 from operators.drills.operating import Running, operator
 from serving.catalogue import read_catalogue
 from serving.drills.postgres import PostgresMissing, PostgresServer
 from serving.triton import server
 from simulator.world import World
+from tests.object_store import object_store
 from tests.trainers.logged_traffic import served, write
 from trainers.registry import Registry
 
@@ -57,23 +60,35 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, s
 
 @dataclass
 class Models:
-    """A registry on the volume with the shipped policy and a copy with slightly other weights."""
+    """A registry with the shipped policy and a copy with slightly other weights. `place`: where pods find the registry
+    and the log; `store`: the variables that they need for it; `folder`: the volume that they see as /auction."""
 
     folder: Path
     registry: Registry
+    shards: str
+    place: str
+    store: dict[str, str]
     first: tuple[str, str]
     second: tuple[str, str]
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> Models:
+def models(request: pytest.FixtureRequest, own_node: Node, tmp_path: Path) -> Iterator[Models]:
+    """On the volume, or (with the parameter "s3") in an object store."""
     folder = tmp_path / "auction"
     folder.mkdir()
-    registry = Registry(folder / "registry")
-    tiny = resolve("tiny")[0]
-    first = registry.register(tiny, base="tiny")
-    second = registry.register(heavier(Path(tiny), tmp_path / "heavier"), base="tiny")
-    return Models(folder, registry, (first.version, first.digest), (second.version, second.digest))
+    with ExitStack() as stack:
+        url, place, store = str(folder), "/auction", {}
+        if getattr(request, "param", "volume") == "s3":
+            server = stack.enter_context(object_store("0.0.0.0"))
+            url = place = server.bucket()
+            store = server.reached_at(own_node.plane.network.machine)
+        registry = Registry(f"{url}/registry", tmp_path / "cache")
+        tiny = resolve("tiny")[0]
+        first = registry.register(tiny, base="tiny")
+        second = registry.register(heavier(Path(tiny), tmp_path / "heavier"), base="tiny")
+        versions = ((first.version, first.digest), (second.version, second.digest))
+        yield Models(folder, registry, f"{url}/shards", place, store, *versions)
 
 
 @pytest.fixture
@@ -88,12 +103,12 @@ def running(
 
 @pytest.fixture
 def shop(
-    triton: None, own_node: object, running: Running, database: tuple[Path, str], models: Models,
+    triton: None, running: Running, database: tuple[Path, str], models: Models,
     pods_api: client.ApiClient, pods_namespace: str, pod_image: str,
 ) -> Iterator[Shop]:  # fmt: skip
     """The service, serving its first version."""
-    made = spec(pod_image, *models.first, wrap_triton(models.folder))
-    with opened(pods_api, pods_namespace, models.folder, database, made) as found:
+    made = spec(pod_image, *models.first, wrap_triton(models.folder), f"{models.place}/registry")
+    with opened(pods_api, pods_namespace, models.folder, database, made, models.store) as found:
         yield found
 
 
@@ -126,7 +141,7 @@ RETRAINING: dict[str, Any] = {
     "rollout": {"contexts": 48, "samples": 4, "temperature": 1.0},
     "penalty": {"per_ad": 0.0, "per_extra_ad": 0.0},
     "preference": {"delta": 1.0, "losers": 2, "counterfactual_bids": 1},
-    "optimisation": {"learning_rate": 2e-4, "batch": 8, "batch_per_process": 8},
+    "optimisation": {"learning_rate": 2e-4, "batch": 8, "batch_per_process": 8, "checkpoint_steps": 0},
     "evaluation": {"validation": 16},
     "guards": {"min_ads_per_answer": 0.0},
 }
@@ -139,21 +154,23 @@ GATES: dict[str, Any] = {
 """Wide open where they would weigh the model: on so few answers they could not tell, and the way is what is tried."""
 
 
-def policy(image: str) -> dict[str, Any]:
+def policy(image: str, place: str) -> dict[str, Any]:
     """Retrains as soon as there are answers to learn from, and has the result take over."""
-    volume = {"name": "auction", "mountPath": "/auction", "persistentVolumeClaim": {"claimName": "auction"}}
     return {
         "service": {"name": "ads"},
-        "source": {"shards": "/auction/shards"},
+        "source": {"shards": f"{place}/shards"},
         "triggers": {"new_interactions": 200, "at_least": 100, "cooldown_hours": 0},
         "look": {"everySeconds": 30},
         "template": {
             "spec": {
                 "image": image,
                 "config": RETRAINING,
-                "storage": {"url": "/auction/registry"},
-                "volumes": [volume],
+                "storage": {"url": f"{place}/registry"},
+                "volumes": [
+                    {"name": "auction", "mountPath": "/auction", "persistentVolumeClaim": {"claimName": "auction"}}
+                ],
                 "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
+                "envFrom": [{"secretRef": {"name": "store"}}],
                 "backoffSeconds": 1,
             }
         },
@@ -162,6 +179,7 @@ def policy(image: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize("models", ["volume", "s3"], indirect=True)
 def test_a_service_is_trained_on_its_log_and_the_result_takes_over(
     shop: Shop, models: Models, pods_api: client.ApiClient, pods_namespace: str, pod_image: str
 ) -> None:
@@ -169,13 +187,13 @@ def test_a_service_is_trained_on_its_log_and_the_result_takes_over(
     base = Policy.load(str(models.registry.fetch(name)))
     begin = datetime.now(UTC) - timedelta(hours=3)
     write(
-        str(models.folder / "shards"),
+        models.shards,
         served(base, World(0, profiles=60), 260, digest=digest, ad_load=0.5, rate=0.5, begin=begin),
     )
     objects: Any = client.CustomObjectsApi(pods_api)
     body = {"apiVersion": "/".join(PLACE), "kind": "RetrainPolicy", "metadata": {"name": "steady"}}
     objects.create_namespaced_custom_object(
-        *PLACE, pods_namespace, "retrainpolicies", body | {"spec": policy(pod_image)}
+        *PLACE, pods_namespace, "retrainpolicies", body | {"spec": policy(pod_image, models.place)}
     )
 
     def told() -> dict[str, Any]:

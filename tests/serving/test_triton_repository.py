@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from cli.triton import app
 from mechanism.errors import AuctionError, ConfigError, InputError
 from serving.triton.repository import build_repository, config_pbtxt
+from trainers.registry import Registry
 
 
 def model(folder: Path, weights: bytes = b"weights", **more: bytes) -> Path:
@@ -161,6 +163,20 @@ def test_the_command_builds_and_says_the_name(tmp_path: Path) -> None:
     name = f"policy-{hashlib.sha256(b'abc').hexdigest()[:12]}"
     assert done.output.startswith(name)
     assert '"slots" value { string_value: "5" }' in (out / name / "config.pbtxt").read_text()
+
+
+def test_the_command_fetches_a_version_from_an_object_store(
+    new_bucket: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_AUCTION_CACHE", str(tmp_path / "cache"))
+    url, out = f"{new_bucket()}/production", tmp_path / "repository"
+    entry = Registry(url).register(model(tmp_path / "m", b"abc"), base="tiny")
+    done = CliRunner().invoke(app, ["build", url, "--version", "latest", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert f"weights sha256 {entry.digest}" in done.output
+    refused = CliRunner().invoke(app, ["build", url, "--out", str(out)])
+    assert isinstance(refused.exception, ConfigError)
+    assert "say which version of the registry" in str(refused.exception)
 
 
 def test_serving_an_empty_repository_names_the_remedy(tmp_path: Path) -> None:

@@ -54,9 +54,11 @@ def append(writer: PartitionWriter, *rows: Row, watermark: datetime | None = Non
     writer.append(rows, (start, start + len(rows)), progress, added)
 
 
-@pytest.fixture(params=["folder", "memory"])
+@pytest.fixture(params=["folder", "memory", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    """A folder, and an object store."""
+    """A folder, and object stores."""
+    if request.param == "s3":
+        return f"{request.getfixturevalue('new_bucket')()}/shards"
     return str(tmp_path / "shards") if request.param == "folder" else f"memory://{tmp_path.name}"
 
 

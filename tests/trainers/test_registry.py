@@ -22,9 +22,14 @@ from trainers.run_directory import RunDirectory
 OpenRegistry = Callable[[], Registry]
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def open_registry(request: pytest.FixtureRequest, tmp_path: Path) -> OpenRegistry:
-    url = str(tmp_path / "registry") if request.param == "local" else f"memory://{uuid.uuid4().hex}"
+    made: dict[str, Callable[[], str]] = {
+        "local": lambda: str(tmp_path / "registry"),
+        "memory": lambda: f"memory://{uuid.uuid4().hex}",
+        "s3": lambda: str(request.getfixturevalue("new_bucket")()) + "/production",
+    }
+    url = made[request.param]()
     return lambda: Registry(url, tmp_path / "cache")
 
 

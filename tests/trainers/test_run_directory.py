@@ -24,14 +24,16 @@ CONFIG = "base: tiny\nirpo:\n  epochs: 3\n  beta: 0.1\n"
 OpenRun = Callable[[], RunDirectory]
 
 
-@pytest.fixture(params=["path", "file", "memory"])
+@pytest.fixture(params=["path", "file", "memory", "s3"])
 def open_run(request: pytest.FixtureRequest, tmp_path: Path) -> OpenRun:
     """Opens the same run anew, as another process would."""
-    url = {
-        "path": str(tmp_path / "run"),
-        "file": f"file://{tmp_path}/run",
-        "memory": f"memory://{uuid.uuid4().hex}/run",
-    }[request.param]
+    made: dict[str, Callable[[], str]] = {
+        "path": lambda: str(tmp_path / "run"),
+        "file": lambda: f"file://{tmp_path}/run",
+        "memory": lambda: f"memory://{uuid.uuid4().hex}/run",
+        "s3": lambda: str(request.getfixturevalue("new_bucket")()) + "/run",
+    }
+    url = made[request.param]()
     return lambda: RunDirectory(url, tmp_path / "cache")
 
 

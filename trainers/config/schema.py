@@ -201,7 +201,11 @@ class RunConfig(Settings):
     """One IRPO run."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
-    base: str = Field("tiny", description="model: tiny, smollm2-135m, a folder or a Hugging Face id")
+    base: str = Field(
+        "tiny",
+        description="model: tiny, smollm2-135m, a folder, a registered version by URL (s3://bucket/prefix/models/v0003)"
+        " or a Hugging Face id",
+    )
     seed: int = Field(0, description="of every random step")
     epochs: Positive = Field(4, description="rounds of feedback, reward update, rollouts, pairs and optimisation")
     sampling_precision: Literal["float32", "bfloat16"] = Field(
