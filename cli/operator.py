@@ -18,7 +18,7 @@ def operator(
     metrics: Annotated[str, typer.Option(help="HOST:PORT of Prometheus metrics; empty: none.")] = "127.0.0.1:9090",
     health: Annotated[str, typer.Option(help="HOST:PORT of /healthz; empty: none.")] = "",
 ) -> None:
-    """Keep IRPOJobs in line with what they ask for, until a signal ends it."""
+    """Keep IRPOJobs, AuctionServices and RetrainPolicies in line with what they ask for, until a signal ends it."""
     from operators.kube import connect
     from operators.program import Operator, Settings
 

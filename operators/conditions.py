@@ -81,7 +81,8 @@ JOB_REASONS: Mapping[JobReason, Meaning] = {
     JobReason.QUEUED: Meaning("Kueue has not admitted the step yet.", "See the Workload of the step's Job."),
     JobReason.UNSCHEDULABLE: Meaning(
         "The scheduler finds no node for a pod; its own words are in the message.",
-        "Wait, add nodes, or ask for less. `activeDeadlineSeconds` bounds the wait.",
+        "Wait, add nodes, ask for less, or make the claim that a volume names. `activeDeadlineSeconds` bounds the "
+        "wait.",
     ),
     JobReason.RUNNING: Meaning("All pods of the step run."),
     JobReason.STEP_COMPLETE: Meaning("A step has published its result in the run directory."),
@@ -116,17 +117,22 @@ JOB_REASONS: Mapping[JobReason, Meaning] = {
         "Free the name or quota that it names; a field that it calls invalid ends the job: create it anew.",
     ),
     JobReason.IMAGE_UNAVAILABLE: Meaning(
-        "The image cannot be pulled, and has not been for five minutes.", "Mend `image` or `imagePullSecrets`."
+        "The image cannot be pulled. After five minutes of it the job fails.",
+        "Push the image or mend the pull Secret within that time; a wrong `image` needs a new job.",
     ),
     JobReason.POD_UNSTARTABLE: Meaning(
-        "A pod cannot be made or started: a missing Secret, a quota, a refused field; the message says which.",
-        "Mend what the message names, then create the job anew.",
+        "A pod cannot be started: a missing Secret, a refused field; the message says which. After five minutes of it "
+        "the job fails.",
+        "Mend what the message names, within that time; else create the job anew.",
     ),
     JobReason.RESTARTS_EXHAUSTED: Meaning(
-        "The job has used `maxRestarts`; the message holds the last failure.", "Mend the cause or raise `maxRestarts`."
+        "The job has used `maxRestarts`; the message holds the last failure.",
+        "Mend the cause, then create the job anew, with more `maxRestarts` if needed: it goes on where it was.",
     ),
     JobReason.DEADLINE_EXCEEDED: Meaning(
-        "The job has been active for longer than `activeDeadlineSeconds`; time suspended does not count."
+        "The job has been active for longer than `activeDeadlineSeconds`, time suspended not counted; the message says "
+        "what it waited for at last.",
+        "Mend that, then create the job anew: it goes on where it was.",
     ),
 }
 

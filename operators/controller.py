@@ -119,8 +119,9 @@ class Controller(Generic[D, S]):
         except ApiError as error:
             noted.failures += 1
             again = min(LONGEST_WAIT_S, 0.25 * 2.0 ** min(noted.failures, 10))
-            result = "stale" if error.status == 409 else "refused"
-            if error.status != 409:
+            # changed, or deleted, while it was looked at: the next look sees it as it is
+            result = "stale" if error.status in (404, 409) else "refused"
+            if result == "refused":
                 log.warning("operator.refused", kind=self.kind.name, namespace=key[0], name=key[1], error=str(error))
         except Exception:
             noted.failures += 1

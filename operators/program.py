@@ -5,12 +5,13 @@ The handlers decide nothing; what is looked at is read anew from the API server 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import kopf
@@ -18,6 +19,7 @@ import structlog
 from kubernetes import client
 from prometheus_client import start_http_server
 
+from mechanism.errors import InputError
 from operators.auctionservice.children import SERVICE_LABEL
 from operators.auctionservice.handling import Sight as ServiceSight
 from operators.auctionservice.handling import auctionservice_kind
@@ -41,6 +43,9 @@ log = structlog.get_logger(__name__)
 RETRIES_S = (1, 1, 2, 3, 5, 8, 13, 21, *[30] * 1000)
 """Waits between tries to reach an API server that is away; in the end the process gives up and is started anew."""
 CRD_WAIT_S = 120.0
+MOST_LOGINS, LOGINS_WITHIN_S = 4, 120.0
+LOGIN_LASTS = timedelta(minutes=30)
+"""Then the token is read anew; Kubernetes renews that of a pod within the hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +77,22 @@ class Operator:
             retrainpolicy_kind(PolicySight(self.api)), self.api, self.metrics
         )
         self._stop = threading.Event()
+        self._logins: list[float] = []
+        self._refused = False
 
     def run(self) -> None:
-        """Watches and reconciles."""
+        """Watches and reconciles. Raises ApiError where the API server refuses the operator's credentials for good."""
         wait_for_definitions(self.api)
         server = None
         if self.settings.metrics:
-            host, _, port = self.settings.metrics.rpartition(":")
-            server, _ = start_http_server(int(port), host or "0.0.0.0", self.metrics.registry)
+            host, port = address(self.settings.metrics, "--metrics")
+            try:
+                server, _ = start_http_server(port, host, self.metrics.registry)
+            except OSError as error:
+                remedy = "give a free HOST:PORT, or an empty one for no metrics"
+                raise InputError("--metrics", self.settings.metrics, f"{error.strerror or error}: {remedy}") from error
+        if self.settings.health:
+            address(self.settings.health, "--health")
         try:
             kopf.run(
                 registry=self._registry(),
@@ -94,6 +107,8 @@ class Operator:
             if server is not None:
                 server.shutdown()
                 server.server_close()
+        if self._refused:
+            raise ApiError(401, "the API server refuses the operator's credentials: see its service account and token")
 
     def stop(self) -> None:
         """Has `run` return."""
@@ -117,7 +132,17 @@ class Operator:
         return registry
 
     async def _login(self, **_: Any) -> kopf.ConnectionInfo:
-        """The connection that the actions use, for the watches."""
+        """The connection that the actions use, for the watches. Each time another one by its expiry: kopf takes none
+        again that was refused once, and an API server that starts may refuse what is good. One that refuses again and
+        again ends the process, which is then started anew."""
+        now = time.monotonic()
+        self._logins = [*(at for at in self._logins if now - at < LOGINS_WITHIN_S), now]
+        if len(self._logins) > MOST_LOGINS:
+            # to raise here would end kopf's logins and nothing else
+            self._refused = True
+            self._stop.set()
+        elif len(self._logins) > 1:
+            await asyncio.sleep(2.0 ** len(self._logins))
         config = self.connection.configuration
         header = config.get_api_key_with_prefix("BearerToken") or config.get_api_key_with_prefix("authorization")
         return kopf.ConnectionInfo(
@@ -128,6 +153,7 @@ class Operator:
             private_key_path=config.key_file,
             scheme="Bearer" if header else None,
             token=header.rpartition(" ")[2] if header else None,
+            expiration=datetime.now(UTC) + LOGIN_LASTS,
         )
 
     async def _startup(self, **_: Any) -> None:
@@ -136,6 +162,7 @@ class Operator:
         self.policies.start(self.settings.threads)
 
     async def _cleanup(self, **_: Any) -> None:
+        self._stop.set()  # kopf's thread that waits for it would keep the process alive after a signal
         self.irpojobs.stop()
         self.services.stop()
         self.policies.stop()
@@ -179,6 +206,14 @@ class Operator:
         if changed:
             for key in self.irpojobs.unfinished():
                 self.irpojobs.queue.add(key)
+
+
+def address(text: str, option: str) -> tuple[str, int]:
+    """Host (all where it is left out) and port. Raises InputError."""
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise InputError(option, text, "give HOST:PORT, such as 127.0.0.1:9090")
+    return host.strip("[]") or "0.0.0.0", int(port)
 
 
 def quiet_settings() -> kopf.OperatorSettings:

@@ -116,7 +116,8 @@ def _router(pod: Mapping[str, Any], scrape: Scrape | None) -> SeenRouter:
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
     ready = ready and "deletionTimestamp" not in meta
     if scrape is None:
-        return SeenRouter(meta["name"], ready, uid=meta["uid"])
+        where = _address(pod) if pod["status"].get("podIP") else ""
+        return SeenRouter(meta["name"], ready, uid=meta["uid"], address=where)
     return SeenRouter(meta["name"], ready, scrape.generation, scrape.refusing, scrape.versions, meta["uid"])
 
 

@@ -42,8 +42,8 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class SeenRouter:
-    """A router's pod. `generation` is that of the route file it follows, None where its figures cannot be read;
-    `versions`: its verdicts by (version, model version)."""
+    """A router's pod. `generation` is that of the route file it follows, None where its figures cannot be read at
+    `address`; `versions`: its verdicts by (version, model version)."""
 
     pod: str
     ready: bool
@@ -51,6 +51,7 @@ class SeenRouter:
     refusing: bool = False
     versions: Mapping[tuple[str, str], Verdict] = field(default_factory=dict)
     uid: str = ""
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)

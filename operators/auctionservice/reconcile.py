@@ -232,10 +232,11 @@ class _Round:
         if (model.name, model.digest) not in published:
             return ServiceReason.ROUTERS_BEHIND, f"{model.name} is not in the route file yet"
         told = [router for router in self.seen.routers if router.generation is not None or router.ready]
-        silent = [router.pod for router in told if router.generation is None]
+        silent = [router for router in told if router.generation is None]
         if silent:
-            message = f"the figures of {len(silent)} of {len(told)} routers cannot be read, {silent[0]} for one"
-            return ServiceReason.ROUTERS_BEHIND, f"{message}: let the operator reach their metrics port"
+            message = f"the figures of {len(silent)} of {len(told)} routers cannot be read, those of {silent[0].pod} at"
+            remedy = "see its log, and let the operator reach that port (NetworkPolicy)"
+            return ServiceReason.ROUTERS_BEHIND, f"{message} http://{silent[0].address}/metrics for one: {remedy}"
         behind = [router.pod for router in told if (router.generation or 0) < self.before.routes_generation]
         if not told or behind:
             which = f"{len(behind)} of {len(told)} routers" if told else "no router"
@@ -326,14 +327,22 @@ class _Round:
             self._condition(ServiceCondition.AVAILABLE, True, ServiceReason.SERVING, message)
         if self.seen.refused is not None:
             self.progress = (True, ServiceReason.CHILD_REFUSED, self.seen.refused.message)
-        self._condition(ServiceCondition.PROGRESSING, *self.progress)
+        self._tell_of_progress()
         rejected = self.status.rejected
         if self.status.phase == "RolledBack" and rejected is not None:
             message = f"{rejected.name}: {rejected.message}"
             self._condition(ServiceCondition.ROLLED_BACK, True, ServiceReason(rejected.reason), message)
         else:
-            message = "the version asked for has not been given up"
+            message = f"{self.spec.model.name} has not been given up"
             self._condition(ServiceCondition.ROLLED_BACK, False, ServiceReason.NONE_REJECTED, message)
+
+    def _tell_of_progress(self) -> None:
+        """The condition, and an event where its reason is another one that nobody has told of yet."""
+        _, reason, message = self.progress
+        before = next((one for one in self.status.conditions if one.type == ServiceCondition.PROGRESSING), None)
+        if reason not in {said.reason for said in self.events} and (before is None or before.reason != reason):
+            self._say(reason, message)
+        self._condition(ServiceCondition.PROGRESSING, *self.progress)
 
     def _actions(self) -> tuple[Action, ...]:
         models = [m for m in (self.status.stable, self.status.candidate) if m is not None]

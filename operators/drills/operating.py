@@ -16,6 +16,9 @@ from operators.rbac import rules
 
 CHECKOUT = Path(__file__).parents[2]
 ACCOUNT = "llm-auction-operator"
+LASTS_S = 24 * 3600
+END_S = 25.0
+"""A pod has thirty seconds between SIGTERM and SIGKILL."""
 
 
 def grant(api: client.ApiClient, home: str, namespaces: Sequence[str]) -> str:
@@ -35,7 +38,9 @@ def grant(api: client.ApiClient, home: str, namespaces: Sequence[str]) -> str:
     for namespace in namespaces:
         roles.create_namespaced_role(namespace, {"metadata": {"name": ACCOUNT}, "rules": rules(cluster=False)})
         roles.create_namespaced_role_binding(namespace, binding("Role", ACCOUNT))
-    token: str = core.create_namespaced_service_account_token(ACCOUNT, home, {"spec": {}}).status.token
+    # nobody renews it here, as the kubelet does in a pod
+    wanted = {"spec": {"expirationSeconds": LASTS_S}}
+    token: str = core.create_namespaced_service_account_token(ACCOUNT, home, wanted).status.token
     return token
 
 
@@ -78,9 +83,11 @@ def operator(api: client.ApiClient, admin: Path, namespace: str, folder: Path) -
     finally:
         running.process.terminate()
         try:
-            running.process.wait(20)
+            running.process.wait(END_S)
         except subprocess.TimeoutExpired:
             running.kill()
-        roles = client.RbacAuthorizationV1Api(api)
-        roles.delete_cluster_role(f"{ACCOUNT}-{namespace}")
-        roles.delete_cluster_role_binding(f"{ACCOUNT}-{namespace}")
+            raise
+        finally:
+            roles = client.RbacAuthorizationV1Api(api)
+            roles.delete_cluster_role(f"{ACCOUNT}-{namespace}")
+            roles.delete_cluster_role_binding(f"{ACCOUNT}-{namespace}")

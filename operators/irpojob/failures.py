@@ -61,15 +61,24 @@ def _cause(pod: SeenPod) -> Cause:
     return Cause(JobReason.POD_FAILED, f"pod {pod.name} ended with {code}{': ' if words else ''}{words}", pod)
 
 
+def held_up(pods: Sequence[SeenPod]) -> Cause | None:
+    """A pod that cannot start as it is: its image or its container cannot be made. It may yet heal by itself."""
+    return next((_held(pod) for pod in pods if _cannot_start(pod)), None)
+
+
 def stuck(pods: Sequence[SeenPod], now: datetime) -> Cause | None:
-    """A pod that will not start as it is: its image or its container cannot be made, and has not been for a while."""
-    for pod in pods:
-        if not pod.live or not pod.waiting or pod.waiting in ("ContainerCreating", "PodInitializing"):
-            continue
+    """One of which that has been so for too long, or that no time mends."""
+    for pod in filter(_cannot_start, pods):
         patience = 0.0 if pod.waiting in ("InvalidImageName", "ErrImageNeverPull") else STUCK_S
-        if (now - pod.created).total_seconds() < patience:
-            continue
-        image = "Image" in pod.waiting
-        reason = JobReason.IMAGE_UNAVAILABLE if image else JobReason.POD_UNSTARTABLE
-        return Cause(reason, f"pod {pod.name} cannot start: {pod.waiting}: {pod.waiting_for}", pod)
+        if (now - pod.created).total_seconds() >= patience:
+            return _held(pod)
     return None
+
+
+def _cannot_start(pod: SeenPod) -> bool:
+    return pod.live and pod.waiting not in ("", "ContainerCreating", "PodInitializing")
+
+
+def _held(pod: SeenPod) -> Cause:
+    reason = JobReason.IMAGE_UNAVAILABLE if "Image" in pod.waiting else JobReason.POD_UNSTARTABLE
+    return Cause(reason, f"pod {pod.name} cannot start: {pod.waiting}: {pod.waiting_for}", pod)

@@ -14,7 +14,7 @@ from mechanism.errors import ConfigError
 from operators.actions import Action, Apply, Create, Delete, Outcome, Say
 from operators.conditions import JobCondition, JobReason
 from operators.irpojob.children import config_map, service, step_job
-from operators.irpojob.failures import HOPELESS, STUCK_S, Cause, cause_of, stuck
+from operators.irpojob.failures import HOPELESS, STUCK_S, Cause, cause_of, held_up, stuck
 from operators.irpojob.observed import Desired, Observed, SeenJob, SeenPod
 from operators.irpojob.plan import Place, Step, job_name, places, pods_of
 from operators.resources.base import API_VERSION
@@ -187,14 +187,14 @@ class _Round:
             self._fail(JobReason.RESTARTS_EXHAUSTED, f"{used}, {cause.reason}: {told}")
             return
         wait = min(LONGEST_BACKOFF_S, self.spec.backoff_seconds * 2**status.restarts)
-        self.events.append(Say(cause.reason, told, "Warning"))
+        message = f"{told}; restart {status.restarts + 1} of {self.spec.max_restarts} in {wait} s"
+        self.events.append(Say(cause.reason, message, "Warning"))
         self._set(
             restarts=status.restarts + 1,
             attempt=status.attempt + 1,
             phase="Restarting",
             not_before=self.now + timedelta(seconds=wait),
         )
-        message = f"{told}; restart {status.restarts + 1} of {self.spec.max_restarts} in {wait} s"
         self._condition(JobCondition.PROGRESSING, True, JobReason.RESTARTING, message)
 
     def _start_when_clear(self) -> None:
@@ -223,9 +223,9 @@ class _Round:
         if self.seen.refused is not None:
             self._condition(JobCondition.PROGRESSING, False, JobReason.CHILD_REFUSED, self.seen.refused.message)
             return
-        self._set(phase="Pending")
+        self._set(phase="Pending", not_before=None)
         name = job_name(self.job.name, self.place, self.status.attempt)
-        self._progressing(JobReason.STARTING, f"made Job {name}")
+        self._progressing(JobReason.STARTING, f"asks for Job {name}")
         self._soon(STARTING_S)
 
     def _watch(self, current: SeenJob) -> None:
@@ -239,14 +239,18 @@ class _Round:
             self._progressing(JobReason.QUEUED, f"waits for queue {self.spec.queue_name}")
         elif unplaced is not None:
             self._set(phase="Pending")
-            self._progressing(JobReason.UNSCHEDULABLE, f"pod {unplaced.name}: {unplaced.unschedulable}")
+            self._progressing(JobReason.UNSCHEDULABLE, f"pod {unplaced.name}: {unplaced.unschedulable}", warn=True)
+        elif (held := held_up(pods)) is not None:
+            self._set(phase="Pending" if current.ready == 0 else "Running")
+            until = (held.pod.created if held.pod else self.now) + timedelta(seconds=STUCK_S)
+            self._progressing(held.reason, f"{held.message}; given up at {until:%H:%M:%S} UTC", warn=True)
+            self._soon(STARTING_S)
         elif current.ready >= count:
             self._set(phase="Running")
             self._progressing(JobReason.RUNNING, f"{count} of {count} pods run")
         else:
             self._set(phase="Pending" if current.ready == 0 else "Running")
-            waiting = next((f": {pod.waiting} {pod.waiting_for}".rstrip() for pod in pods if pod.waiting), "")
-            self._progressing(JobReason.STARTING, f"{current.ready} of {count} pods run{waiting}")
+            self._progressing(JobReason.STARTING, f"{current.ready} of {count} pods run")
             self._soon(STARTING_S)
         if doubtful:
             self._soon(max(1.0, self.spec.node_loss_seconds / 4))
@@ -290,7 +294,10 @@ class _Round:
         if left > 0:
             self._soon(left)
             return False
-        self._fail(JobReason.DEADLINE_EXCEEDED, f"{self.place} was not done after {allowed} s (activeDeadlineSeconds)")
+        last = next((one for one in self.status.conditions if one.type == JobCondition.PROGRESSING), None)
+        doing = f"; at last {last.reason}: {last.message}" if last is not None else ""
+        message = f"{self.place} was not done after {allowed} s (activeDeadlineSeconds){doing}"
+        self._fail(JobReason.DEADLINE_EXCEEDED, message)
         return True
 
     def _fail(self, reason: JobReason, message: str) -> None:
@@ -346,12 +353,12 @@ class _Round:
     def _soon(self, seconds: float) -> None:
         self.again_s = min(self.again_s, max(0.5, seconds))
 
-    def _progressing(self, reason: JobReason, message: str) -> None:
+    def _progressing(self, reason: JobReason, message: str, *, warn: bool = False) -> None:
         before = next((one for one in self.status.conditions if one.type == JobCondition.PROGRESSING), None)
         text = f"{self.place}: {message}"
-        made = reason is JobReason.STARTING and message.startswith("made ")
+        made = reason is JobReason.STARTING and message.startswith("asks ")
         if before is None or (before.message != text if made else before.reason != reason):
-            self.events.append(Say(reason, text))
+            self.events.append(Say(reason, text, "Warning" if warn else "Normal"))
         self._condition(JobCondition.PROGRESSING, True, reason, text)
 
     def _condition(self, type_: JobCondition, holds: bool, reason: JobReason, message: str) -> None:

@@ -6,15 +6,23 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from operators.resources.base import ApiModel, Condition, Moment, Name, Quantity, checked, rule
-from operators.resources.pods import KeyOf, MountPath, NamedObject, PodFields, PodSecurity, Resources
+from operators.resources.base import (
+    ApiModel,
+    Condition,
+    Moment,
+    Name,
+    Quantity,
+    checked,
+    checked_value,
+    rule,
+)
+from operators.resources.pods import Image, KeyOf, MountPath, NamedObject, PodFields, PodSecurity, Resources
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Ratio = Annotated[float, Field(gt=0, le=100)]
 Seconds = Annotated[int, Field(ge=0, le=2_592_000)]
 Replicas = Annotated[int, Field(ge=1, le=1000)]
 Percent = Annotated[int, Field(ge=1, le=100)]
-Image = Annotated[str, Field(min_length=1, max_length=1024)]
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 
 
@@ -23,7 +31,14 @@ class Model(ApiModel):
 
     name: Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)]
     """Name of the version; with `policy.registry` that of the registered model."""
-    digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    digest: Annotated[
+        str,
+        Field(pattern="^[0-9a-f]{64}$"),
+        checked_value(
+            128,
+            rule("self.matches('^[0-9a-f]{64}$')", "give 64 hex digits, as `llm-auction triton build` prints them"),
+        ),
+    ]
     """sha256 of its weights, as `llm-auction triton build` prints it. No version with other weights gets traffic."""
 
 
@@ -124,8 +139,8 @@ class Source(ApiModel):
     repository: MountPath | None = None
     """Folder of a Triton model repository, as `llm-auction triton build` makes it."""
     registry: Annotated[str, Field(pattern=r"^(/|[a-z][a-z0-9+.-]*://)[^:]*[^:/]$", max_length=1024)] | None = None
-    """Folder or URL (s3://bucket/prefix) of a model registry, such as an IRPOJob's storage.url. Each pod builds its
-    repository from it; what an object store asks for comes by env and envFrom."""
+    """Folder or URL (s3://bucket/prefix) that holds `models/`: an IRPOJob's storage.url. Each pod builds its repository
+    from it; what an object store asks for comes by env and envFrom."""
 
 
 class Policy(Pods):
@@ -176,7 +191,7 @@ class Guards(ApiModel):
     min_answers: Annotated[int, Field(ge=0, le=10_000_000)] = 200
     """Answers of the new version in a step before it goes on."""
     confidence: Annotated[float, Field(ge=0.5, le=0.9999)] = 0.99
-    """How sure it must be that a guard is broken."""
+    """How sure it must be that a guard is broken: 0.99 is one false alarm in a hundred looks at an equal version."""
     max_error_rate: Share = 0.02
     """Answers that failed, of all."""
     max_error_rise: Share = 0.01

@@ -55,6 +55,11 @@ class Kind:
         return f"{self.plural}.{GROUP}"
 
 
+def _reason(condition: str) -> str:
+    """JSON path of a condition's reason."""
+    return f'.status.conditions[?(@.type=="{condition}")].reason'
+
+
 KINDS: tuple[Kind, ...] = (
     Kind(
         kind="IRPOJob",
@@ -71,8 +76,10 @@ KINDS: tuple[Kind, ...] = (
             Column("Progress", ".status.progress", description="Steps done, of all"),
             Column("Restarts", ".status.restarts", "integer"),
             Column("Model", ".status.modelVersion"),
+            Column("Failed", _reason("Failed"), description="Why the job failed, if it has"),
             Column("Age", ".metadata.creationTimestamp", "date"),
-            Column("Failure", ".status.lastFailure.reason", priority=1),
+            Column("Doing", _reason("Progressing"), priority=1),
+            Column("Last failure", ".status.lastFailure.reason", priority=1),
             Column("Queue", ".spec.queueName", priority=1),
         ),
         name_length=40,
@@ -90,8 +97,9 @@ KINDS: tuple[Kind, ...] = (
             Column("Phase", ".status.phase"),
             Column("Stable", ".status.stable.name"),
             Column("Candidate", ".status.candidate.name"),
-            Column("Weight", ".status.weight", "integer", description="The candidate's share, per cent"),
+            Column("Share", ".status.weight", "integer", description="The candidate's share, per cent"),
             Column("Routers", ".status.routers"),
+            Column("Doing", _reason("Progressing"), description="What a new version waits for, or what became of it"),
             Column("Age", ".metadata.creationTimestamp", "date"),
             Column("Rejected", ".status.rejected.name", priority=1),
             Column("Why", ".status.rejected.reason", priority=1),
@@ -108,6 +116,7 @@ KINDS: tuple[Kind, ...] = (
         status=RetrainPolicyStatus,
         columns=(
             Column("Phase", ".status.phase"),
+            Column("Ready", _reason("Ready"), description="Watching, or what keeps it from that"),
             Column("Service", ".spec.service.name"),
             Column("New", ".status.seen.new", "integer", description="Judged interactions since the last retraining"),
             Column("Job", ".status.active"),

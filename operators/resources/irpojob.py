@@ -16,7 +16,7 @@ from operators.resources.base import (
     immutable,
     rule,
 )
-from operators.resources.pods import EnvVar, Labels, NamedObject, PodFields, PodSecurity, Resources
+from operators.resources.pods import EnvVar, Image, Labels, NamedObject, PodFields, PodSecurity, Resources
 from operators.resources.training import GatesField, check_training, training_schema
 from trainers.config import RunConfig
 
@@ -52,7 +52,10 @@ class OptimisationPods(StepPods):
     """The pods that optimise together: one torchrun in each, meeting at the first by c10d rendezvous."""
 
     model_config = checked(
-        rule("self.gpus == 0 || self.gpus == self.processesPerPod", "with GPUs, processesPerPod must equal gpus")
+        rule(
+            "self.gpus == 0 || self.gpus == self.processesPerPod",
+            "with GPUs, give processesPerPod the same number as gpus: a process for each",
+        )
     )
     pods: PodCount = 1
     """How many pods optimise together; a pod is a node's share."""
@@ -123,8 +126,9 @@ class IRPOJobSpec(PodFields):
             ["priorityClassName", "serviceAccountName", "queueName", "gates"],
         ),
         rule(
-            "self.config.optimisation.batch % (self.steps.optimisation.pods * self.steps.optimisation.processesPerPod)"
-            " == 0",
+            "self.steps.optimisation.pods * self.steps.optimisation.processesPerPod < 1 ||"
+            " self.config.optimisation.batch"
+            " % (self.steps.optimisation.pods * self.steps.optimisation.processesPerPod) == 0",
             "config.optimisation.batch must be a multiple of steps.optimisation.pods times processesPerPod",
         ),
         rule(
@@ -159,16 +163,16 @@ class IRPOJobSpec(PodFields):
     config: Training
     """The run's configuration, as in the file for `llm-auction train`: base model, epochs, feedback from the simulator
     or from shards of the event log, lambda, delta_th, M, beta, the reference policy. Its name is the job's."""
-    image: Annotated[str, Field(min_length=1, max_length=1024)]
+    image: Image
     """Container image with llm-auction and its extra `train`."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """When the image is pulled."""
     image_pull_secrets: list[NamedObject] = Field([], max_length=16)
     """Secrets for the image's registry."""
     gates: GatesField | None = None
-    """What must hold before the result may serve, in the trainer's spelling: measured on the held-out part of the log
-    when the model is registered, as refused where it does not pass. `{}` asks for all gates at their defaults, none
-    for no gates."""
+    """What must hold before the result may serve, in the trainer's spelling. It is measured on the held-out part of
+    the log when the model is registered; a model that does not pass is registered as refused. `{}` asks for all gates
+    at their defaults; without the field there are none."""
     storage: Storage
     """Where the run and its models are kept."""
     steps: Steps = Steps()

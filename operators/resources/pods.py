@@ -11,6 +11,7 @@ from pydantic import Field
 
 from operators.resources.base import ApiModel, Name, Quantity, checked, rule
 
+Image = Annotated[str, Field(pattern=r"^\S+$", max_length=1024)]
 Labels = Annotated[dict[str, str], Field(max_length=64)]
 MountPath = Annotated[str, Field(pattern="^/[^:]*[^:/]$", max_length=512)]
 Resource = Annotated[dict[str, Quantity], Field(max_length=32)]
@@ -168,7 +169,7 @@ class PodFields(ApiModel):
     """What a resource says alike about all pods of a part."""
 
     env: list[EnvVar] = Field([], max_length=128)
-    """Variables."""
+    """Environment variables of the containers."""
     env_from: list[EnvFrom] = Field([], max_length=16)
     """Secrets and ConfigMaps whose keys become variables, such as an object store's credentials."""
     volumes: list[Volume] = Field([], max_length=16)

@@ -68,7 +68,7 @@ class Source(ApiModel):
     """The log to learn from."""
 
     shards: Annotated[str, Field(min_length=1, max_length=1024)]
-    """Folder on a volume of the template, or URL, that `llm-auction worker feedback` writes to."""
+    """Folder on a volume of the template, or URL (s3://bucket/prefix), that `llm-auction worker feedback` writes to."""
 
 
 class Look(ApiModel):
@@ -92,6 +92,13 @@ class History(ApiModel):
 class RetrainPolicySpec(ApiModel):
     """When to train anew, from what, how, and what becomes of the result."""
 
+    model_config = checked(
+        rule(
+            "self.source.shards.contains('://') || self.template.spec.volumes.exists(v,"
+            " self.source.shards == v.mountPath || self.source.shards.startsWith(v.mountPath + '/'))",
+            "source.shards must lie below the mountPath of a volume of the template, or be a URL",
+        ),
+    )
     service: NamedObject
     """The AuctionService whose stable version is trained on; of the same namespace."""
     source: Source

@@ -36,12 +36,13 @@ def structural(schema: Mapping[str, Any], *, defaults: bool = True) -> dict[str,
     node = _without_null(dict(schema))
     node = {key: value for key, value in node.items() if key not in DROPPED}
     if "description" in node:
-        node["description"] = " ".join(str(node["description"]).split())
+        node["description"] = " ".join(str(node["description"]).split()) + (_bounds(node) if defaults else "")
     if "const" in node:
         node["enum"] = [node.pop("const")]
     for bound, limit in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         if bound in node and not isinstance(node[bound], bool):
             _flagged(node, bound, limit)
+    _rule_for_fractions(node)
     if node.get("x-kubernetes-int-or-string"):
         node.pop("type", None)
     elif "anyOf" in node:
@@ -70,6 +71,45 @@ def _without_null(node: dict[str, Any]) -> dict[str, Any]:
     if own.get("default") is not None:
         merged["nullable"] = True
     return merged
+
+
+def _bounds(node: Mapping[str, Any]) -> str:
+    """Range and default of a value in words, since `kubectl explain` shows neither."""
+    said = []
+    low, high = node.get("minimum"), node.get("maximum")
+    above, under = node.get("exclusiveMinimum"), node.get("exclusiveMaximum")
+    if node.get("type") == "integer":
+        low, above = (above + 1, None) if above is not None else (low, None)
+        high, under = (under - 1, None) if under is not None else (high, None)
+    if (low, high) != (None, None) and None not in (low, high):
+        said.append(f"{low} to {high}")
+    else:
+        limits = {"at least": low, "above": above, "at most": high, "below": under}
+        said.append(", ".join(f"{word} {limit}" for word, limit in limits.items() if limit is not None))
+    default = node.get("default")
+    if isinstance(default, str | int | float) and default != "":
+        said.append(f"default {str(default).lower() if isinstance(default, bool) else default}")
+    words = ", ".join(one for one in said if one)
+    return f" ({words})" if words else ""
+
+
+def _rule_for_fractions(node: dict[str, Any]) -> None:
+    """The API server checks a limit such as 0.9999 and prints it as 0, so that such limits become a rule."""
+    if node.get("type") != "number":
+        return
+    said, expressions = [], []
+    for bound, flag, strict, loose, strict_word, loose_word in (
+        ("minimum", "exclusiveMinimum", ">", ">=", "above", "at least"),
+        ("maximum", "exclusiveMaximum", "<", "<=", "below", "at most"),
+    ):
+        if bound not in node or float(node[bound]).is_integer():
+            continue
+        limit, open_ = float(node.pop(bound)), bool(node.pop(flag, False))
+        expressions.append(f"self {strict if open_ else loose} {limit!r}")
+        said.append(f"{strict_word if open_ else loose_word} {limit:g}")
+    if expressions:
+        rule = {"rule": " && ".join(expressions), "message": f"must be {' and '.join(said)}"}
+        node["x-kubernetes-validations"] = [*node.get("x-kubernetes-validations", ()), rule]
 
 
 def _flagged(node: dict[str, Any], bound: str, limit: str) -> None:

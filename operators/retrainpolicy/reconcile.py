@@ -24,6 +24,15 @@ from operators.retrainpolicy.observed import Desired, Observed, SeenRun
 
 LOOK_AGAIN_S = 60.0
 BUSY_S = 15.0
+TOLD = {PolicyReason.PAUSED, PolicyReason.COOLDOWN}
+"""Reasons for which nothing is begun that are worth an event; looks come and go all day."""
+RANGES = {
+    "minute": "0 to 59",
+    "hour": "0 to 23",
+    "day-of-month": "1 to 31 and a day of its month",
+    "month": "1 to 12 or JAN to DEC",
+    "day-of-week": "0 to 7 or SUN to SAT",
+}
 MACROS = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@weekly": "0 0 * * 0", "@monthly": "0 0 1 * *"}
 
 
@@ -39,10 +48,14 @@ def next_moment(cron: str, time_zone: str, after: datetime) -> datetime:
     try:
         local = after.astimezone(ZoneInfo(time_zone))
         found: datetime = next(CronSim(MACROS.get(cron, cron), local))
-    except (CronSimError, StopIteration) as error:
-        raise ValueError(f"{cron!r} is no schedule that ever comes: {error}") from error
-    except (LookupError, OSError) as error:
-        raise ValueError(f"{time_zone!r} is no time zone known here") from error
+    except StopIteration as error:
+        raise ValueError(f"{cron!r} never comes: mend its day and month") from error
+    except CronSimError as error:
+        field = str(error).removeprefix("Bad ")
+        remedy = f"its {field} must be {RANGES[field]}" if field in RANGES else f"{error}: give five fields"
+        raise ValueError(f"{cron!r} is no schedule: {remedy}") from error
+    except (LookupError, OSError, ValueError) as error:
+        raise ValueError(f"{time_zone!r} is no time zone: give one such as Europe/Paris or UTC") from error
     return found.astimezone(after.tzinfo)
 
 
@@ -235,10 +248,14 @@ class _Round:
         self._condition(PolicyCondition.TRAINING, False, reason, f"waiting for {what}")
 
     def _not_ready(self, reason: PolicyReason, what: str) -> None:
-        self._set(phase="Training" if self.status.active else "Waiting", waiting_for=what[:2048])
+        phase = "Training" if self.status.active else "Paused" if self.spec.paused else "Waiting"
+        self._set(phase=phase, waiting_for=what[:2048])
         self._condition(PolicyCondition.READY, False, reason, what)
 
     def _condition(self, kind: PolicyCondition, holds: bool, reason: PolicyReason, message: str) -> None:
+        before = next((one.reason for one in self.status.conditions if one.type == kind), None)
+        if before != reason and (kind is PolicyCondition.READY or reason in TOLD):
+            self._say(reason, message, warn=kind is PolicyCondition.READY and not holds)
         self._set(
             conditions=with_condition(
                 self.status.conditions, kind, holds, reason, message, self.now, self.policy.generation

@@ -67,6 +67,14 @@ REFUSED = {
         },
         "minReplicas must not exceed maxReplicas",
     ),
+    "a certainty in per cent": (
+        {"rollout__guards": {"confidence": 99}},
+        "must be at least 0.5 and at most 0.9999",
+    ),
+    "a digest with its kind": (
+        {"model": {"name": "v1", "digest": "sha256:" + "0" * 64}},
+        "give 64 hex digits, as `llm-auction triton build` prints them",
+    ),
     "a share twice": ({"rollout__steps": [{"weight": 5}, {"weight": 5}]}, "weights of steps must rise"),
     "shares that fall": ({"rollout__steps": [{"weight": 50}, {"weight": 5}]}, "weights of steps must rise"),
     "no share": ({"rollout__steps": [{"weight": 0}]}, "weight"),

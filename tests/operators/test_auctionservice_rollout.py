@@ -116,7 +116,8 @@ def test_routers_that_the_operator_cannot_read_hold_a_version_up_and_are_named()
         world.step(5)
         world.sync()
     told = next(c for c in world.status.conditions if c.type == "Progressing")
-    assert "the figures of 1 of 2 routers cannot be read, ads-router-1 for one" in told.message
+    assert "the figures of 1 of 2 routers cannot be read, those of ads-router-1 at" in told.message
+    assert world.events.count("RoutersBehind") == 1, "told once, as an event"
     assert world.weights() == {"v1": 100, "v2": 0}
     world.silent = set()
     world.settle("v2")

@@ -214,6 +214,7 @@ def test_time_suspended_does_not_count_towards_the_deadline() -> None:
     world.wait(1)
     world.settle()
     assert reason(world, "Failed") == "DeadlineExceeded"
+    assert "at last Running: reward of epoch 1" in message(world, "Failed")
     world.tick()
     assert not world.active()
 
@@ -245,10 +246,13 @@ def test_an_image_that_cannot_be_pulled_fails_after_five_minutes() -> None:
     run_to(world, Step.REWARD)
     [pod] = world.running()
     world.pods[pod.name] = replace(pod, phase="Pending", waiting="ImagePullBackOff", waiting_for="no such image")
-    world.wait(299)
+    world.settle()
+    assert reason(world, "Progressing") == "ImageUnavailable", "told at once, before anything is given up"
+    assert "ImagePullBackOff: no such image; given up at 12:0" in message(world, "Progressing")
+    world.wait(298)
     world.settle()
     assert world.status.phase != "Failed"
-    world.wait(1)
+    world.wait(2)
     world.settle()
     assert reason(world, "Failed") == "ImageUnavailable"
     assert "no such image" in message(world, "Failed")

@@ -74,8 +74,11 @@ REFUSED = {
     "epochs without end": ({"config__epochs": 1000}, "at most 999"),
     "idle GPUs": (
         {"steps__optimisation__gpus": 8, "steps__optimisation__processesPerPod": 4},
-        "processesPerPod must equal gpus",
+        "give processesPerPod the same number as gpus",
     ),
+    "a step past all sense": ({"config__optimisation__learning_rate": 2800}, "learning_rate"),
+    "one answer, and so no winner": ({"config__rollout__samples": 1}, "samples"),
+    "an image with a space": ({"image": "My Image"}, "image"),
     "a path outside all volumes": ({"storage__url": "/elsewhere/run"}, "storage.url must lie below"),
     "a path beside a volume": ({"storage__url": "/runs-2"}, "storage.url must lie below"),
     "a relative path": ({"storage__url": "runs/quick"}, "absolute path"),
@@ -162,5 +165,6 @@ def test_the_examples_pass_a_dry_run_of_the_server(own_control_plane: ControlPla
 
 def test_kubectl_explains_the_job(own_control_plane: ControlPlane) -> None:
     told = own_control_plane.kubectl("explain", "irpojob.spec.config.preference")
-    assert "delta_th, in bid points" in told
+    assert "delta_th: by how many bid points" in " ".join(told.split())
+    assert "(at least 0, default 10.0)" in " ".join(told.split())
     assert "What to train, on which pods" in own_control_plane.kubectl("explain", "irpo.spec")

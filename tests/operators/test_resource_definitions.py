@@ -65,6 +65,31 @@ def test_a_model_becomes_a_structural_schema() -> None:
     }
 
 
+class Limited(BaseModel):
+    """A model."""
+
+    whole: int = Field(3, gt=0, le=9, description="Whole.")
+    share: float = Field(0.5, gt=0.25, lt=1, description="Share.")
+    free: float = Field(2.0, description="Free.")
+    word: str = Field("", description="Word.")
+
+
+def test_limits_are_told_and_those_that_the_server_prints_wrongly_are_rules() -> None:
+    found = structural(inlined(Limited))["properties"]
+    told = {name: one["description"] for name, one in found.items()}
+    assert told == {
+        "whole": "Whole. (1 to 9, default 3)",
+        "share": "Share. (above 0.25, below 1, default 0.5)",
+        "free": "Free. (default 2.0)",
+        "word": "Word.",
+    }
+    assert found["share"]["x-kubernetes-validations"] == [{"rule": "self > 0.25", "message": "must be above 0.25"}]
+    assert (found["share"]["maximum"], found["share"]["exclusiveMaximum"]) == (1, True)
+    assert "minimum" not in found["share"]
+    assert "x-kubernetes-validations" not in found["whole"]
+    assert "(" not in structural(inlined(Limited), defaults=False)["properties"]["whole"]["description"]
+
+
 def test_a_value_of_two_types_has_no_structural_schema() -> None:
     class Either(BaseModel):
         value: int | str

@@ -222,11 +222,27 @@ def test_a_schedule_keeps_to_its_time_zone_when_clocks_change() -> None:
     )
 
 
-@pytest.mark.parametrize(("cron", "zone"), [("61 * * * *", "UTC"), ("0 0 31 2 *", "UTC"), ("0 3 * * *", "Mars/Base")])
-def test_a_schedule_that_never_comes_is_told(cron: str, zone: str) -> None:
+@pytest.mark.parametrize(
+    ("cron", "zone", "remedy"),
+    [
+        ("61 * * * *", "UTC", "its minute must be 0 to 59"),
+        ("0 25 * * *", "UTC", "its hour must be 0 to 23"),
+        ("0 0 31 2 *", "UTC", "its day-of-month must be 1 to 31 and a day of its month"),
+        ("0 3 * * *", "Mars/Base", "'Mars/Base' is no time zone"),
+    ],
+)
+def test_a_schedule_that_never_comes_is_told(cron: str, zone: str, remedy: str) -> None:
     world = World(spec(schedule={"cron": cron, "timeZone": zone}))
-    world.step()
+    said = [event.reason for _ in range(2) for event in world.step(1).events]
+    assert said == ["BadSchedule"], "once, as an event"
     assert world.condition("Ready") == ("False", "BadSchedule")
+    assert remedy in world.status.waiting_for
+
+
+def test_a_pause_shows_whatever_else_is_missing() -> None:
+    world = World(spec(paused=True), stable=None)
+    world.step()
+    assert world.status.phase == "Paused"
 
 
 def test_history_keeps_the_newest() -> None:

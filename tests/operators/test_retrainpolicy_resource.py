@@ -73,6 +73,7 @@ REFUSED = {
         "path belongs to the kinds webis and tables",
     ),
     "several epochs": ({"template__spec__config__epochs": 2}, "config.epochs must be 1"),
+    "a log beside all volumes": ({"source__shards": "/elsewhere"}, "source.shards must lie below the mountPath"),
     "a schedule that is none": ({"schedule__cron": "at dawn"}, "cron"),
     "a look without a pause": ({"look__everySeconds": 1}, "everySeconds"),
 }

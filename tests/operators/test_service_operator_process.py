@@ -8,7 +8,8 @@ from typing import Any
 from kubernetes import client
 
 from operators.cluster.control_plane import ControlPlane
-from operators.drills.operating import operator
+from operators.drills.jobs import patiently
+from operators.drills.operating import ACCOUNT, Running, grant, kubeconfig_with, operator
 
 from .conftest import define, eventually
 from .services import spec
@@ -65,6 +66,40 @@ def test_services_and_policies_are_looked_after_under_the_operators_own_rights(
         objects.delete_namespaced_custom_object(*PLACE, kwok_namespace, "auctionservices", "ads")
         objects.delete_namespaced_custom_object(*PLACE, kwok_namespace, "retrainpolicies", "nightly")
         eventually("deletion leaves nothing", lambda: not apps.list_namespaced_deployment(kwok_namespace).items)
+
+
+def test_credentials_that_are_refused_for_good_end_the_process(
+    kwok_plane: ControlPlane, kwok_api: client.ApiClient, kwok_namespace: str, tmp_path: Path
+) -> None:
+    """An operator that lives and watches nothing is the worst: its pod looks well and nobody starts it anew."""
+    define(kwok_api)
+    core: Any = client.CoreV1Api(kwok_api)
+    objects: Any = client.CustomObjectsApi(kwok_api)
+
+    def phase(name: str) -> str | None:
+        found = objects.get_namespaced_custom_object(*PLACE, kwok_namespace, "auctionservices", name)
+        told: str | None = found.get("status", {}).get("phase")
+        return told
+
+    def create(name: str) -> None:
+        body = {"apiVersion": "/".join(PLACE), "kind": "AuctionService", "metadata": {"name": name}, "spec": spec()}
+        patiently(lambda: objects.create_namespaced_custom_object(*PLACE, kwok_namespace, "auctionservices", body))
+
+    access = kubeconfig_with(
+        grant(kwok_api, kwok_namespace, [kwok_namespace]), kwok_plane.kubeconfig, tmp_path / "kubeconfig"
+    )
+    running = Running(access, [kwok_namespace], tmp_path / "log")
+    try:
+        create("before")
+        eventually("the operator works", lambda: phase("before") == "Pending")
+        core.delete_namespaced_service_account(ACCOUNT, kwok_namespace)
+        kwok_plane.kill_api_server()  # the watches begin anew, and are refused
+        kwok_plane.start_api_server()
+
+        eventually("the process ends", lambda: running.process.poll() is not None, 100)
+        assert running.process.returncode != 0
+    finally:
+        running.kill()
 
 
 def _looks(batch: client.BatchV1Api, namespace: str) -> list[str]:

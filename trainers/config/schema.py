@@ -110,7 +110,7 @@ class RolloutConfig(Settings):
     """Step 2a: sample answers from the current policy. Sampling settings left out are the model's own."""
 
     contexts: Positive = Field(1000, description="contexts to answer")
-    samples: Positive = Field(5, description="M, answers per context")
+    samples: int = Field(5, ge=2, description="M, answers per context: a winner and a loser at least")
     bids: Literal["fresh", "as_bid"] = Field(
         "fresh", description="drawn afresh for every context (shards: from all bids of the log); shards only: as bid"
     )
@@ -133,8 +133,10 @@ class PenaltyConfig(Settings):
 class PreferenceConfig(Settings):
     """Step 2b: winner and losers of each context (Eq. 6)."""
 
-    delta: float = Field(10.0, ge=0, description="delta_th, in bid points")
-    lam: float = Field(1.0, ge=0, description="lambda")
+    delta: float = Field(
+        10.0, ge=0, description="delta_th: by how many bid points a winner's reward must beat a loser's"
+    )
+    lam: float = Field(1.0, ge=0, description="lambda: what a point of the penalty weighs beside a point of revenue")
     losers: Positive | None = Field(None, description="of more losers than these, as many drawn at random; none: all")
     counterfactual_bids: Count = Field(0, description="further bid vectors under which each sampled set is re-scored")
 
@@ -143,7 +145,9 @@ class OptimisationConfig(Settings):
     """Step 2c: direct preference optimisation, by TRL's DPOTrainer, alone or under DeepSpeed."""
 
     beta: Rate = Field(0.1, description="beta of the DPO loss: how close the policy stays to its reference")
-    learning_rate: Rate = Field(1e-6, description="of the first epoch; within an epoch it falls along a cosine")
+    learning_rate: float = Field(
+        1e-6, gt=0, le=1, description="learning rate of the first epoch; within an epoch it falls along a cosine"
+    )
     epoch_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate from each epoch to the next")
     passes: Positive = Field(1, description="passes over the epoch's groups")
     batch: Positive = Field(64, description="contexts per optimiser step, over all processes")
