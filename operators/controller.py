@@ -192,6 +192,8 @@ class Controller(Generic[D, S]):
         """An event; one that cannot be written is not worth a second try, the status says the same."""
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         self.metrics.events.labels(self.kind.name, said.reason).inc()
+        about = {"kind": self.kind.name, "namespace": desired.namespace, "name": desired.name}
+        log.info("operator.event", **about, reason=str(said.reason), message=said.message[:1000])
         event = {
             "apiVersion": "v1",
             "kind": "Event",

@@ -10,7 +10,7 @@ from operators.resources.base import ApiModel, Condition, Moment, Name, checked,
 from operators.resources.irpojob import IRPOJobSpec, StepPods
 from operators.resources.pods import Labels, NamedObject
 from operators.resources.structural import inlined
-from operators.resources.training import GatesField
+from operators.resources.training import GatesField, check_training, template_schema
 from trainers.config import TriggerConfig
 
 
@@ -23,11 +23,15 @@ Triggers = Annotated[dict[str, Any], AfterValidator(_triggers), WithJsonSchema(i
 
 
 def _lasting(model: type[ApiModel]) -> list[dict[str, str]]:
-    """A model's rules without those that compare with what was before, since a template may change, and without the one
-    on gates, which a template leaves out."""
+    """A model's rules without those that compare with what was before, since a template may change, and without those
+    on what a template leaves out."""
     extra: Any = model.model_config["json_schema_extra"]
     rules: list[dict[str, str]] = extra["x-kubernetes-validations"]
-    return [one for one in rules if "oldSelf" not in one["rule"] and "self.gates" not in one["rule"]]
+    foreign = ("oldSelf", "self.gates", "self.config.epochs")
+    return [one for one in rules if not any(word in one["rule"] for word in foreign)]
+
+
+TemplateTraining = Annotated[dict[str, Any], AfterValidator(check_training), WithJsonSchema(template_schema())]
 
 
 class TemplateSpec(IRPOJobSpec):
@@ -35,13 +39,23 @@ class TemplateSpec(IRPOJobSpec):
 
     model_config = checked(
         *_lasting(IRPOJobSpec),
-        rule("self.config.base == 'tiny'", "leave out config.base: it is the service's stable version"),
-        rule("self.config.feedback.source == 'simulator'", "leave out config.feedback: it follows from source"),
-        rule("self.config.epochs == 1", "config.epochs must be 1: a log is that of one policy"),
+        rule("!has(self.config.base)", "leave out config.base: it is the service's stable version"),
+        rule(
+            "!has(self.config.feedback) || !(has(self.config.feedback.source) || has(self.config.feedback.path) ||"
+            " has(self.config.feedback.judge) || has(self.config.feedback.since) || has(self.config.feedback.until))",
+            "leave out source, path, judge, since and until of config.feedback: they follow from the policy's source",
+        ),
+        rule(
+            "!has(self.config.epochs) || self.config.epochs == 1",
+            "leave out config.epochs: it is 1, for a log is that of one policy",
+        ),
         rule("!has(self.gates)", "leave out gates: they are the policy's own"),
         rule("!has(self.config.warm_start)", "leave out config.warm_start: the stable version was warmed"),
         rule("!self.suspend", "leave out suspend: pause the policy, or suspend its job"),
     )
+
+    config: TemplateTraining
+    """The run's configuration, as in the file for `llm-auction train`, without base model, feedback and epochs."""
 
 
 class Template(ApiModel):

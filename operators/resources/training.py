@@ -73,6 +73,18 @@ def training_schema() -> dict[str, Any]:
     return _ruled(schema, RULES)
 
 
+def template_schema() -> dict[str, Any]:
+    """The same where base model, feedback and epochs follow from elsewhere: they have no defaults, which would tell of
+    a base model that is not taken. What is said of them is the resource's to refuse."""
+    schema = training_schema()
+    del schema["x-kubernetes-validations"]
+    feedback = schema["properties"]["feedback"]
+    del feedback["x-kubernetes-validations"]
+    for part, name in ((schema, "base"), (schema, "epochs"), (feedback, "source")):
+        del part["properties"][name]["default"]
+    return schema
+
+
 def _ruled(schema: dict[str, Any], by_section: dict[str, list[dict[str, str]]]) -> dict[str, Any]:
     for section, rules in by_section.items():
         part = schema["properties"][section] if section else schema

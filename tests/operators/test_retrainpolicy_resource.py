@@ -60,7 +60,7 @@ REFUSED = {
     "a base of its own": ({"template__spec__config__base": "smollm2-135m"}, "leave out config.base"),
     "feedback of its own": (
         {"template__spec__config__feedback": {"source": "shards", "path": "/x"}},
-        "leave out config.feedback",
+        "leave out source, path, judge, since and until of config.feedback",
     ),
     "gates of its own": ({"template__spec__gates": {}}, "leave out gates"),
     "a gate that cannot be": ({"gates__min_auc": 2}, "min_auc"),
@@ -72,7 +72,7 @@ REFUSED = {
         {"gates__simulator": {"kind": "webis"}},
         "path belongs to the kinds webis and tables",
     ),
-    "several epochs": ({"template__spec__config__epochs": 2}, "config.epochs must be 1"),
+    "several epochs": ({"template__spec__config__epochs": 2}, "leave out config.epochs"),
     "a log beside all volumes": ({"source__shards": "/elsewhere"}, "source.shards must lie below the mountPath"),
     "a schedule that is none": ({"schedule__cron": "at dawn"}, "cron"),
     "a look without a pause": ({"look__everySeconds": 1}, "everySeconds"),

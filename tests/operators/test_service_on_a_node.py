@@ -135,7 +135,6 @@ def test_a_new_version_takes_over_under_traffic_and_one_that_never_comes_does_no
 
 
 RETRAINING: dict[str, Any] = {
-    "epochs": 1,
     "feedback": {"held_out": 0.4},
     "reward": {"passes": 4, "batch": 64},
     "rollout": {"contexts": 48, "samples": 4, "temperature": 1.0},
