@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from mechanism.types import model_version
 from operators.actions import Action, Apply, Delete, Note, Outcome, Say
-from operators.auctionservice.children import ROUTES_ANNOTATION, manifests, short
+from operators.auctionservice.children import ROUTER, ROUTES_ANNOTATION, manifests, selector, short
 from operators.auctionservice.guards import Breach, Counts, breach
 from operators.auctionservice.observed import Desired, Observed, Servers
 from operators.conditions import ServiceCondition, ServiceReason
@@ -312,7 +312,11 @@ class _Round:
 
     def _tell(self) -> None:
         ready = sum(router.ready for router in self.seen.routers)
-        self._set(routers=f"{ready}/{max(self.seen.router.wanted, len(self.seen.routers))}")
+        marks = ",".join(f"{key}={value}" for key, value in selector(self.service.name, ROUTER).items())
+        self._set(
+            routers=f"{ready}/{max(self.seen.router.wanted, len(self.seen.routers))}",
+            router_replicas=len(self.seen.routers), router_selector=marks,
+        )  # fmt: skip
         stable = self.status.stable
         if stable is None:
             self._condition(ServiceCondition.AVAILABLE, False, ServiceReason.NO_STABLE_VERSION, self.progress[2])

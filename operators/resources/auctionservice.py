@@ -344,5 +344,9 @@ class AuctionServiceStatus(ApiModel):
     """What they counted of the stable version in the same time."""
     routers: str = ""
     """Routers that are ready, of those wanted."""
+    router_replicas: int = 0
+    """How many routers there are, for `kubectl scale` and autoscalers."""
+    router_selector: str = ""
+    """By which labels they are found."""
     conditions: list[Condition] = Field([])
     """Available, Progressing and RolledBack, with reasons and messages."""

@@ -105,6 +105,11 @@ KINDS: tuple[Kind, ...] = (
             Column("Why", ".status.rejected.reason", priority=1),
         ),
         name_length=40,
+        scale={
+            "specReplicasPath": ".spec.router.replicas",
+            "statusReplicasPath": ".status.routerReplicas",
+            "labelSelectorPath": ".status.routerSelector",
+        },
     ),
     Kind(
         kind="RetrainPolicy",

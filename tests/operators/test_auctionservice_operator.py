@@ -155,3 +155,17 @@ def test_autoscaling_comes_and_goes_with_its_field(site: Site, kwok_api: client.
     site.patch(router={"autoscaling": None})
     site.status()
     assert scalers.list_namespaced_horizontal_pod_autoscaler(site.namespace).items == []
+
+
+def test_routers_are_scaled_as_a_deployment_is(site: Site, kwok_plane: ControlPlane) -> None:
+    kwok_plane.kubectl("scale", "auctionservice", "ads", "--replicas=3", "-n", site.namespace)
+
+    def three() -> bool:
+        return site.status().get("routerReplicas") == 3
+
+    eventually("there are three routers", three)
+    told = kwok_plane.kubectl("get", "auctionservice", "ads", "--subresource=scale", "-o", "json", "-n", site.namespace)
+    scale = json.loads(told)
+    assert (scale["spec"]["replicas"], scale["status"]["replicas"]) == (3, 3)
+    pods = site.core.list_namespaced_pod(site.namespace, label_selector=scale["status"]["selector"]).items
+    assert len(pods) == 3
