@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from cli.worker import LogAddress
+from cli.worker import LogAddress, check_log
+from mechanism.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="List dead letters, and bring them back.")
 
@@ -26,8 +27,9 @@ def list_letters(
     from streaming.topics import EVENT_TOPICS
     from streaming.workers.letters import letters
 
+    check_log(log, there=True)
     opened, found = open_log(log), Counter[str]()
-    for name in [topic] if topic else EVENT_TOPICS:
+    for name in [known(topic, "--topic")] if topic else EVENT_TOPICS:
         for letter, told in letters(opened, name):
             found[name] += 1
             if as_json:
@@ -48,5 +50,15 @@ def replay(
     from streaming.addresses import open_log
     from streaming.workers.letters import replay as put_back
 
-    done = put_back(open_log(log), topic, most)
+    check_log(log, there=True)
+    done = put_back(open_log(log), known(topic, "TOPIC"), most)
     typer.echo(f"{done.sent} put back to {topic}, {done.kept} kept")
+
+
+def known(topic: str, place: str) -> str:
+    """A topic of events. Raises InputError for another name."""
+    from streaming.topics import EVENT_TOPICS
+
+    if topic not in EVENT_TOPICS:
+        raise InputError(place, topic, f"topics are {', '.join(EVENT_TOPICS)}")
+    return topic

@@ -12,11 +12,12 @@ from mechanism.errors import InputError
 
 
 def erase(
-    user_id: Annotated[str, typer.Argument(help="The user's id, as clients of the router give it.")],
+    user_id: Annotated[str, typer.Argument(help="The user's id, as clients give it to the router in `ads.user_id`.")],
     shards: Shards,
     state_dir: Annotated[
-        Path, typer.Option(help="The routers' state, whose secret made the pseudonyms; LLM_AUCTION_SECRET goes first.")
-    ] = Path("build/serve"),
+        Path | None,
+        typer.Option(help="The routers' state with the pseudonyms' secret; else LLM_AUCTION_SECRET or build/serve."),
+    ] = None,
     retention_days: Annotated[float, typer.Option(help="How long the log keeps its records.")] = 30.0,
 ) -> None:
     """Erase what a user asked and read: for readers of the shards at once, from their files within a day, from the log
@@ -25,14 +26,25 @@ def erase(
 
     from serving.settings import PSEUDONYMS, derived, known_secret
     from streaming.pseudonyms import pseudonym
-    from streaming.shards.erasures import SEGMENT, SHARDS_WITHIN, request
+    from streaming.shards.erasures import SEGMENT, SHARDS_WITHIN, held, request
     from streaming.shards.store import ShardStore
 
-    key = derived(known_secret(state_dir), PSEUDONYMS)
     if not user_id:
         raise InputError("USER_ID", user_id, "name the user")
-    retention = timedelta(days=retention_days)
-    erasure = request(ShardStore(shards), pseudonym(user_id, key), retention)
+    # a folder that somebody names goes before what the environment happens to hold
+    secret = known_secret(Path("build/serve")) if state_dir is None else known_secret(state_dir, {})
+    user, store = pseudonym(user_id, derived(secret, PSEUDONYMS)), ShardStore(shards)
+    if not store.partitions():
+        raise InputError("--shards", shards, "no shards are there: name what `llm-auction worker feedback` writes to")
+    found, retention = held(shards, user), timedelta(days=retention_days)
+    erasure = request(store, user, retention)
+    if found:
+        typer.echo(f"answers of this user in the shards: {found}")
+    else:
+        typer.echo(
+            "no answer of this user is in the shards: if there should be, the id or the routers' secret is another. "
+            "The request stands in any case"
+        )
     by, log_by = erasure.requested_at + SHARDS_WITHIN, erasure.requested_at + retention + SEGMENT
     typer.echo("gone for every reader of the shards: now")
     typer.echo(f"gone from the shards' files, if a feedback worker runs: by {by.isoformat(timespec='minutes')}")

@@ -8,11 +8,12 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mechanism.errors import ConfigError
+from mechanism.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -107,6 +108,9 @@ def ledger(
     from serving.store.migrations import migrate
 
     settings = ChargingSettings(gathered_s=gathered)
+    file = database.partition("sqlite:///")[2]
+    if file and not Path(file).is_file():
+        raise InputError("--database", database, "there is no such file: name the routers' own database")
     migrate(database)
     opened = Database(database, pool_size=2)
     try:
@@ -130,6 +134,7 @@ def work(
     """Runs a task's worker until the process is told to stop, its topics created where they are not there."""
     from datetime import timedelta
 
+    import structlog
     from prometheus_client import CollectorRegistry, start_http_server
 
     from streaming.addresses import open_log
@@ -139,13 +144,42 @@ def work(
 
     stop = stopped()
     registry = CollectorRegistry()
+    check_log(address, there=until_idle)
     log = open_log(address)
+    said = structlog.get_logger(__name__)
     if not ready(log, all_topics(partitions, timedelta(days=retention_days)), stop):
         return
     worker = Worker(task(log, registry), log, metrics=WorkerMetrics(registry))
     if metrics_port:
-        start_http_server(metrics_port, registry=registry)
+        try:
+            start_http_server(metrics_port, registry=registry)
+        except OSError as error:
+            raise InputError("--metrics-port", metrics_port, f"{error.strerror}: give a free port, or 0") from error
+    said.info("worker.started", log=address)
     worker.run(stop, until_idle=until_idle)
+    said.info("worker.ended", log=address)
+
+
+def check_log(address: str, *, there: bool) -> None:
+    """Refuses an address that cannot be the event log that is meant; `there`: also one where nothing is yet.
+
+    Raises InputError.
+    """
+    from streaming.addresses import KAFKA
+    from streaming.topics import INTERACTIONS
+
+    remedy = f"name the folder of the routers' log (`log` in their --state-dir), or {KAFKA}"
+    if address == KAFKA:
+        return
+    folder = Path(address)
+    if address.lower() == KAFKA:
+        raise InputError("--log", address, f"write it {KAFKA}, or ./{address} for a folder of that name")
+    if folder.exists() and not folder.is_dir():
+        raise InputError("--log", address, f"that is a file: {remedy}")
+    if there and not folder.is_dir():
+        raise InputError("--log", address, f"no event log is there: {remedy}")
+    if (folder / "log" / INTERACTIONS).is_dir() and not (folder / INTERACTIONS).is_dir():
+        raise InputError("--log", address, f"that is a router's state directory: give {folder / 'log'}")
 
 
 def ready(log: EventLog, topics: Sequence[Topic], stop: threading.Event) -> bool:

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 from zlib import crc32
 
@@ -92,14 +93,19 @@ class Users:
             await self._client.aclose()
 
     async def _find_model(self, stop: Callable[[], bool]) -> None:
-        """Waits for the router, and learns its model's public name."""
-        while not stop():
+        """Waits for the router, and learns its model's public name; says now and then what it waits for."""
+        for tries in count():
+            if stop():
+                return
             try:
                 answer = await self._client.get("/v1/models")
                 answer.raise_for_status()
                 self._model = answer.json()["data"][0]["id"]
                 return
-            except (httpx.HTTPError, ValueError, KeyError, IndexError):
+            except (httpx.HTTPError, ValueError, KeyError, IndexError) as error:
+                if tries in (2, 30) or tries % 300 == 299:  # one that starts beside us is not worth a word
+                    url = f"{self._settings.url}/v1/models"
+                    log.warning("no router answers", url=url, reason=str(error)[:200] or type(error).__name__)
                 await asyncio.sleep(RETRY_S)
 
     async def _session(self, profile: Profile, stop: Callable[[], bool]) -> None:

@@ -60,6 +60,17 @@ def requests(store: ShardStore) -> dict[str, Erasure]:
     return {name: msgspec.json.decode(data, type=Erasure) for name, data in store.erasures().items()}
 
 
+def held(url: str, user: str) -> int:
+    """How many answers with a reader of that pseudonym the shards hold for whoever reads them."""
+    from streaming.shards.reader import ShardReader  # which reads what is not erased, by this module
+
+    found = 0
+    for table in ShardReader(url).tables(columns=["reader"], usable=False):
+        users = pc.struct_field(table.column("reader"), "user_id")
+        found += pc.sum(pc.equal(users, user)).as_py() or 0
+    return found
+
+
 def cleaned(table: Any, erasures: Mapping[str, Erasure]) -> tuple[Any, int]:
     """A table with the columns occurred_at, reader and usable without the readers' parts that have to go, and how many
     rows lost theirs."""

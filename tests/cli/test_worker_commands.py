@@ -23,6 +23,7 @@ from serving.campaigns.types import Campaign, Creative
 from serving.settings import PSEUDONYMS, derived, signing_secret
 from serving.store.campaigns import CampaignStore
 from serving.store.engine import Database
+from serving.store.migrations import migrate
 from serving.store.reports import Query, report
 from streaming.codec import encode, topic_of
 from streaming.dead_letters import bury as set_aside
@@ -80,12 +81,54 @@ def test_shards_are_written_until_the_log_was_read_and_a_user_is_erased(log: Emb
     assert (reader.count(), reader.totals().rows) == (2, 2)
     code, said = call("erase", "alice", *shards, "--state-dir", tmp_path / "state", "--retention-days", 7)
     assert code == 0
+    assert "answers of this user in the shards: 1\n" in said
     assert "gone for every reader of the shards: now" in said
     assert f"gone from the log: by {(datetime.now(UTC) + timedelta(days=8)).date().isoformat()}" in said
     assert reader.count() == 1
     assert call("worker", "feedback", "--log", tmp_path / "log", *shards, "--until-idle") == (0, "")
     assert reader.totals().erased == 1
     assert "alice" not in said
+
+
+def test_an_erasure_that_finds_nobody_says_so(
+    log: EmbeddedLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = derived(signing_secret(tmp_path / "state", {}), PSEUDONYMS)
+    put(log, *judged(1, user=pseudonym("alice", key)))
+    shards = ["--shards", tmp_path / "shards"]
+    state = ["--state-dir", tmp_path / "state"]
+    code, said = call("erase", "alice", *shards, *state)
+    assert (code, "no shards are there" in said) == (2, True)
+    assert call("worker", "feedback", "--log", tmp_path / "log", *shards, "--until-idle")[0] == 0
+    monkeypatch.setenv("LLM_AUCTION_SECRET", "of other routers, long enough for one")
+    for words in (("alice",), ("carl", *state)):
+        code, said = call("erase", words[0], *shards, *words[1:])
+        assert (code, "no answer of this user is in the shards" in said) == (0, True), words
+    assert "answers of this user in the shards: 1" in call("erase", "alice", *shards, *state)[1]
+
+
+@pytest.mark.parametrize("command", [("worker", "judge"), ("worker", "feedback", "--shards", "s"), ("dlq", "list")])
+def test_a_log_that_is_none_is_refused(command: tuple[str, ...], log: EmbeddedLog, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    for wrong, words in (
+        ("Kafka", "write it kafka"),
+        (tmp_path / "file", "that is a file"),
+        (tmp_path, f"that is a router's state directory: give {tmp_path / 'log'}"),
+    ):
+        code, said = call(*command, "--log", wrong)
+        assert (code, words in said) == (2, True), (wrong, said)
+    if command[0] == "dlq":
+        code, said = call(*command, "--log", tmp_path / "nowhere")
+        assert (code, "no event log is there" in said, (tmp_path / "nowhere").exists()) == (2, True, False)
+        code, said = call(*command, "--log", tmp_path / "log", "--topic", "interaction")
+        assert (code, "topics are interactions, clicks, judgements, campaigns" in said) == (2, True)
+
+
+def test_a_metrics_port_in_use_is_told(log: EmbeddedLog, tmp_path: Path) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, said = call("worker", "judge", "--log", tmp_path / "log", "--metrics-port", port)
+    assert (code, "--metrics-port" in said, "give a free port" in said) == (2, True, True)
 
 
 def test_a_missing_secret_or_user_is_refused(tmp_path: Path) -> None:
@@ -102,6 +145,9 @@ def test_the_ledger_worker_charges_what_the_log_holds(log: EmbeddedLog, tmp_path
     event = interaction(1)
     put(log, record(event), record(click(event, "A0", 5)))
     ledger = ["worker", "ledger", "--log", tmp_path / "log", "--until-idle", "--database"]
+    code, said = call(*ledger, url)
+    assert (code, "there is no such file" in said) == (2, True)
+    migrate(url)
     assert call(*ledger, url)[0] == 0
     code, said = call("dlq", "list", "--log", tmp_path / "log")
     assert (code, "there is no such campaign" in said) == (0, True)
