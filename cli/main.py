@@ -53,7 +53,7 @@ ENTRIES = {
     "retrain": Entry(
         "Train the serving model anew from its log when that is due, and put the result before the gates.", "train"
     ),
-    "models": Entry("List, show and verify the registered models.", ""),
+    "models": Entry("List, show, verify and register models.", ""),
     "data": Entry("Read catalogues and queries, and report every bad row.", ""),
     "pretrain": Entry("Make the shipped tiny base model again, from its recipe.", "train"),
     "due": Entry("Say whether a retraining is due, from the log's shards, as JSON.", "train"),

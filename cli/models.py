@@ -6,13 +6,15 @@ The registry itself is `trainers.registry`; this is its report in the terminal, 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mechanism.errors import InputError
 from trainers.registry import DEFAULT_URL, LATEST, ModelEntry, Registry
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="List, show and verify registered models.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="List, show, verify and register models.")
 
 RegistryUrl = Annotated[
     str, typer.Option("--registry", help="Folder or URL that holds `models/`.", envvar="LLM_AUCTION_REGISTRY")
@@ -35,6 +37,28 @@ def list_models(registry: RegistryUrl = DEFAULT_URL, as_json: AsJson = False) ->
         table.add_row(*map(str, cells(entry)))
     Console().print(table)
     typer.echo(f"{len(entries)} models in {registry}")
+
+
+@app.command()
+def register(
+    model: Annotated[str, typer.Argument(help="A model's name, such as tiny, or a folder in Hugging Face layout.")],
+    registry: RegistryUrl = DEFAULT_URL,
+    version: Annotated[
+        str | None, typer.Option(help="Its name there; the next of v0001, v0002, ... if left out.")
+    ] = None,
+    notes: Annotated[str, typer.Option(help="What else is to be known of it.")] = "",
+) -> None:
+    """Register a model that no run here has trained: what serves first, so that it can be retrained from its log."""
+    folder = model
+    if not Path(model).is_dir():
+        from inference.models import resolve  # torch, which the other commands do without
+
+        folder, gguf = resolve(model)
+        if gguf:
+            remedy = "a registry holds folders in Hugging Face layout: train from it, or save it as one"
+            raise InputError("MODEL", model, remedy)
+    entry = Registry(registry).register(folder, base=model, version=version, notes=notes)
+    typer.echo(f"{entry.version} (weights sha256 {entry.digest}) in {registry}")
 
 
 @app.command()

@@ -211,3 +211,15 @@ def test_the_terminal_lists_shows_and_verifies(model: Path, tmp_path: Path) -> N
     code, output = call("show", "v0007", "--registry", where)
     assert code == 2
     assert "known are v0001" in " ".join(output.split())
+
+
+def test_the_terminal_registers_what_served_first(tmp_path: Path) -> None:
+    where = ["--registry", str(tmp_path / "runs")]
+    done = CliRunner().invoke(cli.main.app, ["models", "register", "tiny", *where])
+    assert done.exit_code == 0, done.output
+    (entry,) = Registry(tmp_path / "runs").list()
+    assert (entry.version, entry.base) == ("v0001", "tiny")
+    assert f"v0001 (weights sha256 {entry.digest})" in done.output
+    done = CliRunner().invoke(cli.main.app, ["models", "register", "tiny", *where, "--version", "v0001"])
+    assert done.exit_code == 2
+    assert "registered already" in " ".join(done.output.split())
