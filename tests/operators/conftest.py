@@ -21,6 +21,7 @@ from operators.cluster import kwok
 from operators.cluster.control_plane import ControlPlane
 from operators.cluster.node import HOST_IMAGE, Node
 from operators.cluster.tools import ToolsMissing
+from operators.drills.operating import Running, operator
 from operators.resources.crds import KINDS, definition
 
 EXISTING = "LLM_AUCTION_TEST_KUBECONFIG"
@@ -186,3 +187,13 @@ def namespace(api: client.ApiClient) -> Iterator[str]:
     """A namespace of this test alone."""
     with fresh_namespace(api) as name:
         yield name
+
+
+@pytest.fixture
+def running(
+    pods_kubeconfig: Path, pods_api: client.ApiClient, pods_namespace: str, tmp_path: Path
+) -> Iterator[Running]:
+    """The operator for the test's namespace in the cluster that runs real pods."""
+    define(pods_api)
+    with operator(pods_api, pods_kubeconfig, pods_namespace, tmp_path) as process:
+        yield process

@@ -4,7 +4,6 @@ a Triton that this machine has prepared."""
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import threading
 import time
@@ -210,13 +209,3 @@ def opened(
         shop = Shop(api, namespace, folder)
         eventually("the first version serves", lambda: shop.serves(made["model"]["name"]), 600)
         yield shop
-
-
-def heavier(source: Path, target: Path) -> Path:
-    """A copy of a model folder with slightly other weights."""
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(source, target)
-    weights = target / "model.safetensors"
-    save_file({name: tensor * 1.01 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
-    return target

@@ -14,7 +14,7 @@ import pytest
 from kubernetes import client
 
 from operators.cluster.node import Node
-from operators.drills.operating import Running, operator
+from operators.drills.operating import Running
 from operators.irpojob.observed import JOB_LABEL, STEP_LABEL
 from operators.resources.irpojob import IRPOJobSpec
 from trainers.optimisation.launch import run_optimisation
@@ -22,7 +22,7 @@ from trainers.optimisation.worker import COMPLETE, TRAJECTORY, OptimisationJob
 from trainers.registry import Registry
 from trainers.run_directory import RunDirectory
 
-from .conftest import define, eventually
+from .conftest import eventually
 from .shop import shared_folder
 
 PLACE = ("llm-auction.io", "v1alpha1")
@@ -49,16 +49,6 @@ def runs(tmp_path: Path, pods_api: client.ApiClient, pods_namespace: str) -> Ite
     folder.mkdir()
     with shared_folder(pods_api, pods_namespace, "runs", folder):
         yield folder
-
-
-@pytest.fixture
-def running(
-    pods_kubeconfig: Path, pods_api: client.ApiClient, pods_namespace: str, tmp_path: Path
-) -> Iterator[Running]:
-    """The operator for the test's namespace."""
-    define(pods_api)
-    with operator(pods_api, pods_kubeconfig, pods_namespace, tmp_path) as process:
-        yield process
 
 
 def spec_of(image: str, stage: int) -> dict[str, Any]:

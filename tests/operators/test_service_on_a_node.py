@@ -19,17 +19,18 @@ from inference.policy import Policy
 from mechanism.errors import ConfigError
 from mechanism.types import model_version
 from operators.cluster.node import Node
-from operators.drills.operating import Running, operator
+from operators.drills.operating import Running
 from serving.catalogue import read_catalogue
 from serving.drills.postgres import PostgresMissing, PostgresServer
+from serving.drills.triton import next_version
 from serving.triton import server
 from simulator.world import World
 from tests.object_store import object_store
 from tests.trainers.logged_traffic import served, write
 from trainers.registry import Registry
 
-from .conftest import define, eventually
-from .shop import PLACE, Shop, heavier, opened, spec, stock, wrap_triton
+from .conftest import eventually
+from .shop import PLACE, Shop, opened, spec, stock, wrap_triton
 
 STEP_S = 1500.0
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
@@ -86,19 +87,9 @@ def models(request: pytest.FixtureRequest, own_node: Node, tmp_path: Path) -> It
         registry = Registry(f"{url}/registry", tmp_path / "cache")
         tiny = resolve("tiny")[0]
         first = registry.register(tiny, base="tiny")
-        second = registry.register(heavier(Path(tiny), tmp_path / "heavier"), base="tiny")
+        second = registry.register(next_version(tmp_path), base="tiny")
         versions = ((first.version, first.digest), (second.version, second.digest))
         yield Models(folder, registry, f"{url}/shards", place, store, *versions)
-
-
-@pytest.fixture
-def running(
-    pods_kubeconfig: Path, pods_api: client.ApiClient, pods_namespace: str, tmp_path: Path
-) -> Iterator[Running]:
-    """The operator for the test's namespace."""
-    define(pods_api)
-    with operator(pods_api, pods_kubeconfig, pods_namespace, tmp_path) as process:
-        yield process
 
 
 @pytest.fixture
