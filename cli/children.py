@@ -71,9 +71,12 @@ class Child:
         with self.log_path.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "cli.child", str(os.getpid()), str(program.nice), *program.words],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
                 env={**os.environ, **program.environment},
-            )  # fmt: skip
+            )
         self._began = time.monotonic()
 
     def watch(self) -> None:
@@ -139,4 +142,3 @@ class Children:
         for child in self.all.values():
             child.stop()
         self.all.clear()
-

@@ -51,15 +51,25 @@ def guard(
     events = open_log(log)
     events.create(all_topics(partitions, timedelta(days=30)))
     watch(
-        events, Deployment(routes), settings, WindowSettings(window, ripe), stopped(),
-        registry if promote else "", share,
-    )  # fmt: skip
+        events,
+        Deployment(routes),
+        settings,
+        WindowSettings(window, ripe),
+        stopped(),
+        registry if promote else "",
+        share,
+    )
 
 
 def watch(
-    events: EventLog, deployment: Deployment, settings: GuardSettings, windows: WindowSettings, stop: threading.Event,
-    registry: str = "", share: int = 100,
-) -> None:  # fmt: skip
+    events: EventLog,
+    deployment: Deployment,
+    settings: GuardSettings,
+    windows: WindowSettings,
+    stop: threading.Event,
+    registry: str = "",
+    share: int = 100,
+) -> None:
     """Until `stop`: reads the log, looks after the version on probation, and promotes what has passed its gates."""
     from mechanism.objective import Penalty
     from serving.promotion.watch import Guard, LogFeed

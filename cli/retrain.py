@@ -137,16 +137,24 @@ def record(
     return {
         "serving": version,
         "observed": {
-            "new": observed.new, "last_at": moment(observed.last_at), "watermark": moment(observed.watermark),
+            "new": observed.new,
+            "last_at": moment(observed.last_at),
+            "watermark": moment(observed.watermark),
             "calibration": observed.calibration.to_dict() if observed.calibration else None,
-            "population": observed.population, "unfinished": unfinished,
+            "population": observed.population,
+            "unfinished": unfinished,
         },
         "decision": told.to_dict(),
         "outcome": {
-            "version": entry.version if entry else None, "status": entry.status if entry else "stopped",
-            "promote": outcome.promote, "run": outcome.run, "gates": outcome.decision.to_dict(),
-        } if outcome else None,
-    }  # fmt: skip
+            "version": entry.version if entry else None,
+            "status": entry.status if entry else "stopped",
+            "promote": outcome.promote,
+            "run": outcome.run,
+            "gates": outcome.decision.to_dict(),
+        }
+        if outcome
+        else None,
+    }
 
 
 def moment(at: datetime | None) -> str | None:

@@ -58,9 +58,7 @@ def train(
     url = out or str(Path("build/runs") / f"{settings.name}-{stamp}")
     part = part_of(shard, node, meet, address)
     told: dict[str, object] = {}
-    best = run_training(
-        settings, url, resume=resume, only=phase or (), epoch=epoch, part=part, wait_s=wait, told=told
-    )
+    best = run_training(settings, url, resume=resume, only=phase or (), epoch=epoch, part=part, wait_s=wait, told=told)
     if phase:
         _tell(outcome, told)
         return
@@ -87,9 +85,17 @@ def _tell(outcome: str, told: dict[str, object]) -> None:
 
 
 def run_training(
-    config: RunConfig, url: str, *, resume: bool = False, only: Collection[str] = (), epoch: int | None = None,
-    fresh: bool = False, part: Part | None = None, wait_s: float = 0.0, told: dict[str, object] | None = None,
-) -> int:  # fmt: skip
+    config: RunConfig,
+    url: str,
+    *,
+    resume: bool = False,
+    only: Collection[str] = (),
+    epoch: int | None = None,
+    fresh: bool = False,
+    part: Part | None = None,
+    wait_s: float = 0.0,
+    told: dict[str, object] | None = None,
+) -> int:
     """Trains with progress on the terminal; returns the best epoch (0 of a process that only takes part).
 
     `fresh` removes what stands at a local `url`. `told` is given what the last phase found.

@@ -28,9 +28,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run a worker
 LogAddress = Annotated[
     str, typer.Option("--log", envvar="LLM_AUCTION_LOG", help="A folder, or `kafka` (see LLM_AUCTION_KAFKA_SERVERS).")
 ]
-Shards = Annotated[
-    str, typer.Option(envvar="LLM_AUCTION_SHARDS", help="Where the shards are: a folder or URL.")
-]  # fmt: skip
+Shards = Annotated[str, typer.Option(envvar="LLM_AUCTION_SHARDS", help="Where the shards are: a folder or URL.")]
 MetricsPort = Annotated[int, typer.Option(help="Serve Prometheus metrics on this port; 0: nowhere.")]
 Partitions = Annotated[int, typer.Option(help="Partitions of topics that are not there yet.")]
 RetentionDays = Annotated[float, typer.Option(help="How long new topics keep their records.")]
@@ -86,8 +84,12 @@ def feedback(
     settings = FeedbackSettings(flush_s=flush)
     work(
         lambda _, registry: FeedbackTask(shards, settings, registry=registry),
-        log, partitions, retention_days, metrics_port, until_idle=until_idle,
-    )  # fmt: skip
+        log,
+        partitions,
+        retention_days,
+        metrics_port,
+        until_idle=until_idle,
+    )
 
 
 @app.command()
@@ -116,8 +118,12 @@ def ledger(
     try:
         work(
             lambda log, registry: ChargingTask(log, opened, settings, registry=registry),
-            log, partitions, retention_days, metrics_port, until_idle=until_idle,
-        )  # fmt: skip
+            log,
+            partitions,
+            retention_days,
+            metrics_port,
+            until_idle=until_idle,
+        )
     finally:
         opened.close()
 
@@ -215,9 +221,15 @@ def stopped() -> threading.Event:
 
 
 def _judge(
-    endpoint: str, model: str, key_env: str, sample: float, daily_budget: str, prices: str, cache: str,
+    endpoint: str,
+    model: str,
+    key_env: str,
+    sample: float,
+    daily_budget: str,
+    prices: str,
+    cache: str,
     registry: CollectorRegistry,
-) -> Judge:  # fmt: skip
+) -> Judge:
     if not endpoint:
         from streaming.judging.rules import RuleJudge
 

@@ -44,9 +44,10 @@ class MarkerVocabulary:
         self._texts = [t[self._begun :] for t in tokenizer.batch_decode(pairs, clean_up_tokenization_spaces=False)]
         marked = {i for i, text in enumerate(self._texts) if MARK in text} - self._special
         self.openers = frozenset(
-            i for i in marked if self._texts[i].endswith(MARK) and self._texts[i].count(MARK) == 1
-            and BRACKET not in self._texts[i]
-        )  # fmt: skip
+            i
+            for i in marked
+            if self._texts[i].endswith(MARK) and self._texts[i].count(MARK) == 1 and BRACKET not in self._texts[i]
+        )
         self.forbidden = tuple(sorted(((marked - self.openers) | self._special) - self.end_tokens))
         self.bracket_ends = frozenset(i for i, text in enumerate(self._texts) if text.endswith(BRACKET))
         self._inner = [(i, part) for i, text in enumerate(self._texts) for part in text.split(BRACKET)[1:] if part]

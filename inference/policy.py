@@ -81,10 +81,14 @@ class Policy:
         answers: list[list[Generation]] = [[] for _ in contexts]
         for batch in self._batches(order, prompts, samples, settings):
             steps = decode(
-                self.model, self.vocabulary, [prompts[i] for i in batch],
+                self.model,
+                self.vocabulary,
+                [prompts[i] for i in batch],
                 [self.vocabulary.trie([c.ad for c in contexts[i].candidates]) for i in batch],
-                samples, settings, generator,
-            )  # fmt: skip
+                samples,
+                settings,
+                generator,
+            )
             rows = _drain(steps)
             for k, i in enumerate(batch):
                 answers[i] = [self._generation(contexts[i], row) for row in rows[k * samples : (k + 1) * samples]]
@@ -97,9 +101,14 @@ class Policy:
         settings = settings or self.sampling
         trie = self.vocabulary.trie([c.ad for c in context.candidates])
         steps = decode(
-            self.model, self.vocabulary, [self.prompt_ids(context)], [trie], 1, settings,
+            self.model,
+            self.vocabulary,
+            [self.prompt_ids(context)],
+            [trie],
+            1,
+            settings,
             torch.Generator().manual_seed(seed),
-        )  # fmt: skip
+        )
         tokens: list[int] = []
         shown = ""
         while True:
@@ -132,9 +141,7 @@ class Policy:
     def decided(self, context: Context, generation: Generation) -> list[bool]:
         """For each of `answer_ids`: whether the model had a choice, or the candidate trie left one token only."""
         constraint = MarkerConstraint(self.vocabulary, self.vocabulary.trie([c.ad for c in context.candidates]), None)
-        return [
-            *(constraint.replay(token) for token in generation.token_ids), *([True] if generation.finished else [])
-        ]
+        return [*(constraint.replay(token) for token in generation.token_ids), *([True] if generation.finished else [])]
 
     def save(self, folder: Path) -> None:
         """Writes Hugging Face layout plus `policy.json`."""

@@ -79,9 +79,13 @@ def decode(
     positions_BP = (mask_BP.cumsum(-1) - 1).clamp(min=0)
     cache = InPlaceCache(model.config.num_hidden_layers, width + settings.max_new_tokens)
     out = model(
-        input_ids=ids_BP, attention_mask=mask_BP, position_ids=positions_BP,
-        past_key_values=cache, use_cache=True, logits_to_keep=1,
-    )  # fmt: skip
+        input_ids=ids_BP,
+        attention_mask=mask_BP,
+        position_ids=positions_BP,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
     repeat = torch.arange(len(prompts), device=device).repeat_interleave(samples)
     cache.select(repeat)
     logits_BV = out.logits[:, -1].float()[repeat]
@@ -94,9 +98,13 @@ def decode(
     for step in range(settings.max_new_tokens):
         writing = [k for k, i in enumerate(active) if not rows[i].finished]
         chosen = _choose(
-            logits_BV, [rows[i] for i in active], settings, vocabulary,
-            settings.max_new_tokens - step, noise[active, step],
-        )  # fmt: skip
+            logits_BV,
+            [rows[i] for i in active],
+            settings,
+            vocabulary,
+            settings.max_new_tokens - step,
+            noise[active, step],
+        )
         yield from ((active[k], chosen[k]) for k in writing)
         kept = [k for k in writing if not rows[active[k]].finished]
         if not kept or step + 1 == settings.max_new_tokens:
@@ -109,9 +117,12 @@ def decode(
             active, tokens, mask, lengths = [active[k] for k in kept], tokens[keep], mask[keep], lengths[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         out = model(
-            input_ids=tokens[:, None], attention_mask=mask, position_ids=(lengths + step)[:, None],
-            past_key_values=cache, use_cache=True,
-        )  # fmt: skip
+            input_ids=tokens[:, None],
+            attention_mask=mask,
+            position_ids=(lengths + step)[:, None],
+            past_key_values=cache,
+            use_cache=True,
+        )
         logits_BV = out.logits[:, -1].float()
     return rows
 

@@ -1,13 +1,13 @@
 """The project's one exception tree. Every error names the place, the value and the remedy.
 
-    AuctionError
-    ├── InputError          a file, row, field, argument or environment variable that a person can mend
-    │   ├── ConfigError     a setting of a configuration
-    │   └── BusyError       another process holds it; later it may be free
-    ├── JudgeError          the judge's endpoint failed or kept answering outside its schema
-    ├── PolicyError         a language model could not be loaded or could not answer
-    ├── DeviceMemoryError   a model and its batch do not fit the device's memory
-    └── GuardError          a training guard stopped the run; the last good epoch is kept
+AuctionError
+├── InputError          a file, row, field, argument or environment variable that a person can mend
+│   ├── ConfigError     a setting of a configuration
+│   └── BusyError       another process holds it; later it may be free
+├── JudgeError          the judge's endpoint failed or kept answering outside its schema
+├── PolicyError         a language model could not be loaded or could not answer
+├── DeviceMemoryError   a model and its batch do not fit the device's memory
+└── GuardError          a training guard stopped the run; the last good epoch is kept
 """
 
 from __future__ import annotations

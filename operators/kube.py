@@ -91,18 +91,31 @@ class KubeApi:
         meta = manifest["metadata"]
         query = f"?fieldManager={MANAGER}&force={'true' if force else 'false'}"
         made: dict[str, Any] = self._call(
-            "patch", "PATCH", manifest["apiVersion"], manifest["kind"], meta.get("namespace"), meta["name"],
-            subresource, query, manifest, APPLY,
-        )  # fmt: skip
+            "patch",
+            "PATCH",
+            manifest["apiVersion"],
+            manifest["kind"],
+            meta.get("namespace"),
+            meta["name"],
+            subresource,
+            query,
+            manifest,
+            APPLY,
+        )
         return made
 
     def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """A new object; 409 if there is one of its name."""
         meta = manifest["metadata"]
         made: dict[str, Any] = self._call(
-            "create", "POST", manifest["apiVersion"], manifest["kind"], meta.get("namespace"),
-            query=f"?fieldManager={MANAGER}", body=manifest,
-        )  # fmt: skip
+            "create",
+            "POST",
+            manifest["apiVersion"],
+            manifest["kind"],
+            meta.get("namespace"),
+            query=f"?fieldManager={MANAGER}",
+            body=manifest,
+        )
         return made
 
     def delete(self, version: str, kind: str, namespace: str | None, name: str, uid: str, *, now: bool = False) -> None:
@@ -138,9 +151,18 @@ class KubeApi:
         return True
 
     def _call(
-        self, verb: str, method: str, version: str, kind: str, namespace: str | None, name: str = "",
-        subresource: str = "", query: str = "", body: Mapping[str, Any] | None = None, content: str = JSON,
-    ) -> Any:  # fmt: skip
+        self,
+        verb: str,
+        method: str,
+        version: str,
+        kind: str,
+        namespace: str | None,
+        name: str = "",
+        subresource: str = "",
+        query: str = "",
+        body: Mapping[str, Any] | None = None,
+        content: str = JSON,
+    ) -> Any:
         use = USED[version, kind]
         if verb not in (use.status_verbs if subresource else use.verbs):
             raise KeyError(f"{verb} {use.plural}{'/' if subresource else ''}{subresource} is not in USED")

@@ -16,18 +16,27 @@ class OperatorMetrics:
             "llm_auction_operator_objects", "Objects by kind and phase.", ["kind", "phase"], registry=self.registry
         )
         self.events = Counter(
-            "llm_auction_operator_events_total", "Transitions told, by kind and reason.", ["kind", "reason"],
+            "llm_auction_operator_events_total",
+            "Transitions told, by kind and reason.",
+            ["kind", "reason"],
             registry=self.registry,
-        )  # fmt: skip
+        )
         self.delay = Histogram(
-            "llm_auction_operator_delay_seconds", "From an event to the status that follows from it.", ["kind"],
-            buckets=SECONDS, registry=self.registry,
-        )  # fmt: skip
+            "llm_auction_operator_delay_seconds",
+            "From an event to the status that follows from it.",
+            ["kind"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
         self.rounds = Counter(
-            "llm_auction_operator_rounds_total", "Looks at objects, by kind and how they ended.", ["kind", "result"],
+            "llm_auction_operator_rounds_total",
+            "Looks at objects, by kind and how they ended.",
+            ["kind", "result"],
             registry=self.registry,
-        )  # fmt: skip
+        )
         self.calls = Counter(
-            "llm_auction_operator_api_calls_total", "Calls to the API server.", ["verb", "resource"],
+            "llm_auction_operator_api_calls_total",
+            "Calls to the API server.",
+            ["verb", "resource"],
             registry=self.registry,
-        )  # fmt: skip
+        )

@@ -148,9 +148,14 @@ class LiveAnswer:
         # whose pauses every stream would feel.
         ads, link_lifetime_s = question.request.ads, room.settings.link_lifetime_s
         self._links = ClickLinks(
-            room.signer, base_url.rstrip("/"), self.auction_id, self.created, link_lifetime_s, ads.placement,
+            room.signer,
+            base_url.rstrip("/"),
+            self.auction_id,
+            self.created,
+            link_lifetime_s,
+            ads.placement,
             _short(model_version(self.digest)),
-        )  # fmt: skip
+        )
         self._visible = VisibleAnswer(self.offers, self._links.url, self.max_ads)
 
     @property

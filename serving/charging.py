@@ -260,8 +260,14 @@ class ChargingTask:
         self._letters = self._letters or self._log.producer()
         bury(self._letters, record, error).result(BURY_S)
         self.metrics.refused.labels(record.topic).inc()
-        log.error("set aside", worker=self.name, topic=record.topic, partition=record.partition, offset=record.offset,
-                  reason=str(error)[:200])  # fmt: skip
+        log.error(
+            "set aside",
+            worker=self.name,
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            reason=str(error)[:200],
+        )
 
 
 def consumer_of(identity: str, topic: str) -> str:

@@ -160,9 +160,17 @@ def _to_wire(click: Click) -> _Wire:
         pass  # not a UUID: it travels as text
     pricing = _PRICINGS.index(click.pricing)
     return _Wire(
-        auction, click.ad_id, click.campaign_id, click.price, click.currency, pricing, click.placement,
-        click.issued, click.expires, click.model_version,
-    )  # fmt: skip
+        auction,
+        click.ad_id,
+        click.campaign_id,
+        click.price,
+        click.currency,
+        pricing,
+        click.placement,
+        click.issued,
+        click.expires,
+        click.model_version,
+    )
 
 
 def _from_wire(wire: _Wire) -> Click:

@@ -106,8 +106,7 @@ class ClickModel:
             appeal = np.zeros(len(shown))
         probability = appeal / (1.0 + self.settings.competition * (len(shown) - 1))
         return {
-            ad.id: Cause(float(relevance[i]), float(nativeness[i]), float(probability[i]))
-            for i, ad in enumerate(shown)
+            ad.id: Cause(float(relevance[i]), float(nativeness[i]), float(probability[i])) for i, ad in enumerate(shown)
         }
 
     def probabilities(self, context: Context, answer: Answer) -> dict[AdId, float]:

@@ -65,9 +65,7 @@ class Woven:
     style: str
 
 
-def compose(
-    need: str, aspect: str, advice: tuple[str, ...], woven: list[Woven], rng: np.random.Generator
-) -> str:
+def compose(need: str, aspect: str, advice: tuple[str, ...], woven: list[Woven], rng: np.random.Generator) -> str:
     """One answer: a lead, one or two pieces of advice and the ads' sentences in between, in random order."""
     lead = fill(LEADS[rng.integers(len(LEADS))], need, aspect)
     count = 1 if woven else 2

@@ -19,10 +19,35 @@ from simulator.language import QUERY_TEMPLATES, fill
 
 AGES = ("18-24", "25-34", "35-44", "45-54", "55-64", "65+")
 GENDERS = ("female", "male", "not stated")
-OCCUPATIONS = ("nurse", "teacher", "software developer", "student", "carpenter", "shop assistant", "accountant",
-               "driver", "cook", "designer", "retired", "engineer", "journalist", "farmer", "lawyer")  # fmt: skip
-PLACES = ("a coastal town", "a mountain village", "a large city", "a suburb", "a university town", "an old port",
-          "the countryside", "an industrial city", "an island", "a border town")  # fmt: skip
+OCCUPATIONS = (
+    "nurse",
+    "teacher",
+    "software developer",
+    "student",
+    "carpenter",
+    "shop assistant",
+    "accountant",
+    "driver",
+    "cook",
+    "designer",
+    "retired",
+    "engineer",
+    "journalist",
+    "farmer",
+    "lawyer",
+)
+PLACES = (
+    "a coastal town",
+    "a mountain village",
+    "a large city",
+    "a suburb",
+    "a university town",
+    "an old port",
+    "the countryside",
+    "an industrial city",
+    "an island",
+    "a border town",
+)
 
 PROFILES = 3_000
 QUERIES_PER_PROFILE = 5

@@ -98,9 +98,7 @@ def _style(rng: np.random.Generator) -> str:
     return str(rng.choice(list(STYLE), p=list(STYLE.values())))
 
 
-def _fitting(
-    candidates: Sequence[Candidate], fit: NDArray[np.float64], rng: np.random.Generator
-) -> list[Candidate]:
+def _fitting(candidates: Sequence[Candidate], fit: NDArray[np.float64], rng: np.random.Generator) -> list[Candidate]:
     """One or two of the candidates of relevance 1, in any order."""
     right = [candidates[i] for i in rng.permutation(np.flatnonzero(fit == 1.0))]
     return right[: int(rng.integers(1, 3))]

@@ -42,9 +42,14 @@ class NewTitles:
         """As a property of the report."""
         interval = self.ratio.to_dict() if self.ratio else {"mean": None, "lo": None, "hi": None}
         return {
-            **interval, "holds": self.holds, "offers": self.offers, "answers": self.answers, "known": self.known,
-            "new": self.new, "least": LEAST,
-        }  # fmt: skip
+            **interval,
+            "holds": self.holds,
+            "offers": self.offers,
+            "answers": self.answers,
+            "known": self.known,
+            "new": self.new,
+            "least": LEAST,
+        }
 
 
 def shown_under_new_titles(
@@ -59,11 +64,13 @@ def shown_under_new_titles(
         for c, k in zip(contexts, fitting, strict=True)
     ]
     known, new = (
-        np.array([
-            np.mean([c.candidates[k].ad.id in g.answer.shown() for g in own])
-            for c, k, own in zip(asked, fitting, policy.generate(asked, answers, seed), strict=True)
-        ])
+        np.array(
+            [
+                np.mean([c.candidates[k].ad.id in g.answer.shown() for g in own])
+                for c, k, own in zip(asked, fitting, policy.generate(asked, answers, seed), strict=True)
+            ]
+        )
         for asked in (contexts, changed)
-    )  # fmt: skip
+    )
     ratio = ratio_interval(new, known, seed) if known.mean() > 0 else None
     return NewTitles(len(contexts), answers, float(known.mean()), float(new.mean()), ratio)

@@ -193,9 +193,15 @@ def evaluation(s: Session, epoch: int) -> str:
         file = f"epoch-{number:03d}/evaluation.json"
         if not s.run.exists(file):
             measured, raw = validate(
-                s.policy(number), s.policy(0), s.contexts.validation(), s.predictor(max(1, number)), truth,
-                s.penalty, s.config.preference.lam, s.seed(0, 7),
-            )  # fmt: skip
+                s.policy(number),
+                s.policy(0),
+                s.contexts.validation(),
+                s.predictor(max(1, number)),
+                truth,
+                s.penalty,
+                s.config.preference.lam,
+                s.seed(0, 7),
+            )
             check_finite(measured)
             s.run.write_json(f"epoch-{number:03d}/{VALIDATION}", raw)
             s.run.write_json(file, measured.to_dict())
@@ -205,10 +211,7 @@ def evaluation(s: Session, epoch: int) -> str:
     told = f"reward {now.learned_reward:.1f} by the click predictor"
     if now.revenue is not None and now.true_reward is not None:
         told = f"revenue {now.revenue:.1f}, reward {now.true_reward:.1f} (learned {now.learned_reward:.1f})"
-    return (
-        f"{told}, "
-        f"{now.ads_per_answer:.2f} ads an answer, KL to base {now.kl_to_base:.1f}"
-    )
+    return f"{told}, {now.ads_per_answer:.2f} ads an answer, KL to base {now.kl_to_base:.1f}"
 
 
 def history_of(s: Session, epoch: int) -> list[Validation]:
@@ -241,4 +244,3 @@ def finished(s: Session, name: str, epoch: int) -> bool:
     if name == "evaluation":
         return bool(s.run.exists(f"epoch-{epoch:03d}/evaluation.json"))
     return bool(s.run.phase(name, epoch).finished())
-

@@ -57,9 +57,7 @@ def questions(offers: Sequence[Candidate], rng: np.random.Generator) -> list[tup
         own[offer.ad.category].append(offer)
     needs = [need for need in own if len(own[need]) > 1]
     every = list(own)
-    asked = [
-        (KINDS[0], f"For {needs[k]}:", _highest(own[needs[k]])) for k in rng.permutation(len(needs))[:PER_KIND]
-    ]
+    asked = [(KINDS[0], f"For {needs[k]}:", _highest(own[needs[k]])) for k in rng.permutation(len(needs))[:PER_KIND]]
     for _ in range(PER_KIND if len(every) > 1 else 0):
         one, other = (every[k] for k in rng.choice(len(every), size=2, replace=False))
         asked.append((KINDS[1], f"For {one} or {other}:", _highest([*own[one], *own[other]])))
@@ -107,10 +105,12 @@ def reading_accuracy(
             prompts.append(tokens.prompt_ids)
             answers.append(tokens.answers_ids)
             trie = policy.vocabulary.trie([c.ad for c in context.candidates])
-            counted.append([
-                _open(MarkerConstraint(policy.vocabulary, trie, None), ids, learned)
-                for ids, learned in zip(tokens.answers_ids, tokens.learned, strict=True)
-            ])  # fmt: skip
+            counted.append(
+                [
+                    _open(MarkerConstraint(policy.vocabulary, trie, None), ids, learned)
+                    for ids, learned in zip(tokens.answers_ids, tokens.learned, strict=True)
+                ]
+            )
             kinds.append([kind for kind, _, _ in asked])
         packed = pack(prompts, answers, counted)
         rows, columns = (packed.owner_BL >= 0).nonzero(as_tuple=True)

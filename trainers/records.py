@@ -71,4 +71,3 @@ def read_sampled(path: Path) -> list[Sampled]:
         Sampled(context_of(context), tuple(answers), tuple(clicks) if clicks else None)
         for context, answers, clicks in groups
     ]
-

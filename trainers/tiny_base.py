@@ -131,10 +131,11 @@ def train_tiny_base(
     for part, steps in enumerate(recipe.late_steps):
         say("answers with new titles")
         loss = train_supervised(
-            policy.model, late_batches(world, policy, relevance, recipe, part),
+            policy.model,
+            late_batches(world, policy, relevance, recipe, part),
             SupervisedSettings(steps, recipe.late_learning_rate),
             lambda done, now, before=done_before: progress(before + done, now),  # type: ignore[misc]
-        )  # fmt: skip
+        )
         done_before += steps
         if part == 0:
             before_last = {name: w.detach().clone() for name, w in policy.model.state_dict().items()}

@@ -82,9 +82,10 @@ def train_tokenizer(world: World, recipe: Recipe, exercises: int = 3000) -> Any:
         for number in range(exercises):
             query = world.train_queries[rng.integers(len(world.train_queries))]
             exercise = (
-                reading_exercise(world, query, 20, rng, recipe.unfamiliar) if number % 4 == 0
+                reading_exercise(world, query, 20, rng, recipe.unfamiliar)
+                if number % 4 == 0
                 else answer_exercise(world, query, 20, 2, None, rng, unfamiliar=recipe.unfamiliar)
-            )  # fmt: skip
+            )
             for message in render_messages(exercise.context, settings):
                 yield message["content"]
             yield from exercise.given
@@ -114,11 +115,18 @@ def new_policy(tokenizer: Any, recipe: Recipe) -> Policy:
     """An untrained model of the recipe's size with the tiny model's prompt and sampling settings."""
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=recipe.width, num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads, num_key_value_heads=recipe.heads, intermediate_size=recipe.feed_forward,
-        max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.width,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        intermediate_size=recipe.feed_forward,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     model: Any = LlamaForCausalLM(config)
     _begin_attention(model)
     _order_bids(model, tokenizer)

@@ -83,9 +83,14 @@ def with_descriptions(
 
 
 def with_turns(
-    context: Context, categories: Sequence[Category], category: Category, need: str, aspect: str, shares: Unfamiliar,
+    context: Context,
+    categories: Sequence[Category],
+    category: Category,
+    need: str,
+    aspect: str,
+    shares: Unfamiliar,
     rng: np.random.Generator,
-) -> Context:  # fmt: skip
+) -> Context:
     """In a share of the contexts the question follows an earlier one: on something else, or on the same need, and then
     it may say no more than what is different now. Links of earlier answers are plain titles by then."""
     if rng.random() >= shares.turns:

@@ -37,9 +37,14 @@ def judged(config: JudgeConfig, seed: int, say: Callable[[str], None]) -> Users:
     from simulator.judge import ChatClient, CostMeter, EndpointSettings, Prices, ReplyCache, UserModel
 
     endpoint = EndpointSettings(
-        config.base_url, config.model, config.api_key_env, config.temperature,
-        response_format=config.response_format, timeout=config.timeout, concurrency=config.concurrency,
-    )  # fmt: skip
+        config.base_url,
+        config.model,
+        config.api_key_env,
+        config.temperature,
+        response_format=config.response_format,
+        timeout=config.timeout,
+        concurrency=config.concurrency,
+    )
     meter = CostMeter(Prices(config.micros_per_million_read, config.micros_per_million_written), config.budget_micros)
 
     def clicks(shown: Shown) -> list[Mapping[AdId, bool]]:

@@ -108,9 +108,10 @@ class Drill:
             return ""
         verdict = found[1]
         self.versions[version.name]["guard"] = {
-            "decision": verdict.decision, "reason": verdict.reason,
+            "decision": verdict.decision,
+            "reason": verdict.reason,
             "figures": {name: dict(figures) for name, figures in verdict.figures.items()},
-        }  # fmt: skip
+        }
         if verdict.decision == "rollback":
             self.versions[version.name]["decision"] = "rolled back"
         self._say(f"{version.name}: guard: {verdict.decision}: {verdict.reason}")
@@ -124,15 +125,25 @@ class Drill:
         self.traffic.now += WINDOW
         parent, began = self.serving, time.process_time()
         outcome = retrain(
-            self.config, shards, self.registry, parent, self.folder / "retrainings", self._say, reason=what,
+            self.config,
+            shards,
+            self.registry,
+            parent,
+            self.folder / "retrainings",
+            self._say,
+            reason=what,
             now=self.traffic.now,
-        )  # fmt: skip
+        )
         name = outcome.entry.version if outcome.entry else f"none-{len(self.versions)}"
         self.versions[name] = {
-            "version": name, "parent": parent, "trained_on": what,
-            "decision": "promoted" if outcome.promote else "refused", "reasons": list(outcome.decision.reasons),
-            "gates": outcome.decision.to_dict(), "cpu_s": time.process_time() - began,
-        }  # fmt: skip
+            "version": name,
+            "parent": parent,
+            "trained_on": what,
+            "decision": "promoted" if outcome.promote else "refused",
+            "reasons": list(outcome.decision.reasons),
+            "gates": outcome.decision.to_dict(),
+            "cpu_s": time.process_time() - began,
+        }
         self._say(f"{name}: {self.versions[name]['decision']} {'; '.join(outcome.decision.reasons)}")
         return outcome
 
@@ -194,18 +205,25 @@ def main(
     traffic = Traffic.begin(datetime.now(UTC) - timedelta(days=28), profiles, candidates, seed)
     drill = Drill(folder, settings, traffic, console)
     result: dict[str, Any] = {
-        "wanted_ratio": WANTED_RATIO, "answers": answers, "profiles": profiles, "candidates": candidates,
+        "wanted_ratio": WANTED_RATIO,
+        "answers": answers,
+        "profiles": profiles,
+        "candidates": candidates,
         "seed": seed,
         "config": settings.model_dump(mode="json"),
-    }  # fmt: skip
+    }
 
     def write(*, finished: bool = False) -> dict[str, bool]:
         checks = checked(drill)
         told = result | {
-            "versions": list(drill.versions.values()), "history": [told_change(c) for c in drill.deployment.history()],
-            "checks": checks, "finished": finished, "passed": finished and all(checks.values()),
-            "seconds": time.monotonic() - began, "cpu_s": time.process_time(),
-        }  # fmt: skip
+            "versions": list(drill.versions.values()),
+            "history": [told_change(c) for c in drill.deployment.history()],
+            "checks": checks,
+            "finished": finished,
+            "passed": finished and all(checks.values()),
+            "seconds": time.monotonic() - began,
+            "cpu_s": time.process_time(),
+        }
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         return checks
@@ -258,8 +276,13 @@ def checked(drill: Drill) -> dict[str, bool]:
 
 def told_change(change: Change) -> dict[str, Any]:
     """A line of the history for JSON."""
-    return {"at": change.at.isoformat(), "kind": change.kind, "version": change.version, "by": change.by,
-            "why": change.why}  # fmt: skip
+    return {
+        "at": change.at.isoformat(),
+        "kind": change.kind,
+        "version": change.version,
+        "by": change.by,
+        "why": change.why,
+    }
 
 
 def table(drill: Drill) -> Table:
@@ -274,9 +297,14 @@ def table(drill: Drill) -> Table:
         guard = told.get("guard", {})
         why = guard.get("reason", "") if guard.get("decision") == "rollback" else "; ".join(told.get("reasons", ()))
         found.add_row(
-            told["version"], told.get("trained_on", ""), str(served["answers"]) if served else "", revenue_told,
-            f"{served['ads'] / served['answers']:.2f}" if served else "", told["decision"], why[:80],
-        )  # fmt: skip
+            told["version"],
+            told.get("trained_on", ""),
+            str(served["answers"]) if served else "",
+            revenue_told,
+            f"{served['ads'] / served['answers']:.2f}" if served else "",
+            told["decision"],
+            why[:80],
+        )
     return found
 
 

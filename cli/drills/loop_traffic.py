@@ -129,22 +129,43 @@ class Traffic:
         return events
 
     def _interaction(
-        self, server: Server, at: datetime, context: Context, generation: Generation, seed: int, seconds: float,
+        self,
+        server: Server,
+        at: datetime,
+        context: Context,
+        generation: Generation,
+        seed: int,
+        seconds: float,
         consents: bool,
-    ) -> Interaction:  # fmt: skip
+    ) -> Interaction:
         """As `serving.interactions` writes it."""
         answer, settings = generation.answer, server.policy.sampling
         return Interaction(
-            occurred_at=at, auction_id=auction_id(self.number, at), outcome="answered", currency=CURRENCY,
-            model="llm-auction", model_version=server.digest[:16], model_digest=server.digest,
+            occurred_at=at,
+            auction_id=auction_id(self.number, at),
+            outcome="answered",
+            currency=CURRENCY,
+            model="llm-auction",
+            model_version=server.digest[:16],
+            model_digest=server.digest,
             sampling=Sampling(
-                seed=seed, max_ads=MAX_ADS, temperature=settings.temperature, top_p=settings.top_p,
-                top_k=settings.top_k, max_new_tokens=settings.max_new_tokens,
+                seed=seed,
+                max_ads=MAX_ADS,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                top_k=settings.top_k,
+                max_new_tokens=settings.max_new_tokens,
             ),
             candidates=tuple(
                 CandidateAd(
-                    ad_id=c.ad.id, campaign_id=f"c-{c.ad.id}", title=c.ad.title, text=c.ad.text,
-                    advertiser=c.ad.advertiser, category=c.ad.category, bid_micros=c.bid, shown_bid_micros=c.bid,
+                    ad_id=c.ad.id,
+                    campaign_id=f"c-{c.ad.id}",
+                    title=c.ad.title,
+                    text=c.ad.text,
+                    advertiser=c.ad.advertiser,
+                    category=c.ad.category,
+                    bid_micros=c.bid,
+                    shown_bid_micros=c.bid,
                     pricing="click",
                 )
                 for c in context.candidates
@@ -154,20 +175,20 @@ class Traffic:
                 for c in generation.choices
             ),
             shown=tuple(ShownAd(ad_id=ad, pricing="click", price_micros=context.bids()[ad]) for ad in answer.shown()),
-            faults=tuple(fault.kind for fault in answer.faults), logprob=generation.logprob,
-            tokens=len(generation.token_ids), finished=generation.finished, answer_s=seconds, consent=consents,
+            faults=tuple(fault.kind for fault in answer.faults),
+            logprob=generation.logprob,
+            tokens=len(generation.token_ids),
+            finished=generation.finished,
+            answer_s=seconds,
+            consent=consents,
             reader=_reader(context, generation) if consents else None,
-        )  # fmt: skip
+        )
 
-    def _clicks(
-        self, query: Query, context: Context, generation: Generation, event: Interaction
-    ) -> list[Click]:
+    def _clicks(self, query: Query, context: Context, generation: Generation, event: Interaction) -> list[Click]:
         by_id = {c.ad.id: c.ad for c in context.candidates}
         seen = Read(generation.answer, tuple(by_id[ad] for ad in generation.answer.shown()), {})
         clicked = self.population.clicks(query, seen, event.auction_id, event.occurred_at.timestamp())
-        return [
-            click(event, ad, Pace().until_click(seen.words_before(ad), self.population.rng)) for ad in clicked
-        ]
+        return [click(event, ad, Pace().until_click(seen.words_before(ad), self.population.rng)) for ad in clicked]
 
 
 def click(event: Interaction, ad: AdId, after_s: float) -> Click:
@@ -175,10 +196,15 @@ def click(event: Interaction, ad: AdId, after_s: float) -> Click:
     price = next(shown.price_micros for shown in event.shown if shown.ad_id == ad)
     campaign = next(candidate.campaign_id for candidate in event.candidates if candidate.ad_id == ad)
     return Click(
-        occurred_at=event.occurred_at + timedelta(seconds=after_s), click_id=click_id_of(event.auction_id, ad),
-        auction_id=event.auction_id, ad_id=ad, campaign_id=campaign, verdict="valid", price_micros=price,
+        occurred_at=event.occurred_at + timedelta(seconds=after_s),
+        click_id=click_id_of(event.auction_id, ad),
+        auction_id=event.auction_id,
+        ad_id=ad,
+        campaign_id=campaign,
+        verdict="valid",
+        price_micros=price,
         currency=event.currency,
-    )  # fmt: skip
+    )
 
 
 def shuffled(events: Sequence[AnyEvent], rng: np.random.Generator) -> list[AnyEvent]:
@@ -243,9 +269,13 @@ def _reader(context: Context, generation: Generation) -> Reader:
     told: dict[str, Any] = {}
     if profile is not None:
         about = ReaderProfile(
-            age=profile.age, gender=profile.gender, occupation=profile.occupation, location=profile.location,
-            interests=profile.interests, history=profile.history,
-        )  # fmt: skip
+            age=profile.age,
+            gender=profile.gender,
+            occupation=profile.occupation,
+            location=profile.location,
+            interests=profile.interests,
+            history=profile.history,
+        )
         told = {"user_id": pseudonym(profile.id, _KEY), "profile": about}
     spans = tuple(Span(i.ad_id, i.start, i.end) for i in answer.insertions)
     return Reader(query=context.query, raw=answer.raw, text=answer.text, spans=spans, **told)

@@ -87,9 +87,13 @@ def selector(service: str, part: str) -> dict[str, str]:
 
 def _object(service: Desired, version: str, kind: str, name: str, part: str, **labels: str) -> dict[str, Any]:
     owner = {
-        "apiVersion": API_VERSION, "kind": "AuctionService", "name": service.name, "uid": service.uid,
-        "controller": True, "blockOwnerDeletion": False,
-    }  # fmt: skip
+        "apiVersion": API_VERSION,
+        "kind": "AuctionService",
+        "name": service.name,
+        "uid": service.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
     common = {"app.kubernetes.io/name": "llm-auction", "app.kubernetes.io/managed-by": "llm-auction-operator"}
     metadata = {
         "name": name,
@@ -112,11 +116,19 @@ def _router_service(service: Desired) -> dict[str, Any]:
 def _router_deployment(service: Desired) -> dict[str, Any]:
     router = service.spec.router
     options = {
-        "host": "0.0.0.0", "port": HTTP_PORT, "metrics": f"0.0.0.0:{METRICS_PORT}", "state-dir": STATE,
-        "model": router.model_name, "routes": f"{ROUTES_FOLDER}/{ROUTES_FILE}", "currency": router.currency,
-        "candidates": router.candidates, "max-ads": router.max_ads, "in-flight": router.in_flight,
-        "drain": router.drain_seconds, "public-url": router.public_url,
-    }  # fmt: skip
+        "host": "0.0.0.0",
+        "port": HTTP_PORT,
+        "metrics": f"0.0.0.0:{METRICS_PORT}",
+        "state-dir": STATE,
+        "model": router.model_name,
+        "routes": f"{ROUTES_FOLDER}/{ROUTES_FILE}",
+        "currency": router.currency,
+        "candidates": router.candidates,
+        "max-ads": router.max_ads,
+        "in-flight": router.in_flight,
+        "drain": router.drain_seconds,
+        "public-url": router.public_url,
+    }
     arguments = [f"--{name}={value}" for name, value in options.items() if value is not None]
     secrets = [
         {"name": name, "valueFrom": source.to_api()}
@@ -148,10 +160,12 @@ def _router_deployment(service: Desired) -> dict[str, Any]:
     template["spec"]["terminationGracePeriodSeconds"] = PRE_STOP_S + router.drain_seconds + MARGIN_S
     template["spec"]["topologySpreadConstraints"] = [
         {
-            "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
             "labelSelector": {"matchLabels": selector(service.name, ROUTER)},
         }
-    ]  # fmt: skip
+    ]
     spec = _deployment_spec(service, ROUTER, template)
     if router.autoscaling is None:
         spec["replicas"] = router.replicas or 2
@@ -178,9 +192,13 @@ def _policy_deployment(service: Desired, model: Model) -> dict[str, Any]:
         "imagePullPolicy": service.spec.image_pull_policy,
         "command": ["tritonserver"],
         "args": [
-            f"--model-repository={repository}", "--model-control-mode=explicit",
-            f"--load-model=policy-{short(model.digest)}", "--disable-auto-complete-config",
-            f"--http-port={TRITON_HTTP}", f"--grpc-port={TRITON_GRPC}", f"--metrics-port={TRITON_METRICS}",
+            f"--model-repository={repository}",
+            "--model-control-mode=explicit",
+            f"--load-model=policy-{short(model.digest)}",
+            "--disable-auto-complete-config",
+            f"--http-port={TRITON_HTTP}",
+            f"--grpc-port={TRITON_GRPC}",
+            f"--metrics-port={TRITON_METRICS}",
         ],
         "env": [{"name": "HOME", "value": "/tmp"}, *(one.to_api() for one in policy.env)],
         "ports": [
@@ -193,7 +211,7 @@ def _policy_deployment(service: Desired, model: Model) -> dict[str, Any]:
         "readinessProbe": _probe("/v2/health/ready", "http", period=3, failures=2),
         "terminationMessagePolicy": LAST_WORDS,
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_S}}},
-    }  # fmt: skip
+    }
     own = [
         (
             {"name": "llm-auction-shm", "emptyDir": {"medium": "Memory", "sizeLimit": policy.shared_memory}},
@@ -239,9 +257,13 @@ def _builder(service: Desired, model: Model, beside: dict[str, Any]) -> dict[str
 
 
 def _template(
-    service: Desired, pods: Pods, part: str, container: dict[str, Any],
-    own: Sequence[tuple[dict[str, Any], str, bool]], **labels: str,
-) -> dict[str, Any]:  # fmt: skip
+    service: Desired,
+    pods: Pods,
+    part: str,
+    container: dict[str, Any],
+    own: Sequence[tuple[dict[str, Any], str, bool]],
+    **labels: str,
+) -> dict[str, Any]:
     """A pod template: what all our pods have in common around one container. `own`: volume, where, read-only."""
     security = pods.pod_security.to_api()
     container = container | {

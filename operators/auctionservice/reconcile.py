@@ -190,9 +190,16 @@ class _Round:
     def _promote(self, model: Model) -> None:
         old = self.status.stable
         self._set(
-            stable=model, candidate=None, step=-1, weight=0, step_since=None, unready_since=None, phase="Serving",
-            candidate_figures=None, stable_figures=None,
-        )  # fmt: skip
+            stable=model,
+            candidate=None,
+            step=-1,
+            weight=0,
+            step_since=None,
+            unready_since=None,
+            phase="Serving",
+            candidate_figures=None,
+            stable_figures=None,
+        )
         self._say(ServiceReason.PROMOTED, f"{model.name} has all of the questions")
         self.progress = (False, ServiceReason.PROMOTED, f"{model.name} has taken over")
         if old is not None:
@@ -204,9 +211,13 @@ class _Round:
         assert candidate is not None
         assert self.status.stable is not None
         gone = Rejected(
-            name=candidate.name, digest=candidate.digest, attempt=self.rollout.attempt, reason=reason,
-            message=message[:2048], time=self.now,
-        )  # fmt: skip
+            name=candidate.name,
+            digest=candidate.digest,
+            attempt=self.rollout.attempt,
+            reason=reason,
+            message=message[:2048],
+            time=self.now,
+        )
         self._set(
             candidate=None, step=-1, weight=0, step_since=None, unready_since=None, phase="RolledBack", rejected=gone
         )
@@ -315,8 +326,9 @@ class _Round:
         marks = ",".join(f"{key}={value}" for key, value in selector(self.service.name, ROUTER).items())
         self._set(
             routers=f"{ready}/{max(self.seen.router.wanted, len(self.seen.routers))}",
-            router_replicas=len(self.seen.routers), router_selector=marks,
-        )  # fmt: skip
+            router_replicas=len(self.seen.routers),
+            router_selector=marks,
+        )
         stable = self.status.stable
         if stable is None:
             self._condition(ServiceCondition.AVAILABLE, False, ServiceReason.NO_STABLE_VERSION, self.progress[2])

@@ -48,9 +48,13 @@ class ControlPlane:
     """
 
     def __init__(
-        self, *, controllers: bool = False, node_grace_s: int = 20, network: Network | None = None,
+        self,
+        *,
+        controllers: bool = False,
+        node_grace_s: int = 20,
+        network: Network | None = None,
         processes: Processes | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._programs = {name: tools.locate(name) for name in ("etcd", "kube-apiserver", "kubectl")}
         if controllers:
             names = ("kube-controller-manager", "kube-scheduler")
@@ -128,17 +132,26 @@ class ControlPlane:
         self.processes.start(
             "etcd",
             [
-                self._programs["etcd"], f"--data-dir={self.folder / 'etcd'}",
-                f"--listen-client-urls={at}", f"--advertise-client-urls={at}", "--client-cert-auth",
-                f"--cert-file={self._server.certificate}", f"--key-file={self._server.key}",
+                self._programs["etcd"],
+                f"--data-dir={self.folder / 'etcd'}",
+                f"--listen-client-urls={at}",
+                f"--advertise-client-urls={at}",
+                "--client-cert-auth",
+                f"--cert-file={self._server.certificate}",
+                f"--key-file={self._server.key}",
                 f"--trusted-ca-file={trust}",
-                f"--listen-peer-urls={peers}", f"--initial-advertise-peer-urls={peers}",
-                f"--initial-cluster=default={peers}", "--peer-client-cert-auth", f"--peer-trusted-ca-file={trust}",
-                f"--peer-cert-file={self._server.certificate}", f"--peer-key-file={self._server.key}",
+                f"--listen-peer-urls={peers}",
+                f"--initial-advertise-peer-urls={peers}",
+                f"--initial-cluster=default={peers}",
+                "--peer-client-cert-auth",
+                f"--peer-trusted-ca-file={trust}",
+                f"--peer-cert-file={self._server.certificate}",
+                f"--peer-key-file={self._server.key}",
                 # Outlives kills of the process, not a power cut: nothing here is worth a disk's wait.
-                "--unsafe-no-fsync", "--log-level=warn",
+                "--unsafe-no-fsync",
+                "--log-level=warn",
             ],
-        )  # fmt: skip
+        )
 
     def start_api_server(self) -> None:
         """Starts the API server on the address that it had, and waits until it is ready. Raises ClusterFailed."""
@@ -146,23 +159,35 @@ class ControlPlane:
         self.processes.start(
             "kube-apiserver",
             [
-                self._programs["kube-apiserver"], f"--etcd-servers=https://{self.network.address}:{self._etcd}",
-                f"--etcd-cafile={self.authority.pair.certificate}", f"--etcd-certfile={self._server.certificate}",
-                f"--etcd-keyfile={self._server.key}", f"--bind-address={self.network.address}",
-                f"--advertise-address={_advertised(self.network.address)}", f"--secure-port={self._port}",
-                f"--tls-cert-file={self._server.certificate}", f"--tls-private-key-file={self._server.key}",
-                f"--client-ca-file={self.authority.pair.certificate}", "--anonymous-auth=false",
-                "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", *accounts,
+                self._programs["kube-apiserver"],
+                f"--etcd-servers=https://{self.network.address}:{self._etcd}",
+                f"--etcd-cafile={self.authority.pair.certificate}",
+                f"--etcd-certfile={self._server.certificate}",
+                f"--etcd-keyfile={self._server.key}",
+                f"--bind-address={self.network.address}",
+                f"--advertise-address={_advertised(self.network.address)}",
+                f"--secure-port={self._port}",
+                f"--tls-cert-file={self._server.certificate}",
+                f"--tls-private-key-file={self._server.key}",
+                f"--client-ca-file={self.authority.pair.certificate}",
+                "--anonymous-auth=false",
+                "--authorization-mode=Node,RBAC",
+                "--enable-admission-plugins=NodeRestriction",
+                *accounts,
                 "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
-                f"--service-account-key-file={self._accounts}", f"--service-account-signing-key-file={self._accounts}",
-                f"--service-cluster-ip-range={self.network.services}", "--allow-privileged=true",
+                f"--service-account-key-file={self._accounts}",
+                f"--service-account-signing-key-file={self._accounts}",
+                f"--service-cluster-ip-range={self.network.services}",
+                "--allow-privileged=true",
                 f"--kubelet-client-certificate={self._kubelets.certificate}",
-                f"--kubelet-client-key={self._kubelets.key}", "--kubelet-preferred-address-types=InternalIP",
+                f"--kubelet-client-key={self._kubelets.key}",
+                "--kubelet-preferred-address-types=InternalIP",
                 f"--kubelet-certificate-authority={self.authority.pair.certificate}",
                 # A cluster that lives for minutes has its first events still when somebody looks.
-                "--event-ttl=24h", "--profiling=false",
+                "--event-ttl=24h",
+                "--profiling=false",
             ],
-        )  # fmt: skip
+        )
         self.processes.wait_until("ready API server", self.ready, START_S)
 
     def start_controllers(self) -> None:
@@ -174,25 +199,39 @@ class ControlPlane:
         self.processes.start(
             "kube-controller-manager",
             [
-                self._programs["kube-controller-manager"], f"--kubeconfig={manager}", "--leader-elect=false",
-                f"--authentication-kubeconfig={manager}", f"--authorization-kubeconfig={manager}",
-                "--use-service-account-credentials", f"--service-account-private-key-file={self._accounts}",
-                f"--root-ca-file={self.authority.pair.certificate}", "--secure-port=0", "--profiling=false",
+                self._programs["kube-controller-manager"],
+                f"--kubeconfig={manager}",
+                "--leader-elect=false",
+                f"--authentication-kubeconfig={manager}",
+                f"--authorization-kubeconfig={manager}",
+                "--use-service-account-credentials",
+                f"--service-account-private-key-file={self._accounts}",
+                f"--root-ca-file={self.authority.pair.certificate}",
+                "--secure-port=0",
+                "--profiling=false",
                 f"--cluster-signing-cert-file={self.authority.pair.certificate}",
                 f"--cluster-signing-key-file={self.authority.pair.key}",
-                f"--cluster-cidr={self.network.pods}", f"--service-cluster-ip-range={self.network.services}",
-                "--allocate-node-cidrs=false", "--node-monitor-period=2s", f"--node-monitor-grace-period={grace}s",
+                f"--cluster-cidr={self.network.pods}",
+                f"--service-cluster-ip-range={self.network.services}",
+                "--allocate-node-cidrs=false",
+                "--node-monitor-period=2s",
+                f"--node-monitor-grace-period={grace}s",
                 *QUICK,
             ],
-        )  # fmt: skip
+        )
         self.processes.start(
             "kube-scheduler",
             [
-                self._programs["kube-scheduler"], f"--kubeconfig={scheduler}", "--leader-elect=false",
-                f"--authentication-kubeconfig={scheduler}", f"--authorization-kubeconfig={scheduler}",
-                "--secure-port=0", "--profiling=false", *QUICK,
+                self._programs["kube-scheduler"],
+                f"--kubeconfig={scheduler}",
+                "--leader-elect=false",
+                f"--authentication-kubeconfig={scheduler}",
+                f"--authorization-kubeconfig={scheduler}",
+                "--secure-port=0",
+                "--profiling=false",
+                *QUICK,
             ],
-        )  # fmt: skip
+        )
         account = "/api/v1/namespaces/default/serviceaccounts/default"
         self.processes.wait_until("default service account", lambda: self.answers(account), START_S)
 

@@ -39,9 +39,13 @@ def skeleton() -> bytes:
 
 
 def write(
-    target: Path, layer: bytes, names: Sequence[str], *, entrypoint: Sequence[str] = (),
+    target: Path,
+    layer: bytes,
+    names: Sequence[str],
+    *,
+    entrypoint: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Writes an image of one layer under its full names (`llm-auction.io/pause:1`)."""
     blobs = dict([_blob(layer)])
     config = {

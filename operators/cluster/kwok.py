@@ -32,9 +32,14 @@ def start(plane: ControlPlane) -> None:
 
 
 def add_nodes(
-    plane: ControlPlane, count: int, *, prefix: str = "kwok", resources: Mapping[str, str] | None = None,
-    labels: Mapping[str, str] | None = None, tainted: bool = False,
-) -> list[str]:  # fmt: skip
+    plane: ControlPlane,
+    count: int,
+    *,
+    prefix: str = "kwok",
+    resources: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
+    tainted: bool = False,
+) -> list[str]:
     """Adds nodes of one kind and returns their names once all are Ready. `resources` are added to 32 CPUs, 256 GiB
     and 110 pods: {"nvidia.com/gpu": "8"}. To `tainted` ones come only pods that tolerate the taint ANNOTATION: for a
     cluster that has a node which runs the others."""

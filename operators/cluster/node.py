@@ -81,11 +81,14 @@ class Node:
         self.plane.processes.start(
             "kubelet",
             [
-                self._programs["kubelet"], f"--config={config}", f"--kubeconfig={access}",
-                f"--root-dir={folder / 'kubelet'}", f"--hostname-override={NAME}",
+                self._programs["kubelet"],
+                f"--config={config}",
+                f"--kubeconfig={access}",
+                f"--root-dir={folder / 'kubelet'}",
+                f"--hostname-override={NAME}",
                 f"--node-ip={self.plane.network.address}",
             ],
-        )  # fmt: skip
+        )
 
     def kill_kubelet(self) -> None:
         """Ends the kubelet: the pods run on, and nobody hears of them, as from a node that is cut off."""
@@ -121,11 +124,15 @@ class Node:
         config = folder / "containerd.toml"
         config.write_text(
             CONTAINERD.format(
-                folder=folder, socket=SOCKET, pause=PAUSE_IMAGE, cni=sandbox.cni_folder(),
-                runc=sandbox.program("runc"), restrict=str(not _may_lower_oom_score()).lower(),
+                folder=folder,
+                socket=SOCKET,
+                pause=PAUSE_IMAGE,
+                cni=sandbox.cni_folder(),
+                runc=sandbox.program("runc"),
+                restrict=str(not _may_lower_oom_score()).lower(),
             ),
             encoding="utf-8",
-        )  # fmt: skip
+        )
         processes.start("containerd", [sandbox.program("containerd"), f"--config={config}"])
         version = [sandbox.program("ctr"), f"--address={SOCKET}", "version"]
 

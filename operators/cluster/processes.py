@@ -41,8 +41,10 @@ class Processes:
         # In a session of its own: Ctrl+C in a terminal ends the owner, and the guard then clears up.
         self._guard = subprocess.Popen(
             [sys.executable, "-m", "operators.cluster.guard", str(self.folder)],
-            cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
+            cwd=Path(__file__).parents[2],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
 
     def start(self, name: str, command: Sequence[str | Path], *, enter: bool = True) -> subprocess.Popen[bytes]:
         """Starts a program under a name of ours, with its output appended to `logs/<name>.log`."""
@@ -50,9 +52,14 @@ class Processes:
         full = [*(self.enter if enter else ()), *(str(part) for part in command)]
         with (self.logs / f"{name}.log").open("ab") as log:
             self._running[name] = subprocess.Popen(
-                full, cwd=self.folder, env=os.environ | {MARK: str(self.folder)}, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                full,
+                cwd=self.folder,
+                env=os.environ | {MARK: str(self.folder)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         return self._running[name]
 
     def run(self, command: Sequence[str | Path], *, enter: bool = True, seconds: float = 60.0) -> str:

@@ -116,10 +116,19 @@ def furnish(processes: Processes) -> Network:
     outer = processes.start(
         "sandbox",
         [
-            program("unshare"), *namespaces, "--fork", "--kill-child", "--mount-proc", "sh", "-c", FURNISH, "sh",
-            str(folder), tools.locate("pause"),
+            program("unshare"),
+            *namespaces,
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "sh",
+            "-c",
+            FURNISH,
+            "sh",
+            str(folder),
+            tools.locate("pause"),
         ],
-    )  # fmt: skip
+    )
     processes.wait_until("room for the node", (folder / "furnished").exists, START_S)
     [first] = psutil.Process(outer.pid).children()
     processes.enter = (program("nsenter"), f"--target={first.pid}", *namespaces, "--")

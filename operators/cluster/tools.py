@@ -132,9 +132,14 @@ def _build(go: str, tool: Tool, place: Path, title: str, say: Callable[[str], No
 
     threading.Thread(target=tell, daemon=True).start()
     with subprocess.Popen(
-        [*command, tool.package], cwd=MODULES / tool.module, env=environment, text=True, stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
+        [*command, tool.package],
+        cwd=MODULES / tool.module,
+        env=environment,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as process:
         try:
             assert process.stderr is not None
             for line in process.stderr:

@@ -75,9 +75,14 @@ class Drill:
             self.planned[name] = code = [2, 3, 4, 1][number // 5 % 4]
             codes = {self.dice.choice([Step.REWARD, Step.ROLLOUTS, Step.OPTIMISATION]): code}
         made = manifest(
-            name, f"{self.dice.randint(4, 12)}s", codes, config={"epochs": self.epochs}, maxRestarts=40,
-            backoffSeconds=1, nodeLossSeconds=5,
-        )  # fmt: skip
+            name,
+            f"{self.dice.randint(4, 12)}s",
+            codes,
+            config={"epochs": self.epochs},
+            maxRestarts=40,
+            backoffSeconds=1,
+            nodeLossSeconds=5,
+        )
         if self.planned.get(name) == 1:
             made["spec"]["maxRestarts"] = 2
         for step in ("rollouts", "optimisation"):
@@ -87,9 +92,14 @@ class Drill:
     def disturb(self) -> None:
         """One thing goes wrong; counted if there was something for it to befall."""
         kinds: list[tuple[int, Callable[[], bool]]] = [
-            (10, self.fail_pod), (6, self.delete_pod), (4, self.evict_pod), (4, self.silence_node),
-            (4, self.kill_operator), (3, self.kill_api_server), (2, self.pause),
-        ]  # fmt: skip
+            (10, self.fail_pod),
+            (6, self.delete_pod),
+            (4, self.evict_pod),
+            (4, self.silence_node),
+            (4, self.kill_operator),
+            (3, self.kill_api_server),
+            (2, self.pause),
+        ]
         [what] = self.dice.choices([one for _, one in kinds], [weight for weight, _ in kinds])
         if what():
             self.done[what.__name__] += 1
@@ -130,8 +140,15 @@ class Drill:
         """A node's kubelet is not heard of any more; later another node of its name takes its place."""
         name = f"kwok-{self.dice.randrange(4)}"
         silent = {"metadata": {"annotations": {kwok.ANNOTATION: None}}}
-        unknown = [{"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown", "message": "drill",
-                    "lastTransitionTime": _now()}]  # fmt: skip
+        unknown = [
+            {
+                "type": "Ready",
+                "status": "Unknown",
+                "reason": "NodeStatusUnknown",
+                "message": "drill",
+                "lastTransitionTime": _now(),
+            }
+        ]
         patiently(lambda: self.core.patch_node(name, silent), 404)
         patiently(lambda: self.core.patch_node_status(name, {"status": {"conditions": unknown}}), 404)
         time.sleep(self.dice.uniform(3, 12))
@@ -205,9 +222,11 @@ class Drill:
         while True:
             labels = {"label_selector": JOB_LABEL}
             lists = [
-                self.core.list_namespaced_pod, self.batch.list_namespaced_job,
-                self.core.list_namespaced_config_map, self.core.list_namespaced_service,
-            ]  # fmt: skip
+                self.core.list_namespaced_pod,
+                self.batch.list_namespaced_job,
+                self.core.list_namespaced_config_map,
+                self.core.list_namespaced_service,
+            ]
             left = [one.metadata.name for every in lists for one in every(NAMESPACE, **labels).items]
             if not left or time.monotonic() > end:
                 self.running.start()

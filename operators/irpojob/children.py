@@ -193,9 +193,17 @@ def run_url(job: Desired) -> str:
 def arguments(job: Desired, place: Place, attempt: int) -> list[str]:
     """What the console script is asked to do in a step's pods."""
     always = [
-        "--log-format", "json", "train", f"{CONFIG_FOLDER}/config.yaml", "--out", run_url(job),
-        "--wait", str(LOCK_WAIT_S), "--outcome", MESSAGE,
-    ]  # fmt: skip
+        "--log-format",
+        "json",
+        "train",
+        f"{CONFIG_FOLDER}/config.yaml",
+        "--out",
+        run_url(job),
+        "--wait",
+        str(LOCK_WAIT_S),
+        "--outcome",
+        MESSAGE,
+    ]
     count, pods = pods_of(job.spec, place.step)
     own: list[str] = []
     match place.step:
@@ -215,9 +223,13 @@ def arguments(job: Desired, place: Place, attempt: int) -> list[str]:
                 assert isinstance(pods, OptimisationPods)
                 name, service = job_name(job.name, place, attempt), service_name(job)
                 own += [
-                    "--node", f"$(JOB_COMPLETION_INDEX)/{count}", "--meet", f"{name}-0.{service}:{pods.port}",
-                    "--address", f"{name}-$(JOB_COMPLETION_INDEX).{service}",
-                ]  # fmt: skip
+                    "--node",
+                    f"$(JOB_COMPLETION_INDEX)/{count}",
+                    "--meet",
+                    f"{name}-0.{service}:{pods.port}",
+                    "--address",
+                    f"{name}-$(JOB_COMPLETION_INDEX).{service}",
+                ]
         case Step.EVALUATION:
             own = ["--phase", "evaluation"]
         case Step.REGISTRATION:

@@ -131,9 +131,12 @@ class _Round:
         best, version = told.get("best_epoch"), told.get("model_version")
         refused_by = str(told.get("refused_by") or "")
         self._set(
-            best_epoch=best, model_version=version, model_digest=told.get("model_digest"),
-            model_status=told.get("model_status"), refused_by=refused_by,
-        )  # fmt: skip
+            best_epoch=best,
+            model_version=version,
+            model_digest=told.get("model_digest"),
+            model_status=told.get("model_status"),
+            refused_by=refused_by,
+        )
         result = f"epoch {best} is the best and is registered as {version}" if version else "no epoch beats the base"
         if refused_by:
             result += f", refused by its gates: {refused_by}"
@@ -260,9 +263,12 @@ class _Round:
     def _suspend(self) -> None:
         if self.status.phase not in ("Suspending", "Suspended"):
             self._set(
-                phase="Suspending", attempt=self.status.attempt + 1, active_seconds=self._active_s(), active_since=None,
+                phase="Suspending",
+                attempt=self.status.attempt + 1,
+                active_seconds=self._active_s(),
+                active_since=None,
                 not_before=None,
-            )  # fmt: skip
+            )
             self.events.append(Say(JobReason.SUSPENDING, f"{self.place}: its pods end"))
         if self._remove_strays():
             self._condition(JobCondition.SUSPENDED, False, JobReason.SUSPENDING, "pods are ending")

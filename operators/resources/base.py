@@ -23,9 +23,13 @@ class ApiModel(BaseModel):
     """
 
     model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, use_attribute_docstrings=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
         allow_inf_nan=False,
-    )  # fmt: skip
+    )
 
     def to_api(self) -> dict[str, Any]:
         """As the API server keeps it: camelCase, and what is unset left out."""

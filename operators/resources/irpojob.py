@@ -120,9 +120,24 @@ class IRPOJobSpec(PodFields):
 
     model_config = checked(
         *immutable(
-            ["config", "image", "imagePullPolicy", "imagePullSecrets", "storage", "steps", "gpu", "env", "envFrom",
-             "volumes", "nodeSelector", "tolerations", "podLabels", "podAnnotations", "podSecurity",
-             "nodeLossSeconds"],
+            [
+                "config",
+                "image",
+                "imagePullPolicy",
+                "imagePullSecrets",
+                "storage",
+                "steps",
+                "gpu",
+                "env",
+                "envFrom",
+                "volumes",
+                "nodeSelector",
+                "tolerations",
+                "podLabels",
+                "podAnnotations",
+                "podSecurity",
+                "nodeLossSeconds",
+            ],
             ["priorityClassName", "serviceAccountName", "queueName", "gates"],
         ),
         rule(
@@ -155,10 +170,8 @@ class IRPOJobSpec(PodFields):
             "!has(self.gates) || self.config.feedback.source == 'shards'",
             "gates read the log that the base model wrote: leave them out, or set config.feedback.source to shards",
         ),
-        rule(
-            "self.volumes.all(v, self.volumes.exists_one(w, w.name == v.name))", "volumes must have different names"
-        ),
-    )  # fmt: skip
+        rule("self.volumes.all(v, self.volumes.exists_one(w, w.name == v.name))", "volumes must have different names"),
+    )
 
     config: Training
     """The run's configuration, as in the file for `llm-auction train`: base model, epochs, feedback from the simulator

@@ -16,9 +16,13 @@ def with_condition(
     before = next((one for one in conditions if one.type == type_), None)
     since = before.last_transition_time if before is not None and before.status == status else now
     made = Condition(
-        type=type_, status=status, reason=reason, message=message[:4096], last_transition_time=since,
+        type=type_,
+        status=status,
+        reason=reason,
+        message=message[:4096],
+        last_transition_time=since,
         observed_generation=generation,
-    )  # fmt: skip
+    )
     if before is None:
         return [*conditions, made]
     return [made if one.type == type_ else one for one in conditions]

@@ -44,10 +44,21 @@ def look(policy: Desired, name: str, serving: str, since: datetime | None) -> di
     """The Job that says whether a retraining is due, as JSON in its container's last words."""
     template = policy.spec.template.spec
     arguments = [
-        "--log-format", "json", "due", "--shards", policy.spec.source.shards, "--registry", template.storage.url,
-        "--serving", serving, "--triggers", json.dumps(policy.spec.triggers, sort_keys=True), "--outcome", MESSAGE,
+        "--log-format",
+        "json",
+        "due",
+        "--shards",
+        policy.spec.source.shards,
+        "--registry",
+        template.storage.url,
+        "--serving",
+        serving,
+        "--triggers",
+        json.dumps(policy.spec.triggers, sort_keys=True),
+        "--outcome",
+        MESSAGE,
         *(["--since", since.isoformat(timespec="seconds")] if since is not None else []),
-    ]  # fmt: skip
+    ]
     labels = {POLICY_LABEL: policy.name}
     spec = {
         "backoffLimit": 0,
@@ -74,8 +85,9 @@ def _spec(template: ApiModel) -> dict[str, Any]:
 def _head(policy: Desired, version: str, kind: str, name: str) -> dict[str, Any]:
     owner = {"apiVersion": API_VERSION, "kind": KIND, "name": policy.name, "uid": policy.uid, "controller": True}
     labels = {
-        "app.kubernetes.io/managed-by": "llm-auction-operator", "app.kubernetes.io/part-of": "llm-auction",
+        "app.kubernetes.io/managed-by": "llm-auction-operator",
+        "app.kubernetes.io/part-of": "llm-auction",
         POLICY_LABEL: policy.name,
-    }  # fmt: skip
+    }
     metadata = {"name": name, "namespace": policy.namespace, "labels": labels, "ownerReferences": [owner]}
     return {"apiVersion": version, "kind": kind, "metadata": metadata}

@@ -108,9 +108,16 @@ class _Round:
         else:
             reason, outcome, message = PolicyReason.PASSED, "Passed", f"{run.model} passed every gate"
         result = Result.model_validate(
-            {"job": run.name, "trigger": self.status.active_trigger, "outcome": outcome, "message": message[:2048],
-             "model": run.model, "digest": run.digest, "time": self.now}
-        )  # fmt: skip
+            {
+                "job": run.name,
+                "trigger": self.status.active_trigger,
+                "outcome": outcome,
+                "message": message[:2048],
+                "model": run.model,
+                "digest": run.digest,
+                "time": self.now,
+            }
+        )
         self._set(active=None, active_trigger="", active_base="", last_result=result)
         self._say(reason, f"{run.name}: {message}", warn=outcome != "Passed")
         if outcome == "Passed" and self.spec.promote and run.model is not None and run.digest is not None:
@@ -231,9 +238,13 @@ class _Round:
             number = self.status.runs + 1
             name = run_name(self.policy.name, number)
             self._set(
-                runs=number, active=name, active_trigger=trigger, active_base=self.seen.stable, last_run=self.now,
+                runs=number,
+                active=name,
+                active_trigger=trigger,
+                active_base=self.seen.stable,
+                last_run=self.now,
                 asked="",
-            )  # fmt: skip
+            )
             why = seen.reason if seen.due else f"asked for by the {asked}, with {seen.new} new interactions"
             self._say(PolicyReason.TRAINING, f"{name} begins from {self.seen.stable}: {why}")
             self._train()

@@ -49,9 +49,14 @@ class Running:
 
 @contextmanager
 def started(
-    command: Sequence[str], port: int, path: str, log: Path, cores: Sequence[int], environment: Mapping[str, str],
+    command: Sequence[str],
+    port: int,
+    path: str,
+    log: Path,
+    cores: Sequence[int],
+    environment: Mapping[str, str],
     start_s: float = 120.0,
-) -> Iterator[Running]:  # fmt: skip
+) -> Iterator[Running]:
     """Starts a server on the given cores, waits until `path` answers 200, and ends it and its children at the end.
 
     Raises ServerFailed with the end of its log.

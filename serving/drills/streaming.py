@@ -147,12 +147,19 @@ def prepare(url: str) -> None:
         creative = Creative(id=f"A{number}", title=title, landing_url="https://brand.example/")
         CampaignStore(database).create(
             Campaign(
-                id=f"c{number}", advertiser_id=f"advertiser-{number}", name=title, category="drill",
-                creatives=(creative,), bid_micros=200_000, currency="EUR", starts_at=now, created_at=now,
+                id=f"c{number}",
+                advertiser_id=f"advertiser-{number}",
+                name=title,
+                category="drill",
+                creatives=(creative,),
+                bid_micros=200_000,
+                currency="EUR",
+                starts_at=now,
+                created_at=now,
                 updated_at=now,
             ),
             now,
-        )  # fmt: skip
+        )
     database.close()
 
 

@@ -77,13 +77,16 @@ class Bench:
         found = compare(place.reference, log, place.shards, place.database)
         learning_s = cpu_s["judge"] + cpu_s["feedback"]
         return {
-            "events": events, "interactions": interactions, "seconds": round(seconds, 1), "exact": found.exact,
+            "events": events,
+            "interactions": interactions,
+            "seconds": round(seconds, 1),
+            "exact": found.exact,
             "cpu_s": {kind: round(spent, 1) for kind, spent in cpu_s.items()},
             "judged_events_per_core_s": round(events / learning_s),
             "judged_interactions_per_core_s": round(interactions / learning_s),
             "charged_events_per_core_s": round(events / cpu_s["ledger"]),
             "producer_events_per_core_s": round(events / produced_cpu_s) if produced_cpu_s else None,
-        }  # fmt: skip
+        }
 
     def steady(self, rate: float, seconds: float) -> dict[str, object]:
         """Ages and memory at a rate of events a second."""
@@ -109,12 +112,16 @@ class Bench:
                 worker.stop()
         found: Comparison = compare(place.reference, log, place.shards, place.database)
         return {
-            "events": events, "asked_events_per_s": rate, "events_per_s": round(events / lasted),
-            "seconds": round(lasted, 1), "exact": found.exact, "clicks": len(ages.seconds),
+            "events": events,
+            "asked_events_per_s": rate,
+            "events_per_s": round(events / lasted),
+            "seconds": round(lasted, 1),
+            "exact": found.exact,
+            "clicks": len(ages.seconds),
             "age_s": {f"p{p}": round(percentile_ms(ages.seconds, p) / 1000, 2) for p in (50, 95, 99)},
             "cpu_share": {kind: round(spent / lasted, 3) for kind, spent in cpu_s.items()},
             "memory_mb": {kind: _parts(samples) for kind, samples in memory.items()},
-        }  # fmt: skip
+        }
 
     def ceiling(self, records: int) -> dict[str, object]:
         """Bytes a second."""
@@ -122,9 +129,7 @@ class Bench:
             found = measure(broker.settings(), records)
         return {name: msgspec.structs.asdict(speed) for name, speed in found.items()}
 
-    def _settle(
-        self, place: Place, interactions: int, workers: dict[str, Process], ages: Ages | None = None
-    ) -> None:  # fmt: skip
+    def _settle(self, place: Place, interactions: int, workers: dict[str, Process], ages: Ages | None = None) -> None:
         """Until every interaction is in the shards and nothing moves any more."""
         reader, moved_at, before = ShardReader(place.shards), time.monotonic(), None
         while True:

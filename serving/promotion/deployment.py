@@ -148,9 +148,7 @@ class Deployment:
         generation = read_routes(self.path).generation + 1 if self.path.is_file() else 1
         routes = Routes(after, generation)
         check_routes(routes, str(self.path))
-        change = Change(
-            at=self._clock(), kind=kind, version=version.name, by=by, why=why, share=share, after=after
-        )
+        change = Change(at=self._clock(), kind=kind, version=version.name, by=by, why=why, share=share, after=after)
         self._append(msgspec.json.encode(change) + b"\n")
         _replace(self.path, msgspec.json.format(msgspec.json.encode(routes), indent=1) + b"\n")
         return change

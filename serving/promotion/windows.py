@@ -74,12 +74,15 @@ class LiveWindows:
         found = (self._seen[auction] for auction in self._windows.get(digest, ()))
         return [
             LiveAnswer(
-                seen.answer.seconds, seen.answer.failed, seen.answer.filled, seen.answer.penalty,
+                seen.answer.seconds,
+                seen.answer.failed,
+                seen.answer.filled,
+                seen.answer.penalty,
                 seen.paid if seen.comparable and seen.at <= ripe else None,
             )
             for seen in found
             if since is None or seen.at >= since
-        ]  # fmt: skip
+        ]
 
     def _interaction(self, event: Interaction) -> None:
         if event.auction_id in self._seen or not event.candidates or event.outcome == "cancelled":

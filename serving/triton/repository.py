@@ -98,9 +98,11 @@ def build_repository(
             name = model_name(digest)
             built = staging / name
             shutil.copytree(
-                source, built / "1" / "weights", copy_function=_link if link else shutil.copyfile,
+                source,
+                built / "1" / "weights",
+                copy_function=_link if link else shutil.copyfile,
                 ignore=shutil.ignore_patterns(COMPLETE, ".*"),
-            )  # fmt: skip
+            )
         _copy_code(built / "1" / "code")
         (built / "1" / "model.py").write_text(MODEL_PY.format(module=MODULES[kind]), encoding="utf-8")
         parameters: dict[str, str | int] = {DIGEST_PARAMETER: digest, "kind": kind, "slots": slots, "waiting": waiting}

@@ -83,9 +83,14 @@ class UserModel:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _ask(
-        self, name: str, messages: Messages, schema: Mapping[str, Any], kind: type[R], check: Callable[[R], None],
+        self,
+        name: str,
+        messages: Messages,
+        schema: Mapping[str, Any],
+        kind: type[R],
+        check: Callable[[R], None],
         sample: int,
-    ) -> R:  # fmt: skip
+    ) -> R:
         params = self.client.params(name, schema, sample)
         key = ReplyCache.key(self.client.settings.model, messages, params)
         cached = self.cache.get(key) if self.cache else None

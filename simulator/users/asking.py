@@ -168,9 +168,10 @@ class Users:
         if self._population.consents(profile):
             about = ("age", "gender", "occupation", "location", "interests", "history")
             told = {
-                "consent": True, "user_id": profile.id,
+                "consent": True,
+                "user_id": profile.id,
                 "profile": {name: _plain(getattr(profile, name)) for name in about},
-            }  # fmt: skip
+            }
         message = {"role": "user", "content": query.text}
         return {"model": self._model, "messages": [message], "ads": ads | told}
 

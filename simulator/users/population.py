@@ -76,9 +76,7 @@ class Population:
         at = max(state.at, self._moment(now))
         causes = self._truth.causes(read.context(auction_id, query.text, query.profile), read.answer)
         advertisers = {ad.id: ad.advertiser for ad in read.ads}
-        chances = {
-            ad: cause.probability * state.click_factor(ad, at, advertisers[ad]) for ad, cause in causes.items()
-        }
+        chances = {ad: cause.probability * state.click_factor(ad, at, advertisers[ad]) for ad, cause in causes.items()}
         clicked = tuple(ad for ad, hit in self._truth.click(chances, self.rng).items() if hit)
         relevance = float(np.mean([cause.relevance for cause in causes.values()])) if causes else 1.0
         self._states[query.profile.id] = state.after(read.ads, clicked, relevance, len(read.answer.insertions), at)

@@ -81,18 +81,20 @@ class KafkaBroker:
     def secure(self, **changes: str | float) -> KafkaSettings:
         """How to reach it with TLS and SCRAM-SHA-512."""
         told = {
-            "servers": f"127.0.0.1:{self._ports[1]}", "protocol": "SASL_SSL", "user": USER, "password": PASSWORD,
-            "ca_file": str(self._certificate / "ca.pem"), "session_s": 6.0,
-        } | changes  # fmt: skip
+            "servers": f"127.0.0.1:{self._ports[1]}",
+            "protocol": "SASL_SSL",
+            "user": USER,
+            "password": PASSWORD,
+            "ca_file": str(self._certificate / "ca.pem"),
+            "session_s": 6.0,
+        } | changes
         return KafkaSettings(**told)  # type: ignore[arg-type]
 
     def start(self) -> None:
         """Starts it and waits until it takes connections. Raises BrokerFailed where it does not in time."""
         command = [*self._command(f"-Xmx{self._heap}"), "kafka.Kafka", str(self.folder / "server.properties")]
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            self._process = subprocess.Popen(command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         end = time.monotonic() + START_S
         # The broker opens its listeners last: who can connect can also be served.
         while not all(_listens(port) for port in self._ports[:2]):

@@ -48,12 +48,23 @@ def interaction(
     spans = tuple(Span(f"A{i}", text.index(title), text.index(title) + len(title)) for i, title in enumerate(titles))
     chance = 1 / len(ADS)
     return Interaction(
-        occurred_at=at, auction_id=auction_id(number, at), outcome="answered", currency="EUR", model="tiny",
-        model_version="1", model_digest="0" * 64, sampling=Sampling(seed=number, max_ads=3, temperature=1.0),
+        occurred_at=at,
+        auction_id=auction_id(number, at),
+        outcome="answered",
+        currency="EUR",
+        model="tiny",
+        model_version="1",
+        model_digest="0" * 64,
+        sampling=Sampling(seed=number, max_ads=3, temperature=1.0),
         candidates=tuple(
             CandidateAd(
-                ad_id=f"A{i}", campaign_id=f"c{i}", title=title, text=f"{title} for walks in wet weather",
-                bid_micros=200_000 + i, shown_bid_micros=100_000 + i, pricing="click",
+                ad_id=f"A{i}",
+                campaign_id=f"c{i}",
+                title=title,
+                text=f"{title} for walks in wet weather",
+                bid_micros=200_000 + i,
+                shown_bid_micros=100_000 + i,
+                pricing="click",
             )
             for i, title in enumerate(ADS)
         ),
@@ -61,12 +72,22 @@ def interaction(
             MarkerDraw(chosen=f"A{i}", probabilities={f"A{k}": chance for k in range(len(ADS))}) for i in range(shown)
         ),
         shown=tuple(ShownAd(ad_id=f"A{i}", pricing="click", price_micros=200_000 + i) for i in range(shown)),
-        logprob=-12.5, tokens=30, prompt_tokens=200, finished=True, consent=reader,
+        logprob=-12.5,
+        tokens=30,
+        prompt_tokens=200,
+        finished=True,
+        consent=reader,
         reader=Reader(
-            user_id=user, query="What do I wear for a walk on wet hills?", raw=raw, text=text, spans=spans,
+            user_id=user,
+            query="What do I wear for a walk on wet hills?",
+            raw=raw,
+            text=text,
+            spans=spans,
             profile=ReaderProfile(interests=("hiking",)) if user else None,
-        ) if reader else None,
-    )  # fmt: skip
+        )
+        if reader
+        else None,
+    )
 
 
 def clicks(event: Interaction, number: int, within_s: float = 60.0) -> Iterator[Click]:
@@ -82,8 +103,14 @@ def click(event: Interaction, ad_id: str, after_s: float, *, reason: str = "") -
     """A click on an ad of an answer; an invalid one where there is a reason."""
     campaign = next(candidate.campaign_id for candidate in event.candidates if candidate.ad_id == ad_id)
     return Click(
-        occurred_at=event.occurred_at + timedelta(seconds=after_s), click_id=click_id_of(event.auction_id, ad_id),
-        auction_id=event.auction_id, ad_id=ad_id, campaign_id=campaign, verdict="invalid" if reason else "valid",
-        reason=reason, price_micros=0 if reason else 200_000, currency=event.currency,
+        occurred_at=event.occurred_at + timedelta(seconds=after_s),
+        click_id=click_id_of(event.auction_id, ad_id),
+        auction_id=event.auction_id,
+        ad_id=ad_id,
+        campaign_id=campaign,
+        verdict="invalid" if reason else "valid",
+        reason=reason,
+        price_micros=0 if reason else 200_000,
+        currency=event.currency,
         model_version=event.model_version,
-    )  # fmt: skip
+    )

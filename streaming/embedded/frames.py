@@ -1,8 +1,8 @@
 """One record in a segment file: magic, length, checksum, body. Pure bytes; files are `streaming.embedded.segments`'.
 
-    magic 4 | body length u32 | crc32 of body u32 | offset i64 | timestamp in ms i64 | key length i32
-    | value length i32 (-1: none) | number of headers u16 | key | value
-    | of each header: name length u16 | value length u32 | name | value
+magic 4 | body length u32 | crc32 of body u32 | offset i64 | timestamp in ms i64 | key length i32
+| value length i32 (-1: none) | number of headers u16 | key | value
+| of each header: name length u16 | value length u32 | name | value
 """
 
 from __future__ import annotations

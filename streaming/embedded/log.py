@@ -73,9 +73,7 @@ class EmbeddedLog:
         on_revoked: OnRevoked | None = None,
     ) -> EmbeddedConsumer:
         partitions = {name: self.topic(name).partitions for name in topics}
-        return EmbeddedConsumer(
-            self._root, group, partitions, self.end, on_assigned, on_revoked, durable=self._durable
-        )
+        return EmbeddedConsumer(self._root, group, partitions, self.end, on_assigned, on_revoked, durable=self._durable)
 
     def topic(self, name: str) -> Topic:
         """The topic of a name. Raises InputError where it was not created."""

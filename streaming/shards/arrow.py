@@ -87,7 +87,7 @@ def _plainer_of(kind: inspect.Type) -> Plain | None:
             return lambda value: (
                 {name: getattr(value, name) for name in names}
                 | {name: part(getattr(value, name)) for name, part in deeper}
-            )  # fmt: skip
+            )
         case inspect.VarTupleType(item_type=item):
             inner = _plainer(item)
             return list if inner is None else lambda value: [inner(part) for part in value]

@@ -20,9 +20,14 @@ from streaming.shards.arrow import columns, plainers, struct
 
 SCHEMA_VERSION = 1
 _JUDGEMENT = {
-    "judged_at": "occurred_at", "window_s": "window_s", "judge": "judge", "judge_version": "judge_version",
-    "revision": "revision", "ads": "ads", "answer_quality": "answer_quality",
-}  # fmt: skip
+    "judged_at": "occurred_at",
+    "window_s": "window_s",
+    "judge": "judge",
+    "judge_version": "judge_version",
+    "revision": "revision",
+    "ads": "ads",
+    "answer_quality": "answer_quality",
+}
 """Columns of the judgement, by their fields; what it shares with its interaction stands once."""
 
 

@@ -86,10 +86,20 @@ class ShardStore:
         path = f"{_SHARDS}/day={day}/{partition:04d}-{stamp}-{uuid.uuid4().hex[:12]}.parquet"
         self._write(path, data)
         return Shard(
-            path=path, day=day, level=level, rows=len(ids), usable=sum(table.column("usable").to_pylist()),
-            clicks=sum(table.column("clicks").to_pylist()), first=first, last=last, lowest=min(ids), highest=max(ids),
-            judgements=tuple(judgements), bytes=len(data), sha256=hashlib.sha256(data).hexdigest(),
-        )  # fmt: skip
+            path=path,
+            day=day,
+            level=level,
+            rows=len(ids),
+            usable=sum(table.column("usable").to_pylist()),
+            clicks=sum(table.column("clicks").to_pylist()),
+            first=first,
+            last=last,
+            lowest=min(ids),
+            highest=max(ids),
+            judgements=tuple(judgements),
+            bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+        )
 
     def table(self, shard: Shard, columns: list[str] | None = None, *, check: bool = False) -> Any:
         """A shard's rows. Raises InputError where its file is gone, or (with `check`) is not what was written."""

@@ -53,9 +53,7 @@ class PartitionWriter:
             self._store.put_shard(self.manifest.partition, to_table(group), 0, [judgements])
             for _, group in groupby(ordered, key=lambda row: row.day)
         ]
-        self._put(
-            shards=(*self.manifest.shards, *shards), progress=progress, totals=self.manifest.totals + added
-        )  # fmt: skip
+        self._put(shards=(*self.manifest.shards, *shards), progress=progress, totals=self.manifest.totals + added)
 
     def find(self, auctions: Collection[str]) -> dict[str, Row]:
         """The newest rows of these auctions, as far as they are in the shards."""

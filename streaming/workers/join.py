@@ -215,11 +215,14 @@ def _verdict(auction: str, entry: _Open, clicked: Clicked) -> Verdict:
     grades = entry.grades
     ads = tuple(
         JudgedAd(
-            ad_id=ad, clicked=ad in clicked, clicked_after_s=clicked.get(ad), relevance=grades.relevance.get(ad),
+            ad_id=ad,
+            clicked=ad in clicked,
+            clicked_after_s=clicked.get(ad),
+            relevance=grades.relevance.get(ad),
             nativeness=grades.nativeness.get(ad),
         )
         for ad in entry.shown
-    )  # fmt: skip
+    )
     return Verdict(auction, entry.answered_at, entry.revision, ads, grades.quality)
 
 

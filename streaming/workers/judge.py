@@ -173,9 +173,7 @@ class JudgeTask:
         self._free()
         return {}
 
-    def _take(
-        self, part: _Part, topic: str, event: Interaction | Click | Judgement, now: datetime, looks: int
-    ) -> None:  # fmt: skip
+    def _take(self, part: _Part, topic: str, event: Interaction | Click | Judgement, now: datetime, looks: int) -> None:
         mark = part.replay.mark
         if isinstance(event, Judgement):
             ours = (event.judge, event.judge_version) == (self._judge.name, self._judge.version)
@@ -215,10 +213,16 @@ class JudgeTask:
             producer = self._producer = self._producer or self._log.producer()
             for verdict in verdicts:
                 event = Judgement(
-                    occurred_at=now, auction_id=verdict.auction_id, answered_at=verdict.answered_at, window_s=window_s,
-                    judge=judge, judge_version=version, revision=verdict.revision, ads=verdict.ads,
+                    occurred_at=now,
+                    auction_id=verdict.auction_id,
+                    answered_at=verdict.answered_at,
+                    window_s=window_s,
+                    judge=judge,
+                    judge_version=version,
+                    revision=verdict.revision,
+                    ads=verdict.ads,
                     answer_quality=verdict.quality,
-                )  # fmt: skip
+                )
                 producer.append(JUDGEMENTS, event.key.encode(), encode(event))
             producer.flush(FLUSH_S)
         except LogUnavailable:

@@ -204,8 +204,14 @@ class Worker:
         bury(self._letters, record, error).result(BURY_S)
         self._refused[record.place].add(record.offset)
         self.metrics.buried(self._task.name, record.topic)
-        log.error("set aside", worker=self._task.name, topic=record.topic, partition=record.partition,
-                  offset=record.offset, reason=_told(error))  # fmt: skip
+        log.error(
+            "set aside",
+            worker=self._task.name,
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            reason=_told(error),
+        )
 
     def _count(self, kind: str) -> None:
         self.metrics.failed(self._task.name, kind)

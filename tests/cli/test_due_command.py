@@ -26,10 +26,21 @@ def test_an_empty_log_is_not_due_and_says_what_is_waited_for(registry: str, tmp_
     told = CliRunner().invoke(
         app,
         [
-            "due", "--shards", str(tmp_path / "shards"), "--registry", registry, "--serving", "v1",
-            "--triggers", '{"at_least": 7}', "--outcome", str(outcome), "--since", "2026-11-25T12:00:00+00:00",
+            "due",
+            "--shards",
+            str(tmp_path / "shards"),
+            "--registry",
+            registry,
+            "--serving",
+            "v1",
+            "--triggers",
+            '{"at_least": 7}',
+            "--outcome",
+            str(outcome),
+            "--since",
+            "2026-11-25T12:00:00+00:00",
         ],
-    )  # fmt: skip
+    )
     assert told.exit_code == 0, told.output
     found = json.loads(outcome.read_text())
     assert (found["new"], found["due"], found["trigger"]) == (0, False, None)

@@ -61,9 +61,7 @@ def test_time_runs_on_and_some_ads_are_clicked(served: tuple[EmbeddedLog, list[A
     assert all((answer.reader is not None) == answer.consent for answer in answers(events))
 
 
-def test_the_workers_and_the_guard_take_every_event(
-    served: tuple[EmbeddedLog, list[AnyEvent]], tmp_path: Path
-) -> None:
+def test_the_workers_and_the_guard_take_every_event(served: tuple[EmbeddedLog, list[AnyEvent]], tmp_path: Path) -> None:
     log, events = served
     settle(log, str(tmp_path / "shards"), events, 1_800.0, within_s=60.0)
     reader = ShardReader(str(tmp_path / "shards"))
@@ -78,9 +76,7 @@ def test_the_workers_and_the_guard_take_every_event(
     assert sum(answer.revenue or 0 for answer in seen) == sum(click.price_micros for click in clicks(events))
 
 
-def test_shuffled_clicks_are_as_many_on_other_ads(
-    served: tuple[EmbeddedLog, list[AnyEvent]], tmp_path: Path
-) -> None:
+def test_shuffled_clicks_are_as_many_on_other_ads(served: tuple[EmbeddedLog, list[AnyEvent]], tmp_path: Path) -> None:
     _, events = served
     poisoned = shuffled(events, np.random.default_rng(0))
     assert answers(poisoned) == answers(events)

@@ -37,14 +37,24 @@ def registry(tmp_path: Path) -> Registry:
 def shards(tmp_path: Path) -> str:
     events = [interaction(n, BEGINNING + timedelta(seconds=n)) for n in range(30)]
     url = str(tmp_path / "shards")
-    write(url, [
-        Row(event, Judgement(
-            occurred_at=event.occurred_at + timedelta(seconds=9), auction_id=event.auction_id,
-            answered_at=event.occurred_at, window_s=60, judge="rules", judge_version="1",
-            ads=tuple(JudgedAd(ad_id=s.ad_id, clicked=False) for s in event.shown),
-        ))
-        for event in events
-    ])  # fmt: skip
+    write(
+        url,
+        [
+            Row(
+                event,
+                Judgement(
+                    occurred_at=event.occurred_at + timedelta(seconds=9),
+                    auction_id=event.auction_id,
+                    answered_at=event.occurred_at,
+                    window_s=60,
+                    judge="rules",
+                    judge_version="1",
+                    ads=tuple(JudgedAd(ad_id=s.ad_id, clicked=False) for s in event.shown),
+                ),
+            )
+            for event in events
+        ],
+    )
     return url
 
 
@@ -105,9 +115,7 @@ def test_forced_on_too_little_it_says_so_and_registers_nothing(registry: Registr
     assert len(registry.list()) == 1
 
 
-def test_watching_goes_on_after_a_failure(
-    registry: Registry, shards: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_watching_goes_on_after_a_failure(registry: Registry, shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[float] = []
 
     class Stop:

@@ -66,9 +66,13 @@ def record(event: object) -> tuple[str, bytes, bytes]:
 def judged(number: int, **options: object) -> list[tuple[str, bytes, bytes]]:
     event = interaction(number, datetime.now(UTC) - timedelta(minutes=1), **options)  # type: ignore[arg-type]
     judgement = Judgement(
-        occurred_at=event.occurred_at, auction_id=event.auction_id, answered_at=event.occurred_at, window_s=60,
-        judge="rules", judge_version="1",
-    )  # fmt: skip
+        occurred_at=event.occurred_at,
+        auction_id=event.auction_id,
+        answered_at=event.occurred_at,
+        window_s=60,
+        judge="rules",
+        judge_version="1",
+    )
     return [record(event), record(judgement)]
 
 
@@ -167,9 +171,17 @@ def test_the_ledger_worker_charges_what_the_log_holds(log: EmbeddedLog, tmp_path
 def campaign(number: int, now: datetime) -> Campaign:
     creative = Creative(id=f"A{number}", title="Brand", landing_url="https://brand.example/")
     return Campaign(
-        id=f"c{number}", advertiser_id="a", name="n", category="", creatives=(creative,), bid_micros=1, currency="EUR",
-        starts_at=now, created_at=now, updated_at=now,
-    )  # fmt: skip
+        id=f"c{number}",
+        advertiser_id="a",
+        name="n",
+        category="",
+        creatives=(creative,),
+        bid_micros=1,
+        currency="EUR",
+        starts_at=now,
+        created_at=now,
+        updated_at=now,
+    )
 
 
 def test_dead_letters_are_listed_put_back_and_kept_where_they_are_still_no_events(

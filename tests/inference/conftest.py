@@ -82,10 +82,18 @@ def random_policy(tokenizer: Any, seed: int = 0, eager: float = 3.0, ending: flo
     `ending` that of the end token."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer) + 3, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, intermediate_size=48, max_position_embeddings=1024, tie_word_embeddings=False,
-        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer) + 3,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=1024,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     model: Any = LlamaForCausalLM(config).eval()
     # random weights of the usual size answer almost alike to every prompt: wider ones listen to it
     for weights in model.parameters():

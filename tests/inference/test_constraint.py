@@ -168,9 +168,14 @@ def test_distinct_ads_have_bodies_of_which_none_begins_another(fused: Policy, co
 
 def test_settings_out_of_range_are_refused_by_name() -> None:
     bad: list[dict[str, Any]] = [
-        {"temperature": -0.1}, {"temperature": float("nan")}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -1},
-        {"max_new_tokens": 0}, {"max_ads": -1},
-    ]  # fmt: skip
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"top_k": -1},
+        {"max_new_tokens": 0},
+        {"max_ads": -1},
+    ]
     for setting in bad:
         with pytest.raises(InputError, match=next(iter(setting))):
             SamplingSettings(**setting)

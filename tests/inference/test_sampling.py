@@ -189,10 +189,14 @@ def test_left_padding_does_not_change_the_best_answer(worded: Policy) -> None:
 def run(policy: Policy, contexts: list[Context], samples: int, seed: int) -> list[Row]:
     vocabulary = policy.vocabulary
     steps = decode(
-        policy.model, vocabulary, [policy.prompt_ids(c) for c in contexts],
+        policy.model,
+        vocabulary,
+        [policy.prompt_ids(c) for c in contexts],
         [vocabulary.trie([p.ad for p in c.candidates]) for c in contexts],
-        samples, widest(), torch.Generator().manual_seed(seed),
-    )  # fmt: skip
+        samples,
+        widest(),
+        torch.Generator().manual_seed(seed),
+    )
     yielded: dict[int, list[int]] = {}
     while True:
         try:

@@ -34,10 +34,13 @@ def drawn(own: Sampler, contexts: list[Context], samples: int, seed: int = 0) ->
 @pytest.mark.parametrize(
     "changes",
     [
-        {}, {"temperature": 0.7, "top_p": 0.8, "top_k": 20}, {"temperature": 1.3, "top_k": 7, "max_ads": 1},
-        {"top_p": 0.6}, {"temperature": 0.0},
+        {},
+        {"temperature": 0.7, "top_p": 0.8, "top_k": 20},
+        {"temperature": 1.3, "top_k": 7, "max_ads": 1},
+        {"top_p": 0.6},
+        {"temperature": 0.0},
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("style", ["worded", "fused", "blanked"])
 def test_scoring_reproduces_what_sampling_recorded(
     request: pytest.FixtureRequest, style: str, changes: dict[str, Any]
@@ -80,10 +83,13 @@ def test_weights_to_another_policy_have_mean_one_at_both_levels(worded: Policy) 
 @pytest.mark.parametrize(
     ("logging", "target"),
     [
-        ({"top_k": 40}, {}), ({"top_p": 0.9}, {}), ({"max_ads": 1}, {}), ({"max_new_tokens": 20}, {}),
+        ({"top_k": 40}, {}),
+        ({"top_p": 0.9}, {}),
+        ({"max_ads": 1}, {}),
+        ({"max_new_tokens": 20}, {}),
         ({"top_p": 0.9, "max_ads": 1, "max_new_tokens": 20}, {"top_p": 0.97}),
     ],
-)  # fmt: skip
+)
 def test_what_the_logging_policy_never_draws_is_counted(
     worded: Policy, logging: dict[str, Any], target: dict[str, Any]
 ) -> None:

@@ -17,11 +17,48 @@ AD = Ad("ad-1", "Kestrel Shoes", "grippy shoes", "Kestrel", "shoes", "https://ke
 
 pieces = st.sampled_from(
     [
-        "\u202e", "\u200b", "\u200d", "\ufeff", "\x00", "\x1b", "\n", "\u2028", "\xa0", "@", "[", "]", "＠", "［", "é",
-        "e\u0301", "e\u200b\u0301", "ﬁ", "½", "㎏", "¨", "\U000e0041", "\ud800", "\u3164", "한", "👩\u200d🔬",
-        "Shoes", " ", "system", ":", "<", "|", "im_start", "|>", ">", "[INST]", "<s>", "@[", "\r\n", "<<SYS>>",
+        "\u202e",
+        "\u200b",
+        "\u200d",
+        "\ufeff",
+        "\x00",
+        "\x1b",
+        "\n",
+        "\u2028",
+        "\xa0",
+        "@",
+        "[",
+        "]",
+        "＠",
+        "［",
+        "é",
+        "e\u0301",
+        "e\u200b\u0301",
+        "ﬁ",
+        "½",
+        "㎏",
+        "¨",
+        "\U000e0041",
+        "\ud800",
+        "\u3164",
+        "한",
+        "👩\u200d🔬",
+        "Shoes",
+        " ",
+        "system",
+        ":",
+        "<",
+        "|",
+        "im_start",
+        "|>",
+        ">",
+        "[INST]",
+        "<s>",
+        "@[",
+        "\r\n",
+        "<<SYS>>",
     ]
-)  # fmt: skip
+)
 untrusted = st.one_of(st.text(max_size=60), st.lists(st.one_of(pieces, st.text(max_size=4)), max_size=12).map("".join))
 
 

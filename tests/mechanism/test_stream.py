@@ -23,12 +23,39 @@ MARKER = re.compile("|".join(re.escape(render_marker(ad)) for ad in ADS))
 
 fragments = st.sampled_from(
     [
-        *"@[] \n", "@", "@[", "]", "@@", "[[", "  ", "x", "é", "5pm", "bob", "@example.com", "@ ", "@zo",
-        "Acme Pills", "@Acme Pills@[zz]", "@Acme", "a1", "[a1]", "[a1", "a1]", "[b-", "\u200b", "\r\n", "(", "/",
-        *(render_marker(ad) for ad in ADS), *(ad.title for ad in ADS), *("@" + ad.title for ad in ADS),
-        *(f"@[{ad.id}]" for ad in ADS), "k" * 90,
+        *"@[] \n",
+        "@",
+        "@[",
+        "]",
+        "@@",
+        "[[",
+        "  ",
+        "x",
+        "é",
+        "5pm",
+        "bob",
+        "@example.com",
+        "@ ",
+        "@zo",
+        "Acme Pills",
+        "@Acme Pills@[zz]",
+        "@Acme",
+        "a1",
+        "[a1]",
+        "[a1",
+        "a1]",
+        "[b-",
+        "\u200b",
+        "\r\n",
+        "(",
+        "/",
+        *(render_marker(ad) for ad in ADS),
+        *(ad.title for ad in ADS),
+        *("@" + ad.title for ad in ADS),
+        *(f"@[{ad.id}]" for ad in ADS),
+        "k" * 90,
     ]
-)  # fmt: skip
+)
 raw_texts = st.lists(st.one_of(fragments, st.text(max_size=3)), max_size=14).map("".join)
 
 

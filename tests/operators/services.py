@@ -112,9 +112,10 @@ class World:
         self.running = {
             action.manifest["metadata"]["labels"]["llm-auction.io/version"]
             for action in outcome.actions
-            if hasattr(action, "manifest") and action.manifest["kind"] == "Deployment"
+            if hasattr(action, "manifest")
+            and action.manifest["kind"] == "Deployment"
             and "llm-auction.io/version" in action.manifest["metadata"]["labels"]
-        }  # fmt: skip
+        }
         if window(self.status) != self.window:
             self.window, self.counted = window(self.status), {}
         return outcome

@@ -41,9 +41,11 @@ def shared_folder(api: client.ApiClient, namespace: str, claim: str, folder: Pat
     core: Any = client.CoreV1Api(api)
     volume = f"{namespace}-{claim}"
     spec = {
-        "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteMany"], "hostPath": {"path": str(folder)},
+        "capacity": {"storage": "1Gi"},
+        "accessModes": ["ReadWriteMany"],
+        "hostPath": {"path": str(folder)},
         "persistentVolumeReclaimPolicy": "Retain",
-    }  # fmt: skip
+    }
     core.create_persistent_volume({"metadata": {"name": volume}, "spec": spec})
     wanted: dict[str, Any] = {"accessModes": ["ReadWriteMany"], "storageClassName": "", "volumeName": volume}
     wanted["resources"] = {"requests": {"storage": "1Gi"}}
@@ -92,22 +94,32 @@ def spec(image: str, version: str, digest: str, triton: list[dict[str, str]], re
     return {
         "model": {"name": version, "digest": digest},
         "router": {
-            **pods, "image": image, "replicas": 1, "anonymous": True, "currency": "USD", "volumes": [database],
+            **pods,
+            "image": image,
+            "replicas": 1,
+            "anonymous": True,
+            "currency": "USD",
+            "volumes": [database],
             "database": {"secretKeyRef": {"name": "auction", "key": "database"}},
             "secret": {"secretKeyRef": {"name": "auction", "key": "secret"}},
             "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
         },
         "policy": {
-            **pods, "image": image, "source": {"registry": registry}, "env": triton,
+            **pods,
+            "image": image,
+            "source": {"registry": registry},
+            "env": triton,
             "envFrom": [{"secretRef": {"name": "store"}}],
-            "volumes": [{**auction, "readOnly": True}], "sharedMemory": "256Mi",
+            "volumes": [{**auction, "readOnly": True}],
+            "sharedMemory": "256Mi",
         },
         "rollout": {
-            "steps": [{"weight": 50, "pauseSeconds": 5}], "keepSeconds": 5,
+            "steps": [{"weight": 50, "pauseSeconds": 5}],
+            "keepSeconds": 5,
             # both versions wait for the same cores, and the one trained here shows more ads: only failures may tell
             "guards": {"minAnswers": 20, "maxLatencyRatio": 100, "maxAdLoadRatio": 100},
         },
-    }  # fmt: skip
+    }
 
 
 @dataclass
@@ -191,9 +203,13 @@ class Shop:
 
 @contextmanager
 def opened(
-    api: client.ApiClient, namespace: str, folder: Path, database: tuple[Path, str], made: dict[str, Any],
+    api: client.ApiClient,
+    namespace: str,
+    folder: Path,
+    database: tuple[Path, str],
+    made: dict[str, Any],
     store: dict[str, str],
-) -> Iterator[Shop]:  # fmt: skip
+) -> Iterator[Shop]:
     """The service, once its first version serves. `database`: the folder of its socket and its address. `store`: the
     variables of an object store, if one is used."""
     core: Any = client.CoreV1Api(api)

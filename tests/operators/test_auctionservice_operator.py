@@ -33,8 +33,10 @@ class Site:
     def __init__(self, api: client.ApiClient, namespace: str) -> None:
         self.namespace = namespace
         self.objects, self.core, self.apps = (
-            client.CustomObjectsApi(api), client.CoreV1Api(api), client.AppsV1Api(api),
-        )  # fmt: skip
+            client.CustomObjectsApi(api),
+            client.CoreV1Api(api),
+            client.AppsV1Api(api),
+        )
         kube = KubeApi(api)
         self.controller = Controller(auctionservice_kind(Sight(kube, self.read)), kube, OperatorMetrics())
         self.metrics: dict[str, Metrics] = {}

@@ -27,8 +27,11 @@ pytestmark = pytest.mark.usefixtures("definitions")
 
 def service(**changes: Any) -> dict[str, Any]:
     return {
-        "apiVersion": "/".join(PLACE), "kind": "AuctionService", "metadata": {"name": "ads"}, "spec": spec(**changes),
-    }  # fmt: skip
+        "apiVersion": "/".join(PLACE),
+        "kind": "AuctionService",
+        "metadata": {"name": "ads"},
+        "spec": spec(**changes),
+    }
 
 
 def create(api: client.ApiClient, namespace: str, made: dict[str, Any]) -> dict[str, Any]:

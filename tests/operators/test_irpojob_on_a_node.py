@@ -77,9 +77,16 @@ def losses_of_one_process(run: Path, spec: dict[str, Any], out: Path) -> list[fl
 
 @pytest.mark.parametrize(("stage", "disturbed"), [(1, False), (2, True)])
 def test_two_pods_under_deepspeed_train_as_one_process(
-    own_node: Node, running: Running, runs: Path, pods_api: client.ApiClient, pods_namespace: str, pod_image: str,
-    tmp_path: Path, stage: int, disturbed: bool,
-) -> None:  # fmt: skip
+    own_node: Node,
+    running: Running,
+    runs: Path,
+    pods_api: client.ApiClient,
+    pods_namespace: str,
+    pod_image: str,
+    tmp_path: Path,
+    stage: int,
+    disturbed: bool,
+) -> None:
     objects, core = client.CustomObjectsApi(pods_api), client.CoreV1Api(pods_api)
     spec = spec_of(pod_image, stage)
     body = {"apiVersion": "/".join(PLACE), "kind": "IRPOJob", "metadata": {"name": "tiny-run"}, "spec": spec}

@@ -211,8 +211,13 @@ def test_a_silent_node_is_given_up(cluster: Cluster, kwok_plane: ControlPlane) -
 
 
 def test_a_name_that_is_taken_is_told_and_waited_for(cluster: Cluster) -> None:
-    other = {"metadata": {"name": "taken-e1-reward-0"}, "spec": {"template": {"spec": {
-        "restartPolicy": "Never", "containers": [{"name": "a", "image": "b"}]}}, "suspend": True}}  # fmt: skip
+    other = {
+        "metadata": {"name": "taken-e1-reward-0"},
+        "spec": {
+            "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "a", "image": "b"}]}},
+            "suspend": True,
+        },
+    }
     cluster.batch.create_namespaced_job(cluster.namespace, other)
     cluster.create(name="taken")
 

@@ -94,9 +94,14 @@ def models(request: pytest.FixtureRequest, own_node: Node, tmp_path: Path) -> It
 
 @pytest.fixture
 def shop(
-    triton: None, running: Running, database: tuple[Path, str], models: Models,
-    pods_api: client.ApiClient, pods_namespace: str, pod_image: str,
-) -> Iterator[Shop]:  # fmt: skip
+    triton: None,
+    running: Running,
+    database: tuple[Path, str],
+    models: Models,
+    pods_api: client.ApiClient,
+    pods_namespace: str,
+    pod_image: str,
+) -> Iterator[Shop]:
     """The service, serving its first version."""
     made = spec(pod_image, *models.first, wrap_triton(models.folder), f"{models.place}/registry")
     with opened(pods_api, pods_namespace, models.folder, database, made, models.store) as found:
@@ -136,11 +141,20 @@ RETRAINING: dict[str, Any] = {
     "guards": {"min_ads_per_answer": 0.0},
 }
 GATES: dict[str, Any] = {
-    "queries": 24, "swept": 8, "min_queries": 0, "min_auc": 0.0, "auc_margin": 1.0, "max_calibration_error": 1.0,
+    "queries": 24,
+    "swept": 8,
+    "min_queries": 0,
+    "min_auc": 0.0,
+    "auc_margin": 1.0,
+    "max_calibration_error": 1.0,
     "offpolicy": {"action": "ads", "draws": 100, "min_effective_sample": 1, "max_weight_error": 100},
-    "revenue_margin": 1.0, "experience_margin": 1e6, "min_rise": -100, "max_fall": 100, "quality_margin": 1.0,
+    "revenue_margin": 1.0,
+    "experience_margin": 1e6,
+    "min_rise": -100,
+    "max_fall": 100,
+    "quality_margin": 1.0,
     "max_latency_ratio": 100,
-}  # fmt: skip
+}
 """Wide open where they would weigh the model: on so few answers they could not tell, and the way is what is tried."""
 
 

@@ -192,10 +192,13 @@ def running(
         catalogue = read_catalogue(path)
     chosen = ServeSettings(
         **{
-            "state_dir": folder / "state", "currency": catalogue.currency if catalogue else "EUR",
-            "anonymous_chat": True, "refresh_s": 0.05,
-        } | settings
-    )  # fmt: skip
+            "state_dir": folder / "state",
+            "currency": catalogue.currency if catalogue else "EUR",
+            "anonymous_chat": True,
+            "refresh_s": 0.05,
+        }
+        | settings
+    )
     backend = backend or ThreadedPolicy(PolicyWorker(policy, chosen.waiting, chosen.deadline_s))
     router = Router(backend, MODEL, SECRET, chosen, encoder or WordEncoder())
     if catalogue is not None:

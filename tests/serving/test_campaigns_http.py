@@ -207,14 +207,18 @@ def test_each_role_may_do_its_own_and_nothing_else(start: Start) -> None:
         ("GET", path + "/delivery", None, {ADMIN: 200, FALCON: 200, EAGLE: 404, PUBLISHER: 403}),
         ("PATCH", path, {"version": 99}, {ADMIN: 409, FALCON: 409, EAGLE: 404, PUBLISHER: 403}),
         ("POST", path + "/pause", None, {ADMIN: 200, FALCON: 200, EAGLE: 404, PUBLISHER: 403}),
-        ("POST", "/v1/creatives/kite-1/review", {"review": "approved"},
-         {ADMIN: 200, FALCON: 403, EAGLE: 403, PUBLISHER: 403}),
+        (
+            "POST",
+            "/v1/creatives/kite-1/review",
+            {"review": "approved"},
+            {ADMIN: 200, FALCON: 403, EAGLE: 403, PUBLISHER: 403},
+        ),
         ("GET", "/v1/keys", None, {ADMIN: 200, FALCON: 403, EAGLE: 403, PUBLISHER: 403}),
         ("POST", "/v1/keys", {"role": "admin", "label": "x"}, {ADMIN: 201, FALCON: 403, EAGLE: 403, PUBLISHER: 403}),
         ("GET", "/v1/reports", None, {ADMIN: 200, FALCON: 200, EAGLE: 200, PUBLISHER: 403}),
         ("GET", "/v1/summary", None, {ADMIN: 200, FALCON: 200, EAGLE: 200, PUBLISHER: 403}),
         ("GET", "/v1/auctions", None, {ADMIN: 200, FALCON: 403, EAGLE: 403, PUBLISHER: 200}),
-    ]  # fmt: skip
+    ]
     found = {
         (method, where, who): router.call(method, where, key, json=body).status_code
         for method, where, body, _ in matrix

@@ -40,9 +40,17 @@ def database(tmp_path: Path) -> Iterator[Database]:
     for number in range(3):
         creative = Creative(id=f"A{number}", title="Brand", landing_url="https://brand.example/")
         campaign = Campaign(
-            id=f"c{number}", advertiser_id="a", name="n", category="", creatives=(creative,), bid_micros=1,
-            currency="EUR", starts_at=NOW, created_at=NOW, updated_at=NOW,
-        )  # fmt: skip
+            id=f"c{number}",
+            advertiser_id="a",
+            name="n",
+            category="",
+            creatives=(creative,),
+            bid_micros=1,
+            currency="EUR",
+            starts_at=NOW,
+            created_at=NOW,
+            updated_at=NOW,
+        )
         CampaignStore(database).create(campaign, NOW)
     yield database
     database.close()

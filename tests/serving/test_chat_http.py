@@ -280,8 +280,13 @@ def test_a_plain_answer_that_breaks_half_way_is_a_503_and_not_half_an_answer(sta
 
 def test_the_page_needs_nothing_from_elsewhere(start: Start) -> None:
     router = start()
-    for path, kind in (("/", "text/html"), ("/assets/app.js", "text/javascript"), ("/assets/style.css", "text/css"),
-                       ("/assets/auction.js", "text/javascript"), ("/favicon.ico", "image/svg")):  # fmt: skip
+    for path, kind in (
+        ("/", "text/html"),
+        ("/assets/app.js", "text/javascript"),
+        ("/assets/style.css", "text/css"),
+        ("/assets/auction.js", "text/javascript"),
+        ("/favicon.ico", "image/svg"),
+    ):
         response = router.get(path)
         assert response.status_code == 200
         assert response.headers["content-type"].startswith(kind)

@@ -120,9 +120,16 @@ def test_an_expired_token_still_says_where_it_led() -> None:
 
 def test_a_usual_token_is_short() -> None:
     click = Click(
-        "0199e5a4-7c1e-7b7e-8b7a-1f1e5a3c9d10", "cr_01J9ZK3V7Q", 350_000, "EUR", 1_790_086_400, "ca_01J9ZK3V7Q",
-        Pricing.CLICK, "chat", 1_790_000_000,
-    )  # fmt: skip
+        "0199e5a4-7c1e-7b7e-8b7a-1f1e5a3c9d10",
+        "cr_01J9ZK3V7Q",
+        350_000,
+        "EUR",
+        1_790_086_400,
+        "ca_01J9ZK3V7Q",
+        Pricing.CLICK,
+        "chat",
+        1_790_000_000,
+    )
     assert len(SIGNER.sign(click)) <= 140
 
 

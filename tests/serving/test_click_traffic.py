@@ -53,14 +53,17 @@ def test_a_person_is_charged(agent: str) -> None:
         (Invalid.PREFETCH, with_headers(x_moz="prefetch")),
         (Invalid.BOT, replace(PERSON, headers={})),
         (Invalid.BOT, with_headers(user_agent="  ")),
-        (Invalid.BOT, with_headers(user_agent="Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)")),
+        (
+            Invalid.BOT,
+            with_headers(user_agent="Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"),
+        ),
         (Invalid.BOT, with_headers(user_agent="curl/8.16.0")),
         (Invalid.BOT, with_headers(user_agent="python-httpx/0.28.1")),
         (Invalid.BOT, with_headers(user_agent="facebookexternalhit/1.1")),
         (Invalid.BOT, with_headers(user_agent="GPTBot/1.2")),
         (Invalid.BOT, with_headers(user_agent=BROWSER.replace("Chrome", "HeadlessChrome"))),
     ],
-)  # fmt: skip
+)
 def test_what_no_person_sends_is_not_charged(reason: Invalid, request_: ClickRequest) -> None:
     assert judge(request=request_) is reason
 

@@ -15,9 +15,18 @@ from serving.pacing import day_plan, next_state
 
 MIDNIGHT = datetime(2026, 6, 10, tzinfo=UTC)
 CAMPAIGN = Campaign(
-    id="C1", advertiser_id="a", name="n", category="c", state=CampaignState.ACTIVE, bid_micros=200_000, currency="EUR",
-    daily_budget_micros=24_000_000, starts_at=MIDNIGHT - timedelta(days=9), created_at=MIDNIGHT, updated_at=MIDNIGHT,
-)  # fmt: skip
+    id="C1",
+    advertiser_id="a",
+    name="n",
+    category="c",
+    state=CampaignState.ACTIVE,
+    bid_micros=200_000,
+    currency="EUR",
+    daily_budget_micros=24_000_000,
+    starts_at=MIDNIGHT - timedelta(days=9),
+    created_at=MIDNIGHT,
+    updated_at=MIDNIGHT,
+)
 
 
 def planned(at: datetime, spent_today: int = 0, spent_before: int = 0, **changes: Any) -> tuple[int | None, int | None]:
@@ -58,9 +67,11 @@ def test_without_an_even_budget_there_is_no_plan(changes: dict[str, Any]) -> Non
 def test_a_total_budgets_share_does_not_move_with_todays_spend(today: int, before: int) -> None:
     """Half of four days are over by noon of the third: of what was left at its midnight, half a half is planned."""
     four_days = {
-        "daily_budget_micros": None, "total_budget_micros": 40_000_000, "starts_at": MIDNIGHT - timedelta(days=2),
+        "daily_budget_micros": None,
+        "total_budget_micros": 40_000_000,
+        "starts_at": MIDNIGHT - timedelta(days=2),
         "ends_at": MIDNIGHT + timedelta(days=2),
-    }  # fmt: skip
+    }
     left = max(0, 40_000_000 - before)
     allowance, plan = planned(MIDNIGHT + timedelta(hours=12), today, before, **four_days)
     assert allowance == -(-left // 2)

@@ -209,13 +209,30 @@ def by_ids(verdict: Verdict) -> tuple[str, str]:
 
 CREATIVE = Creative(id="A1", title="t", landing_url="https://x.example", review=ReviewState.APPROVED)
 GOOD = Campaign(
-    id="C1", advertiser_id="kestrel", name="n", category="shoes", state=CampaignState.ACTIVE, creatives=(CREATIVE,),
-    bid_micros=100, currency="EUR", starts_at=LONG_AGO, created_at=LONG_AGO, updated_at=LONG_AGO,
-)  # fmt: skip
+    id="C1",
+    advertiser_id="kestrel",
+    name="n",
+    category="shoes",
+    state=CampaignState.ACTIVE,
+    creatives=(CREATIVE,),
+    bid_micros=100,
+    currency="EUR",
+    starts_at=LONG_AGO,
+    created_at=LONG_AGO,
+    updated_at=LONG_AGO,
+)
 ASK = PlacementRequest(
-    auction_id="x", now=NOW, currency="EUR", country="DE", language="en-GB", category="sport", placement="chat",
-    query="good running shoes", user_id="reader", consent=True,
-)  # fmt: skip
+    auction_id="x",
+    now=NOW,
+    currency="EUR",
+    country="DE",
+    language="en-GB",
+    category="sport",
+    placement="chat",
+    query="good running shoes",
+    user_id="reader",
+    consent=True,
+)
 CAP = (FrequencyCap(impressions=1, hours=1),)
 
 
@@ -268,13 +285,17 @@ def change(record: Any, **fields: Any) -> Any:
         (None, {}, {}, {"capped": Capped(True, frozenset({"C1"}))}),  # the cap has been taken off since
         (Reason.FREQUENCY_CREATIVE, {"creative_caps": CAP}, {}, {"capped": Capped(True, creatives=frozenset({"A1"}))}),
         (Reason.BID_BELOW_FLOOR, {}, {"floor_micros": 101}, {}),
-        (None, {"adjustments": (BidAdjustment(dimension="country", value="de", thousandths=1_010),)},
-         {"floor_micros": 101}, {}),
+        (
+            None,
+            {"adjustments": (BidAdjustment(dimension="country", value="de", thousandths=1_010),)},
+            {"floor_micros": 101},
+            {},
+        ),
         (Reason.PACED, {}, {}, {"participation": 0.0}),
         (Reason.REVIEW_PENDING, {"creatives": (change(CREATIVE, review=ReviewState.PENDING),)}, {}, {}),
         (Reason.REVIEW_REJECTED, {"creatives": (change(CREATIVE, review=ReviewState.REJECTED),)}, {}, {}),
     ],
-)  # fmt: skip
+)
 def test_each_rule_excludes_with_its_own_reason(
     reason: Reason | None, campaign: dict[str, Any], request_: dict[str, Any], more: dict[str, Any]
 ) -> None:

@@ -26,9 +26,18 @@ def nobody(campaign_id: str) -> Campaign | None:
 def campaign(campaign_id: str = "C1", ours: Any = (), creatives: Any = ()) -> Campaign:
     caps = [tuple(FrequencyCap(impressions=n, hours=h) for n, h in given) for given in (ours, creatives)]
     return Campaign(
-        id=campaign_id, advertiser_id="a", name="n", category="c", bid_micros=1, currency="EUR", starts_at=THEN,
-        campaign_caps=caps[0], creative_caps=caps[1], created_at=THEN, updated_at=THEN,
-    )  # fmt: skip
+        id=campaign_id,
+        advertiser_id="a",
+        name="n",
+        category="c",
+        bid_micros=1,
+        currency="EUR",
+        starts_at=THEN,
+        campaign_caps=caps[0],
+        creative_caps=caps[1],
+        created_at=THEN,
+        updated_at=THEN,
+    )
 
 
 limits = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 30)), max_size=2)
@@ -36,7 +45,7 @@ readers, pauses = st.sampled_from(["ann", "bob"]), st.integers(0, 9 * HOUR)
 shows = st.lists(
     st.tuples(readers, st.sampled_from(["C1", "C2"]), st.sampled_from("xy"), pauses),
     max_size=40,
-)  # fmt: skip
+)
 
 
 def reached(

@@ -12,13 +12,33 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
 PATHS = {
-    "/c/{token}", "/demo/{ad_id}", "/livez", "/readyz", "/metrics", "/v1/auctions", "/v1/auctions/{auction_id}",
-    "/v1/campaigns", "/v1/campaigns/{campaign_id}", "/v1/campaigns/{campaign_id}/delivery",
-    "/v1/campaigns/{campaign_id}/end", "/v1/campaigns/{campaign_id}/pause", "/v1/campaigns/{campaign_id}/resume",
-    "/v1/caller", "/v1/chat/completions", "/v1/creatives/{creative_id}/review", "/v1/deliveries", "/v1/keys",
-    "/v1/keys/{key_id}/revoke", "/v1/keys/{key_id}/rotate", "/v1/models", "/v1/models/{name}", "/v1/reports",
-    "/v1/reports/events", "/v1/reports/series", "/v1/summary",
-}  # fmt: skip
+    "/c/{token}",
+    "/demo/{ad_id}",
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/v1/auctions",
+    "/v1/auctions/{auction_id}",
+    "/v1/campaigns",
+    "/v1/campaigns/{campaign_id}",
+    "/v1/campaigns/{campaign_id}/delivery",
+    "/v1/campaigns/{campaign_id}/end",
+    "/v1/campaigns/{campaign_id}/pause",
+    "/v1/campaigns/{campaign_id}/resume",
+    "/v1/caller",
+    "/v1/chat/completions",
+    "/v1/creatives/{creative_id}/review",
+    "/v1/deliveries",
+    "/v1/keys",
+    "/v1/keys/{key_id}/revoke",
+    "/v1/keys/{key_id}/rotate",
+    "/v1/models",
+    "/v1/models/{name}",
+    "/v1/reports",
+    "/v1/reports/events",
+    "/v1/reports/series",
+    "/v1/summary",
+}
 
 
 def test_the_document_names_every_route(shared: Any) -> None:

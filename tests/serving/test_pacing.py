@@ -21,9 +21,18 @@ from serving.pacing import PacingSettings, PacingState, next_state, participates
 MIDNIGHT = datetime(2026, 6, 10, tzinfo=UTC)
 BID = 200_000
 CAMPAIGN = Campaign(
-    id="C1", advertiser_id="a", name="n", category="c", state=CampaignState.ACTIVE, bid_micros=BID, currency="EUR",
-    daily_budget_micros=500 * BID, starts_at=MIDNIGHT - timedelta(days=9), created_at=MIDNIGHT, updated_at=MIDNIGHT,
-)  # fmt: skip
+    id="C1",
+    advertiser_id="a",
+    name="n",
+    category="c",
+    state=CampaignState.ACTIVE,
+    bid_micros=BID,
+    currency="EUR",
+    daily_budget_micros=500 * BID,
+    starts_at=MIDNIGHT - timedelta(days=9),
+    created_at=MIDNIGHT,
+    updated_at=MIDNIGHT,
+)
 Traffic = Callable[[float], float]
 
 
@@ -127,9 +136,12 @@ def test_dayparts_and_a_clock_change_make_the_open_hours() -> None:
     """Berlin's 29 March 2026 has no hour from two to three: open 0-4 lasts three hours."""
     budget = 60 * BID
     campaign = change(
-        CAMPAIGN, time_zone="Europe/Berlin", dayparts=(Daypart(days=(6,), from_hour=0, to_hour=4),),
-        daily_budget_micros=budget, starts_at=datetime(2026, 1, 1, tzinfo=UTC),
-    )  # fmt: skip
+        CAMPAIGN,
+        time_zone="Europe/Berlin",
+        dayparts=(Daypart(days=(6,), from_hour=0, to_hour=4),),
+        daily_budget_micros=budget,
+        starts_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
     world = World(campaign, clicks=0.5)
     line = world.run(datetime(2026, 3, 28, 23, tzinfo=UTC), 3, lambda hour: 300.0)
     assert 0.8 * budget <= line[-1] <= budget
@@ -140,9 +152,12 @@ def test_dayparts_and_a_clock_change_make_the_open_hours() -> None:
 def test_a_total_budget_alone_is_spread_over_the_flight() -> None:
     budget = 400 * BID
     campaign = change(
-        CAMPAIGN, daily_budget_micros=None, total_budget_micros=budget, starts_at=MIDNIGHT,
+        CAMPAIGN,
+        daily_budget_micros=None,
+        total_budget_micros=budget,
+        starts_at=MIDNIGHT,
         ends_at=MIDNIGHT + timedelta(days=4),
-    )  # fmt: skip
+    )
     world = World(campaign, clicks=0.5)
     days = [world.run(MIDNIGHT + timedelta(days=d), 24, lambda hour: 60.0)[-1] for d in range(4)]
     assert sum(days) == world.spend.total_micros <= budget
@@ -178,11 +193,13 @@ def test_the_probability_is_one_whatever_the_ledger_says(
     looks: list[tuple[int, int]], daily: int | None, total: int | None, zone_name: str, ends: bool
 ) -> None:
     campaign = change(
-        CAMPAIGN, time_zone=zone_name, daily_budget_micros=None if daily is None else daily * BID,
+        CAMPAIGN,
+        time_zone=zone_name,
+        daily_budget_micros=None if daily is None else daily * BID,
         total_budget_micros=None if total is None else total * BID,
         ends_at=MIDNIGHT + timedelta(days=3) if ends else None,
         dayparts=(Daypart(days=(0, 2, 4), from_hour=5, to_hour=9),),
-    )  # fmt: skip
+    )
     state, now, spent = None, MIDNIGHT, 0
     for seconds, clicks in looks:
         now, spent = now + timedelta(seconds=seconds), spent + clicks * BID

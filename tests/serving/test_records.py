@@ -67,9 +67,14 @@ def test_the_outcome_says_what_the_evaluation_said(seed: int, count: int, consen
     for campaign in campaigns(seed, count):
         index.put(campaign)
     request = PlacementRequest(
-        auction_id="a", now=NOW, currency="EUR", country="DE", consent=consent, floor_micros=1,
+        auction_id="a",
+        now=NOW,
+        currency="EUR",
+        country="DE",
+        consent=consent,
+        floor_micros=1,
         publisher_blocked_advertisers=frozenset({"a1"}),
-    )  # fmt: skip
+    )
     capped = Capped(consent, frozenset({"c3"}), frozenset({"c1-0", "c2-1"}))
     evaluation = index.evaluate(request, capped)
     outcome = Outcome.of(evaluation)

@@ -24,8 +24,10 @@ def refused(body: Any, kind: Any) -> dict[str, str]:
         decode_body(msgspec.json.encode(body), msgspec.json.Decoder(kind))
     error = raised.value.body()["error"]
     assert (error["type"], error["code"], error["param"]) == (
-        "invalid_request_error", "invalid_value", error["fields"][0]["field"],
-    )  # fmt: skip
+        "invalid_request_error",
+        "invalid_value",
+        error["fields"][0]["field"],
+    )
     assert all(f"{f['field']}: {f['value']}: {f['remedy']}" in error["message"] for f in error["fields"])
     return {fault["field"]: fault["remedy"] for fault in error["fields"]}
 
@@ -65,10 +67,19 @@ def test_unknown_missing_and_wrong_fields_are_told_together() -> None:
     }
     del wrong["name"]
     assert set(refused(wrong, CampaignInput)) == {
-        "name", "colour", "starts_at", "targeting.contries", "targeting.languages[0]", "dayparts[0].til_hour",
-        "dayparts[1].days", "creatives[0].landing_url", "creatives[1].image", "creatives[1].title",
-        "campaign_caps[0].hours", "daily_budget_micros",
-    }  # fmt: skip
+        "name",
+        "colour",
+        "starts_at",
+        "targeting.contries",
+        "targeting.languages[0]",
+        "dayparts[0].til_hour",
+        "dayparts[1].days",
+        "creatives[0].landing_url",
+        "creatives[1].image",
+        "creatives[1].title",
+        "campaign_caps[0].hours",
+        "daily_budget_micros",
+    }
 
 
 def test_a_key_that_is_wrong_only_the_first_time_is_told() -> None:
@@ -88,11 +99,14 @@ def test_unknown_query_parameters_are_told_together(shared: Any) -> None:
 
 NAMES = sorted({*CampaignInput.__struct_fields__, *ChatRequest.__struct_fields__, "role", "content", "type", "text"})
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 2**70) | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.sampled_from(["", "user", "text", "active", "UTC", "2026-05-01T00:00:00Z"]),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4),
     max_leaves=8,
-)  # fmt: skip
+)
 
 
 @given(st.sampled_from([CampaignInput, ChatRequest]), st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=3))

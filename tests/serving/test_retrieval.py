@@ -35,10 +35,18 @@ def campaign(number: int, *texts: str, **fields: Any) -> Campaign:
         for i, t in enumerate(texts)
     )
     made = Campaign(
-        id=f"C{number}", advertiser_id=f"v{number}", name="n", category="c", state=CampaignState.ACTIVE,
-        creatives=creatives, bid_micros=100, currency="EUR", starts_at=NOW - timedelta(days=1), created_at=NOW,
+        id=f"C{number}",
+        advertiser_id=f"v{number}",
+        name="n",
+        category="c",
+        state=CampaignState.ACTIVE,
+        creatives=creatives,
+        bid_micros=100,
+        currency="EUR",
+        starts_at=NOW - timedelta(days=1),
+        created_at=NOW,
         updated_at=NOW,
-    )  # fmt: skip
+    )
     return msgspec.structs.replace(made, **fields)
 
 

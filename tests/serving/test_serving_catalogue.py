@@ -62,9 +62,14 @@ def test_a_bad_field_is_named_with_its_line(tmp_path: Path, field: str, value: o
 
 @pytest.mark.parametrize(
     "line",
-    [b"{", b"[]", b'{"id": "A2"}', msgspec.json.encode(GOOD).replace(b"500000", b"1.5"),
-     msgspec.json.encode(GOOD)[:-1] + b',"colour":"red"}'],
-)  # fmt: skip
+    [
+        b"{",
+        b"[]",
+        b'{"id": "A2"}',
+        msgspec.json.encode(GOOD).replace(b"500000", b"1.5"),
+        msgspec.json.encode(GOOD)[:-1] + b',"colour":"red"}',
+    ],
+)
 def test_a_line_of_another_shape_is_reported(tmp_path: Path, line: bytes) -> None:
     with pytest.raises(InputError, match=r"ads\.jsonl:1"):
         read_catalogue(write(tmp_path / "ads.jsonl", line))

@@ -79,8 +79,11 @@ def test_the_copied_code_stands_alone(tmp_path: Path) -> None:
     # -S: without the line that puts this checkout on the path
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", script, str(built.folder / "1" / "code"), packages],
-        capture_output=True, text=True, check=False, cwd=tmp_path,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
 
 

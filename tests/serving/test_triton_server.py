@@ -316,8 +316,10 @@ def test_the_trace_goes_on_to_the_model(site: Site, spans: Callable[[], dict[str
             await anext(endless)
             await endless.aclose()
         assert [s.attributes["outcome"] for s in (answered, failed, spans()["triton"])] == [
-            "answered", "PolicyError", "cancelled",
-        ]  # fmt: skip
+            "answered",
+            "PolicyError",
+            "cancelled",
+        ]
         assert answered.attributes["model_digest"] == site.wide.digest
         assert answered.parent.span_id == spans()["auction"].context.span_id
         assert {f"{span.context.trace_id:032x}" for span in (answered, failed)} == {trace_id}

@@ -23,9 +23,10 @@ from serving.triton.vllm_marks import Mask, Record, policy_without_weights
 TINY = Path(resolve("tiny")[0])
 ADS = ("Acme Noise Headphones", "Acme Noise Earbuds", "Zephyr Fitness Tracker", "Lumen Desk Lamp")
 CONTEXT = Context(
-    "c", "Which headphones are good for noisy trains?",
+    "c",
+    "Which headphones are good for noisy trains?",
     tuple(Candidate(Ad(f"A{i}", title, "", title.split()[0]), i * 200_000) for i, title in enumerate(ADS)),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")

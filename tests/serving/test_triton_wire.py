@@ -25,18 +25,24 @@ text = st.text(st.characters(codec="utf-8"), max_size=20)
 ads = st.builds(Ad, text, text, text, text, text, text)
 profiles = st.builds(Profile, text, text, text, text, text, st.lists(text).map(tuple), st.lists(text).map(tuple))
 contexts = st.builds(
-    Context, text, text,
+    Context,
+    text,
+    text,
     st.lists(st.builds(Candidate, ads, st.integers(0, 2**62)), max_size=4).map(tuple),
     st.none() | profiles,
     st.lists(st.tuples(st.sampled_from(["user", "assistant"]), text), max_size=3).map(tuple),
     text,
-)  # fmt: skip
+)
 chances = st.floats(0, 1)
 completed = st.builds(
     Completed,
     st.lists(st.builds(MarkerChoice, text, st.dictionaries(text, chances), st.booleans())).map(tuple),
-    st.floats(-1e6, 0), st.integers(0, 9999), st.integers(0, 9999), st.booleans(), text,
-)  # fmt: skip
+    st.floats(-1e6, 0),
+    st.integers(0, 9999),
+    st.integers(0, 9999),
+    st.booleans(),
+    text,
+)
 
 
 @given(contexts, st.integers(0, 2**63 - 1), st.integers(0, 9))
@@ -51,9 +57,16 @@ def test_the_end_of_an_answer_arrives_as_it_was_sent(done: Completed) -> None:
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"seed": -1}, "seed"), ({"seed": 2**63}, "seed"), ({"max_ads": -1}, "max_ads"), ({"version": 2}, "version"),
-     ({"seed": None}, "seed"), ({"context": {}}, "context"), ({"mood": 1}, "mood")],
-)  # fmt: skip
+    [
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**63}, "seed"),
+        ({"max_ads": -1}, "max_ads"),
+        ({"version": 2}, "version"),
+        ({"seed": None}, "seed"),
+        ({"context": {}}, "context"),
+        ({"mood": 1}, "mood"),
+    ],
+)
 def test_a_bad_request_names_the_field(change: dict[str, object], named: str) -> None:
     good = msgspec.json.decode(encode_request(Context("c", "a private question", ()), 1, 1))
     with pytest.raises(InputError, match=named) as caught:

@@ -242,9 +242,17 @@ def test_a_broken_connection_is_tried_again_only_before_the_first_delta() -> Non
 
 @pytest.mark.parametrize(
     ("code", "error"),
-    [(400, InputError), (422, InputError), (429, Overloaded), (503, Overloaded), (401, PolicyError), (404, PolicyError),
-     (500, PolicyError), (302, PolicyError)],
-)  # fmt: skip
+    [
+        (400, InputError),
+        (422, InputError),
+        (429, Overloaded),
+        (503, Overloaded),
+        (401, PolicyError),
+        (404, PolicyError),
+        (500, PolicyError),
+        (302, PolicyError),
+    ],
+)
 def test_a_refusal_is_final_and_what_it_says_stays_here(code: int, error: type[Exception]) -> None:
     async def run() -> None:
         async with faked(status(code)) as (fake, policy):
@@ -259,10 +267,14 @@ def test_a_refusal_is_final_and_what_it_says_stays_here(code: int, error: type[E
 
 @pytest.mark.parametrize(
     "bad",
-    [b"data: {not json\n\n", b"data: [1, 2]\n\n", b'data: {"choices": [{"delta": {"content": 7}}]}\n\n',
-     b'data: {"error": {"message": "a private question"}}\n\n',
-     b'data: {"choices": [{"delta": {"content": "\xff"}}]}\n\n'],
-)  # fmt: skip
+    [
+        b"data: {not json\n\n",
+        b"data: [1, 2]\n\n",
+        b'data: {"choices": [{"delta": {"content": 7}}]}\n\n',
+        b'data: {"error": {"message": "a private question"}}\n\n',
+        b'data: {"choices": [{"delta": {"content": "\xff"}}]}\n\n',
+    ],
+)
 @pytest.mark.parametrize("first", [b"", frame("Hi")])
 def test_a_malformed_frame_ends_the_answer_without_being_repeated(bad: bytes, first: bytes) -> None:
     async def run() -> None:
@@ -382,9 +394,18 @@ def test_nobody_at_the_address_is_down_and_not_ready() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"url": "localhost:8000"}, {"url": "http://"}, {"url": "http://me:secret@host/v1"}, {"model": ""}, {"retries": -1},
-     {"max_tokens": 0}, {"in_flight": 0}, {"question_s": 0}, {"temperature": math.nan}],
-)  # fmt: skip
+    [
+        {"url": "localhost:8000"},
+        {"url": "http://"},
+        {"url": "http://me:secret@host/v1"},
+        {"model": ""},
+        {"retries": -1},
+        {"max_tokens": 0},
+        {"in_flight": 0},
+        {"question_s": 0},
+        {"temperature": math.nan},
+    ],
+)
 def test_settings_that_cannot_work_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
         replace(asked(1), **wrong)

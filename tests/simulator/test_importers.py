@@ -74,11 +74,21 @@ def test_every_planted_fault_is_reported_where_it_stands(faulty: Path) -> None:
     assert_accounted(data)
     ads, queries, pairs = "real_estate_qualities.csv", "real_estate_queries.txt", "real_estate_query_pairs.csv"
     assert places(data) == [
-        (ads, 3, "row"), (ads, 4, "advertisement"), (ads, 5, "type"), (ads, 6, "advertisement"), (ads, 7, "row"),
-        (ads, 8, "advertisement"), (ads, 9, "row"),
-        (queries, 2, "query"), (queries, 4, "query"), (queries, 5, "query"),
-        (pairs, 4, "row"), (pairs, 5, "query"), (pairs, 6, "advertisement"), (pairs, 8, "row"),
-    ]  # fmt: skip
+        (ads, 3, "row"),
+        (ads, 4, "advertisement"),
+        (ads, 5, "type"),
+        (ads, 6, "advertisement"),
+        (ads, 7, "row"),
+        (ads, 8, "advertisement"),
+        (ads, 9, "row"),
+        (queries, 2, "query"),
+        (queries, 4, "query"),
+        (queries, 5, "query"),
+        (pairs, 4, "row"),
+        (pairs, 5, "query"),
+        (pairs, 6, "advertisement"),
+        (pairs, 8, "row"),
+    ]
     assert data.report.files[ads].read == 10
     assert "real_estate_qualities.csv" in data.report.issues[-2].remedy
 
@@ -86,13 +96,17 @@ def test_every_planted_fault_is_reported_where_it_stands(faulty: Path) -> None:
 def test_good_rows_beside_faulty_ones_are_all_there(faulty: Path) -> None:
     data = load_webis(faulty)
     assert [(ad.id, ad.title) for ad in data.ads] == [
-        ("rea-001", "Zillow"), ("rea-009", 'The ""Best"" Homes'), ("rea-010", "Compass"),
-    ]  # fmt: skip
+        ("rea-001", "Zillow"),
+        ("rea-009", 'The ""Best"" Homes'),
+        ("rea-010", "Compass"),
+    ]
     assert data.ads[0].text == "marketplace: homes, rentals"
     assert data.ads[0].category == "real estate"
     assert [(q.text, q.relevant) for q in data.queries] == [
-        ("homes near me", ("rea-001", "rea-010")), ("lofts for sale", ("rea-010",)), ("villas", ()),
-    ]  # fmt: skip
+        ("homes near me", ("rea-001", "rea-010")),
+        ("lofts for sale", ("rea-010",)),
+        ("villas", ()),
+    ]
 
 
 def test_mending_a_row_moves_no_other_id(faulty: Path) -> None:
@@ -187,10 +201,15 @@ def test_a_csv_catalogue_with_queries(tmp_path: Path) -> None:
     data = load_tables(tmp_path / "ads.csv", tmp_path / "queries.csv")
     assert_accounted(data)
     assert places(data) == [
-        ("ads.csv", 4, "text"), ("ads.csv", 5, "id"), ("ads.csv", 6, "id"), ("ads.csv", 7, "landing_url"),
+        ("ads.csv", 4, "text"),
+        ("ads.csv", 5, "id"),
+        ("ads.csv", 6, "id"),
+        ("ads.csv", 7, "landing_url"),
         ("ads.csv", 8, "title"),
-        ("queries.csv", 3, "relevant"), ("queries.csv", 4, "query"), ("queries.csv", 6, "query"),
-    ]  # fmt: skip
+        ("queries.csv", 3, "relevant"),
+        ("queries.csv", 4, "query"),
+        ("queries.csv", 6, "query"),
+    ]
     assert [ad.id for ad in data.ads] == ["a-1", "a-6"]
     assert data.ads[0].text == "grippy, light"
     assert data.ads[0].advertiser == "Trail Shoes"
@@ -216,9 +235,14 @@ def test_a_jsonl_catalogue_with_queries(tmp_path: Path) -> None:
     data = load_tables(tmp_path / "ads.jsonl", tmp_path / "queries.jsonl")
     assert_accounted(data)
     assert places(data) == [
-        ("ads.jsonl", 2, "row"), ("ads.jsonl", 3, "row"), ("ads.jsonl", 4, "row"), ("ads.jsonl", 5, "title"),
-        ("ads.jsonl", 6, "id"), ("queries.jsonl", 2, "relevant"), ("queries.jsonl", 3, "query"),
-    ]  # fmt: skip
+        ("ads.jsonl", 2, "row"),
+        ("ads.jsonl", 3, "row"),
+        ("ads.jsonl", 4, "row"),
+        ("ads.jsonl", 5, "title"),
+        ("ads.jsonl", 6, "id"),
+        ("queries.jsonl", 2, "relevant"),
+        ("queries.jsonl", 3, "query"),
+    ]
     assert [a.id for a in data.ads] == ["a-1", "b"]
     assert [r.field for r in data.report.repairs] == ["size"]
     assert data.queries[0].relevant == ("a-1",)

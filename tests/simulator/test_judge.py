@@ -62,8 +62,9 @@ def test_feedback_covers_the_shown_ads_in_their_order() -> None:
     assert sent.body["temperature"] == 0.3
     assert "Acornbank" not in json.dumps(sent.body), "an ad that was not shown is not to be judged"
     assert list(sent.body["response_format"]["json_schema"]["schema"]["properties"]["clicks"]["properties"]) == [
-        "A2", "A1",
-    ]  # fmt: skip
+        "A2",
+        "A1",
+    ]
 
 
 def test_an_answer_without_ads_is_still_graded() -> None:
@@ -309,8 +310,12 @@ def test_logs_and_errors_hold_no_profile_query_or_key(
 ) -> None:
     monkeypatch.setenv("LLM_AUCTION_JUDGE_KEY", "secret-key")
     leaky = {"clicks": {"the nurse of a coastal town": {"reason": "muddy trails", "clicked": True}}}
-    replies = [Reply(429, {"error": {"message": "nurse"}}), completion("the nurse asked about muddy trails"),
-               completion({**feedback("A1"), **leaky}), completion({**feedback("A1"), "nurse": 1})]  # fmt: skip
+    replies = [
+        Reply(429, {"error": {"message": "nurse"}}),
+        completion("the nurse asked about muddy trails"),
+        completion({**feedback("A1"), **leaky}),
+        completion({**feedback("A1"), "nurse": 1}),
+    ]
     with serving(scripted(replies)) as server, caplog.at_level(logging.DEBUG), pytest.raises(JudgeError) as caught:
         judge(server, api_key_env="LLM_AUCTION_JUDGE_KEY").click_feedback(CONTEXT, answer(ADS[0]))
     assert len(server.requests) == 4

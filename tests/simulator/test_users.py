@@ -29,10 +29,14 @@ def completion(*ads: str, text: str = "Good ones are {0} and {1}.") -> dict[str,
             link = f"[{ad.title}](http://router/c/t{number}) (Sponsored)"
             links.append(
                 {
-                    "ad_id": ad.id, "title": ad.title, "advertiser": ad.advertiser, "click_url": f"http://router/c/t{number}",
-                    "span": [len(content), len(content) + len(link)], "creative": {"title": ad.title, "text": ad.text},
+                    "ad_id": ad.id,
+                    "title": ad.title,
+                    "advertiser": ad.advertiser,
+                    "click_url": f"http://router/c/t{number}",
+                    "span": [len(content), len(content) + len(link)],
+                    "creative": {"title": ad.title, "text": ad.text},
                 }
-            )  # fmt: skip
+            )
             content += link
     return {"choices": [{"message": {"content": content}}], "ads": links}
 

@@ -102,10 +102,15 @@ def click() -> Callable[..., Click]:
 
     def make(number: int, auction_id: str = AUCTION) -> Click:
         return Click(
-            occurred_at=datetime(2026, 11, 24, tzinfo=UTC), click_id=click_id_of(auction_id, f"A{number}"),
-            auction_id=auction_id, ad_id=f"A{number}", campaign_id="c", verdict="valid", price_micros=number,
+            occurred_at=datetime(2026, 11, 24, tzinfo=UTC),
+            click_id=click_id_of(auction_id, f"A{number}"),
+            auction_id=auction_id,
+            ad_id=f"A{number}",
+            campaign_id="c",
+            verdict="valid",
+            price_micros=number,
             currency="EUR",
-        )  # fmt: skip
+        )
 
     return make
 

@@ -17,9 +17,15 @@ AUCTION = "019ab3c4-5d6e-7f80-9123-456789abcdef"
 def click(number: int, auction_id: str = AUCTION) -> Click:
     """A click on ad `number`."""
     return Click(
-        occurred_at=datetime.now(UTC), click_id=click_id_of(auction_id, f"A{number}"), auction_id=auction_id,
-        ad_id=f"A{number}", campaign_id="c", verdict="valid", price_micros=number, currency="EUR",
-    )  # fmt: skip
+        occurred_at=datetime.now(UTC),
+        click_id=click_id_of(auction_id, f"A{number}"),
+        auction_id=auction_id,
+        ad_id=f"A{number}",
+        campaign_id="c",
+        verdict="valid",
+        price_micros=number,
+        currency="EUR",
+    )
 
 
 if __name__ == "__main__":

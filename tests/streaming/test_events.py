@@ -47,17 +47,29 @@ def as_bytes(value: Any) -> bytes:
 
 def click(**fields: Any) -> Click:
     told: dict[str, Any] = {
-        "occurred_at": NOW, "click_id": click_id_of(AUCTION, "A1"), "auction_id": AUCTION, "ad_id": "A1",
-        "campaign_id": "c1", "verdict": "valid", "price_micros": 1, "currency": "EUR",
-    }  # fmt: skip
+        "occurred_at": NOW,
+        "click_id": click_id_of(AUCTION, "A1"),
+        "auction_id": AUCTION,
+        "ad_id": "A1",
+        "campaign_id": "c1",
+        "verdict": "valid",
+        "price_micros": 1,
+        "currency": "EUR",
+    }
     return Click(**told | fields)
 
 
 def interaction(**fields: Any) -> Interaction:
     told: dict[str, Any] = {
-        "occurred_at": NOW, "auction_id": AUCTION, "outcome": "answered", "currency": "EUR", "model": "m",
-        "model_version": "v", "model_digest": "d", "sampling": Sampling(seed=1, max_ads=2),
-    }  # fmt: skip
+        "occurred_at": NOW,
+        "auction_id": AUCTION,
+        "outcome": "answered",
+        "currency": "EUR",
+        "model": "m",
+        "model_version": "v",
+        "model_digest": "d",
+        "sampling": Sampling(seed=1, max_ads=2),
+    }
     return Interaction(**told | fields)
 
 

@@ -150,9 +150,16 @@ def test_what_was_said_before_a_restart_is_not_said_again() -> None:
     before.advance(after(10))
     (verdict,) = said(before)
     judgement = Judgement(
-        occurred_at=after(10), auction_id=answer.auction_id, answered_at=answer.occurred_at, window_s=60, judge="rules",
-        judge_version="1", revision=verdict.revision, ads=verdict.ads, answer_quality=verdict.quality,
-    )  # fmt: skip
+        occurred_at=after(10),
+        auction_id=answer.auction_id,
+        answered_at=answer.occurred_at,
+        window_s=60,
+        judge="rules",
+        judge_version="1",
+        revision=verdict.revision,
+        ads=verdict.ads,
+        answer_quality=verdict.quality,
+    )
     for order in ([judgement, answer, clicked], [answer, clicked, judgement]):
         again = Join(ATTRIBUTION)
         for event in order:

@@ -42,14 +42,16 @@ GOOD = (
 def test_rules_tell_good_from_bad() -> None:
     judge = RuleJudge()
     pushy = GOOD.replace("so walk in something like Trail Boots with a deep sole.", "Buy now: Trail Boots!")
-    good, pushed, short, again, foreign, twice = judge.grade([
-        saying(GOOD, "Trail Boots"),
-        saying(pushy, "Trail Boots"),
-        saying("Trail Boots.", "Trail Boots"),
-        saying("Wear boots on wet hills. " * 12),
-        saying(GOOD, "Trail Boots", query="Which violin concerto opens softly?"),
-        saying(GOOD, "Trail Boots"),
-    ])
+    good, pushed, short, again, foreign, twice = judge.grade(
+        [
+            saying(GOOD, "Trail Boots"),
+            saying(pushy, "Trail Boots"),
+            saying("Trail Boots.", "Trail Boots"),
+            saying("Wear boots on wet hills. " * 12),
+            saying(GOOD, "Trail Boots", query="Which violin concerto opens softly?"),
+            saying(GOOD, "Trail Boots"),
+        ]
+    )
     assert good == twice
     assert pushed.nativeness["A0"] < good.nativeness["A0"]
     assert short.quality is not None
@@ -95,8 +97,10 @@ class Endpoint:
                 properties = asked["response_format"]["json_schema"]["schema"]["properties"]["clicks"]["properties"]
                 said: dict[str, Any] = {"clicks": {ad: {"reason": "r", "clicked": False} for ad in properties}}
                 said |= {"relevance": 5, "nativeness": 3, "answer_quality": 2}
-                body = {"choices": [{"message": {"content": json.dumps(said)}}],
-                        "usage": {"prompt_tokens": 1_000, "completion_tokens": 1_000}}  # fmt: skip
+                body = {
+                    "choices": [{"message": {"content": json.dumps(said)}}],
+                    "usage": {"prompt_tokens": 1_000, "completion_tokens": 1_000},
+                }
                 data = json.dumps(body).encode()
                 self.send_response(400 if outer.broken else 200)
                 self.send_header("Content-Length", str(len(data)))

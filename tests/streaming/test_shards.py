@@ -34,16 +34,25 @@ ALICE, BOB = (pseudonym(name, bytes(32)) for name in ("alice", "bob"))
 def judged(event: Interaction, revision: int = 0, clicked: str = "") -> Row:
     ads = tuple(
         JudgedAd(
-            ad_id=shown.ad_id, clicked=shown.ad_id == clicked, clicked_after_s=2.5 if shown.ad_id == clicked else None,
-            relevance=0.5, nativeness=0.25,
+            ad_id=shown.ad_id,
+            clicked=shown.ad_id == clicked,
+            clicked_after_s=2.5 if shown.ad_id == clicked else None,
+            relevance=0.5,
+            nativeness=0.25,
         )
         for shown in event.shown
-    )  # fmt: skip
+    )
     judgement = Judgement(
-        occurred_at=event.occurred_at + timedelta(seconds=9), auction_id=event.auction_id,
-        answered_at=event.occurred_at, window_s=60, judge="rules", judge_version="1", revision=revision, ads=ads,
+        occurred_at=event.occurred_at + timedelta(seconds=9),
+        auction_id=event.auction_id,
+        answered_at=event.occurred_at,
+        window_s=60,
+        judge="rules",
+        judge_version="1",
+        revision=revision,
+        ads=ads,
         answer_quality=0.75,
-    )  # fmt: skip
+    )
     return Row(event, judgement)
 
 

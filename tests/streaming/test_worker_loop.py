@@ -151,9 +151,9 @@ def test_what_is_no_event_goes_to_the_dead_letters_with_its_headers(
     assert spoilt.headers[0] == ("trace", b"7")
     assert fate(spoilt).topic == CLICKS
     assert "not one JSON value" in fate(spoilt).error
-    assert registry.get_sample_value(
-        "llm_auction_worker_dead_letters_total", {"worker": task.name, "topic": CLICKS}
-    ) >= 2  # fmt: skip
+    assert (
+        registry.get_sample_value("llm_auction_worker_dead_letters_total", {"worker": task.name, "topic": CLICKS}) >= 2
+    )
 
 
 @pytest.mark.parametrize("side", ["embedded"], indirect=True)
@@ -217,9 +217,15 @@ def test_a_worker_that_fails_at_everything_stops_before_it_empties_the_topic(
 @pytest.mark.parametrize("side", ["embedded"], indirect=True)
 def test_a_removed_campaign_arrives_as_such_and_the_lag_is_told(topics: Any) -> None:
     state = CampaignState(
-        occurred_at=datetime(2026, 11, 24, tzinfo=UTC), campaign_id="c", advertiser_id="a", state="active", revision=1,
-        currency="EUR", pricing="click", bid_micros=1,
-    )  # fmt: skip
+        occurred_at=datetime(2026, 11, 24, tzinfo=UTC),
+        campaign_id="c",
+        advertiser_id="a",
+        state="active",
+        revision=1,
+        currency="EUR",
+        pricing="click",
+        bid_micros=1,
+    )
     put(topics, [state])
     producer = topics.log.producer()
     producer.append(CAMPAIGNS, b"c", None)

@@ -348,9 +348,13 @@ def test_an_interaction_that_the_log_no_longer_has_is_counted_as_an_orphan(tmp_p
     put(log, events)
     lost = interaction(77, datetime.now(UTC) - timedelta(minutes=1))
     judgement = Judgement(
-        occurred_at=datetime.now(UTC), auction_id=lost.auction_id, answered_at=lost.occurred_at, window_s=60,
-        judge="rules", judge_version="1",
-    )  # fmt: skip
+        occurred_at=datetime.now(UTC),
+        auction_id=lost.auction_id,
+        answered_at=lost.occurred_at,
+        window_s=60,
+        judge="rules",
+        judge_version="1",
+    )
     put(log, [judgement])
     with running(log, JudgeTask(log, RuleJudge(), QUICK), FeedbackTask(url, FLUSHED)):
         until(lambda: ShardReader(url).totals().orphans == 1)

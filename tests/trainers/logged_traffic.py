@@ -67,9 +67,13 @@ def served(
         flat = iter(rng.permutation([hit for own in clicks for hit in own.values()]).tolist())
         clicks = [{ad: bool(next(flat)) for ad in own} for own in clicks]
     sampling = Sampling(
-        seed=seed, max_ads=max_ads, temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k,
+        seed=seed,
+        max_ads=max_ads,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
         max_new_tokens=settings.max_new_tokens,
-    )  # fmt: skip
+    )
     return [
         row(seed * 1_000_000 + n, begin + timedelta(seconds=n * every_s), c, s, g, own, digest, sampling, rng)
         for n, (c, s, g, own) in enumerate(zip(made, seen, answers, clicks, strict=True))
@@ -77,19 +81,38 @@ def served(
 
 
 def row(
-    number: int, at: datetime, made: Context, seen: Context, generation: Generation, clicks: dict[AdId, bool],
-    digest: str, sampling: Sampling, rng: np.random.Generator,
-) -> Row:  # fmt: skip
+    number: int,
+    at: datetime,
+    made: Context,
+    seen: Context,
+    generation: Generation,
+    clicks: dict[AdId, bool],
+    digest: str,
+    sampling: Sampling,
+    rng: np.random.Generator,
+) -> Row:
     """One judged interaction; clicked ads were clicked after a while of an exponential distribution."""
     answer, profile, auction = generation.answer, made.profile, auction_id(number, at)
     assert profile is not None
     event = Interaction(
-        occurred_at=at, auction_id=auction, outcome="answered", currency="EUR", model="tiny",
-        model_version=digest[:16], model_digest=digest, sampling=sampling,
+        occurred_at=at,
+        auction_id=auction,
+        outcome="answered",
+        currency="EUR",
+        model="tiny",
+        model_version=digest[:16],
+        model_digest=digest,
+        sampling=sampling,
         candidates=tuple(
             CandidateAd(
-                ad_id=c.ad.id, campaign_id=f"c-{c.ad.id}", title=c.ad.title, text=c.ad.text,
-                advertiser=c.ad.advertiser, category=c.ad.category, bid_micros=c.bid, shown_bid_micros=s.bid,
+                ad_id=c.ad.id,
+                campaign_id=f"c-{c.ad.id}",
+                title=c.ad.title,
+                text=c.ad.text,
+                advertiser=c.ad.advertiser,
+                category=c.ad.category,
+                bid_micros=c.bid,
+                shown_bid_micros=s.bid,
                 pricing="click",
             )
             for c, s in zip(made.candidates, seen.candidates, strict=True)
@@ -98,22 +121,34 @@ def row(
             MarkerDraw(chosen=c.chosen, probabilities=dict(c.probabilities), exact=c.exact) for c in generation.choices
         ),
         shown=tuple(ShownAd(ad_id=ad, pricing="click", price_micros=made.bids()[ad]) for ad in answer.shown()),
-        faults=tuple(f.kind for f in answer.faults), logprob=generation.logprob, tokens=len(generation.token_ids),
-        finished=generation.finished, consent=True,
+        faults=tuple(f.kind for f in answer.faults),
+        logprob=generation.logprob,
+        tokens=len(generation.token_ids),
+        finished=generation.finished,
+        consent=True,
         reader=Reader(
-            query=made.query, raw=answer.raw, text=answer.text,
+            query=made.query,
+            raw=answer.raw,
+            text=answer.text,
             spans=tuple(Span(i.ad_id, i.start, i.end) for i in answer.insertions),
             profile=ReaderProfile(interests=profile.interests, location=profile.location),
         ),
-    )  # fmt: skip
+    )
     ads = tuple(
         JudgedAd(ad_id=ad, clicked=hit, clicked_after_s=min(WINDOW_S, float(rng.exponential(60.0))) if hit else None)
         for ad, hit in clicks.items()
     )
     judgement = Judgement(
-        occurred_at=at + timedelta(seconds=WINDOW_S), auction_id=auction, answered_at=at, window_s=WINDOW_S,
-        judge="rules", judge_version="1", revision=sum(clicks.values()), ads=ads, answer_quality=0.8,
-    )  # fmt: skip
+        occurred_at=at + timedelta(seconds=WINDOW_S),
+        auction_id=auction,
+        answered_at=at,
+        window_s=WINDOW_S,
+        judge="rules",
+        judge_version="1",
+        revision=sum(clicks.values()),
+        ads=ads,
+        answer_quality=0.8,
+    )
     return Row(event, judgement)
 
 

@@ -123,9 +123,15 @@ def test_errors_name_file_field_value_and_remedy(text: str, expected: str) -> No
 
 def test_settings_override_fields_and_make_sections() -> None:
     settings = [
-        "epochs=7", "optimisation.learning_rate=1e-5", "optimisation.zero_stage=2", "world.kind=webis",
-        "world.path=data/webis", "reward.hidden=[64, 32]", "warm_start.steps=5", "optimisation.shared_prefix=false",
-    ]  # fmt: skip
+        "epochs=7",
+        "optimisation.learning_rate=1e-5",
+        "optimisation.zero_stage=2",
+        "world.kind=webis",
+        "world.path=data/webis",
+        "reward.hidden=[64, 32]",
+        "warm_start.steps=5",
+        "optimisation.shared_prefix=false",
+    ]
     config = parse_config("name: x\nepochs: 2\noptimisation: {batch: 8}\n", "run.yaml", settings)
     assert config.epochs == 7
     assert config.optimisation.learning_rate == 1e-5

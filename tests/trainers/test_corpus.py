@@ -23,9 +23,7 @@ class OtherBids(World):
         return context.with_bids({c.ad.id: 1_010_000 - c.bid for c in context.candidates})
 
 
-def exercises(
-    world: World, count: int, seed: int = 0, relevance: Any = None, heeded: float = 0.0
-) -> list[Exercise]:
+def exercises(world: World, count: int, seed: int = 0, relevance: Any = None, heeded: float = 0.0) -> list[Exercise]:
     rng = np.random.default_rng(seed)
     queries = world.train_queries
     return [answer_exercise(world, queries[k % len(queries)], 8, 2, relevance, rng, heeded) for k in range(count)]
@@ -78,9 +76,10 @@ def test_relevance_raises_the_chance_of_an_offer() -> None:
     liked = {ad.id for ad in WORLD.ads[::2]}
     shown = [
         ad_id
-        for exercise in exercises(WORLD, 100, 4, fit) for raw in exercise.answers
+        for exercise in exercises(WORLD, 100, 4, fit)
+        for raw in exercise.answers
         for ad_id in parse(raw, [c.ad for c in exercise.context.candidates]).shown()
-    ]  # fmt: skip
+    ]
     assert np.mean([i in liked for i in shown]) > 0.7
 
 

@@ -22,9 +22,11 @@ def made_up(answers: int, seed: int, *, shuffled: bool = False, scale: float = 1
     return Foretold(
         np.clip(rates + rng.normal(0, 0.05, len(rates)), 0.01, 0.99),
         np.clip(rates + rng.normal(0, 0.15, len(rates)), 0.01, 0.99),
-        clicks, np.ones(len(rates)), np.repeat(np.arange(answers), 2),
+        clicks,
+        np.ones(len(rates)),
+        np.repeat(np.arange(answers), 2),
         np.repeat(np.arange(answers) >= (1 - newest) * answers, 2),
-    )  # fmt: skip
+    )
 
 
 def verdict(rows: Foretold) -> str:

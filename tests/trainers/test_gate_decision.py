@@ -78,10 +78,16 @@ def test_a_better_model_is_promoted() -> None:
     decision = decide(GOOD, SETTINGS)
     assert decision.promote, decision.reasons
     assert set(verdicts(decision)) == {
-        "click_predictor", "learned_reward",
-        "offpolicy_revenue", "offpolicy_experience", "simulator_revenue", "monotonicity", "invalid_insertions",
-        "answer_quality", "latency",
-    }  # fmt: skip
+        "click_predictor",
+        "learned_reward",
+        "offpolicy_revenue",
+        "offpolicy_experience",
+        "simulator_revenue",
+        "monotonicity",
+        "invalid_insertions",
+        "answer_quality",
+        "latency",
+    }
 
 
 def test_missing_figures_are_refused_one_by_one_and_all_together() -> None:
@@ -177,8 +183,13 @@ def test_the_record_holds_every_figure_and_threshold_and_fits_a_registry_entry()
 
 
 def test_settings_refuse_unknown_names_and_impossible_thresholds() -> None:
-    for wrong in ({"revenue_margins": 0.1}, {"revenue_margin": -0.1}, {"offpolicy": {"level": 1.0}},
-                  {"offpolicy": {"method": "magic"}}, {"max_latency_ratio": math.inf}):  # fmt: skip
+    for wrong in (
+        {"revenue_margins": 0.1},
+        {"revenue_margin": -0.1},
+        {"offpolicy": {"level": 1.0}},
+        {"offpolicy": {"method": "magic"}},
+        {"max_latency_ratio": math.inf},
+    ):
         with pytest.raises(ValidationError):
             GateSettings.model_validate(wrong)
     assert GateSettings.model_validate(GateSettings().model_dump(mode="json")) == GateSettings()

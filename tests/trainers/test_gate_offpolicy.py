@@ -211,10 +211,15 @@ def test_missing_support_and_wrong_propensities_are_refused() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"weights": [1.0, -0.1, 1.0]}, {"weights": [1.0, math.inf, 1.0]}, {"values": [1.0, math.nan, 2.0]},
-        {"values": [1.0, 2.0]}, {"unsupported": [0.0]}, {"direct": None}, {"predicted": [1.0]},
+        {"weights": [1.0, -0.1, 1.0]},
+        {"weights": [1.0, math.inf, 1.0]},
+        {"values": [1.0, math.nan, 2.0]},
+        {"values": [1.0, 2.0]},
+        {"unsupported": [0.0]},
+        {"direct": None},
+        {"predicted": [1.0]},
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_together_is_an_error(changes: dict[str, Any]) -> None:
     whole = Logged(["a", "b", "c"], [1.0, 2.0, 3.0], [1.0, 1.0, 1.0], None, [1.0, 2.0, 3.0], [2.0, 2.0, 2.0])
     estimate(whole, FEW, 0)

@@ -13,9 +13,14 @@ from trainers.guards import check_guards
 from trainers.validation import Validation
 
 BASE = Validation(
-    revenue=10.0, true_reward=-5.0, learned_reward=-4.0, ads_per_answer=1.8, faults_per_answer=0.0, kl_to_base=0.0,
+    revenue=10.0,
+    true_reward=-5.0,
+    learned_reward=-4.0,
+    ads_per_answer=1.8,
+    faults_per_answer=0.0,
+    kl_to_base=0.0,
     answers=256,
-)  # fmt: skip
+)
 FIRST = replace(BASE, revenue=20.0, true_reward=8.0, learned_reward=9.0, ads_per_answer=1.5, kl_to_base=12.0)
 SECOND = replace(FIRST, revenue=26.0, true_reward=14.0, learned_reward=15.0, kl_to_base=20.0)
 CONFIG = GuardConfig()

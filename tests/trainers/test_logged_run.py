@@ -153,8 +153,9 @@ def _at(row: Row, last: Row) -> object:
     at = min(row.judgement.occurred_at, last.interaction.occurred_at)
     watched = (at - row.interaction.occurred_at).total_seconds()
     ads = tuple(
-        ad if not ad.clicked or (ad.clicked_after_s or 0) <= watched
+        ad
+        if not ad.clicked or (ad.clicked_after_s or 0) <= watched
         else msgspec.structs.replace(ad, clicked=False, clicked_after_s=None)
         for ad in row.judgement.ads
-    )  # fmt: skip
+    )
     return msgspec.structs.replace(row.judgement, occurred_at=at, ads=ads, window_s=WINDOW_S)

@@ -18,10 +18,18 @@ def random_llama(seed: int = 0) -> Any:
     torch.manual_seed(seed)
     model: Any = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-            intermediate_size=24, initializer_range=0.4, bos_token_id=None, eos_token_id=1, pad_token_id=0,
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            intermediate_size=24,
+            initializer_range=0.4,
+            bos_token_id=None,
+            eos_token_id=1,
+            pad_token_id=0,
         )
-    )  # fmt: skip
+    )
     return model.eval()
 
 
@@ -69,8 +77,9 @@ def test_gradients_are_those_of_separate_passes() -> None:
     model.zero_grad()
     total = sum(
         weights[b, k] * separate_logprob(model, prompts[b], answer)
-        for b in range(len(prompts)) for k, answer in enumerate(answers[b])
-    )  # fmt: skip
+        for b in range(len(prompts))
+        for k, answer in enumerate(answers[b])
+    )
     assert isinstance(total, torch.Tensor)
     total.backward()
     assert len(packed) > 10

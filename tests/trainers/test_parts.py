@@ -25,8 +25,11 @@ def test_a_part_is_read_from_options() -> None:
     assert part_of("0/1", "", "", "") == Part()
     assert part_of("", "1/2", "a:1", "b") == Part(nodes=2, node=1, meeting="a:1", address="b")
     assert [p.leads for p in (Part(), Part(shards=4), Part(shards=4, shard=0), Part(nodes=2, node=1))] == [
-        True, True, False, False,
-    ]  # fmt: skip
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(

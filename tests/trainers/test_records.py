@@ -19,9 +19,11 @@ ADS = (Ad("a1", "Lumo Tea", "Green tea.", "lumo", "tea", "https://lumo.example/"
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
 PROFILES = st.builds(Profile, id=TEXT, age=TEXT, interests=st.lists(TEXT, max_size=3).map(tuple))
 CHOICES = st.builds(
-    MarkerChoice, chosen=st.sampled_from(["a1", "a2"]), exact=st.booleans(),
+    MarkerChoice,
+    chosen=st.sampled_from(["a1", "a2"]),
+    exact=st.booleans(),
     probabilities=st.floats(0, 1).map(lambda p: {"a1": p, "a2": 1 - p}),
-)  # fmt: skip
+)
 GENERATIONS = st.builds(
     Generation,
     answer=st.sampled_from(["Try @Lumo Tea@[a1].", "Bad @Lumo@[a9], @", "", "@Bré Café@[a2] ☕ @Lumo Tea@[a1]"]).map(
@@ -40,9 +42,13 @@ def sampled_lists(draw: st.DrawFn) -> list[Sampled]:
     for number in range(draw(st.integers(0, 3))):
         bids = draw(st.lists(st.integers(0, 10**12), min_size=2, max_size=2))
         context = Context(
-            f"c{number}", draw(TEXT), tuple(Candidate(ad, b) for ad, b in zip(ADS, bids, strict=True)),
-            draw(st.none() | PROFILES), (("user", draw(TEXT)),), "tea",
-        )  # fmt: skip
+            f"c{number}",
+            draw(TEXT),
+            tuple(Candidate(ad, b) for ad, b in zip(ADS, bids, strict=True)),
+            draw(st.none() | PROFILES),
+            (("user", draw(TEXT)),),
+            "tea",
+        )
         own = tuple(draw(st.lists(GENERATIONS, min_size=1, max_size=3)))
         clicks = tuple({i: draw(st.booleans()) for i in g.answer.shown()} for g in own)
         items.append(Sampled(context, own, draw(st.sampled_from([None, clicks]))))

@@ -18,12 +18,13 @@ from trainers.retraining.triggers import Observed, due
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 POLICY = TriggerConfig(
-    new_interactions=5000, at_least=1000, max_age_hours=48.0, cooldown_hours=2.0,
+    new_interactions=5000,
+    at_least=1000,
+    max_age_hours=48.0,
+    cooldown_hours=2.0,
     drift=DriftConfig(calibration=0.15, population=0.05),
-)  # fmt: skip
-CALM = Observed(
-    new=2000, last_at=NOW - timedelta(hours=10), calibration=Interval(1.02, 0.95, 1.09), population=0.01
-)  # fmt: skip
+)
+CALM = Observed(new=2000, last_at=NOW - timedelta(hours=10), calibration=Interval(1.02, 0.95, 1.09), population=0.01)
 
 
 def seen(**changes: Any) -> Observed:
@@ -67,9 +68,7 @@ def test_a_deviation_that_chance_explains_is_no_drift() -> None:
 
 
 def test_what_is_not_watched_or_not_known_makes_nothing_due() -> None:
-    blind = POLICY.model_copy(
-        update={"max_age_hours": None, "drift": DriftConfig(calibration=None, population=None)}
-    )  # fmt: skip
+    blind = POLICY.model_copy(update={"max_age_hours": None, "drift": DriftConfig(calibration=None, population=None)})
     wild = seen(last_at=NOW - timedelta(days=99), calibration=Interval(3.0, 2.9, 3.1), population=2.0)
     assert not due(wild, blind, NOW).due
     assert not due(Observed(new=4999), POLICY, NOW).due
@@ -77,16 +76,20 @@ def test_what_is_not_watched_or_not_known_makes_nothing_due() -> None:
 
 
 @given(
-    st.integers(0, 10_000), st.one_of(st.none(), st.floats(0, 500)),
-    st.one_of(st.none(), st.floats(0.1, 3)), st.one_of(st.none(), st.floats(0, 1)),
-)  # fmt: skip
+    st.integers(0, 10_000),
+    st.one_of(st.none(), st.floats(0, 500)),
+    st.one_of(st.none(), st.floats(0.1, 3)),
+    st.one_of(st.none(), st.floats(0, 1)),
+)
 def test_more_traffic_never_takes_a_due_retraining_back(
     new: int, hours: float | None, ratio: float | None, shift: float | None
 ) -> None:
     observed = Observed(
-        new=new, last_at=NOW - timedelta(hours=hours) if hours is not None else None,
-        calibration=Interval(ratio, ratio - 0.05, ratio + 0.05) if ratio is not None else None, population=shift,
-    )  # fmt: skip
+        new=new,
+        last_at=NOW - timedelta(hours=hours) if hours is not None else None,
+        calibration=Interval(ratio, ratio - 0.05, ratio + 0.05) if ratio is not None else None,
+        population=shift,
+    )
     more = Observed(
         new=new + 500, last_at=observed.last_at, calibration=observed.calibration, population=observed.population
     )

@@ -76,9 +76,7 @@ def test_predictions_follow_the_truth_on_new_queries(fitted: tuple[PCTRModel, Re
     assert measure(predicted, expected.astype(np.float32)).calibration_error < 0.08
 
 
-def test_fitting_again_gives_the_same_model(
-    fitted: tuple[PCTRModel, RewardQuality], feedback: list[Shown]
-) -> None:
+def test_fitting_again_gives_the_same_model(fitted: tuple[PCTRModel, RewardQuality], feedback: list[Shown]) -> None:
     again, quality = fit(feedback, CONFIG, encode, 1)
     assert quality == fitted[1]
     for name, tensor in again.network.state_dict().items():
@@ -135,9 +133,7 @@ def test_features_know_the_carrying_sentence() -> None:
     assert extract([], encode).dense_ND.shape == (0, features.dense_ND.shape[1])
 
 
-@given(
-    st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]), st.booleans()), min_size=1, max_size=40)
-)
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]), st.booleans()), min_size=1, max_size=40))
 def test_auc_is_the_share_of_pairs_ranked_right(rows: list[tuple[float, bool]]) -> None:
     p = np.array([r[0] for r in rows])
     clicks = np.array([r[1] for r in rows], np.float32)

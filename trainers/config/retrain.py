@@ -85,12 +85,27 @@ class RetrainConfig(Settings):
         before `until` (aware datetimes or None)."""
         log = self.log
         feedback = FeedbackConfig(
-            source="shards", path=shards, contexts=log.answers, held_out=log.held_out,
-            delay_correction=log.delay_correction, min_seen=log.min_seen,
-            since=since, until=until,
-        )  # fmt: skip
+            source="shards",
+            path=shards,
+            contexts=log.answers,
+            held_out=log.held_out,
+            delay_correction=log.delay_correction,
+            min_seen=log.min_seen,
+            since=since,
+            until=until,
+        )
         return RunConfig(
-            name=self.name, base=base, seed=seed, epochs=1, sampling_precision=self.sampling_precision,
-            feedback=feedback, reward=self.reward, rollout=self.rollout, penalty=self.penalty,
-            preference=self.preference, optimisation=self.optimisation, guards=self.guards, evaluation=self.evaluation,
-        )  # fmt: skip
+            name=self.name,
+            base=base,
+            seed=seed,
+            epochs=1,
+            sampling_precision=self.sampling_precision,
+            feedback=feedback,
+            reward=self.reward,
+            rollout=self.rollout,
+            penalty=self.penalty,
+            preference=self.preference,
+            optimisation=self.optimisation,
+            guards=self.guards,
+            evaluation=self.evaluation,
+        )

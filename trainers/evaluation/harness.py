@@ -60,9 +60,7 @@ class Findings:
     answers: dict[str, tuple[RivalAnswer, ...]] = field(default_factory=dict)
 
 
-def evaluate_run(
-    s: Session, say: Say, command: str, oracle: Session | None = None, epoch: int | None = None
-) -> Report:
+def evaluate_run(s: Session, say: Say, command: str, oracle: Session | None = None, epoch: int | None = None) -> Report:
     """Evaluates a run's best epoch (or the one given) against its base and the rivals; `oracle` is a second run that
     was trained on true probabilities."""
     chosen = best_epoch(s) if epoch is None else epoch
@@ -99,10 +97,15 @@ def _report(
     say("writing the report")
     return Report(
         meta=Meta(
-            config=s.config.name, base=s.config.base, seed=s.config.seed, queries=len(contexts),
-            candidates=len(contexts[0].candidates), command=command,
+            config=s.config.name,
+            base=s.config.base,
+            seed=s.config.seed,
+            queries=len(contexts),
+            candidates=len(contexts[0].candidates),
+            command=command,
             machine=machine_summary(torch.cuda.get_device_name() if torch.cuda.is_available() else ""),
-            date=datetime.datetime.now(datetime.UTC).date().isoformat(), versions=package_versions(),
+            date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+            versions=package_versions(),
             digest=ours.digest,
         ),
         methods={name: figures(metrics) for name, metrics in summaries.items()},
@@ -112,13 +115,19 @@ def _report(
         continuity_curve=curve,
         samples=_samples(s, found, contexts),
         constrained_answers=sum(r.generations for own in found.records.values() for r in own),
-    )  # fmt: skip
+    )
 
 
 def _play_methods(
-    s: Session, found: Findings, contexts: Sequence[Context], chosen: int, last: int, seed: int, say: Say,
+    s: Session,
+    found: Findings,
+    contexts: Sequence[Context],
+    chosen: int,
+    last: int,
+    seed: int,
+    say: Say,
     oracle: Session | None,
-) -> None:  # fmt: skip
+) -> None:
     lam, base, predictor = s.config.preference.lam, s.policy(0), s.predictor(last)
 
     def note(name: str, played: methods.Played) -> None:
@@ -130,9 +139,7 @@ def _play_methods(
     samples = s.config.evaluation.mosaic_samples
     say("tuning the rivals on validation contexts")
     held = methods.with_ids(s.contexts.validation()[:64])
-    tuned = methods.tune_rivals(
-        base, predictor, held, s.penalty, lam, samples, s.config.evaluation.temperatures, seed
-    )
+    tuned = methods.tune_rivals(base, predictor, held, s.penalty, lam, samples, s.config.evaluation.temperatures, seed)
     say(f"mosaic, {samples} answers a query")
     drawn = methods.play_mosaic(base, predictor, contexts, s.penalty, lam, samples, tuned.mosaic_sampling, seed)
     note("mosaic", drawn)
@@ -159,14 +166,19 @@ def records_of(s: Session, name: str, contexts: Sequence[Context], played: metho
         ctr = {ad: cause.probability for ad, cause in causes.items()}
         records.append(
             AnswerRecord(
-                query_id=context.id, method=name,
+                query_id=context.id,
+                method=name,
                 revenue=sum(own.click_prices[ad] * p for ad, p in ctr.items()) / MICROS_PER_POINT,
                 reward=reward(answer, context.bids(), ctr, s.penalty, s.config.preference.lam),
-                clicks_expected=sum(ctr.values()), relevance_sum=sum(c.relevance for c in causes.values()),
-                ads=len(ctr), invalid=len(answer.faults), quality=quality, generations=own.generations,
+                clicks_expected=sum(ctr.values()),
+                relevance_sum=sum(c.relevance for c in causes.values()),
+                ads=len(ctr),
+                invalid=len(answer.faults),
+                quality=quality,
+                generations=own.generations,
                 seconds=played.seconds / len(contexts),
             )
-        )  # fmt: skip
+        )
     return records
 
 
@@ -202,9 +214,14 @@ def _properties(
         context = contexts[0]
         ad = sweeps.swept_ads([context], s.truth, seed)[0]
         means, errors = sweeps.continuity_samples(
-            ours, context, ad, s.truth, config.continuity_answers, seed,
+            ours,
+            context,
+            ad,
+            s.truth,
+            config.continuity_answers,
+            seed,
             lambda done, total: say(f"continuity: bid {done} of {total}"),
-        )  # fmt: skip
+        )
         bids = tuple(float(b) for b in range(1, 101))
         properties["continuity"] = continuity(means, errors, bids, seed).to_dict()
         curve = ContinuityCurve(bids=bids, mean=tuple(means.tolist()), error=tuple(errors.tolist()))
@@ -226,12 +243,17 @@ def _epochs(s: Session) -> tuple[Epoch, ...]:
         quality = reward_figures(s, epoch) if epoch > 0 else {}
         rows.append(
             Epoch(
-                epoch=epoch, revenue_per_query=v["revenue"], reward_per_query=v["true_reward"],
-                pctr_auc=quality.get("auc"), pctr_calibration_error=quality.get("calibration_error"),
-                kl_to_base=v["kl_to_base"], ads_per_answer=v["ads_per_answer"], learned_reward=v["learned_reward"],
+                epoch=epoch,
+                revenue_per_query=v["revenue"],
+                reward_per_query=v["true_reward"],
+                pctr_auc=quality.get("auc"),
+                pctr_calibration_error=quality.get("calibration_error"),
+                kl_to_base=v["kl_to_base"],
+                ads_per_answer=v["ads_per_answer"],
+                learned_reward=v["learned_reward"],
                 seconds=spent.get(str(epoch)),
             )
-        )  # fmt: skip
+        )
     return tuple(rows)
 
 

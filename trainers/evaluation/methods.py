@@ -59,9 +59,15 @@ def play_policy(policy: Policy, contexts: Sequence[Context], seed: int) -> Playe
 
 
 def play_mosaic(
-    policy: Policy, predictor: ClickPredictor, contexts: Sequence[Context], penalty: Penalty, lam: float,
-    samples: int, sampling: SamplingSettings, seed: int,
-) -> Played:  # fmt: skip
+    policy: Policy,
+    predictor: ClickPredictor,
+    contexts: Sequence[Context],
+    penalty: Penalty,
+    lam: float,
+    samples: int,
+    sampling: SamplingSettings,
+    seed: int,
+) -> Played:
     """MOSAIC with M samples. tau = 0, the best of M: no other tau has a higher expected learned reward."""
     started = time.monotonic()
     drawn = policy.generate(contexts, samples, seed, sampling)
@@ -110,8 +116,7 @@ def _rewrite(
     answers = policy.generate(winners, 1, seed)
     return Played(
         tuple(
-            RivalAnswer(own[0], {w.ad_id: w.price for w in prices}, 1)
-            for own, prices in zip(answers, won, strict=True)
+            RivalAnswer(own[0], {w.ad_id: w.price for w in prices}, 1) for own, prices in zip(answers, won, strict=True)
         ),
         time.monotonic() - started,
     )
@@ -151,9 +156,15 @@ class RivalTuning:
 
 
 def tune_rivals(
-    policy: Policy, predictor: ClickPredictor, contexts: Sequence[Context], penalty: Penalty, lam: float,
-    samples: int, temperatures: Sequence[float], seed: int,
-) -> RivalTuning:  # fmt: skip
+    policy: Policy,
+    predictor: ClickPredictor,
+    contexts: Sequence[Context],
+    penalty: Penalty,
+    lam: float,
+    samples: int,
+    temperatures: Sequence[float],
+    seed: int,
+) -> RivalTuning:
     """Tries every setting of the grids and keeps the one with the highest learned reward. MOSAIC may sample as the base
     is served, from the untruncated policy, which gives it a wider choice, or at any temperature that the trained policy
     may be served at."""

@@ -66,9 +66,14 @@ def sweep(
 
 
 def continuity_samples(
-    policy: Policy, context: Context, ad: AdId, truth: ClickModel, answers: int, seed: int,
+    policy: Policy,
+    context: Context,
+    ad: AdId,
+    truth: ClickModel,
+    answers: int,
+    seed: int,
     progress: Callable[[int, int], None],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Allocation of one ad on one query at bids 1 to 100 by 1: (means, standard errors), each of shape (100,)."""
     rows = []
     for bid in range(1, 101):

@@ -40,9 +40,13 @@ class PredictorFigures:
         """For JSON."""
         gain: dict[str, JsonValue] | None = dict(self.gain.to_dict()) if self.gain else None
         return {
-            "auc": dict(self.auc.to_dict()), "gain": gain, "calibration": dict(self.calibration.to_dict()),
-            "overall": dict(self.overall.to_dict()), "shown": self.shown, "clicks": self.clicks,
-        }  # fmt: skip
+            "auc": dict(self.auc.to_dict()),
+            "gain": gain,
+            "calibration": dict(self.calibration.to_dict()),
+            "overall": dict(self.overall.to_dict()),
+            "shown": self.shown,
+            "clicks": self.clicks,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +99,13 @@ def predictor_figures(rows: Foretold, seed: int, level: float = 0.95) -> Predict
     ratios = np.array([clicks[i].sum() / max(expected[i].sum(), 1e-9) for i in index])
     everything = np.array([auc(rows.new_N[i], rows.clicks_N[i]) for i in _resamples(rows.owner_N, seed + 1)])
     return PredictorFigures(
-        percentile_interval(auc(new, clicks), aucs, level), gain, percentile_interval(ratio, ratios, level),
-        percentile_interval(auc(rows.new_N, rows.clicks_N), everything, level), len(clicks), int(clicks.sum()),
-    )  # fmt: skip
+        percentile_interval(auc(new, clicks), aucs, level),
+        gain,
+        percentile_interval(ratio, ratios, level),
+        percentile_interval(auc(rows.new_N, rows.clicks_N), everything, level),
+        len(clicks),
+        int(clicks.sum()),
+    )
 
 
 def _resamples(owner_N: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:

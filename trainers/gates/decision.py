@@ -69,9 +69,12 @@ class Gate:
     def to_dict(self) -> dict[str, JsonValue]:
         """For JSON."""
         return {
-            "name": self.name, "verdict": self.verdict, "reason": self.reason, "figures": dict(self.figures),
+            "name": self.name,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "figures": dict(self.figures),
             "thresholds": dict(self.thresholds),
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +97,10 @@ class Decision:
     def to_dict(self) -> dict[str, JsonValue]:
         """The record for a registry entry's `gates`."""
         return {
-            "promote": self.promote, "gates": [gate.to_dict() for gate in self.gates],
+            "promote": self.promote,
+            "gates": [gate.to_dict() for gate in self.gates],
             "settings": self.settings.model_dump(mode="json"),
-        }  # fmt: skip
+        }
 
     @staticmethod
     def from_dict(record: Mapping[str, Any]) -> Decision:
@@ -108,17 +112,26 @@ class Decision:
 def decide(figures: Figures, settings: GateSettings) -> Decision:
     """Every gate on its figures, in a fixed order."""
     gates: tuple[Callable[[Figures, GateSettings], Gate], ...] = (
-        _predictor, _learned_reward, _revenue, _experience, _simulator, _monotonicity, _invalid, _quality, _latency,
-    )  # fmt: skip
+        _predictor,
+        _learned_reward,
+        _revenue,
+        _experience,
+        _simulator,
+        _monotonicity,
+        _invalid,
+        _quality,
+        _latency,
+    )
     return Decision(tuple(gate(figures, settings) for gate in gates), settings)
 
 
 def _predictor(figures: Figures, settings: GateSettings) -> Gate:
     name, found = "click_predictor", figures.predictor
     thresholds = {
-        "min_auc": settings.min_auc, "auc_margin": settings.auc_margin,
+        "min_auc": settings.min_auc,
+        "auc_margin": settings.auc_margin,
         "max_calibration_error": settings.max_calibration_error,
-    }  # fmt: skip
+    }
     if found is None:
         return _missing(name, thresholds)
     record, auc = found.to_dict(), found.auc
@@ -212,9 +225,11 @@ def _monotonicity(figures: Figures, settings: GateSettings) -> Gate:
     if found is None:
         return _missing(name, thresholds)
     record: dict[str, JsonValue] = {
-        "rise": dict(found.rise.to_dict()), "lowest_step": dict(found.lowest_step.to_dict()),
-        "lowest_at": list(found.lowest_at), "holds": found.holds,
-    }  # fmt: skip
+        "rise": dict(found.rise.to_dict()),
+        "lowest_step": dict(found.lowest_step.to_dict()),
+        "lowest_at": list(found.lowest_at),
+        "holds": found.holds,
+    }
     low, high = found.lowest_at
     if not math.isfinite(found.rise.mean + found.lowest_step.mean):
         return Gate(name, "refused", "the sweep's figures are not finite", record, thresholds)

@@ -53,17 +53,27 @@ class Evidence:
     def revenue(self, action: Action) -> Logged:
         """The estimators' input for revenue per query."""
         return Logged(
-            self.contexts, self.revenue_N, self.weights[action], self.unsupported[action], self.forecast_N,
-            self.direct_N, self.disagreement,
-        )  # fmt: skip
+            self.contexts,
+            self.revenue_N,
+            self.weights[action],
+            self.unsupported[action],
+            self.forecast_N,
+            self.direct_N,
+            self.disagreement,
+        )
 
     def experience(self, action: Action) -> Logged:
         """The same for experience. Its forecast is exact, so that the doubly robust estimate is the mean over the
         target's own answers, whatever the weights."""
         return Logged(
-            self.contexts, self.experience_N, self.weights[action], self.unsupported[action], self.experience_N,
-            self.direct_experience_N, self.disagreement,
-        )  # fmt: skip
+            self.contexts,
+            self.experience_N,
+            self.weights[action],
+            self.unsupported[action],
+            self.experience_N,
+            self.direct_experience_N,
+            self.disagreement,
+        )
 
 
 def gather(
@@ -139,9 +149,12 @@ def joined(parts: Sequence[Evidence]) -> Evidence:
 
     return Evidence(
         tuple(context for part in parts for context in part.contexts),
-        column("revenue_N"), column("experience_N"), column("forecast_N"), column("direct_N"),
+        column("revenue_N"),
+        column("experience_N"),
+        column("forecast_N"),
+        column("direct_N"),
         column("direct_experience_N"),
         weights={action: np.concatenate([part.weights[action] for part in parts]) for action in parts[0].weights},
         unsupported={a: np.concatenate([part.unsupported[a] for part in parts]) for a in parts[0].unsupported},
         disagreement=float(np.average([part.disagreement for part in parts], weights=sizes)),
-    )  # fmt: skip
+    )

@@ -98,9 +98,15 @@ def measure(
         say("gates: simulated world")
         simulator = _simulated(models, settings.simulator, settings.queries, seed + 3)
     return Figures(
-        predictor=clicked, revenue=revenue, experience=experience, simulator=simulator, monotonicity=swept,
-        invalid=(faults, len(candidate)), quality=quality, latency_ratio=ratio,
-    )  # fmt: skip
+        predictor=clicked,
+        revenue=revenue,
+        experience=experience,
+        simulator=simulator,
+        monotonicity=swept,
+        invalid=(faults, len(candidate)),
+        quality=quality,
+        latency_ratio=ratio,
+    )
 
 
 def _off_policy(
@@ -120,12 +126,18 @@ def _off_policy(
         log = [Sampled(a.context, (_with_tokens(a.generation, models.serving),), (a.clicks,)) for a in some]
         parts.append(
             gather(
-                log, Sampler(models.serving, drawn),
-                Sampler(models.candidate, models.candidate.with_sampling(max_ads=drawn.max_ads)), models.predictor,
-                penalty, lam, settings.offpolicy, seed, {a.context.id: a.bids for a in some},
+                log,
+                Sampler(models.serving, drawn),
+                Sampler(models.candidate, models.candidate.with_sampling(max_ads=drawn.max_ads)),
+                models.predictor,
+                penalty,
+                lam,
+                settings.offpolicy,
+                seed,
+                {a.context.id: a.bids for a in some},
                 {held.answers[i].context.id: float(held.seen_N[i]) for i in members},
             )
-        )  # fmt: skip
+        )
     evidence, action = joined(parts), settings.offpolicy.action
     return (
         estimate(evidence.revenue(action), settings.offpolicy, seed),

@@ -116,10 +116,20 @@ def estimate(log: Logged, settings: OffPolicySettings, seed: int) -> Estimate:
         value = _interval(np.vstack([table[:2], np.zeros(n)]), settings, seed)
         gain = _interval(table, settings, seed)
     found = Estimate(
-        settings.method, value, _interval(np.vstack([-table[2], np.ones(n), np.zeros(n)]), settings, seed), gain,
-        n, len(values), kish(mean_w), float(raw.mean()), float(raw.max()), float((raw > weights).mean()),
-        ratio - before if ratio is not None and before is not None else 0.0, lost, log.disagreement,
-    )  # fmt: skip
+        settings.method,
+        value,
+        _interval(np.vstack([-table[2], np.ones(n), np.zeros(n)]), settings, seed),
+        gain,
+        n,
+        len(values),
+        kish(mean_w),
+        float(raw.mean()),
+        float(raw.max()),
+        float((raw > weights).mean()),
+        ratio - before if ratio is not None and before is not None else 0.0,
+        lost,
+        log.disagreement,
+    )
     return replace(found, refusal=_refusal(found, settings))
 
 

@@ -115,12 +115,17 @@ def main(
     ]
     predictor, quality = fit(shown, RewardConfig(), shared_encoder().encode, seed)
     about = {
-        "wanted_share": WANTED, "trials": trials, "contexts": contexts, "settings": settings.model_dump(mode="json"),
+        "wanted_share": WANTED,
+        "trials": trials,
+        "contexts": contexts,
+        "settings": settings.model_dump(mode="json"),
         "logging": {"model": logging, "digest": old.policy.digest, "temperature": logging_temperature},
         "target": {"model": target, "digest": new.policy.digest, "temperature": target_temperature},
-        "truth": truth, "logging_truth": served, "fresh_answers": fresh,
+        "truth": truth,
+        "logging_truth": served,
+        "fresh_answers": fresh,
         "pctr": {"auc": quality.auc, "calibration_error": quality.calibration_error, "examples": quality.examples},
-    }  # fmt: skip
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
     found: list[dict[str, Estimate]] = []
     for number in track(range(trials), "trials", console=console):
@@ -130,8 +135,11 @@ def main(
         configured = [rows[f"{figure}/{settings.method}/{settings.action}"] for figure in FIGURES]
         passed = all(row["covered"] >= WANTED * trials for row in configured)
         result = about | {
-            "passed": passed, "done": len(found), "estimates": rows, "seconds": time.monotonic() - began,
-        }  # fmt: skip
+            "passed": passed,
+            "done": len(found),
+            "estimates": rows,
+            "seconds": time.monotonic() - began,
+        }
         # after every trial, so that a run that is cut short still tells what it saw
         out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     Console(width=max(console.width, WIDTH)).print(_table(rows, trials))
@@ -141,9 +149,14 @@ def main(
 
 
 def _estimates(
-    log: Sequence[Sampled], old: Sampler, new: Sampler, predictor: ClickPredictor, penalty: Penalty,
-    settings: OffPolicySettings, seed: int,
-) -> dict[str, Estimate]:  # fmt: skip
+    log: Sequence[Sampled],
+    old: Sampler,
+    new: Sampler,
+    predictor: ClickPredictor,
+    penalty: Penalty,
+    settings: OffPolicySettings,
+    seed: int,
+) -> dict[str, Estimate]:
     """Every method on every action for both figures, by "figure/method/action"."""
     evidence = gather(log, old, new, predictor, penalty, LAM, settings, seed)
     return {
@@ -162,17 +175,20 @@ def _judged(estimates: Sequence[Estimate], truth: tuple[float, float]) -> dict[s
     covered = sum(e.value.lo <= truth[0] <= e.value.hi for e in usable)
     means = [e.value.mean for e in estimates]
     return {
-        "covered": covered, "refused": len(estimates) - len(usable),
+        "covered": covered,
+        "refused": len(estimates) - len(usable),
         "coverage": proportion_interval(covered, len(usable)).to_dict() if usable else None,
-        "truth": truth[0], "truth_error": truth[1],
-        "mean": float(np.mean(means)), "deviation": float(np.std(means, ddof=1)) if len(means) > 1 else None,
+        "truth": truth[0],
+        "truth_error": truth[1],
+        "mean": float(np.mean(means)),
+        "deviation": float(np.std(means, ddof=1)) if len(means) > 1 else None,
         "half_width": float(np.mean([(e.value.hi - e.value.lo) / 2 for e in estimates])),
         "gain_half_width": float(np.mean([(e.gain.hi - e.gain.lo) / 2 for e in estimates])),
         "effective_sample": float(np.mean([e.effective_sample for e in estimates])),
         "mean_weight": float(np.mean([e.mean_weight for e in estimates])),
         "max_weight": float(np.max([e.max_weight for e in estimates])),
         "refusals": sorted({e.refusal for e in estimates if e.refusal is not None})[:3],
-    }  # fmt: skip
+    }
 
 
 def _table(rows: dict[str, dict[str, Any]], trials: int) -> Table:
@@ -181,9 +197,15 @@ def _table(rows: dict[str, dict[str, Any]], trials: int) -> Table:
         table.add_column(name, justify="left" if name == "estimate" else "right", no_wrap=True)
     for key, row in rows.items():
         table.add_row(
-            key, str(row["covered"]), str(row["refused"]), f"{row['truth']:.2f}", f"{row['mean']:.2f}",
-            f"{row['half_width']:.2f}", f"{row['gain_half_width']:.2f}", f"{row['effective_sample']:.0f}",
-        )  # fmt: skip
+            key,
+            str(row["covered"]),
+            str(row["refused"]),
+            f"{row['truth']:.2f}",
+            f"{row['mean']:.2f}",
+            f"{row['half_width']:.2f}",
+            f"{row['gain_half_width']:.2f}",
+            f"{row['effective_sample']:.0f}",
+        )
     return table
 
 

@@ -91,9 +91,7 @@ def delay_distribution(answers: Iterable[LoggedAnswer]) -> DelayDistribution:
     return estimate_delays([d for d, _ in pairs], [w for _, w in pairs])
 
 
-def select(
-    answers: Sequence[LoggedAnswer], config: FeedbackConfig
-) -> tuple[list[LoggedAnswer], Floats, int]:
+def select(answers: Sequence[LoggedAnswer], config: FeedbackConfig) -> tuple[list[LoggedAnswer], Floats, int]:
     """The newest `config.contexts` answers old enough to tell something, the share of their clicks that can be there
     (1 without `delay_correction`), and how many were too young."""
     seen = delay_distribution(answers).seen([a.watched_s for a in answers])
@@ -126,11 +124,14 @@ def write_snapshot(path: Path, answers: Sequence[LoggedAnswer], seen_N: Floats) 
     encode = msgspec.json.Encoder().encode
     rows = [
         {
-            "auction_id": a.context.id, "answered_at": a.answered_at, "held_out": a.held_out, "seen": float(share),
+            "auction_id": a.context.id,
+            "answered_at": a.answered_at,
+            "held_out": a.held_out,
+            "seen": float(share),
             "answer": encode(a).decode(),
         }
         for a, share in zip(answers, seen_N, strict=True)
-    ]  # fmt: skip
+    ]
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path, compression="zstd")
 
 
@@ -153,9 +154,14 @@ def _answer(
     until = max(observed or judgement.occurred_at, judgement.occurred_at).astimezone(UTC)
     watched = min(judgement.window_s, max(0.0, (until - event.occurred_at).total_seconds()))
     return LoggedAnswer(
-        context=context, bids=event.bids(), generation=replace(generation, answer=told),
+        context=context,
+        bids=event.bids(),
+        generation=replace(generation, answer=told),
         clicked_after_s=clicked,
         # a click is proof that its moment was watched, whatever the clocks say
-        watched_s=max([watched, *clicked.values()]), answered_at=event.occurred_at, digest=event.model_digest,
-        sampling=event.sampling, held_out=held_out_by(event.auction_id, held_out),
-    )  # fmt: skip
+        watched_s=max([watched, *clicked.values()]),
+        answered_at=event.occurred_at,
+        digest=event.model_digest,
+        sampling=event.sampling,
+        held_out=held_out_by(event.auction_id, held_out),
+    )

@@ -40,13 +40,20 @@ def take_snapshot(config: FeedbackConfig, folder: Path) -> str:
     shown, clicks = _count(kept)
     watermark = reader.watermark()
     about = {
-        "answers": len(kept), "held_out": sum(a.held_out for a in kept), "shown": shown, "clicks": clicks,
-        "too_young": young, "beyond_the_newest": len(answers) - young - len(kept), "unfinished": unusable.unfinished,
-        "without_ads": unusable.without_ads, "mean_seen": float(seen.mean()),
-        "from": kept[0].answered_at.isoformat(), "to": kept[-1].answered_at.isoformat(),
+        "answers": len(kept),
+        "held_out": sum(a.held_out for a in kept),
+        "shown": shown,
+        "clicks": clicks,
+        "too_young": young,
+        "beyond_the_newest": len(answers) - young - len(kept),
+        "unfinished": unusable.unfinished,
+        "without_ads": unusable.without_ads,
+        "mean_seen": float(seen.mean()),
+        "from": kept[0].answered_at.isoformat(),
+        "to": kept[-1].answered_at.isoformat(),
         "watermark": watermark.isoformat() if watermark else None,
         "digests": sorted({a.digest for a in kept}),
-    }  # fmt: skip
+    }
     (folder / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
     return (
         f"{len(kept)} logged answers ({young} too young), {shown} ads shown, click rate {clicks / shown:.3f}, "

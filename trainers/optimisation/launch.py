@@ -43,12 +43,19 @@ def run_optimisation(job: OptimisationJob, progress: Progress, part: Part = ALON
         job.write(spec)
         _launch(
             [
-                sys.executable, "-m", "torch.distributed.run", *meeting(part),
-                f"--nproc-per-node={job.config.processes // part.nodes}", "-m", "trainers.optimisation.worker",
-                str(spec), "--end-with-launcher", *([] if part.leads else ["--not-first"]),
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                *meeting(part),
+                f"--nproc-per-node={job.config.processes // part.nodes}",
+                "-m",
+                "trainers.optimisation.worker",
+                str(spec),
+                "--end-with-launcher",
+                *([] if part.leads else ["--not-first"]),
             ],
             progress,
-        )  # fmt: skip
+        )
     if not part.leads:
         return []
     trajectory: list[dict[str, float]] = json.loads((Path(job.out) / TRAJECTORY).read_text(encoding="utf-8"))
@@ -62,9 +69,13 @@ def meeting(part: Part) -> list[str]:
         return ["--standalone"]
     conf = f"is_host={int(part.node == 0)},read_timeout={MEETING_S},join_timeout={MEETING_S}"
     return [
-        f"--nnodes={part.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={part.meeting}", f"--rdzv-id={part.meeting}",
-        f"--rdzv-conf={conf}", f"--local-addr={part.address}",
-    ]  # fmt: skip
+        f"--nnodes={part.nodes}",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={part.meeting}",
+        f"--rdzv-id={part.meeting}",
+        f"--rdzv-conf={conf}",
+        f"--local-addr={part.address}",
+    ]
 
 
 def _launch(command: list[str], progress: Progress) -> None:

@@ -83,8 +83,11 @@ class GroupDPOTrainer(TokenisedDPOTrainer):
             length_B = (batch.owner_BL == 0).sum(1).clamp(min=1)
             loss = loss - self.sft_weight * (logprobs_BK[:, 0] / length_B).mean()
         if not torch.isfinite(loss):
-            raise GuardError("nan", "the preference loss is not finite; lower optimisation.learning_rate",
-                             {"step": self.state.global_step})  # fmt: skip
+            raise GuardError(
+                "nan",
+                "the preference loss is not finite; lower optimisation.learning_rate",
+                {"step": self.state.global_step},
+            )
         self._note(margin_BJ.detach(), counts_BJ)
         return (loss, {}) if return_outputs else loss
 

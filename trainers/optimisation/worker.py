@@ -113,9 +113,7 @@ def _optimise(job: OptimisationJob, progress: Progress) -> list[dict[str, float]
     trainer.train(resume_from_checkpoint=last)
     trainer.save_model(job.out)
     # the state's history, not the callback's: it holds the steps before a checkpoint as well
-    trajectory = [
-        {k: float(v) for k, v in entry.items()} for entry in trainer.state.log_history if "loss" in entry
-    ]
+    trajectory = [{k: float(v) for k, v in entry.items()} for entry in trainer.state.log_history if "loss" in entry]
     if trainer.is_world_process_zero():
         out = Path(job.out)
         loaded.tokenizer.save_pretrained(out)

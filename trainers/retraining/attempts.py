@@ -1,7 +1,7 @@
 """Retrainings under one folder or URL, each a run directory: which are done, and which one was killed and goes on.
 
-    001/retraining.json     what began: serving version, moment, which part of the log
-    001/outcome.json        how it ended; not there: it has not
+001/retraining.json     what began: serving version, moment, which part of the log
+001/outcome.json        how it ended; not there: it has not
 """
 
 from __future__ import annotations

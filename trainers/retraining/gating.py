@@ -40,9 +40,12 @@ def gate(
     kept = [answers[i] for i in held]
     policy = Policy.load(str(base), s.sampling_dtype)
     models = Models(
-        policy, frozenset({serving.digest, policy.digest}), s.policy(EPOCH), s.predictor(EPOCH),
+        policy,
+        frozenset({serving.digest, policy.digest}),
+        s.policy(EPOCH),
+        s.predictor(EPOCH),
         serving_predictor(serving),
-    )  # fmt: skip
+    )
     held_out = HeldOut(kept, seen[held], _newest(kept, newest_since, serving.log_until))
     figures = measure(models, held_out, s.penalty, s.config.preference.lam, settings, s.seed(EPOCH, 8), say)
     before, after = (s.figures("evaluation.json", e)["learned_reward"] for e in (0, EPOCH))

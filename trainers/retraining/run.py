@@ -78,10 +78,15 @@ def _begun(
 ) -> Begun:
     hours = config.log.max_age_hours
     return Begun(
-        serving=serving.version, begun_at=now, shards=shards,
-        log_since=now - timedelta(hours=hours) if hours is not None else None, log_until=now,
-        newest_since=new_since(attempts, serving.log_until), reason=reason, config=config,
-    )  # fmt: skip
+        serving=serving.version,
+        begun_at=now,
+        shards=shards,
+        log_since=now - timedelta(hours=hours) if hours is not None else None,
+        log_until=now,
+        newest_since=new_since(attempts, serving.log_until),
+        reason=reason,
+        config=config,
+    )
 
 
 def _abandon(attempts: Attempts, now: datetime) -> None:
@@ -121,10 +126,13 @@ def _carry_out(
     entry = _registered(session, registry, serving, begun, decision)
     attempt.end(
         Ended(
-            ended_at=now, version=entry.version if entry else None, promote=bool(entry) and decision.promote,
-            reasons=decision.reasons, stopped=str(stopped) if stopped else None,
+            ended_at=now,
+            version=entry.version if entry else None,
+            promote=bool(entry) and decision.promote,
+            reasons=decision.reasons,
+            stopped=str(stopped) if stopped else None,
         )
-    )  # fmt: skip
+    )
     return RetrainOutcome(entry, decision, run.url)
 
 
@@ -144,10 +152,17 @@ def _registered(
         if (entry.run, entry.epoch) == (s.run.url, EPOCH):
             return entry
     return registry.register(
-        phase.fetch(), base=serving.base, parent=serving.version, run=s.run.url, epoch=EPOCH,
-        status="candidate" if decision.promote else "refused", log_until=begun.log_until,
-        metrics=_metrics(s), gates=decision.to_dict(), notes=f"retrained from logs: {begun.reason}",
-    )  # fmt: skip
+        phase.fetch(),
+        base=serving.base,
+        parent=serving.version,
+        run=s.run.url,
+        epoch=EPOCH,
+        status="candidate" if decision.promote else "refused",
+        log_until=begun.log_until,
+        metrics=_metrics(s),
+        gates=decision.to_dict(),
+        notes=f"retrained from logs: {begun.reason}",
+    )
 
 
 def _metrics(s: Session) -> Mapping[str, Any]:

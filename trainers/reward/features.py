@@ -71,8 +71,13 @@ def extract(pairs: Sequence[tuple[Context, Answer]], encode: Encode) -> Features
     scalars = np.array(
         [
             (
-                len(a.shown()), len(a.insertions) - len(a.shown()), order, place, "!" in sentence,
-                c.profile is not None, 2.0 * said,
+                len(a.shown()),
+                len(a.insertions) - len(a.shown()),
+                order,
+                place,
+                "!" in sentence,
+                c.profile is not None,
+                2.0 * said,
             )
             for c, a, _, sentence, order, place, said in rows
         ],

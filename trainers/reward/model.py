@@ -86,9 +86,11 @@ class PCTRModel:
         """Writes `pctr.safetensors` and `pctr.json`."""
         save_file(self.network.state_dict(), folder / "pctr.safetensors")
         about: dict[str, Any] = {
-            "dense": self.network.norm.normalized_shape[0], "users": self.users, "ads": self.ads,
+            "dense": self.network.norm.normalized_shape[0],
+            "users": self.users,
+            "ads": self.ads,
             "config": config.model_dump(mode="json"),
-        }  # fmt: skip
+        }
         (folder / "pctr.json").write_text(json.dumps(about), encoding="utf-8")
 
     @classmethod

@@ -57,10 +57,16 @@ def demo(tmp_path: Path) -> Catalogue:
     things = ("Running Shoes", "Coffee Beans", "City Hotels")
     listed = [
         CatalogueRow(
-            id=f"A{n}", title=f"Brand{n} {thing}", text=f"{thing.lower()} for everyone", advertiser=f"Brand{n}",
-            landing_url=f"{DEMO_PATH}A{n}", bid_micros=n * 100_000, currency="EUR", category="things",
+            id=f"A{n}",
+            title=f"Brand{n} {thing}",
+            text=f"{thing.lower()} for everyone",
+            advertiser=f"Brand{n}",
+            landing_url=f"{DEMO_PATH}A{n}",
+            bid_micros=n * 100_000,
+            currency="EUR",
+            category="things",
         )
         for n, thing in enumerate(things, start=1)
-    ]  # fmt: skip
+    ]
     write_catalogue(listed, tmp_path / "demo.jsonl")
     return read_catalogue(tmp_path / "demo.jsonl")

@@ -50,9 +50,12 @@ def test_every_reason_has_words(start: Start) -> None:
 
 
 BOOKED = {
-    "state": "active", "bid_micros": 450_000, "currency": "EUR", "daily_budget_micros": 2_400_000,
+    "state": "active",
+    "bid_micros": 450_000,
+    "currency": "EUR",
+    "daily_budget_micros": 2_400_000,
     "starts_at": "2020-01-01T00:00:00Z",
-}  # fmt: skip
+}
 
 
 def test_deliveries_follow_the_list_its_filters_and_its_pages(start: Start) -> None:
@@ -61,8 +64,14 @@ def test_deliveries_follow_the_list_its_filters_and_its_pages(start: Start) -> N
         body = BOOKED | {"id": f"c{number}", "name": f"Kite {number}", "advertiser_id": advertiser}
         assert router.call("POST", "/v1/campaigns", json=body).status_code == 201
     falcon = router.key("advertiser", "Falcon")
-    for key, query in ((None, ""), (None, "?text=kite&limit=2"), (None, "?advertiser_id=Eagle"), (falcon, ""),
-                       (falcon, "?advertiser_id=Eagle"), (falcon, "?state=paused")):  # fmt: skip
+    for key, query in (
+        (None, ""),
+        (None, "?text=kite&limit=2"),
+        (None, "?advertiser_id=Eagle"),
+        (falcon, ""),
+        (falcon, "?advertiser_id=Eagle"),
+        (falcon, "?state=paused"),
+    ):
         listed = router.call("GET", f"/v1/campaigns{query}", key).json()
         delivered = router.call("GET", f"/v1/deliveries{query}", key).json()
         assert [d["campaign_id"] for d in delivered["items"]] == [c["id"] for c in listed["items"]]

@@ -102,10 +102,19 @@ def test_markup_in_titles_answers_names_and_addresses_stays_text(start: Start, v
     # What the API would refuse: as if it had been written around it.
     ad = Creative(id="x1", title=HOSTILE, text=f"<b>{HOSTILE}</b>", landing_url="javascript:document.title='owned'")
     campaign = Campaign(
-        id="x", advertiser_id=HOSTILE, name=HOSTILE, category="<i>things</i>", state=CampaignState.ACTIVE,
-        creatives=(ad,), bid_micros=100_000, currency="EUR", pacing=Pacing.ASAP, starts_at=now, created_at=now,
+        id="x",
+        advertiser_id=HOSTILE,
+        name=HOSTILE,
+        category="<i>things</i>",
+        state=CampaignState.ACTIVE,
+        creatives=(ad,),
+        bid_micros=100_000,
+        currency="EUR",
+        pacing=Pacing.ASAP,
+        starts_at=now,
+        created_at=now,
         updated_at=now,
-    )  # fmt: skip
+    )
     router.router.campaigns.create(campaign, now)
     router.router.campaigns.review("x1", ReviewState.APPROVED, now)
     tab = visit(router)

@@ -43,9 +43,13 @@ def test_the_figures_are_the_ledgers(start: Start, visit: Visit) -> None:
     page = visit(router).open("revenue", router.admin)
     page.locator(".tile").first.wait_for()
     assert tiles(page) == {
-        "Revenue": "€0.75", "Impressions": "6", "Clicks": "3", "Click-through rate": "50.0%", "Fill rate": "60.0%",
+        "Revenue": "€0.75",
+        "Impressions": "6",
+        "Clicks": "3",
+        "Click-through rate": "50.0%",
+        "Fill rate": "60.0%",
         "Ads per answer": "0.60",
-    }  # fmt: skip
+    }
     expect(page.locator(".legend li")).to_have_text(["m1", "m2"])
     lines = page.locator(".by-version tbody tr")
     expect(lines).to_have_count(2)

@@ -83,8 +83,9 @@ def test_points_by_the_day_agree_with_the_report(traffic: Database) -> None:
 
 def test_a_window_is_limited_to_its_steps_an_advertiser_and_a_model(traffic: Database) -> None:
     assert [p.start - NOW for p in points(traffic, window(count=3, advertiser_id="a1"))] == [
-        timedelta(0), timedelta(hours=1),
-    ]  # fmt: skip
+        timedelta(0),
+        timedelta(hours=1),
+    ]
     assert {p.currency for p in points(traffic, window(advertiser_id="a2"))} == {"USD"}
     assert {p.model_version for p in points(traffic, window(model_version="m2"))} == {"m2"}
     assert [a.answers for a in answers(traffic, window(model_version="m2"))] == [1]
