@@ -22,8 +22,8 @@ run: $(VENV)/.run ## The whole loop on http://localhost:8080: serve, train, prin
 	$(BIN)/llm-auction run
 
 test: check triton ## All checks, then all tests but the slow ones
-	-$(BIN)/python -m streaming.drills.broker
-	-$(BIN)/llm-auction cluster prepare
+	-$(BIN)/python -m tests.support.kafka.broker
+	-$(BIN)/python -m tests.support.cluster prepare
 	$(PYTEST)
 
 test-slow: $(VENV)/.dev ## The tests that take minutes
@@ -38,10 +38,10 @@ triton: $(VENV)/.dev ## Install a tritonserver (55 MB) into an environment of it
 	$(BIN)/llm-auction triton prepare
 
 kafka: $(VENV)/.dev ## Fetch an Apache Kafka broker for tests and drills (needs Java 17 and Maven)
-	$(BIN)/python -m streaming.drills.broker
+	$(BIN)/python -m tests.support.kafka.broker
 
 cluster-tools: $(VENV)/.dev ## Build a Kubernetes cluster's programs for tests (needs Go; about 11 CPU minutes, once)
-	$(BIN)/llm-auction cluster prepare
+	$(BIN)/python -m tests.support.cluster prepare
 
 schemas: $(VENV)/.dev ## Write the events' JSON Schemas to docs/schemas/
 	$(BIN)/python -m streaming.schemas
@@ -54,37 +54,37 @@ crds: $(VENV)/.dev ## Write the resources' definitions, the operator's rights an
 bench: bench-learning bench-router bench-eligibility bench-streaming ## All benchmarks, into build/bench/
 
 bench-learning: $(VENV)/.run ## Train and evaluate on held-out queries: build/bench/learning.json
-	$(BIN)/llm-auction bench learning --out build/bench/learning.json
+	$(BIN)/python -m benchmarks.trainers.learning --out build/bench/learning.json
 
 bench-router: $(VENV)/.dev ## This router beside the LiteLLM proxy: build/bench/router.json
-	$(BIN)/python -m serving.drills.router
+	$(BIN)/python -m benchmarks.serving.router
 
 bench-eligibility: $(VENV)/.dev ## Eligibility and retrieval at 10,000 campaigns: build/bench/eligibility.json
-	$(BIN)/python -m serving.drills.eligibility
+	$(BIN)/python -m benchmarks.serving.eligibility
 
 bench-operator: $(VENV)/.dev cluster-tools ## A thousand training jobs at once: build/bench/operator-scale.json
-	$(BIN)/python -m operators.drills.scale
+	$(BIN)/python -m benchmarks.operators.scale
 
 drill-operator: $(VENV)/.dev cluster-tools ## Kills under twenty training jobs: build/bench/operator.json
-	$(BIN)/python -m operators.drills.operator
+	$(BIN)/python -m benchmarks.operators.kills
 
 bench-offpolicy: $(VENV)/.run ## Whether off-policy intervals hold the simulator's truth, in 50 trials: build/bench/offpolicy.json
-	$(BIN)/python -m trainers.gates.trials
+	$(BIN)/python -m benchmarks.trainers.offpolicy
 
 drill-billing: $(VENV)/.dev ## The ledger under kills, on SQLite and PostgreSQL: build/bench/billing.json
-	$(BIN)/python -m serving.drills.billing
+	$(BIN)/python -m benchmarks.serving.billing
 
 drill-streaming: $(VENV)/.dev ## A million answers and clicks through a Kafka that is killed: build/bench/streaming-drill.json
-	$(BIN)/python -m serving.drills.streaming $(if $(INTERACTIONS),--interactions $(INTERACTIONS))
+	$(BIN)/python -m benchmarks.streaming.drill $(if $(INTERACTIONS),--interactions $(INTERACTIONS))
 
 bench-streaming: $(VENV)/.dev ## Cost of the workers, age of the shards, bytes a second: build/bench/streaming.json
-	$(BIN)/python -m serving.drills.streaming_bench
+	$(BIN)/python -m benchmarks.streaming.bench
 
 drill-triton: $(VENV)/.dev triton ## Half an hour of load on Triton with a version change: build/bench/triton.json
-	$(BIN)/python -m serving.drills.triton
+	$(BIN)/python -m benchmarks.serving.triton
 
 drill-loop: $(VENV)/.dev ## Five retrainings from the log, a poisoned one, a slow one: build/bench/loop.json
-	$(BIN)/python -m cli.drills.loop
+	$(BIN)/python -m benchmarks.loop.drill
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)

@@ -26,8 +26,8 @@ def due(
 
     from mechanism.errors import ConfigError
     from streaming.shards import ShardReader
+    from trainers.artifacts.registry import Registry
     from trainers.config import RetrainConfig, TriggerConfig
-    from trainers.registry import Registry
     from trainers.retraining import due
     from trainers.retraining.observation import observe_since
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from trainers.evaluation.report import Report
-    from trainers.session import Session
+    from trainers.irpo.session import Session
 
 
 def evaluate(
@@ -45,10 +45,10 @@ def evaluate_runs(runs: list[str], out: str, epoch: int | None = None, settings:
 
 def evaluate_one_model(model: str, out: str, settings: list[str]) -> Report:
     """Evaluates a model by name or folder on the built-in world, without rivals."""
+    from trainers.artifacts.run_directory import RunDirectory
     from trainers.config import parse_config
     from trainers.evaluation.harness import evaluate_model
-    from trainers.run_directory import RunDirectory
-    from trainers.session import Session
+    from trainers.irpo.session import Session
 
     config = parse_config("name: model", "model", [f"base={model}", *(f"evaluation.{x}" for x in settings)])
     session = Session(config, RunDirectory("memory://evaluation"), lambda text: None, lambda step, steps, loss: None)
@@ -76,16 +76,16 @@ def command_line() -> str:
 
 def is_run(url: str) -> bool:
     """Whether a run directory stands at `url`."""
-    from trainers.run_directory import RunDirectory
+    from trainers.artifacts.run_directory import RunDirectory
 
     return bool(RunDirectory(url).exists("config.yaml"))
 
 
 def open_session(url: str, settings: list[str]) -> Session:
     """A finished or unfinished run, opened for reading; `settings` are fields of its evaluation section."""
+    from trainers.artifacts.run_directory import RunDirectory
     from trainers.config import parse_config
-    from trainers.run_directory import RunDirectory
-    from trainers.session import Session
+    from trainers.irpo.session import Session
 
     run = RunDirectory(url)
     config = parse_config(run.config_text(), f"{url}/config.yaml", [f"evaluation.{x}" for x in settings])

@@ -11,11 +11,11 @@ from cli.promote import ROUTES, RegistryUrl, RoutesFile, routed
 from cli.worker import LogAddress, Partitions, stopped
 
 if TYPE_CHECKING:
-    from serving.promotion.deployment import Change, Deployment
-    from serving.promotion.guard import GuardSettings
-    from serving.promotion.windows import WindowSettings
+    from serving.canary.deployment import Change, Deployment
+    from serving.canary.guard import GuardSettings
+    from serving.canary.samples import WindowSettings
     from streaming.log import EventLog
-    from trainers.registry import Registry
+    from trainers.artifacts.registry import Registry
 
 POLL_S = 0.5
 
@@ -41,9 +41,9 @@ def guard(
     """Keep the newest version, or roll it back, by its answers beside those of the version before."""
     from datetime import timedelta
 
-    from serving.promotion.deployment import Deployment
-    from serving.promotion.guard import GuardSettings
-    from serving.promotion.windows import WindowSettings
+    from serving.canary.deployment import Deployment
+    from serving.canary.guard import GuardSettings
+    from serving.canary.samples import WindowSettings
     from streaming.addresses import open_log
     from streaming.topics import all_topics
 
@@ -72,9 +72,9 @@ def watch(
 ) -> None:
     """Until `stop`: reads the log, looks after the version on probation, and promotes what has passed its gates."""
     from mechanism.objective import Penalty
-    from serving.promotion.watch import Guard, LogFeed
-    from serving.promotion.windows import LiveWindows
-    from trainers.registry import Registry
+    from serving.canary.monitor import Guard, LogFeed
+    from serving.canary.samples import LiveWindows
+    from trainers.artifacts.registry import Registry
 
     seen = LiveWindows(windows, Penalty())
     watcher = Guard(deployment, seen, settings)

@@ -58,8 +58,6 @@ ENTRIES = {
     "pretrain": Entry("Make the shipped tiny base model again, from its recipe.", "train"),
     "due": Entry("Say whether a retraining is due, from the log's shards, as JSON.", "train"),
     "operator": Entry("Run the Kubernetes operator: training jobs as resources.", "operate"),
-    "cluster": Entry("Build and start a Kubernetes cluster on this machine, for tests and a look.", "cluster"),
-    "bench": Entry("Measure learning and write the figures as JSON.", "train"),
 }
 
 

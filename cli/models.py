@@ -1,6 +1,6 @@
 """`llm-auction models`: what is in the model registry, where each model came from, and whether its files are intact.
 
-The registry itself is `trainers.registry`; this is its report in the terminal, or as JSON for programs.
+The registry itself is `trainers.artifacts.registry`; this is its report in the terminal, or as JSON for programs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from mechanism.errors import InputError
-from trainers.registry import DEFAULT_URL, LATEST, ModelEntry, Registry
+from trainers.artifacts.registry import DEFAULT_URL, LATEST, ModelEntry, Registry
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="List, show, verify and register models.")
 

@@ -20,7 +20,7 @@ def operator(
 ) -> None:
     """Keep IRPOJobs, AuctionServices and RetrainPolicies in line with what they ask for, until a signal ends it."""
     from operators.kube import connect
-    from operators.program import Operator, Settings
+    from operators.operator import Operator, Settings
 
     with connect(kubeconfig) as connection:
         Operator(connection, Settings(tuple(dict.fromkeys(namespace or ())), threads, metrics, health)).run()

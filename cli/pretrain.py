@@ -17,8 +17,8 @@ def pretrain(
     """Train the tokenizer and the tiny base model on the built-in world's supervised corpus."""
     import torch
 
-    from trainers.tiny_base import train_tiny_base
-    from trainers.tiny_model import Recipe
+    from trainers.pretraining.tiny_base import train_tiny_base
+    from trainers.pretraining.tiny_model import Recipe
 
     recipe = Recipe(seed=seed, steps=steps) if steps else Recipe(seed=seed)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())

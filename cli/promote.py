@@ -11,9 +11,9 @@ import typer
 from mechanism.errors import InputError
 
 if TYPE_CHECKING:
-    from serving.promotion.deployment import Change
-    from serving.routes import Version
-    from trainers.registry import ModelEntry, Registry
+    from serving.canary.deployment import Change
+    from serving.policies.route_file import Version
+    from trainers.artifacts.registry import ModelEntry, Registry
 
 ROUTES = Path("build/serve/routes.json")
 RoutesFile = Annotated[Path, typer.Option("--routes", help="Route file of the routers.", envvar="LLM_AUCTION_ROUTES")]
@@ -33,8 +33,8 @@ def promote(
     force: Annotated[bool, typer.Option("--force", help="Also a model that its gates refused, or never saw.")] = False,
 ) -> None:
     """Route traffic to a version; answers that are under way end on the old one."""
-    from serving.promotion.deployment import Deployment
-    from trainers.registry import Registry
+    from serving.canary.deployment import Deployment
+    from trainers.artifacts.registry import Registry
 
     models = Registry(registry)
     entry = models.get(version)
@@ -55,7 +55,7 @@ def check_gates(entry: ModelEntry) -> None:
 
 def routed(models: Registry, entry: ModelEntry) -> Version:
     """A registered model as a version of the route file, its files checked."""
-    from serving.routes import Version
+    from serving.policies.route_file import Version
 
     folder = models.fetch(entry.version).resolve()
     return Version(entry.version, 100, str(folder), entry.digest)

@@ -39,8 +39,8 @@ def retrain(
     from cli.main import complain
     from cli.worker import stopped
     from streaming.shards import ShardReader
+    from trainers.artifacts.registry import Registry
     from trainers.config import load_retraining
-    from trainers.registry import Registry
     from trainers.retraining import due, observe, retrain
     from trainers.retraining.attempts import Attempts
 
@@ -85,7 +85,7 @@ def retrain(
 
 def routed(routes: Path | None) -> str:
     """The version with most of the traffic of a route file. Raises InputError where nothing is routed."""
-    from serving.promotion.deployment import Deployment
+    from serving.canary.deployment import Deployment
 
     assert routes is not None
     found = Deployment(routes).serving()

@@ -16,7 +16,7 @@ def rollback(
     history: Annotated[bool, typer.Option("--history", help="Only list the changes so far.")] = False,
 ) -> None:
     """Send the newest version's traffic back to the one before it; again, one further."""
-    from serving.promotion.deployment import Deployment
+    from serving.canary.deployment import Deployment
 
     deployment = Deployment(routes)
     if not history:

@@ -21,9 +21,9 @@ import typer
 from mechanism.errors import ConfigError
 
 if TYPE_CHECKING:
-    from serving.catalogue import Catalogue
-    from serving.encoding import Encoder
-    from serving.policy import AsyncPolicyBackend
+    from serving.auction.encoding import Encoder
+    from serving.campaigns.catalogue_file import Catalogue
+    from serving.policies.protocol import AsyncPolicyBackend
     from serving.settings import ServeSettings
 
 KEEP_ALIVE_S = 75
@@ -74,8 +74,8 @@ def serve(
     seed: Annotated[int, typer.Option(help="Draws the bids of the built-in ads.")] = 0,
 ) -> None:
     """Answer chat completions with labelled sponsored links; chat page at the same address."""
-    from serving.catalogue import read_catalogue
-    from serving.routes import read_routes
+    from serving.campaigns.catalogue_file import read_catalogue
+    from serving.policies.route_file import read_routes
     from serving.settings import ServeSettings, signing_secret
     from streaming.addresses import KAFKA
 
@@ -134,7 +134,7 @@ def run_router(
     """Runs a router until SIGTERM or Ctrl+C, and then until the answers under way are written."""
     import uvicorn
 
-    from serving.administrator import ensure_administrator
+    from serving.accounts.administrator import ensure_administrator
     from serving.campaigns.catalogue import import_catalogue
     from serving.http.app import create_app
     from serving.router import Router
@@ -183,33 +183,33 @@ def encoder() -> Encoder | None:
 
 def in_process(model: str, settings: ServeSettings) -> AsyncPolicyBackend:
     """A policy in this process. Imports torch."""
-    from serving.policy import InProcessPolicy
-    from serving.threaded import ThreadedPolicy
-    from serving.worker import PolicyWorker
+    from serving.policies.protocol import InProcessPolicy
+    from serving.policies.threaded import ThreadedPolicy
+    from serving.policies.worker import PolicyWorker
 
     return ThreadedPolicy(PolicyWorker(InProcessPolicy.load(model), settings.waiting, settings.deadline_s))
 
 
 def remote(url: str, model: str, digest: str) -> AsyncPolicyBackend:
     """A policy on a Triton; called on the event loop, which its client belongs to."""
-    from serving.triton.client import ModelRef, connect
-    from serving.triton.rollout import ServedPolicy
+    from serving.policies.triton.client import ModelRef, connect
+    from serving.policies.triton.rollout import ServedPolicy
 
     return ServedPolicy(connect(url), ModelRef(model, digest))
 
 
 def routed(path: Path, settings: ServeSettings) -> Callable[[], AsyncPolicyBackend]:
     """The versions of a route file, each on a Triton or in this process."""
-    from serving.routed import RoutedPolicy
-    from serving.routes import Version
-    from serving.triton.wire import model_name
+    from serving.policies.route_file import Version
+    from serving.policies.triton.wire import model_name
+    from serving.policies.versioned import RoutedPolicy
 
     # transformers builds models under settings of the whole process: two at once would take each other's.
     loading = asyncio.Lock()
 
     async def open_version(version: Version) -> AsyncPolicyBackend:
         if version.server:
-            from serving.triton.client import ModelRef, TritonPolicy, connect
+            from serving.policies.triton.client import ModelRef, TritonPolicy, connect
 
             model = ModelRef(model_name(version.digest), version.digest)
             return TritonPolicy(connect(version.server), model, own_client=True)
@@ -221,7 +221,7 @@ def routed(path: Path, settings: ServeSettings) -> Callable[[], AsyncPolicyBacke
 
 def openai_compatible(url: str, model: str, in_flight: int) -> Callable[[], AsyncPolicyBackend]:
     """A policy behind `/v1/chat/completions` of another server. Raises ConfigError before anything is started."""
-    from serving.upstream import UpstreamPolicy, UpstreamSettings
+    from serving.policies.openai.policy import UpstreamPolicy, UpstreamSettings
 
     policy = UpstreamPolicy(UpstreamSettings(url, model, in_flight=in_flight))
     return lambda: policy
@@ -240,7 +240,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def builtin_catalogue(state_dir: Path, seed: int) -> Path:
     """Writes the built-in world's ads to `state_dir`, each with a bid of 1 to 100 points drawn by `seed`."""
     from mechanism.prompt import MICROS_PER_POINT
-    from serving.catalogue import DEMO_PATH, CatalogueRow, write_catalogue
+    from serving.campaigns.catalogue_file import DEMO_PATH, CatalogueRow, write_catalogue
     from simulator.world import World
 
     draw = random.Random(seed)

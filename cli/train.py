@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
     from trainers.config import RunConfig
-    from trainers.part import Part
+    from trainers.optimisation.sharding import Part
 
 
 LONGEST_REASON = 1000
@@ -44,7 +44,7 @@ def train(
     """Train a policy by iterative reward-preference optimisation."""
     from mechanism.errors import ConfigError
     from trainers.config import load_config, load_gates
-    from trainers.part import part_of
+    from trainers.optimisation.sharding import part_of
 
     if phase and epoch is None:
         raise ConfigError("--epoch", None, "--phase needs the epoch it belongs to, as in --epoch 1")
@@ -66,7 +66,7 @@ def train(
     told["best_epoch"] = best
     if best > 0:
         from cli.evaluate import open_session
-        from trainers.release import register_best, registry_of
+        from trainers.irpo.release import register_best, registry_of
 
         entry = register_best(open_session(url, []), gate_settings, Console(stderr=True).print)
         typer.echo(f"registered: {entry.version} in {registry_of(url).url}, {entry.status}")
@@ -100,12 +100,12 @@ def run_training(
 
     `fresh` removes what stands at a local `url`. `told` is given what the last phase found.
     """
+    from trainers.artifacts.run_directory import RunDirectory
     from trainers.config import dump_config
-    from trainers.irpo import take_part
-    from trainers.irpo import train as irpo
-    from trainers.part import ALONE
-    from trainers.run_directory import RunDirectory
-    from trainers.session import Session
+    from trainers.irpo.loop import take_part
+    from trainers.irpo.loop import train as irpo
+    from trainers.irpo.session import Session
+    from trainers.optimisation.sharding import ALONE
 
     console = Console(stderr=True)
     if fresh:

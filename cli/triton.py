@@ -1,4 +1,4 @@
-"""`llm-auction triton`: prepare a server, build model repositories, serve them; the parts are in `serving.triton`."""
+"""`llm-auction triton`: prepare a server, build model repositories, serve them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOLDER = Path("build/triton")
 @app.command()
 def prepare(folder: Folder = FOLDER) -> None:
     """Install a tritonserver from PyPI (55 MB) into an environment of its own; at once if it is there."""
-    from serving.triton import server
+    from serving.policies.triton import server
 
     typer.echo(f"tritonserver is ready in {server.prepare(folder).environment}")
 
@@ -39,10 +39,10 @@ def build(
 ) -> None:
     """Add a model to a Triton model repository and print the name that it has there."""
     from mechanism.errors import ConfigError
-    from serving.triton.repository import build_repository
+    from serving.policies.triton.repository import build_repository
 
     if "://" in model:
-        from trainers.registry import Registry
+        from trainers.artifacts.registry import Registry
 
         if version is None:
             raise ConfigError("--version", None, f"say which version of the registry at {model}")
@@ -63,7 +63,7 @@ def serve(
 ) -> None:
     """Run the prepared tritonserver on a model repository until Ctrl+C."""
     from mechanism.errors import ConfigError, PolicyError
-    from serving.triton import server
+    from serving.policies.triton import server
 
     found = sorted(config.parent.name for config in repository.glob("*/config.pbtxt"))
     if not found:

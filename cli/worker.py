@@ -18,7 +18,7 @@ from mechanism.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-    from streaming.judging.grades import Judge
+    from judge.grades import Judge
     from streaming.log import EventLog
     from streaming.topics import Topic
     from streaming.workers.task import Task
@@ -105,9 +105,9 @@ def ledger(
     metrics_port: MetricsPort = 0,
 ) -> None:
     """Charge clicks, impressions and participations, and count auctions: the only writer of spend."""
-    from serving.charging import ChargingSettings, ChargingTask
-    from serving.store.engine import Database
-    from serving.store.migrations import migrate
+    from serving.database.engine import Database
+    from serving.database.migrations import migrate
+    from serving.ledger.charging import ChargingSettings, ChargingTask
 
     settings = ChargingSettings(gathered_s=gathered)
     file = database.partition("sqlite:///")[2]
@@ -231,11 +231,12 @@ def _judge(
     registry: CollectorRegistry,
 ) -> Judge:
     if not endpoint:
-        from streaming.judging.rules import RuleJudge
+        from judge.rules import RuleJudge
 
         return RuleJudge()
-    from simulator.judge import EndpointSettings, Prices
-    from streaming.judging.endpoint import EndpointJudge, EndpointJudgeSettings
+    from judge.client import EndpointSettings
+    from judge.cost import Prices
+    from judge.endpoint import EndpointJudge, EndpointJudgeSettings
 
     # Few tries and short waits: while an endpoint is asked, the partitions wait.
     asked = EndpointSettings(

@@ -19,8 +19,8 @@ import structlog
 from operators.actions import Action, Apply, Create, Delete, Note, Outcome, Refusal, Say
 from operators.kube import MANAGER, ApiError, KubeApi
 from operators.metrics import OperatorMetrics
-from operators.queue import Queue
 from operators.resources.base import API_VERSION, ApiModel
+from operators.workqueue import Queue
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from litestar.exceptions import HTTPException
 from sqlalchemy.exc import SQLAlchemyError
 
 from mechanism.errors import AuctionError, InputError, PolicyError
-from serving.store.campaigns import NotFound, VersionConflict
+from serving.campaigns.storage import NotFound, VersionConflict
 
 RETRY_AFTER_S = 2
 CLIENT_CLOSED_REQUEST = 499

@@ -11,8 +11,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
 
 from mechanism.errors import ConfigError
-from serving.eligibility import Reason
-from serving.separation import Apart
+from serving.auction.eligibility import Reason
+from serving.auction.separation import Apart
 
 PREFIX = "llm_auction_"
 OVERHEAD_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1)

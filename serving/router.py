@@ -17,28 +17,28 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from mechanism.errors import PolicyError
-from serving.adload import AdLoadState, next_load
-from serving.answer import LiveAnswer, Room
-from serving.charging import behind
-from serving.charging_process import ChargingProcess
-from serving.charging_thread import ChargingThread
-from serving.encoding import Encoder, QueryEncoder
+from serving.accounts.keys import AccountStore
+from serving.answering.answer import LiveAnswer, Room
+from serving.answering.finalise import settle
+from serving.answering.question import Question
+from serving.answering.records import AuctionLog
+from serving.auction.ad_load import AdLoadState, next_load
+from serving.auction.encoding import Encoder, QueryEncoder
+from serving.auction.marketplace import Marketplace
+from serving.campaigns.storage import CampaignStore
+from serving.clicks.invalid_traffic import ClickScreen
+from serving.clicks.tokens import TokenSigner
+from serving.database.engine import Database
+from serving.database.migrations import migrate
 from serving.errors import ClientGone, Overloaded
-from serving.marketplace import Marketplace
+from serving.ledger.charging import behind
+from serving.ledger.charging_process import ChargingProcess
+from serving.ledger.charging_thread import ChargingThread
+from serving.ledger.events import Charged, ChargeEvent
 from serving.metrics import Metrics
-from serving.policy import AsyncPolicyBackend
-from serving.question import Question
-from serving.records import AuctionLog
-from serving.routed import RoutedPolicy
+from serving.policies.protocol import AsyncPolicyBackend
+from serving.policies.versioned import RoutedPolicy
 from serving.settings import PSEUDONYMS, ServeSettings, derived
-from serving.settlement import settle
-from serving.store.accounts import AccountStore
-from serving.store.campaigns import CampaignStore
-from serving.store.engine import Database
-from serving.store.events import Charged, ChargeEvent
-from serving.store.migrations import migrate
-from serving.tokens import TokenSigner
-from serving.traffic import ClickScreen
 from streaming.addresses import ensure, open_log
 from streaming.embedded import EmbeddedLog
 from streaming.producer import EventProducer

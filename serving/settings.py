@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from mechanism.errors import ConfigError
-from serving.adload import AdLoadSettings
+from serving.auction.ad_load import AdLoadSettings
 
 SECRET_VARIABLE = "LLM_AUCTION_SECRET"
 SECRET_CHARACTERS = 32

@@ -7,22 +7,14 @@ only the visible answer, so it judges any model's text. Trainers may not look at
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mechanism.prose import PUSHY, Carrier, carrier
 from mechanism.types import Ad, AdId, Answer, Context
-from simulator.repetition import echo
-
-SENTENCE = re.compile(r"[^.!?\n]*[.!?\n]*\s*")
-PUSHY = re.compile(
-    r"!|\b(buy|order) (it |this |one )?(now|today)\b"
-    r"|\b(hurry|must get|do(n't| not) miss|best deal|number one|on sale)\b",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +48,6 @@ class Cause:
     relevance: float
     nativeness: float
     probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class Carrier:
-    """The sentence that carries an ad: its text with titles struck out, whether it opens the answer, and the share of
-    it (three-word runs) that stands earlier in the answer already."""
-
-    text: str
-    opens: bool
-    echo: float
 
 
 class ClickModel:
@@ -116,17 +98,6 @@ class ClickModel:
     def click(self, probabilities: Mapping[AdId, float], rng: np.random.Generator) -> dict[AdId, bool]:
         """Independent clicks drawn from the given probabilities."""
         return {ad_id: bool(rng.random() < p) for ad_id, p in probabilities.items()}
-
-
-def carrier(answer: Answer, ad: Ad) -> Carrier:
-    """The sentence that first carries `ad`, with the titles of all ads struck out here and before."""
-    first = next(i for i in answer.insertions if i.ad_id == ad.id)
-    for match in SENTENCE.finditer(answer.text):
-        if match.start() <= first.start < match.end():
-            # a title may hold the sign that ended the match
-            sentence = answer.struck(match.start(), max(match.end(), first.end)).strip()
-            return Carrier(sentence, match.start() == 0, echo(sentence, [answer.struck(0, match.start())]))
-    return Carrier("it", True, 0.0)
 
 
 def _ramp(cosines: NDArray[np.float32], limits: tuple[float, float]) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """The language of the built-in world: how users ask, how answers read, and how ads are woven in.
 
 It serves two ends: the queries of `simulator.world`, and the supervised corpus from which the `tiny` base model
-learns to write at all (`trainers.corpus`).
+learns to write at all (`trainers.pretraining.corpus`).
 """
 
 from __future__ import annotations

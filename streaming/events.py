@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from judge.grades import AnswerToGrade
 from mechanism.types import Ad, AdId, Answer, Candidate, Context, Generation, Insertion, MarkerChoice, Micros, Profile
 
 Pricing = Literal["click", "impression", "participation"]
@@ -205,6 +206,13 @@ class Interaction(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, t
                 raise ValueError("reader.spans: an ad is not among the shown ones")
             if any(not s.start < s.end <= length for s in self.reader.spans):
                 raise ValueError("a span of reader.spans does not lie within the text")
+
+    def to_grade(self) -> AnswerToGrade:
+        """Return what a judge is given of this interaction; without the reader's part there is nothing to grade."""
+        answer = None
+        if (reader := self.reader) is not None:
+            answer = Answer(reader.raw, reader.text, tuple(Insertion(s.ad_id, s.start, s.end) for s in reader.spans))
+        return AnswerToGrade(self.auction_id, self.context(), answer, self.finished)
 
     def context(self) -> Context | None:
         """The auction's input with the bids as the policy saw them; None where the reader's part is not there."""

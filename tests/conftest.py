@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.object_store import object_store
+from tests.support.object_store import object_store
 
 # Set before any test imports transformers. Every model that the tests use is inside the repository or a wheel.
 os.environ["HF_HUB_OFFLINE"] = "1"

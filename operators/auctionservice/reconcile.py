@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 
 from mechanism.types import model_version
 from operators.actions import Action, Apply, Delete, Note, Outcome, Say
-from operators.auctionservice.children import ROUTER, ROUTES_ANNOTATION, manifests, selector, short
 from operators.auctionservice.guards import Breach, Counts, breach
+from operators.auctionservice.manifests import ROUTER, ROUTES_ANNOTATION, manifests, selector, short
 from operators.auctionservice.observed import Desired, Observed, Servers
 from operators.conditions import ServiceCondition, ServiceReason
 from operators.resources.auctionservice import (

@@ -13,8 +13,8 @@ from typing import Any
 from mechanism.errors import ConfigError
 from operators.actions import Action, Apply, Create, Delete, Outcome, Say
 from operators.conditions import JobCondition, JobReason
-from operators.irpojob.children import config_map, service, step_job
 from operators.irpojob.failures import HOPELESS, STUCK_S, Cause, cause_of, held_up, stuck
+from operators.irpojob.manifests import config_map, service, step_job
 from operators.irpojob.observed import Desired, Observed, SeenJob, SeenPod
 from operators.irpojob.plan import Place, Step, job_name, places, pods_of
 from operators.resources.base import API_VERSION

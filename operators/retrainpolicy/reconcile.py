@@ -19,7 +19,7 @@ from operators.conditions import PolicyCondition, PolicyReason
 from operators.resources.base import API_VERSION
 from operators.resources.retrainpolicy import Result, RetrainPolicyStatus, Seen
 from operators.resources.status import with_condition
-from operators.retrainpolicy.children import irpojob, look, look_name, promotion, run_name
+from operators.retrainpolicy.manifests import irpojob, look, look_name, promotion, run_name
 from operators.retrainpolicy.observed import Desired, Observed, SeenRun
 
 LOOK_AGAIN_S = 60.0

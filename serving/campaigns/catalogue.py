@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from serving.campaigns.catalogue_file import DEMO_PATH, Catalogue, Listing
 from serving.campaigns.checks import CampaignInput, CreativeInput, checked, web_address_fault
+from serving.campaigns.storage import CampaignStore, NotFound
 from serving.campaigns.types import Campaign, CampaignState, Pacing, ReviewState
-from serving.catalogue import DEMO_PATH, Catalogue, Listing
-from serving.store.campaigns import CampaignStore, NotFound
 
 PREFIX = "catalogue-"
 

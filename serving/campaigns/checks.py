@@ -18,6 +18,9 @@ import msgspec
 from mechanism.errors import InputError
 from mechanism.sanitize import clean_text, clean_title
 from mechanism.types import Micros
+from serving.auction.eligibility.bids import check_bid
+from serving.auction.eligibility.request import normal
+from serving.campaigns.dayparts import zone
 from serving.campaigns.types import (
     BidAdjustment,
     Campaign,
@@ -29,9 +32,6 @@ from serving.campaigns.types import (
     Pricing,
     Targeting,
 )
-from serving.dayparts import zone
-from serving.eligibility.bids import check_bid
-from serving.eligibility.request import normal
 
 HIGHEST_BID: Micros = 10**12
 HIGHEST_BUDGET: Micros = 10**17

@@ -1,7 +1,8 @@
 """What an advertiser books: campaigns, their creatives, budgets and limits, as plain records.
 
 Validation of what arrives over HTTP is `serving.campaigns.checks`; who may take part in an auction is
-`serving.eligibility`; storage is `serving.store`. Times are UTC, money is in micros of the campaign's currency.
+`serving.auction.eligibility`; storage is `serving.database`. Times are UTC, money is in micros of the campaign's
+currency.
 """
 
 from __future__ import annotations

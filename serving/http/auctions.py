@@ -13,12 +13,12 @@ from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
+from serving.accounts.keys import Role
 from serving.errors import ApiError
 from serving.http.auth import Caller, Gate
 from serving.http.bodies import number, only
 from serving.http.documents import documented
 from serving.router import Router
-from serving.store.accounts import Role
 
 READERS = (Role.ADMIN, Role.PUBLISHER)
 

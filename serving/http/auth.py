@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 from litestar import Request
 
+from serving.accounts.keys import CACHE_S, PREFIX, AccountStore, Role
 from serving.errors import ApiError
-from serving.store.accounts import CACHE_S, PREFIX, AccountStore, Role
 
 
 class Caller(msgspec.Struct, frozen=True):

@@ -16,16 +16,16 @@ from litestar import Request, Response, get, patch, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
+from serving.accounts.keys import Role
 from serving.campaigns.checks import BadCampaign, CampaignInput, checked
+from serving.campaigns.storage import CampaignFilter, CampaignStore, NotFound
 from serving.campaigns.types import Campaign, CampaignState, ReviewState
+from serving.database.pages import Page
 from serving.errors import ApiError, bad_fields, bad_request
 from serving.http.auth import Caller, Gate
 from serving.http.bodies import choice, convert, decode_body, decode_object, number, only
 from serving.http.documents import documented
 from serving.router import Router
-from serving.store.accounts import Role
-from serving.store.campaigns import CampaignFilter, CampaignStore, NotFound
-from serving.store.pages import Page
 
 log = structlog.get_logger(__name__)
 

@@ -14,15 +14,15 @@ from litestar.params import FromPath
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from serving import tracing
-from serving.answer import LiveAnswer
+from serving.accounts.keys import Role
+from serving.answering.answer import LiveAnswer
+from serving.answering.question import ChatRequest
+from serving.answering.rendering import VisibleDelta
 from serving.errors import ApiError, as_api_error, bad_request, sse_error
 from serving.http.auth import Gate
 from serving.http.chat_request import parse_chat_request
 from serving.http.documents import documented
-from serving.question import ChatRequest
 from serving.router import Router
-from serving.store.accounts import Role
-from serving.visible import VisibleDelta
 
 log = structlog.get_logger(__name__)
 

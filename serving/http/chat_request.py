@@ -1,4 +1,4 @@
-"""The request body of `/v1/chat/completions`, decoded and checked; its records are `serving.question`'s.
+"""The request body of `/v1/chat/completions`, decoded and checked; its records are `serving.answering.question`'s.
 
 Every refusal names the field, the value and the remedy. A field that the router cannot honour is refused rather than
 ignored, except for sampling fields: the deployed policy's own sampling is part of the auction.
@@ -12,11 +12,11 @@ import msgspec
 
 from mechanism.sanitize import clean_query
 from mechanism.types import Profile
+from serving.answering.question import AdsFields, ChatRequest, ProfileFields, Question
+from serving.answering.rendering import without_links
 from serving.errors import ApiError, bad_request
 from serving.http.bodies import decode_body
-from serving.question import AdsFields, ChatRequest, ProfileFields, Question
 from serving.settings import ServeSettings
-from serving.visible import without_links
 
 MOST_ADS = 10
 LONGEST_MS = 600_000

@@ -1,7 +1,7 @@
 """`/c/{token}`: a followed link is judged, written to disk as a click event, and redirected at once.
 
 The destination comes from the campaign record alone, so that no token, however it was made, leads anywhere else. The
-charge itself is `serving.charging`'s; a disk that cannot be written keeps nobody from where they want to go.
+charge itself is `serving.ledger.charging`'s; a disk that cannot be written keeps nobody from where they want to go.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
 from mechanism.errors import AuctionError, InputError
+from serving.campaigns.catalogue_file import DEMO_PATH
 from serving.campaigns.types import Campaign, Creative, Pricing, ReviewState
-from serving.catalogue import DEMO_PATH
+from serving.clicks.invalid_traffic import ClickRequest
+from serving.clicks.tokens import Click, TokenError, TokenExpired
 from serving.http.documents import documented
 from serving.router import Router
-from serving.tokens import Click, TokenError, TokenExpired
-from serving.traffic import ClickRequest
 from streaming.events import Click as ClickEvent
 
 log = structlog.get_logger(__name__)

@@ -9,10 +9,10 @@ import msgspec
 from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 
+from serving.accounts.keys import Role
 from serving.http.auth import ANONYMOUS, Gate
 from serving.http.documents import documented
 from serving.router import Router
-from serving.store.accounts import Role
 
 SCRIPTS = (
     *("app", "api", "auction", "campaign-row", "campaigns", "chart", "chat", "elements", "format", "reasons"),

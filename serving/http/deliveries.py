@@ -16,15 +16,15 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
 from mechanism.types import Micros
+from serving.auction.pacing import day_plan
+from serving.campaigns.snapshots import spends_of
 from serving.campaigns.types import Campaign, CampaignState, Spend
+from serving.database.engine import Database
+from serving.database.pages import Page
 from serving.http.auth import Gate
 from serving.http.campaigns import BOOKERS, FILTERS, own, page_for
 from serving.http.documents import documented
-from serving.pacing import day_plan
 from serving.router import Router
-from serving.store.engine import Database
-from serving.store.pages import Page
-from serving.store.snapshots import spends_of
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):

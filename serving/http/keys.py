@@ -17,12 +17,12 @@ from litestar.params import FromPath
 
 from mechanism.errors import InputError
 from mechanism.sanitize import clean_title
+from serving.accounts.keys import LONGEST_OVERLAP, Role
 from serving.errors import ApiError, bad_request
 from serving.http.auth import Caller, Gate
 from serving.http.bodies import aware, decode_body, only
 from serving.http.documents import documented
 from serving.router import Router
-from serving.store.accounts import LONGEST_OVERLAP, Role
 
 log = structlog.get_logger(__name__)
 

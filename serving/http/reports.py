@@ -11,15 +11,15 @@ import msgspec
 from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 
+from serving.accounts.keys import Role
+from serving.database.pages import Page
 from serving.errors import bad_request
 from serving.http.auth import Caller, Gate
 from serving.http.bodies import choice, number, only
 from serving.http.documents import documented
+from serving.reports.rendering import as_csv, as_json
+from serving.reports.reports import Dimension, Line, Query, Record, charges_of, events_of, report, totals
 from serving.router import Router
-from serving.store.accounts import Role
-from serving.store.pages import Page
-from serving.store.rendering import as_csv, as_json
-from serving.store.reports import Dimension, Line, Query, Record, charges_of, events_of, report, totals
 
 READERS = (Role.ADMIN, Role.ADVERTISER)
 _WITHIN = {

@@ -10,12 +10,12 @@ import msgspec
 from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 
+from serving.accounts.keys import Role
 from serving.http.auth import Gate
 from serving.http.bodies import choice, number, only
 from serving.http.documents import documented
+from serving.reports.series import MOST_STEPS, Answers, Point, Step, Window, answers, points
 from serving.router import Router
-from serving.store.accounts import Role
-from serving.store.series import MOST_STEPS, Answers, Point, Step, Window, answers, points
 
 READERS = (Role.ADMIN, Role.ADVERTISER)
 _QUERY = {

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from judge.grades import Grades
 from mechanism.errors import ConfigError
 from mechanism.types import AdId
 from streaming.events import Click, Interaction, JudgedAd, Judgement
-from streaming.judging.grades import Grades
 
 _SECOND = timedelta(seconds=1)
 Clicked = dict[AdId, float]

@@ -13,10 +13,10 @@ from datetime import UTC, datetime, timedelta
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from judge.grades import Judge
 from mechanism.errors import ConfigError
 from streaming.codec import encode
 from streaming.events import Click, Interaction, Judgement
-from streaming.judging.grades import Judge
 from streaming.log import EventLog, LogProducer, LogUnavailable, Partition
 from streaming.topics import CLICKS, INTERACTIONS, JUDGEMENTS
 from streaming.workers.join import Attribution, Join, Verdict
@@ -186,10 +186,10 @@ class JudgeTask:
             part.replay.hold(mark)
 
     def _grade(self, part: _Part) -> None:
-        events = part.join.ungraded(self._settings.graded)
-        if events:
-            grades = self._judge.grade(events)
-            part.join.grade({event.auction_id: grade for event, grade in zip(events, grades, strict=True)})
+        answers = [event.to_grade() for event in part.join.ungraded(self._settings.graded)]
+        if answers:
+            grades = self._judge.grade(answers)
+            part.join.grade({answer.auction_id: grade for answer, grade in zip(answers, grades, strict=True)})
 
     def _advance(self, number: int, part: _Part, batch: Batch, now: datetime) -> None:
         """The slowest input decides; a clock of the future moves nothing."""

@@ -78,6 +78,8 @@ def test_a_lock_alone_runs_its_images_commands(tmp_path: Path, lock: str, comman
         program = [str(tmp_path / "venv" / "bin" / "llm-auction"), *command]
         done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
-    imported = "import operators.program" if lock == "operator.txt" else "import serving.http.app, serving.routed"
+    imported = (
+        "import operators.operator" if lock == "operator.txt" else "import serving.http.app, serving.policies.versioned"
+    )
     check = f"{imported}; import sys; assert 'torch' not in sys.modules"
     subprocess.run([str(python), "-c", check], cwd=tmp_path, check=True)

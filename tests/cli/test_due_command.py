@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from trainers.registry import Registry
+from trainers.artifacts.registry import Registry
 
 TINY = Path(__file__).parents[2] / "inference" / "models_data" / "tiny"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cli.loop import Loop, Places, first_version, registered, retraining_program, serving_programs
-from cli.loop_table import loop_table
-from serving.promotion.deployment import Deployment
-from serving.promotion.guard import GuardSettings
+from cli.local.loop import Loop, Places, first_version, registered, retraining_program, serving_programs
+from cli.local.table import loop_table
+from serving.canary.deployment import Deployment
+from serving.canary.guard import GuardSettings
 from streaming.embedded import EmbeddedLog
 from streaming.log import Partition
 from streaming.shards import ShardReader

@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 import typer
 
-from cli.drills import loop
-from cli.drills.loop_traffic import Server, Traffic, put, revenue, settle, shuffled
+from benchmarks.loop import drill as loop
+from benchmarks.loop.traffic import Server, Traffic, put, revenue, settle, shuffled
 from inference.policy import Policy
 from mechanism.objective import Penalty
-from serving.promotion.guard import GuardSettings
-from serving.promotion.watch import LogFeed
-from serving.promotion.windows import LiveWindows, WindowSettings
+from serving.canary.guard import GuardSettings
+from serving.canary.monitor import LogFeed
+from serving.canary.samples import LiveWindows, WindowSettings
 from streaming.embedded import EmbeddedLog
 from streaming.events import AnyEvent, Click, Interaction
 from streaming.shards import ShardReader
 from streaming.topics import all_topics
 from trainers import retraining
+from trainers.artifacts.registry import Registry
 from trainers.gates.decision import Decision, Gate
-from trainers.registry import Registry
 from trainers.retraining import RetrainOutcome
 
 BEGIN = datetime.now(UTC) - timedelta(days=3)

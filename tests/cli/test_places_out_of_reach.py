@@ -58,7 +58,7 @@ def test_a_file_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def refuses(*_: Any) -> None:
         raise PermissionError(13, "Permission denied", "/models/v0001/model.safetensors")
 
-    monkeypatch.setattr("trainers.registry.Registry.list", refuses)
+    monkeypatch.setattr("trainers.artifacts.registry.Registry.list", refuses)
     code, words = told("models", "list", "--registry", str(tmp_path))
     assert code == EXIT_BAD_INPUT
     assert words.startswith("error: /models/v0001/model.safetensors: permission denied: let this user")

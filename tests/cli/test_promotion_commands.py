@@ -12,20 +12,20 @@ import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
+from benchmarks.streaming.event_samples import click, interaction
 from cli.guard import promote_next, watch
 from cli.main import app
 from inference.models import resolve
-from serving.promotion.deployment import Deployment
-from serving.promotion.guard import GuardSettings
-from serving.promotion.windows import WindowSettings
-from serving.routes import Version, read_routes
-from serving.weights import folder_digest
+from serving.canary.deployment import Deployment
+from serving.canary.guard import GuardSettings
+from serving.canary.samples import WindowSettings
+from serving.policies.route_file import Version, read_routes
+from serving.policies.weights import folder_digest
 from streaming.codec import encode
-from streaming.drills.traffic import click, interaction
 from streaming.embedded import EmbeddedLog
 from streaming.events import Interaction
 from streaming.topics import CLICKS, INTERACTIONS, all_topics
-from trainers.registry import Registry
+from trainers.artifacts.registry import Registry
 
 TINY = Path(resolve("tiny")[0])
 

@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from benchmarks.streaming.event_samples import BEGINNING, interaction
 from cli.main import app
 from cli.retrain import record, verdicts
 from inference.models import resolve
 from mechanism.statistics import Interval
-from serving.promotion.deployment import Deployment
-from serving.routes import Version
-from streaming.drills.traffic import BEGINNING, interaction
+from serving.canary.deployment import Deployment
+from serving.policies.route_file import Version
 from streaming.events import JudgedAd, Judgement
 from streaming.shards import Row
 from tests.trainers.logged_traffic import write
+from trainers.artifacts.registry import Registry
 from trainers.config import GateSettings, TriggerConfig
 from trainers.gates.decision import Figures, decide
-from trainers.registry import Registry
 from trainers.retraining import Observed, RetrainOutcome, due
 
 

@@ -16,18 +16,18 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.streaming.event_samples import click, interaction
 from cli.main import app
 from cli.worker import micros
 from mechanism.errors import ConfigError, InputError
+from serving.campaigns.storage import CampaignStore
 from serving.campaigns.types import Campaign, Creative
+from serving.database.engine import Database
+from serving.database.migrations import migrate
+from serving.reports.reports import Query, report
 from serving.settings import PSEUDONYMS, derived, signing_secret
-from serving.store.campaigns import CampaignStore
-from serving.store.engine import Database
-from serving.store.migrations import migrate
-from serving.store.reports import Query, report
 from streaming.codec import encode, topic_of
 from streaming.dead_letters import bury as set_aside
-from streaming.drills.traffic import click, interaction
 from streaming.embedded import EmbeddedLog
 from streaming.events import Judgement
 from streaming.log import Partition, Record

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mechanism.baselines import gsp, mosaic, restricted, segment
 from mechanism.errors import InputError
 from mechanism.objective import Penalty, reward
-from mechanism.rivals import gsp, mosaic, restricted, segment
 from mechanism.statistics import Floats
 from mechanism.types import Ad, AdId, Answer, Candidate, Context, Generation, Insertion
 

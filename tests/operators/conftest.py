@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 from kubernetes import client, config
 
-from operators.cluster import kwok
-from operators.cluster.control_plane import ControlPlane
-from operators.cluster.node import HOST_IMAGE, Node
-from operators.cluster.tools import ToolsMissing
-from operators.drills.operating import Running, operator
+from benchmarks.operators.operating import Running, operator
 from operators.resources.crds import KINDS, definition
+from tests.support.cluster import kwok
+from tests.support.cluster.control_plane import ControlPlane
+from tests.support.cluster.node import HOST_IMAGE, Node
+from tests.support.cluster.tools import ToolsMissing
 
 EXISTING = "LLM_AUCTION_TEST_KUBECONFIG"
 IMAGE = "LLM_AUCTION_TEST_IMAGE"

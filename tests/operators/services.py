@@ -9,8 +9,8 @@ from typing import Any
 
 from mechanism.types import model_version
 from operators.actions import Outcome
-from operators.auctionservice.children import short
 from operators.auctionservice.guards import Counts
+from operators.auctionservice.manifests import short
 from operators.auctionservice.observed import Desired, Observed, SeenRouter, Servers, Verdict, window
 from operators.auctionservice.reconcile import reconcile
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus

@@ -20,11 +20,11 @@ from kubernetes import client
 
 from operators.auctionservice.meter import parsed, read_metrics
 from serving.campaigns.catalogue import import_catalogue
-from serving.catalogue import Catalogue
-from serving.store.campaigns import CampaignStore
-from serving.store.engine import Database
-from serving.store.migrations import migrate
-from serving.triton import server
+from serving.campaigns.catalogue_file import Catalogue
+from serving.campaigns.storage import CampaignStore
+from serving.database.engine import Database
+from serving.database.migrations import migrate
+from serving.policies.triton import server
 
 from .conftest import eventually
 

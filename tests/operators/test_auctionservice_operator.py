@@ -14,12 +14,12 @@ import pytest
 from kubernetes import client
 
 from mechanism.types import model_version
-from operators.auctionservice.handling import Sight, auctionservice_kind
-from operators.cluster.control_plane import ControlPlane
+from operators.auctionservice.observe import Sight, auctionservice_kind
 from operators.controller import Controller
 from operators.kube import KubeApi
 from operators.metrics import OperatorMetrics
 from serving.metrics import Metrics
+from tests.support.cluster.control_plane import ControlPlane
 
 from .conftest import define, eventually
 from .services import digest, model, spec

@@ -13,10 +13,10 @@ import yaml
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
-from operators.auctionservice.children import manifests
+from operators.auctionservice.manifests import manifests
 from operators.auctionservice.observed import Desired
-from operators.cluster.control_plane import ControlPlane
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus, Model, Traffic
+from tests.support.cluster.control_plane import ControlPlane
 
 from .services import digest, spec
 

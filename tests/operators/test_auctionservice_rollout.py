@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from operators.actions import Note
 from operators.auctionservice.guards import Counts
 from operators.resources.auctionservice import AuctionServiceStatus
-from serving.routes import parse_routes
+from serving.policies.route_file import parse_routes
 
 from .services import World, counts, digest, healthy, spec
 

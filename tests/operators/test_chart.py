@@ -18,12 +18,12 @@ from cli.serve import serve
 from cli.triton import app as triton_app
 from cli.worker import app as worker_app
 from operators import rbac
-from operators.auctionservice.children import manifests
+from operators.auctionservice.manifests import manifests
 from operators.auctionservice.observed import Desired
-from operators.cluster import tools
-from operators.cluster.control_plane import ControlPlane
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus, Model
 from operators.resources.crds import KINDS
+from tests.support.cluster import tools
+from tests.support.cluster.control_plane import ControlPlane
 
 from .services import digest, spec
 

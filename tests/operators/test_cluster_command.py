@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from kubernetes import client, config
 
-from operators.cluster import tools
-from operators.cluster.guard import members
+from tests.support.cluster import tools
+from tests.support.cluster.guard import members
 
 from .conftest import eventually
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from operators.cluster import tools
+from tests.support.cluster import tools
 
 
 @pytest.fixture

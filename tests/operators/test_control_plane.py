@@ -13,8 +13,8 @@ import pytest
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
-from operators.cluster.control_plane import ControlPlane
-from operators.cluster.guard import members
+from tests.support.cluster.control_plane import ControlPlane
+from tests.support.cluster.guard import members
 
 from .conftest import client_with_token, eventually
 
@@ -144,7 +144,7 @@ def test_objects_outlive_kills_of_the_server_and_of_its_store(
 
 OWNER = """\
 import sys, time
-from operators.cluster.control_plane import ControlPlane
+from tests.support.cluster.control_plane import ControlPlane
 with ControlPlane() as plane:
     print(plane.folder, flush=True)
     time.sleep(600)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from operators.cluster.control_plane import ControlPlane
-from operators.irpojob.children import config_map, service, step_job
+from operators.irpojob.manifests import config_map, service, step_job
 from operators.irpojob.observed import Desired
 from operators.irpojob.plan import EPOCH_STEPS, Place, Step, job_name
 from operators.resources.irpojob import IRPOJobSpec, IRPOJobStatus
+from tests.support.cluster.control_plane import ControlPlane
 from trainers.config import GateSettings, parse_config
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "operators"

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from operators.cluster.node import Node
-from operators.drills.operating import Running
+from benchmarks.operators.operating import Running
 from operators.irpojob.observed import JOB_LABEL, STEP_LABEL
 from operators.resources.irpojob import IRPOJobSpec
+from tests.support.cluster.node import Node
+from trainers.artifacts.registry import Registry
+from trainers.artifacts.run_directory import RunDirectory
 from trainers.optimisation.launch import run_optimisation
 from trainers.optimisation.worker import COMPLETE, TRAJECTORY, OptimisationJob
-from trainers.registry import Registry
-from trainers.run_directory import RunDirectory
 
 from .conftest import eventually
 from .shop import shared_folder

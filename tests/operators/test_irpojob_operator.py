@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from operators.cluster import kwok
-from operators.cluster.control_plane import ControlPlane
-from operators.drills.operating import Running, operator
+from benchmarks.operators.operating import Running, operator
 from operators.irpojob.observed import JOB_LABEL
+from tests.support.cluster import kwok
+from tests.support.cluster.control_plane import ControlPlane
 
 from .conftest import define, eventually, fresh_namespace
 

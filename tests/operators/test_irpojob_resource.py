@@ -11,8 +11,8 @@ import yaml
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
-from operators.cluster.control_plane import ControlPlane
 from operators.resources.irpojob import IRPOJobSpec
+from tests.support.cluster.control_plane import ControlPlane
 from trainers.config import RunConfig
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "operators"

@@ -7,8 +7,8 @@ from typing import Any
 
 from kubernetes import client
 
-from operators.cluster import kwok
-from operators.cluster.control_plane import ControlPlane
+from tests.support.cluster import kwok
+from tests.support.cluster.control_plane import ControlPlane
 
 from .conftest import eventually
 

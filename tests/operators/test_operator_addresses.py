@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mechanism.errors import InputError
-from operators.program import address
+from operators.operator import address
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from operators.auctionservice.handling import trouble
+from operators.auctionservice.observe import trouble
 
 
 def pod(**status: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.queue import Queue
+from operators.workqueue import Queue
 
 
 def taken(queue: Queue[str]) -> str:

@@ -14,8 +14,8 @@ import psutil
 import pytest
 from kubernetes import client, config
 
-from operators.cluster.guard import control_groups, members
-from operators.cluster.node import HOST_IMAGE, Node
+from tests.support.cluster.guard import control_groups, members
+from tests.support.cluster.node import HOST_IMAGE, Node
 
 from .conftest import eventually, fresh_namespace
 
@@ -125,7 +125,7 @@ def test_a_silent_node_is_told_of_and_comes_back(own_node: Node) -> None:
 
 OWNER = """\
 import sys, time
-from operators.cluster.node import Node
+from tests.support.cluster.node import Node
 with Node() as node:
     print(node.plane.folder, node.plane.network.address, flush=True)
     time.sleep(600)

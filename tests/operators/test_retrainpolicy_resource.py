@@ -13,10 +13,10 @@ import yaml
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
-from operators.cluster.control_plane import ControlPlane
 from operators.resources.retrainpolicy import RetrainPolicySpec, RetrainPolicyStatus
-from operators.retrainpolicy.children import irpojob, look
+from operators.retrainpolicy.manifests import irpojob, look
 from operators.retrainpolicy.observed import Desired
+from tests.support.cluster.control_plane import ControlPlane
 
 PLACE = ("llm-auction.io", "v1alpha1")
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "operators" / "06-retrain.yaml"

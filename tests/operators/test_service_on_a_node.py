@@ -13,21 +13,21 @@ from typing import Any
 import pytest
 from kubernetes import client
 
+from benchmarks.operators.operating import Running
+from benchmarks.serving.triton import next_version
 from cli.serve import builtin_catalogue
 from inference.models import resolve
 from inference.policy import Policy
 from mechanism.errors import ConfigError
 from mechanism.types import model_version
-from operators.cluster.node import Node
-from operators.drills.operating import Running
-from serving.catalogue import read_catalogue
-from serving.drills.postgres import PostgresMissing, PostgresServer
-from serving.drills.triton import next_version
-from serving.triton import server
+from serving.campaigns.catalogue_file import read_catalogue
+from serving.policies.triton import server
 from simulator.world import World
-from tests.object_store import object_store
+from tests.support.cluster.node import Node
+from tests.support.object_store import object_store
+from tests.support.postgres import PostgresMissing, PostgresServer
 from tests.trainers.logged_traffic import served, write
-from trainers.registry import Registry
+from trainers.artifacts.registry import Registry
 
 from .conftest import eventually
 from .shop import PLACE, Shop, opened, spec, stock, wrap_triton

@@ -7,9 +7,9 @@ from typing import Any
 
 from kubernetes import client
 
-from operators.cluster.control_plane import ControlPlane
-from operators.drills.jobs import patiently
-from operators.drills.operating import ACCOUNT, Running, grant, kubeconfig_with, operator
+from benchmarks.operators.jobs import patiently
+from benchmarks.operators.operating import ACCOUNT, Running, grant, kubeconfig_with, operator
+from tests.support.cluster.control_plane import ControlPlane
 
 from .conftest import define, eventually
 from .services import spec

@@ -23,15 +23,15 @@ from numpy.typing import NDArray
 
 from mechanism.markers import render_marker
 from mechanism.types import Context, MarkerChoice
+from serving.accounts.keys import Role
 from serving.campaigns.catalogue import import_catalogue
-from serving.catalogue import Catalogue, CatalogueRow, read_catalogue, write_catalogue
+from serving.campaigns.catalogue_file import Catalogue, CatalogueRow, read_catalogue, write_catalogue
 from serving.http.app import create_app
-from serving.policy import Completed, PolicyEvent, TextDelta
+from serving.policies.protocol import Completed, PolicyEvent, TextDelta
+from serving.policies.threaded import ThreadedPolicy
+from serving.policies.worker import PolicyWorker
 from serving.router import Router
 from serving.settings import ServeSettings
-from serving.store.accounts import Role
-from serving.threaded import ThreadedPolicy
-from serving.worker import PolicyWorker
 from streaming.codec import decode
 
 SECRET = b"a secret of the tests, long enough for one"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mechanism.errors import ConfigError
-from serving.breaker import Breaker, BreakerSettings
+from serving.policies.breaker import Breaker, BreakerSettings
 
 SETTINGS = BreakerSettings(failures=3, cool_s=10.0)
 

@@ -13,16 +13,16 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
+from benchmarks.streaming.event_samples import click, clicks, interaction
+from serving.campaigns.storage import CampaignStore
 from serving.campaigns.types import Campaign, Creative
-from serving.charging import ChargingSettings, ChargingTask, behind
-from serving.charging_thread import ChargingThread
-from serving.store.campaigns import CampaignStore
-from serving.store.engine import Database
-from serving.store.events import Charged, ChargeEvent
-from serving.store.migrations import migrate
-from serving.store.reports import Query, charges_of, report
+from serving.database.engine import Database
+from serving.database.migrations import migrate
+from serving.ledger.charging import ChargingSettings, ChargingTask, behind
+from serving.ledger.charging_thread import ChargingThread
+from serving.ledger.events import Charged, ChargeEvent
+from serving.reports.reports import Query, charges_of, report
 from streaming.codec import encode, topic_of
-from streaming.drills.traffic import click, clicks, interaction
 from streaming.embedded import EmbeddedLog
 from streaming.events import AnyEvent, Interaction, Participation, ShownAd
 from streaming.topics import CLICKS, INTERACTIONS, all_topics

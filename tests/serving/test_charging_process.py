@@ -13,15 +13,15 @@ from typing import Any
 
 import structlog
 
-from serving.answer import LiveAnswer
-from serving.charging_process import ChargingProcess
-from serving.store.engine import Database
-from serving.store.reports import Query, report
+from serving.answering.answer import LiveAnswer
+from serving.database.engine import Database
+from serving.ledger.charging_process import ChargingProcess
+from serving.reports.reports import Query, report
 from streaming.topics import CLICKS
 
 DYING_ROUTER = """
 import os, sys, time
-from serving.charging_process import ChargingProcess
+from serving.ledger.charging_process import ChargingProcess
 charging = ChargingProcess(sys.argv[1], sys.argv[2], lambda *_: None)
 charging.start()
 while charging.pid is None:

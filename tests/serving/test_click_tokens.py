@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mechanism.errors import ConfigError
 from serving.campaigns.types import Pricing
-from serving.tokens import Click, SigningKey, TokenError, TokenExpired, TokenSigner
+from serving.clicks.tokens import Click, SigningKey, TokenError, TokenExpired, TokenSigner
 
 SIGNER = TokenSigner(b"one secret that is long enough to be one")
 IDS = st.text(string.ascii_letters + string.digits + "._:-", min_size=1, max_size=64)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mechanism.errors import ConfigError
-from serving.tokens import Click
-from serving.traffic import ClickRequest, ClickScreen, Invalid, TrafficSettings
+from serving.clicks.invalid_traffic import ClickRequest, ClickScreen, Invalid, TrafficSettings
+from serving.clicks.tokens import Click
 
 KEY = b"a key of the tests, random"
 BROWSER = (

@@ -15,8 +15,8 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.clicks.tokens import Click, TokenSigner
 from serving.settings import derived
-from serving.tokens import Click, TokenSigner
 
 Start = Callable[..., Any]
 DAY = 24 * 3600

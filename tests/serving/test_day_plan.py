@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.auction.pacing import day_plan, next_state
 from serving.campaigns.types import Campaign, CampaignState, Daypart, Pacing, Spend
-from serving.pacing import day_plan, next_state
 
 MIDNIGHT = datetime(2026, 6, 10, tzinfo=UTC)
 CAMPAIGN = Campaign(

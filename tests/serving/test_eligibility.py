@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mechanism.errors import InputError
+from serving.auction.eligibility import UNCOUNTED, Capped, EligibilityIndex, PlacementRequest, Reason, Verdict, rules
+from serving.auction.pacing import WHOLE, auction_seed, campaign_key, coins, participates, threshold
 from serving.campaigns.types import (
     BidAdjustment,
     Campaign,
@@ -22,8 +24,6 @@ from serving.campaigns.types import (
     Spend,
     Targeting,
 )
-from serving.eligibility import UNCOUNTED, Capped, EligibilityIndex, PlacementRequest, Reason, Verdict, rules
-from serving.pacing import WHOLE, auction_seed, campaign_key, coins, participates, threshold
 
 NOW = datetime(2026, 3, 29, 0, 59, 30, tzinfo=UTC)  # half a minute before Berlin skips an hour
 LONG_AGO = NOW - timedelta(days=400)

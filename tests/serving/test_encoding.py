@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.encoding import QueryEncoder
+from serving.auction.encoding import QueryEncoder
 
 
 class Counting:

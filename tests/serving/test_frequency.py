@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mechanism.errors import ConfigError
+from serving.auction.frequency import ROOM, FrequencyCounter
 from serving.campaigns.types import Campaign, FrequencyCap
-from serving.frequency import ROOM, FrequencyCounter
 
 KEY = b"a key of the tests, random"
 THEN = datetime(2026, 1, 1, tzinfo=UTC)

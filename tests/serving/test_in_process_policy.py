@@ -14,10 +14,10 @@ from inference.encoder import shared_encoder
 from inference.models import resolve
 from mechanism.errors import InputError
 from mechanism.weights import digest_of
-from serving.catalogue import read_catalogue
-from serving.policy import Completed, InProcessPolicy, TextDelta
-from serving.triton.repository import build_repository
-from trainers.registry import Registry
+from serving.campaigns.catalogue_file import read_catalogue
+from serving.policies.protocol import Completed, InProcessPolicy, TextDelta
+from serving.policies.triton.repository import build_repository
+from trainers.artifacts.registry import Registry
 
 pytestmark = pytest.mark.skipif(not Path(resolve("tiny")[0]).is_dir(), reason="the tiny model is not built yet")
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mechanism.errors import ConfigError
+from serving.auction.pacing import PacingSettings, PacingState, next_state, participates
+from serving.campaigns.dayparts import open_intervals, overlap_s, zone
 from serving.campaigns.types import Campaign, CampaignState, Daypart, Pacing, Spend
-from serving.dayparts import open_intervals, overlap_s, zone
-from serving.pacing import PacingSettings, PacingState, next_state, participates
 
 MIDNIGHT = datetime(2026, 6, 10, tzinfo=UTC)
 BID = 200_000

@@ -13,7 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mechanism.types import MarkerChoice
-from serving.administrator import ensure_administrator
+from serving.accounts.administrator import ensure_administrator
+from serving.accounts.keys import AccountStore, Role
+from serving.answering.records import AuctionLog, AuctionRecord, Kept, Outcome, new_auction_id
+from serving.auction.eligibility import Capped, EligibilityIndex, PlacementRequest
+from serving.auction.rates import ClickRates, insertion_rates
 from serving.campaigns.types import (
     Campaign,
     CampaignState,
@@ -22,12 +26,8 @@ from serving.campaigns.types import (
     ReviewState,
     Targeting,
 )
-from serving.eligibility import Capped, EligibilityIndex, PlacementRequest
-from serving.rates import ClickRates, insertion_rates
-from serving.records import AuctionLog, AuctionRecord, Kept, Outcome, new_auction_id
-from serving.store.accounts import AccountStore, Role
-from serving.store.engine import Database
-from serving.store.migrations import migrate
+from serving.database.engine import Database
+from serving.database.migrations import migrate
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.answering.question import ChatRequest
 from serving.campaigns.checks import CampaignInput
 from serving.errors import ApiError
 from serving.http.bodies import decode_body
 from serving.http.faults import faults
-from serving.question import ChatRequest
 
 BOOKED = {"name": "Kites", "bid_micros": 1, "currency": "EUR", "creatives": [{"title": "Kite", "landing_url": "x"}]}
 CHAT = {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}], "ads": {}}

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from serving.auction.eligibility import EligibilityIndex, PlacementRequest
+from serving.auction.eligibility.request import words
+from serving.auction.retrieval import CreativeIndex, Found, prompt_candidates
+from serving.auction.retrieval.index import creative_text
+from serving.auction.retrieval.keywords import KeywordIndex
+from serving.auction.retrieval.vectors import VectorIndex
 from serving.campaigns.types import Campaign, CampaignState, Creative, ReviewState
-from serving.eligibility import EligibilityIndex, PlacementRequest
-from serving.eligibility.request import words
-from serving.retrieval import CreativeIndex, Found, prompt_candidates
-from serving.retrieval.index import creative_text
-from serving.retrieval.keywords import KeywordIndex
-from serving.retrieval.vectors import VectorIndex
 
 NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)
 ASK = PlacementRequest(auction_id="x", now=NOW, currency="EUR")

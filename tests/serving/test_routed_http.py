@@ -17,11 +17,11 @@ import pytest
 
 from mechanism.errors import ConfigError, PolicyError
 from mechanism.types import model_version
-from serving.policy import AsyncPolicyBackend
-from serving.routed import RoutedPolicy, RouteLimits
-from serving.routes import Version
-from serving.threaded import ThreadedPolicy
-from serving.worker import PolicyWorker
+from serving.policies.protocol import AsyncPolicyBackend
+from serving.policies.route_file import Version
+from serving.policies.threaded import ThreadedPolicy
+from serving.policies.versioned import RoutedPolicy, RouteLimits
+from serving.policies.worker import PolicyWorker
 
 QUICK = RouteLimits(trial_s=5, look_s=2, again_s=0.05)
 

@@ -13,7 +13,7 @@ import pytest
 from mechanism.errors import PolicyError
 from mechanism.markers import render_marker
 from mechanism.types import Context
-from serving.answer import LiveAnswer
+from serving.answering.answer import LiveAnswer
 from serving.campaigns.types import Pricing
 from serving.errors import Overloaded
 from serving.settings import PSEUDONYMS, derived

@@ -21,7 +21,7 @@ import structlog
 from mechanism.errors import PolicyError
 from mechanism.types import Context
 from serving.errors import PolicyTimeout
-from serving.policy import Completed, PolicyEvent, TextDelta
+from serving.policies.protocol import Completed, PolicyEvent, TextDelta
 
 Start = Callable[..., Any]
 Router = Callable[..., Any]
@@ -271,7 +271,7 @@ import asyncio, sys
 from pathlib import Path
 import uvicorn
 from serving.http.app import create_app
-from serving.policy import Completed, TextDelta
+from serving.policies.protocol import Completed, TextDelta
 from serving.router import Router
 from serving.settings import ServeSettings
 
@@ -325,7 +325,7 @@ def test_sigterm_lets_a_running_stream_end(tmp_path: Path) -> None:
 
 
 def test_the_router_runs_on_postgresql(router: Router, scripted: Router, tmp_path: Path) -> None:
-    from serving.drills.postgres import PostgresMissing, PostgresServer
+    from tests.support.postgres import PostgresMissing, PostgresServer
 
     try:
         server = PostgresServer(durable=False)

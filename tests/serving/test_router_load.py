@@ -13,14 +13,14 @@ import httpx
 import openai
 import pytest
 
+from benchmarks.serving import load, router_campaigns
+from benchmarks.serving.measured import Measured, percentile_ms
+from benchmarks.serving.mock_upstream import MockSettings, serve
+from benchmarks.serving.numbered import DELTAS, missing, numbered
+from serving.auction.eligibility.request import words
+from serving.campaigns.snapshots import snapshot
 from serving.campaigns.types import CampaignState, ReviewState
-from serving.drills import load, router_campaigns
-from serving.drills.measured import Measured, percentile_ms
-from serving.drills.mock_upstream import MockSettings, serve
-from serving.drills.numbered import DELTAS, missing, numbered
-from serving.eligibility.request import words
-from serving.store.engine import Database
-from serving.store.snapshots import snapshot
+from serving.database.engine import Database
 
 TEXT = "".join(map(numbered, range(DELTAS)))
 OFFERS = "Offers:\n- bid 7: @Acme Socks@[A1] - Warm.\n- bid 9: @Other@[A2]"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mechanism.errors import ConfigError
-from serving.routes import chosen, parse_routes, read_routes
+from serving.policies.route_file import chosen, parse_routes, read_routes
 
 A, B = "a" * 64, "b" * 64
 

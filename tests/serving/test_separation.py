@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.separation import Apart, Contender, separate
+from serving.auction.separation import Apart, Contender, separate
 
 contenders = st.lists(
     st.builds(

@@ -17,13 +17,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import create_engine, text
 
-from serving.charging import ChargingSettings, ChargingTask
-from serving.drills.streaming import WORKERS, Moments, prepare
-from serving.drills.streaming_check import Comparison, compare
-from serving.drills.streaming_traffic import produce
-from serving.store.engine import Database
+from benchmarks.streaming.check import Comparison, compare
+from benchmarks.streaming.drill import WORKERS, Moments, prepare
+from benchmarks.streaming.traffic import produce
+from judge.rules import RuleJudge
+from serving.database.engine import Database
+from serving.ledger.charging import ChargingSettings, ChargingTask
 from streaming.embedded import EmbeddedLog
-from streaming.judging.rules import RuleJudge
 from streaming.topics import all_topics
 from streaming.workers.feedback import FeedbackTask
 from streaming.workers.join import Attribution
@@ -140,7 +140,7 @@ def test_every_victim_is_killed_within_its_own_work() -> None:
 
 @pytest.mark.slow
 def test_the_drill_is_exact_on_a_kafka_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from serving.drills.streaming import main
+    from benchmarks.streaming.drill import main
 
     monkeypatch.setattr("sys.argv", ["drill", "--interactions", "2000", "--out", str(tmp_path / "drill.json")])
     assert main() == 0

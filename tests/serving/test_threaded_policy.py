@@ -12,9 +12,9 @@ import pytest
 from mechanism.errors import PolicyError
 from mechanism.types import Context
 from serving.errors import Overloaded, PolicyTimeout
-from serving.policy import AsyncPolicyBackend, Completed, PolicyEvent, TextDelta
-from serving.threaded import ThreadedPolicy
-from serving.worker import PolicyWorker
+from serving.policies.protocol import AsyncPolicyBackend, Completed, PolicyEvent, TextDelta
+from serving.policies.threaded import ThreadedPolicy
+from serving.policies.worker import PolicyWorker
 
 CONTEXT = Context("c", "q", ())
 

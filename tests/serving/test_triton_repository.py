@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from cli.triton import app
 from mechanism.errors import AuctionError, ConfigError, InputError
-from serving.triton.repository import build_repository, config_pbtxt
-from trainers.registry import Registry
+from serving.policies.triton.repository import build_repository, config_pbtxt
+from trainers.artifacts.registry import Registry
 
 
 def model(folder: Path, weights: bytes = b"weights", **more: bytes) -> Path:
@@ -69,7 +69,7 @@ def test_the_copied_code_stands_alone(tmp_path: Path) -> None:
     built = build_repository(str(model(tmp_path / "m")), tmp_path / "repository")
     script = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
-        "import serving.triton.backend, inference.policy, mechanism.prompt\n"
+        "import serving.policies.triton.backend, inference.policy, mechanism.prompt\n"
         "rooms = ('serving', 'inference', 'mechanism')\n"
         "ours = [module.__file__ for name, module in sys.modules.items() if name.split('.')[0] in rooms]\n"
         "assert len(ours) > 10 and all(file.startswith(sys.argv[1]) for file in ours), ours\n"
@@ -154,7 +154,7 @@ def test_the_vllm_kind_has_the_same_interface(tmp_path: Path) -> None:
     built = build_repository(source, out, kind="vllm", device="gpu")
     vllm = (built.folder / "config.pbtxt").read_text()
     assert vllm == python.replace('string_value: "python"', 'string_value: "vllm"')
-    assert "serving.triton.vllm_engine" in (built.folder / "1" / "model.py").read_text()
+    assert "serving.policies.triton.vllm_engine" in (built.folder / "1" / "model.py").read_text()
     assert (built.folder / "1" / "code" / "serving" / "triton" / "vllm_processor.py").is_file()
     assert "KIND_GPU count: 2" in config_pbtxt("n", 2, "gpu", {})
 

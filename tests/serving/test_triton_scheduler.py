@@ -10,9 +10,9 @@ import pytest
 
 from mechanism.errors import AuctionError, InputError, PolicyError
 from mechanism.types import Context
-from serving.policy import Completed, PolicyEvent, TextDelta
-from serving.triton.scheduler import Scheduler
-from serving.triton.wire import PolicyRequest, QueueFull
+from serving.policies.protocol import Completed, PolicyEvent, TextDelta
+from serving.policies.triton.scheduler import Scheduler
+from serving.policies.triton.wire import PolicyRequest, QueueFull
 
 Script = Callable[[Context, int], Iterator[PolicyEvent]]
 

@@ -14,28 +14,28 @@ from typing import Any
 
 import pytest
 
+from benchmarks.serving.triton import next_version
 from cli.serve import routed
 from mechanism.errors import ConfigError, InputError, PolicyError
 from mechanism.types import Ad, Candidate, Context, Profile
 from serving import tracing
-from serving.breaker import BreakerSettings, ServerDown
-from serving.drills.triton import next_version
 from serving.errors import Overloaded, PolicyTimeout
-from serving.policy import AsyncPolicyBackend, Completed, InProcessPolicy, PolicyEvent, TextDelta
-from serving.routed import RoutedPolicy
+from serving.policies.breaker import BreakerSettings, ServerDown
+from serving.policies.protocol import AsyncPolicyBackend, Completed, InProcessPolicy, PolicyEvent, TextDelta
+from serving.policies.triton import server
+from serving.policies.triton.client import ModelRef, TritonPolicy, TritonSettings, connect
+from serving.policies.triton.repository import build_repository
+from serving.policies.triton.rollout import ChangeLimits, ServedPolicy
+from serving.policies.versioned import RoutedPolicy
 from serving.settings import ServeSettings
-from serving.triton import server
-from serving.triton.client import ModelRef, TritonPolicy, TritonSettings, connect
-from serving.triton.repository import build_repository
-from serving.triton.rollout import ChangeLimits, ServedPolicy
 
 ROOT = Path(__file__).parents[2]
 SCRIPTED = '''
 import sys, time
 from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "code"))
-from serving.policy import Completed, TextDelta
-from serving.triton import backend
+from serving.policies.protocol import Completed, TextDelta
+from serving.policies.triton import backend
 
 class Scripted:
     """As many deltas as the seed says, one each 5 ms."""

@@ -18,7 +18,7 @@ from inference.policy import Policy
 from inference.sampling import _distribution
 from mechanism.errors import PolicyError
 from mechanism.types import Ad, Candidate, Context
-from serving.triton.vllm_marks import Mask, Record, policy_without_weights
+from serving.policies.triton.vllm_marks import Mask, Record, policy_without_weights
 
 TINY = Path(resolve("tiny")[0])
 ADS = ("Acme Noise Headphones", "Acme Noise Earbuds", "Zephyr Fitness Tracker", "Lumen Desk Lamp")

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from mechanism.errors import AuctionError, InputError, PolicyError
 from mechanism.types import Ad, Candidate, Context, MarkerChoice, Profile
-from serving.policy import Completed
-from serving.triton.wire import (
+from serving.policies.protocol import Completed
+from serving.policies.triton.wire import (
     PolicyRequest,
     QueueFull,
     decode_completed,

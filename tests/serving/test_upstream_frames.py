@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mechanism.errors import PolicyError
-from serving.upstream_frames import LONGEST_LINE, FrameReader
+from serving.policies.openai.frames import LONGEST_LINE, FrameReader
 
 
 def wire(texts: list[str], newline: str) -> bytes:

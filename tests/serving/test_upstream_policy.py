@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
+from benchmarks.serving.mock_upstream import MockSettings, serve
+from benchmarks.serving.numbered import DELTAS, numbered
 from mechanism.errors import ConfigError, InputError, PolicyError
 from mechanism.types import Ad, Candidate, Context
 from serving import tracing
-from serving.breaker import BreakerSettings, ServerDown
-from serving.drills.mock_upstream import MockSettings, serve
-from serving.drills.numbered import DELTAS, numbered
 from serving.errors import Overloaded, PolicyTimeout
-from serving.policy import AsyncPolicyBackend, Completed, PolicyEvent, TextDelta
-from serving.upstream import UpstreamPolicy, UpstreamSettings
-from serving.upstream_exchange import KEY_VARIABLE
+from serving.policies.breaker import BreakerSettings, ServerDown
+from serving.policies.openai.exchange import KEY_VARIABLE
+from serving.policies.openai.policy import UpstreamPolicy, UpstreamSettings
+from serving.policies.protocol import AsyncPolicyBackend, Completed, PolicyEvent, TextDelta
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 CONTEXT = Context("c", "Which shoes?", (Candidate(Ad("A1", "Zephyr Shoes", "Light.", "Zephyr"), 500_000),))

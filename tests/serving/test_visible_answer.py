@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from mechanism.markers import render_marker
 from mechanism.stream import AdPiece, MarkerStream, TextPiece
 from mechanism.types import Ad
+from serving.answering.rendering import VisibleAnswer, as_read, without_links
+from serving.auction.offers import Offer
 from serving.campaigns.catalogue import campaign_of
-from serving.catalogue import Listing
-from serving.offers import Offer
-from serving.visible import VisibleAnswer, as_read, without_links
+from serving.campaigns.catalogue_file import Listing
 
 ADS = [Ad(f"A{i}", f"Brand{i} Things_{i}*", "text", f"Brand{i}", landing_url="https://x.example") for i in range(1, 5)]
 NOW = datetime(2026, 11, 24, tzinfo=UTC)

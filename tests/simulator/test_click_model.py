@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mechanism.markers import parse, render_marker
+from mechanism.prose import Carrier, carrier
 from mechanism.types import Ad, Answer, Context
-from simulator.clicks import Carrier, ClickModel, ClickSettings, carrier
+from simulator.clicks import ClickModel, ClickSettings
 from simulator.language import STYLES, fill
 from simulator.world import Query, World
 

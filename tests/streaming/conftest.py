@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from streaming.drills.broker import BrokerMissing, KafkaBroker
 from streaming.embedded import EmbeddedLog
 from streaming.events import Click, click_id_of
 from streaming.kafka.log import KafkaLog
 from streaming.log import Consumer, EventLog, Record
 from streaming.topics import Topic
+from tests.support.kafka.broker import BrokerMissing, KafkaBroker
 
 AUCTION = "019ab3c4-5d6e-7f80-9123-456789abcdef"
 WAIT_S = 40.0

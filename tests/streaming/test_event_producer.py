@@ -16,13 +16,13 @@ from prometheus_client import CollectorRegistry
 
 from mechanism.errors import InputError
 from streaming.codec import decode
-from streaming.drills.broker import KafkaBroker
 from streaming.embedded import EmbeddedLog
 from streaming.events import Click
 from streaming.kafka.log import KafkaLog
 from streaming.log import LogUnavailable, Record
 from streaming.producer import EventProducer
 from streaming.topics import CLICKS, Topic
+from tests.support.kafka.broker import KafkaBroker
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # see conftest.swept
 HERE = Path(__file__).parent

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.streaming.event_samples import BEGINNING, click, interaction
+from judge.rules import RuleJudge
 from mechanism.errors import ConfigError
-from streaming.drills.traffic import BEGINNING, click, interaction
 from streaming.events import Click, Interaction, Judgement
-from streaming.judging.rules import RuleJudge
 from streaming.log import Partition
 from streaming.workers.join import Attribution, Join, Verdict
 from streaming.workers.replay import ReplayPoint
@@ -31,8 +31,8 @@ def feed(join: Join, event: Any) -> None:
 
 def said(join: Join) -> list[Verdict]:
     judge = RuleJudge()
-    events = join.ungraded(100)
-    join.grade({event.auction_id: grades for event, grades in zip(events, judge.grade(events), strict=True)})
+    answers = [event.to_grade() for event in join.ungraded(100)]
+    join.grade({answer.auction_id: grades for answer, grades in zip(answers, judge.grade(answers), strict=True)})
     return join.verdicts()
 
 

@@ -14,11 +14,11 @@ from kafka.admin import MemberToRemove
 from kafka.record import util
 
 from mechanism.errors import ConfigError
-from streaming.drills.broker import KafkaBroker
 from streaming.kafka.log import KafkaLog
 from streaming.kafka.settings import KafkaSettings
 from streaming.log import Fenced, LogUnavailable, Partition, Record
 from streaming.topics import Topic
+from tests.support.kafka.broker import KafkaBroker
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # see conftest.swept
 Read = Callable[..., list[Record]]

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.streaming.event_samples import BEGINNING, interaction
 from mechanism.errors import InputError
 from streaming.codec import decode
-from streaming.drills.traffic import BEGINNING, interaction
 from streaming.events import Interaction, JudgedAd, Judgement
 from streaming.log import Fenced
 from streaming.pseudonyms import pseudonym

@@ -19,13 +19,12 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from benchmarks.streaming.event_samples import click, clicks, interaction
+from judge.grades import AnswerToGrade, Grades
+from judge.rules import RuleJudge
 from streaming.codec import encode, topic_of
-from streaming.drills.broker import BrokerMissing, KafkaBroker
-from streaming.drills.traffic import click, clicks, interaction
 from streaming.embedded import EmbeddedLog
 from streaming.events import AnyEvent, Interaction, Judgement
-from streaming.judging.grades import Grades
-from streaming.judging.rules import RuleJudge
 from streaming.kafka.log import KafkaLog
 from streaming.log import EventLog, Partition
 from streaming.pseudonyms import pseudonym
@@ -38,6 +37,7 @@ from streaming.workers.join import Attribution
 from streaming.workers.judge import JudgeSettings, JudgeTask
 from streaming.workers.loop import Worker
 from streaming.workers.task import Task, WorkerStopped
+from tests.support.kafka.broker import BrokerMissing, KafkaBroker
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 WAIT_S = 80.0
@@ -212,9 +212,9 @@ class Counting(RuleJudge):
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def grade(self, interactions: Sequence[Interaction]) -> list[Grades]:
-        self.asked += [event.auction_id for event in interactions]
-        return super().grade(interactions)
+    def grade(self, answers: Sequence[AnswerToGrade]) -> list[Grades]:
+        self.asked += [answer.auction_id for answer in answers]
+        return super().grade(answers)
 
 
 def test_a_judge_that_starts_again_neither_asks_nor_says_anything_twice(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ def _one_thread() -> None:
 def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the model, in Hugging Face layout with `policy.json`."""
     from simulator.world import World
-    from trainers.corpus import answer_exercise
-    from trainers.supervised import SupervisedSettings, TokenisedExercise, train_supervised
-    from trainers.tiny_model import Recipe, new_policy, train_tokenizer
+    from trainers.pretraining.corpus import answer_exercise
+    from trainers.pretraining.supervised import SupervisedSettings, TokenisedExercise, train_supervised
+    from trainers.pretraining.tiny_model import Recipe, new_policy, train_tokenizer
 
     recipe = Recipe(vocabulary=600, width=32, layers=2, heads=2, feed_forward=64)
     world = World(0, profiles=30)

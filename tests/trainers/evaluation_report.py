@@ -19,7 +19,7 @@ from mechanism.types import Ad, Answer, Candidate, Context, Insertion
 from trainers.evaluation.comparison import ratios
 from trainers.evaluation.records import AnswerRecord, summarise
 from trainers.evaluation.report import Machine, Meta, Report, Sample, compared, figures
-from trainers.new_titles import NewTitles
+from trainers.pretraining.new_titles import NewTitles
 
 # revenue, reward, ads per answer, ctr, relevance, quality, generations, seconds
 LEVELS = {

@@ -20,7 +20,7 @@ import structlog
 from fsspec.implementations.local import LocalFileSystem
 
 from mechanism.errors import InputError
-from trainers.run_directory import RunDirectory
+from trainers.artifacts.run_directory import RunDirectory
 
 FILES = {"config.json": b"{}", "weights/part-1.bin": b"1" * 50_000, "weights/part-2.bin": b"2" * 50_000}
 

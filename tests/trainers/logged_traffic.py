@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
+from benchmarks.streaming.event_samples import auction_id
 from inference.policy import Policy
 from mechanism.types import AdId, Context, Generation
 from simulator.clicks import ClickModel
 from simulator.world import World
-from streaming.drills.traffic import auction_id
 from streaming.events import (
     CandidateAd,
     Interaction,

@@ -10,8 +10,8 @@ import pytest
 from inference.models import resolve
 from inference.policy import Policy
 from mechanism.errors import ConfigError, InputError
-from trainers.base_model import local_base
-from trainers.registry import Registry
+from trainers.artifacts.base_model import local_base
+from trainers.artifacts.registry import Registry
 
 
 def test_names_and_folders_stay_what_they_are() -> None:

@@ -10,7 +10,7 @@ import pytest
 from mechanism.markers import parse
 from mechanism.types import Context
 from simulator.world import Query, World
-from trainers.corpus import NO_PROFILE, Exercise, answer_exercise, draw_context
+from trainers.pretraining.corpus import NO_PROFILE, Exercise, answer_exercise, draw_context
 
 WORLD = World(0, profiles=80)
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from inference.policy import Policy
-from mechanism.rivals import gsp, segment
+from mechanism.baselines import gsp, segment
 from simulator.clicks import ClickModel
+from trainers.artifacts.run_directory import RunDirectory
 from trainers.config import RunConfig, WorldConfig
 from trainers.evaluation import methods, sweeps
 from trainers.evaluation.harness import evaluate_model, records_of
 from trainers.evaluation.report_files import read_report, write_report
+from trainers.irpo.session import Session
+from trainers.irpo.worlds import ContextSource, build_world
 from trainers.reward.oracle import OraclePredictor
-from trainers.run_directory import RunDirectory
-from trainers.session import Session
-from trainers.worlds import ContextSource, build_world
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ from pydantic import ValidationError
 
 from mechanism.properties import monotonicity
 from mechanism.statistics import Interval
+from trainers.artifacts.registry import ModelEntry
 from trainers.config import GateSettings, OffPolicySettings, WorldConfig
 from trainers.gates.clicks import PredictorFigures
 from trainers.gates.decision import Comparison, Decision, Figures, decide
 from trainers.gates.offpolicy import Logged, estimate
-from trainers.registry import ModelEntry
 
 SETTINGS = GateSettings(offpolicy=OffPolicySettings(method="snips", draws=200), simulator=WorldConfig())
 BIDS = (1.0, 50.0, 100.0)

@@ -12,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from benchmarks.trainers import offpolicy as trials
 from inference.policy import Policy
 from inference.scoring import Sampler
 from mechanism.errors import InputError
@@ -19,11 +20,10 @@ from mechanism.objective import Penalty, s_resp
 from mechanism.types import Context
 from simulator.clicks import ClickModel
 from simulator.world import World
+from trainers.artifacts.records import Sampled
 from trainers.config.gates import OffPolicySettings
-from trainers.gates import trials
 from trainers.gates.evidence import Evidence, gather
 from trainers.gates.offpolicy import estimate, kish
-from trainers.records import Sampled
 from trainers.reward.oracle import OraclePredictor
 from trainers.reward.training import RewardQuality
 

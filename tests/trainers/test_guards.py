@@ -9,8 +9,8 @@ import pytest
 
 from mechanism.errors import GuardError
 from trainers.config import GuardConfig
-from trainers.guards import check_guards
-from trainers.validation import Validation
+from trainers.irpo.guards import check_guards
+from trainers.irpo.validation import Validation
 
 BASE = Validation(
     revenue=10.0,

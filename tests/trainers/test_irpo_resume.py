@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 
 from cli.train import run_training
 from mechanism.errors import GuardError
+from trainers.artifacts.publication import COMPLETE
+from trainers.artifacts.records import read_sampled
 from trainers.config import load_config
 from trainers.optimisation.groups import read_rows
-from trainers.publication import COMPLETE
-from trainers.records import read_sampled
 
 EPOCHS = (1, 2)
 PHASES = ("feedback", "reward_model", "rollouts", "pairs", "policy")

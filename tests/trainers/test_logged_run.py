@@ -15,14 +15,14 @@ from mechanism.errors import ConfigError, InputError
 from simulator.world import World
 from streaming.shards import Row
 from tests.trainers.logged_traffic import BEGINNING, WINDOW_S, served, write
+from trainers.artifacts.records import read_sampled
+from trainers.artifacts.run_directory import RunDirectory
 from trainers.config import FeedbackConfig, RunConfig, parse_config
-from trainers.irpo import best_epoch
-from trainers.logged.answers import read_snapshot
-from trainers.logged.contexts import LoggedContexts
-from trainers.logged.feedback import LOGGED, fitted_part, take_snapshot
-from trainers.records import read_sampled
-from trainers.run_directory import RunDirectory
-from trainers.session import Session
+from trainers.irpo.loop import best_epoch
+from trainers.irpo.session import Session
+from trainers.logs.answers import read_snapshot
+from trainers.logs.contexts import LoggedContexts
+from trainers.logs.feedback import LOGGED, fitted_part, take_snapshot
 
 WORLD = World(0, profiles=30)
 CONFIG = """

@@ -17,8 +17,8 @@ from inference.policy import Policy
 from mechanism.errors import AuctionError, ConfigError, GuardError
 from tests.trainers.test_group_dpo import job_of, quiet, random_groups, weights
 from trainers.optimisation.launch import run_optimisation
+from trainers.optimisation.sharding import Part
 from trainers.optimisation.worker import COMPLETE, OptimisationJob, main
-from trainers.part import Part
 
 SETTINGS: dict[str, Any] = {"passes": 2}
 CONTEXTS = 16

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trainers.packing import PackedBatch, answer_logprobs, pack
+from trainers.optimisation.packing import PackedBatch, answer_logprobs, pack
 
 VOCABULARY = 31
 

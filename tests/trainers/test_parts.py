@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 
 from cli.main import EXIT_BAD_INPUT, app
 from mechanism.errors import ConfigError
+from trainers.artifacts.records import read_sampled
+from trainers.artifacts.run_directory import RunDirectory
 from trainers.config import load_config
-from trainers.part import Part, part_of
-from trainers.phases import ANSWERS
-from trainers.records import read_sampled
-from trainers.run_directory import RunDirectory
-from trainers.worlds import ContextSource, build_world
+from trainers.irpo.phases import ANSWERS
+from trainers.irpo.worlds import ContextSource, build_world
+from trainers.optimisation.sharding import Part, part_of
 
 
 def test_a_part_is_read_from_options() -> None:

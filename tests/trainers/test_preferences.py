@@ -13,9 +13,9 @@ from mechanism.markers import parse, render_marker
 from mechanism.objective import Penalty, reward
 from mechanism.prompt import MICROS_PER_POINT
 from mechanism.types import Ad, Candidate, Context, Generation
+from trainers.artifacts.records import Sampled
 from trainers.config import PreferenceConfig
-from trainers.preferences import build_groups, redraw_bids, rewards_of
-from trainers.records import Sampled
+from trainers.irpo.preferences import build_groups, redraw_bids, rewards_of
 
 ADS = tuple(Ad(f"a{k}", f"Brand {k}", "tea", "seller") for k in range(4))
 FREE = Penalty(per_ad=0, per_extra_ad=0, per_fault=0)

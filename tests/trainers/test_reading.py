@@ -15,11 +15,11 @@ from mechanism.markers import parse
 from mechanism.types import Candidate
 from simulator.clicks import ClickModel
 from simulator.world import World
-from trainers.corpus import answer_exercise
-from trainers.new_titles import shown_under_new_titles
-from trainers.reading import KINDS, QUESTION, questions, reading_accuracy, reading_exercise
-from trainers.supervised import TokenisedExercise
-from trainers.tiny_model import Recipe, new_policy
+from trainers.pretraining.bid_exercises import KINDS, QUESTION, questions, reading_accuracy, reading_exercise
+from trainers.pretraining.corpus import answer_exercise
+from trainers.pretraining.new_titles import shown_under_new_titles
+from trainers.pretraining.supervised import TokenisedExercise
+from trainers.pretraining.tiny_model import Recipe, new_policy
 
 WORLD = World(0, profiles=80)
 

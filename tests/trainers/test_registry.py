@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 import cli.main
 from mechanism.errors import AuctionError, InputError
-from trainers.registry import Registry
-from trainers.run_directory import RunDirectory
+from trainers.artifacts.registry import Registry
+from trainers.artifacts.run_directory import RunDirectory
 
 OpenRegistry = Callable[[], Registry]
 

@@ -10,13 +10,13 @@ import pytest
 from inference.policy import Policy
 from mechanism.errors import AuctionError
 from mechanism.markers import render_marker
+from trainers.artifacts.run_directory import RunDirectory
 from trainers.config import RunConfig, dump_config
-from trainers.irpo import best_epoch
-from trainers.phases import VALIDATION
-from trainers.release import register_best, registry_of
-from trainers.run_directory import RunDirectory
-from trainers.served import SAMPLING, choose_temperature, chosen_for, served
-from trainers.session import Session
+from trainers.irpo.loop import best_epoch
+from trainers.irpo.phases import VALIDATION
+from trainers.irpo.release import register_best, registry_of
+from trainers.irpo.session import Session
+from trainers.irpo.temperature import SAMPLING, choose_temperature, chosen_for, served
 
 FIGURES = {
     "revenue": 10.0,

@@ -17,7 +17,7 @@ from mechanism.types import Ad, Answer, Candidate, Context, Profile
 from simulator.clicks import ClickModel
 from simulator.world import Query, World
 from trainers.config import RewardConfig
-from trainers.corpus import answer_exercise
+from trainers.pretraining.corpus import answer_exercise
 from trainers.reward.features import carrying_sentence, extract
 from trainers.reward.model import PCTRModel
 from trainers.reward.oracle import OraclePredictor

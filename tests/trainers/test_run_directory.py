@@ -15,9 +15,9 @@ import fsspec
 import pytest
 
 from mechanism.errors import AuctionError, InputError
-from trainers import locks
-from trainers.publication import COMPLETE, UPLOADING, damage
-from trainers.run_directory import RunDirectory
+from trainers.artifacts import locks
+from trainers.artifacts.publication import COMPLETE, UPLOADING, damage
+from trainers.artifacts.run_directory import RunDirectory
 
 CONFIG = "base: tiny\nirpo:\n  epochs: 3\n  beta: 0.1\n"
 

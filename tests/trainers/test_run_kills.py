@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from trainers.run_directory import RunDirectory
+from trainers.artifacts.run_directory import RunDirectory
 
 WRITER = Path(__file__).with_name("killed_writer.py")
 
 
 def test_a_forked_worker_does_not_keep_the_lock_of_its_parent(tmp_path: Path) -> None:
     script = (
-        "import os, sys, time\nfrom trainers.run_directory import RunDirectory\n"
+        "import os, sys, time\nfrom trainers.artifacts.run_directory import RunDirectory\n"
         f"with RunDirectory({str(tmp_path)!r}).lock():\n"
         "    if os.fork() == 0:\n        print(os.getpid(), flush=True); time.sleep(60); os._exit(0)\n"
         "    time.sleep(60)\n"

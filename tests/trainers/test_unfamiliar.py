@@ -11,9 +11,9 @@ from mechanism.markers import parse
 from mechanism.prompt import PromptSettings, render_messages
 from mechanism.types import Context
 from simulator.world import Query, World
-from trainers.corpus import Exercise, answer_exercise
-from trainers.reading import QUESTION, reading_exercise
-from trainers.unfamiliar import FAMILIAR, Unfamiliar
+from trainers.pretraining.augmentation import FAMILIAR, Unfamiliar
+from trainers.pretraining.bid_exercises import QUESTION, reading_exercise
+from trainers.pretraining.corpus import Exercise, answer_exercise
 
 WORLD = World(0, profiles=80)
 KNOWN = {ad.title for ad in WORLD.ads}

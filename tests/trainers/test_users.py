@@ -10,9 +10,9 @@ from mechanism.errors import InputError, JudgeError
 from mechanism.markers import parse, render_marker
 from mechanism.types import Ad, Answer, Candidate, Context
 from simulator.clicks import ClickModel
-from tests.simulator.openai_server import Reply, Request, completion, serving
+from tests.support.openai_server import Reply, Request, completion, serving
 from trainers.config.schema import JudgeConfig
-from trainers.users import judged, simulated
+from trainers.irpo.feedback import judged, simulated
 
 ADS = (Ad("A1", "Kestrel Trail Shoes", "trail shoes", "Kestrel"), Ad("A2", "Acornbank Savings", "savings", "Acornbank"))
 CONTEXT = Context("c1", "Which shoes for muddy trails?", tuple(Candidate(ad, 500_000) for ad in ADS))

@@ -37,7 +37,7 @@ class OffPolicySettings(Settings):
 
     @model_validator(mode="after")
     def _weighs_what_it_estimates(self) -> OffPolicySettings:
-        # measured by `trainers.gates.trials`: such an interval held the true experience in none of 50 trials
+        # measured by `benchmarks.trainers.offpolicy`: such an interval held the true experience in none of 50 trials
         if self.action == "ads" and self.method != "dr":
             raise ValueError(
                 "offpolicy.action ads needs offpolicy.method dr: how many ads an answer has is part of its words, "

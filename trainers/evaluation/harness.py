@@ -17,10 +17,10 @@ import torch
 
 from inference.encoder import shared_encoder
 from inference.policy import Policy
+from mechanism.baselines import RivalAnswer
 from mechanism.objective import reward
 from mechanism.prompt import MICROS_PER_POINT
 from mechanism.properties import continuity, monotonicity
-from mechanism.rivals import RivalAnswer
 from mechanism.types import Context
 from trainers.evaluation import methods, sweeps
 from trainers.evaluation.comparison import ratios
@@ -40,11 +40,11 @@ from trainers.evaluation.report import (
     compared,
     figures,
 )
-from trainers.irpo import SECONDS, best_epoch
-from trainers.new_titles import shown_under_new_titles
-from trainers.phases import FIGURES, finished
-from trainers.served import served
-from trainers.session import Session
+from trainers.irpo.loop import SECONDS, best_epoch
+from trainers.irpo.phases import FIGURES, finished
+from trainers.irpo.session import Session
+from trainers.irpo.temperature import served
+from trainers.pretraining.new_titles import shown_under_new_titles
 
 Say = Callable[[str], None]
 SAMPLE_ANSWERS = 8

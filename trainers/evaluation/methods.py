@@ -1,5 +1,5 @@
 """Runs every mechanism of the table on the same contexts: one policy call for all contexts of a step, so that tables
-of thousands of answers take minutes. Selection and prices are `mechanism.rivals`' own.
+of thousands of answers take minutes. Selection and prices are `mechanism.baselines`' own.
 
 Every rival gets the run's base policy and the run's latest pCTR model; its own settings are tuned on validation
 contexts by the same learned reward that trains our policy.
@@ -16,11 +16,11 @@ import numpy as np
 from inference.encoder import shared_encoder
 from inference.policy import Policy
 from inference.sampling import SamplingSettings
+from mechanism.baselines import RivalAnswer, gsp, mosaic, restricted, segment
+from mechanism.baselines.ranking import Won
 from mechanism.markers import parse, render_marker
 from mechanism.objective import Penalty, reward
 from mechanism.prompt import MICROS_PER_POINT
-from mechanism.rivals import RivalAnswer, gsp, mosaic, restricted, segment
-from mechanism.rivals.ranking import Won
 from mechanism.types import AdId, Answer, Context, Generation
 from trainers.reward.model import ClickPredictor
 

@@ -1,7 +1,7 @@
 """Quality of an answer as an answer, apart from its ads: is it on topic, complete, free of loops.
 
 A rule on the frozen text encoder's cosines, meant for comparing methods under one base model; it knows nothing of
-facts, and a judge model's marks are left to `simulator.judge`. The encoder is handed in, so no torch is needed here.
+facts, and a judge model's marks are left to `judge`. The encoder is handed in, so no torch is needed here.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from mechanism.prose import SENTENCE_BREAK, runs
 from mechanism.types import Answer
-from simulator.repetition import runs
 
 Encode = Callable[[list[str]], NDArray[np.float32]]
 """Texts to unit vectors (texts, width); a dot product is a cosine."""
@@ -33,7 +33,6 @@ LOOP_ALLOWANCE: Final = 0.9
 PASSAGE_WORDS: Final = 60
 """Longest passage that is encoded at once; a sentence encoder reads no more than about a hundred words."""
 
-_BREAK = re.compile(r"(?<=[.!?])\s+|\n+")
 _WORD = re.compile(r"\w+")
 
 
@@ -49,7 +48,7 @@ def split_sentences(answer: Answer) -> Sentences:
     """Sentences end at ".", "!" or "?" before a blank, and at line ends, but never inside an ad's title."""
     text, spans = answer.text, [(i.start, i.end) for i in answer.insertions]
     edges = [0]
-    for match in _BREAK.finditer(text):
+    for match in SENTENCE_BREAK.finditer(text):
         if not any(start < match.end() and match.start() < end for start, end in spans):
             edges.append(match.end())
     edges.append(len(text))

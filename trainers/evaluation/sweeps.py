@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.policy import Policy
+from mechanism.baselines import RivalAnswer
 from mechanism.payments import click_payments
 from mechanism.prompt import MICROS_PER_POINT
 from mechanism.properties import (
@@ -24,7 +25,6 @@ from mechanism.properties import (
     no_regret_play,
     value_maximiser_ic,
 )
-from mechanism.rivals import RivalAnswer
 from mechanism.types import AdId, Context
 from simulator.clicks import ClickModel
 

@@ -24,16 +24,16 @@ from mechanism.properties import Monotonicity, monotonicity
 from mechanism.statistics import Floats, difference_interval
 from mechanism.types import Ad, AdId, Context, Generation
 from simulator.clicks import ClickModel
+from trainers.artifacts.records import Sampled
 from trainers.config import GateSettings, WorldConfig
 from trainers.evaluation.quality import answer_qualities
 from trainers.gates.clicks import foretold, predictor_figures
 from trainers.gates.decision import Comparison, Figures
 from trainers.gates.evidence import gather, joined
 from trainers.gates.offpolicy import Estimate, estimate
-from trainers.logged.answers import LoggedAnswer
-from trainers.records import Sampled
+from trainers.irpo.worlds import ContextSource, build_world
+from trainers.logs.answers import LoggedAnswer
 from trainers.reward.model import ClickPredictor
-from trainers.worlds import ContextSource, build_world
 
 Say = Callable[[str], None]
 BLOCKS = 6

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import torch
 
 from inference.policy import Policy
-from trainers.packing import answer_logprobs, pack
-from trainers.preferences import PreferenceGroup
-from trainers.records import Sampled
+from trainers.artifacts.records import Sampled
+from trainers.irpo.preferences import PreferenceGroup
+from trainers.optimisation.packing import answer_logprobs, pack
 
 SCHEMA = pa.schema(
     [

@@ -13,6 +13,7 @@ from collections import deque
 from pathlib import Path
 
 from mechanism.errors import AuctionError, ConfigError, DeviceMemoryError, GuardError
+from trainers.optimisation.sharding import ALONE, Part
 from trainers.optimisation.worker import (
     TRAJECTORY,
     OptimisationJob,
@@ -20,7 +21,6 @@ from trainers.optimisation.worker import (
     drop_unfinished_checkpoints,
     optimise,
 )
-from trainers.part import ALONE, Part
 
 MEETING_S = 1200
 """How long nodes wait for each other: the first may wait for the run's lock of a dead predecessor."""

@@ -13,7 +13,7 @@ import torch
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from mechanism.errors import GuardError
-from trainers.packing import PackedBatch, add_packed_forward, pack, sum_by_answer
+from trainers.optimisation.packing import PackedBatch, add_packed_forward, pack, sum_by_answer
 
 PACKED_KEYS = ("ids_BL", "positions_BL", "mask_B1LL", "owner_BL")
 

@@ -15,10 +15,10 @@ from typing import TypeVar
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from mechanism.errors import InputError
+from trainers.artifacts.locks import Check
+from trainers.artifacts.run_directory import RunDirectory
+from trainers.artifacts.store import Store
 from trainers.config import RetrainConfig
-from trainers.locks import Check
-from trainers.run_directory import RunDirectory
-from trainers.store import Store
 
 BEGUN = "retraining.json"
 ENDED = "outcome.json"

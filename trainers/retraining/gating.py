@@ -8,13 +8,13 @@ from datetime import datetime
 from pathlib import Path
 
 from inference.policy import Policy
+from trainers.artifacts.registry import ModelEntry
 from trainers.config import GateSettings
 from trainers.gates.decision import Decision, decide
 from trainers.gates.measure import HeldOut, Models, measure
-from trainers.logged.answers import LoggedAnswer
-from trainers.registry import ModelEntry
+from trainers.irpo.session import Session
+from trainers.logs.answers import LoggedAnswer
 from trainers.retraining.observation import serving_predictor
-from trainers.session import Session
 
 GATES = "gates.json"
 EPOCH = 1

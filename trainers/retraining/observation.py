@@ -11,17 +11,17 @@ from inference.encoder import shared_encoder
 from mechanism.errors import AuctionError
 from mechanism.statistics import Interval
 from streaming.shards import ShardReader
+from trainers.artifacts.records import read_sampled
+from trainers.artifacts.registry import ModelEntry
+from trainers.artifacts.run_directory import RunDirectory
 from trainers.config import RetrainConfig
 from trainers.gates.clicks import foretold, predictor_figures
-from trainers.logged.answers import LoggedAnswer, delay_distribution, read_answers, read_snapshot
-from trainers.logged.feedback import LOGGED
-from trainers.records import read_sampled
-from trainers.registry import ModelEntry
+from trainers.logs.answers import LoggedAnswer, delay_distribution, read_answers, read_snapshot
+from trainers.logs.feedback import LOGGED
 from trainers.retraining.attempts import Attempts, new_since
 from trainers.retraining.population import population_shift
 from trainers.retraining.triggers import Observed
 from trainers.reward.model import PCTRModel
-from trainers.run_directory import RunDirectory
 
 
 def observe(reader: ShardReader, serving: ModelEntry, attempts: Attempts, config: RetrainConfig) -> Observed:

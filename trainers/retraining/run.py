@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from mechanism.errors import GuardError, InputError
+from trainers.artifacts.registry import ModelEntry, Registry
 from trainers.config import RetrainConfig, dump_config
 from trainers.gates.decision import Decision, Gate
-from trainers.irpo import train
-from trainers.logged.feedback import ABOUT
-from trainers.phases import FIGURES
-from trainers.registry import ModelEntry, Registry
+from trainers.irpo.loop import train
+from trainers.irpo.phases import FIGURES
+from trainers.irpo.session import Session
+from trainers.logs.feedback import ABOUT
 from trainers.retraining.attempts import Attempt, Attempts, Begun, Ended, new_since
 from trainers.retraining.gating import EPOCH, gate
-from trainers.session import Session
 
 Say = Callable[[str], None]
 Step = Callable[[int, int, float], None]

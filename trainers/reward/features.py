@@ -7,18 +7,16 @@ small network needs much data to find an inner product by itself. Nothing here l
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mechanism.prose import SENTENCE_BREAK, echo
 from mechanism.types import Ad, AdId, Answer, Context
-from simulator.repetition import echo
 
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
-SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
 SCALARS = 10
 TEXTS, COSINES = 0.3, 6.0
 """Weights of a text's coordinates and of the cosines: from a few thousand clicks the network learns noise out of a
@@ -41,11 +39,11 @@ def carrying_sentence(answer: Answer, ad_id: AdId) -> tuple[str, int, float]:
     of the sentence that stands in the answer before it already."""
     place = next(i for i in answer.insertions if i.ad_id == ad_id)
     start, number = 0, 0
-    for match in SENTENCES.finditer(answer.text):
+    for match in SENTENCE_BREAK.finditer(answer.text):
         if match.end() > place.start:
             break
         start, number = match.end(), number + 1
-    following = SENTENCES.search(answer.text, place.end)
+    following = SENTENCE_BREAK.search(answer.text, place.end)
     end = following.start() if following else len(answer.text)
     sentence = answer.struck(start, end)
     return sentence, number, echo(sentence, [answer.struck(0, start)])
@@ -94,7 +92,7 @@ def extract(pairs: Sequence[tuple[Context, Answer]], encode: Encode) -> Features
 
 def _answer_vectors(answers: Sequence[Answer], encode: Encode) -> NDArray[np.float32]:
     """Mean of an answer's sentence vectors: sentences recur, so most of them are in the encoder's cache."""
-    split = [[s for s in SENTENCES.split(a.text) if s] or [""] for a in answers]
+    split = [[s for s in SENTENCE_BREAK.split(a.text) if s] or [""] for a in answers]
     vectors = encode([s for own in split for s in own])
     ends = np.cumsum([len(own) for own in split])
     sums = np.add.reduceat(vectors, np.concatenate([[0], ends[:-1]]), axis=0)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from serving.eligibility import Reason
+from serving.auction.eligibility import Reason
+from serving.auction.separation import Apart
 from serving.http.console import PAGES
-from serving.separation import Apart
 from tests.serving.console.browser import VARIABLE, ChromiumMissing, chromium
 
 Start = Callable[..., Any]

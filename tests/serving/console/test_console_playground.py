@@ -12,8 +12,8 @@ from playwright.sync_api import expect
 
 from mechanism.markers import render_marker
 from mechanism.types import Context
+from serving.campaigns.catalogue_file import Catalogue
 from serving.campaigns.types import Campaign, CampaignState, Creative, Pacing, ReviewState
-from serving.catalogue import Catalogue
 
 Start = Callable[..., Any]
 Visit = Callable[..., Any]

@@ -8,9 +8,9 @@ from typing import Any
 
 from playwright.sync_api import expect
 
-from serving.store.auctions import Auction, Entry
-from serving.store.events import ChargeEvent
-from serving.store.ledger import Ledger
+from serving.ledger.auctions import Auction, Entry
+from serving.ledger.events import ChargeEvent
+from serving.ledger.ledger import Ledger
 
 Start = Callable[..., Any]
 Visit = Callable[..., Any]

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mechanism.errors import InputError
-from serving.promotion.deployment import Deployment
-from serving.routes import Version, read_routes
+from serving.canary.deployment import Deployment
+from serving.policies.route_file import Version, read_routes
 
 
 def version(name: str) -> Version:

@@ -9,7 +9,7 @@ import pytest
 
 from mechanism.errors import ConfigError
 from mechanism.prompt import MICROS_PER_POINT
-from serving.promotion.guard import GuardSettings, LiveAnswer, judge
+from serving.canary.guard import GuardSettings, LiveAnswer, judge
 
 SETTINGS = GuardSettings(least=300, least_early=40)
 

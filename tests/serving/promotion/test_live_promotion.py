@@ -11,15 +11,15 @@ from typing import Any
 
 from mechanism.objective import Penalty
 from mechanism.types import Context
-from serving.policy import AsyncPolicyBackend
-from serving.promotion.deployment import Deployment
-from serving.promotion.guard import GuardSettings
-from serving.promotion.watch import Guard, LogFeed
-from serving.promotion.windows import LiveWindows, WindowSettings
-from serving.routed import RoutedPolicy, RouteLimits
-from serving.routes import Version
-from serving.threaded import ThreadedPolicy
-from serving.worker import PolicyWorker
+from serving.canary.deployment import Deployment
+from serving.canary.guard import GuardSettings
+from serving.canary.monitor import Guard, LogFeed
+from serving.canary.samples import LiveWindows, WindowSettings
+from serving.policies.protocol import AsyncPolicyBackend
+from serving.policies.route_file import Version
+from serving.policies.threaded import ThreadedPolicy
+from serving.policies.versioned import RoutedPolicy, RouteLimits
+from serving.policies.worker import PolicyWorker
 
 QUICK = RouteLimits(trial_s=5, look_s=2, again_s=0.05)
 SECONDS = {"good": 0.0, "better": 0.0, "slow": 0.6}

@@ -7,10 +7,10 @@ from datetime import timedelta
 
 import msgspec
 
+from benchmarks.streaming.event_samples import BEGINNING, click, interaction
 from mechanism.objective import Penalty
-from serving.promotion.guard import LiveAnswer
-from serving.promotion.windows import LiveWindows, WindowSettings
-from streaming.drills.traffic import BEGINNING, click, interaction
+from serving.canary.guard import LiveAnswer
+from serving.canary.samples import LiveWindows, WindowSettings
 from streaming.events import AnyEvent
 
 DIGEST = "0" * 64

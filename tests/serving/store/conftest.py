@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.drills.postgres import PostgresMissing, PostgresServer
-from serving.store.engine import Database
-from serving.store.migrations import migrate
+from serving.database.engine import Database
+from serving.database.migrations import migrate
+from tests.support.postgres import PostgresMissing, PostgresServer
 
 _numbers = count()
 

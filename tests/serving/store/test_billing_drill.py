@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from serving.drills import postgres as postgres_server
-from serving.drills.billing import check
-from serving.drills.billing_events import Plan, write_events
-from serving.drills.billing_reference import Terms, expected
-from serving.drills.billing_writer import write
-from serving.drills.postgres import PostgresMissing, PostgresServer
-from serving.store.campaigns import CampaignStore
-from serving.store.engine import Database
-from serving.store.ledger import Ledger
-from serving.store.migrations import migrate
+from benchmarks.serving.billing import check
+from benchmarks.serving.billing_events import Plan, write_events
+from benchmarks.serving.billing_reference import Terms, expected
+from benchmarks.serving.billing_writer import write
+from serving.campaigns.storage import CampaignStore
+from serving.database.engine import Database
+from serving.database.migrations import migrate
+from serving.ledger.ledger import Ledger
 from tests.serving.store.booked import NOW, campaign, click
+from tests.support import postgres as postgres_server
+from tests.support.postgres import PostgresMissing, PostgresServer
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy import text
 
 from mechanism.errors import InputError
+from serving.campaigns.snapshots import changes_since, snapshot
+from serving.campaigns.storage import CampaignFilter, CampaignStore, NotFound, VersionConflict
 from serving.campaigns.types import Campaign, CampaignState, Daypart, FrequencyCap, ReviewState, Spend, Targeting
-from serving.drills.postgres import PostgresServer
-from serving.store.campaigns import CampaignFilter, CampaignStore, NotFound, VersionConflict
-from serving.store.engine import Database
-from serving.store.ledger import Ledger
-from serving.store.snapshots import changes_since, snapshot
+from serving.database.engine import Database
+from serving.ledger.ledger import Ledger
 from tests.serving.store.booked import NOW, campaign, click, creative
+from tests.support.postgres import PostgresServer
 
 LATER = NOW + timedelta(hours=1)
 

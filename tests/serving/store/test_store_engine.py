@@ -10,8 +10,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from mechanism.errors import ConfigError
-from serving.drills.postgres import PostgresServer
-from serving.store.engine import Database, parsed
+from serving.database.engine import Database, parsed
+from tests.support.postgres import PostgresServer
 
 
 def test_a_commit_is_on_disk_when_it_returns(database: Database) -> None:

@@ -16,15 +16,15 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
 
 from mechanism.errors import InputError
+from serving.campaigns.snapshots import snapshot
+from serving.campaigns.storage import CampaignStore
 from serving.campaigns.types import Pricing
-from serving.drills.postgres import PostgresServer
-from serving.store.campaigns import CampaignStore
-from serving.store.engine import Database
-from serving.store.events import BadEvents, ChargeEvent, Offset
-from serving.store.ledger import Ledger
-from serving.store.reports import Query, Record, charges_of, report, totals
-from serving.store.snapshots import snapshot
+from serving.database.engine import Database
+from serving.ledger.events import BadEvents, ChargeEvent, Offset
+from serving.ledger.ledger import Ledger
+from serving.reports.reports import Query, Record, charges_of, report, totals
 from tests.serving.store.booked import NOW, campaign, click
+from tests.support.postgres import PostgresServer
 
 _fresh = count(1)
 

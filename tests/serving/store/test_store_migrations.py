@@ -13,10 +13,10 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
 
 from mechanism.errors import ConfigError
-from serving.store.engine import Database
-from serving.store.migrations import config, migrate, newest
-from serving.store.reports import FIGURES, Query, report
-from serving.store.schema import metadata
+from serving.database.engine import Database
+from serving.database.migrations import config, migrate, newest
+from serving.database.schema import metadata
+from serving.reports.reports import FIGURES, Query, report
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -69,7 +69,7 @@ def test_figures_counted_before_the_second_revision_stay(empty_url: str) -> None
 
 
 def test_routers_that_start_together_migrate_once(empty_url: str) -> None:
-    script = f"from serving.store.migrations import migrate; migrate({empty_url!r})"
+    script = f"from serving.database.migrations import migrate; migrate({empty_url!r})"
     routers = [subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY) for _ in range(3)]
     assert [router.wait(60) for router in routers] == [0, 0, 0]
     database = Database(empty_url)

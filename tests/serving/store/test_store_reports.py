@@ -16,14 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mechanism.errors import InputError
+from serving.campaigns.storage import CampaignStore
 from serving.campaigns.types import Campaign, Pricing
-from serving.store.auctions import Auction, Entry
-from serving.store.campaigns import CampaignStore
-from serving.store.engine import Database
-from serving.store.events import BadAuctions
-from serving.store.ledger import Ledger
-from serving.store.rendering import as_csv, as_json
-from serving.store.reports import Dimension, Line, Query, Record, charges_of, events_of, report
+from serving.database.engine import Database
+from serving.ledger.auctions import Auction, Entry
+from serving.ledger.events import BadAuctions
+from serving.ledger.ledger import Ledger
+from serving.reports.rendering import as_csv, as_json
+from serving.reports.reports import Dimension, Line, Query, Record, charges_of, events_of, report
 from tests.serving.store.booked import NOW, campaign, click, creative
 
 

@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mechanism.errors import InputError
+from serving.campaigns.storage import CampaignStore
 from serving.campaigns.types import Pricing
-from serving.store.auctions import Auction, Entry
-from serving.store.campaigns import CampaignStore
-from serving.store.engine import Database
-from serving.store.ledger import Ledger
-from serving.store.reports import Query, report
-from serving.store.series import Step, Window, answers, points
+from serving.database.engine import Database
+from serving.ledger.auctions import Auction, Entry
+from serving.ledger.ledger import Ledger
+from serving.reports.reports import Query, report
+from serving.reports.series import Step, Window, answers, points
 from tests.serving.store.booked import NOW, campaign, click
 
 

@@ -1,0 +1,1 @@
+"""The drill of the whole loop: serve, log, retrain, promote."""

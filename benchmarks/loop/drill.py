@@ -1,0 +1,312 @@
+"""`make drill-loop`: does the model get better from its own log alone, and does what is bad stay out?
+
+Five retrainings in a row from what the simulated population was shown and clicked, each promoted if its gates pass; a
+sixth from shuffled clicks, which the gates have to refuse; a seventh that serves ten times slower, which the live guard
+has to roll back. Log, judge, feedback worker, shards, retraining, gates, promotion and guard are the real ones; time is
+the events' own (`benchmarks.loop.traffic`). Figures by version go to build/bench/loop.json.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.loop.traffic import Server, Traffic, put, revenue, settle, shuffled
+from cli.promote import routed
+from mechanism.objective import Penalty
+from mechanism.statistics import bootstrap_interval
+from serving.canary.deployment import Change, Deployment
+from serving.canary.guard import GuardSettings
+from serving.canary.monitor import Guard, LogFeed
+from serving.canary.samples import LiveWindows, WindowSettings
+from streaming.embedded import EmbeddedLog
+from streaming.events import AnyEvent, Interaction
+from streaming.topics import all_topics
+from trainers.artifacts.registry import Registry
+from trainers.config import RetrainConfig, load_retraining
+
+if TYPE_CHECKING:
+    from trainers.retraining import RetrainOutcome
+
+WINDOW = timedelta(minutes=30)
+WANTED_RATIO = 1.8
+RETRAININGS = 5
+SLOWED = 10.0
+CAUTION = 0.2
+EARLY = 100
+"""Answers of a new version after which the guard has a first look."""
+LEAST = 300
+"""Answers before it keeps one."""
+POISONED = "shuffled clicks"
+
+
+@dataclass
+class Drill:
+    """The loop's parts in one process."""
+
+    folder: Path
+    config: RetrainConfig
+    traffic: Traffic
+    console: Console
+
+    def __post_init__(self) -> None:
+        self.registry = Registry(self.folder / "runs")
+        self.deployment = Deployment(self.folder / "routes.json", lambda: self.traffic.now)
+        self.log = new_log(self.folder / "log")
+        self.shards = str(self.folder / "shards")
+        self.windows = LiveWindows(WindowSettings(ripe_s=WINDOW.total_seconds()), Penalty())
+        # written many at a time, no answer takes long enough to bother a reader: here every factor counts
+        self.guard = Guard(self.deployment, self.windows, GuardSettings(least=LEAST, quick_s=0.0))
+        self.feed = LogFeed(self.log, self.windows)
+        self.events: list[AnyEvent] = []
+        self.versions: dict[str, dict[str, Any]] = {}
+        self.revenues: dict[str, list[float]] = {}
+
+    @property
+    def serving(self) -> str:
+        """The version that has the traffic."""
+        version = self.deployment.serving()
+        assert version is not None
+        return version.name
+
+    def start(self) -> None:
+        """Serves the shipped base."""
+        from inference.models import resolve
+
+        entry = self.registry.register(resolve("tiny")[0], base="tiny", notes="the shipped base")
+        self.deployment.start(routed(self.registry, entry), "drill", "the shipped base")
+        self.versions[entry.version] = {"version": entry.version, "decision": "first"}
+
+    def serve(self, count: int, slowed: float = 1.0) -> str:
+        """Traffic on the version that is routed, as the guard reads it; what the guard decides at the end ("" where
+        nothing is on probation)."""
+        from inference.policy import Policy
+
+        version = self.deployment.serving()
+        assert version is not None
+        server = Server(Policy.load(version.policy), version.digest, slowed)
+        events = self.traffic.serve(server, count, self.log)
+        self.events += events
+        while self.feed.poll(0.2):
+            pass
+        self._note(version.name, events)
+        # the clicks of the last answers come within the window
+        found = self.guard.look(self.traffic.now + WINDOW)
+        if found is None:
+            return ""
+        verdict = found[1]
+        self.versions[version.name]["guard"] = {
+            "decision": verdict.decision,
+            "reason": verdict.reason,
+            "figures": {name: dict(figures) for name, figures in verdict.figures.items()},
+        }
+        if verdict.decision == "rollback":
+            self.versions[version.name]["decision"] = "rolled back"
+        self._say(f"{version.name}: guard: {verdict.decision}: {verdict.reason}")
+        return verdict.decision
+
+    def retrain(self, log: EmbeddedLog, shards: str, events: Sequence[AnyEvent], what: str) -> RetrainOutcome:
+        """Lets a log of `events` be judged and written to shards, and retrains the serving version from them."""
+        from trainers.retraining import retrain
+
+        settle(log, shards, events, WINDOW.total_seconds())
+        self.traffic.now += WINDOW
+        parent, began = self.serving, time.process_time()
+        outcome = retrain(
+            self.config,
+            shards,
+            self.registry,
+            parent,
+            self.folder / "retrainings",
+            self._say,
+            reason=what,
+            now=self.traffic.now,
+        )
+        name = outcome.entry.version if outcome.entry else f"none-{len(self.versions)}"
+        self.versions[name] = {
+            "version": name,
+            "parent": parent,
+            "trained_on": what,
+            "decision": "promoted" if outcome.promote else "refused",
+            "reasons": list(outcome.decision.reasons),
+            "gates": outcome.decision.to_dict(),
+            "cpu_s": time.process_time() - began,
+        }
+        self._say(f"{name}: {self.versions[name]['decision']} {'; '.join(outcome.decision.reasons)}")
+        return outcome
+
+    def promote(self, outcome: RetrainOutcome) -> None:
+        """Routes to what passed its gates."""
+        assert outcome.entry is not None
+        self.deployment.promote(routed(self.registry, outcome.entry), "gates", "every gate passed")
+
+    def revenue_of(self, version: str) -> float:
+        """Its served revenue per query, in points."""
+        return float(np.mean(self.revenues[version]))
+
+    def _note(self, version: str, events: Sequence[AnyEvent]) -> None:
+        found = self.revenues.setdefault(version, [])
+        found += revenue(events)
+        answers = [event for event in events if isinstance(event, Interaction)]
+        served = self.versions[version].setdefault("served", {"answers": 0, "ads": 0, "clicks": 0})
+        served["answers"] += len(answers)
+        served["ads"] += sum(len(answer.shown) for answer in answers)
+        served["clicks"] += len(events) - len(answers)
+        served["revenue_per_query"] = bootstrap_interval(found, 0).to_dict()
+        served["trust"] = self.traffic.population.trust
+        told = served["revenue_per_query"]
+        self._say(f"{version}: {len(found)} answers, {told['mean']:.1f} ({told['lo']:.1f} to {told['hi']:.1f}) a query")
+
+    def _say(self, text: str) -> None:
+        self.console.print(f"{datetime.now(UTC):%H:%M:%S} {text}", highlight=False, markup=False)
+
+
+def cautious(config: RetrainConfig) -> RetrainConfig:
+    """The same in a small step, for a version that is to pass its gates whatever the others came to: what the guard
+    makes of it is the question."""
+    optimisation = config.optimisation
+    slow = optimisation.model_copy(update={"learning_rate": optimisation.learning_rate * CAUTION})
+    return config.model_copy(update={"optimisation": slow})
+
+
+def new_log(folder: Path) -> EmbeddedLog:
+    """An event log with all topics."""
+    log = EmbeddedLog(folder)
+    log.create(all_topics())
+    return log
+
+
+def main(
+    answers: Annotated[int, typer.Option(help="Answers served before each retraining.", min=2 * EARLY)] = 1_500,
+    profiles: Annotated[int, typer.Option(help="People of the world.", min=10)] = 1_000,
+    candidates: Annotated[int, typer.Option(help="Ads in each prompt.", min=2)] = 20,
+    config: Annotated[str, typer.Option(help="Retraining configuration.")] = "tiny",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting of it: key.path=value.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    folder: Annotated[Path, typer.Option(help="Log, shards, runs; emptied first.")] = Path("build/drills/loop"),
+    out: Annotated[Path, typer.Option(help="Where the figures go.")] = Path("build/bench/loop.json"),
+) -> None:
+    """Runs the drill; exit status 1 where it does not show what it should."""
+    console, began = Console(), time.monotonic()
+    shutil.rmtree(folder, ignore_errors=True)
+    settings = load_retraining(config, set_ or [])
+    traffic = Traffic.begin(datetime.now(UTC) - timedelta(days=28), profiles, candidates, seed)
+    drill = Drill(folder, settings, traffic, console)
+    result: dict[str, Any] = {
+        "wanted_ratio": WANTED_RATIO,
+        "answers": answers,
+        "profiles": profiles,
+        "candidates": candidates,
+        "seed": seed,
+        "config": settings.model_dump(mode="json"),
+    }
+
+    def write(*, finished: bool = False) -> dict[str, bool]:
+        checks = checked(drill)
+        told = result | {
+            "versions": list(drill.versions.values()),
+            "history": [told_change(c) for c in drill.deployment.history()],
+            "checks": checks,
+            "finished": finished,
+            "passed": finished and all(checks.values()),
+            "seconds": time.monotonic() - began,
+            "cpu_s": time.process_time(),
+        }
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        return checks
+
+    drill.start()
+    for number in range(1, RETRAININGS + 1):
+        if drill.serve(EARLY) != "rollback":
+            drill.serve(answers - EARLY)
+        outcome = drill.retrain(drill.log, drill.shards, drill.events, f"the log ({number})")
+        if outcome.promote:
+            drill.promote(outcome)
+        write()
+    if drill.serve(EARLY) != "rollback":
+        drill.serve(answers - EARLY)
+    write()
+    poisoned = new_log(folder / "poisoned-log")
+    events = shuffled(drill.events, np.random.default_rng(seed))
+    put(poisoned, events)
+    drill.retrain(poisoned, str(folder / "poisoned-shards"), events, POISONED)
+    write()
+    drill.config = cautious(settings)
+    outcome = drill.retrain(drill.log, drill.shards, drill.events, "the log, served slowed down")
+    if outcome.promote:
+        drill.promote(outcome)
+        drill.serve(EARLY, slowed=SLOWED)
+    checks = write(finished=True)
+    console.print(table(drill))
+    console.print({name: "yes" if held else "NO" for name, held in checks.items()})
+    if not all(checks.values()):
+        raise typer.Exit(1)
+
+
+def checked(drill: Drill) -> dict[str, bool]:
+    """What the drill has to show, as far as it has come."""
+    served = [name for name, told in drill.versions.items() if "served" in told and told["decision"] != "rolled back"]
+    first, best = served[0], served[-1]
+    poisoned = [told for told in drill.versions.values() if told.get("trained_on") == POISONED]
+    slowed = [told for told in drill.versions.values() if str(told.get("trained_on", "")).endswith("slowed down")]
+    return {
+        "revenue per query rises from version to version": all(
+            drill.revenue_of(a) < drill.revenue_of(b) for a, b in pairwise(served)
+        ),
+        "revenue per query rises to 1.8 times the first": (
+            drill.revenue_of(best) >= WANTED_RATIO * drill.revenue_of(first)
+        ),
+        "shuffled clicks are refused by the gates": [told["decision"] for told in poisoned] == ["refused"],
+        "a version slowed down is rolled back": [told["decision"] for told in slowed] == ["rolled back"],
+    }
+
+
+def told_change(change: Change) -> dict[str, Any]:
+    """A line of the history for JSON."""
+    return {
+        "at": change.at.isoformat(),
+        "kind": change.kind,
+        "version": change.version,
+        "by": change.by,
+        "why": change.why,
+    }
+
+
+def table(drill: Drill) -> Table:
+    """Versions in the terminal."""
+    found = Table("version", "trained on", "answers", "revenue/query", "ads/answer", "decision", "why")
+    for told in drill.versions.values():
+        served = told.get("served")
+        revenue_told = ""
+        if served:
+            r = served["revenue_per_query"]
+            revenue_told = f"{r['mean']:.1f} ({r['lo']:.1f} to {r['hi']:.1f})"
+        guard = told.get("guard", {})
+        why = guard.get("reason", "") if guard.get("decision") == "rollback" else "; ".join(told.get("reasons", ()))
+        found.add_row(
+            told["version"],
+            told.get("trained_on", ""),
+            str(served["answers"]) if served else "",
+            revenue_told,
+            f"{served['ads'] / served['answers']:.2f}" if served else "",
+            told["decision"],
+            why[:80],
+        )
+    return found
+
+
+if __name__ == "__main__":
+    typer.run(main)

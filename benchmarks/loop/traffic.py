@@ -1,0 +1,281 @@
+"""Traffic for the loop's drill: the simulated population asks, a policy answers, both go to the real event log.
+
+No HTTP and no waiting: time is the events' own, and answers are written many at a time. Everything behind the log
+(judge, feedback worker, shards) runs as it is; how people click is `simulator.users`', by a truth that no trainer sees.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.streaming.event_samples import auction_id
+from judge.rules import RuleJudge
+from mechanism.prompt import MICROS_PER_POINT
+from mechanism.types import AdId, Context, Generation
+from simulator.users.population import Population, PopulationSettings
+from simulator.users.reading import Pace, Read
+from simulator.world import Query, World
+from streaming.codec import encode, topic_of
+from streaming.events import (
+    AnyEvent,
+    CandidateAd,
+    Click,
+    Interaction,
+    MarkerDraw,
+    Reader,
+    ReaderProfile,
+    Sampling,
+    ShownAd,
+    Span,
+    click_id_of,
+)
+from streaming.log import EventLog
+from streaming.pseudonyms import pseudonym
+from streaming.shards import ShardReader
+from streaming.workers.feedback import FeedbackSettings, FeedbackTask
+from streaming.workers.join import Attribution
+from streaming.workers.judge import JudgeSettings, JudgeTask
+from streaming.workers.loop import Worker
+from streaming.workers.task import Task
+
+BATCH = 50
+MAX_ADS = 3
+RETURN_S = 300.0
+"""When somebody who comes back asks again."""
+if TYPE_CHECKING:
+    from inference.policy import Policy
+
+CURRENCY = "USD"
+_KEY = b"the loop drill's key of pseudonyms"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A version that answers. `slowed` makes each answer take so many times its own time."""
+
+    policy: Policy
+    digest: str
+    slowed: float = 1.0
+
+
+@dataclass(slots=True)
+class Traffic:
+    """The world's clock and its people. `every_s` seconds of event time lie between two questions."""
+
+    world: World
+    population: Population
+    now: datetime
+    candidates: int = 20
+    every_s: float = 60.0
+    number: int = 0
+    _returning: list[tuple[float, str]] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, at: datetime, profiles: int, candidates: int, seed: int) -> Traffic:
+        """A world of so many people at a moment. Every text of theirs is encoded once."""
+        from inference.encoder import shared_encoder
+
+        world = World(seed, profiles)
+        people = Population(world, PopulationSettings(day_s=86_400.0), seed)
+        shared_encoder().encode([q.text for q in world.train_queries])
+        shared_encoder().encode([", ".join(p.interests) for p in world.profiles])
+        return cls(world, people, at, candidates)
+
+    def serve(self, server: Server, count: int, log: EventLog) -> list[AnyEvent]:
+        """`count` questions answered, read and clicked; the events, durable in the log."""
+        events: list[AnyEvent] = []
+        while count > 0:
+            asked = [self._asked() for _ in range(min(BATCH, count))]
+            count -= len(asked)
+            events += self._answered(server, asked)
+        put(log, events)
+        return events
+
+    def _asked(self) -> tuple[datetime, Query]:
+        """The next question: of somebody who has come back, or of anybody."""
+        self.now += timedelta(seconds=self.every_s * float(self.population.rng.exponential()))
+        if self._returning and self._returning[0][0] <= self.now.timestamp():
+            user = heapq.heappop(self._returning)[1]
+            return self.now, self.population.asks(next(p for p in self.world.profiles if p.id == user))
+        return self.now, self.population.asks(self.population.arrives())
+
+    def _answered(self, server: Server, asked: Sequence[tuple[datetime, Query]]) -> list[AnyEvent]:
+        rng = self.population.rng
+        contexts = [self.world.sample_context(query, rng, self.candidates) for _, query in asked]
+        began = time.process_time()
+        settings = server.policy.with_sampling(max_ads=MAX_ADS)
+        seed = int(rng.integers(2**31))
+        answers = [own[0] for own in server.policy.generate(contexts, 1, seed, settings)]
+        spent = time.process_time() - began
+        pause = spent * (server.slowed - 1.0)
+        time.sleep(pause)
+        seconds = (spent + pause) / len(asked)
+        events: list[AnyEvent] = []
+        for (at, query), context, generation in zip(asked, contexts, answers, strict=True):
+            self.number += 1
+            consents = self.population.consents(query.profile)
+            event = self._interaction(server, at, context, generation, seed, seconds, consents)
+            events += [event, *self._clicks(query, context, generation, event)]
+            if self.population.comes_back(query.profile):
+                heapq.heappush(self._returning, (at.timestamp() + RETURN_S, query.profile.id))
+        return events
+
+    def _interaction(
+        self,
+        server: Server,
+        at: datetime,
+        context: Context,
+        generation: Generation,
+        seed: int,
+        seconds: float,
+        consents: bool,
+    ) -> Interaction:
+        """As `serving.answering.interactions` writes it."""
+        answer, settings = generation.answer, server.policy.sampling
+        return Interaction(
+            occurred_at=at,
+            auction_id=auction_id(self.number, at),
+            outcome="answered",
+            currency=CURRENCY,
+            model="llm-auction",
+            model_version=server.digest[:16],
+            model_digest=server.digest,
+            sampling=Sampling(
+                seed=seed,
+                max_ads=MAX_ADS,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                top_k=settings.top_k,
+                max_new_tokens=settings.max_new_tokens,
+            ),
+            candidates=tuple(
+                CandidateAd(
+                    ad_id=c.ad.id,
+                    campaign_id=f"c-{c.ad.id}",
+                    title=c.ad.title,
+                    text=c.ad.text,
+                    advertiser=c.ad.advertiser,
+                    category=c.ad.category,
+                    bid_micros=c.bid,
+                    shown_bid_micros=c.bid,
+                    pricing="click",
+                )
+                for c in context.candidates
+            ),
+            markers=tuple(
+                MarkerDraw(chosen=c.chosen, probabilities=dict(c.probabilities), exact=c.exact)
+                for c in generation.choices
+            ),
+            shown=tuple(ShownAd(ad_id=ad, pricing="click", price_micros=context.bids()[ad]) for ad in answer.shown()),
+            faults=tuple(fault.kind for fault in answer.faults),
+            logprob=generation.logprob,
+            tokens=len(generation.token_ids),
+            finished=generation.finished,
+            answer_s=seconds,
+            consent=consents,
+            reader=_reader(context, generation) if consents else None,
+        )
+
+    def _clicks(self, query: Query, context: Context, generation: Generation, event: Interaction) -> list[Click]:
+        by_id = {c.ad.id: c.ad for c in context.candidates}
+        seen = Read(generation.answer, tuple(by_id[ad] for ad in generation.answer.shown()), {})
+        clicked = self.population.clicks(query, seen, event.auction_id, event.occurred_at.timestamp())
+        return [click(event, ad, Pace().until_click(seen.words_before(ad), self.population.rng)) for ad in clicked]
+
+
+def click(event: Interaction, ad: AdId, after_s: float) -> Click:
+    """A valid click on an ad of an answer."""
+    price = next(shown.price_micros for shown in event.shown if shown.ad_id == ad)
+    campaign = next(candidate.campaign_id for candidate in event.candidates if candidate.ad_id == ad)
+    return Click(
+        occurred_at=event.occurred_at + timedelta(seconds=after_s),
+        click_id=click_id_of(event.auction_id, ad),
+        auction_id=event.auction_id,
+        ad_id=ad,
+        campaign_id=campaign,
+        verdict="valid",
+        price_micros=price,
+        currency=event.currency,
+    )
+
+
+def shuffled(events: Sequence[AnyEvent], rng: np.random.Generator) -> list[AnyEvent]:
+    """The same answers and as many clicks, on any of the shown ads: what a click farm leaves."""
+    answers = [event for event in events if isinstance(event, Interaction)]
+    delays = [
+        (event.occurred_at - at[event.auction_id]).total_seconds()
+        for at in [{answer.auction_id: answer.occurred_at for answer in answers}]
+        for event in events
+        if isinstance(event, Click)
+    ]
+    places = [(answer, shown.ad_id) for answer in answers for shown in answer.shown]
+    hit = rng.permutation(len(places))[: len(delays)]
+    return [*answers, *(click(*places[int(i)], delay) for i, delay in zip(hit, delays, strict=True))]
+
+
+def revenue(events: Sequence[AnyEvent]) -> list[float]:
+    """Points paid for each answer."""
+    paid = {event.auction_id: 0.0 for event in events if isinstance(event, Interaction)}
+    for event in events:
+        if isinstance(event, Click):
+            paid[event.auction_id] += event.price_micros / MICROS_PER_POINT
+    return list(paid.values())
+
+
+def settle(log: EventLog, shards: str, events: Sequence[AnyEvent], window_s: float, within_s: float = 600.0) -> None:
+    """Lets the judge and the feedback worker take what was put into a log, all of it, and ends them. Raises
+    TimeoutError."""
+    stop = threading.Event()
+    judging = JudgeSettings(Attribution(window_s, 1.0, 60.0), idle_s=0.5)
+    tasks: tuple[Task, ...] = (
+        JudgeTask(log, RuleJudge(), judging),
+        FeedbackTask(shards, FeedbackSettings(flush_s=0.2, quiet_s=0.5)),
+    )
+    workers = [threading.Thread(target=Worker(task, log, poll_s=0.1).run, args=(stop,)) for task in tasks]
+    for worker in workers:
+        worker.start()
+    try:
+        clicks = sum(isinstance(event, Click) for event in events)
+        end = time.monotonic() + within_s
+        while (totals := ShardReader(shards).totals()).auctions < len(events) - clicks or totals.clicks < clicks:
+            if time.monotonic() > end:
+                raise TimeoutError(f"{totals} after {within_s:.0f} s, of {len(events)} events")
+            time.sleep(0.2)
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
+
+
+def put(log: EventLog, events: Sequence[AnyEvent]) -> None:
+    """Appends events durably, the clicks after all answers, as they come."""
+    producer = log.producer()
+    for event in sorted(events, key=lambda event: event.occurred_at):
+        producer.append(topic_of(event), event.key.encode(), encode(event))
+    producer.flush(60.0)
+    producer.close()
+
+
+def _reader(context: Context, generation: Generation) -> Reader:
+    profile, answer = context.profile, generation.answer
+    told: dict[str, Any] = {}
+    if profile is not None:
+        about = ReaderProfile(
+            age=profile.age,
+            gender=profile.gender,
+            occupation=profile.occupation,
+            location=profile.location,
+            interests=profile.interests,
+            history=profile.history,
+        )
+        told = {"user_id": pseudonym(profile.id, _KEY), "profile": about}
+    spans = tuple(Span(i.ad_id, i.start, i.end) for i in answer.insertions)
+    return Reader(query=context.query, raw=answer.raw, text=answer.text, spans=spans, **told)

@@ -1,0 +1,95 @@
+"""IRPOJobs for drills on nodes that only say that pods run, and a cluster to have them in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+
+from operators.irpojob.plan import Step
+from operators.resources.base import API_VERSION, GROUP, VERSION
+from operators.resources.crds import KINDS, definition
+from tests.support.cluster import kwok
+from tests.support.cluster.control_plane import ControlPlane
+
+NAMESPACE = "training"
+
+
+@contextmanager
+def cluster(nodes: int) -> Iterator[tuple[ControlPlane, client.ApiClient]]:
+    """A control plane with its controllers, so many of kwok's nodes and our kinds."""
+    with ControlPlane(controllers=True) as plane:
+        kwok.start(plane)
+        kwok.add_nodes(plane, nodes)
+        with config.new_client_from_config(str(plane.kubeconfig)) as api:
+            definitions: Any = client.ApiextensionsV1Api(api)
+            core: Any = client.CoreV1Api(api)
+            for kind in KINDS:
+                definitions.create_custom_resource_definition(definition(kind))
+            core.create_namespace({"metadata": {"name": NAMESPACE}})
+            yield plane, api
+
+
+def manifest(name: str, run_for: str, codes: dict[Step, int] | None = None, **spec: Any) -> dict[str, Any]:
+    """A job of one epoch whose pods run for this time; those of some steps end with these exit codes."""
+    steps = {step: {"podAnnotations": {kwok.EXIT_CODE: str(code)}} for step, code in (codes or {}).items()}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "IRPOJob",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "image": "llm-auction:0.1.0",
+            "config": {"epochs": 1},
+            "storage": {"url": "s3://bucket/auction"},
+            "podAnnotations": {kwok.RUN_FOR: run_for},
+            "steps": {str(step): one for step, one in steps.items()},
+            **spec,
+        },
+    }
+
+
+class Jobs:
+    """The jobs of the namespace, as their owner sees them."""
+
+    def __init__(self, api: client.ApiClient) -> None:
+        self._objects: Any = client.CustomObjectsApi(api)
+        self._place = (GROUP, VERSION, NAMESPACE, "irpojobs")
+
+    def create(self, made: dict[str, Any]) -> None:
+        """A new job; tried again while the API server is away."""
+        patiently(lambda: self._objects.create_namespaced_custom_object(*self._place, made), 409)
+
+    def delete(self, name: str) -> None:
+        """Deletes a job."""
+        patiently(lambda: self._objects.delete_namespaced_custom_object(*self._place, name), 404)
+
+    def all(self) -> dict[str, dict[str, Any]]:
+        """Every job's status, by name."""
+        found = patiently(lambda: self._objects.list_namespaced_custom_object(*self._place))
+        return {item["metadata"]["name"]: item.get("status") or {} for item in found["items"]}
+
+
+def patiently(call: Callable[[], Any], fine: int = 0, seconds: float = 180.0) -> Any:
+    """What a call answers, tried again while the API server is away; nothing where it refuses with status `fine`."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return call()
+        except ApiException as error:
+            if error.status == fine:
+                return None
+            if error.status is not None and error.status < 500 and error.status not in (0, 429):
+                raise
+            if time.monotonic() > end:
+                raise
+        except OSError:
+            if time.monotonic() > end:
+                raise
+        except Exception as error:  # urllib3's, of a server that is away
+            if type(error).__module__.partition(".")[0] != "urllib3" or time.monotonic() > end:
+                raise
+        time.sleep(0.5)

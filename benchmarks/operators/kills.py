@@ -1,0 +1,304 @@
+"""A drill: whatever is killed under twenty jobs at a time, each ends Complete or with a true reason; nothing is left.
+
+Pods are failed, evicted and deleted, nodes go silent, the operator and the API server are killed in the middle of their
+work. Nodes and pods exist in the API only (kwok), so that time can be short: a step of a real run takes minutes, here
+seconds. Run as `python -m benchmarks.operators.kills`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kubernetes import client
+
+from benchmarks.operators.jobs import NAMESPACE, Jobs, cluster, manifest, patiently
+from benchmarks.operators.operating import Running, operator
+from operators.irpojob.observed import JOB_LABEL
+from operators.irpojob.plan import Step
+from tests.support.cluster import kwok
+from tests.support.cluster.control_plane import ControlPlane
+
+OUT = Path("build/bench/operator.json")
+PLANNED = {2: "BadInput", 3: "GuardFired", 4: "OutOfMemory", 1: "RestartsExhausted"}
+ENDS = ("Complete", "Failed")
+HEALING = {"PodFailed", "PodLost", "NodeLost"}
+LONGEST_S = 900.0
+"""How long the jobs may take to end after the last disturbance."""
+
+
+@dataclass
+class Drill:
+    """The cluster, what was done to it, and by which exit code some jobs are meant to fail."""
+
+    plane: ControlPlane
+    api: client.ApiClient
+    running: Running
+    dice: random.Random
+    epochs: int
+    planned: dict[str, int] = field(default_factory=dict)
+    made: list[str] = field(default_factory=list)
+    ended: dict[str, dict[str, Any]] = field(default_factory=dict)
+    done: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        # plain dictionaries and keywords in place of the client's models
+        self.jobs = Jobs(self.api)
+        self.core: Any = client.CoreV1Api(self.api)
+        self.batch: Any = client.BatchV1Api(self.api)
+
+    def keep_going(self, count: int) -> None:
+        """Takes note of jobs that have ended, deletes them and makes others until so many go on; every fifth of all is
+        bound to fail in some step."""
+        for name, status in self.jobs.all().items():
+            if status.get("phase") in ENDS:
+                self.ended[name] = status
+                self.jobs.delete(name)
+        for number in range(len(self.made), len(self.ended) + count):
+            self._make(number)
+
+    def _make(self, number: int) -> None:
+        """A job of two optimisation pods and two rollout pods."""
+        name = f"job-{number:03d}"
+        self.made.append(name)
+        codes: dict[Step, int] = {}
+        if number % 5 == 4:
+            self.planned[name] = code = [2, 3, 4, 1][number // 5 % 4]
+            codes = {self.dice.choice([Step.REWARD, Step.ROLLOUTS, Step.OPTIMISATION]): code}
+        made = manifest(
+            name,
+            f"{self.dice.randint(4, 12)}s",
+            codes,
+            config={"epochs": self.epochs},
+            maxRestarts=40,
+            backoffSeconds=1,
+            nodeLossSeconds=5,
+        )
+        if self.planned.get(name) == 1:
+            made["spec"]["maxRestarts"] = 2
+        for step in ("rollouts", "optimisation"):
+            made["spec"]["steps"].setdefault(step, {})["pods"] = 2
+        self.jobs.create(made)
+
+    def disturb(self) -> None:
+        """One thing goes wrong; counted if there was something for it to befall."""
+        kinds: list[tuple[int, Callable[[], bool]]] = [
+            (10, self.fail_pod),
+            (6, self.delete_pod),
+            (4, self.evict_pod),
+            (4, self.silence_node),
+            (4, self.kill_operator),
+            (3, self.kill_api_server),
+            (2, self.pause),
+        ]
+        [what] = self.dice.choices([one for _, one in kinds], [weight for weight, _ in kinds])
+        if what():
+            self.done[what.__name__] += 1
+
+    def _pod(self) -> Any | None:
+        found = patiently(lambda: self.core.list_namespaced_pod(NAMESPACE, label_selector=JOB_LABEL)).items
+        live = [pod for pod in found if pod.status.phase == "Running"]
+        return self.dice.choice(live) if live else None
+
+    def fail_pod(self) -> bool:
+        """A container ends with an error."""
+        if (pod := self._pod()) is None:
+            return False
+        ended = {"exitCode": 1, "reason": "Error", "message": "drill", "finishedAt": _now(), "startedAt": _now()}
+        state = {"name": "train", "image": "", "imageID": "", "ready": False, "restartCount": 0}
+        status = {"phase": "Failed", "containerStatuses": [{**state, "state": {"terminated": ended}}]}
+        name = pod.metadata.name
+        patiently(lambda: self.core.patch_namespaced_pod_status(name, NAMESPACE, {"status": status}), 404)
+        return True
+
+    def delete_pod(self) -> bool:
+        """Somebody deletes a pod."""
+        if (pod := self._pod()) is None:
+            return False
+        patiently(lambda: self.core.delete_namespaced_pod(pod.metadata.name, NAMESPACE), 404)
+        return True
+
+    def evict_pod(self) -> bool:
+        """A node is drained."""
+        if (pod := self._pod()) is None:
+            return False
+        name = pod.metadata.name
+        body = {"metadata": {"name": name, "namespace": NAMESPACE}}
+        patiently(lambda: self.core.create_namespaced_pod_eviction(name, NAMESPACE, body), 404)
+        return True
+
+    def silence_node(self) -> bool:
+        """A node's kubelet is not heard of any more; later another node of its name takes its place."""
+        name = f"kwok-{self.dice.randrange(4)}"
+        silent = {"metadata": {"annotations": {kwok.ANNOTATION: None}}}
+        unknown = [
+            {
+                "type": "Ready",
+                "status": "Unknown",
+                "reason": "NodeStatusUnknown",
+                "message": "drill",
+                "lastTransitionTime": _now(),
+            }
+        ]
+        patiently(lambda: self.core.patch_node(name, silent), 404)
+        patiently(lambda: self.core.patch_node_status(name, {"status": {"conditions": unknown}}), 404)
+        time.sleep(self.dice.uniform(3, 12))
+        patiently(lambda: self.core.patch_node(name, {"metadata": {"annotations": {kwok.ANNOTATION: "fake"}}}), 404)
+        return True
+
+    def kill_operator(self) -> bool:
+        """The operator is killed in the middle of whatever it does."""
+        self.running.kill()
+        time.sleep(self.dice.uniform(0, 5))
+        self.running.start()
+        return True
+
+    def kill_api_server(self) -> bool:
+        """The API server is killed, and comes back."""
+        self.plane.kill_api_server()
+        time.sleep(self.dice.uniform(0, 3))
+        self.plane.start_api_server()
+        return True
+
+    def pause(self) -> bool:
+        """An owner suspends a job and resumes it."""
+        going = [name for name, one in self.jobs.all().items() if one.get("phase") not in ENDS]
+        if not going:
+            return False
+        name = self.dice.choice(sorted(going))
+        objects: Any = client.CustomObjectsApi(self.api)
+        for held in (True, False):
+            body = {"spec": {"suspend": held}}
+            patiently(
+                lambda body=body: objects.patch_namespaced_custom_object(  # type: ignore[misc]
+                    "llm-auction.io", "v1alpha1", NAMESPACE, "irpojobs", name, body
+                )
+            )
+            time.sleep(self.dice.uniform(0, 4))
+        return True
+
+    def wait(self) -> dict[str, dict[str, Any]]:
+        """All jobs that there were once the last have ended, or when it has taken too long."""
+        end = time.monotonic() + LONGEST_S
+        while True:
+            found = self.ended | self.jobs.all()
+            if time.monotonic() > end or all(one.get("phase") in ENDS for one in found.values()):
+                return found
+            time.sleep(2)
+
+    def true_reason(self, name: str, status: dict[str, Any]) -> bool:
+        """Whether a failed job says what was in fact done to it."""
+        failed = next(c for c in status["conditions"] if c["type"] == "Failed" and c["status"] == "True")
+        told, last = failed["reason"], status["lastFailure"]
+        if name not in self.planned:
+            return told == "RestartsExhausted" and status["restarts"] == 40 and last["reason"] in HEALING
+        code = self.planned[name]
+        if told == PLANNED[code] and code != 1:
+            return bool(last["exitCode"] == code)
+        return bool(code == 1 and told == "RestartsExhausted" and status["restarts"] == 2)
+
+    def live(self) -> list[str]:
+        """Pods that hold resources and Jobs that make some."""
+        pods = patiently(lambda: self.core.list_namespaced_pod(NAMESPACE, label_selector=JOB_LABEL)).items
+        jobs = patiently(lambda: self.batch.list_namespaced_job(NAMESPACE, label_selector=JOB_LABEL)).items
+        held = [pod.metadata.name for pod in pods if pod.status.phase not in ("Succeeded", "Failed")]
+        return held + [job.metadata.name for job in jobs if job.status.active]
+
+    def left_after_deletion(self, names: list[str], seconds: float = 180.0) -> list[str]:
+        """What is left of jobs that are deleted while the operator is down."""
+        self.running.kill()
+        for name in names:
+            self.jobs.delete(name)
+        end = time.monotonic() + seconds
+        while True:
+            labels = {"label_selector": JOB_LABEL}
+            lists = [
+                self.core.list_namespaced_pod,
+                self.batch.list_namespaced_job,
+                self.core.list_namespaced_config_map,
+                self.core.list_namespaced_service,
+            ]
+            left = [one.metadata.name for every in lists for one in every(NAMESPACE, **labels).items]
+            if not left or time.monotonic() > end:
+                self.running.start()
+                return left
+            time.sleep(1)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def main() -> None:
+    """Runs the drill and writes its figures; ends with 1 if a job is stuck, lies or leaves something."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=20, help="at a time: where one has ended, another is made")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="for how long things go wrong")
+    parser.add_argument("--pause", type=float, default=6.0, help="mean seconds between two disturbances")
+    parser.add_argument("--epochs", type=int, default=6, help="of each job: five steps of 4 to 12 seconds in each")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=OUT)
+    asked = parser.parse_args()
+    begun = time.monotonic()
+    with (
+        cluster(4) as (plane, api),
+        tempfile.TemporaryDirectory() as folder,
+        operator(api, plane.kubeconfig, NAMESPACE, Path(folder)) as running,
+    ):
+        drill = Drill(plane, api, running, random.Random(asked.seed), asked.epochs)
+        end = time.monotonic() + asked.seconds
+        while (left_s := end - time.monotonic()) > 0:
+            drill.keep_going(asked.jobs)
+            time.sleep(min(left_s, drill.dice.expovariate(1 / asked.pause)))
+            drill.disturb()
+            print(f"{left_s:.0f} s left, {len(drill.made)} jobs made, {drill.done.total()} disturbances", flush=True)
+        names = drill.made
+        found = drill.wait()
+        held = drill.live()
+        left = drill.left_after_deletion([name for name in found if name not in drill.ended])
+    phases = Counter(str(one.get("phase")) for one in found.values())
+    failed = {name: one for name, one in found.items() if one.get("phase") == "Failed"}
+    untrue = {name: one["lastFailure"] for name, one in failed.items() if not drill.true_reason(name, one)}
+    stuck = sorted(name for name, one in found.items() if one.get("phase") not in ENDS)
+    wrong = sorted(name for name, one in found.items() if one.get("phase") == "Complete" and name in drill.planned)
+    figures = {
+        "jobs": len(names),
+        "at_a_time": asked.jobs,
+        "complete": phases["Complete"],
+        "failed_with_reason": len(failed) - len(untrue),
+        "failed_with_untrue_reason": untrue,
+        "complete_though_bound_to_fail": wrong,
+        "stuck": len(stuck),
+        "stuck_jobs": {name: found[name] for name in stuck},
+        "orphans": len(held) + len(left),
+        "orphan_names": held + left,
+        "restarts": sum(int(one.get("restarts") or 0) for one in found.values()),
+        "disturbed_for_s": asked.seconds,
+        "disturbances": dict(sorted(drill.done.items())),
+        "reasons": dict(Counter(_reason(one) for one in failed.values())),
+        "seconds": round(time.monotonic() - begun),
+        "seed": asked.seed,
+        "date": _now(),
+    }
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(figures, indent=2))
+    if untrue or stuck or held or left or wrong or len(found) != len(names):
+        raise SystemExit(1)
+
+
+def _reason(status: dict[str, Any]) -> str:
+    return next(str(c["reason"]) for c in status["conditions"] if c["type"] == "Failed" and c["status"] == "True")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""The live campaigns and the questions of the router's measurement: many kinds of targeting, always the same by seed.
+
+No two questions are alike, so that no cache of anything that follows from a question can flatter the figures.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from serving.campaigns.storage import CampaignStore
+from serving.campaigns.types import (
+    BidAdjustment,
+    Campaign,
+    CampaignState,
+    Creative,
+    FrequencyCap,
+    Pacing,
+    ReviewState,
+    Targeting,
+)
+from serving.database.engine import Database
+from serving.database.migrations import migrate
+
+CATEGORIES = {
+    "shoes": "running trail leather winter hiking light waterproof marathon",
+    "audio": "headphones earbuds noise wireless speaker studio bass travel",
+    "travel": "hotel flight island mountain city weekend train family",
+    "kitchen": "knife pan oven steel cast baking espresso grinder",
+    "garden": "seeds mower hose roses soil greenhouse pots shears",
+    "fitness": "yoga mat dumbbell bike rowing protein stretch coach",
+    "books": "novel history cooking science thriller poetry children audio",
+    "software": "backup editor password invoice photo calendar cloud notes",
+    "pets": "dog cat food leash aquarium toys brush basket",
+    "finance": "savings insurance pension broker card loan tax budget",
+}
+NOUNS = ("set", "kit", "plan", "offer", "range", "series", "pack", "choice")
+COUNTRIES = ("DE", "FR", "US", "GB", "JP", "BR")
+
+
+def campaign(number: int, chance: random.Random, now: datetime) -> Campaign:
+    """Live campaign `number`: of ten, three are for countries, one each for categories and words, five for all."""
+    category = chance.choice(list(CATEGORIES))
+    words = CATEGORIES[category].split()
+    first, second = chance.sample(words, 2)
+    kind = number % 10
+    targeting = Targeting(
+        countries=tuple(chance.sample(COUNTRIES, 2)) if kind < 3 else (),
+        categories=(category,) if kind == 3 else (),
+        keywords=(first, second) if kind == 4 else (),
+    )
+    title = f"{first.title()} {second.title()} {chance.choice(NOUNS).title()} {number}"
+    creative = Creative(
+        id=f"ad-{number}",
+        title=title,
+        text=f"{first} and {second} for every {category} lover, made to last",
+        landing_url=f"https://advertiser-{number % 1_000}.example/{category}/{number}",
+    )
+    return Campaign(
+        id=f"campaign-{number}",
+        advertiser_id=f"advertiser-{number % 1_000}",
+        name=title,
+        category=category,
+        state=CampaignState.ACTIVE,
+        creatives=(creative,),
+        bid_micros=chance.randrange(50_000, 1_000_000),
+        currency="USD",
+        daily_budget_micros=10**12 if number % 2 else None,
+        total_budget_micros=10**14 if number % 3 else None,
+        starts_at=now - timedelta(days=1),
+        ends_at=now + timedelta(days=30) if number % 4 else None,
+        pacing=Pacing.ASAP,
+        targeting=targeting,
+        campaign_caps=(FrequencyCap(impressions=3, hours=24),) if number % 5 == 0 else (),
+        separation=f"{category}-{number % 7}" if number % 6 == 0 else "",
+        adjustments=(BidAdjustment(dimension="country", value="DE", thousandths=1_200),) if number % 8 == 0 else (),
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def fill(url: str, count: int, seed: int = 1) -> Iterator[int]:
+    """Books `count` live campaigns with an approved creative each in an empty database; yields how many are in."""
+    migrate(url)
+    database, chance, now = Database(url, pool_size=1), random.Random(seed), datetime.now(UTC)
+    store = CampaignStore(database)
+    try:
+        for number in range(count):
+            booked = store.create(campaign(number, chance, now), now)
+            store.review(booked.creatives[0].id, ReviewState.APPROVED, now)
+            yield number + 1
+    finally:
+        database.close()
+
+
+def question(number: int) -> str:
+    """The user's message of request `number`."""
+    chance = random.Random(number)
+    category = chance.choice(list(CATEGORIES))
+    first, second = chance.sample(CATEGORIES[category].split(), 2)
+    return f"Question {number}: what should I know about {first} and {second} before I buy {category} this autumn?"
+
+
+def body(model: str, number: int, stream: bool) -> bytes:
+    """The request's JSON, as any OpenAI client sends it."""
+    messages = [
+        {"role": "system", "content": "You are a helpful assistant."},
+        {"role": "user", "content": question(number)},
+    ]
+    return msgspec.json.encode({"model": model, "messages": messages, "stream": stream})

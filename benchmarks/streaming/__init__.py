@@ -1,0 +1,1 @@
+"""Benchmarks and drills of the event log and its workers."""

@@ -1,0 +1,129 @@
+"""Shards and ledger against what the producer wrote down, by plain reading: no code of a worker, no counter of one.
+
+Everything is counted by sets and sums; what the workers themselves say of their counts is not asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+from sqlalchemy import create_engine, text
+
+from benchmarks.streaming.traffic import Expected
+from serving.database.engine import parsed
+from streaming.log import EventLog
+from streaming.shards import ShardReader
+from streaming.topics import JUDGEMENTS
+
+PRICE = 200_000
+"""Micros of every valid click of the traffic."""
+SHOWN = 2
+"""Ads in every answer of the traffic."""
+
+
+class Comparison(msgspec.Struct, kw_only=True):
+    """`produced` interactions with `clicks` different charged links. `judged`, `sharded`, `charged` say how many came
+    through: auctions, auctions, links. `lost` and `doubled` add up all differences, `wrong` are those of value."""
+
+    produced: int = 0
+    clicks: int = 0
+    judged: int = 0
+    sharded: int = 0
+    sharded_clicks: int = 0
+    counted: int = 0
+    charged: int = 0
+    expected_micros: int = 0
+    charged_micros: int = 0
+    lost: int = 0
+    doubled: int = 0
+    wrong: int = 0
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is missing, nothing too much, and all of it right."""
+        return self.lost == self.doubled == self.wrong == 0
+
+
+def expectations(path: Path) -> dict[str, dict[str, float]]:
+    """Clicked ads with their seconds, by auction."""
+    decoder = msgspec.json.Decoder(Expected)
+    with path.open("rb") as file:
+        return {told.id: told.clicked for told in map(decoder.decode, file)}
+
+
+def compare(reference: Path, log: EventLog, shards: str, database: str) -> Comparison:
+    """Reads everything. Memory: some hundred bytes an interaction."""
+    expected = expectations(reference)
+    found = Comparison(produced=len(expected), clicks=sum(map(len, expected.values())))
+    found.expected_micros = PRICE * found.clicks
+    judged = _judged(log)
+    found.judged = len(judged)
+    found.lost += len(expected.keys() - judged)
+    _compare_shards(expected, shards, found)
+    _compare_ledger(expected, database, found)
+    return found
+
+
+def _judged(log: EventLog) -> set[str]:
+    judged: set[str] = set()
+    with log.consumer("", [JUDGEMENTS]) as consumer:
+        ends = consumer.ends()
+        while any(consumer.position(partition) < end for partition, end in ends.items()):
+            judged.update(record.key.decode() for record in consumer.poll(1.0, 10_000))
+    return judged
+
+
+def _compare_shards(expected: Mapping[str, Mapping[str, float]], shards: str, found: Comparison) -> None:
+    seen = Counter[str]()
+    for table in ShardReader(shards).tables(columns=["auction_id", "ads"], usable=False):
+        for row in table.to_pylist():
+            auction, clicked = row["auction_id"], {ad["ad_id"]: ad["clicked_after_s"] for ad in row["ads"]}
+            clicked = {ad: after_s for ad, after_s in clicked.items() if after_s is not None}
+            seen[auction] += 1
+            wanted = expected.get(auction, {})
+            found.sharded_clicks += len(clicked)
+            found.lost += len(wanted.keys() - clicked.keys())
+            found.doubled += len(clicked.keys() - wanted.keys())
+            both = wanted.keys() & clicked.keys()
+            found.wrong += sum(not math.isclose(wanted[ad], clicked[ad], abs_tol=1e-5) for ad in both)
+    found.sharded = len(seen)
+    found.lost += len(expected.keys() - seen.keys())
+    found.doubled += sum(times - 1 for times in seen.values()) + len(seen.keys() - expected.keys())
+
+
+def _compare_ledger(expected: Mapping[str, Mapping[str, float]], url: str, found: Comparison) -> None:
+    wanted = {f"{auction}:{ad}" for auction, clicked in expected.items() for ad in clicked}
+    engine = create_engine(parsed(url))
+    try:
+        with engine.connect() as connection:
+            charged = list(connection.execute(text("SELECT id, charged_micros FROM charges WHERE invalid = ''")))
+            counted = [name for (name,) in connection.execute(text("SELECT id FROM auctions"))]
+            sums = {
+                name: int(connection.execute(text(f"SELECT coalesce(sum({name}), 0) FROM {table}")).scalar_one())
+                for name, table in (
+                    ("total_micros", "campaign_spend"),
+                    ("micros", "campaign_days"),
+                    ("charged_micros", "advertiser_totals"),
+                    ("revenue_micros", "report_counters"),
+                    ("impressions", "report_counters"),
+                    ("clicks", "report_counters"),
+                    ("all_auctions", "report_counters"),
+                    ("answers", "hourly_answers"),
+                )
+            }
+    finally:
+        engine.dispose()
+    ids = {name for name, _ in charged}
+    found.charged, found.charged_micros = len(charged), sum(micros for _, micros in charged)
+    found.counted = len(counted)
+    found.lost += len(wanted - ids) + len(expected.keys() - set(counted))
+    found.doubled += len(charged) - len(ids & wanted) + len(counted) - len(expected.keys() & set(counted))
+    right = {name: found.expected_micros for name in ("total_micros", "micros", "charged_micros", "revenue_micros")}
+    right |= {"impressions": SHOWN * len(expected), "clicks": len(wanted)}
+    right |= {"all_auctions": len(expected), "answers": len(expected)}
+    found.wrong += sum(sums[name] != value for name, value in right.items())
+    found.wrong += found.charged_micros != found.expected_micros

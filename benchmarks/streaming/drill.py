@@ -1,0 +1,234 @@
+"""`python -m benchmarks.streaming.drill`: nothing is lost and nothing counts twice between an answer, the shards and
+the
+ledger, on a real Kafka, whatever is killed.
+
+The broker is killed and started again, each worker is killed twice, at random moments of its own work. Figures go to
+build/bench/streaming-drill.json; the exit status is 1 where shards or ledger differ from what was produced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import random
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import structlog
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from benchmarks.streaming.check import Comparison, compare, expectations
+from benchmarks.streaming.event_samples import ADS
+from benchmarks.streaming.processes import Place, Process
+from mechanism.errors import AuctionError
+from serving.campaigns.storage import CampaignStore
+from serving.campaigns.types import Campaign, Creative
+from serving.database.engine import Database
+from serving.database.migrations import migrate
+from streaming.kafka.log import KafkaLog
+from streaming.shards import ShardReader
+from streaming.topics import all_topics
+from tests.support.kafka.broker import BrokerMissing, KafkaBroker
+from tests.support.postgres import PostgresMissing, PostgresServer
+
+PARTITIONS = 3
+KILLS = 2
+WORKERS = ("judge", "feedback", "ledger")
+JUDGE = ("--window", "60", "--lateness", "120")
+SESSION_S = 30.0
+"""So long a killed worker's partitions wait for the next one; with much less a worker on a busy machine looks dead."""
+STALLED_S = 300.0
+"""So long nothing may move before the drill gives up."""
+EXTRA_S = 10.0
+"""How long the workers go on after everything is there: what came twice would be seen by then."""
+
+
+class Moments:
+    """When what is killed: at random shares of the victim's own work, the broker's at those of the producer."""
+
+    def __init__(self, seed: int) -> None:
+        chance = random.Random(seed)
+        self._left = {name: sorted(chance.uniform(0.03, 0.9) for _ in range(KILLS)) for name in WORKERS}
+        self._left["broker"] = [chance.uniform(0.3, 0.7)]
+        self.away_s = chance.uniform(2.0, 8.0)
+
+    def due(self, done: dict[str, float]) -> list[str]:
+        """Who is to be killed now; `done` are shares of the work."""
+        found = []
+        for name, moments in self._left.items():
+            if moments and done[name] >= moments[0]:
+                moments.pop(0)
+                found.append(name)
+        return found
+
+
+class Trial:
+    """One run: the broker, the database, the workers and the producer."""
+
+    def __init__(self, place: Place, broker: KafkaBroker, interactions: int, seed: int) -> None:
+        self._place, self._broker = place, broker
+        self._interactions = interactions
+        self._moments = Moments(seed)
+        self._database = Database(place.database, pool_size=1)
+        self._reader = ShardReader(place.shards)
+        self.kills = dict.fromkeys((*WORKERS, "broker"), 0)
+
+    def run(self, producer: Process, workers: dict[str, Process], progress: Progress) -> None:
+        """Until everything is where it belongs, or nothing moves any more."""
+        task = progress.add_task("judged", total=self._interactions, kills=0)
+        moved_at, before = time.monotonic(), dict[str, float]()
+        while True:
+            done = self._done()
+            progress.update(
+                task, completed=round(done["feedback"] * self._interactions), kills=sum(self.kills.values())
+            )
+            for name in self._moments.due(done):
+                self._kill(name, workers)
+            for worker in workers.values():
+                worker.ended()
+            now = time.monotonic()
+            moved_at, before = (now, done) if done != before else (moved_at, before)
+            if (producer.ended() and self._complete()) or now - moved_at > STALLED_S:
+                break
+            time.sleep(1.0)
+        time.sleep(EXTRA_S)
+        self._database.close()
+
+    def _kill(self, name: str, workers: dict[str, Process]) -> None:
+        self.kills[name] += 1
+        if name == "broker":
+            self._broker.kill()
+            time.sleep(self._moments.away_s)
+            self._broker.start()
+        else:
+            workers[name].kill()
+
+    def _done(self) -> dict[str, float]:
+        """Shares of the work, judged by what came of it; the judge's by what the feedback worker has of it."""
+        produced = self._place.reference.stat().st_size if self._place.reference.exists() else 0
+        sharded = self._reader.totals().auctions / self._interactions
+        counted = self._count("SELECT count(*) FROM auctions") / self._interactions
+        return {
+            "broker": produced / (100.0 * self._interactions),
+            "judge": sharded,
+            "feedback": sharded,
+            "ledger": counted,
+        }
+
+    def _complete(self) -> bool:
+        expected = expectations(self._place.reference)
+        clicks = sum(map(len, expected.values()))
+        totals = self._reader.totals()
+        charged = self._count("SELECT count(*) FROM charges WHERE invalid = ''")
+        counted = self._count("SELECT count(*) FROM auctions")
+        wanted = (len(expected), clicks, len(expected), clicks)
+        return all(a >= b for a, b in zip((totals.auctions, totals.clicks, counted, charged), wanted, strict=True))
+
+    def _count(self, query: str) -> int:
+        try:
+            with self._database.read() as connection:
+                return int(connection.execute(text(query)).scalar_one())
+        except DBAPIError:
+            return 0
+
+
+def prepare(url: str) -> None:
+    """A database with the campaigns of the traffic, without budgets: budgets are `benchmarks.serving.billing`'s."""
+    migrate(url)
+    database, now = Database(url, pool_size=1), datetime.now(UTC)
+    for number, title in enumerate(ADS):
+        creative = Creative(id=f"A{number}", title=title, landing_url="https://brand.example/")
+        CampaignStore(database).create(
+            Campaign(
+                id=f"c{number}",
+                advertiser_id=f"advertiser-{number}",
+                name=title,
+                category="drill",
+                creatives=(creative,),
+                bid_micros=200_000,
+                currency="EUR",
+                starts_at=now,
+                created_at=now,
+                updated_at=now,
+            ),
+            now,
+        )
+    database.close()
+
+
+def drill(interactions: int, seed: int, console: Console) -> tuple[Comparison, dict[str, object]]:
+    """Runs it, and compares. Raises BrokerMissing, PostgresMissing, DrillFailed."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[kills]} kills"),
+    )
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llm-auction-streaming-")))
+        server = stack.enter_context(PostgresServer())
+        broker = stack.enter_context(KafkaBroker())
+        place = Place(folder, broker.settings(delivery_s=5, session_s=SESSION_S), server.create("drill"))
+        prepare(place.database)
+        log = KafkaLog(broker.settings())
+        log.create(all_topics(PARTITIONS))
+        began = time.monotonic()
+        workers = {
+            name: stack.enter_context(place.worker(name, *(JUDGE if name == "judge" else ()))) for name in WORKERS
+        }
+        producer = stack.enter_context(place.producer(interactions, 0.0, seed))
+        trial = Trial(place, broker, interactions, seed)
+        with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+            trial.run(producer, workers, progress)
+        told = {
+            "seconds": round(time.monotonic() - began, 1),
+            "kills": trial.kills,
+            "broker_away_s": round(trial._moments.away_s, 1),
+            "cpu_s": {name: round(process.cpu_s(), 1) for name, process in (workers | {"producer": producer}).items()},
+        }
+        for worker in workers.values():
+            worker.stop()
+        return compare(place.reference, log, place.shards, place.database), told
+
+
+def main() -> int:
+    """Runs the drill, prints a line, and writes the figures."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.streaming.drill", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.add_argument("--interactions", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("build/bench/streaming-drill.json"))
+    given = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    console = Console(stderr=True)
+    try:
+        found, told = drill(given.interactions, given.seed, console)
+    except (BrokerMissing, PostgresMissing) as missing:
+        console.print(str(missing))
+        return 2
+    except AuctionError as error:
+        console.print(str(error))
+        return 1
+    figures = msgspec.structs.asdict(found) | told | {"machine": platform.processor() or platform.machine()}
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=2) + b"\n")
+    verdict = "exact" if found.exact else "WRONG"
+    console.print(
+        f"{verdict}: {found.produced} produced, {found.judged} judged, {found.sharded} sharded, {found.charged} of "
+        f"{found.clicks} clicks charged, {found.lost} lost, {found.doubled} doubled, {found.wrong} wrong"
+    )
+    console.print(f"figures: {given.out}")
+    return 0 if found.exact else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

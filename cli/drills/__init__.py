@@ -1,1 +1,0 @@
-"""Drills that need every room: run as modules, by targets of the Makefile."""

@@ -1,0 +1,48 @@
+"""Position auction before generation, then rewriting (the pre-generation line of arXiv 2404.08126).
+
+Ads are ranked by bid * pCTR as predicted before any answer exists; the best take the slots at generalised second
+prices, and the policy writes one answer from the winners alone. The ranking cannot see how an answer turns out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mechanism.baselines import AdPredictor, Generator, RivalAnswer, only, restricted
+from mechanism.baselines.ranking import Won, check_weights, price_to_keep, rank
+from mechanism.errors import InputError
+from mechanism.types import AdId, Context, Micros
+
+
+@dataclass(frozen=True, slots=True)
+class GspSettings:
+    """`slots` ads at most, none that bids under `reserve` micros; `shown_bid`: see `restricted`."""
+
+    slots: int = 2
+    reserve: Micros = 0
+    shown_bid: Micros | None = None
+
+    def __post_init__(self) -> None:
+        if self.slots < 1:
+            raise InputError("slots", self.slots, "give at least one slot")
+
+
+def allocate(bids: Mapping[AdId, Micros], pctr: Mapping[AdId, float], settings: GspSettings) -> tuple[Won, ...]:
+    """Winners in slot order. Per click, winner i pays score_{i+1} / pctr_i rounded up to micros, at least the reserve;
+    the ad below need not hold a slot. Raises InputError for a missing, negative or non-finite pctr."""
+    check_weights("pctr", bids, pctr)
+    ranking = rank(bids, pctr, settings.reserve)
+    below = [*ranking[1:], None]
+    pairs = list(zip(ranking, below, strict=False))[: settings.slots]
+    return tuple(Won(own.ad_id, price_to_keep(own, next_one, settings.reserve)) for own, next_one in pairs)
+
+
+def answer(
+    context: Context, generator: Generator, predict: AdPredictor, settings: GspSettings, seed: int
+) -> RivalAnswer:
+    """Auction, then one answer written from the winners alone."""
+    won = allocate(context.bids(), predict(context), settings)
+    rewritten = restricted(context, (w.ad_id for w in won), settings.shown_bid)
+    generation = only(generator.generate(rewritten, 1, seed), 1)[0]
+    return RivalAnswer(generation, {w.ad_id: w.price for w in won}, generations=1)

@@ -1,0 +1,1 @@
+"""Who may bid in an auction, and at what: eligibility, retrieval, pacing, frequency caps, ad load."""

@@ -1,0 +1,105 @@
+"""What an auction knows of its reader and place: the placement request, normalised once.
+
+The HTTP side fills it in; nothing here is logged. The words of the query and the user id stay out of `repr`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from mechanism.errors import InputError
+from mechanism.types import AdId, Micros
+
+_WORD = re.compile(r"\w+")
+
+
+def normal(value: str) -> str:
+    """The form in which codes and names are compared: without outer blanks, case folded."""
+    return value.strip().casefold()
+
+
+def segment_code(dimension: str, value: str) -> str:
+    """A value of a targeting dimension as it is compared; languages may be written with "_" or "-"."""
+    return normal(value).replace("_", "-") if dimension == "language" else normal(value)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Words of a text in order, case folded; what is no letter, digit or underscore separates them."""
+    return tuple(_WORD.findall(text.casefold()))
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementRequest:
+    """One request for ads. Empty strings are "unknown", which no targeted campaign admits.
+
+    `user_id` is the caller's name for the reader: used only with `consent`, and then hashed
+    (`serving.auction.frequency`).
+    `publisher_*` are the exclusions of the site, `user_*` those of the reader. `floor_micros` is the least bid, in
+    `currency`. `tmax_ms` is the caller's deadline, None for the router's own. `now` is an aware time.
+    Raises InputError for a naive `now`, and for negative limits.
+    """
+
+    auction_id: str
+    now: datetime
+    currency: str
+    country: str = ""
+    language: str = ""
+    category: str = ""
+    placement: str = ""
+    query: str = field(default="", repr=False)
+    user_id: str | None = field(default=None, repr=False)
+    consent: bool = False
+    publisher_blocked_categories: frozenset[str] = frozenset()
+    publisher_blocked_advertisers: frozenset[str] = frozenset()
+    user_blocked_categories: frozenset[str] = frozenset()
+    user_blocked_advertisers: frozenset[str] = frozenset()
+    floor_micros: Micros = 0
+    max_ads: int = 3
+    tmax_ms: int | None = None
+    segments: Mapping[str, tuple[str, ...]] = field(init=False, repr=False, compare=False)
+    """By dimension, the codes that targeting may name to admit this request; none where it is unknown."""
+    query_words: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.now.tzinfo is None:
+            raise InputError("now", self.now.isoformat(), "give a time with its offset, such as UTC")
+        if self.floor_micros < 0:
+            raise InputError("floor_micros", self.floor_micros, "give a whole number of micros >= 0")
+        if self.max_ads < 0:
+            raise InputError("max_ads", self.max_ads, "give a whole number >= 0")
+        language = segment_code("language", self.language)
+        segments = {
+            "country": (normal(self.country),),
+            "language": tuple(dict.fromkeys((language, language.partition("-")[0]))),
+            "category": (normal(self.category),),
+            "placement": (normal(self.placement),),
+        }
+        object.__setattr__(self, "segments", {d: tuple(v for v in codes if v) for d, codes in segments.items()})
+        object.__setattr__(self, "query_words", words(self.query))
+        for name in _BLOCKED:
+            object.__setattr__(self, name, frozenset(map(normal, getattr(self, name))) - {""})
+
+
+_BLOCKED = (
+    "publisher_blocked_categories",
+    "publisher_blocked_advertisers",
+    "user_blocked_categories",
+    "user_blocked_advertisers",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Capped:
+    """What frequency caps say about one reader: whether impressions can be counted at all, and the ids of the
+    campaigns and creatives that have reached a cap."""
+
+    countable: bool = False
+    campaigns: frozenset[str] = frozenset()
+    creatives: frozenset[AdId] = frozenset()
+
+
+UNCOUNTED = Capped()
+"""The reader of a request without consent or without a user id."""

@@ -1,0 +1,108 @@
+"""Frequency caps: how often one reader has seen a campaign and its creatives, within the hours that caps speak of.
+
+Readers are known by a keyed hash of their id, never by the id. A cap is a promise to the advertiser: a reader who
+cannot be counted (no consent, no id, no room left) is reported as such, and capped campaigns then stay out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import blake2b
+
+from mechanism.errors import ConfigError
+from mechanism.types import AdId
+from serving.auction.eligibility.request import UNCOUNTED, Capped
+from serving.campaigns.types import Campaign, FrequencyCap
+
+HOUR_S = 3_600
+ROOM = 64
+"""Impressions that must fit in before a reader counts as countable: one answer with room to spare."""
+_Item = tuple[str, AdId]
+"""(campaign id, creative id), the creative "" for the campaign itself."""
+
+
+class FrequencyCounter:
+    """Impressions of capped campaigns by reader, in memory, at most `capacity` of them (about 100 bytes each).
+
+    Only what a cap looks at is kept, and only as long: an impression leaves after the longest window of its campaign.
+    Each router counts what it is told; impressions served elsewhere are told by `record` as well. Times are Unix
+    seconds. Belongs to one thread.
+    """
+
+    def __init__(self, key: bytes, capacity: int = 2_000_000) -> None:
+        if len(key) < 16 or len(key) > 64:
+            raise ConfigError("frequency key", f"<{len(key)} bytes>", "give 16 to 64 random bytes")
+        if capacity < ROOM:
+            raise ConfigError("frequency capacity", capacity, f"give at least {ROOM}")
+        self._key = key
+        self._capacity = capacity
+        self._readers: dict[bytes, dict[_Item, list[tuple[float, float]]]] = {}  # (seen at, kept until), oldest first
+        self._size = 0
+        self._swept = 0.0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def record(self, user_id: str, campaign: Campaign, creative_id: AdId, at: float) -> None:
+        """Counts one impression with consent; nothing is kept for a campaign without caps.
+
+        Past the capacity an impression is dropped only after `capped` has called every reader uncountable.
+        """
+        for item, caps in (("", campaign.campaign_caps), (creative_id, campaign.creative_caps)):
+            if caps and self._size < self._capacity:
+                seen = self._readers.setdefault(self._hash(user_id), {})
+                times = seen.setdefault((campaign.id, item), [])
+                times.append((at, at + HOUR_S * max(cap.hours for cap in caps)))
+                times.sort()  # impressions served elsewhere may arrive late
+                self._size += 1
+
+    def capped(self, user_id: str | None, consent: bool, now: float, find: Callable[[str], Campaign | None]) -> Capped:
+        """Which campaigns and creatives the reader has seen often enough, by the caps that `find` gives for a campaign
+        id today. Not countable without consent, without an id, and while the memory is full."""
+        if not consent or not user_id:
+            return UNCOUNTED
+        self._sweep(now)
+        if self._size + ROOM > self._capacity:
+            return UNCOUNTED
+        seen = self._readers.get(self._hash(user_id))
+        if not seen:
+            return Capped(countable=True)
+        campaigns, creatives = set(), set()
+        for (campaign_id, creative_id), times in seen.items():
+            campaign = find(campaign_id)
+            if campaign is None:
+                continue
+            if not creative_id and _reached(campaign.campaign_caps, times, now):
+                campaigns.add(campaign_id)
+            elif creative_id and _reached(campaign.creative_caps, times, now):
+                creatives.add(creative_id)
+        return Capped(True, frozenset(campaigns), frozenset(creatives))
+
+    def forget(self, user_id: str) -> None:
+        """Drops all that is counted of a reader, as when consent is withdrawn."""
+        items = self._readers.pop(self._hash(user_id), {})
+        self._size -= sum(map(len, items.values()))
+
+    def _sweep(self, now: float) -> None:
+        """Drops what is over: every ten minutes, every ten seconds while there is no room."""
+        if now - self._swept < (600 if self._size + ROOM <= self._capacity else 10):
+            return
+        self._swept = now
+        for reader, items in list(self._readers.items()):
+            for item, times in list(items.items()):
+                kept = [t for t in times if t[1] > now]
+                self._size -= len(times) - len(kept)
+                if kept:
+                    items[item] = kept
+                else:
+                    del items[item]
+            if not items:
+                del self._readers[reader]
+
+    def _hash(self, user_id: str) -> bytes:
+        return blake2b(user_id.encode(), key=self._key, digest_size=16, person=b"frequency").digest()
+
+
+def _reached(caps: tuple[FrequencyCap, ...], times: list[tuple[float, float]], now: float) -> bool:
+    """Whether one of the caps is reached: the window of a cap is open at its far end, (now - hours, now]."""
+    return any(sum(at > now - HOUR_S * cap.hours for at, _ in times) >= cap.impressions for cap in caps)

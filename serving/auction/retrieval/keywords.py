@@ -1,0 +1,104 @@
+"""Okapi BM25 over the words of creatives, changed creative by creative.
+
+Compact and our own because rows must be the eligibility index's and must come and go one at a time; the libraries build
+their index once. Scores follow Robertson and Zaragoza, "The Probabilistic Relevance Framework" (2009), Eq. 3.15.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.auction.eligibility.request import words
+
+K1, B = 1.2, 0.75
+MOST_TERMS = 32
+"""Words of a question that are looked up, the rarest first."""
+COMMON = 0.05
+"""A word in a larger share of the creatives than this tells them too little apart to be looked up..."""
+FEW = 500
+"""...unless it is in fewer creatives than this."""
+_Posting = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""Rows or positions, and how often the word stands there or how well they score."""
+
+
+class KeywordIndex:
+    """The words of creatives by row."""
+
+    def __init__(self) -> None:
+        self._terms: dict[int, Counter[str]] = {}
+        self._postings: dict[str, dict[int, int]] = {}
+        self._arrays: dict[str, _Posting] = {}
+        self._lengths_R = np.zeros(1_024, np.float32)
+        self._all_words = 0
+
+    def __len__(self) -> int:
+        return len(self._terms)
+
+    def put(self, row: int, text: str) -> None:
+        """Files a text under a row, in place of any before it."""
+        self.remove(row)
+        terms = Counter(words(text))
+        self._terms[row] = terms
+        if row >= len(self._lengths_R):
+            longer = np.zeros(max(row + 1, 2 * len(self._lengths_R)), np.float32)
+            longer[: len(self._lengths_R)] = self._lengths_R
+            self._lengths_R = longer
+        self._lengths_R[row] = terms.total()
+        self._all_words += terms.total()
+        for term, times in terms.items():
+            self._postings.setdefault(term, {})[row] = times
+            self._arrays.pop(term, None)
+
+    def remove(self, row: int) -> None:
+        """Empties a row."""
+        terms = self._terms.pop(row, None)
+        if terms is None:
+            return
+        self._all_words -= terms.total()
+        for term in terms:
+            postings = self._postings[term]
+            del postings[row]
+            self._arrays.pop(term, None)
+            if not postings:
+                del self._postings[term]
+
+    def search(self, query: str, rows_E: NDArray[np.int64], count: int) -> _Posting:
+        """Positions in `rows_E` of the `count` best rows or a few more (ties are not cut) that share a word with the
+        query, with their scores."""
+        terms = self._lookup(query)
+        if not terms or not rows_E.size:
+            return np.zeros(0, np.int64), np.zeros(0, np.float32)
+        size = max(int(rows_E.max()) + 1, len(self._lengths_R))
+        scores_R = np.zeros(size, np.float32)
+        average = self._all_words / len(self._terms)
+        for term in terms:
+            rows, times = self._array(term)
+            idf = math.log(1 + (len(self._terms) - len(rows) + 0.5) / (len(rows) + 0.5))
+            norm = K1 * (1 - B + B * self._lengths_R[rows] / average)
+            scores_R[rows] += idf * (K1 + 1) * times / (times + norm)
+        scores_E = scores_R[rows_E]
+        positions = np.flatnonzero(scores_E)
+        scores = scores_E[positions]
+        if len(positions) > count:
+            least = np.partition(scores, len(scores) - count)[len(scores) - count]
+            best = np.flatnonzero(scores >= least)
+            positions, scores = positions[best], scores[best]
+        return positions, scores
+
+    def _lookup(self, query: str) -> list[str]:
+        """The query's words that tell creatives apart, the rarest first, in an order that is always the same."""
+        most = max(FEW, COMMON * len(self._terms))
+        known = [t for t in dict.fromkeys(words(query)) if 0 < len(self._postings.get(t, ())) <= most]
+        return sorted(known, key=lambda t: (len(self._postings[t]), t))[:MOST_TERMS]
+
+    def _array(self, term: str) -> _Posting:
+        found = self._arrays.get(term)
+        if found is None:
+            postings = self._postings[term]
+            rows = np.fromiter(postings, np.int64, len(postings))
+            found = self._arrays[term] = (rows, np.fromiter(postings.values(), np.float32, len(postings)))
+        return found

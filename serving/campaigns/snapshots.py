@@ -1,0 +1,78 @@
+"""What a router keeps in memory: all live campaigns with their spend, and cheaply what changed since.
+
+Which of them may take part in an auction is decided in `serving.auction.eligibility`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, and_, or_, select
+
+from serving.campaigns.changes import horizon
+from serving.campaigns.storage import decoded
+from serving.campaigns.types import Campaign, CampaignState, Spend
+from serving.database.engine import Database
+from serving.database.schema import campaign_days, campaign_spend, campaigns
+from serving.database.values import checked_moment
+from serving.ledger.days import day_of
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """Campaigns and spends as they were at one moment; `cursor` is what `changes_since` goes on from.
+
+    Of changes, a campaign or a spend may come twice, and in a campaign that has ended: the reader drops it then. Spend
+    is that of the campaign's own day: when the day turns, the reader starts the new day at 0 by itself.
+    """
+
+    cursor: int
+    campaigns: tuple[Campaign, ...]
+    spends: tuple[Spend, ...]
+
+
+def snapshot(database: Database, now: datetime) -> Snapshot:
+    """All live campaigns, paused ones included: those neither ended by their owner nor past their end."""
+    open_ended = or_(campaigns.c.ends_at.is_(None), campaigns.c.ends_at > checked_moment("now", now))
+    live = and_(campaigns.c.state != CampaignState.ENDED.value, open_ended)
+    with database.read() as connection:
+        cursor = horizon(connection)
+        found = tuple(decoded(body) for body in connection.execute(select(campaigns.c.body).where(live)).scalars())
+        return Snapshot(cursor=cursor, campaigns=found, spends=_spends(connection, now, live))
+
+
+def changes_since(database: Database, cursor: int, now: datetime) -> Snapshot:
+    """The campaigns changed, and the spends grown, since the snapshot or changes that gave the cursor."""
+    changed, grown = campaigns.c.changed_in >= cursor, campaign_spend.c.changed_in >= cursor
+    with database.read() as connection:
+        following = horizon(connection)
+        found = tuple(decoded(body) for body in connection.execute(select(campaigns.c.body).where(changed)).scalars())
+        return Snapshot(cursor=following, campaigns=found, spends=_spends(connection, now, grown))
+
+
+def spends_of(database: Database, ids: Collection[str], now: datetime) -> dict[str, Spend]:
+    """The spend of each of these campaigns, by the ledger: in all and on its own day."""
+    with database.read() as connection:
+        return {spend.campaign_id: spend for spend in _spends(connection, now, campaigns.c.id.in_(ids))}
+
+
+def _spends(connection: Connection, now: datetime, chosen: ColumnElement[bool]) -> tuple[Spend, ...]:
+    # "Today" is one of three dates, whatever the time zone.
+    days = [(now + timedelta(days=step)).date().isoformat() for step in (-1, 0, 1)]
+    both = campaigns.join(campaign_spend, campaign_spend.c.campaign_id == campaigns.c.id)
+    today = and_(campaign_days.c.campaign_id == campaigns.c.id, campaign_days.c.day.in_(days))
+    query = (
+        select(campaigns.c.id, campaigns.c.time_zone, campaign_spend.c.total_micros)
+        .add_columns(campaign_days.c.day, campaign_days.c.micros)
+        .select_from(both.outerjoin(campaign_days, today))
+        .where(chosen)
+    )
+    found: dict[str, Spend] = {}
+    local: dict[str, str] = {}
+    for campaign_id, time_zone, total, day, micros in connection.execute(query):
+        own_day = local.get(time_zone) or local.setdefault(time_zone, day_of(now, time_zone))
+        if day == own_day or campaign_id not in found:
+            spent = micros if day == own_day else 0
+            found[campaign_id] = Spend(campaign_id=campaign_id, total_micros=total, day=own_day, day_micros=spent)
+    return tuple(found.values())

@@ -1,0 +1,257 @@
+"""Campaigns in SQL: create, change, review, list; and what every router keeps of them in memory.
+
+A campaign is kept whole as JSON, beside the columns that SQL filters by and the ledger computes with. What a valid
+campaign is, is checked in `serving.campaigns.checks`; this module keeps what only the store can see: versions, ids
+that are taken, fields that are fixed once money was charged, and reviews that advertisers cannot give themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, and_, insert, select, tuple_, update
+
+from mechanism.errors import InputError
+from serving.campaigns.changes import mark
+from serving.campaigns.dayparts import zone
+from serving.campaigns.types import Campaign, CampaignState, Creative, ReviewState
+from serving.database.engine import Database
+from serving.database.pages import Page, checked_limit, read_cursor, write_cursor
+from serving.database.schema import campaign_spend, campaigns, creatives
+from serving.database.values import checked_micros, checked_moment, checked_text
+
+
+class NotFound(InputError):
+    """No such campaign or creative."""
+
+
+class VersionConflict(InputError):
+    """Somebody else changed the campaign since it was read: read it again, then change it."""
+
+
+class CampaignFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which campaigns to list; what is empty admits everything. `text` is looked for in the name, in any case."""
+
+    advertiser_id: str = ""
+    state: CampaignState | None = None
+    category: str = ""
+    text: str = ""
+
+
+class CampaignStore:
+    """The campaigns of one database. Every change takes `now`, an aware moment."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, campaign: Campaign, now: datetime) -> Campaign:
+        """Stores a new campaign as version 1 with all creatives pending review, and gives it as stored.
+
+        Raises InputError where the campaign's id or one of its creatives' ids is taken.
+        """
+        pending = tuple(_pending(creative) for creative in campaign.creatives)
+        stored = msgspec.structs.replace(campaign, creatives=pending, version=1, created_at=now, updated_at=now)
+        row = _row(stored)
+
+        def work(connection: Connection) -> Campaign:
+            if connection.execute(select(campaigns.c.id).where(campaigns.c.id == stored.id)).first():
+                raise InputError("id", stored.id, "a campaign has this id: choose another, or leave it out")
+            changed_in = mark(connection)
+            connection.execute(insert(campaigns).values(**row, changed_in=changed_in))
+            spend = {"campaign_id": stored.id, "total_micros": 0, "changed_in": changed_in}
+            connection.execute(insert(campaign_spend).values(spend))
+            _claim(connection, stored)
+            return stored
+
+        return self._database.transact(work)
+
+    def get(self, campaign_id: str) -> Campaign:
+        """The campaign. Raises NotFound."""
+        with self._database.read() as connection:
+            return _read(connection, campaign_id)
+
+    def campaign_of(self, creative_id: str) -> Campaign:
+        """The campaign that a creative belongs, or belonged, to. Raises NotFound."""
+        with self._database.read() as connection:
+            return _read(connection, _owner(connection, creative_id))
+
+    def update(self, campaign: Campaign, now: datetime) -> Campaign:
+        """Replaces the campaign whose version `campaign.version` still is, and gives it as stored, one version on.
+
+        A new or changed creative is pending review; the others keep theirs, whatever `campaign` says. Raises NotFound,
+        VersionConflict, and InputError for a change of what is fixed (advertiser, currency, an end) or a taken id.
+        """
+
+        def change(connection: Connection, old: Campaign) -> Campaign:
+            _check_version(old, campaign.version)
+            for name in ("advertiser_id", "currency"):
+                if getattr(campaign, name) != getattr(old, name):
+                    raise InputError(name, getattr(campaign, name), "it is fixed: create another campaign instead")
+            _check_state(old, campaign.state)
+            known = {creative.id: creative for creative in old.creatives}
+            reviewed = tuple(_reviewed(creative, known.get(creative.id)) for creative in campaign.creatives)
+            return msgspec.structs.replace(campaign, creatives=reviewed, created_at=old.created_at)
+
+        return self._change(campaign.id, now, change)
+
+    def set_state(
+        self, campaign_id: str, state: CampaignState, now: datetime, *, version: int | None = None
+    ) -> Campaign:
+        """Starts, pauses or ends a campaign; with `version`, only that one. An ended campaign stays ended."""
+
+        def change(connection: Connection, old: Campaign) -> Campaign:
+            _check_version(old, version)
+            _check_state(old, state)
+            return msgspec.structs.replace(old, state=state)
+
+        return self._change(campaign_id, now, change)
+
+    def review(
+        self, creative_id: str, review: ReviewState, now: datetime, *, note: str = "", version: int | None = None
+    ) -> Campaign:
+        """Sets a creative's review and gives its campaign. With `version`, the review holds for what was seen in that
+        version of the campaign only: VersionConflict where it has changed since."""
+        with self._database.read() as connection:
+            campaign_id = _owner(connection, creative_id)
+
+        def change(connection: Connection, old: Campaign) -> Campaign:
+            _check_version(old, version)
+            if creative_id not in {creative.id for creative in old.creatives}:
+                raise NotFound("creative", creative_id, "its campaign no longer has it")
+            judged = tuple(
+                msgspec.structs.replace(c, review=review, review_note=note) if c.id == creative_id else c
+                for c in old.creatives
+            )
+            return msgspec.structs.replace(old, creatives=judged)
+
+        return self._change(campaign_id, now, change)
+
+    def page(self, wanted: CampaignFilter, cursor: str = "", limit: int = 50) -> Page[Campaign]:
+        """Campaigns, newest first; the cursor names the last one seen. Raises InputError for a bad cursor or limit."""
+        order = tuple_(campaigns.c.created_at, campaigns.c.id)
+        query = select(campaigns.c.body).where(*_conditions(wanted))
+        if cursor:
+            created_at, campaign_id = read_cursor(cursor, tuple[datetime, str])
+            query = query.where(order < tuple_(checked_moment("cursor", created_at), campaign_id))
+        query = query.order_by(campaigns.c.created_at.desc(), campaigns.c.id.desc()).limit(checked_limit(limit) + 1)
+        with self._database.read() as connection:
+            found = [decoded(body) for body in connection.execute(query).scalars()]
+        shown, more = found[:limit], len(found) > limit
+        following = write_cursor((shown[-1].created_at, shown[-1].id)) if more else ""
+        return Page(items=tuple(shown), cursor=following)
+
+    def _change(self, campaign_id: str, now: datetime, change: Callable[[Connection, Campaign], Campaign]) -> Campaign:
+        def work(connection: Connection) -> Campaign:
+            # The ledger's lock: no charge is computed with a budget that is being changed.
+            lock = select(campaign_spend.c.campaign_id).where(campaign_spend.c.campaign_id == campaign_id)
+            connection.execute(lock.with_for_update())
+            old = _read(connection, campaign_id)
+            new = change(connection, old)
+            new = msgspec.structs.replace(new, version=old.version + 1, updated_at=now)
+            values = _row(new) | {"changed_in": mark(connection)}
+            connection.execute(update(campaigns).where(campaigns.c.id == campaign_id).values(values))
+            _claim(connection, new)
+            return new
+
+        return self._database.transact(work)
+
+
+def decoded(body: str) -> Campaign:
+    """A campaign out of its column."""
+    return _DECODER.decode(body)
+
+
+_DECODER = msgspec.json.Decoder(Campaign)
+_KEPT = (
+    *("id", "advertiser_id", "category", "currency", "time_zone", "daily_budget_micros", "total_budget_micros"),
+    *("ends_at", "created_at", "version"),
+)
+
+
+def _row(campaign: Campaign) -> dict[str, Any]:
+    """All columns but `changed_in`. Raises InputError for what no database could keep."""
+    for name in ("id", "advertiser_id", "name", "category", "currency"):
+        checked_text(name, getattr(campaign, name), empty=name == "category")
+    for name in ("daily_budget_micros", "total_budget_micros"):
+        if getattr(campaign, name) is not None:
+            checked_micros(name, getattr(campaign, name))
+    checked_micros("bid_micros", campaign.bid_micros)
+    for name in ("starts_at", "created_at", "updated_at", "ends_at"):
+        if getattr(campaign, name) is not None:
+            checked_moment(name, getattr(campaign, name))
+    zone(campaign.time_zone)
+    try:
+        body = msgspec.json.encode(campaign).decode()
+    except UnicodeEncodeError as error:
+        raise InputError("campaign", campaign.id, "a text holds half of a surrogate pair: send valid UTF-8") from error
+    derived = {"state": campaign.state.value, "name_folded": campaign.name.casefold(), "body": body}
+    return {name: getattr(campaign, name) for name in _KEPT} | derived
+
+
+def _claim(connection: Connection, campaign: Campaign) -> None:
+    """Takes the creatives' ids for this campaign. Raises InputError where one is another's, or is there twice."""
+    ids = [checked_text("creative", creative.id) for creative in campaign.creatives]
+    for creative_id in ids:
+        if ids.count(creative_id) > 1:
+            raise InputError("creative", creative_id, "two creatives have this id: give each its own")
+    taken = connection.execute(select(creatives.c.id, creatives.c.campaign_id).where(creatives.c.id.in_(ids)))
+    owners = {creative_id: owner for creative_id, owner in taken}
+    for creative_id, owner in owners.items():
+        if owner != campaign.id:
+            raise InputError("creative", creative_id, "another campaign has this id: choose another")
+    new = [{"id": creative_id, "campaign_id": campaign.id} for creative_id in ids if creative_id not in owners]
+    if new:
+        connection.execute(insert(creatives), new)
+
+
+def _read(connection: Connection, campaign_id: str) -> Campaign:
+    body = connection.execute(select(campaigns.c.body).where(campaigns.c.id == campaign_id)).scalar_one_or_none()
+    if body is None:
+        raise NotFound("campaign", campaign_id, "there is no such campaign")
+    return decoded(body)
+
+
+def _owner(connection: Connection, creative_id: str) -> str:
+    query = select(creatives.c.campaign_id).where(creatives.c.id == creative_id)
+    owner = connection.execute(query).scalar_one_or_none()
+    if owner is None:
+        raise NotFound("creative", creative_id, "there is no such creative")
+    return str(owner)
+
+
+def _conditions(wanted: CampaignFilter) -> list[ColumnElement[bool]]:
+    conditions = [
+        column == value
+        for column, value in (
+            (campaigns.c.advertiser_id, wanted.advertiser_id),
+            (campaigns.c.state, wanted.state.value if wanted.state else ""),
+            (campaigns.c.category, wanted.category),
+        )
+        if value
+    ]
+    if wanted.text:
+        conditions.append(campaigns.c.name_folded.contains(wanted.text.casefold(), autoescape=True))
+    return [and_(*conditions)] if conditions else []
+
+
+def _check_version(old: Campaign, version: int | None) -> None:
+    if version is not None and version != old.version:
+        raise VersionConflict("version", version, f"the campaign is at version {old.version} by now: read it again")
+
+
+def _check_state(old: Campaign, state: CampaignState) -> None:
+    if old.state is CampaignState.ENDED and state is not CampaignState.ENDED:
+        raise InputError("state", state.value, "the campaign has ended for good: create another")
+
+
+def _pending(creative: Creative) -> Creative:
+    return msgspec.structs.replace(creative, review=ReviewState.PENDING, review_note="")
+
+
+def _reviewed(creative: Creative, known: Creative | None) -> Creative:
+    if known is not None and _pending(creative) == _pending(known):
+        return known
+    return _pending(creative)

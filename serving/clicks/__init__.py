@@ -1,0 +1,1 @@
+"""Links, click tokens and the rules of invalid traffic."""

@@ -1,0 +1,10 @@
+"""Alembic runs this file for every command; the connection and its transaction are `migrate`'s."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from serving.database.schema import metadata
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata, transactional_ddl=True)
+context.run_migrations()

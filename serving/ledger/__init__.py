@@ -1,0 +1,1 @@
+"""What is charged: each billable event once, never past a budget."""

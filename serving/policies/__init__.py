@@ -1,0 +1,1 @@
+"""What writes the answers: policy backends behind one protocol, their versions and their traffic."""

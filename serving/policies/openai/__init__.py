@@ -1,0 +1,1 @@
+"""A policy behind any OpenAI-compatible server."""

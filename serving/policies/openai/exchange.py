@@ -1,0 +1,99 @@
+"""One request to `/v1/chat/completions` and its answer as it arrives; what a failure of either means.
+
+Retries, the breaker and the pool of connections are `serving.policies.openai.policy`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+
+import aiohttp
+
+from mechanism.errors import AuctionError, InputError, PolicyError
+from serving.errors import Overloaded, PolicyTimeout
+from serving.policies.breaker import ServerDown
+from serving.policies.openai.frames import FrameReader
+
+KEY_VARIABLE = "LLM_AUCTION_UPSTREAM_KEY"
+"""Environment variable of the server's API key; without it none is sent."""
+_LAST_BYTES_S = 0.1
+"""How long the end of an HTTP body may take after `[DONE]`; a connection that needs longer is closed, not kept."""
+
+
+class Exchange:
+    """One request and what has arrived of its answer; `texts` are deltas that nobody has taken yet."""
+
+    def __init__(self, pool: aiohttp.ClientSession, url: str, headers: Mapping[str, str]) -> None:
+        self.reader = FrameReader()
+        self.texts: list[str] = []
+        self._pool, self._url, self._headers = pool, url, headers
+        self._response: aiohttp.ClientResponse | None = None
+
+    async def send(self, body: bytes, deadline: float) -> None:
+        """Sends the request and reads up to the first delta, or the end of an answer without any."""
+        left = max(0.001, deadline - asyncio.get_running_loop().time())
+        # To aiohttp 0 means no limit. Timeouts are rounded up to whole seconds past the threshold: not a deadline.
+        limit = aiohttp.ClientTimeout(total=left, ceil_threshold=math.inf)
+        try:
+            self._response = await self._pool.post(
+                self._url, data=body, headers=self._headers, timeout=limit, allow_redirects=False
+            )
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _connection_error(error, began=False) from None
+        if self._response.status != 200:
+            raise _status_error(self._response.status)
+        if self._response.content_type != "text/event-stream":
+            raise PolicyError("the upstream did not stream: it has to serve /v1/chat/completions with stream=true")
+        while not self.texts and not self.reader.done and await self.read():
+            pass
+
+    async def read(self) -> bool:
+        """Takes in what has arrived, or waits for more; False at the end of the body."""
+        assert self._response is not None
+        try:
+            data = await self._response.content.readany()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _connection_error(error, began=self.reader.deltas > 0) from None
+        self.texts = self.reader.feed(data or b"\n")  # the end of the body also ends its last line
+        return bool(data)
+
+    async def keep(self) -> None:
+        """Reads to the end of the body, which gives the connection back to the pool."""
+        assert self._response is not None
+        if not self._response.content.at_eof():
+            try:
+                async with asyncio.timeout(_LAST_BYTES_S):
+                    await self._response.content.readany()
+            except (aiohttp.ClientError, TimeoutError):
+                self._response.close()
+
+    def close(self) -> None:
+        """Closes the connection of an answer that has not ended, which cancels it at the server."""
+        if self._response is not None:
+            self._response.close()
+
+
+def _connection_error(error: Exception, began: bool) -> PolicyError:
+    """The error for a request or a read that failed; only one that may be sent again is ServerDown."""
+    if isinstance(error, TimeoutError):
+        return PolicyTimeout("the policy passed its deadline")
+    if began:
+        return PolicyError("the connection to the upstream broke within the answer")
+    if isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError):
+        return ServerDown("the upstream cannot be reached, or is going down: see that it runs at the address given")
+    return PolicyError("the upstream does not speak HTTP as it should: see that the address is a model server's")
+
+
+def _status_error(status: int) -> AuctionError:
+    """The error for an answer that is none. What the server wrote may quote the question: it is not passed on."""
+    if status in (400, 413, 422):
+        return InputError("messages", f"refused by the upstream ({status})", "send fewer or shorter messages")
+    if status in (401, 403):
+        return PolicyError(f"the upstream wants another API key ({status}): set {KEY_VARIABLE}")
+    if status == 404:
+        return PolicyError("the upstream has no such model or address: compare its /v1/models")
+    if status in (429, 503):
+        return Overloaded("the upstream has no room")
+    return PolicyError(f"the upstream answered with status {status}: see its log")

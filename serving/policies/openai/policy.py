@@ -1,0 +1,230 @@
+"""A policy behind any OpenAI-compatible `/v1/chat/completions` server (vLLM, llama.cpp and others), over one pool.
+
+Such a server neither constrains its decoding to the marker format nor tells propensities: `Completed.choices` is empty,
+so that its answers are no evidence for off-policy evaluation, and the strictness of `mechanism.stream` is all that
+stands between its text and a reader. Which servers there are and how traffic is split is left to the operator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import os
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+
+from mechanism.errors import ConfigError, PolicyError
+from mechanism.prompt import PromptSettings, render_messages
+from mechanism.types import Context
+from serving import tracing
+from serving.errors import Overloaded
+from serving.policies.breaker import Breaker, BreakerSettings, GuardedCalls, ServerDown
+from serving.policies.openai.exchange import KEY_VARIABLE, Exchange
+from serving.policies.protocol import Completed, PolicyEvent, TextDelta
+
+_LARGEST_SEED = 2**31
+"""Some servers keep a seed in 32 bits, signed."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSettings:
+    """Which server and model, what is asked of it, and when it is given up; seconds.
+
+    `url` is OpenAI's base URL; one without a path gets `/v1`. A `temperature` of None is the server's own. At most
+    `in_flight` answers are open at a time; `retries`, `pause_s` (doubled each time) and `silence_s` are as in
+    `serving.policies.triton.client.TritonSettings`.
+    """
+
+    url: str
+    model: str
+    prompt: PromptSettings = field(default_factory=PromptSettings)
+    max_tokens: int = 512
+    temperature: float | None = None
+    in_flight: int = 512
+    retries: int = 2
+    pause_s: float = 0.05
+    question_s: float = 5.0
+    silence_s: float = 2.0
+    breaker: BreakerSettings = field(default_factory=BreakerSettings)
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ConfigError("upstream.url", _without_login(self.url), "give a base URL such as http://host:8000/v1")
+        if parts.username is not None:
+            remedy = f"take name and password out: a key belongs in {KEY_VARIABLE}"
+            raise ConfigError("upstream.url", _without_login(self.url), remedy)
+        if not self.model:
+            raise ConfigError("upstream.model", self.model, "name a model of the server, see its /v1/models")
+        for name in ("max_tokens", "in_flight"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"upstream.{name}", getattr(self, name), "give a whole number >= 1")
+        if self.retries < 0:
+            raise ConfigError("upstream.retries", self.retries, "give a whole number >= 0")
+        if self.pause_s < 0 or self.silence_s < 0 or not self.question_s > 0:
+            times = (self.pause_s, self.silence_s, self.question_s)
+            raise ConfigError("upstream.pause_s, silence_s, question_s", times, "give seconds above 0")
+        if self.temperature is not None and not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ConfigError("upstream.temperature", self.temperature, "give a finite number >= 0")
+
+    def endpoint(self, path: str) -> str:
+        """The address of one of the API's endpoints."""
+        base = self.url.rstrip("/")
+        return (base if urlsplit(base).path else base + "/v1") + path
+
+
+class UpstreamPolicy:
+    """One model of one server as an `AsyncPolicyBackend`. Made anywhere, used on one event loop.
+
+    `max_ads` of a request is not told to the server: the router leaves out what is too much.
+    """
+
+    def __init__(self, settings: UpstreamSettings, environment: Mapping[str, str] = os.environ) -> None:
+        self.settings = settings
+        self._calls = GuardedCalls(f"the upstream ({settings.model})", settings.breaker, settings.silence_s)
+        self.open_answers = 0
+        self._headers = _headers(environment)
+        self._session: aiohttp.ClientSession | None = None
+        self._closed = False
+        named = f"{settings.endpoint('')}\n{settings.model}"
+        self._digest = hashlib.sha256(named.encode()).hexdigest()
+        self._fixed: dict[str, Any] = {"max_tokens": settings.max_tokens}
+        if settings.temperature is not None:
+            self._fixed["temperature"] = settings.temperature
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the server's address and the model's name: what weights stand behind them, it does not say."""
+        return self._digest
+
+    @property
+    def breaker(self) -> Breaker:
+        """Whether the server is asked at the moment."""
+        return self._calls.breaker
+
+    async def stream(
+        self, context: Context, seed: int, max_ads: int, deadline: float
+    ) -> AsyncGenerator[PolicyEvent, None]:
+        """As `AsyncPolicyBackend.stream`; ServerDown, a PolicyError, while the server cannot be reached.
+
+        The request is sent again only while no delta has arrived, and only when the connection failed. `tokens` are
+        the deltas' number where the server tells no usage; the log-probability is not known, and given as 0.
+        """
+        if self._closed:
+            raise PolicyError("the server is shutting down")
+        if self.open_answers >= self.settings.in_flight:
+            raise Overloaded("as many answers are open upstream as may be")
+        self.open_answers += 1
+        exchange = None
+        try:
+            with tracing.Call("upstream", model=self.settings.model) as traced:
+                exchange = await self._begin(self._body(context, seed), deadline, traced.headers)
+                reader, more = exchange.reader, True
+                while True:
+                    for text in exchange.texts:
+                        yield TextDelta(text)
+                    if reader.done or not more:
+                        break
+                    more = await exchange.read()
+                if not reader.finish_reason:
+                    raise PolicyError("the upstream ended the stream before the answer was complete")
+                await exchange.keep()
+                yield Completed(
+                    choices=(),
+                    logprob=0.0,
+                    tokens=reader.tokens or reader.deltas,
+                    prompt_tokens=reader.prompt_tokens,
+                    finished=reader.finish_reason == "stop",
+                )
+        finally:
+            self.open_answers -= 1
+            if exchange is not None:
+                exchange.close()
+
+    async def ready(self) -> bool:
+        """Whether the server lists its models now."""
+        if self._closed:
+            return False
+        limit = aiohttp.ClientTimeout(total=self.settings.question_s)
+        try:
+            url = self.settings.endpoint("/models")
+            async with self._pool().get(url, headers=self._headers, timeout=limit, allow_redirects=False) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    async def close(self) -> None:
+        """Closes the pool, and with it the answers that are under way."""
+        self._closed = True
+        if self._session is not None:
+            await self._session.close()
+
+    def _pool(self) -> aiohttp.ClientSession:
+        """The one pool of connections; it belongs to the loop of the first request."""
+        if self._session is None:
+            # in_flight is the bound: a second one in the pool would make requests wait where they should be refused.
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+            self._session = aiohttp.ClientSession(
+                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, trust_env=False
+            )
+        return self._session
+
+    def _body(self, context: Context, seed: int) -> bytes:
+        return msgspec.json.encode(
+            {
+                "model": self.settings.model,
+                "messages": render_messages(context, self.settings.prompt),
+                "stream": True,
+                "stream_options": {"include_usage": True},
+                "seed": seed % _LARGEST_SEED,
+                **self._fixed,
+            }
+        )
+
+    async def _begin(self, body: bytes, deadline: float, trace: Mapping[str, str]) -> Exchange:
+        """The answer up to its first delta (or its end), after as many attempts as it takes."""
+        loop = asyncio.get_running_loop()
+        for attempt in range(1 + self.settings.retries):
+            try:
+                return await self._attempt(body, deadline, trace)
+            except ServerDown:
+                pause = self.settings.pause_s * 2**attempt
+                last = attempt == self.settings.retries or loop.time() + pause >= deadline
+                if last or not self.breaker.closed or self._closed:
+                    raise
+                await asyncio.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _attempt(self, body: bytes, deadline: float, trace: Mapping[str, str]) -> Exchange:
+        """One request up to its first delta, and what it tells the breaker."""
+        with self._calls.call(asyncio.get_running_loop().time, deadline) as works:
+            headers = {**self._headers, **trace}
+            exchange = Exchange(self._pool(), self.settings.endpoint("/chat/completions"), headers)
+            try:
+                await exchange.send(body, deadline)
+            except BaseException:
+                exchange.close()
+                raise
+            works()
+            return exchange
+
+
+def _headers(environment: Mapping[str, str]) -> dict[str, str]:
+    headers = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json"}
+    key = environment.get(KEY_VARIABLE, "").strip()
+    if not key:
+        return headers
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise ConfigError(KEY_VARIABLE, f"<{len(key)} characters>", "give a key without blanks or control characters")
+    return headers | {"Authorization": f"Bearer {key}"}
+
+
+def _without_login(url: str) -> str:
+    """The URL as an error may show it."""
+    return url.rpartition("@")[2]

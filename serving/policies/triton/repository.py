@@ -1,0 +1,188 @@
+"""Builds a Triton model repository from a registered model, a model folder or a model's name. No torch, no Triton.
+
+A model `policy-<first 12 of the digest>` holds: `config.pbtxt`; `1/model.py`, which Triton's python backend loads;
+`1/code/`, the modules of this project that it needs, so that every version runs the code it was built with; and
+`1/weights/`. The server's Python needs torch, transformers, safetensors, jinja2 and msgspec (and vllm for that kind).
+The versions of a policy stand side by side under their own names; moving traffic is
+`serving.policies.triton.rollout`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mechanism.errors import ConfigError, InputError
+from serving.policies.triton.wire import COMPLETED, DIGEST_PARAMETER, REQUEST, TEXT, model_name
+from serving.policies.weights import ENTRY, checked_digest, entry_of, weights_files
+
+Kind = Literal["python", "vllm"]
+Device = Literal["cpu", "gpu"]
+
+COMPLETE = "_complete.json"
+"""Beside the entry, what makes a folder a registered model."""
+CODE_ROOT = Path(__file__).parents[3]
+SOURCES = (
+    "mechanism/**/*.py",
+    "inference/*.py",
+    "serving/__init__.py",
+    "serving/policies/protocol.py",
+    "serving/policies/triton/__init__.py",
+    "serving/policies/triton/backend.py",
+    "serving/policies/triton/scheduler.py",
+    "serving/policies/triton/vllm_engine.py",
+    "serving/policies/triton/vllm_marks.py",
+    "serving/policies/triton/vllm_processor.py",
+    "serving/policies/triton/wire.py",
+    "serving/policies/weights.py",
+)
+"""What the server needs of this project, relative to its root."""
+MODULES: dict[Kind, str] = {"python": "serving.policies.triton.backend", "vllm": "serving.policies.triton.vllm_engine"}
+MODEL_PY = '''"""What Triton's python backend loads. Its own folder comes first: it runs the code it was built with."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "code"))
+
+from {module} import TritonPythonModel  # noqa: E402
+
+__all__ = ["TritonPythonModel"]
+'''
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltModel:
+    """A model of a repository: its name on Triton, the digest of its weights, its folder."""
+
+    name: str
+    digest: str
+    folder: Path
+
+
+def build_repository(
+    model: str,
+    out: Path,
+    version: str | None = None,
+    kind: Kind = "python",
+    instances: int = 1,
+    device: Device = "cpu",
+    slots: int = 16,
+    waiting: int = 64,
+    link: bool = False,
+) -> BuiltModel:
+    """Adds a model to the repository folder `out`, whole or not at all; one that is there already is built anew.
+
+    `model` is a model's name (`tiny`, `smollm2-135m`), a folder in Hugging Face layout, or, with `version`, the folder
+    of a registry, of which that version (or "latest") is taken and its digests are checked. An instance writes `slots`
+    answers at once and lets `waiting` more queue. `link` makes hard links of the weights where the file system can.
+    Raises InputError for a model that is not there or damaged, PolicyError for one that cannot be loaded, ConfigError
+    for settings that cannot be.
+    """
+    for name, value, least in (("instances", instances, 1), ("slots", slots, 1), ("waiting", waiting, 0)):
+        if value < least:
+            raise ConfigError(name, value, f"give a whole number of {least} or more")
+    if kind == "vllm" and device == "cpu":
+        raise ConfigError("kind", kind, "vLLM is for GPUs: add --device gpu, or leave the kind at python")
+    out.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".building-", dir=out))
+    try:
+        staging.chmod(0o755)
+        with model_folder(model, version, staging / "saved") as source:
+            digest = checked_digest(source)
+            name = model_name(digest)
+            built = staging / name
+            shutil.copytree(
+                source,
+                built / "1" / "weights",
+                copy_function=_link if link else shutil.copyfile,
+                ignore=shutil.ignore_patterns(COMPLETE, ".*"),
+            )
+        _copy_code(built / "1" / "code")
+        (built / "1" / "model.py").write_text(MODEL_PY.format(module=MODULES[kind]), encoding="utf-8")
+        parameters: dict[str, str | int] = {DIGEST_PARAMETER: digest, "kind": kind, "slots": slots, "waiting": waiting}
+        config = config_pbtxt(name, instances, device, parameters)
+        (built / "config.pbtxt").write_text(config, encoding="utf-8")
+        if (out / name).exists():
+            (out / name).rename(staging / "before")
+        built.rename(out / name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return BuiltModel(name, digest, out / name)
+
+
+def config_pbtxt(name: str, instances: int, device: Device, parameters: dict[str, str | int]) -> str:
+    """The model's configuration in Triton's text format."""
+    lines = [
+        f'name: "{name}"',
+        'backend: "python"',
+        "max_batch_size: 0",
+        "model_transaction_policy { decoupled: true }",
+        f'input [ {{ name: "{REQUEST}" data_type: TYPE_STRING dims: [ 1 ] }} ]',
+        f'output [ {{ name: "{TEXT}" data_type: TYPE_STRING dims: [ 1 ] }},',
+        f'         {{ name: "{COMPLETED}" data_type: TYPE_STRING dims: [ 1 ] }} ]',
+        f"instance_group [ {{ kind: KIND_{device.upper()} count: {instances} }} ]",
+        *(f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in parameters.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def model_folder(model: str, version: str | None, saved: Path) -> Iterator[Path]:
+    """The model's folder in Hugging Face layout; one that has no such folder is loaded (torch) and saved to `saved`."""
+    if version is not None:
+        yield registered(Path(model), version)
+        return
+    source = Path(model)
+    if not source.is_dir():
+        from inference.models import resolve
+        from inference.policy import Policy
+
+        where, gguf = resolve(model)
+        source = Path(where)
+        if gguf or not source.is_dir():
+            Policy.load(model).save(saved)
+            source = saved
+    if not (source / "config.json").is_file() or not weights_files(source):
+        remedy = "give a model's name, a folder in Hugging Face layout, or a registry with --version"
+        raise InputError("MODEL", model, remedy)
+    yield source
+
+
+def registered(registry: Path, version: str) -> Path:
+    """The folder of a registered version, or of "latest", the youngest. Raises InputError that names those known."""
+    models = registry / "models"
+    entries = {
+        folder.name: entry_of(folder)
+        for folder in sorted(models.iterdir() if models.is_dir() else [])
+        if (folder / ENTRY).is_file() and (folder / COMPLETE).is_file()
+    }
+    if version == "latest" and entries:
+        version = max(entries, key=lambda name: (str(entries[name].get("created")), name))
+    if version not in entries:
+        known = ", ".join(list(entries)[-10:]) or "none"
+        raise InputError(f"{registry}: version", version, f"known are {known}; a remote registry is fetched first")
+    return models / version
+
+
+def _copy_code(target: Path) -> None:
+    for pattern in SOURCES:
+        for file in sorted(CODE_ROOT.glob(pattern)):
+            place = target / file.relative_to(CODE_ROOT)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, place)
+
+
+def _link(source: str, target: str) -> str:
+    """A hard link, or a copy where the file system cannot link."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+    return target

@@ -1,0 +1,144 @@
+"""The policy on vLLM behind the same interface: continuous batching on GPUs, for the python backend beside vLLM.
+
+Build with `--kind vllm` and serve with the Triton container that brings vLLM. Written after the documentation of vLLM
+0.15 to 0.22 (0.32 documents another model runner: VLLM_USE_V2_MODEL_RUNNER=0 asks for this one) and not yet run: the
+tests have no GPU and no vLLM. They cover `vllm_marks`, which masks and records, and the interface through the other
+kind. A seed fixes an answer only for one vLLM build and batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from pathlib import Path
+from typing import Any
+
+from mechanism.errors import AuctionError, InputError, PolicyError
+from serving.policies.protocol import Completed, TextDelta
+from serving.policies.triton import backend
+from serving.policies.triton.scheduler import Reply
+from serving.policies.triton.vllm_marks import Record, policy_without_weights
+from serving.policies.triton.wire import PolicyRequest, QueueFull, encode_request
+
+PROCESSOR = "serving.policies.triton.vllm_processor:MarkerProcessor"
+ARGUMENT = "llm_auction"
+MAX_CANDIDATES = 64
+"""Log-probabilities that the engine reports for a token: a fork of the trie may not be wider."""
+
+
+class TritonPythonModel(backend.TritonPythonModel):
+    """The model instance whose engine is vLLM."""
+
+    def engine(self) -> backend.Engine:
+        """Starts vLLM; `slots` bounds its batch."""
+        slots, waiting = int(self.parameters["slots"]), int(self.parameters["waiting"])
+        return VllmEngine(self.weights, slots, waiting, self.report)
+
+
+class VllmEngine:
+    """vLLM's asynchronous engine on an event loop of its own thread; as `Scheduler`."""
+
+    def __init__(self, weights: Path, slots: int, waiting: int, report: Any) -> None:
+        from vllm.engine.arg_utils import AsyncEngineArgs  # type: ignore[import-not-found, unused-ignore]
+        from vllm.v1.engine.async_llm import AsyncLLM  # type: ignore[import-not-found, unused-ignore]
+
+        self._policy = policy_without_weights(weights)
+        self._report = report
+        self._room = slots + waiting
+        self._open = 0
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
+        self._thread.start()
+        arguments = AsyncEngineArgs(
+            model=str(weights),
+            max_num_seqs=slots,
+            max_logprobs=MAX_CANDIDATES,
+            logprobs_mode="processed_logprobs",
+            logits_processors=[PROCESSOR],
+            # the constraint needs every token before the next one is chosen
+            async_scheduling=False,
+            enable_prefix_caching=True,
+        )
+        self._engine: Any = self._on_loop(_started(AsyncLLM, arguments)).result()
+
+    def submit(self, request: PolicyRequest, reply: Reply) -> None:
+        """Queues an answer and returns at once. Raises QueueFull or InputError."""
+        if len(request.context.candidates) >= MAX_CANDIDATES:
+            raise InputError("candidates", len(request.context.candidates), f"give fewer than {MAX_CANDIDATES}")
+        with self._lock:
+            if self._open >= self._room:
+                raise QueueFull(f"{self._open} answers are being written or wait: try again later")
+            self._open += 1
+        self._on_loop(self._answer(request, reply))
+
+    def close(self) -> None:
+        """Ends vLLM's processes and the thread."""
+        self._engine.shutdown()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _on_loop(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def _answer(self, request: PolicyRequest, reply: Reply) -> None:
+        try:
+            await self._write(request, reply)
+        except AuctionError as error:
+            reply.failed(error)
+        except Exception as error:
+            self._report(type(error).__name__)
+            reply.failed(PolicyError("the policy failed; the server's log names the kind of failure"))
+        finally:
+            with self._lock:
+                self._open -= 1
+
+    async def _write(self, request: PolicyRequest, reply: Reply) -> None:
+        policy, context = self._policy, request.context
+        record = Record(policy.vocabulary, context, request.max_ads)
+        prompt = policy.prompt_ids(context)
+        stream = self._engine.generate(
+            {"prompt_token_ids": prompt}, self._sampling(request, len(prompt)), f"answer-{next(self._numbers)}"
+        )
+        try:
+            async for output in stream:
+                if reply.cancelled():
+                    reply.dropped()
+                    return
+                part = output.outputs[0]
+                for token, likely in zip(part.token_ids, part.logprobs, strict=True):
+                    record.take(token, {other: found.logprob for other, found in likely.items()})
+                if text := record.text(last=output.finished):
+                    reply.event(TextDelta(text))
+        finally:
+            await stream.aclose()  # stops the generation where it has not ended
+        done = Completed(record.choices, record.logprob, len(record.tokens), len(prompt), record.finished)
+        reply.event(done)
+
+    def _sampling(self, request: PolicyRequest, prompt_tokens: int) -> Any:
+        from vllm import SamplingParams  # type: ignore[import-not-found, unused-ignore]
+        from vllm.sampling_params import RequestOutputKind  # type: ignore[import-not-found, unused-ignore]
+
+        settings = self._policy.sampling
+        limit = self._policy.model.config.max_position_embeddings - settings.max_new_tokens
+        if prompt_tokens > limit:
+            raise InputError("messages", f"{prompt_tokens} tokens", f"shorten them: this model reads {limit}")
+        return SamplingParams(
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k or -1,
+            max_tokens=settings.max_new_tokens,
+            seed=request.seed,
+            logprobs=len(request.context.candidates) + 1,
+            stop_token_ids=list(self._policy.end_tokens),
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+            extra_args={ARGUMENT: encode_request(request.context, request.seed, request.max_ads).decode()},
+        )
+
+
+async def _started(engine: Any, arguments: Any) -> Any:
+    """Made on the loop that will run it."""
+    return engine.from_engine_args(arguments)

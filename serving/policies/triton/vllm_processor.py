@@ -1,0 +1,34 @@
+"""vLLM loads this by name into the process of its model: the marker constraint as a logits processor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vllm.v1.sample.logits_processor import (  # type: ignore[import-not-found, unused-ignore]
+    AdapterLogitsProcessor,
+)
+
+from serving.policies.triton.vllm_engine import ARGUMENT
+from serving.policies.triton.vllm_marks import Mask, policy_without_weights
+from serving.policies.triton.wire import decode_request
+
+
+class MarkerProcessor(AdapterLogitsProcessor):  # type: ignore[misc, unused-ignore]
+    """One `Mask` for every request that carries a context."""
+
+    def __init__(self, vllm_config: Any, device: Any, is_pin_memory: bool) -> None:
+        super().__init__(vllm_config, device, is_pin_memory)
+        self._policy = policy_without_weights(Path(vllm_config.model_config.model))
+
+    def is_argmax_invariant(self) -> bool:
+        """False: it may forbid the likeliest token."""
+        return False
+
+    def new_req_logits_processor(self, params: Any) -> Mask | None:
+        """The mask of a new request."""
+        given = (params.extra_args or {}).get(ARGUMENT)
+        if given is None:
+            return None
+        request = decode_request(given.encode())
+        return Mask(self._policy.vocabulary, request.context, request.max_ads, params.max_tokens)

@@ -1,0 +1,1 @@
+"""Reports and curves over the ledger's counters."""

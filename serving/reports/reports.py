@@ -1,0 +1,216 @@
+"""Reports over the counters, grouped as asked, and the charge records behind each of their lines.
+
+Days are those of the campaigns' time zones. Money of different currencies is never added, so every line has one.
+Writing a report as JSON or CSV is `serving.reports.rendering`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+from sqlalchemy import BigInteger, ColumnElement, Connection, cast, func, select, tuple_
+
+from mechanism.errors import InputError
+from mechanism.types import Micros
+from serving.database.engine import Database
+from serving.database.pages import Page, checked_limit, read_cursor, write_cursor
+from serving.database.schema import advertiser_totals, auction_overlaps, charges, report_counters
+from serving.database.values import checked_moment
+from serving.ledger.events import reason_of
+
+MOST_LINES = 100_000
+FIGURES = ("auctions", "impressions", "clicks", "charged_clicks", "revenue_micros")
+
+
+class Dimension(StrEnum):
+    """What a report can be grouped by."""
+
+    CAMPAIGN = "campaign_id"
+    CREATIVE = "creative_id"
+    PLACEMENT = "placement"
+    DAY = "day"
+    MODEL_VERSION = "model_version"
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """Which report: grouped by any dimensions, from `first_day` to `last_day` inclusive (ISO dates; empty: without
+    limit), for one advertiser or (empty) all, for one campaign or (empty) all."""
+
+    group_by: tuple[Dimension, ...] = ()
+    first_day: str = ""
+    last_day: str = ""
+    advertiser_id: str = ""
+    campaign: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("first_day", "last_day"):
+            _check_day(name, getattr(self, name))
+        if self.first_day and self.last_day and self.first_day > self.last_day:
+            raise InputError("first_day", self.first_day, f"it is after last_day, {self.last_day}")
+        if len(set(self.group_by)) < len(self.group_by):
+            raise InputError("group_by", ", ".join(self.group_by), "name each dimension once")
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a report; a dimension that it is not grouped by is None. `query` leads back to the events. `auctions`
+    counts each auction once in which any creative of the line stood in the prompt."""
+
+    campaign_id: str | None = None
+    creative_id: str | None = None
+    placement: str | None = None
+    day: str | None = None
+    model_version: str | None = None
+    currency: str
+    auctions: int
+    impressions: int
+    clicks: int
+    charged_clicks: int
+    revenue_micros: Micros
+    query: Query
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One charge as the ledger keeps it; `reason` as in `serving.ledger.events.Charged`."""
+
+    id: str
+    kind: str
+    invalid: str
+    auction_id: str
+    campaign_id: str
+    advertiser_id: str
+    creative_id: str
+    placement: str
+    model_version: str
+    currency: str
+    price_micros: Micros
+    charged_micros: Micros
+    occurred_at: datetime
+    day: str
+    recorded_at: datetime
+    reason: str = ""
+
+
+class Total(msgspec.Struct, frozen=True, kw_only=True):
+    """What an advertiser was charged in one currency, in all, and by how many charges."""
+
+    advertiser_id: str
+    currency: str
+    charged_micros: Micros
+    charges: int
+
+
+def report(database: Database, query: Query) -> list[Line]:
+    """The lines, sorted by their dimensions. Raises InputError where they are more than 100,000."""
+    keys = [report_counters.c[name] for name in (*query.group_by, "currency")]
+    scope = _scope(query)
+    columns = [report_counters.c[f"{scope}_auctions"], *(report_counters.c[name] for name in FIGURES[1:])]
+    sums = [_sum(column).label(name) for name, column in zip(FIGURES, columns, strict=True)]
+    chosen = select(*keys, *sums).where(*_within(query, report_counters)).group_by(*keys).order_by(*keys)
+    with database.read() as connection:
+        rows = connection.execute(chosen.limit(MOST_LINES + 1)).mappings().all()
+        twice = {}
+        if scope in ("advertiser", "all") and Dimension.DAY not in query.group_by:
+            twice = _counted_twice(connection, query)
+    if len(rows) > MOST_LINES:
+        raise InputError("report", f"more than {MOST_LINES} lines", "take fewer days or fewer dimensions")
+    lines = [Line(**row, query=query) for row in rows]
+    return [replace(line, auctions=line.auctions - twice.get(_place(line), 0)) for line in lines] if twice else lines
+
+
+def events_of(database: Database, line: Line, cursor: str = "", limit: int = 100) -> Page[Record]:
+    """The charge records behind a line, newest first: their charges add up to its revenue, and its clicks are the valid
+    ones among them. Uncharged and invalid events are there too, with their reasons."""
+    conditions = [*_within(line.query, charges), charges.c.currency == line.currency]
+    for dimension in Dimension:
+        value = getattr(line, dimension.value)
+        if value is not None:
+            conditions.append(charges.c[dimension.value] == value)
+    return _records(database, conditions, cursor, limit)
+
+
+def charges_of(
+    database: Database, *, auction_id: str = "", event_id: str = "", cursor: str = "", limit: int = 100
+) -> Page[Record]:
+    """The charge records of one auction or one event, newest first; of neither, all."""
+    conditions = [charges.c.auction_id == auction_id] if auction_id else []
+    conditions += [charges.c.id == event_id] if event_id else []
+    return _records(database, conditions, cursor, limit)
+
+
+def totals(database: Database, advertiser_id: str = "") -> list[Total]:
+    """What each advertiser, or one, was charged in all."""
+    query = select(advertiser_totals).order_by(advertiser_totals.c.advertiser_id, advertiser_totals.c.currency)
+    if advertiser_id:
+        query = query.where(advertiser_totals.c.advertiser_id == advertiser_id)
+    with database.read() as connection:
+        return [Total(**row) for row in connection.execute(query).mappings()]
+
+
+def _records(database: Database, conditions: list[ColumnElement[bool]], cursor: str, limit: int) -> Page[Record]:
+    key = (charges.c.occurred_at, charges.c.id, charges.c.kind, charges.c.invalid)
+    query = select(charges).where(*conditions).order_by(*(column.desc() for column in key))
+    if cursor:
+        occurred_at, *rest = read_cursor(cursor, tuple[datetime, str, str, str])
+        query = query.where(tuple_(*key) < tuple_(checked_moment("cursor", occurred_at), *rest))
+    with database.read() as connection:
+        rows = connection.execute(query.limit(checked_limit(limit) + 1)).mappings().all()
+    found = [
+        Record(**row, reason=reason_of(row["invalid"], row["price_micros"], row["charged_micros"]))
+        for row in rows[:limit]
+    ]
+    last = found[-1] if len(rows) > limit else None
+    following = write_cursor((last.occurred_at, last.id, last.kind, last.invalid)) if last else ""
+    return Page(items=tuple(found), cursor=following)
+
+
+def _scope(query: Query) -> str:
+    """Whose creatives a line may bring together: one creative's, one campaign's, one advertiser's or all."""
+    if Dimension.CREATIVE in query.group_by:
+        return "creative"
+    if Dimension.CAMPAIGN in query.group_by or query.campaign:
+        return "campaign"
+    return "advertiser" if query.advertiser_id else "all"
+
+
+def _counted_twice(connection: Connection, query: Query) -> dict[tuple[str, ...], int]:
+    """By the values of a line's keys, its auctions that counted on two of the report's days."""
+    table = auction_overlaps
+    keys = [table.c[name] for name in (*query.group_by, "currency")]
+    whose = [table.c.advertiser_id == query.advertiser_id, table.c.earlier_day >= query.first_day]
+    whose += [table.c.day <= query.last_day] if query.last_day else []
+    found = connection.execute(select(*keys, _sum(table.c.auctions)).where(*whose).group_by(*keys))
+    return {tuple(place): number for *place, number in found}
+
+
+def _place(line: Line) -> tuple[str, ...]:
+    return tuple(getattr(line, name) for name in (*line.query.group_by, "currency"))
+
+
+def _sum(column: ColumnElement[int]) -> ColumnElement[int]:
+    """PostgreSQL's sum of a bigint is a decimal."""
+    return cast(func.sum(column), BigInteger)
+
+
+def _within(query: Query, table: Any) -> list[ColumnElement[bool]]:
+    conditions = [
+        (query.first_day, table.c.day >= query.first_day),
+        (query.last_day, table.c.day <= query.last_day),
+        (query.advertiser_id, table.c.advertiser_id == query.advertiser_id),
+        (query.campaign, table.c.campaign_id == query.campaign),
+    ]
+    return [condition for given, condition in conditions if given]
+
+
+def _check_day(name: str, day: str) -> None:
+    try:
+        if day and dt.date.fromisoformat(day).isoformat() == day:
+            return
+    except ValueError:
+        pass
+    if day:
+        raise InputError(name, day, "give an ISO date such as 2026-11-24")

@@ -1,0 +1,201 @@
+"""The run directory: what one training run has finished, at any fsspec URL, so that a killed run goes on where it was.
+
+Layout: `config.yaml`, `warm-start/`, `epoch-NNN/{feedback,reward_model,rollouts,pairs,policy}/`,
+`epoch-NNN/evaluation.json`, `report.json`, `report.html`. Which phases there are, and what is in them, is the training
+loop's business.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mechanism.errors import InputError
+from trainers.artifacts.locks import Check
+from trainers.artifacts.publication import Publication
+from trainers.artifacts.store import WRITING, Store
+
+CONFIG = "config.yaml"
+SCRATCH = ".scratch"
+"""`.policy.checkpoints.scratch` says that `policy.checkpoints` is ours to remove; somebody's `policy.backup` is not."""
+EPOCH = re.compile(r"epoch-(\d{3,})")
+NAME = re.compile(r"[a-z][a-z0-9_-]*")
+
+
+class Phase(Publication):
+    """A phase of a run: a folder that is there once the phase is finished, and scratch space while it is not.
+
+    Beside `finished`, `open`, `fetch`, `manifest` and `verify` (see Publication) it has `scratch`.
+    """
+
+    def __init__(self, store: Store, name: str, epoch: int | None = None) -> None:
+        if not NAME.fullmatch(name):
+            raise InputError("phase", name, "use lower-case letters, digits, - and _")
+        self.name = name
+        self.epoch = epoch
+        super().__init__(store, name if epoch is None else f"{epoch_folder(epoch)}/{name}")
+
+    def scratch(self, name: str = "checkpoints") -> Path:
+        """A local folder `<phase>.<name>` that outlives a kill, for checkpoints; it goes when the phase is published.
+
+        For a remote URL it lies in this machine's cache and does not outlive the machine.
+        """
+        if not NAME.fullmatch(name):
+            raise InputError("scratch", name, "use lower-case letters, digits, - and _")
+        folder = self._local.with_name(f"{self._local.name}.{name}")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.with_name(f".{folder.name}{SCRATCH}").touch()
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    @contextmanager
+    def open(self) -> Iterator[Path]:
+        """As Publication.open; removes the scratch folders once the phase is published."""
+        with super().open() as staging:
+            yield staging
+        self._remove_scratch()
+
+    def tidy(self) -> None:
+        """As Publication.tidy; removes the scratch folders as well if the phase is finished."""
+        super().tidy()
+        if self.finished():
+            self._remove_scratch()
+
+    def _remove_scratch(self) -> None:
+        for marker in self._local.parent.glob(f".{self._local.name}.*{SCRATCH}"):
+            folder = marker.name.removeprefix(".").removesuffix(SCRATCH)
+            shutil.rmtree(marker.with_name(folder), ignore_errors=True)
+            marker.unlink(missing_ok=True)
+
+
+class RunDirectory:
+    """One training run at `url`: a local path, or an fsspec URL such as file://, memory:// or s3://."""
+
+    def __init__(self, url: str | os.PathLike[str], cache: Path | None = None, wait_s: float = 0.0) -> None:
+        """`cache`: local folder for work in progress on a remote URL and for copies of its phases. `wait_s`: for how
+        long a lock of another process is waited for, such as one that died on another machine."""
+        self.store = Store(url, cache, wait_s)
+        self.url = self.store.url
+
+    def create(self, config_text: str, *, resume: bool = False) -> None:
+        """Writes `config.yaml`. One that is there must hold the same settings, comments aside.
+
+        With `resume`, changed settings replace it, and what was there is kept as `config.1.yaml`, `config.2.yaml`, …
+        Raises InputError that names the differing keys (never their values).
+        """
+        settings = _settings(config_text, "the new configuration")
+        if not self.exists(CONFIG):
+            self.write_text(CONFIG, config_text)
+            return
+        present = self.config_text()
+        differing = sorted(_differing(_settings(present, self.store.place(CONFIG)), settings))
+        if not differing:
+            return
+        if not resume:
+            remedy = (
+                "settings differ from the run's: give another run directory, or --resume to go on with the new ones"
+            )
+            raise InputError(self.store.place(CONFIG), ", ".join(differing), remedy)
+        kept = next(name for k in range(1, 10_000) if not self.exists(name := f"config.{k}.yaml"))
+        self.write_text(kept, present)
+        self.write_text(CONFIG, config_text)
+
+    def config_text(self) -> str:
+        """The run's configuration. Raises InputError if the run was never created."""
+        return self.store.read(CONFIG).decode("utf-8")
+
+    def phase(self, name: str, epoch: int | None = None) -> Phase:
+        """A phase of an epoch (1, 2, …), or of the whole run if `epoch` is None."""
+        return Phase(self.store, name, epoch)
+
+    def epochs(self) -> list[int]:
+        """Finished epochs in order: those with a published `policy` phase and an `evaluation.json`."""
+        numbers = sorted(int(match[1]) for name in self.store.children() if (match := EPOCH.fullmatch(name)))
+        return [
+            n
+            for n in numbers
+            if n > 0 and self.phase("policy", n).finished() and self.exists(f"{epoch_folder(n)}/evaluation.json")
+        ]
+
+    def exists(self, relative: str) -> bool:
+        """Whether a file or folder is there; for a phase ask its `finished`."""
+        return self.store.exists(relative)
+
+    def write_text(self, relative: str, text: str) -> None:
+        """Writes a small file whole or not at all."""
+        self.store.write(relative, text.encode("utf-8"))
+
+    def write_json(self, relative: str, value: object) -> None:
+        """Writes a value as JSON, whole or not at all. Raises InputError for what JSON cannot hold, such as NaN."""
+        try:
+            text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
+        except (ValueError, TypeError) as error:
+            remedy = "write plain values; None for an undefined figure"
+            raise InputError(self.store.place(relative), str(error), remedy) from error
+        self.write_text(relative, text + "\n")
+
+    def read_json(self, relative: str) -> Any:
+        """A value from a JSON file. Raises InputError if it is missing or not JSON."""
+        data = self.store.read(relative)
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            remedy = "the file is damaged: remove it and resume"
+            raise InputError(self.store.place(relative), str(error), remedy) from error
+
+    @contextmanager
+    def lock(self) -> Iterator[Check]:
+        """Holds the whole run: one trainer per run. Tidies up after a killed one.
+
+        Yields a function that raises AuctionError if the lock was lost. Raises InputError that names the holder.
+        """
+        with self.store.hold() as check:
+            self._tidy()
+            yield check
+
+    def _tidy(self) -> None:
+        """Removes half-written small files, and what a kill just after publishing left of a phase."""
+        workspace = self.store.workspace
+        for hidden in (*workspace.glob(".*"), *workspace.glob("epoch-*/.*")):
+            if WRITING in hidden.name and hidden.is_file():
+                hidden.unlink(missing_ok=True)
+            elif WRITING in hidden.name or hidden.name.endswith(SCRATCH):
+                name, epoch = hidden.name.split(".")[1], EPOCH.fullmatch(hidden.parent.name)
+                if NAME.fullmatch(name):
+                    self.phase(name, int(epoch[1]) if epoch else None).tidy()
+
+
+def epoch_folder(epoch: int) -> str:
+    """Folder of an epoch, counted from 1: `epoch-001`."""
+    if isinstance(epoch, bool) or epoch < 1:
+        raise InputError("epoch", epoch, "count epochs from 1")
+    return f"epoch-{epoch:03d}"
+
+
+def _settings(text: str, place: str) -> Any:
+    """Parsed YAML. Raises InputError."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(place, str(error), "give YAML") from error
+
+
+def _differing(old: Any, new: Any, key: str = "") -> Iterator[str]:
+    """Dotted keys under which two parsed configurations differ."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in {*old, *new}:
+            inner = f"{key}.{name}" if key else str(name)
+            if name in old and name in new:
+                yield from _differing(old[name], new[name], inner)
+            else:
+                yield inner
+    elif old != new or type(old) is not type(new):
+        yield key or "the whole file"

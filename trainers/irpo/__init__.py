@@ -1,0 +1,1 @@
+"""Iterative reward-preference optimisation: the loop over epochs and phases."""

@@ -1,0 +1,75 @@
+"""Step 2b: sampled answers become preference groups: a winner and the losers it beats by more than delta_th (Eq. 6).
+
+Counterfactual bids: the same answers are scored again under freshly drawn bids. The winner changes with the bids, so
+the pairs teach the policy what a bid means, at no sampling cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mechanism.objective import Penalty, reward
+from mechanism.prompt import MICROS_PER_POINT
+from mechanism.types import AdId, Answer, Context
+from trainers.artifacts.records import Sampled
+from trainers.config import PreferenceConfig
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceGroup:
+    """A context with the numbers of the winning and the losing answers among its samples, and their rewards."""
+
+    context: Context
+    sample: int
+    winner: int
+    losers: tuple[int, ...]
+    rewards: tuple[float, ...]
+
+
+def rewards_of(
+    context: Context,
+    answers: Sequence[Answer],
+    ctr: Sequence[Mapping[AdId, float]],
+    penalty: Penalty,
+    lam: float,
+) -> list[float]:
+    """R(y) of every answer under the context's bids, in points (Eq. 5)."""
+    bids = context.bids()
+    return [reward(a, bids, p, penalty, lam) for a, p in zip(answers, ctr, strict=True)]
+
+
+def redraw_bids(context: Context, rng: np.random.Generator) -> Context:
+    """The same context with fresh bids, uniform on {1..100} points."""
+    bids = rng.integers(1, 101, size=len(context.candidates)) * MICROS_PER_POINT
+    return context.with_bids({c.ad.id: int(b) for c, b in zip(context.candidates, bids, strict=True)})
+
+
+def build_groups(
+    sampled: Sequence[Sampled],
+    ctr: Sequence[Sequence[Mapping[AdId, float]]],
+    config: PreferenceConfig,
+    penalty: Penalty,
+    rng: np.random.Generator,
+    redraw: Callable[[Context, np.random.Generator], Context] = redraw_bids,
+) -> list[PreferenceGroup]:
+    """Groups for every context under its own bids and under `counterfactual_bids` further ones, drawn by `redraw`.
+
+    `ctr[k][m]` are the click probabilities in answer m of context k. Contexts in which no answer beats another by more
+    than delta give no group. Of many losers a few say nearly as much, and an optimiser's step costs by the answer.
+    """
+    groups: list[PreferenceGroup] = []
+    for number, (item, probabilities) in enumerate(zip(sampled, ctr, strict=True)):
+        answers = [g.answer for g in item.generations]
+        versions = [item.context, *(redraw(item.context, rng) for _ in range(config.counterfactual_bids))]
+        for context in versions:
+            rewards = rewards_of(context, answers, probabilities, penalty, config.lam)
+            winner = int(np.argmax(rewards))
+            losers = [m for m, r in enumerate(rewards) if rewards[winner] - r > config.delta]
+            if config.losers is not None and len(losers) > config.losers:
+                losers = sorted(int(m) for m in rng.choice(losers, size=config.losers, replace=False))
+            if losers:
+                groups.append(PreferenceGroup(context, number, winner, tuple(losers), tuple(rewards)))
+    return groups

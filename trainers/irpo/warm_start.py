@@ -1,0 +1,88 @@
+"""The supervised warm start: a general instruction-following model learns to write short answers with insertions.
+
+The model writes an answer of its own to each query without any offer in sight; offers that fit by the frozen
+encoder's relevance, blind to their bids, are woven in after a sentence; the result is what it learns to write. It
+teaches form only: which offer pays is left to IRPO.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from inference.policy import Policy
+from mechanism.markers import render_marker
+from mechanism.types import Candidate, Context
+from simulator.language import NATIVE, PLAIN
+from trainers.irpo.session import Session
+from trainers.pretraining.corpus import Exercise
+from trainers.pretraining.supervised import SupervisedSettings, TokenisedExercise, train_supervised
+
+TEMPERATURE = 0.2
+AD_COUNT = (0.15, 0.35, 0.3, 0.2)
+
+
+def warm_start(s: Session, folder: Path) -> float:
+    """Trains the base on woven answers and saves it to `folder`; returns the final loss (nats per token)."""
+    config = s.config.warm_start
+    assert config is not None
+    writer = Policy.load(s.base, s.sampling_dtype)
+    contexts = s.contexts.training(config.contexts, 0, 10)
+    s.say(f"writing {config.contexts * config.answers} plain answers")
+    plain = writer.generate(
+        [replace(c, candidates=()) for c in contexts], config.answers, s.seed(0, 10), s.sampling(writer)
+    )
+    policy = Policy.load(s.base)
+    policy.prompt_settings = replace(policy.prompt_settings, instructions=config.instructions)
+    policy.sampling = s.sampling(policy)
+    rng = np.random.default_rng(s.seed(0, 11))
+    exercises: list[TokenisedExercise] = []
+    for context, own in zip(contexts, plain, strict=True):
+        fit = s.truth.relevance(context, [c.ad for c in context.candidates])
+        texts = [weave(sentences_of(g.answer.text), context, fit, rng) for g in own]
+        written = tuple(t for t in texts if t)
+        if written:
+            exercises.append(TokenisedExercise.of(Exercise(context, written), policy))
+
+    def batches() -> Iterator[list[TokenisedExercise]]:
+        while True:
+            order = rng.permutation(len(exercises))
+            for start in range(0, len(order) - config.batch + 1, config.batch):
+                yield [exercises[i] for i in order[start : start + config.batch]]
+
+    settings = SupervisedSettings(config.steps, config.learning_rate)
+    loss = train_supervised(policy.model, batches(), settings, lambda step, now: s.step(step, config.steps, now))
+    policy.save(folder)
+    return loss
+
+
+def sentences_of(text: str, most: int = 3) -> list[str]:
+    """The first whole sentences of a plain answer; an unfinished last one is left out."""
+    flat = " ".join(text.split())
+    pieces = flat.replace("! ", ". ").replace("? ", ". ").split(". ")
+    whole = [p.strip().rstrip(".") + "." for p in (pieces if flat.endswith((".", "!", "?")) else pieces[:-1])]
+    return [p for p in whole if len(p.split()) > 3][:most]
+
+
+def weave(
+    sentences: list[str], context: Context, fit: np.ndarray[tuple[int], np.dtype[np.float64]], rng: np.random.Generator
+) -> str:
+    """Inserts a sentence for each chosen offer after a random sentence; "" where there is no sentence to stand on."""
+    if not sentences:
+        return ""
+    chosen: list[Candidate] = []
+    left = list(range(len(context.candidates)))
+    for _ in range(int(rng.choice(len(AD_COUNT), p=AD_COUNT))):
+        weights = np.exp((fit[left] - fit[left].max()) / TEMPERATURE)
+        chosen.append(context.candidates[left.pop(int(rng.choice(len(left), p=weights / weights.sum())))])
+    body = list(sentences)
+    for candidate in chosen:
+        templates = NATIVE if rng.random() < 0.4 else PLAIN
+        template = templates[rng.integers(len(templates))]
+        about = context.query.strip(" ?.!")
+        sentence = template.format(need="offers", aspect=about, ad=render_marker(candidate.ad))
+        body.insert(int(rng.integers(1, len(body) + 1)), sentence[0].upper() + sentence[1:])
+    return " ".join(body)

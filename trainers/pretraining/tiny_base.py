@@ -1,0 +1,181 @@
+"""How the shipped base model `tiny` is trained on the built-in world's supervised corpus, and what it has to be able to
+do. Run it with `llm-auction pretrain`; the result is committed under `inference/models_data`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.policy import Policy
+from mechanism.errors import GuardError
+from mechanism.types import Context
+from simulator.clicks import ClickModel
+from simulator.world import World
+from trainers.pretraining.augmentation import Unfamiliar
+from trainers.pretraining.bid_exercises import reading_accuracy, reading_exercise
+from trainers.pretraining.corpus import answer_exercise
+from trainers.pretraining.new_titles import LEAST, NewTitles, shown_under_new_titles
+from trainers.pretraining.supervised import SupervisedSettings, TokenisedExercise, train_supervised
+from trainers.pretraining.tiny_model import Recipe, new_policy, train_tokenizer
+
+READING_FIRST = 0.95
+"""Share of reading exercises in the first part: heads that find bids form sooner when there is little else to do."""
+LATE_READING, LATE_FITTING, LATE_WHOLE = 0.1, 0.5, 0.4
+LATE_PARTS = (
+    Unfamiliar(titles=0.75, needs=0.25, unfiled=0.25, turns=0.12),
+    Unfamiliar(titles=1.0, needs=0.25, unfiled=0.25, turns=0.12, whole=1.0),
+)
+"""Shares of the late parts: of reading exercises; of the others, those that show what the question asks for and nothing
+else; of the rest, answers that are learned as a whole and not for their titles only; and what is unfamiliar in all."""
+NEW_AT_FIRST = Unfamiliar(titles=0.95, needs=0.4, unfiled=0.1, turns=0.0)
+"""The first part's shares: while nearly every title is new, none is worth knowing by heart."""
+MEASURED = 200
+"""Held-out contexts on which a base is measured."""
+LONGEST, SHORT = 24, 4
+"""Most offers of a list that is not wide, and at the very beginning: from short lists copying is found sooner."""
+
+
+def all_relevance(world: World, progress: Callable[[str], None]) -> dict[str, NDArray[np.float64]]:
+    """Relevance of every ad to every training query, by query id, each of shape (ads,)."""
+    progress("encoding queries")
+    clicks, ads = ClickModel(), list(world.ads)
+    return {q.id: clicks.relevance(Context(q.id, q.text, (), q.profile), ads) for q in world.train_queries}
+
+
+def batches(
+    world: World, policy: Policy, relevance: dict[str, NDArray[np.float64]], recipe: Recipe
+) -> Iterator[list[TokenisedExercise]]:
+    """Endless batches; a batch with all ads in its prompts is smaller, so that every step costs about the same."""
+    rng = np.random.default_rng([recipe.seed, 2])
+    for step in itertools.count():
+        grown = min(1.0, step / max(1.0, recipe.reading_first * recipe.steps))
+        first = grown < 1.0
+        reading, unfamiliar = (READING_FIRST, NEW_AT_FIRST) if first else (recipe.reading, recipe.unfamiliar)
+        wide = not first and rng.random() < recipe.wide
+        longest = SHORT + round(grown * (LONGEST - SHORT))
+        candidates = len(world.ads) if wide else int(rng.integers(0, longest + 1))
+        batch: list[TokenisedExercise] = []
+        for _ in range(recipe.batch // 4 if wide else recipe.batch):
+            query = world.train_queries[rng.integers(len(world.train_queries))]
+            if rng.random() < reading:
+                exercise = reading_exercise(world, query, candidates, rng, unfamiliar)
+            else:
+                fit = relevance[query.id]
+                exercise = answer_exercise(
+                    world, query, candidates, recipe.answers, fit, rng, recipe.heeded, unfamiliar
+                )
+            batch.append(TokenisedExercise.of(exercise, policy))
+        yield batch
+
+
+@dataclass(frozen=True, slots=True)
+class BaseQuality:
+    """What a base is worth: its final training loss (nats a token), its reading accuracy (share, questions) by kind on
+    the world's titles and on new ones, and how often it shows an offer under a new title."""
+
+    loss: float
+    reading: dict[str, tuple[float, int]]
+    reading_new: dict[str, tuple[float, int]]
+    new_titles: NewTitles
+
+
+def late_batches(
+    world: World, policy: Policy, relevance: dict[str, NDArray[np.float64]], recipe: Recipe, part: int
+) -> Iterator[list[TokenisedExercise]]:
+    """Endless batches of a late part: mostly answers, and mostly or only to offers whose titles are new."""
+    unfamiliar = LATE_PARTS[part]
+    rng = np.random.default_rng([recipe.seed, 4 + part])
+    while True:
+        candidates = int(rng.integers(1, LONGEST + 1))
+        batch: list[TokenisedExercise] = []
+        for _ in range(recipe.batch):
+            query = world.train_queries[rng.integers(len(world.train_queries))]
+            if rng.random() < LATE_READING:
+                whole, exercise = False, reading_exercise(world, query, candidates, rng, unfamiliar)
+            elif rng.random() < LATE_FITTING:
+                whole, fit = False, np.array([float(ad.category == query.category) for ad in world.ads])
+                exercise = answer_exercise(
+                    world, query, candidates, recipe.answers, fit, rng, 0.0, unfamiliar, only_fitting=True
+                )
+            else:
+                fit, whole = relevance[query.id], rng.random() < LATE_WHOLE
+                exercise = answer_exercise(
+                    world, query, candidates, recipe.answers, fit, rng, recipe.heeded, unfamiliar
+                )
+            exercise = exercise if whole else replace(exercise, learned="titles")
+            batch.append(TokenisedExercise.of(exercise, policy))
+        yield batch
+
+
+def train_tiny_base(
+    recipe: Recipe, say: Callable[[str], None], progress: Callable[[int, float], None]
+) -> tuple[Policy, BaseQuality]:
+    """Runs the recipe; returns the policy and what it is worth.
+
+    Raises GuardError for a base that cannot read bids, of which IRPO would find nothing to strengthen, and for one that
+    does not copy a title it has not seen: no advertiser could book a new campaign.
+    """
+    world = World(recipe.seed)
+    say("training the tokenizer")
+    policy = new_policy(train_tokenizer(world, recipe), recipe)
+    relevance = all_relevance(world, say)
+    settings = SupervisedSettings(recipe.steps, recipe.learning_rate, warm_up=recipe.warm_up)
+    say(f"{sum(p.numel() for p in policy.model.parameters()):,} parameters, {recipe.steps} steps")
+    train_supervised(policy.model, batches(world, policy, relevance, recipe), settings, progress)
+    done_before, loss = recipe.steps, 0.0
+    for part, steps in enumerate(recipe.late_steps):
+        say("answers with new titles")
+        loss = train_supervised(
+            policy.model,
+            late_batches(world, policy, relevance, recipe, part),
+            SupervisedSettings(steps, recipe.late_learning_rate),
+            lambda done, now, before=done_before: progress(before + done, now),  # type: ignore[misc]
+        )
+        done_before += steps
+        if part == 0:
+            before_last = {name: w.detach().clone() for name, w in policy.model.state_dict().items()}
+    share = recipe.last_share
+    policy.model.load_state_dict(
+        {n: (1 - share) * before_last[n] + share * w for n, w in policy.model.state_dict().items()}
+    )
+    say("measuring")
+    quality = measure_base(policy, world, loss)
+    check_base(quality, recipe)
+    return policy, quality
+
+
+def measure_base(policy: Policy, world: World, loss: float) -> BaseQuality:
+    """On held-out users' lists of 20 offers."""
+    rng = np.random.default_rng(11)
+    contexts = [world.sample_context(q, rng, 20) for q in world.test_queries[:MEASURED]]
+    return BaseQuality(
+        loss,
+        reading_accuracy(policy, world, 20, MEASURED),
+        reading_accuracy(policy, world, 20, MEASURED, new_titles=True),
+        shown_under_new_titles(policy, contexts, ClickModel(), 0),
+    )
+
+
+def check_base(quality: BaseQuality, recipe: Recipe) -> None:
+    """Raises GuardError for a base below the recipe's floors."""
+    for reading, titles in ((quality.reading, "known"), (quality.reading_new, "new")):
+        share, _ = reading["highest for a need"]
+        least = recipe.least_accuracy if titles == "known" else recipe.least_accuracy_new
+        if share < least:
+            raise GuardError(
+                "reading",
+                f"under {titles} titles the base names the highest bid for a need too seldom to be trained by IRPO; "
+                "take more steps",
+                {"accuracy": share, "least_accuracy": least},
+            )
+    if not quality.new_titles.holds:
+        raise GuardError(
+            "new_titles",
+            "the base hardly shows an offer whose title is new to it; take more steps, or more unfamiliar contexts",
+            {"known": quality.new_titles.known, "new": quality.new_titles.new, "least": LEAST},
+        )

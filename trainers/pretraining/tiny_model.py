@@ -1,0 +1,187 @@
+"""What the base model `tiny` is before it has read anything: its recipe's numbers, its tokenizer, and how its weights
+begin. What it reads is `trainers.pretraining.tiny_base`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from inference.models import LoadedModel
+from inference.policy import Policy
+from inference.sampling import SamplingSettings
+from mechanism.prompt import PromptSettings, render_messages
+from simulator.world import World
+from trainers.pretraining.augmentation import Unfamiliar
+from trainers.pretraining.bid_exercises import reading_exercise
+from trainers.pretraining.corpus import HEEDED, answer_exercise
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+PROMPT = PromptSettings(instructions="brief", described=True)
+EMBEDDED, SHARP, ALIKE, COPIED, TURNS = 0.1, 1.4, 0.6, 0.2, 6
+"""How a model begins: scale of the embeddings, of looking at a distance, of looking for what is alike, of copying; and
+how many of a head's fastest rotations tell distances apart."""
+WHOLE = 30
+"""How often the tokenizer reads the world's own words, so that they win over the pieces of invented ones."""
+SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Size and schedule. `wide` is the share of prompts that hold every ad of the world, as the paper's do; `reading`
+    the share of exercises on the list of offers, after the share `reading_first` of the `steps` with hardly anything
+    else; `late_steps` more, in two parts with schedules of their own, answer questions among
+    offers that mostly and then all have new titles, and the weights are an average of those after the first of the two
+    and those after the second (`last_share`): alone, one prefers known titles and the other new ones; `heeded` and
+    `unfamiliar` as in `trainers.pretraining.corpus`. A base that names the highest bid for a need in less than
+    `least_accuracy`
+    of the questions (`least_accuracy_new` where all titles are new) is refused."""
+
+    seed: int = 0
+    vocabulary: int = 3584
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    feed_forward: int = 352
+    steps: int = 2200
+    batch: int = 16
+    answers: int = 4
+    learning_rate: float = 3e-3
+    warm_up: float = 0.04
+    late_steps: tuple[int, int] = (450, 300)
+    late_learning_rate: float = 1.5e-3
+    last_share: float = 0.6
+    wide: float = 0.06
+    reading_first: float = 0.4
+    reading: float = 0.25
+    heeded: float = HEEDED
+    unfamiliar: Unfamiliar = field(default_factory=Unfamiliar)
+    least_accuracy: float = 0.8
+    least_accuracy_new: float = 0.5
+
+
+def train_tokenizer(world: World, recipe: Recipe, exercises: int = 3000) -> Any:
+    """A byte-level BPE tokenizer over the world's texts; any text can be encoded, the world's words are whole, and
+    what room is left goes to pieces of invented names."""
+    rng = np.random.default_rng([recipe.seed, 1])
+    settings = PROMPT
+
+    def texts() -> Iterator[str]:
+        for category in world.categories:
+            own = (*category.advice, *(ad.text for ad in category.ads), *(ad.title for ad in category.ads))
+            yield from (*own, *(f" {text}" for text in own)) * WHOLE
+        for number in range(exercises):
+            query = world.train_queries[rng.integers(len(world.train_queries))]
+            exercise = (
+                reading_exercise(world, query, 20, rng, recipe.unfamiliar)
+                if number % 4 == 0
+                else answer_exercise(world, query, 20, 2, None, rng, unfamiliar=recipe.unfamiliar)
+            )
+            for message in render_messages(exercise.context, settings):
+                yield message["content"]
+            yield from exercise.given
+            yield from exercise.answers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=recipe.vocabulary,
+        special_tokens=[AddedToken(t, special=True, normalized=False) for t in SPECIAL],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts(), trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>", clean_up_tokenization_spaces=False
+    )
+    # A bid and its sign in one token, right before the title: one step back is all that a small model has to look.
+    points = PromptSettings().max_points
+    fast.add_tokens([AddedToken(f" {bid}@", normalized=False) for bid in range(points + 1)])
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def new_policy(tokenizer: Any, recipe: Recipe) -> Policy:
+    """An untrained model of the recipe's size with the tiny model's prompt and sampling settings."""
+    torch.manual_seed(recipe.seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.width,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        intermediate_size=recipe.feed_forward,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model: Any = LlamaForCausalLM(config)
+    _begin_attention(model)
+    _order_bids(model, tokenizer)
+    # the paper's temperature, but untruncated: every candidate keeps a propensity, and no step comes into the bids
+    sampling = SamplingSettings(temperature=0.7, top_p=1.0, top_k=0, max_new_tokens=120)
+    return Policy(LoadedModel(model, tokenizer, PROMPT, sampling))
+
+
+@torch.no_grad()
+def _order_bids(model: Any, tokenizer: Any) -> None:
+    """Begins the bids' embeddings on a line with some waves along it, in place of 101 unrelated points: a large model
+    knows numbers from its pretraining, and the corpus is too small to find their order by comparison."""
+    bids = torch.tensor([tokenizer.convert_tokens_to_ids(f" {bid}@") for bid in range(PromptSettings().max_points + 1)])
+    height_N = torch.linspace(-1.7, 1.7, len(bids))
+    waves = [f(k * height_N) for k in (1.0, 2.0, 4.0) for f in (torch.sin, torch.cos)]
+    features_NF = torch.stack([torch.ones_like(height_N), 2.0 * height_N, *(0.5 * w for w in waves)], dim=1)
+    table_VD = model.get_input_embeddings().weight
+    begun_FD = torch.randn(features_NF.shape[1], table_VD.shape[1]) * EMBEDDED
+    table_VD[bids, 1:] = (features_NF @ begun_FD)[:, 1:]
+
+
+@torch.no_grad()
+def _begin_attention(model: Any) -> None:
+    """Begins attention where any pretrained model's has long arrived, so that the corpus need not find it: the first
+    layer's heads look one, two and three tokens back (a need and a bid stand there before a title) and note what they
+    see in a part of the residual stream each; the heads of later layers look for what resembles that part and copy what
+    they find. From the usual beginning a title that was never seen was not copied after 600 steps."""
+    config = model.config
+    width, heads = config.hidden_size, config.num_attention_heads
+    half = width // heads // 2
+    table_VD = model.get_input_embeddings().weight
+    table_VD.normal_(std=EMBEDDED)
+    # the same for every token: what a head needs to look at a distance and not at a content
+    table_VD[:, 0] = 5 * EMBEDDED
+    turns_F = config.rope_parameters["rope_theta"] ** (-torch.arange(half) / half)
+    turns_F = turns_F[: min(half, TURNS)]
+    parts_DD = torch.nn.init.orthogonal_(torch.empty(width, width))
+    for number, layer in enumerate(model.model.layers):
+        attention = layer.self_attn
+        if number == 0:
+            for distance in range(1, heads):
+                rows = slice((distance - 1) * 2 * half, distance * 2 * half)
+                query, key = torch.zeros(2 * half), torch.zeros(2 * half)
+                query[: len(turns_F)] = SHARP
+                key[: len(turns_F)] = SHARP * (distance * turns_F).cos()
+                key[half : half + len(turns_F)] = SHARP * (distance * turns_F).sin()
+                for projection, seen in ((attention.q_proj, query), (attention.k_proj, key)):
+                    projection.weight[rows] *= 0.3
+                    projection.weight[rows, 0] = seen
+            seen_DD = parts_DD
+        else:
+            for projection in (attention.q_proj, attention.k_proj):
+                projection.weight.copy_(ALIKE * parts_DD)
+                projection.weight[:, 0] = 0
+            seen_DD = torch.nn.init.orthogonal_(torch.empty(width, width))
+        attention.v_proj.weight.copy_(seen_DD)
+        attention.o_proj.weight.copy_(COPIED * seen_DD.T)
