@@ -47,7 +47,7 @@ def run(
     version = train_and_compare(settings, out, fresh=fresh)
     if serve_:
         from cli.serve import serve
-        from trainers.irpo.release import registry_of
+        from trainers.retraining.release import registry_of
 
         serve(model=str(registry_of(str(out)).fetch(version)), port=port, anonymous=True, state_dir=state_dir)
 
@@ -56,7 +56,7 @@ def train_and_compare(settings: RunConfig, out: Path, *, fresh: bool = False) ->
     """Trains what is not trained yet, registers the best epoch, prints the table; the registered version."""
     from cli.evaluate import evaluate_runs, open_session
     from cli.train import run_training
-    from trainers.irpo.release import register_best
+    from trainers.retraining.release import register_best
 
     typer.echo(
         f"base model {settings.base}; {settings.epochs} epochs of IRPO follow, then a table against the rival "
@@ -88,7 +88,7 @@ def keep_going(settings: RunConfig, out: Path, port: int, rate: float, state_dir
     from cli.worker import stopped
     from serving.canary.deployment import Deployment
     from serving.canary.guard import GuardSettings
-    from trainers.irpo.release import registry_of
+    from trainers.retraining.release import registry_of
 
     listen("127.0.0.1", port).close()  # a port in use is told before anything is started
     models = registry_of(str(out))

@@ -66,7 +66,7 @@ def train(
     told["best_epoch"] = best
     if best > 0:
         from cli.evaluate import open_session
-        from trainers.irpo.release import register_best, registry_of
+        from trainers.retraining.release import register_best, registry_of
 
         entry = register_best(open_session(url, []), gate_settings, Console(stderr=True).print)
         typer.echo(f"registered: {entry.version} in {registry_of(url).url}, {entry.status}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import os
 import re
 import secrets
@@ -13,13 +14,45 @@ from pathlib import Path
 from typing import Literal
 
 from mechanism.errors import ConfigError
-from serving.auction.ad_load import AdLoadSettings
 
 SECRET_VARIABLE = "LLM_AUCTION_SECRET"
 SECRET_CHARACTERS = 32
 MOST_CANDIDATES = 100
 PSEUDONYMS = "pseudonyms"
 """The purpose (`derived`) of the key that makes pseudonyms of user ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdLoadSettings:
+    """`target` of the measured signal. `direction` says what more ads do to it: "rises" (ads per answer, rate of
+    negative feedback) or "falls" (mean judged quality).
+
+    `gain` answers an error of the target's own size with that change of the factor's logarithm; an error that lasts
+    adds as much again in every `reset_s`. The factor stays within `lowest`..`highest`, moves at most `fastest_per_hour`
+    (in logarithms: 0.7 is about twofold), and is used in whole `step`s: a factor that trembled would change every bid
+    in every prompt, and with them the prefix that a model server has cached. Fewer than `least_answers` in a
+    measurement say nothing.
+    """
+
+    target: float
+    direction: Literal["rises", "falls"] = "rises"
+    gain: float = 0.3
+    reset_s: float = 1_800.0
+    lowest: float = 0.05
+    highest: float = 4.0
+    fastest_per_hour: float = 0.7
+    step: float = 0.05
+    least_answers: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("target", "gain", "reset_s", "lowest", "fastest_per_hour", "step"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"ad_load.{name}", value, "give a number above 0")
+        if not self.lowest <= 1 <= self.highest < math.inf:
+            raise ConfigError("ad_load.lowest, highest", (self.lowest, self.highest), "give bounds around 1")
+        if self.direction not in ("rises", "falls"):
+            raise ConfigError("ad_load.direction", self.direction, 'give "rises" or "falls"')
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,6 @@ import msgspec
 from mechanism.errors import InputError
 from mechanism.sanitize import clean_text, clean_title
 from mechanism.types import Micros
-from serving.auction.eligibility.bids import check_bid
-from serving.auction.eligibility.request import normal
 from serving.campaigns.dayparts import zone
 from serving.campaigns.types import (
     BidAdjustment,
@@ -31,6 +29,8 @@ from serving.campaigns.types import (
     Pacing,
     Pricing,
     Targeting,
+    check_bid,
+    normal,
 )
 
 HIGHEST_BID: Micros = 10**12

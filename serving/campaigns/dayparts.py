@@ -45,6 +45,11 @@ def open_week(dayparts: tuple[Daypart, ...]) -> tuple[bool, ...]:
     return tuple(hours)
 
 
+def day_of(moment: datetime, time_zone: str) -> str:
+    """Return the ISO date of an aware moment in a campaign's time zone. Raises InputError for an unknown zone."""
+    return moment.astimezone(zone(time_zone)).date().isoformat()
+
+
 @lru_cache(maxsize=16_384)
 def open_intervals(zone_name: str, dayparts: tuple[Daypart, ...], day: date) -> tuple[tuple[int, int], ...]:
     """Open times of one local day as (from, until) in Unix seconds, in order; a day has 23, 24 or 25 hours."""

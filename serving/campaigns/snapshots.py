@@ -12,12 +12,12 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
 from serving.campaigns.changes import horizon
+from serving.campaigns.dayparts import day_of
 from serving.campaigns.storage import decoded
 from serving.campaigns.types import Campaign, CampaignState, Spend
 from serving.database.engine import Database
 from serving.database.schema import campaign_days, campaign_spend, campaigns
 from serving.database.values import checked_moment
-from serving.ledger.days import day_of
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

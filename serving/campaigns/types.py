@@ -7,12 +7,17 @@ currency.
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from enum import StrEnum
 
 import msgspec
 
+from mechanism.errors import InputError
 from mechanism.types import Micros
+
+LARGEST_BID = 2**62
+"""Bids after adjustment are computed in 64 bits."""
 
 
 class CampaignState(StrEnum):
@@ -139,3 +144,17 @@ class Spend(msgspec.Struct, frozen=True, kw_only=True):
     total_micros: Micros = 0
     day: str = ""
     day_micros: Micros = 0
+
+
+def normal(value: str) -> str:
+    """The form in which codes and names are compared: without outer blanks, case folded."""
+    return value.strip().casefold()
+
+
+def check_bid(campaign: Campaign) -> None:
+    """Raises InputError for a bid that is negative, or that its adjustments could make outgrow 64 bits."""
+    highest = math.prod(max(a.thousandths, 1_000) for a in campaign.adjustments) * campaign.bid_micros
+    if campaign.bid_micros < 0 or any(a.thousandths < 0 for a in campaign.adjustments):
+        raise InputError("bid_micros", campaign.bid_micros, "give a bid and adjustments >= 0")
+    if highest // 1_000 ** len(campaign.adjustments) > LARGEST_BID:
+        raise InputError("adjustments", campaign.bid_micros, "lower the bid or its adjustments: no 64 bits hold them")

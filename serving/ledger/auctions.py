@@ -11,11 +11,11 @@ from itertools import pairwise
 import msgspec
 from sqlalchemy import Connection, insert, select
 
+from serving.campaigns.dayparts import day_of
 from serving.database.engine import Database
 from serving.database.schema import auctions
 from serving.database.values import checked_moment, checked_text
 from serving.ledger.counting import Tally, counter_key
-from serving.ledger.days import day_of
 from serving.ledger.events import BadAuctions, BadEvents, Terms, check_batch_size, terms_of
 
 

@@ -16,12 +16,12 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 
 from mechanism.types import Micros
 from serving.campaigns.changes import mark
+from serving.campaigns.dayparts import day_of
 from serving.campaigns.types import Pricing
 from serving.database.engine import Database
 from serving.database.schema import advertiser_totals, campaign_days, campaign_spend, charges, consumer_offsets
 from serving.ledger.auctions import Auction, checked_terms, count_auctions
 from serving.ledger.counting import Tally, counter_key
-from serving.ledger.days import day_of
 from serving.ledger.events import Charged, ChargeEvent, Offset, Terms, check_batch_size, reason_of, terms_of
 
 Key = tuple[str, str, str]

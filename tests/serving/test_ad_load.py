@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from mechanism.errors import ConfigError
 from mechanism.prompt import PromptSettings
-from serving.auction.ad_load import AdLoadSettings, AdLoadState, next_load
+from serving.auction.ad_load import AdLoadState, next_load
+from serving.settings import AdLoadSettings
 
 TEN_MINUTES = 600.0
 Response = Callable[[float], float]

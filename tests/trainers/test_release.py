@@ -14,9 +14,9 @@ from trainers.artifacts.run_directory import RunDirectory
 from trainers.config import RunConfig, dump_config
 from trainers.irpo.loop import best_epoch
 from trainers.irpo.phases import VALIDATION
-from trainers.irpo.release import register_best, registry_of
 from trainers.irpo.session import Session
 from trainers.irpo.temperature import SAMPLING, choose_temperature, chosen_for, served
+from trainers.retraining.release import register_best, registry_of
 
 FIGURES = {
     "revenue": 10.0,

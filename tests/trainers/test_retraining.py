@@ -19,10 +19,10 @@ from trainers.artifacts.registry import ModelEntry, Registry
 from trainers.artifacts.run_directory import RunDirectory
 from trainers.config import RetrainConfig, parse_config, parse_retraining
 from trainers.gates.decision import Decision
-from trainers.irpo.release import register_best
 from trainers.irpo.session import Session
 from trainers.retraining import RetrainOutcome, observe, retrain
 from trainers.retraining.attempts import Attempts, new_since
+from trainers.retraining.release import register_best
 
 WORLD = World(0, profiles=60)
 NOW = BEGINNING + timedelta(days=1)
@@ -110,7 +110,7 @@ def test_a_run_of_the_operator_s_passes_the_same_gates(
     serving = registry.register(resolve("tiny")[0], base="tiny")
     shutil.copytree(folder / "work" / "001", tmp_path / "job")
     (tmp_path / "job" / "gates.json").unlink()
-    monkeypatch.setattr("trainers.irpo.release.best_epoch", lambda session: 1)
+    monkeypatch.setattr("trainers.retraining.release.best_epoch", lambda session: 1)
     run = RunDirectory(str(tmp_path / "job"))
 
     def session(base: Path) -> Session:

@@ -20,13 +20,13 @@ from simulator.brands import renamed
 from trainers.artifacts.records import Sampled, read_sampled, write_sampled
 from trainers.irpo.feedback import judged, simulated
 from trainers.irpo.guards import check_finite, check_guards
-from trainers.irpo.preferences import build_groups
 from trainers.irpo.session import BASE_PHASE, Session
 from trainers.irpo.validation import Validation, validate
 from trainers.irpo.warm_start import warm_start
 from trainers.logs.feedback import fitted_part, take_snapshot
 from trainers.optimisation.groups import tokenise, with_reference, write_groups
 from trainers.optimisation.launch import run_optimisation
+from trainers.optimisation.preferences import build_groups
 from trainers.optimisation.worker import OptimisationJob
 from trainers.reward.training import Shown, fit
 

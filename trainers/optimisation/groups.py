@@ -17,8 +17,8 @@ import torch
 
 from inference.policy import Policy
 from trainers.artifacts.records import Sampled
-from trainers.irpo.preferences import PreferenceGroup
 from trainers.optimisation.packing import answer_logprobs, pack
+from trainers.optimisation.preferences import PreferenceGroup
 
 SCHEMA = pa.schema(
     [

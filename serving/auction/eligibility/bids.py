@@ -10,24 +10,13 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from mechanism.errors import InputError
 from serving.auction.eligibility.request import PlacementRequest, segment_code
 from serving.auction.eligibility.rules import adjusted_bid
-from serving.campaigns.types import Campaign
+from serving.campaigns.types import LARGEST_BID, Campaign
 
-LARGEST_BID = 2**62
 _SAFE = 2.0**62
 _Segment = tuple[str, str]
 _Factor = tuple[int, int]  # numerator, denominator
-
-
-def check_bid(campaign: Campaign) -> None:
-    """Raises InputError for a bid that is negative, or that its adjustments could make outgrow 64 bits."""
-    highest = math.prod(max(a.thousandths, 1_000) for a in campaign.adjustments) * campaign.bid_micros
-    if campaign.bid_micros < 0 or any(a.thousandths < 0 for a in campaign.adjustments):
-        raise InputError("bid_micros", campaign.bid_micros, "give a bid and adjustments >= 0")
-    if highest // 1_000 ** len(campaign.adjustments) > LARGEST_BID:
-        raise InputError("adjustments", campaign.bid_micros, "lower the bid or its adjustments: no 64 bits hold them")
 
 
 class BidAdjustments:

@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mechanism.types import AdId, Micros
-from serving.auction.eligibility.bids import BidAdjustments, check_bid
+from serving.auction.eligibility.bids import BidAdjustments
 from serving.auction.eligibility.columns import APPROVED, CAPPED, PENDING, REJECTED, UNLIMITED, Columns, Runs, grown
 from serving.auction.eligibility.evaluation import Evaluation, creative_rows
 from serving.auction.eligibility.postings import KeywordPostings, Mask, Postings
 from serving.auction.eligibility.reasons import Reason
-from serving.auction.eligibility.request import UNCOUNTED, Capped, PlacementRequest, normal, segment_code, words
+from serving.auction.eligibility.request import UNCOUNTED, Capped, PlacementRequest, segment_code, words
 from serving.auction.pacing import WHOLE, campaign_key, coins, threshold
 from serving.campaigns.dayparts import QUARTER_S, open_week, week_hour, zone
-from serving.campaigns.types import Campaign, CampaignState, ReviewState, Spend
+from serving.campaigns.types import Campaign, CampaignState, ReviewState, Spend, check_bid, normal
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

@@ -12,13 +12,9 @@ from datetime import datetime
 
 from mechanism.errors import InputError
 from mechanism.types import AdId, Micros
+from serving.campaigns.types import normal
 
 _WORD = re.compile(r"\w+")
-
-
-def normal(value: str) -> str:
-    """The form in which codes and names are compared: without outer blanks, case folded."""
-    return value.strip().casefold()
 
 
 def segment_code(dimension: str, value: str) -> str:

@@ -14,10 +14,10 @@ import msgspec
 
 from mechanism.types import AdId, Micros
 from serving.auction.eligibility.reasons import Reason
-from serving.auction.eligibility.request import Capped, PlacementRequest, normal, segment_code, words
+from serving.auction.eligibility.request import Capped, PlacementRequest, segment_code, words
 from serving.auction.pacing import participates
 from serving.campaigns.dayparts import open_week, week_hour, zone
-from serving.campaigns.types import Campaign, CampaignState, Creative, ReviewState, Spend
+from serving.campaigns.types import Campaign, CampaignState, Creative, ReviewState, Spend, normal
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):

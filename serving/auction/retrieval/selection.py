@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from mechanism.types import AdId
-from serving.auction.eligibility.request import normal
 from serving.auction.retrieval.index import Found
 from serving.auction.separation import Contender, Loss, separate
+from serving.campaigns.types import normal
 
 
 def prompt_candidates(found: Sequence[Found], count: int) -> tuple[tuple[Found, ...], tuple[Loss, ...]]:
