@@ -6,15 +6,13 @@ Entries are written under a temporary name and renamed, so a killed process leav
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mechanism.errors import InputError
+from mechanism.files import replace_file
 
 
 class ReplyCache:
@@ -48,17 +46,7 @@ class ReplyCache:
 
     def put(self, key: str, reply: str) -> None:
         """Store a reply atomically; the last writer of a key wins."""
-        path = self._path(key)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({"reply": reply}, file)
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
+        replace_file(self._path(key), json.dumps({"reply": reply}).encode(), durable=False)
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.json"

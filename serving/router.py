@@ -17,6 +17,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from mechanism.errors import PolicyError
+from mechanism.files import replace_file
 from serving.accounts.keys import AccountStore
 from serving.answering.answer import LiveAnswer, Room
 from serving.answering.finalise import settle
@@ -231,7 +232,7 @@ class Router:
         if answered >= self.settings.ad_load.least_answers:
             self.room.answered, self.room.shown = 0, 0
             path = self.settings.state_dir / AD_LOAD_FILE
-            await asyncio.to_thread(path.write_bytes, msgspec.json.encode(self._ad_load))
+            await asyncio.to_thread(replace_file, path, msgspec.json.encode(self._ad_load))
 
     def _watch(self) -> None:
         metrics, market = self.metrics, self.marketplace

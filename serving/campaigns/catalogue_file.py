@@ -6,7 +6,6 @@ and field; no row is dropped. Campaigns with budgets will take this file's place
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from mechanism.errors import InputError
+from mechanism.files import replace_file
 from mechanism.sanitize import clean_ad
 from mechanism.types import Ad, AdId, Candidate, Micros
 
@@ -93,10 +93,7 @@ def read_catalogue(path: Path) -> Catalogue:
 
 def write_catalogue(rows: Iterable[CatalogueRow], path: Path) -> None:
     """Writes a catalogue file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
-    draft.replace(path)
+    replace_file(path, b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
 
 
 _FIELDS = CatalogueRow.__struct_fields__

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from typing import Literal
 import msgspec
 
 from mechanism.errors import InputError
+from mechanism.files import replace_file
 from serving.policies.route_file import Routes, Version, check_routes, read_routes
 
 FULL = 100
@@ -150,7 +150,7 @@ class Deployment:
         check_routes(routes, str(self.path))
         change = Change(at=self._clock(), kind=kind, version=version.name, by=by, why=why, share=share, after=after)
         self._append(msgspec.json.encode(change) + b"\n")
-        _replace(self.path, msgspec.json.format(msgspec.json.encode(routes), indent=1) + b"\n")
+        replace_file(self.path, msgspec.json.format(msgspec.json.encode(routes), indent=1) + b"\n")
         return change
 
     def _append(self, line: bytes) -> None:
@@ -180,16 +180,3 @@ def _weighing(version: Version, weight: int) -> Version:
 def _last_end(path: Path) -> int:
     """Where the last whole line ends."""
     return path.read_bytes().rfind(b"\n") + 1
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Puts a whole file in place; who reads meanwhile finds the old or the new one."""
-    draft = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ serves badly loses its traffic. Only questions that train are asked: those kept 
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import msgspec
 import numpy as np
 
 from mechanism.errors import ConfigError, InputError
+from mechanism.files import replace_file
 from mechanism.types import AdId, Profile
 from simulator.clicks import ClickModel
 from simulator.slow import SlowSettings, UserState
@@ -99,10 +99,7 @@ class Population:
 
     def save(self, path: Path) -> None:
         """Writes what users carry, in one step."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".new")
-        draft.write_bytes(msgspec.json.encode(self._states))
-        os.replace(draft, path)
+        replace_file(path, msgspec.json.encode(self._states))
 
     def load(self, path: Path) -> None:
         """Reads it back; nothing where there is no file. Raises InputError for a damaged one."""

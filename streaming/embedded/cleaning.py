@@ -6,13 +6,12 @@ goes on reading it; offsets never change, so a compacted segment merely has gaps
 
 from __future__ import annotations
 
-import os
 from itertools import pairwise
 from pathlib import Path
 
-from streaming.embedded.files import sync_folder
+from mechanism.files import replace_file, sync_folder
 from streaming.embedded.frames import decode_frame, whole_frames
-from streaming.embedded.segments import SUFFIX, bases, damaged, segment_path
+from streaming.embedded.segments import bases, damaged, segment_path
 
 
 def expire(folder: Path, before_ms: int) -> int:
@@ -60,7 +59,7 @@ def compact(folder: Path, tombstones_before_ms: int) -> int:
             else:
                 dropped += 1
         if dropped:
-            _replace(path, b"".join(kept))
+            replace_file(path, b"".join(kept))
             removed += dropped
     if removed:
         sync_folder(folder)
@@ -73,13 +72,3 @@ def _whole(path: Path) -> bytes:
     if end != len(data):
         raise damaged(path, end)
     return data
-
-
-def _replace(path: Path, data: bytes) -> None:
-    draft = path.with_suffix(".compacted")
-    with draft.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    assert draft.suffix != SUFFIX
-    draft.replace(path)

@@ -56,23 +56,3 @@ class FileLock:
             yield
         finally:
             self.free()
-
-
-def replace_file(path: Path, data: bytes, *, durable: bool) -> None:
-    """Writes a file so that whoever reads it finds the old contents or the new, never a part."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    with draft.open("wb") as file:
-        file.write(data)
-        if durable:
-            file.flush()
-            os.fdatasync(file.fileno())
-    draft.replace(path)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes names that were added to or taken from a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

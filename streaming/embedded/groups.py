@@ -15,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from mechanism.errors import InputError
-from streaming.embedded.files import FileLock, replace_file
+from mechanism.files import replace_file
+from streaming.embedded.files import FileLock
 from streaming.log import Partition
 
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

@@ -11,9 +11,10 @@ from pathlib import Path
 import msgspec
 
 from mechanism.errors import InputError
+from mechanism.files import replace_file, sync_folder
 from streaming.embedded.cleaning import compact, expire, trim
 from streaming.embedded.consumer import EmbeddedConsumer
-from streaming.embedded.files import FileLock, replace_file, sync_folder
+from streaming.embedded.files import FileLock
 from streaming.embedded.groups import committed_offset, group_folder
 from streaming.embedded.producer import EmbeddedProducer, now_ms
 from streaming.embedded.segments import Appender, Entry

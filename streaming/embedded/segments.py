@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from streaming.embedded.files import FileLock, sync_folder
+from mechanism.files import sync_folder
+from streaming.embedded.files import FileLock
 from streaming.embedded.frames import (
     HEAD_BYTES,
     Frame,

@@ -17,6 +17,7 @@ from typing import IO, Any, cast
 import fsspec
 
 from mechanism.errors import InputError
+from mechanism.files import replace_file
 from trainers.artifacts.locks import Check, hold_file, hold_object
 
 WRITING = ".writing-"
@@ -101,7 +102,7 @@ class Store:
         path = self.path(relative)
         try:
             if self.is_local:
-                write_whole(Path(path), data)
+                replace_file(Path(path), data)
             else:
                 self.fs.pipe_file(path, data)
         except OSError as error:
@@ -136,21 +137,6 @@ def temporary(final: Path) -> Path:
 def temporaries(final: Path) -> Iterator[Path]:
     """Temporary names that earlier attempts at `final` left behind."""
     yield from final.parent.glob(f".{final.name}{WRITING}*")
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a local file so that a reader, or a power cut, meets the old content or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = temporary(path)
-    try:
-        with unfinished.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    sync(path.parent)
 
 
 def sync(path: Path) -> None:
