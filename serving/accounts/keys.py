@@ -22,9 +22,9 @@ from sqlalchemy import Connection, RowMapping, Select, insert, or_, select, upda
 from sqlalchemy.exc import SQLAlchemyError
 
 from mechanism.errors import ConfigError, InputError
+from serving.database.columns import checked_moment, checked_text
 from serving.database.engine import Database
 from serving.database.schema import api_keys
-from serving.database.values import checked_moment, checked_text
 
 log = structlog.get_logger(__name__)
 

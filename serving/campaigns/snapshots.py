@@ -11,13 +11,13 @@ from datetime import datetime, timedelta
 import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
-from serving.campaigns.changes import horizon
 from serving.campaigns.dayparts import day_of
 from serving.campaigns.storage import decoded
 from serving.campaigns.types import Campaign, CampaignState, Spend
+from serving.database.columns import checked_moment
+from serving.database.cursors import change_cursor
 from serving.database.engine import Database
 from serving.database.schema import campaign_days, campaign_spend, campaigns
-from serving.database.values import checked_moment
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +37,7 @@ def snapshot(database: Database, now: datetime) -> Snapshot:
     open_ended = or_(campaigns.c.ends_at.is_(None), campaigns.c.ends_at > checked_moment("now", now))
     live = and_(campaigns.c.state != CampaignState.ENDED.value, open_ended)
     with database.read() as connection:
-        cursor = horizon(connection)
+        cursor = change_cursor(connection)
         found = tuple(decoded(body) for body in connection.execute(select(campaigns.c.body).where(live)).scalars())
         return Snapshot(cursor=cursor, campaigns=found, spends=_spends(connection, now, live))
 
@@ -46,7 +46,7 @@ def changes_since(database: Database, cursor: int, now: datetime) -> Snapshot:
     """The campaigns changed, and the spends grown, since the snapshot or changes that gave the cursor."""
     changed, grown = campaigns.c.changed_in >= cursor, campaign_spend.c.changed_in >= cursor
     with database.read() as connection:
-        following = horizon(connection)
+        following = change_cursor(connection)
         found = tuple(decoded(body) for body in connection.execute(select(campaigns.c.body).where(changed)).scalars())
         return Snapshot(cursor=following, campaigns=found, spends=_spends(connection, now, grown))
 

@@ -15,13 +15,12 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, insert, select, tuple_, update
 
 from mechanism.errors import InputError
-from serving.campaigns.changes import mark
 from serving.campaigns.dayparts import zone
 from serving.campaigns.types import Campaign, CampaignState, Creative, ReviewState
+from serving.database.columns import checked_micros, checked_moment, checked_text
+from serving.database.cursors import Page, change_mark, checked_limit, read_cursor, write_cursor
 from serving.database.engine import Database
-from serving.database.pages import Page, checked_limit, read_cursor, write_cursor
 from serving.database.schema import campaign_spend, campaigns, creatives
-from serving.database.values import checked_micros, checked_moment, checked_text
 
 
 class NotFound(InputError):
@@ -59,7 +58,7 @@ class CampaignStore:
         def work(connection: Connection) -> Campaign:
             if connection.execute(select(campaigns.c.id).where(campaigns.c.id == stored.id)).first():
                 raise InputError("id", stored.id, "a campaign has this id: choose another, or leave it out")
-            changed_in = mark(connection)
+            changed_in = change_mark(connection)
             connection.execute(insert(campaigns).values(**row, changed_in=changed_in))
             spend = {"campaign_id": stored.id, "total_micros": 0, "changed_in": changed_in}
             connection.execute(insert(campaign_spend).values(spend))
@@ -151,7 +150,7 @@ class CampaignStore:
             old = _read(connection, campaign_id)
             new = change(connection, old)
             new = msgspec.structs.replace(new, version=old.version + 1, updated_at=now)
-            values = _row(new) | {"changed_in": mark(connection)}
+            values = _row(new) | {"changed_in": change_mark(connection)}
             connection.execute(update(campaigns).where(campaigns.c.id == campaign_id).values(values))
             _claim(connection, new)
             return new

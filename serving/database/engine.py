@@ -1,7 +1,7 @@
-"""A database from a URL: connections, transactions, and which failures are worth another try.
+"""A database from a URL: connections, transactions, and which failures are retried.
 
-SQLite is set up for durable writes by several processes, PostgreSQL for psycopg 3 behind a pool. What is written is
-decided by the stores; tables are `serving.database.schema`.
+SQLite is set up for durable writes by several processes, PostgreSQL for psycopg 3 behind a pool. The tables are in
+`serving.database.schema`.
 """
 
 from __future__ import annotations
@@ -25,20 +25,23 @@ CONNECT_TIMEOUT_S = 5
 CLOSE_S = 10.0
 RETRY_S = 10.0
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5
-# synchronous_commit: a charge that was reported as written is on disk, whatever the server's own default is.
+# synchronous_commit: a charge that was reported as written is on disk, whatever the server's default is.
 SESSION = (
     "-c synchronous_commit=on -c lock_timeout=10s -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s"
 )
-# The server took the transaction back: serialization failure, deadlock, lock timeout.
+# The server rolled the transaction back: serialization failure, deadlock, lock timeout.
 ROLLED_BACK = {"40001", "40P01", "55P03"}
-# The server went away, or is not up yet; whether a COMMIT under way was carried out is unknown.
-WENT_AWAY = ("08", "57P")
+# The connection broke, or the server is shutting down or starting: a COMMIT in progress may have succeeded or not.
+CONNECTION_LOST = ("08", "57P")
 
 T = TypeVar("T")
 
 
 class Database:
-    """One SQLite file or one PostgreSQL database. Safe to use from several threads; not across a fork."""
+    """One SQLite file or one PostgreSQL database; safe to use from several threads, not across a fork.
+
+    `retry_s` is how long `transact` retries.
+    """
 
     def __init__(self, url: str, *, pool_size: int = 10, retry_s: float = RETRY_S) -> None:
         self.engine = _engine(parsed(url), pool_size)
@@ -49,38 +52,41 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that only reads; on SQLite it keeps no writer waiting."""
+        """Open a read-only transaction; on SQLite it blocks no writer."""
         with self._using(), self.engine.connect().execution_options(only_reads=True) as connection, connection.begin():
             yield connection
 
     def transact(self, work: Callable[[Connection], T], *, idempotent: bool = False) -> T:
-        """Runs `work` in one writing transaction and gives its result.
+        """Run `work` in one writing transaction and return its result.
 
-        A transaction that the database took back (locked, deadlock, serialization) runs again. `idempotent` work also
-        runs again where its fate is unknown (the connection broke, perhaps while committing) and where another
-        transaction was faster with the same key. Gives up with SQLAlchemy's error after the time set.
+        A transaction that the database rolled back (lock, deadlock, serialization failure) runs again. `idempotent`
+        work also runs again if its commit is in doubt (the connection broke) and if another transaction inserted the
+        same key first.
+
+        Raises:
+            DBAPIError: if `work` fails for another reason, or still fails after `retry_s` seconds.
         """
         end, pause = time.monotonic() + self._retry_s, SHORTEST_PAUSE_S
         while True:
-            begun = False
+            started = False
             try:
                 with self._using(), self.engine.begin() as connection:
-                    begun = True
+                    started = True
                     return work(connection)
             except DBAPIError as error:
-                again = _was_rolled_back(error) or ((idempotent or not begun) and _may_pass(error))
-                if not again or time.monotonic() >= end:
+                retry = _was_rolled_back(error) or ((idempotent or not started) and _may_succeed_later(error))
+                if not retry or time.monotonic() >= end:
                     raise
-            # Random pauses: those who met over one lock should not meet again over it.
+            # A random pause keeps writers that collided from colliding again.
             time.sleep(random.uniform(0, pause))
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
     def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
-        """An INSERT with ON CONFLICT, which both databases write alike and SQLAlchemy keeps apart."""
+        """Return an INSERT that supports ON CONFLICT; SQLAlchemy has one class per database for the same SQL."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
     def ready(self) -> bool:
-        """Whether the database answers a query."""
+        """Return whether the database answers a query."""
         try:
             with self.read() as connection:
                 return bool(connection.execute(select(1)).scalar_one())
@@ -88,7 +94,7 @@ class Database:
             return False
 
     def close(self) -> None:
-        """Gives the connections back. Waits for those that other threads still use: a pool that is gone closes none."""
+        """Close all connections, after waiting for those in use: a disposed pool no longer closes them."""
         with self._changed:
             self._changed.wait_for(lambda: self._in_use == 0, CLOSE_S)
         self.engine.dispose()
@@ -106,7 +112,11 @@ class Database:
 
 
 def parsed(url: str) -> URL:
-    """The URL with the driver that is used here. Raises ConfigError, which never shows the URL's password."""
+    """Parse a database URL and set the driver this project uses.
+
+    Raises:
+        ConfigError: if the URL names no SQLite file and no PostgreSQL database; its text hides the URL's password.
+    """
     remedy = "give sqlite:///path/to/file or postgresql://user@host/database"
     try:
         found = make_url(url)
@@ -118,7 +128,7 @@ def parsed(url: str) -> URL:
     if found.drivername not in ("sqlite", "sqlite+pysqlite"):
         raise ConfigError("database", shown, remedy)
     if not found.database or found.database == ":memory:":
-        raise ConfigError("database", shown, "a database in memory is lost at the end: " + remedy)
+        raise ConfigError("database", shown, "a database in memory is lost when the process ends: " + remedy)
     return found
 
 
@@ -134,7 +144,7 @@ def _engine(url: URL, pool_size: int) -> Engine:
     return create_engine(
         url,
         connect_args={name: value for name, value in arguments.items() if name not in given},
-        # Every transaction here reads what it depends on under a lock, so the weakest level is enough.
+        # Every transaction locks the rows that it depends on, so the weakest level is enough.
         isolation_level="READ COMMITTED",
         pool_size=pool_size,
         max_overflow=pool_size,
@@ -145,7 +155,7 @@ def _engine(url: URL, pool_size: int) -> Engine:
 
 
 def _on_sqlite_connect(connection: Any, record: Any) -> None:
-    """Durable write-ahead log; transactions are begun by us, since the driver would begin them too late."""
+    """Use a durable write-ahead log, and leave BEGIN to `_on_sqlite_begin`: the driver would send it too late."""
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
@@ -153,7 +163,7 @@ def _on_sqlite_connect(connection: Any, record: Any) -> None:
 
 
 def _on_sqlite_begin(connection: Connection) -> None:
-    """A writer takes the lock at once: one taken halfway fails with "database is locked" instead of waiting."""
+    """Take a writer's lock at BEGIN: a later upgrade fails with "database is locked" instead of waiting."""
     reads = connection.get_execution_options().get("only_reads", False)
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
@@ -163,12 +173,12 @@ def _was_rolled_back(error: DBAPIError) -> bool:
     return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or getattr(error.orig, "sqlstate", None) in ROLLED_BACK
 
 
-def _may_pass(error: DBAPIError) -> bool:
-    """Whether the next try may go better: the server is away, or the other transaction's row will be seen."""
+def _may_succeed_later(error: DBAPIError) -> bool:
+    """Return whether a retry may succeed: the server comes back, or the other transaction's row becomes visible."""
     if isinstance(error, IntegrityError) or error.connection_invalidated:
         return True
     if hasattr(error.orig, "sqlite_errorname"):
         return False
     state = getattr(error.orig, "sqlstate", None)
-    # psycopg gives no state where it could not connect at all.
-    return state.startswith(WENT_AWAY) if state else type(error.orig).__name__ == "OperationalError"
+    # psycopg sets no state if it could not connect at all.
+    return state.startswith(CONNECTION_LOST) if state else type(error.orig).__name__ == "OperationalError"

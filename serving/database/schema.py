@@ -1,30 +1,16 @@
-"""The tables. How they came to be is `serving.database.migrations`; a test holds the two together.
+"""The tables of this version. A test compares them with what `serving.database.migrations` creates.
 
 Money is in micros, days are ISO dates in the campaign's time zone, moments are UTC. `changed_in` is a mark of
-`serving.campaigns.changes`. Nothing here holds a user, a query or a secret in clear.
+`serving.database.cursors.change_mark`. No table holds a user, a query or a secret in plain text.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    DateTime,
-    Dialect,
-    ForeignKey,
-    Index,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    Text,
-    TypeDecorator,
-)
-from sqlalchemy.exc import DontWrapMixin
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, LargeBinary, MetaData, Table, Text
 
-from mechanism.errors import InputError
+from serving.database.columns import Moment, Name
 
 metadata = MetaData(
     naming_convention={
@@ -34,46 +20,6 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
-
-
-class Moment(TypeDecorator[datetime]):
-    """A moment in UTC. SQLite keeps no zone, so the zone is put back on reading."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """UTC, without the zone where the database would lose it anyway."""
-        if value is None:
-            return None
-        utc = value.astimezone(UTC)
-        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Always aware, always UTC."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-class BadText(InputError, DontWrapMixin):
-    """Text that a database cannot keep or compare with."""
-
-
-class Name(TypeDecorator[str]):
-    """Text that both databases can hold. What they cannot (NUL, half of a surrogate pair) is the caller's bad input,
-    whichever query it comes through; it must not end as the driver's error."""
-
-    impl = String
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """The text itself. Raises BadText."""
-        if value is None or (value.isascii() and "\0" not in value):
-            return value
-        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-            raise BadText("text", value, "it holds a NUL character or half of a surrogate pair: send valid UTF-8")
-        return value
 
 
 def _name(name: str, *, primary_key: bool = False) -> Column[str]:
@@ -88,7 +34,7 @@ def _moment(name: str, *, nullable: bool = False, primary_key: bool = False) -> 
     return Column(name, Moment, nullable=nullable, primary_key=primary_key)
 
 
-# `body` is the whole record as JSON; the other columns repeat what SQL filters, sorts or computes with.
+# `body` is the whole campaign as JSON; the other columns repeat what SQL filters by, sorts by or computes with.
 campaigns = Table(
     "campaigns",
     metadata,
@@ -111,7 +57,7 @@ campaigns = Table(
     Index(None, "changed_in"),
 )
 
-# An id once used stays with its campaign, also when the creative is gone: charges refer to it for ever.
+# A used id stays with its campaign after the creative is removed, because charges keep referring to it.
 creatives = Table(
     "creatives",
     metadata,
@@ -119,7 +65,7 @@ creatives = Table(
     Column("campaign_id", Name, ForeignKey("campaigns.id"), nullable=False, index=True),
 )
 
-# The row that a charge locks: budgets are checked and totals written under it.
+# Charging locks these rows: it checks budgets and writes totals under the lock.
 campaign_spend = Table(
     "campaign_spend",
     metadata,
@@ -142,7 +88,7 @@ advertiser_totals = Table(
     _number("charges"),
 )
 
-# `invalid` belongs to the key: a prefetch that is not charged must not keep the click after it from being charged.
+# `invalid` is part of the key: a prefetch, recorded but not charged, must not block the charge of the click after it.
 charges = Table(
     "charges",
     metadata,
@@ -166,7 +112,7 @@ charges = Table(
     Index(None, "auction_id"),
 )
 
-# Every auction that is counted below, so that one reported twice counts once.
+# Every auction in the counters below, so that an auction that is reported twice counts once.
 auctions = Table(
     "auctions",
     metadata,
@@ -194,8 +140,8 @@ report_counters = Table(
     Index(None, "day", "advertiser_id"),
 )
 
-# Auctions whose campaigns were at different days, which counted on `earlier_day` and again on `day`: of one advertiser,
-# or (empty) of all.
+# Auctions counted on two days because their campaigns are in different time zones: on `earlier_day` and again on `day`,
+# for one advertiser, or for all (empty).
 auction_overlaps = Table(
     "auction_overlaps",
     metadata,
@@ -208,7 +154,7 @@ auction_overlaps = Table(
     _number("auctions"),
 )
 
-# The same by UTC hour, for curves over time: coarser in whose it is, so that a year stays small.
+# Counters by UTC hour, for curves over time; by advertiser and not by campaign, so that a year of rows stays small.
 hourly_counters = Table(
     "hourly_counters",
     metadata,
@@ -222,7 +168,7 @@ hourly_counters = Table(
     _number("revenue_micros"),
 )
 
-# Answers that had candidates, how many of them showed an ad (`filled`), and how many ads.
+# Answers that had candidate ads, how many of them showed an ad (`filled`), and how many ads they showed.
 hourly_answers = Table(
     "hourly_answers",
     metadata,
@@ -233,7 +179,7 @@ hourly_answers = Table(
     _number("shown"),
 )
 
-# How far a consumer of the event log has come: written with what it wrote, so that both are there or neither is.
+# How far a consumer has read the event log; written in the transaction that holds what it read.
 consumer_offsets = Table(
     "consumer_offsets",
     metadata,
@@ -256,6 +202,6 @@ api_keys = Table(
     _moment("last_used_at", nullable=True),
 )
 
-# One row, on SQLite alone: `serving.campaigns.changes` counts writers with it.
+# One row, used on SQLite only: `serving.database.cursors.change_mark` counts writers with it.
 _only = Column("id", BigInteger, primary_key=True, autoincrement=False)
 change_clock = Table("change_clock", metadata, _only, _number("tick"))

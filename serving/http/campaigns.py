@@ -20,7 +20,7 @@ from serving.accounts.keys import Role
 from serving.campaigns.checks import BadCampaign, CampaignInput, checked
 from serving.campaigns.storage import CampaignFilter, CampaignStore, NotFound
 from serving.campaigns.types import Campaign, CampaignState, ReviewState
-from serving.database.pages import Page
+from serving.database.cursors import Page
 from serving.errors import ApiError, bad_fields, bad_request
 from serving.http.auth import Caller, Gate
 from serving.http.bodies import choice, convert, decode_body, decode_object, number, only

@@ -19,8 +19,8 @@ from mechanism.types import Micros
 from serving.auction.pacing import day_plan
 from serving.campaigns.snapshots import spends_of
 from serving.campaigns.types import Campaign, CampaignState, Spend
+from serving.database.cursors import Page
 from serving.database.engine import Database
-from serving.database.pages import Page
 from serving.http.auth import Gate
 from serving.http.campaigns import BOOKERS, FILTERS, own, page_for
 from serving.http.documents import documented

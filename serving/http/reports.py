@@ -12,7 +12,7 @@ from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 
 from serving.accounts.keys import Role
-from serving.database.pages import Page
+from serving.database.cursors import Page
 from serving.errors import bad_request
 from serving.http.auth import Caller, Gate
 from serving.http.bodies import choice, number, only

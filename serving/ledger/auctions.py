@@ -12,9 +12,9 @@ import msgspec
 from sqlalchemy import Connection, insert, select
 
 from serving.campaigns.dayparts import day_of
+from serving.database.columns import checked_moment, checked_text
 from serving.database.engine import Database
 from serving.database.schema import auctions
-from serving.database.values import checked_moment, checked_text
 from serving.ledger.counting import Tally, counter_key
 from serving.ledger.events import BadAuctions, BadEvents, Terms, check_batch_size, terms_of
 

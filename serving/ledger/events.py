@@ -11,8 +11,8 @@ from sqlalchemy import Connection, select
 from mechanism.errors import InputError
 from mechanism.types import Micros
 from serving.campaigns.types import Pricing
+from serving.database.columns import checked_micros, checked_moment, checked_text
 from serving.database.schema import campaigns
-from serving.database.values import checked_micros, checked_moment, checked_text
 
 # Ten million units for one click; a sum over a million such charges still fits the ledger's columns.
 MOST_PRICE = 10**13

@@ -15,9 +15,9 @@ import msgspec
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from mechanism.types import Micros
-from serving.campaigns.changes import mark
 from serving.campaigns.dayparts import day_of
 from serving.campaigns.types import Pricing
+from serving.database.cursors import change_mark
 from serving.database.engine import Database
 from serving.database.schema import advertiser_totals, campaign_days, campaign_spend, charges, consumer_offsets
 from serving.ledger.auctions import Auction, checked_terms, count_auctions
@@ -194,7 +194,7 @@ def _add_to_totals(database: Database, connection: Connection, rows: list[dict[s
             of_advertiser[owner] = (micros + charged, number + 1)
     if not of_campaign:
         return
-    changed_in = mark(connection)
+    changed_in = change_mark(connection)
     own = campaign_spend.c.campaign_id == bindparam("campaign")
     grown = {"total_micros": campaign_spend.c.total_micros + bindparam("micros"), "changed_in": changed_in}
     added = [{"campaign": campaign_id, "micros": micros} for campaign_id, micros in sorted(of_campaign.items())]

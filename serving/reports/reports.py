@@ -17,10 +17,10 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, cast, func, select
 
 from mechanism.errors import InputError
 from mechanism.types import Micros
+from serving.database.columns import checked_moment
+from serving.database.cursors import Page, checked_limit, read_cursor, write_cursor
 from serving.database.engine import Database
-from serving.database.pages import Page, checked_limit, read_cursor, write_cursor
 from serving.database.schema import advertiser_totals, auction_overlaps, charges, report_counters
-from serving.database.values import checked_moment
 from serving.ledger.events import reason_of
 
 MOST_LINES = 100_000

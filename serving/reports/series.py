@@ -16,9 +16,9 @@ from sqlalchemy import BigInteger, ColumnElement, Table, cast, func, select
 
 from mechanism.errors import InputError
 from mechanism.types import Micros
+from serving.database.columns import checked_moment
 from serving.database.engine import Database
 from serving.database.schema import hourly_answers, hourly_counters
-from serving.database.values import checked_moment
 from serving.ledger.hourly import hour_of
 
 MOST_STEPS = 744

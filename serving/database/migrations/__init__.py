@@ -1,6 +1,6 @@
-"""Brings a database to the schema of this version: `migrate(url)`, at every start and from any number of processes.
+"""Upgrade a database to the schema of this version: `migrate(url)`, at every start and from any number of processes.
 
-Migrations go forward only, each in one transaction; a ledger is never taken apart to go back.
+Migrations go forward only, all pending ones in one transaction; a ledger is never downgraded.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from sqlalchemy import Connection, text
 from mechanism.errors import ConfigError
 from serving.database.engine import Database, parsed
 
-# Any constant of our own: processes that migrate one PostgreSQL database wait for each other under it.
-LOCK = 0x6C6C6D61
-# Alembic keeps what it is doing in module variables, so threads of one process take turns.
-_one_at_a_time = Lock()
+# Any constant: processes that migrate the same PostgreSQL database wait for each other on this advisory lock.
+ADVISORY_LOCK = 0x6C6C6D61
+# Alembic keeps its state in module variables, so the threads of a process take turns.
+_one_thread = Lock()
 
 
 def migrate(url: str) -> None:
-    """Brings the database at `url` up to date; does nothing where it is.
+    """Upgrade the database at `url`; do nothing if it is up to date.
 
-    Raises ConfigError where a newer version of the project has already written to it.
+    Raises:
+        ConfigError: if a newer version of the project has migrated the database.
     """
     database = Database(url, pool_size=1)
     try:
-        with _one_at_a_time:
+        with _one_thread:
             database.transact(_upgrade)
     except CommandError as error:
         shown = parsed(url).render_as_string(hide_password=True)
@@ -40,23 +41,23 @@ def migrate(url: str) -> None:
 
 
 def config(connection: Connection | None = None) -> Config:
-    """Alembic's configuration: the scripts lie in this package, there is no ini file."""
-    made = Config()
-    made.set_main_option("script_location", "serving.database:migrations")
-    made.set_main_option("path_separator", "os")
-    made.attributes["connection"] = connection
-    return made
+    """Return Alembic's configuration: the scripts are in this package, there is no ini file."""
+    configuration = Config()
+    configuration.set_main_option("script_location", "serving.database:migrations")
+    configuration.set_main_option("path_separator", "os")
+    configuration.attributes["connection"] = connection
+    return configuration
 
 
 def newest() -> str:
-    """The revision of this version of the project."""
+    """Return the revision of this version of the project."""
     return str(ScriptDirectory.from_config(config()).get_current_head())
 
 
 def _upgrade(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
-        # A large table may take longer than the time that a request has.
+        # Rewriting a large table may take longer than a request is allowed to.
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(text("SET LOCAL lock_timeout = 0"))
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": ADVISORY_LOCK})
     command.upgrade(config(connection), "head")

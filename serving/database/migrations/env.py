@@ -1,4 +1,4 @@
-"""Alembic runs this file for every command; the connection and its transaction are `migrate`'s."""
+"""Alembic runs this file for every command, on the connection and in the transaction of `migrate`."""
 
 from __future__ import annotations
 

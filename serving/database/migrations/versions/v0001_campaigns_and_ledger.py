@@ -1,6 +1,6 @@
 """The first schema: campaigns, spend, charges, counters for reports, API keys.
 
-It says what the tables were at this revision, so it shares no code with `serving.database.schema`, which moves on.
+It is frozen, so it shares no code with `serving.database.schema`, which changes with every version.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Creates all tables."""
+    """Create all tables."""
     _table(
         "campaigns",
         *_names("id", "advertiser_id", "name_folded", "category", "state", "currency", "time_zone"),

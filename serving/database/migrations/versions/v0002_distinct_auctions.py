@@ -1,6 +1,6 @@
-"""Auctions count once in a line of a report: a counter for each kind of line, and a table of those on two days.
+"""Count each auction once per report line: one counter per kind of line, and a table of auctions on two days.
 
-What was counted before stays as it was: each creative of an auction for itself, since nothing tells them apart by now.
+Old rows keep their figures, in which an auction counts once per creative: the auctions behind them were not stored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ KEY = ("advertiser_id", "currency", "placement", "day", "earlier_day", "model_ve
 
 
 def upgrade() -> None:
-    """Renames the counter of creatives, adds the others and the table."""
+    """Rename the counter of creatives, add the other counters and the table."""
     with op.batch_alter_table("report_counters") as table:
         table.alter_column("auctions", new_column_name="creative_auctions")
         for name in ADDED:

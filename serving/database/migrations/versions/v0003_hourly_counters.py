@@ -1,4 +1,4 @@
-"""Counters by the hour, for curves over time. They begin empty: impressions of earlier hours were not kept by hour."""
+"""Add counters by hour, for curves over time. They start empty: earlier impressions were not counted by hour."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Creates both tables."""
+    """Create both tables."""
     _table(
         "hourly_counters",
         ("advertiser_id", "currency", "model_version"),
