@@ -210,9 +210,7 @@ class Router:
 
     async def _probe(self) -> None:
         self.metrics.ready.set(float(await self.backend.ready()))
-        current = getattr(self.backend, "current", self.backend)
-        breaker = getattr(current, "breaker", None)
-        self.metrics.breaker.set(0.0 if breaker is None or breaker.closed else 1.0)
+        self.metrics.breaker.set(float(self.backend.breaker_open))
 
     async def _measure_lag(self) -> None:
         self.metrics.uncharged.set(await asyncio.to_thread(self.uncharged))

@@ -6,7 +6,9 @@ queueing and deadlines are left to others (`serving.answering.rendering`, `servi
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -17,6 +19,7 @@ from serving.policies.weights import checked_digest, file_sha256
 
 if TYPE_CHECKING:
     from inference.policy import Policy
+    from serving.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,34 +61,60 @@ class PolicyBackend(Protocol):
     def stream(self, context: Context, seed: int, max_ads: int) -> Iterator[PolicyEvent]: ...
 
 
-class AsyncPolicyBackend(Protocol):
-    """A policy as the event loop sees it: any number of answers at once, none of which may block the loop.
-
-    Implemented by `serving.policies.threaded.ThreadedPolicy` (in this process),
-    `serving.policies.triton.client.TritonPolicy` and
-    `serving.policies.triton.rollout.ServedPolicy` (Triton, one version and the current one of several).
-    """
+class PolicyVersion(Protocol):
+    """One version of a policy, as one answer uses it. Any number of answers at once; none may block the event loop."""
 
     @property
+    @abstractmethod
     def digest(self) -> str:
-        """Names the weights of the next answer exactly."""
+        """Digest that identifies the weights of the next answer."""
         ...
 
+    @abstractmethod
     def stream(self, context: Context, seed: int, max_ads: int, deadline: float) -> AsyncGenerator[PolicyEvent, None]:
-        """Yields deltas and, last, one `Completed`; closing it (`aclose`) at any time stops the generation.
+        """Yield deltas and, last, one `Completed`; closing it (`aclose`) at any time stops the generation.
 
-        `deadline` is a moment on the running loop's clock (`loop.time()`). Raises Overloaded before any event where
-        there is no room, PolicyTimeout at the deadline, PolicyError where no answer can be made, InputError where the
+        `deadline` is a time on the running loop's clock (`loop.time()`). Raises Overloaded before any event where the
+        queue is full, PolicyTimeout at the deadline, PolicyError where no answer can be made, InputError where the
         context itself cannot be answered.
         """
         ...
 
+
+class AsyncPolicyBackend(PolicyVersion, Protocol):
+    """A policy as the router uses it: one version, or several that share the traffic.
+
+    Backends subclass it: `serving.policies.threaded.ThreadedPolicy` (in this process),
+    `serving.policies.triton.client.TritonPolicy`, `serving.policies.openai.policy.UpstreamPolicy`, and
+    `serving.policies.versioned.RoutedPolicy` (the versions of a route file). What only the last one needs has a default.
+    """
+
+    @property
+    @abstractmethod
+    def breaker_open(self) -> bool:
+        """Whether a circuit breaker currently holds requests back from a policy server."""
+        ...
+
+    def lease(self, key: str) -> AbstractContextManager[PolicyVersion]:
+        """Keep the version that answers `key` (a user, a conversation or an auction) loaded for the `with` block."""
+        return nullcontext(self)
+
+    async def start(self, metrics: Metrics) -> None:
+        """Load and check what the backend serves; figures go to `metrics`."""
+        return None
+
+    async def refresh(self) -> None:
+        """Follow changes of what is served; the router calls it every `ServeSettings.routes_s` seconds."""
+        return None
+
+    @abstractmethod
     async def ready(self) -> bool:
         """Whether an answer could begin now; never raises."""
         ...
 
+    @abstractmethod
     async def close(self) -> None:
-        """Ends the answers that are under way and gives back what the backend holds."""
+        """Stop the answers under way and release what the backend holds."""
         ...
 
 

@@ -8,11 +8,11 @@ from contextlib import aclosing
 
 from mechanism.types import Context
 from serving.errors import PolicyTimeout
-from serving.policies.protocol import PolicyEvent
+from serving.policies.protocol import AsyncPolicyBackend, PolicyEvent
 from serving.policies.worker import PolicyWorker
 
 
-class ThreadedPolicy:
+class ThreadedPolicy(AsyncPolicyBackend):
     """A `PolicyWorker` as an `AsyncPolicyBackend`. One answer is written at a time; the worker's queue is the bound."""
 
     def __init__(self, worker: PolicyWorker) -> None:
@@ -22,6 +22,11 @@ class ThreadedPolicy:
     def digest(self) -> str:
         """Digest of the weights."""
         return self._worker.backend.digest
+
+    @property
+    def breaker_open(self) -> bool:
+        """False: there is no server between the router and a policy of its own process."""
+        return False
 
     async def stream(
         self, context: Context, seed: int, max_ads: int, deadline: float

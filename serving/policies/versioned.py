@@ -8,8 +8,8 @@ nothing. The file's form and the split are `serving.policies.route_file`'.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import structlog
 from mechanism.errors import AuctionError, ConfigError, PolicyError
 from mechanism.types import Context, model_version
 from serving.metrics import Metrics
-from serving.policies.protocol import AsyncPolicyBackend, PolicyEvent
+from serving.policies.protocol import AsyncPolicyBackend, PolicyEvent, PolicyVersion
 from serving.policies.route_file import Routes, Version, chosen, parse_routes, read_routes
 
 log = structlog.get_logger(__name__)
@@ -89,7 +89,7 @@ class ServedVersion:
             self.backend = None
 
 
-class RoutedPolicy:
+class RoutedPolicy(AsyncPolicyBackend):
     """All versions as an `AsyncPolicyBackend`. `refresh` is to be called about once a second; `start` before that.
 
     Raises ConfigError for a file that is bad at the beginning. `open_version` makes the policy of a version, on the
@@ -116,6 +116,12 @@ class RoutedPolicy:
         return heaviest.digest
 
     @property
+    def breaker_open(self) -> bool:
+        """Whether any version with traffic has an open breaker."""
+        backends = (served.backend for served in self._serving.values())
+        return any(backend is not None and backend.breaker_open for backend in backends)
+
+    @property
     def shares(self) -> dict[str, float]:
         """Per cent of the questions by version, as they are given out now."""
         total = sum(self._table.values())
@@ -134,7 +140,20 @@ class RoutedPolicy:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.refresh()
 
-    def version_for(self, key: str) -> AsyncPolicyBackend:
+    @contextmanager
+    def lease(self, key: str) -> Iterator[PolicyVersion]:
+        """Keep the version that answers `key` loaded for the `with` block, also before its answer begins."""
+        served = self._serving[chosen(self._table, key)] if self._table else None
+        if served is None:
+            yield self  # its stream raises the error
+            return
+        served.held += 1
+        try:
+            yield served
+        finally:
+            served.held -= 1
+
+    def version_for(self, key: str) -> PolicyVersion:
         """The version that answers `key`; the same one for the same key while the weights allow."""
         if not self._table:
             return self  # its stream says what is wrong

@@ -39,6 +39,7 @@ class Fleet:
         self.weights: dict[str, str] = {}
         self.broken: set[str] = set()
         self.unready: set[str] = set()
+        self.open_breakers: set[str] = set()
         self.closed: list[str] = []
 
     def write(self, generation: int = 0, **weights: int) -> None:
@@ -61,6 +62,10 @@ class Fleet:
         policy.digest = self.weights.get(name, digest(name))
 
         class Backend(ThreadedPolicy):
+            @property
+            def breaker_open(self) -> bool:
+                return name in fleet.open_breakers
+
             async def ready(self) -> bool:
                 return name not in fleet.unready and await super().ready()
 
@@ -196,6 +201,20 @@ def test_the_version_before_goes_on_while_no_new_one_can_answer(
         fleet.broken.clear()
         wait_until(lambda: answered(running) == "v2")
         wait_until(lambda: "v1" in fleet.closed)
+
+
+def test_an_open_breaker_of_a_version_with_traffic_shows_in_the_metrics(
+    fleet: Fleet, router: Callable[..., Any], tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    fleet.write(v1=50, v2=50, v3=0)
+    fleet.open_breakers.add("v3")
+    with router(tmp_path, None, backend=fleet.policy(), routes_s=0.02) as running:
+        wait_until(lambda: gauge(running, "policy_ready") == 1)
+        assert gauge(running, "policy_breaker_open") == 0
+        fleet.open_breakers.add("v2")
+        wait_until(lambda: gauge(running, "policy_breaker_open") == 1)
+        fleet.open_breakers.clear()
+        wait_until(lambda: gauge(running, "policy_breaker_open") == 0)
 
 
 @pytest.mark.parametrize("bad", ["{", '{"versions": []}', None])

@@ -21,7 +21,7 @@ import structlog
 from mechanism.errors import PolicyError
 from mechanism.types import Context
 from serving.errors import PolicyTimeout
-from serving.policies.protocol import Completed, PolicyEvent, TextDelta
+from serving.policies.protocol import AsyncPolicyBackend, Completed, PolicyEvent, TextDelta
 
 Start = Callable[..., Any]
 Router = Callable[..., Any]
@@ -29,10 +29,11 @@ Until = Callable[..., None]
 REPOSITORY = Path(__file__).parents[2]
 
 
-class AsyncScript:
+class AsyncScript(AsyncPolicyBackend):
     """An asynchronous backend whose answer is the given function's."""
 
     digest = "1" * 64
+    breaker_open = False
 
     def __init__(self, write: Callable[[Context, float], AsyncGenerator[PolicyEvent, None]]) -> None:
         self._write = write
@@ -271,12 +272,13 @@ import asyncio, sys
 from pathlib import Path
 import uvicorn
 from serving.http.app import create_app
-from serving.policies.protocol import Completed, TextDelta
+from serving.policies.protocol import AsyncPolicyBackend, Completed, TextDelta
 from serving.router import Router
 from serving.settings import ServeSettings
 
-class Slow:
+class Slow(AsyncPolicyBackend):
     digest = "2" * 64
+    breaker_open = False
     async def stream(self, context, seed, max_ads, deadline):
         for number in range(20):
             yield TextDelta(f"word{number} ")

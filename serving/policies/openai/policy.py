@@ -26,7 +26,7 @@ from serving import tracing
 from serving.errors import Overloaded
 from serving.policies.breaker import Breaker, BreakerSettings, GuardedCalls, ServerDown
 from serving.policies.openai.exchange import KEY_VARIABLE, Exchange
-from serving.policies.protocol import Completed, PolicyEvent, TextDelta
+from serving.policies.protocol import AsyncPolicyBackend, Completed, PolicyEvent, TextDelta
 
 _LARGEST_SEED = 2**31
 """Some servers keep a seed in 32 bits, signed."""
@@ -79,7 +79,7 @@ class UpstreamSettings:
         return (base if urlsplit(base).path else base + "/v1") + path
 
 
-class UpstreamPolicy:
+class UpstreamPolicy(AsyncPolicyBackend):
     """One model of one server as an `AsyncPolicyBackend`. Made anywhere, used on one event loop.
 
     `max_ads` of a request is not told to the server: the router leaves out what is too much.
@@ -107,6 +107,11 @@ class UpstreamPolicy:
     def breaker(self) -> Breaker:
         """Whether the server is asked at the moment."""
         return self._calls.breaker
+
+    @property
+    def breaker_open(self) -> bool:
+        """Whether requests are held back from the server."""
+        return not self.breaker.closed
 
     async def stream(
         self, context: Context, seed: int, max_ads: int, deadline: float

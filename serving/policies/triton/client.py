@@ -25,7 +25,7 @@ from mechanism.types import Context
 from serving import tracing
 from serving.errors import Overloaded, PolicyTimeout
 from serving.policies.breaker import Breaker, BreakerSettings, GuardedCalls, ServerDown
-from serving.policies.protocol import Completed, PolicyEvent, TextDelta
+from serving.policies.protocol import AsyncPolicyBackend, Completed, PolicyEvent, TextDelta
 from serving.policies.triton.wire import (
     COMPLETED,
     DIGEST_PARAMETER,
@@ -82,7 +82,7 @@ def connect(url: str) -> Any:
     return InferenceServerClient(url, channel_args=CHANNEL_OPTIONS)
 
 
-class TritonPolicy:
+class TritonPolicy(AsyncPolicyBackend):
     """One model on Triton as an `AsyncPolicyBackend`. The client is shared and stays open on `close`, unless it was
     made for this model alone (`own_client`)."""
 
@@ -105,6 +105,11 @@ class TritonPolicy:
     def breaker(self) -> Breaker:
         """Whether Triton is asked at the moment."""
         return self._calls.breaker
+
+    @property
+    def breaker_open(self) -> bool:
+        """Whether requests are held back from Triton."""
+        return not self.breaker.closed
 
     async def stream(
         self, context: Context, seed: int, max_ads: int, deadline: float

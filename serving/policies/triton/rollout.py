@@ -18,7 +18,7 @@ from tritonclient.utils import InferenceServerException  # type: ignore[import-u
 
 from mechanism.errors import PolicyError
 from mechanism.types import Context
-from serving.policies.protocol import PolicyEvent
+from serving.policies.protocol import AsyncPolicyBackend, PolicyEvent
 from serving.policies.triton.client import ModelRef, TritonPolicy, TritonSettings
 
 log = structlog.get_logger(__name__)
@@ -47,7 +47,7 @@ class VersionChange:
     unloaded: bool
 
 
-class ServedPolicy:
+class ServedPolicy(AsyncPolicyBackend):
     """The version that serves now, as an `AsyncPolicyBackend`; an answer ends on the version that it began on."""
 
     def __init__(self, client: Any, model: ModelRef, settings: TritonSettings = TritonSettings()) -> None:  # noqa: B008
@@ -62,6 +62,11 @@ class ServedPolicy:
     def digest(self) -> str:
         """Weights of the next answer; `Completed.digest` names those of a finished one."""
         return self.current.digest
+
+    @property
+    def breaker_open(self) -> bool:
+        """Whether requests are held back from the current version."""
+        return self.current.breaker_open
 
     async def stream(
         self, context: Context, seed: int, max_ads: int, deadline: float
