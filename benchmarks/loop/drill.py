@@ -29,8 +29,8 @@ from mechanism.objective import Penalty
 from mechanism.statistics import bootstrap_interval
 from serving.canary.deployment import Change, Deployment
 from serving.canary.guard import GuardSettings
-from serving.canary.monitor import Guard, LogFeed
-from serving.canary.samples import LiveWindows, WindowSettings
+from serving.canary.monitor import CanaryMonitor, LogFeed
+from serving.canary.samples import AnswerSamples, SampleSettings
 from streaming.embedded import EmbeddedLog
 from streaming.events import AnyEvent, Interaction
 from streaming.topics import all_topics
@@ -66,10 +66,10 @@ class Drill:
         self.deployment = Deployment(self.folder / "routes.json", lambda: self.traffic.now)
         self.log = new_log(self.folder / "log")
         self.shards = str(self.folder / "shards")
-        self.windows = LiveWindows(WindowSettings(ripe_s=WINDOW.total_seconds()), Penalty())
+        self.samples = AnswerSamples(SampleSettings(click_window_s=WINDOW.total_seconds()), Penalty())
         # written many at a time, no answer takes long enough to bother a reader: here every factor counts
-        self.guard = Guard(self.deployment, self.windows, GuardSettings(least=LEAST, quick_s=0.0))
-        self.feed = LogFeed(self.log, self.windows)
+        self.monitor = CanaryMonitor(self.deployment, self.samples, GuardSettings(min_answers=LEAST, fast_s=0.0))
+        self.feed = LogFeed(self.log, self.samples)
         self.events: list[AnyEvent] = []
         self.versions: dict[str, dict[str, Any]] = {}
         self.revenues: dict[str, list[float]] = {}
@@ -103,19 +103,19 @@ class Drill:
             pass
         self._note(version.name, events)
         # the clicks of the last answers come within the window
-        found = self.guard.look(self.traffic.now + WINDOW)
+        found = self.monitor.check(self.traffic.now + WINDOW)
         if found is None:
             return ""
-        verdict = found[1]
+        decision = found[1]
         self.versions[version.name]["guard"] = {
-            "decision": verdict.decision,
-            "reason": verdict.reason,
-            "figures": {name: dict(figures) for name, figures in verdict.figures.items()},
+            "decision": decision.action,
+            "reason": decision.reason,
+            "figures": {name: dict(figures) for name, figures in decision.figures.items()},
         }
-        if verdict.decision == "rollback":
+        if decision.action == "rollback":
             self.versions[version.name]["decision"] = "rolled back"
-        self._say(f"{version.name}: guard: {verdict.decision}: {verdict.reason}")
-        return verdict.decision
+        self._say(f"{version.name}: guard: {decision.action}: {decision.reason}")
+        return decision.action
 
     def retrain(self, log: EmbeddedLog, shards: str, events: Sequence[AnyEvent], what: str) -> RetrainOutcome:
         """Lets a log of `events` be judged and written to shards, and retrains the serving version from them."""

@@ -107,16 +107,18 @@ def first_version(base: str) -> Version:
 class Loop:
     """The running loop. `children` are its processes."""
 
-    def __init__(self, places: Places, deployment: Deployment, guard: GuardSettings, ripe_s: float = 60.0) -> None:
+    def __init__(
+        self, places: Places, deployment: Deployment, guard: GuardSettings, click_window_s: float = 60.0
+    ) -> None:
         from mechanism.objective import Penalty
-        from serving.canary.monitor import Guard
-        from serving.canary.samples import LiveWindows, WindowSettings
+        from serving.canary.monitor import CanaryMonitor
+        from serving.canary.samples import AnswerSamples, SampleSettings
 
         self.places = places
         self.deployment = deployment
         self.children = Children(places.output)
-        self.windows = LiveWindows(WindowSettings(ripe_s=ripe_s), Penalty())
-        self.guard = Guard(deployment, self.windows, guard)
+        self.samples = AnswerSamples(SampleSettings(click_window_s=click_window_s), Penalty())
+        self.monitor = CanaryMonitor(deployment, self.samples, guard)
 
     def run(self, stop: threading.Event, show: Callable[[Loop], None]) -> None:
         """Until `stop`: looks after the processes and the version on probation, promotes what passed its gates."""
@@ -128,12 +130,12 @@ class Loop:
 
         events, models = open_log(str(self.places.log)), Registry(self.places.registry)
         events.create(all_topics())
-        with LogFeed(events, self.windows) as feed:
+        with LogFeed(events, self.samples) as feed:
             while not stop.is_set():
                 try:
                     feed.poll(LOOK_S)
                     self.children.watch()
-                    self.guard.look()
+                    self.monitor.check()
                     promote_next(models, self.deployment)
                 except AuctionError as error:
                     log.error("loop", reason=str(error))

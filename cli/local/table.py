@@ -17,7 +17,7 @@ from mechanism.statistics import bootstrap_interval
 if TYPE_CHECKING:
     from cli.local.loop import Loop
     from serving.canary.deployment import Change
-    from serving.canary.guard import LiveAnswer
+    from serving.canary.guard import ServedAnswer
     from trainers.artifacts.registry import ModelEntry
 
 DRAWS = 200
@@ -32,7 +32,7 @@ def loop_table(loop: Loop, entries: Sequence[ModelEntry], address: str) -> Rende
     weights = {version.name: version.weight for version in loop.deployment.versions()}
     digests = {version.name: version.digest for change in history for version in change.after}
     for name in dict.fromkeys([*digests, *(entry.version for entry in entries)]):
-        answers = loop.windows.of(digests[name], now) if name in digests else []
+        answers = loop.samples.of(digests[name], now) if name in digests else []
         refused = next((entry for entry in entries if entry.version == name), None)
         table.add_row(
             name, f"{weights[name]}%" if weights.get(name) else "", *_figures(answers), _state(name, history, refused)
@@ -41,7 +41,7 @@ def loop_table(loop: Loop, entries: Sequence[ModelEntry], address: str) -> Rende
     return Group(table, Text(states, style="dim"))
 
 
-def _figures(answers: Sequence[LiveAnswer]) -> tuple[str, str, str, str]:
+def _figures(answers: Sequence[ServedAnswer]) -> tuple[str, str, str, str]:
     """Of the newest answers: how many, points a query, share with ads, seconds."""
     if not answers:
         return "", "", "", ""

@@ -1,8 +1,6 @@
-"""Whether a new version does worse than the stable one beyond what chance explains. Pure arithmetic on counts.
+"""Whether the routers' counters show a new version to be worse than the stable one.
 
-Each guard is a one-sided test at `guards.confidence`: Wilson's interval for shares (Wilson 1927; for differences
-Newcombe 1998, method 10), the normal approximation of a log ratio for counts. Bids vary between clicks, so revenue is
-taken to vary BID_SPREAD times as much as the number of clicks.
+Each guard is a one-sided test at `guards.confidence`; the statistics are `mechanism.canary`'s. Pure arithmetic.
 """
 
 from __future__ import annotations
@@ -10,23 +8,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from statistics import NormalDist
 
+from mechanism.canary import ratio_bounds, share_bounds, share_increase
 from operators.conditions import ServiceReason
 from operators.resources.auctionservice import Compared, Guards
 
-BID_SPREAD = 1.5
+BID_DISPERSION = 1.5
 """Variance of a sum of bids over that of their number, in units of the mean bid: 1 + the squared coefficient of
 variation; 4/3 for uniform bids."""
 QUANTILE = 0.95
-LEAST_STABLE = 20
+MIN_STABLE_ANSWERS = 20
 """Answers of the stable version before anything is compared with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What routers counted of one version in some time. `buckets`: answers by upper bound of their seconds, each with
-    those below (Prometheus' form). Money in micros."""
+    """What routers counted of one version over some time.
+
+    `buckets` is a Prometheus histogram of seconds per answer: cumulative counts by upper bound. Money in micros.
+    """
 
     answers: int = 0
     failed: int = 0
@@ -36,11 +36,12 @@ class Counts:
     buckets: Mapping[float, int] = field(default_factory=dict)
 
     def compared(self) -> Compared:
-        """The same as rates, for the status."""
+        """Return the counts as rates, for the status."""
+        p95 = quantile(self.buckets, QUANTILE)
         return Compared(
             answers=self.answers,
             error_rate=round(self.failed / self.answers, 4) if self.answers else 0,
-            p95_seconds=_rounded(quantile(self.buckets, QUANTILE)),
+            p95_seconds=None if p95 is None else round(p95, 4),
             revenue_micros_per_answer=round(self.revenue_micros / self.answers, 1) if self.answers else 0,
             ads_per_answer=round(self.shown / self.answers, 3) if self.answers else 0,
             click_rate=round(self.clicks / self.shown, 4) if self.shown else None,
@@ -49,40 +50,44 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Breach:
-    """A guard that is broken, with what was measured against what."""
+    """A broken guard, with the measured value and the limit in its message."""
 
     reason: ServiceReason
     message: str
 
 
 def breach(new: Counts, stable: Counts, guards: Guards) -> Breach | None:
-    """The first guard that the new version breaks; None while none is broken for sure."""
-    z = NormalDist().inv_cdf(guards.confidence)
+    """Return the first guard that the new version breaks beyond chance, None if it breaks none."""
     if not new.answers:
         return None
-    rate = new.failed / new.answers
-    low, _ = wilson(new.failed, new.answers, z)
-    if low > guards.max_error_rate:
-        limit = f"guards.maxErrorRate is {guards.max_error_rate:g}"
-        return Breach(ServiceReason.ERROR_RATE, f"{new.failed} of {new.answers} answers failed ({rate:.1%}): {limit}")
-    if stable.answers < LEAST_STABLE:
+    if share_bounds(new.failed, new.answers, guards.confidence).lo > guards.max_error_rate:
+        failed = f"{new.failed} of {new.answers} answers failed ({new.failed / new.answers:.1%})"
+        return Breach(ServiceReason.ERROR_RATE, f"{failed}: guards.maxErrorRate is {guards.max_error_rate:g}")
+    if stable.answers < MIN_STABLE_ANSWERS:
         return None
-    other = stable.failed / stable.answers
-    _, high = wilson(stable.failed, stable.answers, z)
-    if rate - other - math.hypot(rate - low, high - other) > guards.max_error_rise:
-        message = f"{rate:.1%} of its answers failed, {other:.1%} of the stable version's: guards.maxErrorRise is "
-        return Breach(ServiceReason.ERROR_RATE, f"{message}{guards.max_error_rise:g}")
-    return _slow(new, stable, guards, z) or _poorer(new, stable, guards, z)
+    for rule in (_error_rise, _latency, _revenue, _click_rate, _ad_load):
+        if (broken := rule(new, stable, guards)) is not None:
+            return broken
+    return None
 
 
-def _slow(new: Counts, stable: Counts, guards: Guards, z: float) -> Breach | None:
-    """Too many answers took longer than the stable version's 95th percentile times the ratio."""
+def _error_rise(new: Counts, stable: Counts, guards: Guards) -> Breach | None:
+    rise = share_increase(new.failed, new.answers, stable.failed, stable.answers, guards.confidence)
+    if rise <= guards.max_error_rise:
+        return None
+    mine, other = new.failed / new.answers, stable.failed / stable.answers
+    message = f"{mine:.1%} of its answers failed, {other:.1%} of the stable version's"
+    return Breach(ServiceReason.ERROR_RATE, f"{message}: guards.maxErrorRise is {guards.max_error_rise:g}")
+
+
+def _latency(new: Counts, stable: Counts, guards: Guards) -> Breach | None:
+    """Compare the share of answers that took longer than the stable version's p95 times the ratio with 5%."""
     reference, total = quantile(stable.buckets, QUANTILE), _total(new.buckets)
     if reference is None or not total:
         return None
     limit = reference * guards.max_latency_ratio
     slower = total - below(new.buckets, limit)
-    if wilson(slower, total, z)[0] <= 1 - QUANTILE:
+    if share_bounds(slower, total, guards.confidence).lo <= 1 - QUANTILE:
         return None
     mine = quantile(new.buckets, QUANTILE)
     return Breach(
@@ -92,44 +97,51 @@ def _slow(new: Counts, stable: Counts, guards: Guards, z: float) -> Breach | Non
     )
 
 
-def _poorer(new: Counts, stable: Counts, guards: Guards, z: float) -> Breach | None:
-    bid = stable.revenue_micros / stable.clicks if stable.clicks else 0.0
-    revenue = log_ratio(
-        (new.revenue_micros + bid / 2) / new.answers if bid else 0, (stable.revenue_micros + bid / 2) / stable.answers
+def _revenue(new: Counts, stable: Counts, guards: Guards) -> Breach | None:
+    if not stable.clicks:
+        return None
+    half_a_bid = stable.revenue_micros / stable.clicks / 2  # keeps the ratio finite for a version without a click
+    ratio = ratio_bounds(
+        (new.revenue_micros + half_a_bid) / new.answers,
+        (stable.revenue_micros + half_a_bid) / stable.answers,
+        new.clicks,
+        stable.clicks,
+        guards.confidence,
+        BID_DISPERSION,
     )
-    noise = z * math.sqrt(BID_SPREAD) * _noise(new.clicks, stable.clicks)
-    if revenue is not None and revenue + noise < math.log(guards.min_revenue_ratio):
-        mine, other = (c.revenue_micros / c.answers for c in (new, stable))
-        message = f"it earned {mine:.0f} micros per answer, the stable version {other:.0f}"
-        return Breach(ServiceReason.REVENUE, f"{message}: guards.minRevenueRatio is {guards.min_revenue_ratio:g}")
+    if ratio is None or ratio.hi >= guards.min_revenue_ratio:
+        return None
+    mine, other = (c.revenue_micros / c.answers for c in (new, stable))
+    message = f"it earned {mine:.0f} micros per answer, the stable version {other:.0f}"
+    return Breach(ServiceReason.REVENUE, f"{message}: guards.minRevenueRatio is {guards.min_revenue_ratio:g}")
+
+
+def _click_rate(new: Counts, stable: Counts, guards: Guards) -> Breach | None:
     if not new.shown or not stable.shown:
         return None
-    rate = log_ratio((new.clicks + 0.5) / new.shown, (stable.clicks + 0.5) / stable.shown)
-    noise = z * _noise(new.clicks, stable.clicks)
-    if rate is not None and rate + noise < math.log(guards.min_click_rate_ratio):
-        mine, other = (c.clicks / c.shown for c in (new, stable))
-        message = f"{mine:.2%} of the ads it showed were clicked, {other:.2%} of the stable version's"
-        limit = f"guards.minClickRateRatio is {guards.min_click_rate_ratio:g}"
-        return Breach(ServiceReason.CLICK_RATE, f"{message}: {limit}")
-    load = log_ratio(new.shown / new.answers, stable.shown / stable.answers)
-    if load is not None and load - z * _noise(new.shown, stable.shown) > math.log(guards.max_ad_load_ratio):
-        mine, other = (c.shown / c.answers for c in (new, stable))
-        message = f"it showed {mine:.2f} ads per answer, the stable version {other:.2f}"
-        return Breach(ServiceReason.AD_LOAD, f"{message}: guards.maxAdLoadRatio is {guards.max_ad_load_ratio:g}")
-    return None
+    mine, other = (new.clicks + 0.5) / new.shown, (stable.clicks + 0.5) / stable.shown
+    ratio = ratio_bounds(mine, other, new.clicks, stable.clicks, guards.confidence)
+    if ratio is None or ratio.hi >= guards.min_click_rate_ratio:
+        return None
+    mine, other = (c.clicks / c.shown for c in (new, stable))
+    message = f"{mine:.2%} of the ads it showed were clicked, {other:.2%} of the stable version's"
+    return Breach(ServiceReason.CLICK_RATE, f"{message}: guards.minClickRateRatio is {guards.min_click_rate_ratio:g}")
 
 
-def wilson(count: float, total: float, z: float) -> tuple[float, float]:
-    """Wilson's interval of a share."""
-    if total <= 0:
-        return 0.0, 1.0
-    share, zz = count / total, z * z / total
-    middle, half = share + zz / 2, z * math.sqrt(share * (1 - share) / total + zz / (4 * total))
-    return max(0.0, (middle - half) / (1 + zz)), min(1.0, (middle + half) / (1 + zz))
+def _ad_load(new: Counts, stable: Counts, guards: Guards) -> Breach | None:
+    mine, other = (c.shown / c.answers for c in (new, stable))
+    ratio = ratio_bounds(mine, other, new.shown, stable.shown, guards.confidence)
+    if ratio is None or ratio.lo <= guards.max_ad_load_ratio:
+        return None
+    message = f"it showed {mine:.2f} ads per answer, the stable version {other:.2f}"
+    return Breach(ServiceReason.AD_LOAD, f"{message}: guards.maxAdLoadRatio is {guards.max_ad_load_ratio:g}")
 
 
 def quantile(buckets: Mapping[float, int], q: float) -> float | None:
-    """The q-quantile of a histogram, straight within a bucket; in the last, open one that one's lower bound."""
+    """Return the q-quantile of a histogram, interpolated within its bucket; None for an empty histogram.
+
+    In the last bucket, which has no upper bound, it is the lower bound.
+    """
     total = _total(buckets)
     if not total:
         return None
@@ -145,7 +157,7 @@ def quantile(buckets: Mapping[float, int], q: float) -> float | None:
 
 
 def below(buckets: Mapping[float, int], limit: float) -> float:
-    """How many of a histogram are below a limit, straight within a bucket."""
+    """Return how many values of a histogram are below a limit, interpolated within its bucket."""
     lower, before = 0.0, 0.0
     for bound in sorted(buckets):
         if bound >= limit:
@@ -156,19 +168,5 @@ def below(buckets: Mapping[float, int], limit: float) -> float:
     return before
 
 
-def log_ratio(mine: float, other: float) -> float | None:
-    """log(mine / other); None where there is nothing to compare with."""
-    return None if mine <= 0 or other <= 0 else math.log(mine / other)
-
-
-def _noise(mine: int, other: int) -> float:
-    """Standard error of the log ratio of two Poisson counts."""
-    return math.sqrt(1 / (mine + 0.5) + 1 / (other + 0.5))
-
-
 def _total(buckets: Mapping[float, int]) -> int:
     return max(buckets.values(), default=0)
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)

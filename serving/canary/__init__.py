@@ -1,1 +1,1 @@
-"""Which version serves: promotion and rollback with their history, and the guard that watches what was promoted."""
+"""Which version serves: promotion and rollback with their history, and the guard over a promoted version."""

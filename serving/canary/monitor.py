@@ -1,6 +1,6 @@
-"""The guard at work: reads the log, and keeps the version on probation or sends it back.
+"""The guard at work: reads the event log, and keeps the version on probation or rolls it back.
 
-It holds no state of its own that matters: the windows come back from the log, the probation from the history.
+It holds no state that must survive: samples come back from the log, the probation from the history.
 """
 
 from __future__ import annotations
@@ -13,36 +13,40 @@ import structlog
 
 from mechanism.errors import InputError
 from serving.canary.deployment import Deployment
-from serving.canary.guard import GuardSettings, Verdict, judge
-from serving.canary.samples import LiveWindows
+from serving.canary.guard import GuardDecision, GuardSettings, decide
+from serving.canary.samples import AnswerSamples
 from streaming.codec import EventError, decode
 from streaming.log import Consumer, EventLog
 from streaming.topics import CLICKS, INTERACTIONS
 
 log = structlog.get_logger(__name__)
 
-BACK = 10_000
+REREAD = 10_000
 """Records of each partition that are read again at the start."""
-BY = "guard"
+ACTOR = "guard"
+"""Who changed the deployment, in its history."""
 
 
 class LogFeed:
-    """Brings what the log holds into windows. Raises LogUnavailable while it is away."""
+    """Reads interactions and clicks from the event log into samples, from the last 10,000 records of each partition.
 
-    def __init__(self, events: EventLog, windows: LiveWindows) -> None:
-        self._windows = windows
+    Opening and polling raise LogUnavailable while the log cannot be reached.
+    """
+
+    def __init__(self, events: EventLog, samples: AnswerSamples) -> None:
+        self._samples = samples
         self._consumer: Consumer = events.consumer("", (INTERACTIONS, CLICKS))
         for partition, end in self._consumer.ends().items():
-            self._consumer.seek(partition, max(0, end - BACK))
+            self._consumer.seek(partition, max(0, end - REREAD))
 
     def poll(self, timeout_s: float) -> int:
-        """Takes what has come; how many records. What is no event is passed over: the workers set it aside."""
+        """Add new records and return their number. Undecodable ones are skipped: the workers set them aside."""
         records = self._consumer.poll(timeout_s)
         for record in records:
             if record.value is None:
                 continue
             try:
-                self._windows.add(decode(record.topic, record.value))
+                self._samples.add(decode(record.topic, record.value))
             except EventError:
                 continue
         return len(records)
@@ -54,16 +58,19 @@ class LogFeed:
         self._consumer.close()
 
 
-class Guard:
-    """Judges the version on probation, if there is one."""
+class CanaryMonitor:
+    """Decides about the version on probation, if there is one."""
 
-    def __init__(self, deployment: Deployment, windows: LiveWindows, settings: GuardSettings) -> None:
+    def __init__(self, deployment: Deployment, samples: AnswerSamples, settings: GuardSettings) -> None:
         self._deployment = deployment
-        self._windows = windows
+        self._samples = samples
         self._settings = settings
 
-    def look(self, now: datetime | None = None) -> tuple[str, Verdict] | None:
-        """The version on probation and what was found; what has to follow is done. None where none is on probation."""
+    def check(self, now: datetime | None = None) -> tuple[str, GuardDecision] | None:
+        """Decide about the version on probation and act on it.
+
+        Returns the version's name and the decision, None if no version is on probation.
+        """
         change = self._deployment.probation()
         if change is None:
             return None
@@ -71,15 +78,16 @@ class Guard:
         routed = self._deployment.versions()
         new = next(version for version in routed if version.name == change.version)
         old = next((version for version in routed if version.name != change.version), None)
-        before = self._windows.of(old.digest, now) if old is not None else []
-        verdict = judge(before, self._windows.of(new.digest, now, change.at), self._settings)
-        if verdict.decision == "wait":
-            return new.name, verdict
-        act = self._deployment.keep if verdict.decision == "keep" else self._deployment.rollback
+        before = self._samples.of(old.digest, now) if old is not None else []
+        decision = decide(before, self._samples.of(new.digest, now, change.at), self._settings)
+        if decision.action == "wait":
+            return new.name, decision
+        act = self._deployment.keep if decision.action == "keep" else self._deployment.rollback
+        found = {"version": new.name, "action": decision.action}
         try:
-            act(BY, verdict.reason, new.name)
-        except InputError as error:  # somebody was quicker, or there is nothing to go back to
-            log.warning("guard could not act", version=new.name, decision=verdict.decision, reason=str(error))
-            return new.name, verdict
-        log.info("judged", version=new.name, decision=verdict.decision, reason=verdict.reason)
-        return new.name, verdict
+            act(ACTOR, decision.reason, new.name)
+        except InputError as error:  # another process was quicker, or there is no version to roll back to
+            log.warning("canary.decision_not_applied", **found, reason=str(error))
+            return new.name, decision
+        log.info("canary.decided", **found, reason=decision.reason)
+        return new.name, decision

@@ -34,7 +34,7 @@ def count(log: EmbeddedLog, topic: str) -> int:
 
 def run(places: Places, deployment: Deployment, answers: int) -> str:
     """Runs the loop until the log and the shards have so many answers; the table as it then stood."""
-    loop = Loop(places, deployment, GuardSettings(least=10, least_early=5))
+    loop = Loop(places, deployment, GuardSettings(min_answers=10, min_early_answers=5))
     port = free_port()
     stop, end = threading.Event(), time.monotonic() + WAIT_S
     tables: list[str] = []

@@ -18,7 +18,7 @@ from inference.policy import Policy
 from mechanism.objective import Penalty
 from serving.canary.guard import GuardSettings
 from serving.canary.monitor import LogFeed
-from serving.canary.samples import LiveWindows, WindowSettings
+from serving.canary.samples import AnswerSamples, SampleSettings
 from streaming.embedded import EmbeddedLog
 from streaming.events import AnyEvent, Click, Interaction
 from streaming.shards import ShardReader
@@ -68,11 +68,11 @@ def test_the_workers_and_the_guard_take_every_event(served: tuple[EmbeddedLog, l
     totals = reader.totals()
     assert (totals.auctions, totals.clicks, totals.orphans) == (60, len(clicks(events)), 0)
     assert reader.count() == sum(answer.consent for answer in answers(events))
-    windows = LiveWindows(WindowSettings(ripe_s=1_800.0), Penalty())
-    with LogFeed(log, windows) as feed:
+    samples = AnswerSamples(SampleSettings(click_window_s=1_800.0), Penalty())
+    with LogFeed(log, samples) as feed:
         while feed.poll(0.2):
             pass
-    seen = windows.of(DIGEST, datetime.now(UTC))
+    seen = samples.of(DIGEST, datetime.now(UTC))
     assert sum(answer.revenue or 0 for answer in seen) == sum(click.price_micros for click in clicks(events))
 
 

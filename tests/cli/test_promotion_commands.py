@@ -18,7 +18,7 @@ from cli.main import app
 from inference.models import resolve
 from serving.canary.deployment import Deployment
 from serving.canary.guard import GuardSettings
-from serving.canary.samples import WindowSettings
+from serving.canary.samples import SampleSettings
 from serving.policies.route_file import Version, read_routes
 from serving.policies.weights import folder_digest
 from streaming.codec import encode
@@ -124,9 +124,9 @@ def test_the_guard_keeps_or_rolls_back_by_what_the_log_says(
     deployment.promote(Version("v1", 100, "elsewhere", "ab" * 32), "test", "")
     write(log, "ab" * 32, seconds, clicked)
     stop = threading.Event()
-    settings = GuardSettings(least=50, least_early=20)
+    settings = GuardSettings(min_answers=50, min_early_answers=20)
     watching = threading.Thread(
-        target=watch, args=(log, deployment, settings, WindowSettings(ripe_s=0.05), stop), daemon=True
+        target=watch, args=(log, deployment, settings, SampleSettings(click_window_s=0.05), stop), daemon=True
     )
     watching.start()
     end = datetime.now(UTC) + timedelta(seconds=30)

@@ -1,4 +1,4 @@
-"""A running router under load changes its version: no request fails, and the guard acts by the router's own log."""
+"""A router under load changes its version: no request fails, and the guard decides by the router's event log."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mechanism.objective import Penalty
 from mechanism.types import Context
 from serving.canary.deployment import Deployment
 from serving.canary.guard import GuardSettings
-from serving.canary.monitor import Guard, LogFeed
-from serving.canary.samples import LiveWindows, WindowSettings
+from serving.canary.monitor import CanaryMonitor, LogFeed
+from serving.canary.samples import AnswerSamples, SampleSettings
 from serving.policies.protocol import AsyncPolicyBackend
 from serving.policies.route_file import Version
 from serving.policies.threaded import ThreadedPolicy
@@ -23,7 +23,7 @@ from serving.policies.worker import PolicyWorker
 
 QUICK = RouteLimits(trial_s=5, look_s=2, again_s=0.05)
 SECONDS = {"good": 0.0, "better": 0.0, "slow": 0.6}
-"""What each version takes for an answer, beyond what the router does."""
+"""Seconds that each version takes for an answer."""
 
 
 def version(name: str) -> Version:
@@ -31,7 +31,7 @@ def version(name: str) -> Version:
 
 
 def opener(scripted: Callable[..., Any]) -> Callable[[Version], Any]:
-    """Opens versions that say their names, show an ad and take their time."""
+    """Opens versions that write their names, show an ad and take their seconds."""
 
     async def opened(wanted: Version) -> AsyncPolicyBackend:
         def script(context: Context) -> Iterator[str]:
@@ -47,14 +47,14 @@ def opener(scripted: Callable[..., Any]) -> Callable[[Version], Any]:
     return opened
 
 
-def test_versions_change_under_load_and_a_slow_one_goes_back(
+def test_versions_change_under_load_and_a_slow_one_is_rolled_back(
     tmp_path: Path, router: Callable[..., Any], scripted: Callable[..., Any], wait_until: Callable[..., None]
 ) -> None:
     deployment = Deployment(tmp_path / "routes.json")
     deployment.start(version("good"), "test", "")
     backend = RoutedPolicy(deployment.path, opener(scripted), QUICK)
-    windows = LiveWindows(WindowSettings(ripe_s=0.0), Penalty())
-    guard = Guard(deployment, windows, GuardSettings(least=15, least_early=8, quick_s=0.3))
+    samples = AnswerSamples(SampleSettings(click_window_s=0.0), Penalty())
+    monitor = CanaryMonitor(deployment, samples, GuardSettings(min_answers=15, min_early_answers=8, fast_s=0.3))
     statuses: list[int] = []
     texts: list[str] = []
     stop = threading.Event()
@@ -68,13 +68,13 @@ def test_versions_change_under_load_and_a_slow_one_goes_back(
 
         def decided() -> bool:
             feed.poll(0.2)
-            guard.look()
+            monitor.check()
             return deployment.probation() is None
 
         threads = [threading.Thread(target=ask) for _ in range(2)]
         for thread in threads:
             thread.start()
-        with LogFeed(running.router.log, windows) as feed:
+        with LogFeed(running.router.log, samples) as feed:
             wait_until(lambda: len(texts) > 20 and feed.poll(0.2) == 0, 60)
             deployment.promote(version("better"), "test", "")
             wait_until(decided, 90)
@@ -87,8 +87,8 @@ def test_versions_change_under_load_and_a_slow_one_goes_back(
             thread.join(30)
     assert set(statuses) == {200}
     assert set(texts) == {"good", "better", "slow"}
-    told = [(change.kind, change.version, change.by) for change in deployment.history()]
-    assert told == [
+    changes = [(change.kind, change.version, change.by) for change in deployment.history()]
+    assert changes == [
         ("start", "good", "test"),
         ("promote", "better", "test"),
         ("keep", "better", "guard"),

@@ -1,4 +1,4 @@
-"""Promotion and rollback: what is routed afterwards, and what the history says of it."""
+"""Promotion and rollback: what is routed afterwards, and what the history records."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def weights(deployment: Deployment) -> dict[str, int]:
     return {v.name: v.weight for v in read_routes(deployment.path).versions}
 
 
-def test_a_promoted_version_serves_and_the_one_before_stays_at_hand(deployment: Deployment) -> None:
+def test_a_promoted_version_serves_and_the_previous_one_stays_loaded(deployment: Deployment) -> None:
     deployment.promote(version("v0001"), "test", "")
     assert weights(deployment) == {"v0001": 100, "tiny": 0}
     deployment.promote(version("v0002"), "test", "")
     assert weights(deployment) == {"v0002": 100, "v0001": 0}
 
 
-def test_a_share_grows_to_all(deployment: Deployment) -> None:
+def test_a_canary_share_grows_until_it_is_kept(deployment: Deployment) -> None:
     deployment.promote(version("v0001"), "test", "", share=10)
     assert weights(deployment) == {"v0001": 10, "tiny": 90}
     serving = deployment.serving()
@@ -48,7 +48,7 @@ def test_a_share_grows_to_all(deployment: Deployment) -> None:
     assert deployment.probation() is None
 
 
-def test_a_rollback_goes_one_back_and_again_one_further(deployment: Deployment) -> None:
+def test_each_rollback_goes_one_version_back(deployment: Deployment) -> None:
     for name in ("v0001", "v0002"):
         deployment.promote(version(name), "test", "")
     deployment.rollback("test", "slow")
@@ -59,21 +59,21 @@ def test_a_rollback_goes_one_back_and_again_one_further(deployment: Deployment) 
         deployment.rollback("test", "")
 
 
-def test_a_canary_goes_back_to_the_version_that_serves(deployment: Deployment) -> None:
+def test_a_canary_is_rolled_back_to_the_serving_version(deployment: Deployment) -> None:
     deployment.promote(version("v0001"), "test", "")
     deployment.promote(version("v0002"), "test", "", share=20)
     deployment.rollback("guard", "errors")
     assert weights(deployment) == {"v0001": 100}
-    deployment.promote(version("v0002"), "test", "mended")
+    deployment.promote(version("v0002"), "test", "repaired")
     deployment.rollback("guard", "again")
     assert weights(deployment) == {"v0001": 100}
 
 
-def test_the_history_says_who_when_and_why(deployment: Deployment) -> None:
+def test_the_history_records_who_when_and_why(deployment: Deployment) -> None:
     deployment.promote(version("v0001"), "gates", "all passed")
     deployment.rollback("guard", "p95 of 3 s")
-    told = [(change.kind, change.version, change.by, change.why) for change in deployment.history()]
-    assert told == [
+    recorded = [(change.kind, change.version, change.by, change.why) for change in deployment.history()]
+    assert recorded == [
         ("start", "tiny", "test", "the first"),
         ("promote", "v0001", "gates", "all passed"),
         ("rollback", "v0001", "guard", "p95 of 3 s"),
@@ -83,7 +83,7 @@ def test_the_history_says_who_when_and_why(deployment: Deployment) -> None:
     assert read_routes(deployment.path).generation == 3
 
 
-def test_what_cannot_be_routed_changes_nothing(deployment: Deployment) -> None:
+def test_a_refused_change_changes_nothing(deployment: Deployment) -> None:
     before = deployment.path.read_bytes()
     with pytest.raises(InputError, match="already"):
         deployment.promote(version("tiny"), "test", "")
@@ -99,7 +99,7 @@ def test_what_cannot_be_routed_changes_nothing(deployment: Deployment) -> None:
     assert len(deployment.history()) == 1
 
 
-def test_a_kill_between_history_and_routes_is_mended_by_the_next_change(deployment: Deployment) -> None:
+def test_the_change_after_a_kill_starts_from_the_route_file(deployment: Deployment) -> None:
     deployment.promote(version("v0001"), "test", "")
     before = deployment.path.read_bytes()
     deployment.promote(version("v0002"), "test", "")
@@ -109,7 +109,7 @@ def test_a_kill_between_history_and_routes_is_mended_by_the_next_change(deployme
     assert weights(deployment) == {"tiny": 100}
 
 
-def test_a_line_that_a_kill_cut_off_is_passed_over(deployment: Deployment) -> None:
+def test_an_incomplete_last_line_is_ignored(deployment: Deployment) -> None:
     with deployment.history_path.open("ab") as file:
         file.write(b'{"at": "2026-')
     assert len(deployment.history()) == 1
@@ -125,7 +125,7 @@ def test_a_damaged_line_is_named(deployment: Deployment) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from(["promote", "rollback", "keep"]), st.integers(1, 100)), max_size=12))
-def test_whatever_is_asked_all_traffic_has_a_version(
+def test_any_sequence_of_changes_routes_all_traffic(
     tmp_path_factory: pytest.TempPathFactory, asked: list[tuple[str, int]]
 ) -> None:
     deployment = Deployment(tmp_path_factory.mktemp("serve") / "routes.json")
