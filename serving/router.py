@@ -20,9 +20,9 @@ from mechanism.errors import PolicyError
 from mechanism.files import replace_file
 from serving.accounts.keys import AccountStore
 from serving.answering.answer import LiveAnswer, Room
+from serving.answering.auction_records import AuctionLog
 from serving.answering.finalise import settle
 from serving.answering.question import Question
-from serving.answering.records import AuctionLog
 from serving.auction.ad_load import AdLoadState, next_load
 from serving.auction.encoding import Encoder, QueryEncoder
 from serving.auction.marketplace import Marketplace

@@ -19,8 +19,8 @@ from mechanism.errors import AuctionError, InputError, PolicyError
 from mechanism.stream import MarkerStream
 from mechanism.types import Answer, Context, model_version
 from serving import tracing
+from serving.answering.auction_records import EvaluationSummary, new_auction_id
 from serving.answering.question import Question
-from serving.answering.records import Outcome, new_auction_id
 from serving.answering.rendering import SponsoredLink, VisibleAnswer, VisibleDelta
 from serving.auction.eligibility import PlacementRequest
 from serving.auction.marketplace import Marketplace
@@ -121,7 +121,7 @@ class LiveAnswer:
         self.outlet = Outlet()
         self.outcome = "failed"
         self.placement: PlacementRequest | None = None
-        self.evaluated: Outcome | None = None
+        self.evaluated: EvaluationSummary | None = None
         self.offers: dict[str, Offer] = {}
         self.apart: tuple[Loss, ...] = ()
         self.done: Completed | None = None
@@ -235,7 +235,7 @@ class LiveAnswer:
             with tracing.span("eligibility"):
                 self.placement = self._placement()
                 evaluation = market.evaluate(self.placement)
-                self.evaluated = Outcome.of(evaluation)
+                self.evaluated = EvaluationSummary.of(evaluation)
             if not len(evaluation):
                 return ()
             with tracing.span("retrieval", eligible=len(evaluation)):

@@ -14,17 +14,17 @@ import structlog
 from mechanism.payments import impression_payments, participation_payments
 from mechanism.types import AdId, Answer, Insertion, Micros, model_version
 from serving.answering.answer import LiveAnswer
-from serving.answering.interactions import interaction_of
-from serving.answering.records import (
+from serving.answering.auction_records import (
     ApartRecord,
     AuctionLog,
     AuctionRecord,
     CandidateRecord,
-    Kept,
     MarkerRecord,
+    OwnedRecord,
     PaymentRecord,
     ShownRecord,
 )
+from serving.answering.interactions import interaction_of
 from serving.auction.eligibility import Reason
 from serving.auction.rates import insertion_rates
 from serving.campaigns.types import Pricing
@@ -40,7 +40,7 @@ def settle(live: LiveAnswer, events: EventProducer, kept: AuctionLog, key: bytes
     payments = _payments(live, shown)
     excluded = live.evaluated.counts() if live.evaluated else {}
     record = _record(live, shown, payments, excluded, seconds)
-    kept.add(Kept(record, live.owner, live.evaluated))
+    kept.add(OwnedRecord(record, live.owner, live.evaluated))
     _count(live, record, excluded, seconds)
     events.put(interaction_of(live, record, seconds, key))
     ads = live.question.request.ads

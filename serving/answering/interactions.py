@@ -10,7 +10,7 @@ import math
 
 from mechanism.types import AdId, Profile, model_version
 from serving.answering.answer import LiveAnswer
-from serving.answering.records import AuctionRecord
+from serving.answering.auction_records import AuctionRecord
 from serving.answering.rendering import as_read
 from serving.campaigns.types import Pricing
 from streaming.events import (

@@ -1,6 +1,6 @@
 """The record of each auction: who took part at which bid, why all others did not, what was shown and what is paid.
 
-Kept in memory for the newest answers of this router. It holds neither the question nor the profile, only whether one
+OwnedRecord in memory for the newest answers of this router. It holds neither the question nor the profile, only whether one
 was used. What the record says of exclusions is worked out when it is read.
 """
 
@@ -132,7 +132,7 @@ class FullRecord(AuctionRecord, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class EvaluationSummary:
     """An evaluation in little room: of each slot how many rules it survived, of each creative its state."""
 
     reasons: tuple[Reason, ...]
@@ -145,7 +145,7 @@ class Outcome:
     bids: NDArray[np.int64]
 
     @classmethod
-    def of(cls, evaluation: Evaluation) -> Outcome:
+    def of(cls, evaluation: Evaluation) -> EvaluationSummary:
         """Each rule's mask lies within the one before, so their sum says at which rule a slot was stopped."""
         survived = np.zeros(len(evaluation.used), np.uint8)
         for _, alive in evaluation.trail:
@@ -193,12 +193,12 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class OwnedRecord:
     """A record, whose it is (the id of the key that asked, empty for nobody's), and what it can be told from."""
 
     record: AuctionRecord
     owner: str
-    outcome: Outcome | None
+    outcome: EvaluationSummary | None
 
     def full(self) -> FullRecord:
         """The whole record; slow with many campaigns."""
@@ -218,18 +218,18 @@ class AuctionLog:
         self._size = size
         self._kept: OrderedDict[str, _Packed] = OrderedDict()
 
-    def add(self, kept: Kept) -> None:
+    def add(self, kept: OwnedRecord) -> None:
         """Keeps a record and forgets the oldest past the size."""
         self._kept[kept.record.auction_id] = _Packed(_encode(kept.record), kept.owner, kept.outcome)
         while len(self._kept) > self._size:
             self._kept.popitem(last=False)
 
-    def get(self, auction_id: str) -> Kept | None:
+    def get(self, auction_id: str) -> OwnedRecord | None:
         """The record of an auction, None where it is unknown or forgotten."""
         packed = self._kept.get(auction_id)
         return None if packed is None else packed.kept()
 
-    def newest(self, owner: str | None, before: str, count: int) -> list[Kept]:
+    def newest(self, owner: str | None, before: str, count: int) -> list[OwnedRecord]:
         """Records of one owner, or of all (None), newest first, older than the auction `before` ("": from the newest
         on); auction ids sort by time."""
         chosen = (
@@ -244,10 +244,10 @@ class AuctionLog:
 class _Packed:
     record: bytes
     owner: str
-    outcome: Outcome | None
+    outcome: EvaluationSummary | None
 
-    def kept(self) -> Kept:
-        return Kept(_decode(self.record), self.owner, self.outcome)
+    def kept(self) -> OwnedRecord:
+        return OwnedRecord(_decode(self.record), self.owner, self.outcome)
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mechanism.types import MarkerChoice
 from serving.accounts.administrator import ensure_administrator
 from serving.accounts.keys import AccountStore, Role
-from serving.answering.records import AuctionLog, AuctionRecord, Kept, Outcome, new_auction_id
+from serving.answering.auction_records import AuctionLog, AuctionRecord, EvaluationSummary, OwnedRecord, new_auction_id
 from serving.auction.eligibility import Capped, EligibilityIndex, PlacementRequest
 from serving.auction.rates import ClickRates, insertion_rates
 from serving.campaigns.types import (
@@ -77,7 +77,7 @@ def test_the_outcome_says_what_the_evaluation_said(seed: int, count: int, consen
     )
     capped = Capped(consent, frozenset({"c3"}), frozenset({"c1-0", "c2-1"}))
     evaluation = index.evaluate(request, capped)
-    outcome = Outcome.of(evaluation)
+    outcome = EvaluationSummary.of(evaluation)
     assert outcome.counts() == evaluation.counts()
     verdicts = list(evaluation.verdicts())
     excluded = {(v.campaign_id, v.creative_id): v.reason for v in verdicts if v.reason}
@@ -113,7 +113,7 @@ def test_the_newest_records_are_kept_and_paged() -> None:
     log, ids = AuctionLog(3), sorted(new_auction_id() for _ in range(5))
     for number, auction_id in enumerate(ids):
         record = AuctionRecord(**fields | {"auction_id": auction_id})
-        log.add(Kept(record, owner="me" if number % 2 else "", outcome=None))
+        log.add(OwnedRecord(record, owner="me" if number % 2 else "", outcome=None))
     assert [k.record.auction_id for k in log.newest(None, "", 9)] == ids[:1:-1]
     assert [k.record.auction_id for k in log.newest("me", "", 9)] == [ids[3]]
     assert [k.record.auction_id for k in log.newest(None, ids[3], 9)] == [ids[2]]
