@@ -1,24 +1,25 @@
-"""The project's one exception tree. Every error names the place, the value and the remedy.
+"""The project's exceptions. Every message names the place, the value and the remedy.
 
 AuctionError
-├── InputError          a file, row, field, argument or environment variable that a person can mend
-│   ├── ConfigError     a setting of a configuration
-│   └── BusyError       another process holds it; later it may be free
-├── JudgeError          the judge's endpoint failed or kept answering outside its schema
-├── PolicyError         a language model could not be loaded or could not answer
-├── DeviceMemoryError   a model and its batch do not fit the device's memory
-└── GuardError          a training guard stopped the run; the last good epoch is kept
+├── InputError              a file, row, field, argument or environment variable that the user can correct
+│   ├── ConfigError         a setting of a configuration
+│   └── BusyError           another process holds the resource; a later attempt may succeed
+├── JudgeError              the judge's endpoint failed or kept replying outside its schema
+│   └── BudgetSpentError    the judge's budget does not cover the next call
+├── PolicyError             a language model could not be loaded or could not answer
+├── DeviceMemoryError       a model and its batch do not fit the device's memory
+└── GuardError              a training guard stopped the run; the last good epoch is kept
 """
 
 from __future__ import annotations
 
 
 class AuctionError(Exception):
-    """Base of all errors that this project raises on purpose."""
+    """Base of all exceptions that this project raises deliberately."""
 
 
 class InputError(AuctionError):
-    """Bad input: `place` (file:line, field, variable), the offending `value`, and what to do about it."""
+    """Bad input: `place` (file:line, field, variable), the offending `value`, and the `remedy`."""
 
     def __init__(self, place: str, value: object, remedy: str) -> None:
         self.place = place
@@ -33,11 +34,15 @@ class ConfigError(InputError):
 
 
 class BusyError(InputError):
-    """Another process holds what was asked for; it may be asked for again."""
+    """Another process holds the requested resource; a later attempt may succeed."""
 
 
 class JudgeError(AuctionError):
-    """The judge's endpoint failed for good, or kept answering outside the schema."""
+    """The judge's endpoint failed after all retries, or kept replying outside the schema."""
+
+
+class BudgetSpentError(JudgeError):
+    """The judge's budget does not cover the highest possible price of the next call."""
 
 
 class PolicyError(AuctionError):
@@ -45,11 +50,11 @@ class PolicyError(AuctionError):
 
 
 class DeviceMemoryError(AuctionError):
-    """A model and its batch do not fit the memory of the device that they were to run on."""
+    """A model and its batch do not fit the memory of their device."""
 
 
 class GuardError(AuctionError):
-    """A training guard fired: `guard` is its name, `evidence` the figures that made it fire."""
+    """A training guard stopped the run: `guard` is its name, `evidence` the figures that triggered it."""
 
     def __init__(self, guard: str, message: str, evidence: dict[str, float]) -> None:
         self.guard = guard

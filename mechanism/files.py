@@ -1,6 +1,6 @@
-"""Files replaced in one step: a reader, or the machine after a power cut, finds the old contents or the new ones.
+"""Atomic file replacement: a reader, or the machine after a power cut, finds the old contents or the new ones.
 
-The only I/O in this room. It lives here because every other room writes state that a kill must not damage.
+The only I/O of this package. It is here because every other package writes state that a kill must not damage.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ from pathlib import Path
 
 
 def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Replace the contents of `path`, creating its folder where it is missing.
+    """Replace the contents of `path` atomically; create its folder if it is missing.
 
-    The data goes to a hidden file beside `path`, which is then renamed over it; the new file is readable by its owner's
-    umask, as if it had been opened. With `durable`, data and name are on the disk when this returns.
-
-    Raises:
-        OSError: where the folder or file cannot be written. `path` then holds what it held before.
+    The data goes to a hidden file beside `path`, which is then renamed over it; its permissions follow the umask, as
+    for a newly opened file. With `durable`, data and name are on the disk when this returns. If it fails with OSError,
+    `path` holds what it held before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.draft")
@@ -35,7 +33,7 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder, added or removed, to the disk."""
+    """Flush a folder's entries, added or removed, to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""What the mechanism maximises: declared value of the clicks minus the penalty for faulty insertions.
+"""What the mechanism maximises: the declared value of the clicks minus a penalty for faulty insertions.
 
-Eq. 2, 5 and 8 of arXiv 2512.10551, in bid points (a point is `prompt.MICROS_PER_POINT` micros). These are figures
-for learning and for tables; what anybody pays is settled in `mechanism.payments`.
+Eq. 2, 5 and 8 of arXiv 2512.10551, in bid points of `prompt.MICROS_PER_POINT` micros. These figures are for learning
+and for result tables; what an advertiser pays is decided in `mechanism.payments`, in integer micros.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from mechanism.types import AdId, Answer, Micros
 
 @dataclass(frozen=True, slots=True)
 class Penalty:
-    """Weights of s_resp, in points: `per_ad` for every insertion, `per_extra_ad` more for each one past `flood_after`,
-    `per_fault` for every fault that the parser found. A weight that is negative or not finite raises ConfigError."""
+    """Weights of s_resp, in points.
+
+    `per_ad` counts for every insertion, `per_extra_ad` in addition for each insertion past `flood_after`, `per_fault`
+    for every fault that the parser found. A weight that is negative or not finite is a ConfigError.
+    """
 
     per_ad: float = 10.0
-    flood_after: int = 3
+    flood_after: int = 2
     per_extra_ad: float = 20.0
     per_fault: float = 50.0
 
@@ -33,17 +36,23 @@ class Penalty:
 
 
 def s_resp(answer: Answer, penalty: Penalty) -> float:
-    """Penalty of an answer in points, >= 0 (Eq. 2, 8). An ad that is inserted twice counts twice."""
+    """Return the penalty of an answer for its insertions, in points >= 0 (Eq. 2 and 8).
+
+    An ad that is inserted twice counts twice.
+    """
     ads = len(answer.insertions)
     extra = max(0, ads - penalty.flood_after)
     return penalty.per_ad * ads + penalty.per_extra_ad * extra + penalty.per_fault * len(answer.faults)
 
 
 def value(answer: Answer, bids: Mapping[AdId, Micros], ctr: Mapping[AdId, float]) -> float:
-    """Declared value sum_i b_i ctr_i 1(a_i in y), in points; an ad counts once however often it is inserted.
+    """Return the declared value sum_i b_i ctr_i 1(a_i in y), in points (first term of Eq. 5).
 
-    `bids` are micros a click, `ctr` click probabilities (true or predicted). Raises InputError when a shown ad has no
-    bid or no probability, or one that is out of range.
+    An ad counts once however often it is inserted. `bids` are micros a click, `ctr` click probabilities, true or
+    predicted; entries of ads that the answer does not show are ignored.
+
+    Raises:
+        InputError: if a shown ad has no bid or no click probability, or one out of range.
     """
     terms = []
     for ad_id in answer.shown():
@@ -59,9 +68,10 @@ def value(answer: Answer, bids: Mapping[AdId, Micros], ctr: Mapping[AdId, float]
 def reward(
     answer: Answer, bids: Mapping[AdId, Micros], ctr: Mapping[AdId, float], penalty: Penalty, lam: float = 1.0
 ) -> float:
-    """R(y) = sum_i b_i ctr_i 1(a_i in y) - lam * s_resp(y), in points (Eq. 5 with the penalty of Eq. 8).
+    """Return R(y) = sum_i b_i ctr_i 1(a_i in y) - lam * s_resp(y), in points (Eq. 5 with the penalty of Eq. 8).
 
-    Errors as in `value`; InputError for a `lam` that is negative or not finite.
+    Raises:
+        InputError: if `lam` is negative or not finite; bad bids and probabilities as in `value`.
     """
     if not (math.isfinite(lam) and lam >= 0):
         raise InputError("lambda", lam, "give a finite number >= 0")
@@ -69,10 +79,13 @@ def reward(
 
 
 def objective(rewards: Sequence[float], log_ratios: Sequence[float], beta: float) -> float:
-    """Sample estimate of Eq. 2, E[R(y)] - beta * KL(pi || pi_0), in points.
+    """Return the sample estimate of Eq. 2, E[R(y)] - beta * KL(pi || pi_0), in points.
 
-    `rewards` and `log_ratios` (log pi(y) - log pi_0(y), nats) belong to the same answers, sampled from pi.
-    Raises InputError for empty or unequal lengths.
+    `rewards` (answers,) and `log_ratios` (answers,), log pi(y) - log pi_0(y) in nats, belong to the same answers,
+    sampled from pi; `beta` is in points per nat.
+
+    Raises:
+        InputError: if there are no rewards, or not one log ratio for each.
     """
     if not rewards or len(rewards) != len(log_ratios):
         raise InputError("log_ratios", len(log_ratios), f"give one for each of the {len(rewards)} (at least 1) rewards")

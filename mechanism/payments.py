@@ -1,7 +1,8 @@
-"""First-price payment in its three forms (Eq. 7 of arXiv 2512.10551): per click, per impression, for participation.
+"""First-price payments in three forms: per click, per impression, for participation (Eq. 7 of arXiv 2512.10551).
 
-All three expect b_i * itctr_i from advertiser i. Money is integer micros throughout; a probability is taken as the
-exact fraction it is, and only the product is rounded, half to even. Budgets, idempotence and storage are the ledger's.
+All three charge advertiser i the same in expectation, b_i * itctr_i. Because the allocation is continuous in the bids
+(Theorem 4.3), a second price would equal the first. Money is integer micros; a probability enters as the exact fraction
+it is, and only the product is rounded, half to even. Budgets, idempotence and storage belong to the ledger.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ Probability = float | Decimal | Fraction
 
 
 def click_payments(answer: Answer, bids: Mapping[AdId, Micros], clicks: Mapping[AdId, bool]) -> dict[AdId, Micros]:
-    """Pay per click: each clicked ad pays its bid of this auction, once. Ads without a click are not in the result.
+    """Return what each clicked ad pays: its bid in this auction, once. Ads without a click are left out.
 
-    Raises InputError for a click on an ad that the answer does not show, and for a missing or bad bid.
+    Raises:
+        InputError: if an ad was clicked that the answer does not show, or a clicked ad has no valid bid.
     """
     shown = answer.shown()
     for ad_id, clicked in clicks.items():
@@ -32,22 +34,23 @@ def click_payments(answer: Answer, bids: Mapping[AdId, Micros], clicks: Mapping[
 def impression_payments(
     answer: Answer, bids: Mapping[AdId, Micros], pctr: Mapping[AdId, Probability]
 ) -> dict[AdId, Micros]:
-    """Pay per impression: each shown ad pays bid * pctr at serving time, once, clicked or not; never above its bid.
+    """Return what each shown ad pays, clicked or not: b_i * pctr_i as predicted at serving time, once.
 
-    Raises InputError for a shown ad without a bid or a probability within 0..1.
+    A shown ad without a valid bid or a probability within 0..1 is an InputError.
     """
-    return {ad_id: _share(_bid(bids, ad_id), _probability(pctr, ad_id, "pctr")) for ad_id in answer.shown()}
+    return {ad_id: _expected(_bid(bids, ad_id), _probability(pctr, ad_id, "pctr")) for ad_id in answer.shown()}
 
 
 def participation_payments(bids: Mapping[AdId, Micros], itctr: Mapping[AdId, Probability]) -> dict[AdId, Micros]:
-    """Pay for taking part: every bidding ad pays b_i * itctr_i (Def. 3.1), whether the answer shows it or not.
+    """Return what each bidding ad pays, shown or not: b_i * itctr_i.
 
-    Raises InputError for an ad without an insertion-through click rate within 0..1.
+    itctr_i = E_y[ctr_i(y) 1(a_i in y)] is the insertion-through click rate (Definition 3.1). A bidder without a valid
+    bid or a rate within 0..1 is an InputError.
     """
-    return {ad_id: _share(_bid(bids, ad_id), _probability(itctr, ad_id, "itctr")) for ad_id in bids}
+    return {ad_id: _expected(_bid(bids, ad_id), _probability(itctr, ad_id, "itctr")) for ad_id in bids}
 
 
-def _share(bid: Micros, probability: Fraction) -> Micros:
+def _expected(bid: Micros, probability: Fraction) -> Micros:
     return round(bid * probability)  # Fraction rounds exactly, half to even; probability <= 1 keeps it <= bid
 
 

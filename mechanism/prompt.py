@@ -1,7 +1,7 @@
-"""The prompt: the one place where a context becomes chat messages, for training, serving and evaluation alike.
+"""The prompt: renders a context as chat messages, identically for training, serving and evaluation.
 
-Candidates stand in the order of the context (the caller fixes it, so that a server's prefix cache can work); the
-bid is shown in whole points. Titles are expected to be clean already (`mechanism.sanitize`).
+Candidates keep the order of the context, which the caller fixes so that a server's prefix cache can work. Bids are
+shown in whole points. Titles are expected to be clean (`mechanism.sanitize`).
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ from mechanism.markers import render_marker
 from mechanism.types import Ad, Candidate, Context, Micros, Profile
 
 MICROS_PER_POINT: Micros = 10_000
-"""One bid point, the unit of prompts and of result tables: a hundredth of the currency's unit."""
+"""Micros of one bid point, the unit of prompts and result tables: a hundredth of the currency's unit."""
 DESCRIBED_WORDS = 12
-"""Words of an ad's text that a brief prompt shows where the ad has no category."""
+"""Words of an ad's text that a brief prompt shows if the ad has no category."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptSettings:
-    """How a prompt is written. `instructions` is "full" for instruction-following models and "brief" for small models
-    that were taught the format; `described` lets a brief line begin with what is offered. `ad_load` multiplies every
-    bid before it is shown (run-time ad-load control). Raises ConfigError for an ad load that is negative or not finite,
-    and for `max_points` below 1."""
+    """How a prompt is written.
+
+    `instructions` is "full" for instruction-following models and "brief" for small models that were trained on the
+    format; `described` makes a brief line begin with what is offered. `ad_load` multiplies every bid before it is
+    shown, which raises or lowers the number of ads at run time, without retraining. An ad load that is negative or not
+    finite and a `max_points` below 1 are ConfigErrors.
+    """
 
     instructions: Literal["full", "brief"] = "full"
     ad_load: float = 1.0
@@ -49,13 +52,15 @@ BRIEF_INSTRUCTIONS = "Answer. Offers:"
 
 
 def shown_points(bid: Micros, settings: PromptSettings) -> int:
-    """The bid as the prompt shows it, in whole points: scaled by the ad load, within 0..max_points."""
+    """Return the bid as the prompt shows it: scaled by the ad load, in whole points within 0..max_points."""
     return max(0, min(settings.max_points, round(bid * settings.ad_load / MICROS_PER_POINT)))
 
 
 def render_candidate(candidate: Candidate, settings: PromptSettings) -> str:
-    """One line of the offer list; what is offered and the bid stand before the title, so that a causal reader knows
-    them at the title."""
+    """Return one line of the offer list.
+
+    Description and bid precede the title, because a causal model reads from left to right and decides at the title.
+    """
     ad = candidate.ad
     bid = shown_points(candidate.bid, settings)
     if settings.instructions == "brief":
@@ -65,13 +70,13 @@ def render_candidate(candidate: Candidate, settings: PromptSettings) -> str:
 
 
 def described(ad: Ad) -> str:
-    """What is offered, in a few words: the ad's category, or the beginning of its text where it has none."""
-    # an "@" after a number would read as a bid
+    """Return what is offered in a few words: the ad's category, or else the beginning of its text."""
+    # An "@" after a number would read as a bid.
     return " ".join((ad.category or ad.text).replace("@", " ").lower().rstrip(" .!").split()[:DESCRIBED_WORDS])
 
 
 def render_profile(profile: Profile, settings: PromptSettings) -> str:
-    """The profile as one line; only what is known is written, and "" where nothing is."""
+    """Return the known fields of the profile as one line, or "" if none is known."""
     if settings.instructions == "brief":
         return "Likes: " + ", ".join(profile.interests) if profile.interests else ""
     parts = [
@@ -85,7 +90,7 @@ def render_profile(profile: Profile, settings: PromptSettings) -> str:
 
 
 def render_messages(context: Context, settings: PromptSettings) -> list[dict[str, str]]:
-    """Chat messages for a context: a system message with rules, offers and profile, earlier turns, the query."""
+    """Return the chat messages of a context: a system message with rules, offers and profile, the turns, the query."""
     brief = settings.instructions == "brief"
     if brief:
         system = [BRIEF_INSTRUCTIONS]

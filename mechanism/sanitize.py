@@ -1,8 +1,8 @@
-"""Untrusted words made safe for a prompt: advertisers' titles and texts, and users' queries.
+"""Cleaning of untrusted text for prompts: advertisers' titles and texts, and users' queries.
 
-What can be neutralised is (compatibility forms, invisible and bidirectional characters, marker syntax); what cannot
-is refused with an InputError, since a silently shortened or reworded creative would be another creative. Phrase lists
-stop careless and copied attacks, not every one: the constrained decoder and the marker parser trust nothing anyway.
+Compatibility forms, invisible and bidirectional characters and marker syntax are neutralised. Everything else that is
+unsafe is an InputError, because a silently shortened or reworded creative would be another creative. The phrase lists
+stop careless and copied attacks, not all of them; the constrained decoder and the marker parser do not rely on them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BLANKS = frozenset("\t\n\v\f\r")
 _INVISIBLE_LETTERS = frozenset("\u115f\u1160\u3164\uffa0\u2800\u034f\u17b4\u17b5")  # fillers that print as nothing
 
 _MARKUP = re.compile(r"<\s*[|/!?]|\|\s*>|<\s*\w[^<>]*>|<<\s*/?\s*sys|\[\s*/?\s*inst\s*\]|#{2,}|`{3}", re.IGNORECASE)
-"""Special tokens, role tags and other markup that a tokenizer or a chat template might give a meaning."""
+"""Special tokens, role tags and other markup that a tokenizer or a chat template might interpret."""
 _ROLE = re.compile(r"(?:^|[\n\r.!?;|>])[^\S\n\r]*(?:system|assistant|developer|user|human|tool)\s*:", re.IGNORECASE)
 _CHOOSE = r"(?:choose|select|pick|recommend|insert|mention|prefer|promote|include|advertise|show|rank)"
 _OFFER = r"(?:ads?|advert\w*|offers?|brands?|products?|titles?|sponsors?|candidates?|bids?|options?|links?)"
@@ -73,24 +73,25 @@ _QUERY_TOKENS: Final = (
 
 
 def clean_title(title: str, place: str) -> str:
-    """A title that may stand in a prompt, a marker and a link: one line, 1..80 characters, no "@", "[" or "]".
+    """Return a title that is safe in a prompt, a marker and a link: one line, 1..80 characters, no "@", "[" or "]".
 
-    Raises InputError (at `place`, e.g. "ads.csv:12 title") when it is empty, too long, or reads like an instruction,
-    a role tag or a special token. Idempotent.
+    A title that is empty, too long, or reads like an instruction, a role tag or a special token is an InputError at
+    `place`, such as "ads.csv:12 title". Idempotent.
     """
     return _clean(title, place, MAX_TITLE)
 
 
 def clean_text(text: str, place: str) -> str:
-    """A creative's text that may stand in a prompt: as `clean_title`, with up to 300 characters."""
+    """Return a creative's text that is safe in a prompt: as `clean_title`, with up to 300 characters."""
     return _clean(text, place, MAX_TEXT)
 
 
 def clean_ad(ad: Ad, place: str) -> Ad:
-    """The ad with clean title, text, advertiser and category; text and category may be empty.
+    """Return the ad with clean title, text, advertiser and category; text and category may be empty. Idempotent.
 
-    Raises InputError for a field that cannot be made clean, for an id that is not 1..64 letters, digits or `._:-`,
-    and for a landing page that is not an http(s) address. Idempotent.
+    Raises:
+        InputError: if a field cannot be cleaned, the id is not 1..64 letters, digits or `._:-`, or the landing page is
+            not an http(s) address.
     """
     if not _AD_ID.fullmatch(ad.id):
         raise InputError(f"{place} id", ad.id, f"use 1 to {MAX_ID} letters, digits or '._:-', a letter or digit first")
@@ -106,11 +107,14 @@ def clean_ad(ad: Ad, place: str) -> Ad:
 
 
 def clean_query(query: str, place: str) -> str:
-    """A user's message that may stand in a prompt: its words stay, whatever they ask for.
+    """Return a user's message that is safe in a prompt; its words stay, whatever they ask for. Idempotent.
 
-    Invisible control characters go, and special tokens (`<|im_start|>`) and marker syntax are broken by a blank, so
-    that no tokenizer or parser takes them for its own. Raises InputError when nothing is left, or past 8,000
-    characters; the error names the length, never the words. Idempotent.
+    Invisible control characters are removed. Special tokens (`<|im_start|>`) and marker syntax are broken by a blank,
+    so that no tokenizer or parser interprets them.
+
+    Raises:
+        InputError: if nothing visible is left, or the message has more than 8,000 characters. The error names the
+            length, never the words.
     """
     if len(query) > MAX_QUERY:
         raise InputError(place, f"{len(query)} characters", f"shorten it to at most {MAX_QUERY} characters")
@@ -127,7 +131,7 @@ def clean_query(query: str, place: str) -> str:
 def _clean(text: str, place: str, longest: int) -> str:
     if len(text) > 20 * longest:
         raise InputError(place, text, f"shorten it to at most {longest} characters")
-    visible = _visible(text)  # line breaks are still there: a role tag stands at the start of a line
+    visible = _visible(text)  # with line breaks, because a role tag is one at the start of a line only
     _refuse_instructions(visible, text, place)
     clean = _one_line(visible)
     _refuse_instructions(clean, text, place)
@@ -139,9 +143,9 @@ def _clean(text: str, place: str, longest: int) -> str:
 
 
 def _visible(text: str) -> str:
-    """NFKC without characters that a reader cannot see; line breaks and tabs stay."""
+    """Normalise to NFKC and remove characters that a reader cannot see; line breaks and tabs stay."""
     kept = (c for c in unicodedata.normalize("NFKC", text) if c in _BLANKS or _is_visible(c))
-    return unicodedata.normalize("NFKC", "".join(kept))  # again: a removal can bring composable characters together
+    return unicodedata.normalize("NFKC", "".join(kept))  # again: a removal can join composable characters
 
 
 def _is_visible(character: str) -> bool:
@@ -155,7 +159,7 @@ def _is_visible(character: str) -> bool:
 
 
 def _one_line(text: str) -> str:
-    """Marker characters replaced ("@" -> "at", brackets -> parentheses), all white space one blank."""
+    """Replace marker characters ("@" by "at", brackets by parentheses) and each white space by one blank."""
     return " ".join(text.replace("@", " at ").replace("[", "(").replace("]", ")").split())
 
 

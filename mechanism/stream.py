@@ -1,7 +1,7 @@
-"""The reader's side of a token stream: raw deltas go in, plain text and labelled ads come out.
+"""The incremental parser of an answer: raw deltas in, plain text and ads out.
 
-The rules stand in `mechanism.markers`; this module holds back whatever is not decided yet, keeps spans and offsets,
-and closes the gaps that removed markers leave. Links, labels and transport belong to the server.
+The rules are those of `mechanism.markers`. This module holds back text that is not decided yet, records spans and
+offsets, and closes the gaps that removed markers leave. Links, labels and transport belong to the server.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _SYNTAX = re.compile(r"[@\[\]]")
 
 @dataclass(frozen=True, slots=True)
 class TextPiece:
-    """Plain text to show as it is."""
+    """Plain text, shown unchanged."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class AdPiece:
-    """An ad to show as a labelled link whose words are `title`."""
+    """An ad, shown as a labelled link with the text `title`."""
 
     ad_id: AdId
     title: str
@@ -37,9 +37,9 @@ Piece = TextPiece | AdPiece
 class MarkerStream:
     """Incremental parser of one answer: `feed` every delta, then `finish`, then `answer`.
 
-    The pieces' texts and titles, put together, are `Answer.text`, and the answer equals `markers.parse` of the same
-    raw text whatever the deltas were. At most `MarkerRules.look_ahead` characters are held back.
-    Raises InputError for ads that no marker can carry.
+    The concatenated texts and titles of the pieces are `Answer.text`, and the answer equals `markers.parse` of the same
+    raw text for any deltas. At most `MarkerRules.look_ahead` characters are held back. An ad whose title or id contains
+    marker syntax is an InputError.
     """
 
     def __init__(self, ads: Iterable[Ad]) -> None:
@@ -50,23 +50,31 @@ class MarkerStream:
         self._insertions: list[Insertion] = []
         self._faults: list[Fault] = []
         self._ready: list[Piece] = []
-        self._gap = False  # a marker was removed after a blank: the blanks after it would double it
+        self._gap = False  # a marker was removed after a blank: blanks that follow would double it
         self._finished = False
 
     def feed(self, delta: str) -> list[Piece]:
-        """Take the next raw text; return the pieces that are now decided. Raises RuntimeError after `finish`."""
+        """Parse the next raw text; return the pieces that are now decided.
+
+        Raises:
+            RuntimeError: if the stream is finished.
+        """
         if self._finished:
-            raise RuntimeError("the stream is finished: make a new MarkerStream for the next answer")
+            raise RuntimeError("the stream is finished: create a new MarkerStream for the next answer")
         self._raw += delta
         return self._advance(final=False)
 
     def finish(self) -> list[Piece]:
-        """Declare the end of the text (also on a deadline or an abort); return the last pieces. May be called again."""
+        """End the text, also on a deadline or an abort; return the last pieces. A second call returns none."""
         self._finished = True
         return self._advance(final=True)
 
     def answer(self) -> Answer:
-        """The parsed answer. Raises RuntimeError before `finish`, when its end is not decided."""
+        """Return the parsed answer.
+
+        Raises:
+            RuntimeError: before `finish`, while the end of the text is not decided.
+        """
         if not self._finished:
             raise RuntimeError("call finish() before answer(): the end of the text is not decided yet")
         return Answer(self._raw, self._text, tuple(self._insertions), tuple(self._faults))
@@ -83,16 +91,16 @@ class MarkerStream:
             if syntax.group() == "]":
                 self._close_bracket()
                 continue
-            verdict = self._rules.decide(raw, self._at, final)
-            if verdict is None:
+            span = self._rules.decide(raw, self._at, final)
+            if span is None:
                 break
-            if verdict.ad is not None:
-                self._insert(verdict.ad)
-            elif verdict.visible:
-                self._show(verdict.visible)
+            if span.ad is not None:
+                self._insert(span.ad)
+            elif span.visible:
+                self._show(span.visible)
             else:
-                self._remove(verdict.fault, verdict.length)
-            self._at += verdict.length
+                self._remove(span.fault, span.length)
+            self._at += span.length
         ready, self._ready = self._ready, []
         return ready
 
@@ -120,7 +128,7 @@ class MarkerStream:
         self._gap = not self._text or self._text[-1].isspace()
 
     def _close_bracket(self) -> None:
-        """Show a "]", unless removals brought the parts of a candidate's bracketed id together."""
+        """Show a "]", unless removals have joined the parts of a candidate's bracketed id."""
         if self._rules.closes_id(self._text):
             self._remove(MALFORMED, 1)
         else:

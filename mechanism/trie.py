@@ -1,12 +1,12 @@
-"""The candidate trie: which tokens may follow once the policy has opened a marker.
+"""The candidate trie: the tokens that may follow once the policy has opened a marker.
 
-A path from the root spells the token ids of one candidate's marker body (`Ad Title@[Ad-ID]`), so a decoder that stays
-on the trie can only write an ad of this request. Tokenisation is the caller's; this module sees integers.
+A path from the root to a leaf is the token ids of one candidate's marker body (`Ad Title@[Ad-ID]`), so a decoder that
+stays on the trie can only write an ad of this request. Tokenisation is left to the caller.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mechanism.types import AdId
@@ -14,8 +14,11 @@ from mechanism.types import AdId
 
 @dataclass(slots=True)
 class Node:
-    """One prefix. `children` maps the next token to its node, `ads` are the candidates below, `ad` is the candidate
-    whose body ends here (None inside a body)."""
+    """One prefix of the candidates' bodies.
+
+    `children` maps the next token to its node, `ads` are the candidates whose bodies begin with this prefix, and `ad`
+    is the candidate whose body ends here (None inside a body).
+    """
 
     children: dict[int, Node] = field(default_factory=dict)
     ads: tuple[AdId, ...] = ()
@@ -25,8 +28,8 @@ class Node:
 class CandidateTrie:
     """Trie over the marker bodies of one request's candidates.
 
-    Raises ValueError when two candidates share a body or one body is the beginning of another: the decoder could
-    then not tell when a marker is complete. Bodies end in the bracketed id, so distinct ids never collide.
+    Two candidates with the same body, or a body that begins another one, are a ValueError: the decoder could not detect
+    the end of a marker. Bodies end in the bracketed id, so distinct ids never collide.
     """
 
     def __init__(self, bodies: Mapping[AdId, Sequence[int]]) -> None:
@@ -47,13 +50,3 @@ class CandidateTrie:
         if node.children or node.ad is not None:
             raise ValueError(f"the marker of ad {ad_id!r} begins or equals that of {node.ads[0]!r}")
         node.ad = ad_id
-
-    def walk(self, body: Sequence[int]) -> Iterator[Node]:
-        """Nodes along `body`, the root first and the last token's node last; stops where the trie is left."""
-        node = self.root
-        yield node
-        for token in body:
-            if token not in node.children:
-                return
-            node = node.children[token]
-            yield node

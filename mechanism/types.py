@@ -1,13 +1,13 @@
 """The nouns of the auction: ads, candidates, profiles, contexts, insertions, answers.
 
-Everything here is frozen and free of I/O. Money is an integer number of micros (a millionth of the currency's
-unit) for one click; no float touches a payment. Notation follows arXiv 2512.10551, section 3.
+Everything here is frozen and free of I/O. Money is an integer number of micros (millionths of the currency's unit) for
+one click; no float touches a payment. Symbols are those of arXiv 2512.10551, section 3.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 AdId = str
 Micros = int
@@ -41,7 +41,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What the platform knows of a user (h): given only with consent, and never logged."""
+    """What the platform knows of a user (h). It is used with consent only, and never logged."""
 
     id: str
     age: str = ""
@@ -54,8 +54,11 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """One auction's input (x, h, a, b). `query` is the last user message; `turns` the messages before it as
-    (role, text) pairs. `profile` is None without consent."""
+    """The input (x, h, a, b) of one auction.
+
+    `query` (x) is the last user message and `turns` the messages before it, as (role, text) pairs. `profile` (h) is
+    None without consent. `candidates` are the ads with their bids (a, b), in the order of the prompt.
+    """
 
     id: str
     query: str
@@ -65,11 +68,11 @@ class Context:
     category: str = ""
 
     def bids(self) -> dict[AdId, Micros]:
-        """Bid by ad id, in micros."""
+        """Return the bid of every candidate, in micros."""
         return {c.ad.id: c.bid for c in self.candidates}
 
     def with_bids(self, bids: Mapping[AdId, Micros]) -> Context:
-        """The same context under other bids; ads that `bids` does not name keep theirs."""
+        """Return the same context under other bids; candidates missing from `bids` keep theirs."""
         changed = tuple(replace(c, bid=bids.get(c.ad.id, c.bid)) for c in self.candidates)
         return replace(self, candidates=changed)
 
@@ -85,7 +88,7 @@ class Insertion:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something that is not a valid insertion: `kind` is one of the parser's fault kinds, at raw offset `at`."""
+    """Marker syntax that was removed from an answer: one of `markers.FAULT_KINDS`, at raw offset `at`."""
 
     kind: str
     at: int
@@ -94,7 +97,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A parsed answer y: the text that a reader sees, the insertions in it, and the faults found in the raw text."""
+    """A parsed answer y: the raw text, the text that a reader sees, the insertions in it, and the faults removed."""
 
     raw: str
     text: str
@@ -102,11 +105,11 @@ class Answer:
     faults: tuple[Fault, ...] = ()
 
     def shown(self) -> tuple[AdId, ...]:
-        """Distinct ads in order of appearance: the set {i : a_i in y}."""
+        """Return the distinct ads in order of appearance: the set {i : a_i in y}."""
         return tuple(dict.fromkeys(i.ad_id for i in self.insertions))
 
     def struck(self, start: int, end: int) -> str:
-        """The text from `start` to `end` (characters) in which the title of every ad is replaced by "it"."""
+        """Return `text[start:end]` with the title of every ad replaced by "it"."""
         text = self.text[start:end]
         for insertion in sorted(self.insertions, key=lambda i: -i.start):
             if start <= insertion.start and insertion.end <= end:
@@ -116,8 +119,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class MarkerChoice:
-    """The policy's distribution at one opened marker. `probabilities` sums to 1 over the candidates; `exact` is False
-    where ads that share the first tokens of their titles were not told apart and share their group's mass evenly."""
+    """The policy's distribution over the candidates at one opened marker: the propensities of off-policy evaluation.
+
+    `probabilities` sums to 1. `exact` is False where candidates share the first tokens of their titles and the sampled
+    tokens did not separate them: such a group shares its probability evenly.
+    """
 
     chosen: AdId
     probabilities: Mapping[AdId, float]
@@ -126,25 +132,14 @@ class MarkerChoice:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One sampled answer with what off-policy evaluation needs: its log-probability (nats) and the distribution
-    at every marker, both under the policy as it was sampled: constraint, temperature and truncation included."""
+    """One sampled answer with what off-policy evaluation needs.
+
+    `logprob` (nats) and `choices` are those of the policy as it was sampled: constraint, temperature and truncation
+    included. `finished` is False where the answer was cut off by its token limit.
+    """
 
     answer: Answer
     token_ids: tuple[int, ...]
     logprob: float
     choices: tuple[MarkerChoice, ...] = ()
     finished: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What happened to one answer: clicks by shown ad (c), and the payments they caused, in micros."""
-
-    clicks: Mapping[AdId, bool] = field(default_factory=dict)
-    payments: Mapping[AdId, Micros] = field(default_factory=dict)
-
-
-def model_version(digest: str) -> str:
-    """The model version that reports and metrics are grouped by: the beginning of the weights' digest, or a server's
-    model name."""
-    return digest[:200] if ":" in digest else digest[:16]

@@ -1,13 +1,33 @@
-"""The digest that names a model's weights: in auction records, events and the model registry alike."""
+"""Names of a model's weights: the digest in records, events and the registry, and the version that reports group by."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 
+WEIGHTS = (".safetensors", ".bin", ".gguf")
+"""Endings of the files in a model folder that hold weights."""
+ENTRY = "model.json"
+"""The registry's entry beside the weights: `sha256` maps each of their files to its digest."""
+COMPLETE = "_complete.json"
+"""The manifest of a published folder: the folder is finished if and only if it has one."""
+
 
 def digest_of(files: Mapping[str, str]) -> str:
-    """One digest for `{file name: sha256}`: a single file's own (as `sha256sum` prints it), else that of the list."""
+    """Return one digest for `{file name: sha256}`.
+
+    A single file keeps its own sha256. Several files get the sha256 of the list that `sha256sum` prints for them,
+    sorted by name.
+    """
     if len(files) == 1:
         return next(iter(files.values()))
     return hashlib.sha256("".join(f"{sha}  {name}\n" for name, sha in sorted(files.items())).encode()).hexdigest()
+
+
+def model_version(digest: str) -> str:
+    """Return the version that metrics and reports group by: the first 16 digits of a weights digest.
+
+    A server that does not publish its weights reports a model name, such as "name:tag", in place of a digest; up to 200
+    characters of it are kept.
+    """
+    return digest[:200] if ":" in digest else digest[:16]

@@ -1,7 +1,11 @@
-"""Rival mechanisms of the field in the same harness: what they need from outside, and what they hand back.
+"""Baseline mechanisms from other papers: the interfaces they share.
 
-A rival chooses ads or answers and sets prices; writing answers, predicting clicks and retrieving ads is the caller's.
-So that no table is won against a strawman, every rival gets the same policy and the same pCTR model as the others.
+A baseline chooses ads or answers and sets prices. The caller supplies the policy that writes answers, the click
+predictor and the relevance scores, the same for every mechanism, so that a comparison measures the mechanism alone.
+
+* `gsp`: a position auction before generation, then one answer written from the winners (arXiv 2404.08126);
+* `segment`: one randomised auction for each segment of the answer, over retrieved ads (arXiv 2406.09459);
+* `mosaic`: many sampled answers, one of them drawn by the optimal policy's density (arXiv 2405.05905).
 """
 
 from __future__ import annotations
@@ -15,28 +19,28 @@ from mechanism.types import AdId, Answer, Context, Generation, Micros
 
 
 class Generator(Protocol):
-    """Writes answers: a policy seen through one method. The candidates of `context` may be a subset, or none."""
+    """A policy, as baselines call it. The candidates of `context` may be a subset of an auction's, or none."""
 
     def generate(self, context: Context, samples: int, seed: int) -> list[Generation]:
-        """`samples` independent answers to `context`, the same for the same seed."""
+        """Return `samples` independent answers to `context`; the same seed gives the same answers."""
         ...
 
 
 class AnswerPredictor(Protocol):
-    """pCTR after generation: the click probability of every ad shown in a finished answer."""
+    """A click predictor after generation: pCTR of every ad that a finished answer shows."""
 
     def __call__(self, context: Context, answer: Answer) -> Mapping[AdId, float]: ...
 
 
 class AdPredictor(Protocol):
-    """A score of every candidate before generation: pCTR for GSP, relevance q_i >= 0 for the segment auction."""
+    """A score of every candidate before generation: pCTR for `gsp`, relevance q_i >= 0 for `segment`."""
 
     def __call__(self, context: Context) -> Mapping[AdId, float]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class RivalAnswer:
-    """The answer shown, the price of one click for each ad that won a place (micros), and the answers generated."""
+class BaselineAnswer:
+    """A baseline's answer, each winner's price of a click (micros), and the number of generated answers."""
 
     generation: Generation
     click_prices: Mapping[AdId, Micros]
@@ -44,9 +48,14 @@ class RivalAnswer:
 
 
 def restricted(context: Context, winners: Iterable[AdId], shown_bid: Micros | None = None) -> Context:
-    """`context` with the winners alone, in their order, for the rewriting step. `shown_bid`, if given, replaces their
-    bids in the prompt: the auction is over, and a policy that heeds bids should not drop a winner for bidding little.
-    Raises InputError for a winner that is no candidate."""
+    """Return `context` with the winners as its only candidates, in their order, for the writing step.
+
+    `shown_bid` (micros), if given, replaces their bids in the prompt: the auction is over, and a policy that reads bids
+    should not drop a winner for a low one.
+
+    Raises:
+        InputError: if a winner is not a candidate of `context`.
+    """
     by_id = {c.ad.id: c for c in context.candidates}
     chosen = []
     for ad_id in winners:
@@ -57,8 +66,13 @@ def restricted(context: Context, winners: Iterable[AdId], shown_bid: Micros | No
     return replace(context, candidates=tuple(chosen))
 
 
-def only(generations: list[Generation], samples: int) -> list[Generation]:
-    """The generations of one call. Raises InputError when they are not as many as were asked for."""
+def generate(generator: Generator, context: Context, samples: int, seed: int) -> list[Generation]:
+    """Return `samples` answers to `context` after checking their number.
+
+    Raises:
+        InputError: if the generator returns more or fewer answers.
+    """
+    generations = generator.generate(context, samples, seed)
     if len(generations) != samples:
-        raise InputError("generator", len(generations), f"return exactly the {samples} answers asked for")
+        raise InputError("generator", len(generations), f"return exactly {samples} answers")
     return generations

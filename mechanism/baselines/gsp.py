@@ -1,7 +1,7 @@
-"""Position auction before generation, then rewriting (the pre-generation line of arXiv 2404.08126).
+"""Generalised second-price position auction before generation, then writing (pre-generation, arXiv 2404.08126).
 
-Ads are ranked by bid * pCTR as predicted before any answer exists; the best take the slots at generalised second
-prices, and the policy writes one answer from the winners alone. The ranking cannot see how an answer turns out.
+Ads are ranked by bid * pCTR, predicted before any answer exists. The best take the slots at generalised second prices,
+and the policy writes one answer from the winners alone. The ranking cannot take the answer into account.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mechanism.baselines import AdPredictor, Generator, RivalAnswer, only, restricted
+from mechanism.baselines import AdPredictor, BaselineAnswer, Generator, generate, restricted
 from mechanism.baselines.ranking import Won, check_weights, price_to_keep, rank
 from mechanism.errors import InputError
 from mechanism.types import AdId, Context, Micros
@@ -17,7 +17,7 @@ from mechanism.types import AdId, Context, Micros
 
 @dataclass(frozen=True, slots=True)
 class GspSettings:
-    """`slots` ads at most, none that bids under `reserve` micros; `shown_bid`: see `restricted`."""
+    """At most `slots` ads win, none with a bid under `reserve` micros; `shown_bid` as in `baselines.restricted`."""
 
     slots: int = 2
     reserve: Micros = 0
@@ -29,8 +29,11 @@ class GspSettings:
 
 
 def allocate(bids: Mapping[AdId, Micros], pctr: Mapping[AdId, float], settings: GspSettings) -> tuple[Won, ...]:
-    """Winners in slot order. Per click, winner i pays score_{i+1} / pctr_i rounded up to micros, at least the reserve;
-    the ad below need not hold a slot. Raises InputError for a missing, negative or non-finite pctr."""
+    """Return the winners in slot order, with their prices of a click.
+
+    Winner i pays score_{i+1} / pctr_i, rounded up to micros, and at least the reserve; the ad ranked below need not
+    hold a slot itself. A missing, negative or non-finite `pctr` is an InputError.
+    """
     check_weights("pctr", bids, pctr)
     ranking = rank(bids, pctr, settings.reserve)
     below = [*ranking[1:], None]
@@ -40,9 +43,9 @@ def allocate(bids: Mapping[AdId, Micros], pctr: Mapping[AdId, float], settings: 
 
 def answer(
     context: Context, generator: Generator, predict: AdPredictor, settings: GspSettings, seed: int
-) -> RivalAnswer:
-    """Auction, then one answer written from the winners alone."""
+) -> BaselineAnswer:
+    """Run the auction, then write one answer from the winners alone."""
     won = allocate(context.bids(), predict(context), settings)
     rewritten = restricted(context, (w.ad_id for w in won), settings.shown_bid)
-    generation = only(generator.generate(rewritten, 1, seed), 1)[0]
-    return RivalAnswer(generation, {w.ad_id: w.price for w in won}, generations=1)
+    generation = generate(generator, rewritten, 1, seed)[0]
+    return BaselineAnswer(generation, {w.ad_id: w.price for w in won}, generations=1)

@@ -1,8 +1,8 @@
 """MOSAIC (arXiv 2405.05905): sample many candidate answers, draw one in proportion to the optimal policy's density.
 
-With answers y_1 … y_M from pi_gen and the total reward r(y) of all advertisers and the platform, answer j is drawn with
-probability proportional to pi_ref(y_j) / pi_gen(y_j) * exp(r(y_j) / tau). Costs M generations a query. Rewards are in
-points, log-probabilities in nats, so tau is in points per nat.
+Of answers y_1 … y_M sampled from pi_gen, with r(y) the total reward of all advertisers and the platform, answer j is
+drawn with probability proportional to pi_ref(y_j) / pi_gen(y_j) * exp(r(y_j) / tau). A query costs M generations.
+Rewards are in points and log-probabilities in nats, so tau is in points per nat.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mechanism.baselines import AnswerPredictor, Generator, RivalAnswer, only
+from mechanism.baselines import AnswerPredictor, BaselineAnswer, Generator, generate
 from mechanism.errors import InputError
 from mechanism.objective import Penalty, s_resp
 from mechanism.prompt import MICROS_PER_POINT
@@ -26,10 +26,11 @@ from mechanism.types import Context, Micros
 
 @dataclass(frozen=True, slots=True)
 class MosaicSettings:
-    """`samples` is M, `tau` the weight of the reference policy (0: the best of M), `lam` and `penalty` those of Eq. 2.
+    """Settings of MOSAIC.
 
-    `payment`: "first_price" charges the bid for a click, as the generative auction does, so that tables compare the
-    allocations; "offset" charges the truthful payment of MOSAIC, which is never more.
+    `samples` is M, `tau` the weight of the reference policy (0: the best of M); `lam` and `penalty` are those of Eq. 2
+    of arXiv 2512.10551. With `payment` "first_price" a click costs the bid, as in the generative auction, so that
+    tables compare allocations; with "offset" it costs MOSAIC's truthful payment, which is never more.
     """
 
     samples: int = 20
@@ -50,9 +51,13 @@ def _check_tau(tau: float) -> None:
 
 
 def selection_probabilities(rewards: ArrayLike, log_ratio: ArrayLike, tau: float) -> Floats:
-    """softmax(rewards / tau + log_ratio), shape (answers,). `log_ratio` is log pi_ref(y) - log pi_gen(y).
+    """Return softmax(rewards / tau + log_ratio) (answers,), the probability of drawing each answer.
 
-    tau = 0 is the limit: all mass on the best rewards, shared between equals by exp(log_ratio).
+    `rewards` (answers,) are in points, `log_ratio` (answers,) is log pi_ref(y) - log pi_gen(y) in nats. tau = 0 is the
+    limit: the best rewards share all probability in proportion to exp(log_ratio).
+
+    Raises:
+        InputError: if the arrays differ in shape.
     """
     _check_tau(tau)
     r, w = finite_array("rewards", rewards, 1), finite_array("log_ratio", log_ratio, 1)
@@ -67,14 +72,16 @@ def selection_probabilities(rewards: ArrayLike, log_ratio: ArrayLike, tau: float
 
 
 def select(rewards: ArrayLike, log_ratio: ArrayLike, tau: float, rng: np.random.Generator) -> int:
-    """Index of the drawn answer, by inverting the cumulative distribution at one uniform number of `rng`."""
+    """Return the index of the drawn answer: the cumulative distribution inverted at one uniform number of `rng`."""
     cumulative = np.cumsum(selection_probabilities(rewards, log_ratio, tau))
     return int(min(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"), len(cumulative) - 1))
 
 
 def _potential(scores: Floats, log_ratio: Floats, tau: float) -> float:
-    """tau * log sum_j exp(scores_j / tau + log_ratio_j): convex in the scores, its gradient is the selection rule.
-    At tau = 0 the largest score."""
+    """Return tau * log sum_j exp(scores_j / tau + log_ratio_j), or the largest score at tau = 0.
+
+    It is convex in the scores, and its gradient is the selection rule.
+    """
     best = float(scores.max())
     if tau == 0:
         return best
@@ -85,13 +92,18 @@ def _potential(scores: Floats, log_ratio: Floats, tau: float) -> float:
 
 
 def offset_payment(values: ArrayLike, platform: ArrayLike, log_ratio: ArrayLike, tau: float) -> Floats:
-    """Expected payment of every advertiser (advertisers,), in points.
+    """Return the expected truthful payment of every advertiser (advertisers,), in points.
 
-    `values[i, j]` is b_i * pctr_i(y_j) 1(a_i in y_j), `platform[j]` the platform's own reward -lambda * s_resp(y_j).
-    The draw's probabilities are the gradient of the convex potential P, so an advertiser whose utility is
-    P(with it) - P(without it), its contribution to the regularised welfare, gains nothing by misreporting (Rochet); it
-    pays what it expects to get less that utility. For values >= 0 that is within [0, expected value]. At tau = 0 it is
-    the Vickrey-Clarke-Groves payment over the M answers.
+    `values[i, j]` (advertisers, answers) is b_i * pctr_i(y_j) 1(a_i in y_j), `platform[j]` (answers,) the platform's
+    own reward -lambda * s_resp(y_j), `log_ratio` (answers,) as in `selection_probabilities`.
+
+    The selection probabilities are the gradient of a convex potential P. An advertiser whose utility is
+    P(with it) - P(without it), its contribution to the regularised welfare, therefore gains nothing by misreporting
+    (Rochet's theorem); its payment is its expected value less that utility. For values >= 0 the payment lies within
+    0..expected value. At tau = 0 it is the Vickrey-Clarke-Groves payment over the M answers.
+
+    Raises:
+        InputError: if the shapes do not match or a value is negative.
     """
     v, own, w = (
         finite_array("values", values, 2),
@@ -106,14 +118,17 @@ def offset_payment(values: ArrayLike, platform: ArrayLike, log_ratio: ArrayLike,
     expected = v @ selection_probabilities(total, w, tau)
     everyone = _potential(total, w, tau)
     utility = np.array([everyone - _potential(total - row, w, tau) for row in v])
-    # The bounds hold exactly; clipping removes rounding only.
+    # The bounds hold exactly; clipping only removes rounding errors.
     payments: Floats = np.clip(expected - utility, 0.0, expected)
     return payments
 
 
 def offset_click_price(bid: Micros, payment: float, expected: float) -> Micros:
-    """The truthful payment as a price for one click: the bid times the share payment / expected, rounded up to micros
-    and never above the bid, so that expected clicks bring the expected payment."""
+    """Return the truthful payment as the price of one click, in micros.
+
+    The price is bid * payment / expected, rounded up and never above the bid, so that the expected clicks bring the
+    expected payment. `payment` and `expected` (value) are in points.
+    """
     if expected <= 0:
         return 0
     return min(bid, math.ceil(bid * Fraction(payment) / Fraction(expected)))
@@ -127,12 +142,15 @@ def answer(
     seed: int,
     *,
     log_ratio: Sequence[float] | None = None,
-) -> RivalAnswer:
+) -> BaselineAnswer:
     """Sample M answers, score them with the pCTR model, draw one and set the click prices of the ads that it shows.
 
-    `log_ratio` is None when the candidates come from the reference policy itself (pi_gen = pi_ref).
+    `log_ratio` is None if the answers come from the reference policy itself (pi_gen = pi_ref).
+
+    Raises:
+        InputError: if the generator shows an ad that is not a candidate, or `predict` returns no probability for one.
     """
-    generations = only(generator.generate(context, settings.samples, seed), settings.samples)
+    generations = generate(generator, context, settings.samples, seed)
     bids = context.bids()
     values = np.zeros((len(bids), settings.samples))
     row = {ad_id: i for i, ad_id in enumerate(bids)}
@@ -149,12 +167,12 @@ def answer(
     platform = np.array([-settings.lam * s_resp(g.answer, settings.penalty) for g in generations])
     weights = np.zeros(settings.samples) if log_ratio is None else finite_array("log_ratio", log_ratio, 1)
     total = values.sum(axis=0) + platform
-    # A stream apart from the generator's: the draw must not be tied to the answers sampled under the same seed.
+    # Another random stream than the generator's: the draw must not correlate with the answers sampled under this seed.
     drawn = generations[select(total, weights, settings.tau, np.random.default_rng([seed, 1]))]
     shown = drawn.answer.shown()
     if settings.payment == "first_price":
-        return RivalAnswer(drawn, {ad_id: bids[ad_id] for ad_id in shown}, settings.samples)
+        return BaselineAnswer(drawn, {ad_id: bids[ad_id] for ad_id in shown}, settings.samples)
     payments = offset_payment(values, platform, weights, settings.tau) if bids else np.zeros(0)
     expected = values @ selection_probabilities(total, weights, settings.tau)
     prices = {a: offset_click_price(bids[a], float(payments[row[a]]), float(expected[row[a]])) for a in shown}
-    return RivalAnswer(drawn, prices, settings.samples)
+    return BaselineAnswer(drawn, prices, settings.samples)

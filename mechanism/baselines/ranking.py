@@ -1,6 +1,6 @@
-"""Ranking by bid * weight and the smallest bid that keeps a rank, shared by the position and the segment auction.
+"""Ranking by bid * weight, and the smallest bid that keeps a rank: shared by `gsp` and `segment`.
 
-Scores are exact rationals: a float score could round the price of a close win above the bid.
+Scores are exact rationals, because a float score could round the price of a narrow win above the bid.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Won:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """One competitor: `score` is exactly bid * weight."""
+    """One competing ad."""
 
     ad_id: AdId
     bid: Micros
@@ -32,11 +32,16 @@ class Ranked:
 
     @property
     def score(self) -> Fraction:
+        """Exactly bid * weight."""
         return self.bid * self.weight
 
 
 def check_weights(place: str, bids: Mapping[AdId, Micros], weights: Mapping[AdId, float]) -> None:
-    """Raises InputError unless every bidder has a finite weight >= 0 and a bid >= 0."""
+    """Check the weights of all bidders.
+
+    Raises:
+        InputError: unless every bidder has a finite weight >= 0 and a bid >= 0.
+    """
     for ad_id, bid in bids.items():
         if ad_id not in weights:
             raise InputError(f"{place} of ad {ad_id}", None, "score every candidate")
@@ -47,8 +52,13 @@ def check_weights(place: str, bids: Mapping[AdId, Micros], weights: Mapping[AdId
 
 
 def rank(bids: Mapping[AdId, Micros], weights: Mapping[AdId, float], reserve: Micros = 0) -> list[Ranked]:
-    """Competitors by falling bid * weight, ties by ad id. An ad under the reserve or with a score of zero does not
-    compete. Weights must have been checked."""
+    """Return the competing ads by falling bid * weight, ties by ad id. Weights must have passed `check_weights`.
+
+    An ad that bids under the reserve (micros), or whose score is zero, does not compete.
+
+    Raises:
+        InputError: if the reserve is negative.
+    """
     if reserve < 0:
         raise InputError("reserve", reserve, "give a whole number of micros >= 0")
     entries = [Ranked(ad_id, bid, Fraction(weights[ad_id])) for ad_id, bid in bids.items() if bid >= reserve]
@@ -56,7 +66,9 @@ def rank(bids: Mapping[AdId, Micros], weights: Mapping[AdId, float], reserve: Mi
 
 
 def price_to_keep(winner: Ranked, runner_up: Ranked | None, reserve: Micros = 0) -> Micros:
-    """The smallest whole number of micros whose score reaches the runner-up's, at least the reserve. It cannot exceed
-    the winner's bid, which is whole and reaches that score."""
+    """Return the smallest bid in micros whose score reaches the runner-up's, and at least the reserve.
+
+    It cannot exceed the winner's bid, which is whole and reaches that score.
+    """
     threshold = 0 if runner_up is None else math.ceil(runner_up.score / winner.weight)
     return max(reserve, threshold)

@@ -1,8 +1,8 @@
 """Segment auction over retrieved ads (arXiv 2406.09459): one randomised auction for each segment of the answer.
 
-An ad wins a segment with probability q_i * b_i / sum_j q_j * b_j, q being its retrieval relevance: the largest of
-q_i * b_i * exp(g_i) under independent Gumbel noise g. With the noise fixed it is a second-price auction. The policy
-then writes one answer from the winners of all segments.
+An ad with retrieval relevance q_i wins a segment with probability q_i * b_i / sum_j q_j * b_j: its perturbed score
+q_i * b_i * exp(g_i), with independent Gumbel noise g_i, is the largest. For fixed noise this is a second-price auction.
+The policy then writes one answer from the winners of all segments.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mechanism.baselines import AdPredictor, Generator, RivalAnswer, only, restricted
+from mechanism.baselines import AdPredictor, BaselineAnswer, Generator, generate, restricted
 from mechanism.baselines.ranking import Won, check_weights, price_to_keep, rank
 from mechanism.errors import InputError
 from mechanism.types import AdId, Context, Micros
@@ -20,8 +20,10 @@ from mechanism.types import AdId, Context, Micros
 
 @dataclass(frozen=True, slots=True)
 class SegmentSettings:
-    """`segments` auctions in turn, no ad winning twice, none that bids under `reserve` micros; `shown_bid`: see
-    `restricted`."""
+    """One auction for each of `segments`, in turn; no ad wins twice.
+
+    Ads that bid under `reserve` micros do not compete; `shown_bid` as in `baselines.restricted`.
+    """
 
     segments: int = 2
     reserve: Micros = 0
@@ -32,32 +34,22 @@ class SegmentSettings:
             raise InputError("segments", self.segments, "give at least one segment")
 
 
-def win_probabilities(
-    bids: Mapping[AdId, Micros], relevance: Mapping[AdId, float], reserve: Micros = 0
-) -> dict[AdId, float]:
-    """q_i * b_i / sum_j q_j * b_j of the first segment, for every bidder; all zero when nobody competes."""
-    check_weights("relevance", bids, relevance)
-    scores = {entry.ad_id: entry.score for entry in rank(bids, relevance, reserve)}
-    total = sum(scores.values())
-    return {ad_id: float(scores[ad_id] / total) if ad_id in scores else 0.0 for ad_id in bids}
-
-
 def allocate(
     bids: Mapping[AdId, Micros], relevance: Mapping[AdId, float], settings: SegmentSettings, seed: int
 ) -> tuple[Won, ...]:
-    """Winners by segment, fewer than the segments if the competitors run out.
+    """Return the winners by segment, with their prices of a click; fewer than the segments if competitors run out.
 
-    A winner pays per click the smallest bid that wins its segment under the same noise and the same earlier winners,
-    rounded up to micros, at least the reserve. Noise is drawn for the ads in order of id, so neither another order nor
-    another bid changes it. Raises InputError for a missing, negative or non-finite relevance.
+    A winner pays the smallest bid that wins its segment under the same noise and the same earlier winners, rounded up
+    to micros, and at least the reserve. Noise is drawn in order of ad id, so it depends neither on the order of the
+    ads nor on their bids. A missing, negative or non-finite relevance is an InputError.
     """
     check_weights("relevance", bids, relevance)
-    rng = np.random.default_rng([seed, 1])  # a stream apart from that of the text written under the same seed
+    rng = np.random.default_rng([seed, 1])  # another random stream than that of the answer written under this seed
     left = {ad_id: bids[ad_id] for ad_id in sorted(bids)}
     order = list(left)
     won: list[Won] = []
     for _ in range(settings.segments):
-        # Drawn for all ads, winners included: the noise of a segment does not depend on who won before.
+        # Drawn for all ads, winners included, so that the noise of a segment does not depend on earlier winners.
         noise = dict(zip(order, rng.gumbel(size=len(order)), strict=True))
         perturbed = {ad_id: relevance[ad_id] * float(np.exp(noise[ad_id])) for ad_id in left}
         ranking = rank(left, perturbed, settings.reserve)
@@ -71,9 +63,9 @@ def allocate(
 
 def answer(
     context: Context, generator: Generator, retrieve: AdPredictor, settings: SegmentSettings, seed: int
-) -> RivalAnswer:
-    """Auctions, then one answer written from the winners alone."""
+) -> BaselineAnswer:
+    """Run the auctions, then write one answer from the winners alone."""
     won = allocate(context.bids(), retrieve(context), settings, seed)
     rewritten = restricted(context, (w.ad_id for w in won), settings.shown_bid)
-    generation = only(generator.generate(rewritten, 1, seed), 1)[0]
-    return RivalAnswer(generation, {w.ad_id: w.price for w in won}, generations=1)
+    generation = generate(generator, rewritten, 1, seed)[0]
+    return BaselineAnswer(generation, {w.ad_id: w.price for w in won}, generations=1)

@@ -1,7 +1,13 @@
-"""What the theory promises of the auction, measured: arXiv 2512.10551, Theorems 4.2, 4.3, 4.5 and Corollary 4.4.
+"""Tests of the auction's theoretical properties on measurements (arXiv 2512.10551).
 
-Each module holds one property as a pure function from measurements to a frozen result with a verdict `holds`, a
-headline interval and `to_dict()` for reports. Sweeping bids and generating answers is left to the callers.
+* `monotonicity`: clicks never fall in the own bid (Theorem 4.2);
+* `continuity`: the allocation has no steps in the bid (Theorem 4.3);
+* `rationality`: no advertiser pays more than its bid, or its value, a click (individual rationality);
+* `equilibrium`: utility maximisers reach an approximate equilibrium (Corollary 4.4);
+* `incentives`: bidding v / tau is optimal for a value maximiser (Theorem 4.5).
+
+Each is a pure function from measurements to a frozen result with `holds`, a headline interval (mean, lo, hi) and
+`to_dict()` for reports. The callers sweep bids and generate answers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Continuity (Theorem 4.3): an ad's allocation moves continuously with its bid, without steps.
+"""Continuity (Theorem 4.3): an ad's allocation itctr_i is a continuous function of its bid, without steps.
 
-Measured on one query and one ad with the bid raised point by point; the largest jump between neighbours is set against
-the largest jump that sampling error alone produces around a smooth curve.
+It is measured on one query and one ad while its bid rises point by point. The test statistic is the largest jump
+between neighbouring bids; it is compared with the largest jump that sampling error alone causes around a smooth curve.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from mechanism.statistics import Floats, Interval, check_level, finite_array
 
 @dataclass(frozen=True, slots=True)
 class Continuity:
-    """Verdict on one allocation curve.
+    """Result for one allocation curve.
 
-    `jump` is the largest absolute difference between neighbouring bids with its own normal interval, `at` the two bids,
-    `critical` the largest jump that a smooth curve shows with probability `level` under the same sampling error,
-    `p_value` the probability that a smooth curve shows a jump as large as the one seen.
+    `jump` is the largest absolute difference between neighbouring bids, with its own normal interval; `at` are the two
+    bids. `critical` is the `level` quantile of the largest jump of a smooth curve under the same sampling error, and
+    `p_value` the probability that such a curve jumps at least as far as observed.
     `holds`: jump <= max(critical, tolerance).
     """
 
@@ -37,7 +37,7 @@ class Continuity:
     holds: bool
 
     def to_dict(self) -> dict[str, object]:
-        """JSON-able; mean, lo, hi are those of the largest jump."""
+        """Return a JSON object; mean, lo and hi are those of the largest jump."""
         return {
             **self.jump.to_dict(),
             "holds": self.holds,
@@ -51,9 +51,12 @@ class Continuity:
 
 
 def curve_from_hits(hits: ArrayLike, answers: int) -> tuple[Floats, Floats]:
-    """(means, standard errors) of shares from hit counts (bids,) among `answers` answers at each bid.
+    """Return (means, standard errors), both (bids,), of shares from counts of `hits` (bids,) in `answers` per bid.
 
-    The error uses two added hits and misses (Agresti and Coull), so that 0 or all hits do not claim certainty.
+    The error adds two hits and two misses (Agresti and Coull), so that no or only hits do not claim certainty.
+
+    Raises:
+        InputError: if a count is not whole or not within 0..answers.
     """
     counts = finite_array("hits", hits, 1)
     if answers < 1 or counts.min() < 0 or counts.max() > answers or (counts != np.round(counts)).any():
@@ -63,15 +66,19 @@ def curve_from_hits(hits: ArrayLike, answers: int) -> tuple[Floats, Floats]:
 
 
 def curve_from_samples(samples: ArrayLike) -> tuple[Floats, Floats]:
-    """(means, standard errors) from per-answer values (bids, answers), such as propensity * ctr of each answer."""
+    """Return (means, standard errors), both (bids,), of `samples` (bids, answers), such as propensity * ctr per answer.
+
+    Raises:
+        InputError: if there are fewer than two answers a bid.
+    """
     table = finite_array("samples", samples, 2)
     if table.shape[1] < 2:
-        raise InputError("samples", table.shape, "give at least two answers a bid; one has no sampling error")
+        raise InputError("samples", table.shape, "give at least two answers a bid, to estimate the sampling error")
     return table.mean(axis=1), table.std(axis=1, ddof=1) / np.sqrt(table.shape[1])
 
 
 def _smooth(values: Floats, window: int) -> Floats:
-    """Local linear fit over the `window` nearest bids, shifted inwards at the ends: keeps a slope, spreads a step."""
+    """Fit a line over the `window` nearest bids, shifted inwards at the ends: it keeps a slope and spreads a step."""
     n, smooth = len(values), np.empty_like(values)
     size = min(window, n)
     x = np.arange(size) - (size - 1) / 2
@@ -94,12 +101,14 @@ def continuity(
     window: int = 9,
     tolerance: float = 0.02,
 ) -> Continuity:
-    """Judge an allocation curve: `means` and standard `errors` (bids,) at equally spaced, rising `bids`.
+    """Test an allocation curve, `means` and standard `errors` (bids,) at equally spaced rising `bids`, for steps.
 
-    The null draws normal errors around a locally linear smoothing of the curve over `window` bids and takes each draw's
-    largest jump. A jump within `tolerance` is a slope, not a step; exact curves (errors of zero) are judged by it alone
-    wherever they bend, so give them one that a steep slope between neighbouring bids stays under.
-    Raises InputError for fewer than three bids, negative errors or bids out of order.
+    The null distribution is the largest jump of curves with normal errors around a locally linear smoothing of the
+    measured curve over `window` bids. A jump within `tolerance` counts as a slope, not a step. For exact curves
+    (errors of zero) the tolerance alone decides: choose one above their steepest slope between neighbouring bids.
+
+    Raises:
+        InputError: if there are fewer than three bids, bids out of order, negative errors, or a parameter out of range.
     """
     curve, spread = finite_array("means", means, 1), finite_array("errors", errors, 1)
     check_level(level)
@@ -113,7 +122,7 @@ def continuity(
     jumps = np.abs(np.diff(curve))
     k = int(jumps.argmax())
     largest = float(jumps[k])
-    # Errors are pooled over the window too: a level whose few answers happen to agree is not free of error.
+    # Errors are pooled over the window too: a bid whose few answers happen to agree is not free of error.
     pooled = np.sqrt(np.maximum(0.0, _smooth(spread**2, window)))
     noise = np.random.default_rng(seed).normal(size=(draws, len(curve))) * pooled
     null = np.abs(np.diff(_smooth(curve, window) + noise, axis=1)).max(axis=1)

@@ -1,7 +1,8 @@
-"""Equilibrium of utility maximisers (Corollary 4.4): no-regret play under first price, and how exploitable its end is.
+"""Equilibrium of utility maximisers (Corollary 4.4): no-regret play under first price, and its exploitability.
 
-Small games only: a few bidders on a bid grid, whose whole allocation table is asked for in one call. Where the table
-comes from (exact propensities, a fitted curve, a toy rule) is left to the caller.
+A utility maximiser maximises u_i = (v_i - b_i) * itctr_i(b). The games are small: a few bidders on a bid grid, whose
+allocation at all bid profiles is computed in one call. The caller supplies that allocation: exact propensities, a
+fitted curve, or a formula.
 """
 
 from __future__ import annotations
@@ -24,13 +25,12 @@ MAX_PROFILES = 200_000
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """Where no-regret play of one auction instance ended.
+    """The average strategies of no-regret play of one auction instance.
 
-    `strategies[i][k]` is bidder i's average probability of bid k; `gains[i]` the most that bidder i can gain by leaving
-    the average strategies, the others keeping theirs (all zero in a Nash equilibrium); `regrets[i]` its average
-    external regret (all zero in a coarse correlated equilibrium); `utilities[i]` its utility under the average
-    strategies; `scale` the largest utility of any bidder under any bids. Utilities are per auction, in the unit of
-    the values.
+    `strategies[i][k]` is bidder i's average probability of bid k, and `utilities[i]` its utility under the average
+    strategies. `gains[i]` is the most that it can gain by deviating from them alone (all zero in a Nash equilibrium),
+    `regrets[i]` its average external regret (all zero in a coarse correlated equilibrium). `scale` is the largest
+    utility of any bidder under any bids. Utilities are per auction, in the unit of the values.
     """
 
     strategies: tuple[tuple[float, ...], ...]
@@ -47,9 +47,11 @@ class Play:
 
 @dataclass(frozen=True, slots=True)
 class Exploitability:
-    """Exploitability over instances: `absolute` in the unit of the values, `relative` in shares of each instance's
-    scale, `regret` the largest external regret, relative too. `holds`: the whole interval of `relative` is within
-    `tolerance`."""
+    """Exploitability over many instances.
+
+    `absolute` is in the unit of the values, `relative` in shares of each instance's scale; `regret` is the largest
+    external regret, relative as well. `holds`: the upper end of `relative` is within `tolerance`.
+    """
 
     instances: int
     relative: Interval
@@ -59,7 +61,7 @@ class Exploitability:
     holds: bool
 
     def to_dict(self) -> dict[str, object]:
-        """JSON-able; mean, lo, hi are those of the relative exploitability."""
+        """Return a JSON object; mean, lo and hi are those of the relative exploitability."""
         return {
             **self.relative.to_dict(),
             "holds": self.holds,
@@ -71,7 +73,11 @@ class Exploitability:
 
 
 def _utilities(allocate: Allocation, values: Floats, bids: Floats) -> Floats:
-    """u_i = (v_i - b_i) * itctr_i for every bid profile: (bidders, bids, ..., bids) with one axis per bidder."""
+    """Return u_i = (v_i - b_i) * itctr_i of every bid profile, (bidders, bids, ..., bids) with one axis per bidder.
+
+    Raises:
+        InputError: if there are too many profiles, or the allocation has another shape or negative entries.
+    """
     n, k = len(values), len(bids)
     if k**n > MAX_PROFILES:
         raise InputError(
@@ -86,19 +92,22 @@ def _utilities(allocate: Allocation, values: Floats, bids: Floats) -> Floats:
 
 
 def _payoff(utility: Floats, mixes: Floats, bidder: int) -> Floats:
-    """Expected utility of each bid (bids,) of `bidder` against the others' mixed strategies (bidders, bids)."""
+    """Return the expected utility (bids,) of each bid of `bidder` against the other rows of `mixes` (bidders, bids)."""
     payoff = utility
-    for other in reversed(range(len(mixes))):  # from the last axis, so that lower axes keep their numbers
+    for other in reversed(range(len(mixes))):  # from the last axis, so that the remaining axes keep their numbers
         if other != bidder:
             payoff = np.tensordot(payoff, mixes[other], axes=(other, 0))
     return payoff
 
 
 def no_regret_play(allocate: Allocation, values: ArrayLike, bids: ArrayLike, rounds: int = 1000) -> Play:
-    """Optimistic Hedge of utility maximisers with `values` (bidders,) on the grid `bids` (rising, >= 0).
+    """Play optimistic Hedge between utility maximisers with `values` (bidders,) on a grid of `bids` (bids,).
 
-    Play begins uniform. Every round each bidder sees the expected utility of every bid, so the play is deterministic.
-    Raises InputError for a grid that is too large, not rising or negative, or an allocation of the wrong shape.
+    Strategies start uniform. In every round each bidder observes the expected utility of every bid, so the play is
+    deterministic. Bids rise from 0 or more; values and bids have the same unit.
+
+    Raises:
+        InputError: if the grid is too large, not rising or negative, or the allocation has the wrong shape.
     """
     v, grid = finite_array("values", values, 1), finite_array("bids", bids, 1)
     if len(grid) < 2 or grid[0] < 0 or (np.diff(grid) <= 0).any() or rounds < 1:
@@ -111,7 +120,7 @@ def no_regret_play(allocate: Allocation, values: ArrayLike, bids: ArrayLike, rou
     total, last, played = np.zeros((n, k)), np.zeros((n, k)), np.zeros((n, k))
     earned = np.zeros(n)
     for _ in range(rounds):
-        logits = (total + last) / spread  # optimism: the last round's payoffs count twice
+        logits = (total + last) / spread  # optimistic: the last round's payoffs count twice
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         mixes = weights / weights.sum(axis=1, keepdims=True)
         last = np.stack([_payoff(table[i], mixes, i) for i in range(n)])
@@ -133,8 +142,13 @@ def no_regret_play(allocate: Allocation, values: ArrayLike, bids: ArrayLike, rou
 def exploitability(
     plays: Sequence[Play], seed: int, level: float = 0.95, draws: int = 2000, tolerance: float = 0.05
 ) -> Exploitability:
-    """Sum up the plays of many instances (queries with their bidders). Instances in which nobody can earn anything have
-    nothing to exploit and count as zero. Raises InputError when there are no plays."""
+    """Summarise the plays of many instances (queries with their bidders).
+
+    An instance in which no bidder can earn anything counts as zero.
+
+    Raises:
+        InputError: if there are no plays.
+    """
     if not plays:
         raise InputError("plays", 0, "give at least one instance")
     absolute = [p.exploitability for p in plays]

@@ -1,7 +1,7 @@
 """Incentive compatibility for value maximisers (Theorem 4.5): bidding v / tau is optimal under first price.
 
-A value maximiser maximises v * itctr(b) subject to v * itctr(b) >= tau * b * itctr(b), that is b <= v / tau wherever it
-gets anything. So b = v / tau is best exactly when no lower bid of the grid gets more clicks.
+A value maximiser maximises v * itctr(b) subject to the return constraint v * itctr(b) >= tau * b * itctr(b), which is
+b <= v / tau wherever it gets any clicks. So b = v / tau is optimal if and only if no lower bid gets more clicks.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class ValueMaximiserIC:
     """Regret of bidding v / tau against the best feasible bid of the grid, over (query, ad) pairs.
 
     `regret` is in value per auction (the unit of v), `relative` in shares of the value that bidding v / tau obtains
-    (unbounded if that is nothing). `deviating` is the share of pairs in which another bid looked better by more than
-    rounding. `holds`: the whole interval of `relative` is within `tolerance`.
+    (unbounded if that is zero). `deviating` is the share of pairs in which another bid is better by more than rounding.
+    `holds`: the upper end of `relative` is within `tolerance`.
     """
 
     pairs: int
@@ -32,7 +32,7 @@ class ValueMaximiserIC:
     holds: bool
 
     def to_dict(self) -> dict[str, object]:
-        """JSON-able; mean, lo, hi are those of the relative regret."""
+        """Return a JSON object; mean, lo and hi are those of the relative regret."""
         return {
             **self.relative.to_dict(),
             "holds": self.holds,
@@ -44,7 +44,7 @@ class ValueMaximiserIC:
 
 
 def _at(curves: Floats, grid: Floats, bids: Floats) -> Floats:
-    """itctr of each pair (pairs, grid) at its own bid (pairs,), linear between the bids of the grid."""
+    """Interpolate itctr (pairs, grid) at each pair's own bid (pairs,), linearly between the bids of the grid."""
     return np.array([np.interp(b, grid, curve) for b, curve in zip(bids, curves, strict=True)])
 
 
@@ -60,13 +60,17 @@ def value_maximiser_ic(
     tolerance: float = 0.05,
     holdout: ArrayLike | None = None,
 ) -> ValueMaximiserIC:
-    """Regret of b = v / tau. `curves[p, k]` is itctr of pair p at `grid[k]` (rising, the unit of `values`); `values`
-    and `taus` (pairs,) are positive and v / tau must lie within the grid.
+    """Measure the regret of bidding b = v / tau.
 
-    The best of many noisy estimates looks better than it is. With a `holdout` (pairs, grid), a second independent
-    estimate of the same curves, the deviation is chosen on `curves` and its gain read on `holdout`, which removes that
-    bias (and makes single regrets negative at times). Without, the regret is an upper bound. Raises InputError for bad
-    shapes.
+    `curves[p, k]` (pairs, grid) is itctr of pair p at bid `grid[k]`; the grid rises, in the unit of `values`. `values`
+    and `taus` (pairs,) are positive, and every v / tau lies within the grid.
+
+    The best of many noisy estimates is biased upwards. With a `holdout` (pairs, grid), a second independent estimate of
+    the same curves, the deviation is chosen on `curves` and its gain is read from `holdout`, which removes the bias
+    (single regrets may then be negative). Without it the regret is an upper bound.
+
+    Raises:
+        InputError: if shapes do not match, a value is out of range, or v / tau lies outside of the grid.
     """
     table, levels = finite_array("curves", curves, 2), finite_array("grid", grid, 1)
     v, tau = finite_array("values", values, 1), finite_array("taus", taus, 1)
@@ -85,7 +89,7 @@ def value_maximiser_ic(
     if check.shape != table.shape:
         raise InputError("holdout", check.shape, f"give the same pairs and grid as curves: {table.shape}")
     own = _at(table, levels, bid)
-    # Bids above v / tau break the return constraint wherever they get a click, so they are no deviations.
+    # A bid above v / tau violates the return constraint wherever it gets a click.
     feasible = np.where(levels[None, :] <= bid[:, None], table, -np.inf)
     best = feasible.argmax(axis=1)
     rows = np.arange(len(v))

@@ -1,6 +1,6 @@
-"""Allocation monotonicity (Theorem 4.2): an ad's clicks never fall as its own bid rises, the rest fixed.
+"""Allocation monotonicity (Theorem 4.2): an ad's itctr_i never falls as its own bid rises, the other bids fixed.
 
-Measured by sweeping one ad's bid over a grid on the same queries; paired resampling of the queries.
+It is measured by sweeping one ad's bid over a grid on the same queries, with paired resampling of the queries.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from mechanism.statistics import Interval, finite_array, percentile_interval, re
 
 @dataclass(frozen=True, slots=True)
 class Monotonicity:
-    """Verdict on one bid sweep, in clicks per query.
+    """Result of one bid sweep, in clicks per query.
 
-    `means` has one interval per bid level, `steps` one per neighbouring pair (level k+1 minus level k), each at the
-    asked level. `lowest_step` is the step with the lowest mean (negative: the largest fall) with an interval that is
-    simultaneous over all steps, `lowest_at` its two bids, `rise` the last level minus the first.
-    `holds`: no step lies below zero with its simultaneous interval, so a flat curve is accused with probability
-    1 - level at most. `holds_pointwise` is the stricter reading, each step judged by its own interval alone.
+    `means` has one interval per bid level, and `steps` one per neighbouring pair (level k+1 minus level k), each at the
+    requested confidence. `lowest_step` is the step with the lowest mean (if negative, the largest fall), with an
+    interval that is simultaneous over all steps; `lowest_at` are its two bids. `rise` is the last level less the first.
+    `holds`: no step's simultaneous interval lies below zero; a flat curve fails with probability 1 - level at most.
+    `holds_pointwise` is stricter: it tests each step by its own interval.
     """
 
     bids: tuple[float, ...]
@@ -42,7 +42,7 @@ class Monotonicity:
         return max(0.0, -self.lowest_step.mean)
 
     def to_dict(self) -> dict[str, object]:
-        """JSON-able; mean, lo, hi are those of the lowest step."""
+        """Return a JSON object; mean, lo and hi are those of the lowest step."""
         return {
             **self.lowest_step.to_dict(),
             "holds": self.holds,
@@ -59,8 +59,14 @@ class Monotonicity:
 def monotonicity(
     clicks: ArrayLike, bids: Sequence[float], seed: int, level: float = 0.95, draws: int = 4000
 ) -> Monotonicity:
-    """Judge a bid sweep. `clicks[k, q]`: expected clicks (or propensity * ctr) of the swept ad at bid level k on query
-    q; `bids`: the levels, strictly rising. Raises InputError for fewer than two levels or levels out of order."""
+    """Test a bid sweep for falls.
+
+    `clicks[k, q]` (levels, queries) are the expected clicks (or propensity * ctr) of the swept ad at bid level k on
+    query q; `bids` are the levels, strictly rising.
+
+    Raises:
+        InputError: if there are fewer than two levels, or levels out of order.
+    """
     table = finite_array("clicks", clicks, 2)
     if len(bids) != len(table) or len(bids) < 2 or any(b <= a for a, b in itertools.pairwise(bids)):
         raise InputError(
@@ -68,7 +74,7 @@ def monotonicity(
         )
     means, resamples = table.mean(axis=1), resampled_means(table, seed, draws)
     steps, step_draws = np.diff(means), np.diff(resamples, axis=1)
-    # Bonferroni over the steps, one-sided falls inside two-sided intervals: conservative.
+    # Bonferroni over the steps, with two-sided intervals for one-sided falls: conservative.
     family = 1 - (1 - level) / len(steps)
     pointwise = [percentile_interval(float(s), step_draws[:, k], level) for k, s in enumerate(steps)]
     simultaneous = [percentile_interval(float(s), step_draws[:, k], family) for k, s in enumerate(steps)]

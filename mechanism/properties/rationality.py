@@ -1,6 +1,6 @@
-"""Individual rationality: nobody pays more than the bid per click, and a utility maximiser never above the value.
+"""Individual rationality: no advertiser pays more than its bid a click, nor, if it bids at most its value, its value.
 
-Payments are counted exactly, in integer micros; a single violation is a failure of the billing, not of statistics.
+Payments are counted exactly, in integer micros: a single violation is a billing defect, not a statistical error.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from mechanism.types import AdId, Micros
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What one ad paid in one auction: `paid` micros for `clicks` clicks at `bid` micros; `value` of a click in micros
-    where it is known. Raises InputError for a negative or non-integer amount."""
+    """What one ad paid in one auction: `paid` micros for `clicks` clicks at `bid` micros a click.
+
+    `value` is the advertiser's value of a click in micros, if it is known. A negative or non-integer amount is an
+    InputError.
+    """
 
     auction_id: str
     ad_id: AdId
@@ -35,12 +38,12 @@ class Charge:
 
     @property
     def over_bid(self) -> Micros:
-        """Micros paid above bid * clicks; 0 if none."""
+        """Micros paid above bid * clicks, or 0."""
         return max(0, self.paid - self.bid * self.clicks)
 
     @property
     def over_value(self) -> Micros:
-        """Micros paid above value * clicks by an advertiser that bid at most its value (u < 0); 0 if none."""
+        """Micros paid above value * clicks by an advertiser that bid at most its value, or 0."""
         if self.value is None or self.bid > self.value:
             return 0
         return max(0, self.paid - self.value * self.clicks)
@@ -48,9 +51,12 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class IndividualRationality:
-    """Verdict on a set of charges. `rate` is the share of violating charges with Wilson's interval (at 0 violations its
-    upper end says how rare they must be), `overcharged` the micros paid too much in all, `valued` the charges whose
-    advertiser is known to bid at most its value, `examples` the first violating (auction id, ad id) pairs."""
+    """Result for a set of charges.
+
+    `rate` is the share of violating charges with Wilson's interval (at 0 violations its upper end bounds their
+    frequency), `overcharged` the total micros paid too much, `largest` the largest single excess. `valued` counts the
+    charges whose advertiser is known to bid at most its value; `examples` are the first violating (auction id, ad id).
+    """
 
     charges: int
     valued: int
@@ -62,11 +68,11 @@ class IndividualRationality:
 
     @property
     def holds(self) -> bool:
-        """No violation at all."""
+        """Whether no charge violates."""
         return self.violations == 0
 
     def to_dict(self) -> dict[str, object]:
-        """JSON-able; mean, lo, hi are those of the violation rate."""
+        """Return a JSON object; mean, lo and hi are those of the violation rate."""
         return {
             **self.rate.to_dict(),
             "holds": self.holds,
@@ -80,7 +86,11 @@ class IndividualRationality:
 
 
 def individual_rationality(charges: Iterable[Charge], level: float = 0.95, examples: int = 10) -> IndividualRationality:
-    """Count the charges above the bid or, for b <= v, above the value. Raises InputError when there are none."""
+    """Count the charges above the bid or, for b <= v, above the value.
+
+    Raises:
+        InputError: if there are no charges.
+    """
     total = valued = 0
     over: list[Micros] = []
     found: list[tuple[str, AdId]] = []
@@ -93,7 +103,7 @@ def individual_rationality(charges: Iterable[Charge], level: float = 0.95, examp
             if len(found) < examples:
                 found.append((charge.auction_id, charge.ad_id))
     if not total:
-        raise InputError("charges", 0, "give at least one charge; no auctions prove nothing")
+        raise InputError("charges", 0, "give at least one charge")
     return IndividualRationality(
         charges=total,
         valued=valued,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from mechanism.types import model_version
+from mechanism.weights import model_version
 from operators.actions import Action, Apply, Delete, Note, Outcome, Say
 from operators.auctionservice.guards import Breach, Counts, breach
 from operators.auctionservice.manifests import ROUTER, ROUTES_ANNOTATION, manifests, selector, short

@@ -17,7 +17,8 @@ import structlog
 
 from mechanism.errors import AuctionError, InputError, PolicyError
 from mechanism.stream import MarkerStream
-from mechanism.types import Answer, Context, model_version
+from mechanism.types import Answer, Context
+from mechanism.weights import model_version
 from serving import tracing
 from serving.answering.auction_records import EvaluationSummary, new_auction_id
 from serving.answering.question import Question

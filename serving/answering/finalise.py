@@ -12,7 +12,8 @@ import numpy as np
 import structlog
 
 from mechanism.payments import impression_payments, participation_payments
-from mechanism.types import AdId, Answer, Insertion, Micros, model_version
+from mechanism.types import AdId, Answer, Insertion, Micros
+from mechanism.weights import model_version
 from serving.answering.answer import LiveAnswer
 from serving.answering.auction_records import (
     ApartRecord,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 
-from mechanism.types import AdId, Profile, model_version
+from mechanism.types import AdId, Profile
+from mechanism.weights import model_version
 from serving.answering.answer import LiveAnswer
 from serving.answering.auction_records import AuctionRecord
 from serving.answering.rendering import as_read

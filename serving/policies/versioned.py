@@ -16,7 +16,8 @@ from pathlib import Path
 import structlog
 
 from mechanism.errors import AuctionError, ConfigError, PolicyError
-from mechanism.types import Context, model_version
+from mechanism.types import Context
+from mechanism.weights import model_version
 from serving.metrics import Metrics
 from serving.policies.protocol import AsyncPolicyBackend, PolicyEvent, PolicyVersion
 from serving.policies.route_file import Routes, Version, chosen, parse_routes, read_routes

@@ -1,4 +1,4 @@
-"""What a reader sees of valid, faulty and harmless uses of the marker's characters."""
+"""The text that a reader sees of valid, faulty and harmless uses of the marker's characters."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_valid_markers_become_titles_with_their_spans() -> None:
 
 
 @pytest.mark.parametrize("before", ["word", "@", "@[", "@x@[y", "[", "@lost ", "a@b.de ", "@Kestrel Trail Shoes@[ad-1"])
-def test_a_valid_marker_survives_whatever_stands_before_it(before: str) -> None:
+def test_a_valid_marker_survives_any_text_before_it(before: str) -> None:
     answer = parse(before + render_marker(BAND) + " and more", ADS)
     assert answer.shown() == ("ad-12",)
     assert answer.text.endswith("Pulsewise Band and more")
@@ -94,7 +94,7 @@ def test_a_marker_inside_a_marker_shows_only_the_valid_one() -> None:
     assert [f.at for f in answer.faults] == [4, 43]
 
 
-def test_removal_cannot_bring_a_bracketed_id_together() -> None:
+def test_removals_cannot_join_a_bracketed_id() -> None:
     assert "[ad-1]" not in parse("so [@x@[y]ad-1] it is", ADS).text
     assert "[ad-1]" not in parse("so [[ad-1]ad-1] it is", ADS).text
 
@@ -123,14 +123,14 @@ def test_a_harmless_shape_that_begins_a_candidates_title_is_not_harmless() -> No
     assert parse("@ example\n", [shop]).text == "example\n"
 
 
-def test_no_more_than_the_look_ahead_is_needed() -> None:
+def test_every_decision_needs_at_most_the_look_ahead() -> None:
     rules = MarkerRules(ADS)
     for raw in ("@" + "x" * 200, "@T@[" + "y" * 200, "@" + "x" * 80 + "@[" + "y" * 200):
         assert rules.decide(raw[: rules.look_ahead + 1], 0, final=False) is not None
     assert rules.decide("@Kest", 0, final=False) is None
 
 
-def test_blanks_around_a_removed_marker_become_one() -> None:
+def test_blanks_around_a_removed_marker_become_one_blank() -> None:
     assert parse("a @x@[y]  b", ADS).text == "a b"
     assert parse("@x@[y] Hello", ADS).text == "Hello"
     assert parse("a@x@[y]b", ADS).text == "ab"

@@ -1,13 +1,15 @@
-"""Declared value, penalty and reward of an answer (Eq. 2, 5, 8)."""
+"""Declared value, penalty, reward and objective of answers (Eq. 2, 5, 8), and the example of the package."""
 
 from __future__ import annotations
 
+import doctest
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import mechanism
 from mechanism.errors import ConfigError, InputError
 from mechanism.markers import parse, render_marker
 from mechanism.objective import Penalty, objective, reward, s_resp, value
@@ -28,15 +30,15 @@ def test_value_is_bid_times_click_probability_of_the_shown_ads_in_points() -> No
     assert value(answer(0, 4), BIDS, CTR) == pytest.approx(10 * 0.1 + 50 * 0.5)
 
 
-def test_an_ad_shown_twice_is_worth_as_much_and_penalised_twice() -> None:
+def test_an_ad_shown_twice_has_the_same_value_and_twice_the_penalty() -> None:
     assert value(answer(3, 3), BIDS, CTR) == value(answer(3), BIDS, CTR)
     assert s_resp(answer(3, 3), Penalty()) == 2 * s_resp(answer(3), Penalty())
 
 
 def test_penalty_counts_ads_flooding_and_faults() -> None:
     assert s_resp(answer(), Penalty()) == 0
-    assert s_resp(answer(0, 1, 2), Penalty()) == 30
-    assert s_resp(answer(0, 1, 2, 3, 4), Penalty()) == 50 + 2 * 20
+    assert s_resp(answer(0, 1), Penalty()) == 20
+    assert s_resp(answer(0, 1, 2, 3, 4), Penalty()) == 50 + 3 * 20
     assert s_resp(answer(0, faults=2), Penalty()) == 10 + 2 * 50
     assert s_resp(answer(0, 1, faults=1), Penalty(per_ad=1, flood_after=0, per_extra_ad=3, per_fault=7)) == 2 + 6 + 7
 
@@ -54,7 +56,7 @@ def test_value_never_falls_in_a_bid(shown: set[int], raised: int, more: int) -> 
     assert value(y, higher, CTR) >= value(y, BIDS, CTR)
 
 
-def test_figures_of_ads_that_are_not_shown_do_not_matter() -> None:
+def test_probabilities_of_ads_that_are_not_shown_are_ignored() -> None:
     assert value(answer(0), {"a0": 10_000}, {"a0": 1.0, "a1": math.nan}) == 1.0
 
 
@@ -91,3 +93,13 @@ def test_objective_subtracts_the_divergence_from_the_base_policy() -> None:
         objective([], [], 0.1)
     with pytest.raises(InputError, match="log_ratios"):
         objective([1.0], [], 0.1)
+
+
+def test_the_example_of_the_package_documentation_runs() -> None:
+    result = doctest.testmod(mechanism)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_every_exported_name_exists() -> None:
+    assert [name for name in mechanism.__all__ if not hasattr(mechanism, name)] == []

@@ -51,12 +51,12 @@ def test_an_impression_pays_the_expected_click_rounded_half_to_even() -> None:
     }
 
 
-def test_participation_is_paid_by_every_bidder() -> None:
+def test_every_bidder_pays_for_participation() -> None:
     assert participation_payments({"a0": 1000, "a1": 500}, {"a0": 0.25, "a1": 0, "zz": 0.3}) == {"a0": 250, "a1": 0}
 
 
 @given(bids, probabilities)
-def test_nobody_pays_more_than_the_bid(bid: int, rate: Probability) -> None:
+def test_no_ad_pays_more_than_its_bid(bid: int, rate: Probability) -> None:
     y = answer(0)
     paid = (
         click_payments(y, {"a0": bid}, {"a0": True})["a0"],
@@ -78,7 +78,7 @@ def test_rounding_is_exact_for_bids_of_any_size(bid: int, rate: Probability) -> 
 
 
 @given(bids, bids, probabilities)
-def test_payments_never_fall_in_the_bid(one: int, other: int, rate: Probability) -> None:
+def test_a_higher_bid_never_lowers_a_payment(one: int, other: int, rate: Probability) -> None:
     low, high = sorted((one, other))
     y = answer(0)
     assert (
@@ -92,7 +92,7 @@ def test_payments_never_fall_in_the_bid(one: int, other: int, rate: Probability)
 
 
 @given(st.floats(0, 1), st.floats(0, 1), bids)
-def test_payments_never_fall_in_the_probability(one: float, other: float, bid: int) -> None:
+def test_a_higher_probability_never_lowers_a_payment(one: float, other: float, bid: int) -> None:
     low, high = sorted((one, other))
     assert participation_payments({"a": bid}, {"a": low})["a"] <= participation_payments({"a": bid}, {"a": high})["a"]
 
@@ -108,7 +108,7 @@ def test_the_three_forms_agree_in_expectation() -> None:
     assert by_click == by_impression == by_participation == 125 * bid
 
 
-def test_probabilities_of_a_model_are_accepted_as_they_are() -> None:
+def test_numpy_probabilities_are_accepted() -> None:
     assert participation_payments({"a": 8}, {"a": np.float32(0.5)}) == {"a": 4}  # type: ignore[dict-item]
 
 

@@ -43,7 +43,7 @@ def test_the_full_prompt_lists_every_candidate_with_bid_and_marker() -> None:
     assert lines[-1] == ("About the user: 30-39, nurse; lives in Leeds; interests: running, tea; recently: socks.")
 
 
-def test_the_markers_that_the_prompt_shows_are_the_ones_the_parser_takes() -> None:
+def test_the_parser_accepts_the_markers_of_the_prompt() -> None:
     assert parse(system(CONTEXT, FULL), [SHOES, BAND]).shown() == ("ad-1", "ad-2")
 
 
@@ -52,7 +52,7 @@ def test_the_brief_prompt_is_bids_titles_and_interests() -> None:
     assert " ".join(words) == "42 Kestrel Shoes 0 Pulsewise Band Likes running tea"
 
 
-def test_a_described_prompt_says_what_is_offered_before_the_bid() -> None:
+def test_a_described_prompt_puts_the_category_or_text_before_the_bid() -> None:
     settings = PromptSettings(instructions="brief", described=True)
     filed = Candidate(replace(SHOES, category="Running Shoes"), 420_000)
     text = system(replace(CONTEXT, candidates=(filed, *CONTEXT.candidates), profile=None), settings)
@@ -62,7 +62,7 @@ def test_a_described_prompt_says_what_is_offered_before_the_bid() -> None:
 
 
 @given(st.text())
-def test_a_description_is_short_and_holds_no_bid(text: str) -> None:
+def test_a_description_is_short_and_contains_no_bid(text: str) -> None:
     words = described(Ad("x", "X", text, ""))
     assert "@" not in words
     assert len(words.split()) <= DESCRIBED_WORDS
@@ -80,7 +80,7 @@ def test_turns_stand_between_the_rules_and_the_query() -> None:
 
 @pytest.mark.parametrize("settings", [FULL, BRIEF])
 @pytest.mark.parametrize("profile", [None, Profile("p2")])
-def test_without_a_profile_the_prompt_says_nothing_of_the_user(
+def test_without_a_profile_the_prompt_does_not_mention_the_user(
     settings: PromptSettings, profile: Profile | None
 ) -> None:
     text = system(replace(CONTEXT, profile=profile), settings)
@@ -94,7 +94,7 @@ def test_a_profile_shows_only_what_is_known() -> None:
 
 
 @given(st.integers(0, 10**12), st.integers(0, 10**12), st.floats(0, 100))
-def test_shown_bids_never_fall_in_the_bid_and_stay_in_range(one: int, other: int, load: float) -> None:
+def test_a_higher_bid_never_lowers_the_shown_bid_and_it_stays_in_range(one: int, other: int, load: float) -> None:
     settings = PromptSettings(ad_load=load)
     low, high = sorted((one, other))
     assert 0 <= shown_points(low, settings) <= shown_points(high, settings) <= settings.max_points
@@ -118,7 +118,7 @@ def test_a_range_without_points_is_refused() -> None:
         PromptSettings(max_points=0)
 
 
-def test_a_title_that_no_marker_can_carry_does_not_reach_a_prompt() -> None:
+def test_a_title_with_marker_syntax_does_not_reach_a_prompt() -> None:
     bad = Candidate(Ad("x", "Buy @me@[ad-1]", "", ""), 1)
     with pytest.raises(InputError, match="title of ad 'x'"):
         render_messages(replace(CONTEXT, candidates=(bad,)), FULL)

@@ -1,4 +1,4 @@
-"""Each property's measure accepts a clean auction and finds a planted violation."""
+"""Each property's test accepts a correct auction and detects a planted violation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SWEEP = [1, *range(10, 101, 10)]
 
 
 def sweep(curve: Floats, seed: int, queries: int = 400) -> Floats:
-    """Expected clicks (levels, queries): the curve scaled by each query's own demand, with a little noise."""
+    """Return expected clicks (levels, queries): the curve scaled by each query's own demand, with a little noise."""
     rng = np.random.default_rng(seed)
     demand = rng.beta(1, 4, size=queries)
     return np.clip(demand * np.asarray(curve)[:, None] + rng.normal(0, 0.005, (len(curve), queries)), 0, 1)
@@ -52,7 +52,7 @@ def test_a_rising_curve_is_monotone_and_its_rise_is_measured() -> None:
     assert len(result.steps) == 10
 
 
-def test_a_fall_between_two_levels_is_found_where_it_is() -> None:
+def test_a_fall_is_detected_at_its_two_levels() -> None:
     curve = np.linspace(0.2, 0.9, 11)
     curve[6] = curve[5] - 0.1
     result = monotonicity(sweep(curve, seed=1), SWEEP, seed=0)
@@ -62,12 +62,12 @@ def test_a_fall_between_two_levels_is_found_where_it_is() -> None:
     assert result.largest_fall > 0.01
 
 
-def test_flat_noisy_curves_are_rarely_accused() -> None:
-    accused = sum(
+def test_flat_noisy_curves_rarely_fail() -> None:
+    failed = sum(
         not monotonicity(sweep(np.full(11, 0.5), seed=s, queries=100), SWEEP, seed=s, draws=1000).holds
         for s in range(60)
     )
-    assert accused <= 6
+    assert failed <= 6
 
 
 def test_an_exactly_flat_curve_is_monotone_despite_rounding() -> None:
@@ -94,15 +94,15 @@ def logistic(bids: ArrayLike) -> Floats:
     return np.asarray(0.1 + 0.8 / (1 + np.exp(-(np.asarray(bids) - 50) / 12)))
 
 
-def test_a_smooth_curve_seen_through_200_answers_is_continuous() -> None:
-    verdicts = []
+def test_a_smooth_curve_estimated_from_200_answers_is_continuous() -> None:
+    results = []
     for seed in range(30):
         hits = np.random.default_rng(seed).binomial(200, logistic(BIDS))
-        verdicts.append(continuity(*curve_from_hits(hits, 200), BIDS.tolist(), seed=seed, draws=1000).holds)
-    assert sum(verdicts) >= 26  # about 95% are to be accepted
+        results.append(continuity(*curve_from_hits(hits, 200), BIDS.tolist(), seed=seed, draws=1000).holds)
+    assert sum(results) >= 26  # at a level of 95%
 
 
-def test_a_step_seen_through_200_answers_is_found_where_it_is() -> None:
+def test_a_step_estimated_from_200_answers_is_detected_at_its_two_bids() -> None:
     truth = np.where(BIDS <= 40, 0.2, 0.6)
     hits = np.random.default_rng(1).binomial(200, truth)
     result = continuity(*curve_from_hits(hits, 200), BIDS.tolist(), seed=0)
@@ -112,7 +112,7 @@ def test_a_step_seen_through_200_answers_is_found_where_it_is() -> None:
     assert result.jump.lo > result.critical
 
 
-def test_per_answer_propensities_are_judged_too() -> None:
+def test_per_answer_propensities_are_tested_too() -> None:
     rng = np.random.default_rng(2)
     smooth = np.clip(logistic(BIDS)[:, None] + rng.normal(0, 0.05, (100, 20)), 0, 1)
     assert continuity(*curve_from_samples(smooth), BIDS.tolist(), seed=0).holds
@@ -121,7 +121,7 @@ def test_per_answer_propensities_are_judged_too() -> None:
     assert not continuity(*curve_from_samples(broken), BIDS.tolist(), seed=0).holds
 
 
-def test_exact_curves_are_judged_by_the_tolerance() -> None:
+def test_for_exact_curves_the_tolerance_decides() -> None:
     exact, none = logistic(BIDS), np.zeros(100)
     assert continuity(exact, none, BIDS.tolist(), seed=0).holds
     stepped = exact + np.where(BIDS > 30, 0.1, 0.0)
@@ -155,7 +155,7 @@ def test_first_price_charges_never_violate(rows: list[tuple[int, int, int]]) -> 
 
 
 @given(st.lists(st.tuples(MONEY, st.integers(0, 5)), min_size=1, max_size=30), st.data())
-def test_one_micro_too_much_is_found_and_named(rows: list[tuple[int, int]], data: st.DataObject) -> None:
+def test_one_micro_too_much_is_detected_and_its_charge_named(rows: list[tuple[int, int]], data: st.DataObject) -> None:
     victim = data.draw(st.integers(0, len(rows) - 1))
     charges = [Charge(f"q{i}", "a", b, n, b * n + (i == victim)) for i, (b, n) in enumerate(rows)]
     result = individual_rationality(charges)
@@ -164,7 +164,7 @@ def test_one_micro_too_much_is_found_and_named(rows: list[tuple[int, int]], data
     assert result.examples == ((f"q{victim}", "a"),)
 
 
-def test_advertisers_that_bid_above_their_value_took_the_risk_themselves() -> None:
+def test_a_payment_above_the_value_is_no_violation_if_the_bid_was() -> None:
     result = individual_rationality([Charge("q", "a", bid=10, clicks=1, paid=10, value=4)])
     assert result.holds
     assert result.valued == 0
@@ -190,7 +190,7 @@ def pairs(seed: int, n: int = 200) -> tuple[Floats, Floats]:
 
 @given(st.integers(0, 1000))
 @settings(max_examples=20, deadline=None)
-def test_any_monotone_allocation_leaves_value_maximisers_without_regret(seed: int) -> None:
+def test_value_maximisers_have_no_regret_under_any_monotone_allocation(seed: int) -> None:
     values, taus = pairs(seed, 30)
     curves = np.cumsum(np.random.default_rng(seed).exponential(0.01, (30, 100)), axis=1)
     result = value_maximiser_ic(curves, GRID, values, taus, seed=0, draws=200)
@@ -208,20 +208,20 @@ def test_a_curve_that_falls_rewards_shading_the_bid() -> None:
     assert result.deviating == 1.0
 
 
-def test_bids_above_v_over_tau_are_no_deviation() -> None:
+def test_bids_above_v_over_tau_do_not_count_as_deviations() -> None:
     curves = np.where(GRID > 50, 0.9, 0.1)[None, :]
     assert value_maximiser_ic(curves, GRID, [50.0], [1.0], seed=0).regret.mean == 0.0
 
 
-def test_a_holdout_removes_the_bias_of_picking_the_best_of_noisy_estimates() -> None:
+def test_a_holdout_removes_the_bias_of_choosing_the_best_of_noisy_estimates() -> None:
     rng = np.random.default_rng(4)
     values, taus = pairs(4, 1000)
     truth = np.tile(0.2 + 0.002 * GRID, (1000, 1))
     first, second = (truth + rng.normal(0, 0.03, truth.shape) for _ in range(2))
-    naive = value_maximiser_ic(first.clip(0), GRID, values, taus, seed=0)
-    honest = value_maximiser_ic(first.clip(0), GRID, values, taus, seed=0, holdout=second.clip(0))
-    assert naive.relative.lo > 0.02
-    assert honest.relative.hi < 0.01
+    biased = value_maximiser_ic(first.clip(0), GRID, values, taus, seed=0)
+    unbiased = value_maximiser_ic(first.clip(0), GRID, values, taus, seed=0, holdout=second.clip(0))
+    assert biased.relative.lo > 0.02
+    assert unbiased.relative.hi < 0.01
 
 
 def test_the_grid_must_contain_the_truthful_bid() -> None:
@@ -231,7 +231,7 @@ def test_the_grid_must_contain_the_truthful_bid() -> None:
         value_maximiser_ic(np.ones((1, 100)), GRID, [30.0], [1.0], seed=0, holdout=np.ones((2, 100)))
 
 
-def test_value_maximisers_that_win_nothing_have_nothing_to_regret() -> None:
+def test_value_maximisers_without_clicks_have_no_regret_unless_a_lower_bid_gets_some() -> None:
     assert value_maximiser_ic(np.zeros((2, 100)), GRID, [30.0, 40.0], [1.0, 1.0], seed=0).holds
     late = np.where(GRID < 10, 0.5, 0.0)[None, :]
     result = value_maximiser_ic(late, GRID, [30.0], [1.0], seed=0)
@@ -245,11 +245,11 @@ COARSE = np.linspace(0, 100, 11)
 
 
 def proportional(bids: Floats) -> Floats:
-    """A smooth rule: one ad is shown, with probability b_i / (sum_j b_j + 20)."""
+    """Allocate smoothly: at most one ad is shown, ad i with probability b_i / (sum_j b_j + 20)."""
     return np.asarray(bids / (bids.sum(axis=1, keepdims=True) + 20))
 
 
-def test_no_regret_play_under_a_continuous_rule_ends_hard_to_exploit() -> None:
+def test_no_regret_play_under_a_continuous_allocation_is_hardly_exploitable() -> None:
     rng = np.random.default_rng(0)
     plays = [no_regret_play(proportional, rng.uniform(30, 100, 3), COARSE, rounds=500) for _ in range(8)]
     result = exploitability(plays, seed=0)
@@ -302,7 +302,7 @@ def test_games_too_large_and_wrong_allocations_are_refused() -> None:
 # reports -----------------------------------------------------------------------------------------------------
 
 
-def test_every_result_becomes_strict_json_with_a_headline_interval_and_a_verdict() -> None:
+def test_every_result_becomes_strict_json_with_a_headline_interval_and_holds() -> None:
     values, taus = pairs(1, 10)
     results: list[Monotonicity | Continuity | IndividualRationality | ValueMaximiserIC | Exploitability] = [
         monotonicity(sweep(np.linspace(0.2, 0.9, 11), seed=0), SWEEP, seed=0),

@@ -1,4 +1,4 @@
-"""Advertisers' words and users' queries before they reach a prompt."""
+"""Cleaning of advertisers' texts and users' queries before they reach a prompt."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ untrusted = st.one_of(st.text(max_size=60), st.lists(st.one_of(pieces, st.text(m
 
 @settings(max_examples=500, deadline=None)
 @given(untrusted)
-def test_a_clean_title_is_one_visible_line_and_stays_as_it_is(title: str) -> None:
+def test_a_clean_title_is_one_visible_line_and_cleaning_is_idempotent(title: str) -> None:
     try:
         clean = clean_title(title, "title")
     except InputError:
@@ -107,7 +107,7 @@ def test_clean_text_is_idempotent(text: str) -> None:
         ("Café Zürich 東京 №5", "Café Zürich 東京 No5"),
     ],
 )
-def test_what_can_be_neutralised_is(title: str, clean: str) -> None:
+def test_harmless_and_neutralised_titles(title: str, clean: str) -> None:
     assert clean_title(title, "title") == clean
 
 
@@ -219,7 +219,7 @@ def test_a_query_keeps_its_words_and_loses_its_tokens(query: str, clean: str) ->
 
 @settings(max_examples=500, deadline=None)
 @given(untrusted)
-def test_a_clean_query_is_idempotent_and_holds_no_marker(query: str) -> None:
+def test_cleaning_a_query_is_idempotent_and_leaves_no_marker(query: str) -> None:
     try:
         clean = clean_query(query, "query")
     except InputError:

@@ -1,4 +1,4 @@
-"""Intervals cover what they should, repeat by seed and refuse input from which nothing can be estimated."""
+"""Intervals have their coverage, repeat by seed and refuse input without an estimate."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_interval_encloses_the_mean_stays_within_the_data_and_repeats(
     assert interval == bootstrap_interval(values, seed, level, draws=200)
 
 
-def test_the_bootstrap_covers_the_true_mean_about_as_often_as_it_says() -> None:
+def test_the_bootstrap_covers_the_true_mean_at_about_its_level() -> None:
     rng = np.random.default_rng(0)
     covered = 0
     for trial in range(300):
@@ -57,14 +57,14 @@ def test_resampling_is_joint_over_rows_and_independent_of_blocks(monkeypatch: py
     np.testing.assert_allclose(resampled_means(values, seed=4, draws=90), whole)
 
 
-def test_pairing_makes_a_constant_ratio_and_a_constant_difference_certain() -> None:
+def test_paired_constant_ratios_and_differences_have_intervals_of_width_zero() -> None:
     base = np.random.default_rng(5).exponential(size=200)
     ratio = ratio_interval(2.5 * base, base, seed=6)
     assert ratio.ends == pytest.approx((2.5, 2.5, 2.5))
     assert difference_interval(base + 3, base, seed=6).ends == pytest.approx((3.0, 3.0, 3.0))
 
 
-def test_a_ratio_is_one_of_means_not_a_mean_of_ratios() -> None:
+def test_a_ratio_is_a_ratio_of_means_not_a_mean_of_ratios() -> None:
     assert ratio_interval([0.0, 10.0], [1.0, 1.0], seed=0).mean == pytest.approx(5.0)
     assert ratio_interval([1.0, 9.0], [0.0, 4.0], seed=0).mean == pytest.approx(2.5)
 

@@ -1,4 +1,4 @@
-"""The incremental parser: any chunking gives the same answer, and no adversarial text leaks a marker."""
+"""The incremental parser: any chunking gives the same answer, and no adversarial text shows marker syntax."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ raw_texts = st.lists(st.one_of(fragments, st.text(max_size=3)), max_size=14).map
 
 @st.composite
 def mutated_markers(draw: st.DrawFn) -> str:
-    """Text with real markers, some characters of which were deleted, doubled or replaced."""
+    """Draw text with valid markers, some characters of which are deleted, doubled or replaced."""
     parts = draw(st.lists(st.sampled_from([render_marker(ad) for ad in ADS] + ["so ", " is good.\n"]), max_size=6))
     raw = list("".join(parts))
     for _ in range(draw(st.integers(0, 5))):
@@ -126,8 +126,8 @@ def test_no_marker_syntax_is_ever_visible(raw: str) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(raws, st.integers(0, 400))
-def test_what_was_shown_is_never_taken_back(raw: str, cut: int) -> None:
-    """A reader who saw the beginning saw a beginning of every continuation's text, free of marker syntax."""
+def test_shown_text_is_never_revoked(raw: str, cut: int) -> None:
+    """The text shown so far begins the text of every continuation, and contains no marker syntax."""
     cut %= len(raw) + 1
     reader = MarkerStream(ADS)
     early = shown(reader.feed(raw[:cut]))
@@ -137,8 +137,8 @@ def test_what_was_shown_is_never_taken_back(raw: str, cut: int) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(raws)
-def test_what_is_held_back_is_bounded(raw: str) -> None:
-    """With every character decided, text past the look-ahead has come out: shown or listed as a fault."""
+def test_held_back_text_is_bounded(raw: str) -> None:
+    """Text further back than the look-ahead is decided: shown, or listed as a fault."""
     limit = MarkerRules(ADS).look_ahead
     tail = " end" * (limit // 2)
     early = shown(MarkerStream(ADS).feed(raw + tail))
@@ -154,11 +154,11 @@ def test_text_without_marker_characters_is_shown_at_once_and_unchanged(raw: str)
 
 @settings(max_examples=200, deadline=None)
 @given(raws)
-def test_a_shown_text_parses_to_no_new_ad(raw: str) -> None:
+def test_shown_text_contains_no_further_ad(raw: str) -> None:
     assert parse(parse(raw, ADS).text, ADS).insertions == ()
 
 
-def test_long_titles_and_ids_outside_the_clean_limits_are_still_recognised() -> None:
+def test_titles_and_ids_longer_than_the_clean_limits_are_recognised() -> None:
     long = Ad("i" * 100, "t" * 200, "", "")
     assert parse(f"x {render_marker(long)} y", [long]).shown() == (long.id,)
 

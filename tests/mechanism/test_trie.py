@@ -1,4 +1,4 @@
-"""The candidate trie spells exactly the candidates' bodies."""
+"""The paths of the candidate trie are exactly the candidates' bodies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mechanism.types import Ad
 
 
 def complete(node: Node, path: tuple[int, ...] = ()) -> dict[str, tuple[int, ...]]:
-    """All bodies that a decoder can write from `node` on."""
+    """Return all bodies that a decoder can write from `node` on."""
     found = {} if node.ad is None else {node.ad: path}
     for token, child in node.children.items():
         found |= complete(child, (*path, token))
@@ -31,23 +31,17 @@ def test_a_decoder_on_the_trie_writes_every_body_and_no_other(names: list[str]) 
 
 
 @given(titles)
-def test_each_node_knows_the_candidates_below_it(names: list[str]) -> None:
+def test_each_node_lists_the_candidates_below_it(names: list[str]) -> None:
     bodies = {f"i{n}": tuple(map(ord, marker_body(Ad(f"i{n}", t, "", "")))) for n, t in enumerate(names)}
     trie = CandidateTrie(bodies)
     assert set(trie.root.ads) == set(bodies)
     for ad_id, body in bodies.items():
-        nodes = list(trie.walk(body))
-        assert len(nodes) == len(body) + 1
-        assert nodes[-1].ad == ad_id
-        assert not nodes[-1].children
-        for depth, node in enumerate(nodes):
+        node = trie.root
+        for depth, token in enumerate(body, 1):
+            node = node.children[token]
             assert node.ads == tuple(i for i, b in bodies.items() if b[:depth] == body[:depth])
-
-
-def test_walk_stops_where_the_trie_is_left() -> None:
-    trie = CandidateTrie({"a": [1, 2, 3], "b": [1, 4]})
-    assert [n.ads for n in trie.walk([1, 4, 9])] == [("a", "b"), ("a", "b"), ("b",)]
-    assert list(trie.walk([9])) == [trie.root]
+        assert node.ad == ad_id
+        assert not node.children
 
 
 @pytest.mark.parametrize(
@@ -59,7 +53,7 @@ def test_walk_stops_where_the_trie_is_left() -> None:
         ({"a": []}, "'a' has an empty marker body"),
     ],
 )
-def test_bodies_that_a_decoder_could_not_tell_apart_are_refused(bodies: dict[str, list[int]], message: str) -> None:
+def test_ambiguous_bodies_are_refused(bodies: dict[str, list[int]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CandidateTrie(bodies)
 

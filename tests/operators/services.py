@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from mechanism.types import model_version
+from mechanism.weights import model_version
 from operators.actions import Outcome
 from operators.auctionservice.guards import Counts
 from operators.auctionservice.manifests import short

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from mechanism.types import model_version
+from mechanism.weights import model_version
 from operators.auctionservice.observe import Sight, auctionservice_kind
 from operators.controller import Controller
 from operators.kube import KubeApi

@@ -19,7 +19,7 @@ from cli.serve import builtin_catalogue
 from inference.models import resolve
 from inference.policy import Policy
 from mechanism.errors import ConfigError
-from mechanism.types import model_version
+from mechanism.weights import model_version
 from serving.campaigns.catalogue_file import read_catalogue
 from serving.policies.triton import server
 from simulator.world import World

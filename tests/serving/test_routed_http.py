@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from mechanism.errors import ConfigError, PolicyError
-from mechanism.types import model_version
+from mechanism.weights import model_version
 from serving.policies.protocol import AsyncPolicyBackend
 from serving.policies.route_file import Version
 from serving.policies.threaded import ThreadedPolicy

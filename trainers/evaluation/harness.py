@@ -17,7 +17,7 @@ import torch
 
 from inference.encoder import shared_encoder
 from inference.policy import Policy
-from mechanism.baselines import RivalAnswer
+from mechanism.baselines import BaselineAnswer
 from mechanism.objective import reward
 from mechanism.prompt import MICROS_PER_POINT
 from mechanism.properties import continuity, monotonicity
@@ -57,7 +57,7 @@ class Findings:
     """What has been measured so far: records and answers by method."""
 
     records: dict[str, list[AnswerRecord]] = field(default_factory=dict)
-    answers: dict[str, tuple[RivalAnswer, ...]] = field(default_factory=dict)
+    answers: dict[str, tuple[BaselineAnswer, ...]] = field(default_factory=dict)
 
 
 def evaluate_run(s: Session, say: Say, command: str, oracle: Session | None = None, epoch: int | None = None) -> Report:
@@ -139,7 +139,7 @@ def _play_methods(
     samples = s.config.evaluation.mosaic_samples
     say("tuning the rivals on validation contexts")
     held = methods.with_ids(s.contexts.validation()[:64])
-    tuned = methods.tune_rivals(base, predictor, held, s.penalty, lam, samples, s.config.evaluation.temperatures, seed)
+    tuned = methods.tune_baselines(base, predictor, held, s.penalty, lam, samples, s.config.evaluation.temperatures, seed)
     say(f"mosaic, {samples} answers a query")
     drawn = methods.play_mosaic(base, predictor, contexts, s.penalty, lam, samples, tuned.mosaic_sampling, seed)
     note("mosaic", drawn)
@@ -183,7 +183,7 @@ def records_of(s: Session, name: str, contexts: Sequence[Context], played: metho
 
 
 def _properties(
-    s: Session, own: Sequence[RivalAnswer], contexts: Sequence[Context], ours: Policy, seed: int, say: Say
+    s: Session, own: Sequence[BaselineAnswer], contexts: Sequence[Context], ours: Policy, seed: int, say: Say
 ) -> tuple[dict[str, Mapping[str, Any]], Allocation | None, ContinuityCurve | None]:
     config = s.config.evaluation
     properties: dict[str, Mapping[str, Any]] = {

@@ -16,7 +16,7 @@ import numpy as np
 from inference.encoder import shared_encoder
 from inference.policy import Policy
 from inference.sampling import SamplingSettings
-from mechanism.baselines import RivalAnswer, gsp, mosaic, restricted, segment
+from mechanism.baselines import BaselineAnswer, gsp, mosaic, restricted, segment
 from mechanism.baselines.ranking import Won
 from mechanism.markers import parse, render_marker
 from mechanism.objective import Penalty, reward
@@ -34,7 +34,7 @@ SLOTS = (1, 2, 3)
 class Played:
     """What one method did on each context, in order, and the seconds that all of them took."""
 
-    answers: tuple[RivalAnswer, ...]
+    answers: tuple[BaselineAnswer, ...]
     seconds: float
 
 
@@ -53,7 +53,7 @@ def play_policy(policy: Policy, contexts: Sequence[Context], seed: int) -> Playe
     started = time.monotonic()
     answers = policy.generate(contexts, 1, seed)
     return Played(
-        tuple(RivalAnswer(own[0], c.bids(), 1) for c, own in zip(contexts, answers, strict=True)),
+        tuple(BaselineAnswer(own[0], c.bids(), 1) for c, own in zip(contexts, answers, strict=True)),
         time.monotonic() - started,
     )
 
@@ -116,7 +116,7 @@ def _rewrite(
     answers = policy.generate(winners, 1, seed)
     return Played(
         tuple(
-            RivalAnswer(own[0], {w.ad_id: w.price for w in prices}, 1) for own, prices in zip(answers, won, strict=True)
+            BaselineAnswer(own[0], {w.ad_id: w.price for w in prices}, 1) for own, prices in zip(answers, won, strict=True)
         ),
         time.monotonic() - started,
     )
@@ -146,7 +146,7 @@ def retrieval_scores(contexts: Sequence[Context], sharpness: float) -> list[dict
 
 
 @dataclass(frozen=True, slots=True)
-class RivalTuning:
+class BaselineTuning:
     """The settings of the rivals that did best on validation contexts."""
 
     mosaic_sampling: SamplingSettings
@@ -155,7 +155,7 @@ class RivalTuning:
     sharpness: float
 
 
-def tune_rivals(
+def tune_baselines(
     policy: Policy,
     predictor: ClickPredictor,
     contexts: Sequence[Context],
@@ -164,7 +164,7 @@ def tune_rivals(
     samples: int,
     temperatures: Sequence[float],
     seed: int,
-) -> RivalTuning:
+) -> BaselineTuning:
     """Tries every setting of the grids and keeps the one with the highest learned reward. MOSAIC may sample as the base
     is served, from the untruncated policy, which gives it a wider choice, or at any temperature that the trained policy
     may be served at."""
@@ -185,7 +185,7 @@ def tune_rivals(
     best_gsp = max(positions, key=lambda g: score(play_gsp(policy, predictor, contexts, g, seed)))
     segments = [(segment.SegmentSettings(segments=k, shown_bid=SHOWN_BID), t) for k in SLOTS for t in SHARPNESS]
     best_segment, sharpness = max(segments, key=lambda st: score(play_segment(policy, contexts, st[0], st[1], seed)))
-    return RivalTuning(best_width, best_gsp, best_segment, sharpness)
+    return BaselineTuning(best_width, best_gsp, best_segment, sharpness)
 
 
 def with_ids(contexts: Sequence[Context]) -> list[Context]:

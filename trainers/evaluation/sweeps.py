@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.policy import Policy
-from mechanism.baselines import RivalAnswer
+from mechanism.baselines import BaselineAnswer
 from mechanism.payments import click_payments
 from mechanism.prompt import MICROS_PER_POINT
 from mechanism.properties import (
@@ -125,7 +125,7 @@ def utility_maximisers(
 
 
 def charges(
-    contexts: Sequence[Context], answers: Sequence[RivalAnswer], truth: ClickModel, seed: int
+    contexts: Sequence[Context], answers: Sequence[BaselineAnswer], truth: ClickModel, seed: int
 ) -> IndividualRationality:
     """Plays one click draw of every auction, charges it, and looks for anybody who pays too much."""
     rng = np.random.default_rng([seed, 24])

@@ -1,4 +1,4 @@
-"""Rival mechanisms: prices never above bids, monotone winning, the stated distributions, determinism by seed."""
+"""Baseline mechanisms: prices never above bids, monotone winning, the stated distributions, determinism by seed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def context(bids: dict[AdId, int]) -> Context:
 
 
 class ShowsAll:
-    """A policy that shows a seeded half of its candidates, or all when asked for one answer; remembers its contexts."""
+    """A policy that shows a random half of its candidates, or all in a single answer, and records its contexts."""
 
     def __init__(self) -> None:
         self.seen: list[Context] = []
@@ -94,7 +94,7 @@ def test_gsp_writes_one_answer_from_the_winners_alone() -> None:
     assert policy.seen[0].query == auction.query
 
 
-def test_nobody_competing_gives_an_answer_without_ads() -> None:
+def test_without_competing_ads_the_answer_shows_none() -> None:
     policy = ShowsAll()
     result = gsp.answer(context({"a": 0}), policy, lambda _: {"a": 0.5}, gsp.GspSettings(), seed=1)
     assert result.click_prices == {}
@@ -142,16 +142,14 @@ def test_a_higher_bid_never_moves_a_winner_to_a_later_segment(
 
 def test_segment_frequencies_are_those_of_q_times_b() -> None:
     bids, q = {"a": 100, "b": 300, "c": 50, "d": 70}, {"a": 0.6, "b": 0.1, "c": 0.9, "d": 0.0}
-    expected = segment.win_probabilities(bids, q)
-    assert expected["a"] == pytest.approx(60 / 135)
-    assert expected["d"] == 0
+    expected = {ad_id: q[ad_id] * bids[ad_id] / 135 for ad_id in bids}
     assert sum(expected.values()) == pytest.approx(1)
     n = 6000
     runs = [segment.allocate(bids, q, segment.SegmentSettings(2), seed) for seed in range(n)]
     for ad_id, p in expected.items():
         share = sum(won[0].ad_id == ad_id for won in runs) / n
         assert abs(share - p) <= 4 * math.sqrt(p * (1 - p) / n)
-    # Without replacement: after a won, b has 30 / 75 of what is left.
+    # Without replacement: after a win of a, b has 30 of the remaining 75.
     after_a = [won[1].ad_id for won in runs if won[0].ad_id == "a"]
     assert after_a.count("b") / len(after_a) == pytest.approx(0.4, abs=4 * math.sqrt(0.24 / len(after_a)))
 
