@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from serving.campaigns.types import Campaign, CampaignState
-from serving.ledger.events import ChargeEvent
+from serving.ledger.entries import ChargeEvent
 
 START = datetime(2026, 11, 20, tzinfo=UTC)
 SPAN = timedelta(days=3)

@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 
 from serving.database.engine import Database
-from serving.ledger.events import ChargeEvent, Offset
-from serving.ledger.ledger import Ledger
+from serving.ledger.charging import Ledger
+from serving.ledger.entries import ChargeEvent, Offset
 
 CONSUMER = "drill"
 LARGEST_BATCH = 200
@@ -30,5 +30,5 @@ def write(url: str, path: Path, partition: int) -> None:
     while done < len(events):
         batch = events[done : done + chance.randint(1, LARGEST_BATCH)]
         done += len(batch)
-        ledger.charge_many(batch, Offset(consumer=CONSUMER, partition=partition, next_offset=done))
+        ledger.book(batch, offsets=[Offset(consumer=CONSUMER, partition=partition, next_offset=done)])
     database.close()

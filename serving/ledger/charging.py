@@ -1,283 +1,278 @@
-"""The ledger worker: what the log says of auctions and clicks is counted and charged, each once. The only writer of
-spend.
+"""Charge clicks, impressions and participations: each once, never past a budget.
 
-Implements `streaming.workers.task.Task`. How far it has read stands in the database, written in the transaction that
-charges; what the group commits is for display. What the ledger refuses for good goes to the dead letters.
+`charge_events` decides what an event is charged. `Ledger.book` runs it in a transaction that holds the charge records,
+the campaigns' totals and days, the advertisers' totals, the counters of reports, and how far the event log was read.
+The price of an event was decided by its auction (`mechanism.payments`), the validity of a click where it arrived
+(`serving.clicks`). The ledger worker (`serving.ledger.worker`) is the only caller in production.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple, TypeAlias
 
-import structlog
-from prometheus_client import CollectorRegistry, Counter
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+import msgspec
+from sqlalchemy import Connection, bindparam, insert, select, update
 
-from mechanism.errors import ConfigError, InputError
+from mechanism.errors import InputError
+from mechanism.types import Micros
+from serving.campaigns.dayparts import day_of
+from serving.campaigns.types import Pricing
+from serving.database.cursors import change_mark
 from serving.database.engine import Database
-from serving.ledger.auctions import Auction, model_versions
-from serving.ledger.billable import auction_of, charge_of, charges_of
-from serving.ledger.events import BadAuctions, BadEvents, Charged, ChargeEvent, Offset
-from serving.ledger.ledger import Ledger
-from streaming.dead_letters import bury
-from streaming.embedded import EmbeddedLog
-from streaming.events import Click, Interaction
-from streaming.log import EventLog, LogProducer, Partition, Record
-from streaming.topics import CLICKS, INTERACTIONS
-from streaming.workers.task import Batch, WorkerStopped
+from serving.database.schema import (
+    advertiser_totals,
+    auctions,
+    campaign_days,
+    campaign_spend,
+    campaigns,
+    charges,
+    consumer_offsets,
+)
+from serving.ledger.counters import Tally, add_to_rows
+from serving.ledger.entries import Auction, BadAuctions, BadEvents, ChargeEvent, ChargeResult, Offset, Terms, reason_of
 
-log = structlog.get_logger(__name__)
-
-GROUP = "ledger"
-BURY_S = 30.0
-MOST = 9_000
-"""Of each in one transaction: the ledger takes 10,000, and an interaction may bring a hundred more."""
-Told = Callable[[ChargeEvent, Charged], None]
-"""Hears of every event that was new, on the worker's thread."""
+MOST_EVENTS = 10_000
+EventKey: TypeAlias = tuple[str, str, str]
+"""Id, kind and reason of invalidity: the primary key of a charge record."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChargingSettings:
-    """What comes within `gathered_s` seconds shares the cost of a transaction, up to `charges` and `entries` (ads of
-    auctions)."""
+class Ledger:
+    """The charges of one database. Safe to use from several threads, processes and machines."""
 
-    gathered_s: float = 0.2
-    charges: int = 2_000
-    entries: int = 6_000
-
-    def __post_init__(self) -> None:
-        if self.gathered_s < 0:
-            raise ConfigError("ledger.gathered_s", self.gathered_s, "give 0 seconds or more")
-        for name in ("charges", "entries"):
-            if not 1 <= getattr(self, name) <= MOST:
-                raise ConfigError(f"ledger.{name}", getattr(self, name), f"give 1 to {MOST}")
-
-
-class ChargingMetrics:
-    """What the ledger took."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        prefix = "llm_auction_ledger_"
-        self.revenue = Counter(prefix + "revenue_micros", "Charged.", ("currency", "pricing"), registry=registry)
-        self.auctions = Counter(prefix + "auctions", "Auctions booked, repetitions counted.", registry=registry)
-        self.charges = Counter(prefix + "charges", "Events booked, by their fate.", ("fate",), registry=registry)
-        self.refused = Counter(prefix + "refused", "Records set aside.", ("topic",), registry=registry)
-
-    def booked(self, event: ChargeEvent, outcome: Charged) -> None:
-        """An event is on record."""
-        fate = (outcome.reason.partition(":")[0] or "charged") if outcome.new else "repeated"
-        self.charges.labels(fate).inc()
-        if outcome.new:
-            self.revenue.labels(event.currency, event.kind.value).inc(outcome.charged_micros)
-
-
-@dataclass(slots=True)
-class _Gathered:
-    """What one transaction will hold, each with the record that it came from."""
-
-    auctions: list[tuple[Record, Auction]] = field(default_factory=list)
-    charges: list[tuple[Record, ChargeEvent]] = field(default_factory=list)
-    entries: int = 0
-
-
-class ChargingTask:
-    """Charges to a database what a log holds."""
-
-    name = GROUP
-    topics = (INTERACTIONS, CLICKS)
-    transient: tuple[type[Exception], ...] = (OperationalError, InterfaceError, PoolTimeout)
-
-    def __init__(
-        self,
-        event_log: EventLog,
-        database: Database,
-        settings: ChargingSettings | None = None,
-        *,
-        told: Told = lambda event, outcome: None,
-        registry: CollectorRegistry | None = None,
-    ) -> None:
-        self._log = event_log
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._ledger = Ledger(database)
-        self._settings = settings or ChargingSettings()
-        self._told = told
-        self.metrics = ChargingMetrics(registry or CollectorRegistry())
-        self._owned: set[Partition] = set()
-        self._after: dict[int, dict[Partition, int]] = {}
-        self._gathered = _Gathered()
-        self._since: float | None = None
-        self._written: dict[Partition, int] = {}
-        self._letters: LogProducer | None = None
-        self._identity = ""
 
-    def assigned(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
-        """A partition is worked on once it is ours in both topics; both are read from where the database says."""
-        self._identity = self._identity or self._log.identity()
-        self._owned.update(partitions)
-        found: dict[Partition, int] = {}
-        for number in {partition.number for partition in partitions}:
-            places = [Partition(topic, number) for topic in self.topics]
-            if all(place in self._owned for place in places):
-                known = {p: self._ledger.next_offset(consumer_of(self._identity, p.topic), number) for p in places}
-                self._after[number] = {place: offset or 0 for place, offset in known.items()}
-                found |= self._after[number]
-        self._written |= found
-        return found
+    def book(
+        self, events: Sequence[ChargeEvent] = (), *, auctions: Sequence[Auction] = (), offsets: Sequence[Offset] = ()
+    ) -> list[ChargeResult]:
+        """Charge events and count auctions, each once, and store offsets: one transaction. Return the events' results.
 
-    def revoked(self, partitions: Sequence[Partition]) -> None:
-        """What was not booked is read again by the next owner: nothing of it is on record."""
-        self._owned.difference_update(partitions)
-        gone = {partition.number for partition in partitions}
-        for number in gone:
-            self._after.pop(number, None)
-        self._written = {p: offset for p, offset in self._written.items() if p.number not in gone}
-        kept = self._gathered
-        self._gathered = _Gathered(charges=[(r, event) for r, event in kept.charges if r.partition not in gone])
-        for record, auction in kept.auctions:
-            if record.partition not in gone:
-                self._count(record, auction)
+        Booking the same again, after any failure, changes nothing and returns what is on record. BadEvents and
+        BadAuctions name what fits no campaign; then nothing is written.
+        """
+        _check_batch_size(len(events))
+        _check_batch_size(max(len(auctions), sum(len(auction.entries) for auction in auctions)))
+        return self._database.transact(lambda c: _book(self._database, c, events, auctions, offsets), idempotent=True)
 
-    def process(self, batch: Batch) -> Mapping[Partition, int]:
-        """Gathers a batch, auctions first, and books what is due."""
-        ours = [(record, event) for record, event in batch.arrivals if record.partition in self._after]
-        self._take_auctions([(record, event) for record, event in ours if isinstance(event, Interaction)])
-        self._take_clicks([(record, event) for record, event in ours if isinstance(event, Click)])
-        for partition, offset in batch.after.items():
-            if partition.number in self._after:
-                self._passed(partition, offset)
-        now = time.monotonic()
-        if self._offsets() != self._written:
-            self._since = now if self._since is None else self._since
-            if now - self._since >= self._settings.gathered_s:
-                self._book()
-        return dict(self._written)
+    def next_offset(self, consumer: str, partition: int) -> int | None:
+        """Return where a consumer continues to read; None if it has stored no offset."""
+        own = (consumer_offsets.c.consumer == consumer) & (consumer_offsets.c.partition == partition)
+        with self._database.read() as connection:
+            return connection.execute(select(consumer_offsets.c.next_offset).where(own)).scalar_one_or_none()
 
-    def paused(self) -> frozenset[Partition]:
-        """Nothing: neither topic needs the other."""
-        return frozenset()
-
-    def finish(self) -> Mapping[Partition, int]:
-        """Books what was gathered."""
-        self._book()
-        if self._letters is not None:
-            self._letters.close()
-            self._letters = None
-        return dict(self._written)
-
-    def _take_auctions(self, arrivals: Sequence[tuple[Record, Interaction]]) -> None:
-        for record, event in arrivals:
-            try:
-                auction, charges = auction_of(event), charges_of(event)
-            except InputError as error:
-                self._refuse(record, error)
-            else:
-                if auction is not None:
-                    self._make_room(len(auction.entries))
-                    self._count(record, auction)
-                    self._gathered.charges += [(record, charge) for charge in charges]
-            self._passed(record.place, record.offset + 1)
-
-    def _take_clicks(self, arrivals: Sequence[tuple[Record, Click]]) -> None:
-        versions = self._versions({click.auction_id for _, click in arrivals if not click.model_version})
-        for record, click in arrivals:
-            self._make_room(0)
-            version = click.model_version or versions.get(click.auction_id, "")
-            try:
-                self._gathered.charges.append((record, charge_of(click, version)))
-            except InputError as error:
-                self._refuse(record, error)
-            self._passed(record.place, record.offset + 1)
-
-    def _versions(self, auctions: set[str]) -> dict[str, str]:
-        """Model versions of auctions whose links did not say it, as far as they are known by now."""
-        found = {auction.id: auction.model_version for _, auction in self._gathered.auctions if auction.id in auctions}
-        missing = auctions - found.keys()
-        return found | (model_versions(self._database, missing) if missing else {})
-
-    def _passed(self, partition: Partition, offset: int) -> None:
-        """What lies before the offset is gathered, booked or set aside."""
-        after = self._after[partition.number]
-        after[partition] = max(offset, after[partition])
-
-    def _count(self, record: Record, auction: Auction) -> None:
-        self._gathered.auctions.append((record, auction))
-        self._gathered.entries += len(auction.entries)
-
-    def _make_room(self, entries: int) -> None:
-        """Books what is gathered, where a transaction would grow too large with more."""
-        s, gathered = self._settings, self._gathered
-        if gathered.entries + entries > s.entries or len(gathered.charges) >= s.charges:
-            self._book()
-
-    def _offsets(self) -> dict[Partition, int]:
-        return {partition: offset for after in self._after.values() for partition, offset in after.items()}
-
-    def _book(self) -> None:
-        """One transaction. What it cannot do now is tried again by the loop, from where the database says; what it
-        cannot do at all goes to the dead letters."""
-        gathered, offsets = self._gathered, self._offsets()
-        changed = [
-            Offset(consumer=consumer_of(self._identity, p.topic), partition=p.number, next_offset=offset)
-            for p, offset in offsets.items()
-            if self._written.get(p) != offset
-        ]
-        outcomes: list[Charged] = []
-        while gathered.auctions or gathered.charges or changed:
-            try:
-                auctions, charges = [a for _, a in gathered.auctions], [c for _, c in gathered.charges]
-                outcomes = self._ledger.book(auctions, charges, changed)
-                break
-            except BadAuctions as error:
-                self._set_aside(error, [record for record, _ in gathered.auctions])
-            except BadEvents as error:
-                self._set_aside(error, [record for record, _ in gathered.charges])
-            except self.transient:
-                raise
-            except Exception as error:
-                # Records of several batches are in it: none of them may be blamed for what nobody planned for.
-                raise WorkerStopped(f"worker {self.name}: {type(error).__name__} while booking") from error
-        self._gathered, self._since = _Gathered(), None
-        self._written.update(offsets)
-        self.metrics.auctions.inc(len(gathered.auctions))
-        for (_, event), outcome in zip(gathered.charges, outcomes, strict=True):
-            self.metrics.booked(event, outcome)
-            if outcome.new:
-                self._told(event, outcome)
-
-    def _set_aside(self, error: BadEvents, records: Sequence[Record]) -> None:
-        """Takes out what these records would count or charge, each record as a whole."""
-        bad = {(records[index].place, records[index].offset): (records[index], why) for index, why in error.rejected}
-        for record, why in bad.values():
-            self._refuse(record, why)
-        if isinstance(error, BadAuctions):
-            self._gathered.auctions = [g for g in self._gathered.auctions if (g[0].place, g[0].offset) not in bad]
-        self._gathered.charges = [g for g in self._gathered.charges if (g[0].place, g[0].offset) not in bad]
-
-    def _refuse(self, record: Record, error: InputError) -> None:
-        self._letters = self._letters or self._log.producer()
-        bury(self._letters, record, error).result(BURY_S)
-        self.metrics.refused.labels(record.topic).inc()
-        log.error(
-            "set aside",
-            worker=self.name,
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            reason=str(error)[:200],
-        )
+    def model_versions(self, auction_ids: Collection[str]) -> dict[str, str]:
+        """Return the model version of each auction that is on record, by auction id."""
+        query = select(auctions.c.id, auctions.c.model_version).where(auctions.c.id.in_(auction_ids))
+        with self._database.read() as connection:
+            return {auction_id: version for auction_id, version in connection.execute(query)}
 
 
-def consumer_of(identity: str, topic: str) -> str:
-    """Under which name the database keeps how far a topic of that log was read."""
-    return f"{GROUP}:{identity}:{topic}"
+def charge_events(
+    database: Database, connection: Connection, events: Sequence[ChargeEvent], tally: Tally
+) -> list[ChargeResult]:
+    """Charge each event that is not on record; return the results in the order of the events.
+
+    An event is charged min(price, rest of the total budget, rest of the daily budget of its own day in the campaign's
+    time zone). No budget is exceeded by a micro, and what a campaign pays in all does not depend on the order of its
+    events: both budgets limit nested sets of events, so charging as much as fits always ends at the same sum.
+    """
+    ids = sorted({event.campaign_id for event in events})
+    locked = select(campaign_spend.c.campaign_id, campaign_spend.c.total_micros)
+    locked = locked.where(campaign_spend.c.campaign_id.in_(ids)).order_by(campaign_spend.c.campaign_id)
+    spent = {campaign: total for campaign, total in connection.execute(locked.with_for_update())}
+    # Read under the lock, so that a budget that was changed a moment ago is the one that counts.
+    terms = _terms(
+        connection, ids, [(n, event.id, event.campaign_id, event.currency) for n, event in enumerate(events)]
+    )
+    days = [day_of(event.occurred_at, terms[event.campaign_id].time_zone) for event in events]
+    recorded = _recorded(connection, events)
+    budgets = _budgets(connection, spent, terms, set(days))
+    now = datetime.now(UTC)
+    new: list[_NewCharge] = []
+    results: list[ChargeResult] = []
+    for event, day in zip(events, days, strict=True):
+        key = (event.id, event.kind.value, event.invalid)
+        if (known := recorded.get(key)) is not None:
+            results.append(msgspec.structs.replace(known, new=False))
+            continue
+        own = terms[event.campaign_id]
+        charged = budgets[event.campaign_id].spend(day, 0 if event.invalid else event.price_micros)
+        reason = reason_of(event.invalid, event.price_micros, charged)
+        results.append(ChargeResult(id=event.id, kind=event.kind, charged_micros=charged, reason=reason, new=True))
+        recorded[key] = results[-1]
+        new.append(_NewCharge(event, own.advertiser_id, day, charged))
+        if not event.invalid:
+            tally.add_charge(event, day, own, charged)
+    if new:
+        connection.execute(insert(charges), [charge.row(now) for charge in new])
+        _add_to_totals(database, connection, new)
+    return results
 
 
-def behind(event_log: EmbeddedLog, database: Database) -> dict[Partition, int]:
-    """How many records of each partition are not booked yet."""
-    ledger, identity = Ledger(database), event_log.identity()
-    places = [Partition(topic, n) for topic in ChargingTask.topics for n in range(event_log.topic(topic).partitions)]
-    read = {p: ledger.next_offset(consumer_of(identity, p.topic), p.number) or 0 for p in places}
-    return {place: max(0, event_log.end(place) - offset) for place, offset in read.items()}
+class _NewCharge(NamedTuple):
+    event: ChargeEvent
+    advertiser_id: str
+    day: str
+    charged: Micros
+
+    def row(self, now: datetime) -> dict[str, object]:
+        """Return the charge record."""
+        own = msgspec.structs.asdict(self.event) | {"kind": self.event.kind.value, "advertiser_id": self.advertiser_id}
+        return own | {"charged_micros": self.charged, "day": self.day, "recorded_at": now}
+
+
+class _Budget(msgspec.Struct):
+    """What is left of a campaign's budgets while its row is locked; None is unlimited."""
+
+    total: Micros | None
+    daily: Micros | None
+    spent_on: dict[str, Micros]
+
+    def spend(self, day: str, price: Micros) -> Micros:
+        """Take as much of `price` as fits off the budgets, and return it."""
+        spent = self.spent_on.get(day, 0)
+        charged = price
+        # max(0, ...): a budget that was lowered below what is spent leaves 0, not a negative amount.
+        if self.daily is not None:
+            charged = max(0, min(charged, self.daily - spent))
+        if self.total is not None:
+            charged = max(0, min(charged, self.total))
+            self.total -= charged
+        self.spent_on[day] = spent + charged
+        return charged
+
+
+def _book(
+    database: Database,
+    connection: Connection,
+    events: Sequence[ChargeEvent],
+    auctions: Sequence[Auction],
+    offsets: Sequence[Offset],
+) -> list[ChargeResult]:
+    # Every transaction takes its locks in this order (campaigns, advertisers, auctions, counters; each sorted), so that
+    # no two can deadlock.
+    terms = _auction_terms(connection, auctions)
+    tally = Tally()
+    results = charge_events(database, connection, events, tally) if events else []
+    if auctions:
+        _count_auctions(connection, auctions, terms, tally)
+    tally.write(database, connection)
+    for offset in sorted(offsets, key=lambda o: (o.consumer, o.partition)):
+        _write_offset(database, connection, offset)
+    return results
+
+
+def _check_batch_size(events: int) -> None:
+    if events > MOST_EVENTS:
+        raise InputError("events", events, f"send {MOST_EVENTS} at most in one batch")
+
+
+def _terms(connection: Connection, ids: Iterable[str], used: Sequence[tuple[int, str, str, str]]) -> dict[str, Terms]:
+    """Return the terms of the campaigns, by id.
+
+    `used` holds index, event id, campaign id and currency (empty for any) of what is charged or counted.
+
+    Raises:
+        BadEvents: if the campaign of one is unknown or pays in another currency.
+    """
+    columns = (campaigns.c.id, *(campaigns.c[name] for name in Terms.__struct_fields__))
+    found = {row[0]: Terms(*row[1:]) for row in connection.execute(select(*columns).where(campaigns.c.id.in_(ids)))}
+    rejected = []
+    for index, event_id, campaign_id, currency in used:
+        own = found.get(campaign_id)
+        if own is None:
+            remedy = "there is no such campaign"
+            rejected.append((index, InputError(f"campaign of event {event_id}", campaign_id, remedy)))
+        elif currency and currency != own.currency:
+            remedy = f"the campaign pays in {own.currency}: nothing is converted here"
+            rejected.append((index, InputError(f"currency of event {event_id}", currency, remedy)))
+    if rejected:
+        raise BadEvents(rejected)
+    return found
+
+
+def _auction_terms(connection: Connection, batch: Sequence[Auction]) -> dict[str, Terms]:
+    used = [
+        (index, auction.id, campaign_id, "")
+        for index, auction in enumerate(batch)
+        for campaign_id in sorted({entry.campaign_id for entry in auction.entries})
+    ]
+    try:
+        return _terms(connection, {campaign_id for _, _, campaign_id, _ in used}, used)
+    except BadEvents as error:
+        raise BadAuctions(error.rejected) from None
+
+
+def _count_auctions(connection: Connection, batch: Sequence[Auction], terms: dict[str, Terms], tally: Tally) -> None:
+    """Record the auctions that are not on record yet, and add them to the tally."""
+    by_id = {auction.id: auction for auction in reversed(batch)}
+    known = set(connection.execute(select(auctions.c.id).where(auctions.c.id.in_(by_id))).scalars())
+    new = [by_id[auction_id] for auction_id in sorted(by_id.keys() - known)]
+    for auction in new:
+        tally.add_auction(auction, terms)
+    if new:
+        kept = ("id", "occurred_at", "placement", "model_version")
+        connection.execute(insert(auctions), [{name: getattr(auction, name) for name in kept} for auction in new])
+
+
+def _recorded(connection: Connection, events: Sequence[ChargeEvent]) -> dict[EventKey, ChargeResult]:
+    """Return the results of events on record; no other transaction adds any while the campaigns are locked."""
+    columns = (charges.c.id, charges.c.kind, charges.c.invalid, charges.c.price_micros, charges.c.charged_micros)
+    query = select(*columns).where(charges.c.id.in_({event.id for event in events}))
+    found = {}
+    for event_id, kind, invalid, price, charged in connection.execute(query):
+        reason = reason_of(invalid, price, charged)
+        result = ChargeResult(id=event_id, kind=Pricing(kind), charged_micros=charged, reason=reason, new=False)
+        found[event_id, kind, invalid] = result
+    return found
+
+
+def _budgets(
+    connection: Connection, spent: dict[str, Micros], terms: dict[str, Terms], days: set[str]
+) -> dict[str, _Budget]:
+    query = select(campaign_days).where(campaign_days.c.campaign_id.in_(spent), campaign_days.c.day.in_(days))
+    budgets = {}
+    for campaign_id, total in spent.items():
+        own = terms[campaign_id]
+        left = None if own.total_budget_micros is None else own.total_budget_micros - total
+        budgets[campaign_id] = _Budget(left, own.daily_budget_micros, {})
+    for campaign_id, day, micros in connection.execute(query):
+        budgets[campaign_id].spent_on[day] = micros
+    return budgets
+
+
+def _add_to_totals(database: Database, connection: Connection, new: Sequence[_NewCharge]) -> None:
+    """Add the charges to the campaigns' totals, their days and the advertisers' totals."""
+    of_campaign: dict[str, Micros] = defaultdict(int)
+    of_day: dict[tuple[str, str], Micros] = defaultdict(int)
+    of_advertiser: dict[tuple[str, str], tuple[Micros, int]] = defaultdict(lambda: (0, 0))
+    for event, advertiser_id, day, charged in new:
+        if charged:
+            of_campaign[event.campaign_id] += charged
+            of_day[event.campaign_id, day] += charged
+            micros, number = of_advertiser[advertiser_id, event.currency]
+            of_advertiser[advertiser_id, event.currency] = (micros + charged, number + 1)
+    if not of_campaign:
+        return
+    changed_in = change_mark(connection)
+    own = campaign_spend.c.campaign_id == bindparam("campaign")
+    grown = {"total_micros": campaign_spend.c.total_micros + bindparam("micros"), "changed_in": changed_in}
+    added = [{"campaign": campaign_id, "micros": micros} for campaign_id, micros in sorted(of_campaign.items())]
+    connection.execute(update(campaign_spend).where(own).values(grown), added)
+    days = [{"campaign_id": c, "day": day, "micros": micros} for (c, day), micros in sorted(of_day.items())]
+    add_to_rows(database, connection, campaign_days, days, ("micros",))
+    totals = [
+        {"advertiser_id": advertiser, "currency": currency, "charged_micros": micros, "charges": number}
+        for (advertiser, currency), (micros, number) in sorted(of_advertiser.items())
+    ]
+    add_to_rows(database, connection, advertiser_totals, totals, ("charged_micros", "charges"))
+
+
+def _write_offset(database: Database, connection: Connection, offset: Offset) -> None:
+    into = database.insert(consumer_offsets)
+    own = {"consumer": offset.consumer, "partition": offset.partition, "next_offset": offset.next_offset}
+    changed = {"next_offset": into.excluded.next_offset}
+    connection.execute(into.values(own).on_conflict_do_update(index_elements=["consumer", "partition"], set_=changed))

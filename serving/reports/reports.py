@@ -21,7 +21,7 @@ from serving.database.columns import checked_moment
 from serving.database.cursors import Page, checked_limit, read_cursor, write_cursor
 from serving.database.engine import Database
 from serving.database.schema import advertiser_totals, auction_overlaps, charges, report_counters
-from serving.ledger.events import reason_of
+from serving.ledger.entries import reason_of
 
 MOST_LINES = 100_000
 FIGURES = ("auctions", "impressions", "clicks", "charged_clicks", "revenue_micros")
@@ -75,7 +75,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One charge as the ledger keeps it; `reason` as in `serving.ledger.events.Charged`."""
+    """One charge as the ledger keeps it; `reason` as in `serving.ledger.entries.ChargeResult`."""
 
     id: str
     kind: str

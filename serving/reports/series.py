@@ -19,7 +19,7 @@ from mechanism.types import Micros
 from serving.database.columns import checked_moment
 from serving.database.engine import Database
 from serving.database.schema import hourly_answers, hourly_counters
-from serving.ledger.hourly import hour_of
+from serving.ledger.counters import hour_of
 
 MOST_STEPS = 744
 

@@ -22,7 +22,7 @@ from benchmarks.streaming.drill import WORKERS, Moments, prepare
 from benchmarks.streaming.traffic import produce
 from judge.rules import RuleJudge
 from serving.database.engine import Database
-from serving.ledger.charging import ChargingSettings, ChargingTask
+from serving.ledger.worker import LedgerSettings, LedgerTask
 from streaming.embedded import EmbeddedLog
 from streaming.topics import all_topics
 from streaming.workers.feedback import FeedbackTask
@@ -61,7 +61,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     database = Database(url)
     judge(log)
     run(log, FeedbackTask(str(folder / "shards")))
-    run(log, ChargingTask(log, database, ChargingSettings(gathered_s=0.0)))
+    run(log, LedgerTask(log, database, LedgerSettings(gathered_s=0.0)))
     database.close()
     log.close()
     return folder

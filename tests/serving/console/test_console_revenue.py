@@ -8,9 +8,8 @@ from typing import Any
 
 from playwright.sync_api import expect
 
-from serving.ledger.auctions import Auction, Entry
-from serving.ledger.events import ChargeEvent
-from serving.ledger.ledger import Ledger
+from serving.ledger.charging import Ledger
+from serving.ledger.entries import Auction, AuctionEntry, ChargeEvent
 
 Start = Callable[..., Any]
 Visit = Callable[..., Any]
@@ -20,14 +19,14 @@ def traffic(router: Any, version: str, hours_ago: int, answers: int, shown: int,
     """Answers with candidates A1 and A2 of which some showed A1, and clicks on it for 0.25 EUR each."""
     at = datetime.now(UTC) - timedelta(hours=hours_ago)
     name = f"{version}-{hours_ago}"
-    other = Entry(campaign_id="catalogue-A2", creative_id="A2")
-    both = [(Entry(campaign_id="catalogue-A1", creative_id="A1", shown=n < shown), other) for n in range(answers)]
+    other = AuctionEntry(campaign_id="catalogue-A2", creative_id="A2")
+    both = [(AuctionEntry(campaign_id="catalogue-A1", creative_id="A1", shown=n < shown), other) for n in range(answers)]
     batch = [Auction(id=f"{name}-{n}", occurred_at=at, model_version=version, entries=both[n]) for n in range(answers)]
-    Ledger(router.router.database).book(batch, ())
+    Ledger(router.router.database).book(auctions=batch)
     usual = {"campaign_id": "catalogue-A1", "creative_id": "A1", "currency": "EUR", "price_micros": 250_000}
     usual |= {"occurred_at": at, "model_version": version}
     events = [ChargeEvent(id=f"{name}-{n}:A1", auction_id=f"{name}-{n}", **usual) for n in range(clicks)]
-    Ledger(router.router.database).charge_many(events)
+    Ledger(router.router.database).book(events)
 
 
 def tiles(page: Any) -> dict[str, str]:
@@ -107,7 +106,7 @@ def test_currencies_are_not_added_up(start: Start, visit: Visit) -> None:
     euro = {"campaign_id": "catalogue-A1", "creative_id": "A1", "currency": "EUR", "price_micros": 2_000_000}
     dollar = {"campaign_id": "usd", "creative_id": "k1", "currency": "USD", "price_micros": 3_000_000}
     events = [ChargeEvent(id=f"e{n}", auction_id=f"e{n}", **one, **now) for n, one in enumerate((euro, dollar))]
-    Ledger(router.router.database).charge_many(events)
+    Ledger(router.router.database).book(events)
     page = visit(router).open("revenue", router.admin)
     expect(page.locator(".tile dd").first).to_have_text("$3.00")
     page.select_option("#currency", "EUR")

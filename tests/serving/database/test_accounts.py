@@ -10,7 +10,7 @@ from sqlalchemy import text
 from mechanism.errors import ConfigError, InputError
 from serving.accounts.keys import BOOTSTRAP_VARIABLE, AccountStore, Role
 from serving.database.engine import Database
-from tests.serving.store.booked import NOW
+from tests.serving.database.samples import NOW
 
 SECRET, OTHER = b"a secret of the tests, long enough for one", b"another secret of the tests, as long as it"
 

@@ -19,17 +19,16 @@ from mechanism.errors import InputError
 from serving.campaigns.storage import CampaignStore
 from serving.campaigns.types import Campaign, Pricing
 from serving.database.engine import Database
-from serving.ledger.auctions import Auction, Entry
-from serving.ledger.events import BadAuctions
-from serving.ledger.ledger import Ledger
+from serving.ledger.charging import Ledger
+from serving.ledger.entries import Auction, AuctionEntry, BadAuctions
 from serving.reports.rendering import as_csv, as_json
 from serving.reports.reports import Dimension, Line, Query, Record, charges_of, events_of, report
-from tests.serving.store.booked import NOW, campaign, click, creative
+from tests.serving.database.samples import NOW, campaign, click, creative
 
 
 def auction(number: int, *shown: str, **options: object) -> Auction:
     """Auction <number> of creatives c1-1, c1-2 and c2-1."""
-    entries = tuple(Entry(campaign_id=c[:2], creative_id=c, shown=c in shown) for c in ("c1-1", "c1-2", "c2-1"))
+    entries = tuple(AuctionEntry(campaign_id=c[:2], creative_id=c, shown=c in shown) for c in ("c1-1", "c1-2", "c2-1"))
     usual = {"id": f"auction-{number}", "occurred_at": NOW, "placement": "chat", "model_version": "m1"}
     return Auction(**usual | {"entries": entries} | options)  # type: ignore[arg-type]
 
@@ -42,7 +41,7 @@ def traffic(database: Database) -> Database:
     store.create(campaign(2, advertiser_id="a2", currency="USD", time_zone="Asia/Tokyo"), NOW)
     batch = [auction(n, "c1-1") for n in range(6)]
     batch += [auction(n, "c1-2", "c2-1", placement="search", model_version="m2") for n in range(6, 10)]
-    Ledger(database).book(batch, ())
+    Ledger(database).book(auctions=batch)
     usd = {"campaign_id": "c2", "creative_id": "c2-1", "currency": "USD", "model_version": "m2"}
     events = [
         *(click(n) for n in range(4)),
@@ -52,7 +51,7 @@ def traffic(database: Database) -> Database:
         click(7, **usd, kind=Pricing.IMPRESSION, price_micros=10),
         click(8, **usd, price_micros=0),
     ]
-    Ledger(database).charge_many(events)
+    Ledger(database).book(events)
     return database
 
 
@@ -116,7 +115,7 @@ def test_an_auction_counts_once_in_every_line(database: Database, seed: int) -> 
             placement=draw.choice(("chat", "search")),
             model_version=draw.choice(("m1", "m2")),
             entries=tuple(
-                Entry(campaign_id=name, creative_id=f"{name}-{version}")
+                AuctionEntry(campaign_id=name, creative_id=f"{name}-{version}")
                 for name in draw.sample(sorted(booked), draw.randrange(1, 6))
                 for version in draw.choice(((1,), (2,), (1, 2)))
             ),
@@ -124,7 +123,7 @@ def test_an_auction_counts_once_in_every_line(database: Database, seed: int) -> 
         for number in range(150)
     ]
     for part in (batch[:100], batch[90:]):
-        Ledger(database).book(part, ())
+        Ledger(database).book(auctions=part)
     within: list[dict[str, str]] = [{}, {"first_day": "2026-11-25"}, {"last_day": "2026-11-25"}]
     within += [{"first_day": "2026-11-25", "last_day": "2026-11-26"}]
     whose_lines: list[dict[str, str]] = [{}, {"advertiser_id": "a1"}, {"campaign": "c4"}]
@@ -175,13 +174,14 @@ def test_an_auction_reported_twice_counts_once(traffic: Database) -> None:
     before = report(traffic, Query())
     new = auction(99, placement="search")
     ledger = Ledger(traffic)
-    ledger.book([auction(1), new, new, auction(2)], ())
+    ledger.book(auctions=[auction(1), new, new, auction(2)])
     assert report(traffic, Query())[0].auctions == before[0].auctions + 1
+    unknown = auction(101, entries=(AuctionEntry(campaign_id="c9", creative_id="x"),))
     with pytest.raises(BadAuctions, match="no such campaign") as raised:
-        ledger.book([auction(100), auction(101, entries=(Entry(campaign_id="c9", creative_id="x"),))], [click(99)])
+        ledger.book([click(99)], auctions=[auction(100), unknown])
     assert [index for index, _ in raised.value.rejected] == [1]
     assert charges_of(traffic, event_id="k99").items == ()  # all or nothing
-    ledger.book([auction(100)], ())
+    ledger.book(auctions=[auction(100)])
     assert report(traffic, Query())[0].auctions == before[0].auctions + 2
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from serving.campaigns.types import Campaign, CampaignState, Creative
-from serving.ledger.events import ChargeEvent
+from serving.ledger.entries import ChargeEvent
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 

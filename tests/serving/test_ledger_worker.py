@@ -18,9 +18,9 @@ from serving.campaigns.storage import CampaignStore
 from serving.campaigns.types import Campaign, Creative
 from serving.database.engine import Database
 from serving.database.migrations import migrate
-from serving.ledger.charging import ChargingSettings, ChargingTask, behind
-from serving.ledger.charging_thread import ChargingThread
-from serving.ledger.events import Charged, ChargeEvent
+from serving.ledger.background import LedgerThread
+from serving.ledger.entries import ChargeEvent, ChargeResult
+from serving.ledger.worker import LedgerSettings, LedgerTask, behind
 from serving.reports.reports import Query, charges_of, report
 from streaming.codec import encode, topic_of
 from streaming.embedded import EmbeddedLog
@@ -71,9 +71,9 @@ def write(log: EmbeddedLog, *events: AnyEvent) -> None:
     producer.close()
 
 
-def charge(log: EmbeddedLog, database: Database, **settings: float) -> ChargingTask:
+def charge(log: EmbeddedLog, database: Database, **settings: float) -> LedgerTask:
     """A worker that takes everything there is, and ends."""
-    task = ChargingTask(log, database, ChargingSettings(**{"gathered_s": 0.0} | settings))  # type: ignore[arg-type]
+    task = LedgerTask(log, database, LedgerSettings(**{"gathered_s": 0.0} | settings))  # type: ignore[arg-type]
     Worker(task, log, poll_s=0.01).run(threading.Event(), until_idle=True)
     return task
 
@@ -124,9 +124,9 @@ def test_a_click_whose_link_did_not_say_the_model_is_charged_under_that_of_its_a
 def test_the_thread_tells_what_it_charged_and_ends_with_everything_charged(
     log: EmbeddedLog, database: Database
 ) -> None:
-    event, told = interaction(1), list[tuple[ChargeEvent, Charged]]()
+    event, told = interaction(1), list[tuple[ChargeEvent, ChargeResult]]()
     write(log, event, click(event, "A0", 2.0), click(event, "A0", 1.0, reason="prefetch"))
-    charging = ChargingThread(log, database, lambda *both: told.append(both), 0.01)
+    charging = LedgerThread(log, database, lambda *both: told.append(both), 0.01)
     charging.start()
     charging.stop(30)
     assert {(outcome.reason, outcome.charged_micros) for _, outcome in told} == {("invalid:prefetch", 0), ("", 200_000)}
@@ -146,7 +146,7 @@ def test_what_the_ledger_refuses_goes_to_the_dead_letters_and_delays_nobody(
     ]
     write(log, *shown, *clicked[:5], *bad, *clicked[5:])
     registry = CollectorRegistry()
-    task = ChargingTask(log, database, ChargingSettings(gathered_s=0.0), registry=registry)
+    task = LedgerTask(log, database, LedgerSettings(gathered_s=0.0), registry=registry)
     Worker(task, log, poll_s=0.01).run(threading.Event(), until_idle=True)
     charge(log, database)
     assert totals(database) == (60, len(clicked), 200_000 * len(clicked))
@@ -190,7 +190,7 @@ def test_a_database_that_is_locked_is_waited_for(log: EmbeddedLog, database: Dat
     write(log, *shown, *clicked)
     lock = sqlite3.connect(str(database.engine.url.database), isolation_level=None)
     lock.execute("BEGIN IMMEDIATE")
-    charging = ChargingThread(log, database, lambda *_: None, 0.01)
+    charging = LedgerThread(log, database, lambda *_: None, 0.01)
     charging.start()
     threading.Event().wait(0.3)
     assert totals(database) == (0, 0, 0)

@@ -14,8 +14,8 @@ from serving.campaigns.snapshots import changes_since, snapshot
 from serving.campaigns.storage import CampaignFilter, CampaignStore, NotFound, VersionConflict
 from serving.campaigns.types import Campaign, CampaignState, Daypart, FrequencyCap, ReviewState, Spend, Targeting
 from serving.database.engine import Database
-from serving.ledger.ledger import Ledger
-from tests.serving.store.booked import NOW, campaign, click, creative
+from serving.ledger.charging import Ledger
+from tests.serving.database.samples import NOW, campaign, click, creative
 from tests.support.postgres import PostgresServer
 
 LATER = NOW + timedelta(hours=1)
@@ -183,7 +183,7 @@ def test_a_snapshot_holds_the_live_campaigns_and_their_spend(store: CampaignStor
     store.create(campaign(3, state=CampaignState.ENDED), NOW)
     store.create(campaign(4, ends_at=NOW), NOW)
     yesterday = click(1, occurred_at=NOW - timedelta(days=1))
-    Ledger(database).charge_many([yesterday, click(2), click(3)])
+    Ledger(database).book([yesterday, click(2), click(3)])
     found = snapshot(database, NOW)
     assert {c.id for c in found.campaigns} == {"c1", "c2"}
     assert sorted(found.spends, key=lambda s: s.campaign_id) == [
@@ -201,7 +201,7 @@ def test_changes_are_what_was_written_since(store: CampaignStore, database: Data
     assert changes_since(database, cursor, NOW).campaigns == ()
     assert changes_since(database, cursor, NOW).spends == ()
     store.set_state("c2", CampaignState.ENDED, LATER)
-    Ledger(database).charge(click(1, campaign_id="c3"))
+    Ledger(database).book([click(1, campaign_id="c3")])
     changes = changes_since(database, cursor, NOW)
     assert [(c.id, c.state) for c in changes.campaigns] == [("c2", CampaignState.ENDED)]
     assert [(s.campaign_id, s.total_micros) for s in changes.spends] == [("c3", 250_000)]

@@ -10,16 +10,16 @@ from mechanism.errors import InputError
 from serving.campaigns.storage import CampaignStore
 from serving.campaigns.types import Pricing
 from serving.database.engine import Database
-from serving.ledger.auctions import Auction, Entry
-from serving.ledger.ledger import Ledger
+from serving.ledger.charging import Ledger
+from serving.ledger.entries import Auction, AuctionEntry
 from serving.reports.reports import Query, report
 from serving.reports.series import Step, Window, answers, points
-from tests.serving.store.booked import NOW, campaign, click
+from tests.serving.database.samples import NOW, campaign, click
 
 
 def auction(number: int, *shown: str, **options: object) -> Auction:
     """Auction <number> of creatives c1-1 and c2-1 at noon, decided by model m1."""
-    entries = tuple(Entry(campaign_id=c[:2], creative_id=c, shown=c in shown) for c in ("c1-1", "c2-1"))
+    entries = tuple(AuctionEntry(campaign_id=c[:2], creative_id=c, shown=c in shown) for c in ("c1-1", "c2-1"))
     usual = {"id": f"auction-{number}", "occurred_at": NOW, "placement": "chat", "model_version": "m1"}
     return Auction(**usual | {"entries": entries} | options)  # type: ignore[arg-type]
 
@@ -33,8 +33,8 @@ def traffic(database: Database) -> Database:
     late = NOW + timedelta(minutes=59, seconds=59)
     batch = [auction(1, "c1-1"), auction(2, "c1-1", "c2-1", occurred_at=late), auction(3)]
     batch += [auction(4, "c2-1", model_version="m2", occurred_at=NOW - timedelta(hours=13))]
-    Ledger(database).book(batch, ())
-    Ledger(database).book(batch, ())  # reported twice, counted once
+    Ledger(database).book(auctions=batch)
+    Ledger(database).book(auctions=batch)  # reported twice, counted once
     usd = {"campaign_id": "c2", "creative_id": "c2-1", "currency": "USD"}
     events = [
         click(1),
@@ -43,8 +43,8 @@ def traffic(database: Database) -> Database:
         click(4, **usd, model_version="m2", price_micros=0, occurred_at=NOW - timedelta(hours=12)),
         click(5, **usd, kind=Pricing.IMPRESSION, price_micros=7),
     ]
-    Ledger(database).charge_many(events)
-    Ledger(database).charge_many(events)
+    Ledger(database).book(events)
+    Ledger(database).book(events)
     return database
 
 

@@ -16,8 +16,8 @@ from benchmarks.serving.billing_writer import write
 from serving.campaigns.storage import CampaignStore
 from serving.database.engine import Database
 from serving.database.migrations import migrate
-from serving.ledger.ledger import Ledger
-from tests.serving.store.booked import NOW, campaign, click
+from serving.ledger.charging import Ledger
+from tests.serving.database.samples import NOW, campaign, click
 from tests.support import postgres as postgres_server
 from tests.support.postgres import PostgresMissing, PostgresServer
 
@@ -98,12 +98,12 @@ def test_what_was_charged_outlives_a_killed_server() -> None:
         CampaignStore(database).create(campaign(1), NOW)
         ledger = Ledger(database)
         for number, hard in enumerate((False, True)):
-            ledger.charge(click(number))
+            ledger.book([click(number)])
             server.kill(hard=hard)
             assert not database.ready()
             server.start()
-        outcomes = [ledger.charge(click(number)) for number in range(3)]
-        assert [outcome.new for outcome in outcomes] == [False, False, True]
+        results = [ledger.book([click(number)])[0] for number in range(3)]
+        assert [result.new for result in results] == [False, False, True]
         database.close()
     assert not server.folder.exists()
 

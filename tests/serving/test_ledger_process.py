@@ -15,14 +15,14 @@ import structlog
 
 from serving.answering.answer import LiveAnswer
 from serving.database.engine import Database
-from serving.ledger.charging_process import ChargingProcess
+from serving.ledger.background import LedgerProcess
 from serving.reports.reports import Query, report
 from streaming.topics import CLICKS
 
 DYING_ROUTER = """
 import os, sys, time
-from serving.ledger.charging_process import ChargingProcess
-charging = ChargingProcess(sys.argv[1], sys.argv[2], lambda *_: None)
+from serving.ledger.background import LedgerProcess
+charging = LedgerProcess(sys.argv[1], sys.argv[2], lambda *_: None)
 charging.start()
 while charging.pid is None:
     time.sleep(0.01)
@@ -48,7 +48,7 @@ def test_a_charging_that_is_killed_is_started_again_and_every_click_is_charged_o
 ) -> None:
     router = start("Try {A1}. Or {A2}. Or {A3}.", ledger="process")
     charging = router.router.charging
-    assert isinstance(charging, ChargingProcess)
+    assert isinstance(charging, LedgerProcess)
     ads = router.ask()["ads"]
     for number, ad in enumerate(ads):
         assert router.click(ad["click_url"]).status_code == 302

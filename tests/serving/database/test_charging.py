@@ -20,10 +20,10 @@ from serving.campaigns.snapshots import snapshot
 from serving.campaigns.storage import CampaignStore
 from serving.campaigns.types import Pricing
 from serving.database.engine import Database
-from serving.ledger.events import BadEvents, ChargeEvent, Offset
-from serving.ledger.ledger import Ledger
+from serving.ledger.charging import Ledger
+from serving.ledger.entries import BadEvents, ChargeEvent, Offset
 from serving.reports.reports import Query, Record, charges_of, report, totals
-from tests.serving.store.booked import NOW, campaign, click
+from tests.serving.database.samples import NOW, campaign, click
 from tests.support.postgres import PostgresServer
 
 _fresh = count(1)
@@ -46,8 +46,8 @@ def spent(database: Database, campaign_id: str = "c1") -> tuple[int, int]:
 
 
 def test_a_charge_keeps_all_that_led_to_it(ledger: Ledger, database: Database) -> None:
-    outcome = ledger.charge(click(1))
-    assert (outcome.charged_micros, outcome.reason, outcome.new) == (250_000, "", True)
+    result = ledger.book([click(1)])[0]
+    assert (result.charged_micros, result.reason, result.new) == (250_000, "", True)
     (record,) = records(database)
     sent = msgspec.structs.asdict(click(1)) | {"kind": "click"}
     assert sent.items() <= msgspec.structs.asdict(record).items()
@@ -57,8 +57,8 @@ def test_a_charge_keeps_all_that_led_to_it(ledger: Ledger, database: Database) -
 
 
 def test_a_repeated_event_changes_nothing(ledger: Ledger, database: Database) -> None:
-    first = ledger.charge_many([click(1), click(1), click(2)])
-    again = ledger.charge_many([click(2), click(1, price_micros=9)])
+    first = ledger.book([click(1), click(1), click(2)])
+    again = ledger.book([click(2), click(1, price_micros=9)])
     assert [o.new for o in first + again] == [True, False, True, False, False]
     assert {o.charged_micros for o in again} == {250_000}
     assert spent(database)[0] == 500_000
@@ -66,7 +66,7 @@ def test_a_repeated_event_changes_nothing(ledger: Ledger, database: Database) ->
 
 
 def test_each_kind_is_paid_for_by_itself(ledger: Ledger, database: Database) -> None:
-    ledger.charge_many([click(1, id="auction-1:c1-1", kind=kind, price_micros=10) for kind in Pricing])
+    ledger.book([click(1, id="auction-1:c1-1", kind=kind, price_micros=10) for kind in Pricing])
     assert spent(database)[0] == 30
     (line,) = report(database, Query())
     assert (line.clicks, line.charged_clicks, line.revenue_micros) == (1, 1, 30)
@@ -74,8 +74,8 @@ def test_each_kind_is_paid_for_by_itself(ledger: Ledger, database: Database) -> 
 
 def test_an_invalid_click_costs_nothing_and_blocks_no_valid_one(ledger: Ledger, database: Database) -> None:
     prefetch = click(1, invalid="prefetch")
-    outcomes = ledger.charge_many([prefetch, prefetch, click(1), click(1, invalid="bot")])
-    assert [(o.charged_micros, o.reason, o.new) for o in outcomes] == [
+    results = ledger.book([prefetch, prefetch, click(1), click(1, invalid="bot")])
+    assert [(o.charged_micros, o.reason, o.new) for o in results] == [
         (0, "invalid:prefetch", True),
         (0, "invalid:prefetch", False),
         (250_000, "", True),
@@ -88,8 +88,8 @@ def test_an_invalid_click_costs_nothing_and_blocks_no_valid_one(ledger: Ledger, 
 
 def test_the_last_charge_takes_what_is_left(database: Database) -> None:
     CampaignStore(database).create(campaign(1, total_budget_micros=600_000), NOW)
-    outcomes = Ledger(database).charge_many([click(n) for n in range(4)])
-    assert [(o.charged_micros, o.reason) for o in outcomes] == [
+    results = Ledger(database).book([click(n) for n in range(4)])
+    assert [(o.charged_micros, o.reason) for o in results] == [
         (250_000, ""),
         (250_000, ""),
         (100_000, "budget"),
@@ -108,21 +108,21 @@ def test_a_late_event_is_charged_to_its_own_day(database: Database) -> None:
         datetime(2026, 11, 2, 4, 59, 59, 999_999, tzinfo=UTC),
         datetime(2026, 11, 1, 3, 59, 59, 999_999, tzinfo=UTC),
     ]
-    outcomes = Ledger(database).charge_many([click(n, occurred_at=moment) for n, moment in enumerate(moments)])
-    assert [o.charged_micros for o in outcomes] == [250_000, 250_000, 50_000, 250_000]
+    results = Ledger(database).book([click(n, occurred_at=moment) for n, moment in enumerate(moments)])
+    assert [o.charged_micros for o in results] == [250_000, 250_000, 50_000, 250_000]
     days = {r.id: r.day for r in records(database)}
     assert days == {"k0": "2026-11-02", "k1": "2026-11-01", "k2": "2026-11-01", "k3": "2026-10-31"}
 
 
 def test_a_budget_lowered_below_what_is_spent_leaves_nothing(ledger: Ledger, database: Database) -> None:
-    ledger.charge_many([click(n) for n in range(4)])
+    ledger.book([click(n) for n in range(4)])
     store = CampaignStore(database)
     lowered = msgspec.structs.replace(store.get("c1"), total_budget_micros=1, daily_budget_micros=1)
     store.update(lowered, NOW)
-    assert ledger.charge(click(9)).charged_micros == 0
+    assert ledger.book([click(9)])[0].charged_micros == 0
     raised = msgspec.structs.replace(store.get("c1"), total_budget_micros=1_100_000, daily_budget_micros=None)
     store.update(raised, NOW)
-    assert ledger.charge(click(10)).charged_micros == 100_000
+    assert ledger.book([click(10)])[0].charged_micros == 100_000
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -147,7 +147,7 @@ def test_the_sum_is_what_the_budgets_allow_in_any_order(
     chance.shuffle(sent)
     while sent:
         size = chance.randint(1, 4)
-        ledger.charge_many(sent[:size])
+        ledger.book(sent[:size])
         sent = sent[size:]
     of_day: dict[int, int] = defaultdict(int)
     for day, price in events:
@@ -178,8 +178,8 @@ def test_concurrent_writers_never_pass_a_budget(database: Database) -> None:
         mine = random.Random(seed).sample(clicks, k=len(clicks))
         charged = 0
         for start in range(0, len(mine), 8):
-            outcomes = Ledger(database).charge_many(mine[start : start + 8])
-            charged += sum(o.charged_micros for o in outcomes if o.new)
+            results = Ledger(database).book(mine[start : start + 8])
+            charged += sum(o.charged_micros for o in results if o.new)
         return charged
 
     with ThreadPoolExecutor(8) as threads:
@@ -192,17 +192,17 @@ def test_concurrent_writers_never_pass_a_budget(database: Database) -> None:
 def test_events_that_fit_no_campaign_are_an_error_and_nothing_is_written(ledger: Ledger, database: Database) -> None:
     good, foreign, unknown = click(1), click(2, currency="USD"), click(3, campaign_id="c9")
     with pytest.raises(BadEvents, match="pays in EUR") as raised:
-        ledger.charge_many([good, foreign, unknown], Offset(consumer="w", partition=0, next_offset=3))
+        ledger.book([good, foreign, unknown], offsets=[Offset(consumer="w", partition=0, next_offset=3)])
     assert [index for index, _ in raised.value.rejected] == [1, 2]
     assert records(database) == []
     assert ledger.next_offset("w", 0) is None
-    assert ledger.charge(good).new
+    assert ledger.book([good])[0].new
 
 
 def test_the_offset_is_written_with_the_charges(ledger: Ledger, database: Database) -> None:
-    ledger.charge_many([click(1)], Offset(consumer="w", partition=0, next_offset=1))
-    ledger.charge_many([], Offset(consumer="w", partition=1, next_offset=8))
-    ledger.charge_many([click(2)], Offset(consumer="w", partition=0, next_offset=2))
+    ledger.book([click(1)], offsets=[Offset(consumer="w", partition=0, next_offset=1)])
+    ledger.book(offsets=[Offset(consumer="w", partition=1, next_offset=8)])
+    ledger.book([click(2)], offsets=[Offset(consumer="w", partition=0, next_offset=2)])
     assert [ledger.next_offset("w", partition) for partition in (0, 1, 2)] == [2, 8, None]
 
 
@@ -211,11 +211,11 @@ def test_a_charge_without_its_totals_is_taken_back(ledger: Ledger, database: Dat
     offset = Offset(consumer="w", partition=0, next_offset=1)
     database.transact(lambda c: c.execute(text(f"ALTER TABLE {broken} RENAME TO elsewhere")))
     with pytest.raises(DBAPIError):
-        ledger.charge_many([click(1)], offset)
+        ledger.book([click(1)], offsets=[offset])
     database.transact(lambda c: c.execute(text(f"ALTER TABLE elsewhere RENAME TO {broken}")))
     assert records(database) == []
     assert spent(database) == (0, 0)
-    assert ledger.charge_many([click(1)], offset)[0].new
+    assert ledger.book([click(1)], offsets=[offset])[0].new
 
 
 def test_a_charge_whose_commit_is_lost_is_written_once(postgres: PostgresServer) -> None:
@@ -230,7 +230,7 @@ def test_a_charge_whose_commit_is_lost_is_written_once(postgres: PostgresServer)
             connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
     event.listen(database.engine, "commit", end)
-    assert Ledger(database).charge_many([click(1), click(2)])[1].charged_micros == 250_000
+    assert Ledger(database).book([click(1), click(2)])[1].charged_micros == 250_000
     assert ended
     assert spent(database)[0] == 500_000
     database.close()
@@ -263,7 +263,7 @@ def test_events_come_out_of_json_checked() -> None:
 def test_unstorable_text_and_oversized_batches_are_bad_input(ledger: Ledger, database: Database) -> None:
     for bad in (click(1, placement="a\0b"), click(1, id="\ud800")):
         with pytest.raises(InputError):
-            ledger.charge(bad)
+            ledger.book([bad])
     with pytest.raises(InputError, match="10000 at most"):
-        ledger.charge_many([click(1)] * 10_001)
+        ledger.book([click(1)] * 10_001)
     assert records(database) == []

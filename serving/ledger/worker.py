@@ -1,0 +1,304 @@
+"""The ledger worker: books the auctions and clicks of the event log. It is the only writer of spend.
+
+Implements `streaming.workers.task.Task`. How far it has read is stored in the database, in the transaction that
+charges; the offsets that its consumer group commits are for display. Records that the ledger refuses for good go to the
+dead letters.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from mechanism.errors import ConfigError, InputError
+from serving.database.engine import Database
+from serving.ledger.charging import Ledger
+from serving.ledger.entries import (
+    Auction,
+    BadAuctions,
+    BadEvents,
+    ChargeEvent,
+    ChargeResult,
+    Offset,
+    auction_of,
+    charge_of_click,
+    charges_of_interaction,
+)
+from streaming.dead_letters import bury
+from streaming.events import Click, Interaction
+from streaming.log import EventLog, LogProducer, Partition, Record
+from streaming.topics import CLICKS, INTERACTIONS
+from streaming.workers.task import Batch, WorkerStopped
+
+log = structlog.get_logger(__name__)
+
+GROUP = "ledger"
+DEAD_LETTER_S = 30.0
+LARGEST = 9_000
+"""Most charges and most entries of a transaction: `Ledger.book` takes 10,000, and one interaction adds up to 100."""
+OnCharge: TypeAlias = Callable[[ChargeEvent, ChargeResult], None]
+"""Called for every event that was new, on the worker's thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerSettings:
+    """How much shares a transaction: what arrives within `gathered_s` seconds, at most `charges` and `entries`.
+
+    `entries` counts the ads of auctions.
+    """
+
+    gathered_s: float = 0.2
+    charges: int = 2_000
+    entries: int = 6_000
+
+    def __post_init__(self) -> None:
+        if self.gathered_s < 0:
+            raise ConfigError("ledger.gathered_s", self.gathered_s, "give 0 seconds or more")
+        for name, given in (("charges", self.charges), ("entries", self.entries)):
+            if not 1 <= given <= LARGEST:
+                raise ConfigError(f"ledger.{name}", given, f"give 1 to {LARGEST}")
+
+
+class LedgerMetrics:
+    """Counters of what the ledger worker booked and refused."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        prefix = "llm_auction_ledger_"
+        self.revenue = Counter(prefix + "revenue_micros", "Charged.", ("currency", "pricing"), registry=registry)
+        self.auctions = Counter(prefix + "auctions", "Auctions booked, including repeated ones.", registry=registry)
+        self.charges = Counter(prefix + "charges", "Events booked, by result.", ("fate",), registry=registry)
+        self.refused = Counter(prefix + "refused", "Records sent to the dead letters.", ("topic",), registry=registry)
+
+    def booked(self, event: ChargeEvent, result: ChargeResult) -> None:
+        """Count an event that is on record."""
+        label = (result.reason.partition(":")[0] or "charged") if result.new else "repeated"
+        self.charges.labels(label).inc()
+        if result.new:
+            self.revenue.labels(event.currency, event.kind.value).inc(result.charged_micros)
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """The content of the next transaction, each part with the record that it comes from."""
+
+    auctions: list[tuple[Record, Auction]] = field(default_factory=list)
+    charges: list[tuple[Record, ChargeEvent]] = field(default_factory=list)
+    entries: int = 0
+
+    def add_auction(self, record: Record, auction: Auction) -> None:
+        self.auctions.append((record, auction))
+        self.entries += len(auction.entries)
+
+    def keep_auctions(self, wanted: Callable[[Record], bool]) -> None:
+        self.auctions = [(record, auction) for record, auction in self.auctions if wanted(record)]
+        self.entries = sum(len(auction.entries) for _, auction in self.auctions)
+
+    def keep_charges(self, wanted: Callable[[Record], bool]) -> None:
+        self.charges = [(record, event) for record, event in self.charges if wanted(record)]
+
+
+class LedgerTask:
+    """Books the events of a log in a database."""
+
+    name = GROUP
+    topics = (INTERACTIONS, CLICKS)
+    transient: tuple[type[Exception], ...] = (OperationalError, InterfaceError, PoolTimeout)
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        database: Database,
+        settings: LedgerSettings | None = None,
+        *,
+        on_charge: OnCharge = lambda event, result: None,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        self._log = event_log
+        self._ledger = Ledger(database)
+        self._settings = settings or LedgerSettings()
+        self._on_charge = on_charge
+        self.metrics = LedgerMetrics(registry or CollectorRegistry())
+        self._owned: set[Partition] = set()
+        self._read: dict[int, dict[Partition, int]] = {}
+        """By partition number, the offset after the last record gathered; only numbers owned in both topics."""
+        self._booked: dict[Partition, int] = {}
+        """The offsets that the database holds."""
+        self._gathered = _Gathered()
+        self._gathering_since: float | None = None
+        self._dead_letters: LogProducer | None = None
+        self._identity = ""
+
+    def assigned(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        """Start reading each partition number that is owned in both topics, from the offsets in the database."""
+        self._identity = self._identity or self._log.identity()
+        self._owned.update(partitions)
+        found: dict[Partition, int] = {}
+        for number in {partition.number for partition in partitions}:
+            pair = [Partition(topic, number) for topic in self.topics]
+            if all(partition in self._owned for partition in pair):
+                known = {p: self._ledger.next_offset(consumer_of(self._identity, p.topic), number) for p in pair}
+                self._read[number] = {partition: offset or 0 for partition, offset in known.items()}
+                found |= self._read[number]
+        self._booked |= found
+        return found
+
+    def revoked(self, partitions: Sequence[Partition]) -> None:
+        """Forget what was gathered and not booked: the next owner reads it again."""
+        self._owned.difference_update(partitions)
+        numbers = {partition.number for partition in partitions}
+        for number in numbers:
+            self._read.pop(number, None)
+        self._booked = {p: offset for p, offset in self._booked.items() if p.number not in numbers}
+        self._gathered.keep_auctions(lambda record: record.partition not in numbers)
+        self._gathered.keep_charges(lambda record: record.partition not in numbers)
+
+    def process(self, batch: Batch) -> Mapping[Partition, int]:
+        """Gather a batch, auctions first, and book when it is time."""
+        ours = [(record, event) for record, event in batch.arrivals if record.partition in self._read]
+        self._gather_interactions([(record, event) for record, event in ours if isinstance(event, Interaction)])
+        self._gather_clicks([(record, event) for record, event in ours if isinstance(event, Click)])
+        for partition, offset in batch.after.items():
+            if partition.number in self._read:
+                self._advance(partition, offset)
+        now = time.monotonic()
+        if self._offsets() != self._booked:
+            self._gathering_since = now if self._gathering_since is None else self._gathering_since
+            if now - self._gathering_since >= self._settings.gathered_s:
+                self._book()
+        return dict(self._booked)
+
+    def paused(self) -> frozenset[Partition]:
+        """Pause nothing: neither topic waits for the other."""
+        return frozenset()
+
+    def finish(self) -> Mapping[Partition, int]:
+        """Book what was gathered."""
+        self._book()
+        if self._dead_letters is not None:
+            self._dead_letters.close()
+            self._dead_letters = None
+        return dict(self._booked)
+
+    def _gather_interactions(self, arrivals: Sequence[tuple[Record, Interaction]]) -> None:
+        for record, event in arrivals:
+            try:
+                auction, charges = auction_of(event), charges_of_interaction(event)
+            except InputError as error:
+                self._refuse(record, error)
+            else:
+                if auction is not None:
+                    self._book_if_full(len(auction.entries))
+                    self._gathered.add_auction(record, auction)
+                    self._gathered.charges += [(record, charge) for charge in charges]
+            self._advance(record.place, record.offset + 1)
+
+    def _gather_clicks(self, arrivals: Sequence[tuple[Record, Click]]) -> None:
+        versions = self._model_versions({click.auction_id for _, click in arrivals if not click.model_version})
+        for record, click in arrivals:
+            self._book_if_full(0)
+            version = click.model_version or versions.get(click.auction_id, "")
+            try:
+                self._gathered.charges.append((record, charge_of_click(click, version)))
+            except InputError as error:
+                self._refuse(record, error)
+            self._advance(record.place, record.offset + 1)
+
+    def _model_versions(self, auctions: set[str]) -> dict[str, str]:
+        """Return the model versions of auctions whose links do not name it, if gathered or on record."""
+        found = {auction.id: auction.model_version for _, auction in self._gathered.auctions if auction.id in auctions}
+        missing = auctions - found.keys()
+        return found | (self._ledger.model_versions(missing) if missing else {})
+
+    def _advance(self, partition: Partition, offset: int) -> None:
+        """Note that every record before the offset is gathered, booked or a dead letter."""
+        read = self._read[partition.number]
+        read[partition] = max(offset, read[partition])
+
+    def _book_if_full(self, entries: int) -> None:
+        """Book what is gathered if a transaction with `entries` more, or with one more charge, would be too large."""
+        gathered = self._gathered
+        if gathered.entries + entries > self._settings.entries or len(gathered.charges) >= self._settings.charges:
+            self._book()
+
+    def _offsets(self) -> dict[Partition, int]:
+        return {partition: offset for read in self._read.values() for partition, offset in read.items()}
+
+    def _book(self) -> None:
+        """Book what is gathered, in one transaction.
+
+        The run loop retries transient errors, from the offsets in the database. What the ledger refuses goes to the
+        dead letters.
+
+        Raises:
+            WorkerStopped: if booking fails with an error that is neither transient nor one record's fault.
+        """
+        gathered, offsets = self._gathered, self._offsets()
+        changed = [
+            Offset(consumer=consumer_of(self._identity, p.topic), partition=p.number, next_offset=offset)
+            for p, offset in offsets.items()
+            if self._booked.get(p) != offset
+        ]
+        results: list[ChargeResult] = []
+        while gathered.auctions or gathered.charges or changed:
+            try:
+                auctions, events = [a for _, a in gathered.auctions], [c for _, c in gathered.charges]
+                results = self._ledger.book(events, auctions=auctions, offsets=changed)
+                break
+            except BadAuctions as error:
+                self._remove_refused(error, [record for record, _ in gathered.auctions])
+            except BadEvents as error:
+                self._remove_refused(error, [record for record, _ in gathered.charges])
+            except self.transient:
+                raise
+            except Exception as error:
+                # The transaction holds records of several batches, so an unknown error cannot be blamed on one of them.
+                raise WorkerStopped(f"worker {self.name}: {type(error).__name__} while booking") from error
+        self._gathered, self._gathering_since = _Gathered(), None
+        self._booked.update(offsets)
+        self.metrics.auctions.inc(len(gathered.auctions))
+        for (_, event), result in zip(gathered.charges, results, strict=True):
+            self.metrics.booked(event, result)
+            if result.new:
+                self._on_charge(event, result)
+
+    def _remove_refused(self, error: BadEvents, records: Sequence[Record]) -> None:
+        """Send the refused records to the dead letters, and remove what they would charge, or count and charge."""
+        bad = {(records[index].place, records[index].offset): (records[index], why) for index, why in error.rejected}
+        for record, why in bad.values():
+            self._refuse(record, why)
+        if isinstance(error, BadAuctions):
+            self._gathered.keep_auctions(lambda record: (record.place, record.offset) not in bad)
+        self._gathered.keep_charges(lambda record: (record.place, record.offset) not in bad)
+
+    def _refuse(self, record: Record, error: InputError) -> None:
+        self._dead_letters = self._dead_letters or self._log.producer()
+        bury(self._dead_letters, record, error).result(DEAD_LETTER_S)
+        self.metrics.refused.labels(record.topic).inc()
+        log.error(
+            "ledger.record_refused",
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            reason=str(error)[:200],
+        )
+
+
+def consumer_of(identity: str, topic: str) -> str:
+    """Return the name under which the database stores how far a topic of the log `identity` was read."""
+    return f"{GROUP}:{identity}:{topic}"
+
+
+def behind(event_log: EventLog, database: Database) -> dict[Partition, int]:
+    """Return the number of records of each partition that are not booked yet."""
+    ledger, identity = Ledger(database), event_log.identity()
+    with event_log.consumer("", LedgerTask.topics) as consumer:
+        ends = consumer.ends()
+    read = {p: ledger.next_offset(consumer_of(identity, p.topic), p.number) or 0 for p in ends}
+    return {place: max(0, end - read[place]) for place, end in ends.items()}
