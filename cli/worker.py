@@ -107,9 +107,9 @@ def ledger(
     """Charge clicks, impressions and participations, and count auctions: the only writer of spend."""
     from serving.database.engine import Database
     from serving.database.migrations import migrate
-    from serving.ledger.charging import ChargingSettings, ChargingTask
+    from serving.ledger.worker import LedgerSettings, LedgerTask
 
-    settings = ChargingSettings(gathered_s=gathered)
+    settings = LedgerSettings(gathered_s=gathered)
     file = database.partition("sqlite:///")[2]
     if file and not Path(file).is_file():
         raise InputError("--database", database, "there is no such file: name the routers' own database")
@@ -117,7 +117,7 @@ def ledger(
     opened = Database(database, pool_size=2)
     try:
         work(
-            lambda log, registry: ChargingTask(log, opened, settings, registry=registry),
+            lambda log, registry: LedgerTask(log, opened, settings, registry=registry),
             log,
             partitions,
             retention_days,
