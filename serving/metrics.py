@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from mechanism.errors import ConfigError
 from serving.auction.eligibility import Reason
-from serving.auction.separation import Apart
+from serving.auction.separation import SeparationReason
 
 PREFIX = "llm_auction_"
 OVERHEAD_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1)
@@ -60,7 +60,7 @@ class Metrics:
         self._known: set[tuple[str, str]] = set()
         self.ad_load = self._gauge("ad_load", "Factor on the bids that the policy sees.")
         self.by_reason = {reason: self.exclusions.labels(reason.value) for reason in Reason}
-        self.apart = {reason: self.exclusions.labels(reason.value) for reason in Apart}
+        self.apart = {reason: self.exclusions.labels(reason.value) for reason in SeparationReason}
 
     def expose(self, address: str) -> int:
         """Serves the figures, and nothing else, at host:port until `close`; on a thread of its own, as a look at them

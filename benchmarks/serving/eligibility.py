@@ -22,14 +22,16 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.serving.campaigns import made_campaigns, made_requests
-from serving.auction.eligibility import Capped, EligibilityIndex, PlacementRequest, rules
-from serving.auction.retrieval import CreativeIndex, prompt_candidates
+from serving.answering.auction_records import EvaluationSummary
+from serving.auction.eligibility import EligibilityIndex, PlacementRequest, ReachedCaps, rules
+from serving.auction.offers import choose_offers
+from serving.auction.retrieval import CreativeIndex
 from serving.campaigns.types import Campaign
 
 WIDTH = 384
 TOPICS = 400
 SEARCHED, SHOWN = 60, 20
-COUNTED = Capped(countable=True)
+COUNTED = ReachedCaps(countable=True)
 Vectors = NDArray[np.float32]
 
 
@@ -46,7 +48,9 @@ def main(
     index, found = EligibilityIndex(), CreativeIndex(WIDTH)
     topics = _unit(np.random.default_rng(1).standard_normal((TOPICS, WIDTH)))
     filing = _timed(lambda one: _file(index, found, one, topics), list(track(booked, "index", console=console)))
-    found.vectors is not None and found.vectors.fit()
+    if (clustering := found.start_clustering()) is not None:
+        clustering.run()
+        found.adopt(clustering)
     asked = made_requests(requests)
     for number, campaign in enumerate(booked):
         index.set_participation(campaign.id, 0.5 if number % 3 else 1.0)
@@ -63,11 +67,11 @@ def main(
     steps = {
         "rules_one_by_one": _timed(lambda r: rules.evaluate(booked, r, {}, participation, COUNTED), asked[:naive]),
         "eligibility": _timed(evaluate, asked),
-        "exclusion_counts": _timed(lambda e: e.counts(), evaluations),
-        "verdict_of_every_creative": _timed(lambda e: list(e.verdicts()), evaluations[:20]),
+        "exclusion_counts": _timed(lambda e: EvaluationSummary.of(e).counts(), evaluations),
+        "exclusion_of_every_creative": _timed(lambda e: EvaluationSummary.of(e).exclusions(), evaluations[:20]),
         "retrieval_words": _timed(lambda b: found.search(*b), by_words),
         "retrieval_words_and_vectors": _timed(lambda b: found.search(*b), by_both),
-        "selection": _timed(lambda h: prompt_candidates(h, SHOWN), hits),
+        "selection": _timed(lambda h: choose_offers(h, SHOWN), hits),
         "campaign_change": _timed(lambda c: _file(index, found, c, topics), booked[:200]),
         "first_load_per_campaign": filing,
     }
@@ -95,7 +99,8 @@ def _file(index: EligibilityIndex, found: CreativeIndex, campaign: Campaign, top
     noise = np.random.default_rng(int(campaign.id[1:]))
     picked = topics[noise.integers(0, TOPICS, len(campaign.creatives))]
     vectors = _unit(picked + 0.04 * noise.standard_normal(picked.shape))
-    found.put(index.rows_of(campaign.id), campaign.creatives, vectors)
+    found.put(index.rows_of(campaign.id), campaign.creatives)
+    found.put_vectors(index.rows_of(campaign.id), vectors)
 
 
 def _timed(step: Callable[[Any], Any], inputs: list[Any]) -> list[tuple[float, float]]:

@@ -27,7 +27,7 @@ from serving.auction.eligibility import PlacementRequest
 from serving.auction.marketplace import Marketplace
 from serving.auction.offers import Offer
 from serving.auction.retrieval import query_text
-from serving.auction.separation import Loss
+from serving.auction.separation import Displaced
 from serving.clicks.links import ClickLinks
 from serving.clicks.tokens import TokenSigner
 from serving.errors import ClientGone, Overloaded, PolicyTimeout
@@ -124,7 +124,7 @@ class LiveAnswer:
         self.placement: PlacementRequest | None = None
         self.evaluated: EvaluationSummary | None = None
         self.offers: dict[str, Offer] = {}
-        self.apart: tuple[Loss, ...] = ()
+        self.apart: tuple[Displaced, ...] = ()
         self.done: Completed | None = None
         self.parsed = Answer("", "")
         self.first_token_s: float | None = None

@@ -19,10 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mechanism.types import AdId, Micros
-from serving.auction.eligibility import Evaluation, Reason
-from serving.auction.eligibility.columns import CAPPED
-from serving.auction.eligibility.evaluation import CREATIVE_REASONS
-from serving.auction.separation import Apart
+from serving.auction.eligibility import CREATIVE_REASONS, CreativeState, Evaluation, Reason
+from serving.auction.separation import SeparationReason
 from serving.campaigns.types import Campaign, Pricing
 
 
@@ -62,7 +60,7 @@ class ApartRecord(msgspec.Struct, frozen=True):
 
     ad_id: AdId
     campaign_id: str
-    reason: Apart
+    reason: SeparationReason
     winner: AdId
 
 
@@ -165,7 +163,7 @@ class EvaluationSummary:
             if count:
                 found[reason] = found.get(reason, 0) + count
         if self.rows < len(self.states_M):
-            states = np.bincount(self.states_M, minlength=CAPPED + 1)
+            states = np.bincount(self.states_M, minlength=len(CreativeState))
             found |= {reason: int(states[s]) for s, reason in CREATIVE_REASONS.items() if states[s]}
         return found
 

@@ -1,1 +1,1 @@
-"""Who may bid in an auction, and at what: eligibility, retrieval, pacing, frequency caps, ad load."""
+"""The auction before the prompt: eligibility, retrieval, pacing, frequency caps, separation and ad load."""

@@ -1,17 +1,31 @@
-"""One candidate of one auction, with everything that a reader, a click or a charge will ask of it."""
+"""The offers of one prompt: from retrieval's hits to separated candidates in a stable order.
+
+Offers are ordered by creative id. A model server's prefix cache reuses a prompt up to its first difference: in a fixed
+order, two prompts with the same candidates share all of their offers, and others share the rules and the offers before
+the first difference. An order by score would change with every question and end the shared part at the first offer; an
+order by bid would also reveal by position what the number says. An order by popularity might share a little more, but
+would change under a running cache.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from mechanism.types import Ad, Candidate, Micros
-from serving.auction.retrieval.index import Found
-from serving.campaigns.types import Campaign, Creative
+from mechanism.types import Ad, AdId, Candidate, Micros
+from serving.auction.retrieval.index import Hit
+from serving.auction.separation import Contender, Displaced, separate
+from serving.campaigns.types import Campaign, Creative, normal
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A creative in a prompt: `bid` is what it bids in this auction, in micros of its campaign's currency."""
+    """A creative in a prompt, with what rendering, clicks and charges need of it.
+
+    `bid` is its bid in this auction, in micros of its campaign's currency.
+    """
 
     ad: Ad
     bid: Micros
@@ -20,12 +34,48 @@ class Offer:
     relevance: float
 
     def candidate(self) -> Candidate:
-        """The ad as an auction sees it."""
+        """Return the ad as the mechanism takes it."""
         return Candidate(self.ad, self.bid)
 
 
-def offer_of(found: Found) -> Offer:
-    """What retrieval found, as an offer. The ad's landing page stays with the campaign: no policy needs it."""
-    campaign, creative = found.eligible.campaign, found.eligible.creative
+def choose_offers(hits: Sequence[Hit], count: int) -> tuple[tuple[Offer, ...], tuple[Displaced, ...]]:
+    """Return the `count` best of `hits` (best first) that may share a prompt, by creative id, and the displaced hits.
+
+    Search for a few times `count`, so that the prompt is full after separation.
+    """
+    together, displaced = separate(map(_contender, hits))
+    kept = {contender.creative_id for contender in together}
+    chosen = [hit for hit in hits if hit.eligible.creative.id in kept][:count]
+    return tuple(_offer(hit) for hit in sorted(chosen, key=lambda h: _natural_order(h.eligible.creative.id))), displaced
+
+
+def _contender(hit: Hit) -> Contender:
+    campaign = hit.eligible.campaign
+    return Contender(
+        creative_id=hit.eligible.creative.id,
+        campaign_id=campaign.id,
+        advertiser=normal(campaign.advertiser_id),
+        group=campaign.separation,
+        relevance=hit.relevance,
+        bid=hit.eligible.bid,
+        blocked=_normal_names(campaign.block_advertisers),
+    )
+
+
+def _offer(hit: Hit) -> Offer:
+    # The landing page stays with the campaign: no policy needs it.
+    campaign, creative = hit.eligible.campaign, hit.eligible.creative
     ad = Ad(creative.id, creative.title, creative.text, campaign.advertiser_id, campaign.category)
-    return Offer(ad, found.eligible.bid, campaign, creative, found.relevance)
+    return Offer(ad, hit.eligible.bid, campaign, creative, hit.relevance)
+
+
+@lru_cache(maxsize=20_000)
+def _normal_names(names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(normal, names))
+
+
+@lru_cache(maxsize=200_000)
+def _natural_order(ad_id: AdId) -> tuple[tuple[int, int, str], ...]:
+    """Return a sorting key that puts A2 before A10; ids that differ only in leading zeros are ordered as text."""
+    parts = re.findall(r"\d+|\D+", ad_id)
+    return (*((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts), (2, 0, ad_id))

@@ -1,8 +1,8 @@
-"""Budget pacing: how often a campaign takes part, so that its budget lasts through the day's open hours.
+"""Budget pacing: the share of auctions a campaign takes part in, so that its budget lasts through the open hours.
 
-Throttling, not bid shading: a first-price bid stays the advertiser's own. Each look at the ledger gives a campaign a
-probability of taking part; whether it does in one auction is a coin tossed by hashing (auction id, campaign id), so
-that an auction can be replayed. The ledger, not this module, keeps spend within budgets.
+Throttling, not bid shading: a first-price bid is not changed. From the spend in the ledger follows a probability of
+taking part; in one auction a coin decides, tossed by hashing (auction id, campaign id), so that an auction can be
+replayed. The ledger, not this module, keeps spend within budgets.
 """
 
 from __future__ import annotations
@@ -21,16 +21,22 @@ from serving.campaigns.dayparts import open_intervals, open_week, overlap_s, zon
 from serving.campaigns.types import Campaign, Pacing, Spend
 
 WHOLE = 1 << 53
-"""Coins are whole numbers in 0..WHOLE-1, as fine as a float's fraction."""
+"""Coins are integers in 0..WHOLE-1, as fine as a float's fraction."""
 _MASK = (1 << 64) - 1
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # of the splitmix64 finaliser
 
 
 @dataclass(frozen=True, slots=True)
 class PacingSettings:
-    """`first` is the participation of a campaign that nothing is known of. What is observed fades with a memory long
-    enough for about `memory_clicks` paid clicks, within `shortest_s`..`longest_s` of open time. A deviation from the
-    even line is made good over `1 / catch_up` of the day's open time. `lowest` keeps a slowed campaign observable."""
+    """Parameters of pacing.
+
+    `first` is the participation of a campaign without observations. Observations fade with a time constant of about
+    `memory_clicks` paid clicks, within `shortest_s`..`longest_s` of open time. A deviation from the even line is
+    corrected over `1 / catch_up` of the day's open time. `lowest` keeps a throttled campaign observable.
+
+    Raises:
+        ConfigError: if a parameter is out of range.
+    """
 
     first: float = 0.25
     memory_clicks: float = 20.0
@@ -51,9 +57,12 @@ class PacingSettings:
 
 @dataclass(frozen=True, slots=True)
 class PacingState:
-    """What is remembered of one campaign. `spend` (micros) and `exposure` (open seconds times participation) fade
-    together: their ratio is what the campaign would spend per second if it took part in everything. The even line runs
-    from (`anchor_s`, `anchor_spent`) on local day `day` to `allowance` at the day's end."""
+    """The pacing state of one campaign.
+
+    `spend` (micros) and `exposure` (open seconds times participation) fade together: their ratio is what the campaign
+    would spend per second at full participation. The even line runs from (`anchor_s`, `anchor_spent`) on the local day
+    `day` to `allowance` at the day's end.
+    """
 
     participation: float
     at_s: float
@@ -68,8 +77,11 @@ class PacingState:
 
 @dataclass(frozen=True, slots=True)
 class DayPlan:
-    """One local day of a campaign: its `allowance` (None: no budget says), and how much of it is `planned` by now
-    (None: not spread evenly, or closed all day)."""
+    """The plan for one local day of a campaign.
+
+    `allowance` is the most to spend on it, None without a budget that determines it. `planned` is the part to have
+    spent by now, None if the campaign is not paced evenly or is closed all day.
+    """
 
     allowance: Micros | None
     planned: Micros | None
@@ -82,10 +94,10 @@ def next_state(
     now: datetime,
     settings: PacingSettings | None = None,
 ) -> PacingState:
-    """The state after a look at the ledger at `now`; its `participation` holds until the next look (a minute or so).
+    """Return the state after reading the ledger at `now`; its `participation` holds until the next call, in a minute.
 
-    Campaigns that are not paced evenly, or have no budget that a day's share follows from, take part in everything.
-    Several routers may each do this on the same ledger: they see the same spend and come to the same probability.
+    Campaigns that are not paced evenly, or whose budgets determine no daily allowance, take part in every auction.
+    Several routers may do this on the same ledger: they read the same spend and compute the same probability.
     """
     settings = settings or PacingSettings()
     now_s = now.timestamp()
@@ -101,17 +113,17 @@ def next_state(
     if state is None:
         state = PacingState(settings.first, now_s, total)
     anchor_s, anchor_spent = state.anchor_s, state.anchor_spent
-    # A budget changed by hand starts a new line; the share of a total budget moves a little with every click.
+    # A changed budget starts a new line; the daily share of a total budget moves a little with every click.
     if state.day != day or abs(allowance - state.allowance) > max(allowance, state.allowance) // 20:
         anchor_s, anchor_spent = now_s, spent_today
     else:
         allowance = state.allowance if campaign.daily_budget_micros is None else allowance
     span = overlap_s(intervals, anchor_s, math.inf)
-    known = PacingState(
+    closed = PacingState(
         state.participation, now_s, total, state.spend, state.exposure, day, allowance, anchor_s, anchor_spent
     )
-    if span <= 0:  # closed for the rest of the day
-        return known
+    if span <= 0:  # for the rest of the day
+        return closed
     even = max(0, allowance - anchor_spent) / span
     line = anchor_spent + even * overlap_s(intervals, anchor_s, now_s)
     wanted = max(0.0, even + (line - spent_today) * settings.catch_up / span)
@@ -119,25 +131,25 @@ def next_state(
     memory = min(max(memory, settings.shortest_s), settings.longest_s)
     opened = overlap_s(intervals, state.at_s, now_s)
     fade = math.exp(-opened / memory)
-    seen = state.spend * fade + max(0, total - state.total_spent)
+    recent = state.spend * fade + max(0, total - state.total_spent)
     exposure = state.exposure * fade + state.participation * opened
-    prior = 0.05 * settings.first * memory  # open seconds of belief that `first` is about right
-    possible = (seen + prior * even / settings.first) / (exposure + prior)
+    prior = 0.05 * settings.first * memory  # open seconds of exposure that `first` counts as
+    possible = (recent + prior * even / settings.first) / (exposure + prior)
     share = wanted / possible if possible > 0 else 1.0
     participation = min(1.0, max(settings.lowest, share))
-    return PacingState(participation, now_s, total, seen, exposure, day, allowance, anchor_s, anchor_spent)
+    return PacingState(participation, now_s, total, recent, exposure, day, allowance, anchor_s, anchor_spent)
 
 
 def day_plan(campaign: Campaign, spend: Spend, now: datetime) -> DayPlan:
-    """What the budgets allow the campaign on its local day, and how much of it an even course has spent by `now`.
+    """Return what the budgets allow on the campaign's local day and how much of it even pacing has spent by `now`.
 
-    `spend` is that of the same local day. From budgets and calendar alone: every router, and whoever asks later, comes
-    to the same plan, while the line of `next_state` begins anew when a budget is changed by hand.
+    `spend` is that of the same local day. The plan follows from budgets and calendar alone and is the same on every
+    router and at any time, while the line of `next_state` restarts when a budget changes.
     """
     local_day = now.astimezone(zone(campaign.time_zone)).date()
     intervals = _flight(campaign, open_intervals(campaign.time_zone, campaign.dayparts, local_day))
     whole = overlap_s(intervals, -math.inf, math.inf)
-    # As it was when the day began: the share of a total budget is of what was left of it then.
+    # Spend before today: the share of a total budget is one of what was left when the day began.
     allowance = _allowance(campaign, spend.total_micros - spend.day_micros, 0, whole, now)
     if allowance is None or campaign.pacing is not Pacing.EVEN or whole <= 0:
         return DayPlan(allowance, None)
@@ -145,7 +157,7 @@ def day_plan(campaign: Campaign, spend: Spend, now: datetime) -> DayPlan:
 
 
 def _flight(campaign: Campaign, intervals: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
-    """The part of the open intervals that lies within the campaign's flight, to the second."""
+    """Clip open intervals to the campaign's flight, in whole seconds."""
     start = math.ceil(campaign.starts_at.timestamp())
     end = math.floor(campaign.ends_at.timestamp()) if campaign.ends_at else None
     clipped = ((max(a, start), b if end is None else min(b, end)) for a, b in intervals)
@@ -153,8 +165,10 @@ def _flight(campaign: Campaign, intervals: tuple[tuple[int, int], ...]) -> tuple
 
 
 def _allowance(campaign: Campaign, total: Micros, today: Micros, open_left: float, now: datetime) -> Micros | None:
-    """What may be spent on this local day, earlier spend of the day included: the daily budget, and no more than the
-    even share of what is left of the total budget up to the end of the flight. None where neither is given."""
+    """Return what may be spent on this local day, the day's earlier spend included, None without a limit.
+
+    It is the daily budget, and at most the even share of the rest of the total budget until the end of the flight.
+    """
     shares = [] if campaign.daily_budget_micros is None else [campaign.daily_budget_micros]
     if campaign.total_budget_micros is not None:
         left = max(0, campaign.total_budget_micros - total)
@@ -171,24 +185,28 @@ def _allowance(campaign: Campaign, total: Micros, today: Micros, open_left: floa
 
 
 def auction_seed(auction_id: str) -> int:
-    """64 bits from an auction id."""
+    """Hash an auction id to 64 bits."""
     return int.from_bytes(blake2b(auction_id.encode(), digest_size=8, person=b"pacing auction").digest(), "big")
 
 
 def campaign_key(campaign_id: str) -> int:
-    """64 bits from a campaign id."""
+    """Hash a campaign id to 64 bits."""
     return int.from_bytes(blake2b(campaign_id.encode(), digest_size=8, person=b"pacing campaign").digest(), "big")
 
 
 def threshold(participation: float) -> int:
-    """A probability in 0..1 as the number of coins that take part. Raises ConfigError outside of that range."""
+    """Convert a probability to the number of coins that take part.
+
+    Raises:
+        ConfigError: if it is not within 0..1.
+    """
     if not 0 <= participation <= 1:
         raise ConfigError("participation", participation, "give a probability from 0 to 1")
     return int(participation * WHOLE)
 
 
 def participates(auction_id: str, campaign_id: str, participation: float) -> bool:
-    """Whether the campaign takes part in the auction: the same answer on every router and in every replay."""
+    """Return whether the campaign takes part in the auction: the same on every router and in every replay."""
     mixed = auction_seed(auction_id) ^ campaign_key(campaign_id)
     for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
         mixed = ((mixed ^ (mixed >> shift)) * multiplier) & _MASK
@@ -196,8 +214,10 @@ def participates(auction_id: str, campaign_id: str, participation: float) -> boo
 
 
 def coins(auction_id: str, keys_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The coins of `participates` for many campaigns by `campaign_key`, shape (N,): a campaign takes part where its
-    coin is below its threshold."""
+    """Toss the coins of `participates` for many campaigns, given by `campaign_key`, shape (N,).
+
+    A campaign takes part if its coin is below its threshold.
+    """
     mixed = keys_N ^ np.uint64(auction_seed(auction_id))
     for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
         mixed ^= mixed >> np.uint64(shift)

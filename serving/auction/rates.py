@@ -1,7 +1,7 @@
-"""Predicted click rates for what is charged without a click: per impression and for taking part.
+"""Predicted click rates, for payments per impression and for participation.
 
-The rate of a creative is its clicks by its impressions, drawn towards a prior while they are few (the mean of a Beta
-posterior). A learned predictor may take this module's place; payments stay `mechanism.payments`.
+A creative's rate is the mean of a Beta posterior: clicks by impressions, shrunk towards a prior while there are few. A
+learned predictor may replace this module; payments are computed by `mechanism.payments`.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from serving.reports.reports import Dimension, Query, report
 
 
 class ClickRates:
-    """Click rates by creative id; immutable, so that an auction keeps the ones that it began with."""
+    """Click rates by creative id; immutable, so that an auction keeps the rates it started with."""
 
-    def __init__(self, prior: float, strength: int, seen: Mapping[AdId, tuple[int, int]] | None = None) -> None:
+    def __init__(self, prior: float, strength: int, counts: Mapping[AdId, tuple[int, int]] | None = None) -> None:
         self._prior = Fraction(prior).limit_denominator(1_000_000)
         self._strength = strength
-        self._seen = seen or {}
+        self._counts = counts or {}
 
-    def updated(self, seen: Mapping[AdId, tuple[int, int]]) -> ClickRates:
-        """The same prior over other counts (impressions, clicks)."""
-        return ClickRates(float(self._prior), self._strength, seen)
+    def updated(self, counts: Mapping[AdId, tuple[int, int]]) -> ClickRates:
+        """Return rates with the same prior from other counts (impressions, clicks)."""
+        return ClickRates(float(self._prior), self._strength, counts)
 
     def of(self, creative_id: AdId) -> Fraction:
-        """The click rate of a creative when it is shown, within 0..1."""
-        shown, clicks = self._seen.get(creative_id, (0, 0))
+        """Return the click rate of a creative when it is shown, within 0..1."""
+        shown, clicks = self._counts.get(creative_id, (0, 0))
         rate = (clicks + self._prior * self._strength) / (shown + self._strength)
         return min(Fraction(1), rate)
 
 
-def counted(database: Database) -> dict[AdId, tuple[int, int]]:
-    """Impressions and clicks of every creative so far."""
+def creative_counts(database: Database) -> dict[AdId, tuple[int, int]]:
+    """Read the impressions and clicks of every creative from the reports."""
     found: dict[AdId, tuple[int, int]] = {}
     for line in report(database, Query(group_by=(Dimension.CREATIVE,))):
         shown, clicks = found.get(str(line.creative_id), (0, 0))
@@ -43,7 +43,7 @@ def counted(database: Database) -> dict[AdId, tuple[int, int]]:
 
 
 def insertion_rates(choices: Sequence[MarkerChoice], ads: Iterable[AdId]) -> dict[AdId, Fraction]:
-    """P(a_i in y) of each ad, given the places where this answer opened a marker: 1 - prod_k (1 - p_k(i))."""
+    """Return P(a_i in y) of each ad given the K markers of an answer: 1 - prod_k (1 - p_k(i))."""
     rates = {}
     for ad in ads:
         missed = Fraction(1)

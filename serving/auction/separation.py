@@ -1,7 +1,7 @@
-"""Which candidates may stand together in one prompt, so that no answer can show two that must be kept apart.
+"""Separation of competitors: which candidates may share a prompt.
 
-Settled before the prompt: the policy may show any subset of its candidates, and a streamed answer cannot be taken back.
-A higher bid can only help a candidate here, as everywhere in the mechanism.
+Separation is applied before the prompt, because the policy may show any subset of its candidates and a streamed answer
+cannot be taken back. A higher bid never hurts a candidate, as everywhere in the mechanism.
 """
 
 from __future__ import annotations
@@ -14,21 +14,24 @@ from typing import NamedTuple
 from mechanism.types import AdId, Micros
 
 
-class Apart(StrEnum):
-    """Why an eligible creative that was found did not enter the prompt beside a better one."""
+class SeparationReason(StrEnum):
+    """Why an eligible creative that retrieval found does not share the prompt with a better one."""
 
     SAME_CAMPAIGN = "same_campaign"
-    """Another creative of its campaign stands."""
+    """Another creative of its campaign is in the prompt."""
     SEPARATION_GROUP = "separation_group"
-    """A campaign of its separation group stands."""
+    """A campaign of its separation group is in the prompt."""
     BLOCKED_COMPETITOR = "blocked_competitor"
     """One of the two campaigns blocks the other's advertiser."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """What separation looks at. `relevance` is >= 0; `group` "" stands apart from nobody. `blocked` names advertisers
-    that it must not stand beside, written as `advertiser` is; its own among them means nothing."""
+    """A creative that competes for a place in the prompt.
+
+    `relevance` is >= 0. The `group` "" is not separated from any other. `blocked` names advertisers that must not share
+    its prompt, spelled like `advertiser`; its own advertiser among them is ignored.
+    """
 
     creative_id: AdId
     campaign_id: str
@@ -39,50 +42,50 @@ class Contender:
     blocked: frozenset[str] = frozenset()
 
 
-class Loss(NamedTuple):
-    """A contender that may not enter, and the better one that it may not stand beside."""
+class Displaced(NamedTuple):
+    """A contender that does not enter the prompt because of the better creative `winner`."""
 
     creative_id: AdId
     campaign_id: str
-    reason: Apart
+    reason: SeparationReason
     winner: AdId
 
 
-def separate(contenders: Iterable[Contender]) -> tuple[tuple[Contender, ...], tuple[Loss, ...]]:
-    """The contenders that may enter one prompt, in the order they came in, and the others, the best first.
+def separate(contenders: Iterable[Contender]) -> tuple[tuple[Contender, ...], tuple[Displaced, ...]]:
+    """Return the contenders that may share one prompt, in their given order, and the displaced ones, best first.
 
-    At most one per separation group and one per campaign: the one with the highest relevance times bid, then the
-    higher relevance, then the smaller creative id. Of two campaigns of which either blocks the other's advertiser the
-    better stays, by the same order.
+    At most one per separation group and one per campaign: the one with the highest relevance times bid, then the higher
+    relevance, then the smaller creative id. If one of two campaigns blocks the other's advertiser, the better one by
+    the same order stays.
     """
-    arrived = tuple(contenders)
+    given = tuple(contenders)
     groups: dict[str, AdId] = {}
     campaigns: dict[str, AdId] = {}
     advertisers: dict[str, AdId] = {}
-    shut_out: dict[str, AdId] = {}
+    blocked_by: dict[str, AdId] = {}
     kept: set[AdId] = set()
-    lost: list[Loss] = []
-    for one in sorted(arrived, key=lambda c: (-c.relevance * c.bid, -c.relevance, c.creative_id)):
+    displaced: list[Displaced] = []
+    for one in sorted(given, key=lambda c: (-c.relevance * c.bid, -c.relevance, c.creative_id)):
         blocked = one.blocked - {one.advertiser} if one.blocked else one.blocked
         if (winner := campaigns.get(one.campaign_id)) is not None:
-            reason = Apart.SAME_CAMPAIGN
+            reason = SeparationReason.SAME_CAMPAIGN
         elif (winner := groups.get(one.group)) is not None:
-            reason = Apart.SEPARATION_GROUP
-        elif (winner := shut_out.get(one.advertiser) or _first(blocked, advertisers)) is not None:
-            reason = Apart.BLOCKED_COMPETITOR
+            reason = SeparationReason.SEPARATION_GROUP
+        elif (winner := blocked_by.get(one.advertiser) or _first(blocked, advertisers)) is not None:
+            reason = SeparationReason.BLOCKED_COMPETITOR
         else:
             kept.add(one.creative_id)
             campaigns[one.campaign_id] = one.creative_id
             advertisers.setdefault(one.advertiser, one.creative_id)
             for name in blocked:
-                shut_out.setdefault(name, one.creative_id)
+                blocked_by.setdefault(name, one.creative_id)
             if one.group:
                 groups[one.group] = one.creative_id
             continue
-        lost.append(Loss(one.creative_id, one.campaign_id, reason, winner))
-    return tuple(c for c in arrived if c.creative_id in kept), tuple(lost)
+        displaced.append(Displaced(one.creative_id, one.campaign_id, reason, winner))
+    return tuple(c for c in given if c.creative_id in kept), tuple(displaced)
 
 
 def _first(blocked: frozenset[str], advertisers: dict[str, AdId]) -> AdId | None:
-    """A creative of the blocked advertisers among those that stand, None where there is none."""
+    """Return the smallest id among the kept creatives of blocked advertisers, None if there is none."""
     return min((advertisers[name] for name in blocked if name in advertisers), default=None) if blocked else None

@@ -1,4 +1,4 @@
-"""The ad-load controller holds its target, in a simulated world whose readers or whose policy change."""
+"""The ad-load controller holds its target while simulated readers or the policy change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mechanism.errors import ConfigError
-from mechanism.prompt import PromptSettings
 from serving.auction.ad_load import AdLoadState, next_load
 from serving.settings import AdLoadSettings
 
@@ -32,7 +31,7 @@ def run(
 
 
 def ads_per_answer(strength: float) -> Response:
-    """More ads under a higher load, but never more than two an answer."""
+    """More ads under a higher load, at most two per answer."""
     return lambda load: 2 * (1 - math.exp(-strength * load))
 
 
@@ -41,13 +40,13 @@ def quality(load: float) -> float:
 
 
 @pytest.mark.parametrize("strength", [0.25, 0.5, 1.5])
-def test_ads_per_answer_come_to_the_target_and_stay(strength: float) -> None:
+def test_ads_per_answer_reach_the_target_and_stay_there(strength: float) -> None:
     states = run(ads_per_answer(strength), AdLoadSettings(target=0.8), hours=24)
     late = [ads_per_answer(strength)(s.load) for s in states[-36:]]
     assert all(abs(x - 0.8) < 0.1 for x in late)
 
 
-def test_a_changed_response_is_followed() -> None:
+def test_the_controller_adapts_to_a_changed_response() -> None:
     """A new policy that shows twice as many ads at the same bids."""
     settings = AdLoadSettings(target=0.8)
     before = run(ads_per_answer(0.5), settings, hours=24)
@@ -56,19 +55,19 @@ def test_a_changed_response_is_followed() -> None:
     assert abs(ads_per_answer(1.0)(after[-1].load) - 0.8) < 0.1
 
 
-def test_quality_that_falls_with_load_is_held_too() -> None:
+def test_a_signal_that_falls_with_load_is_held_too() -> None:
     states = run(quality, AdLoadSettings(target=0.8, direction="falls"), hours=24)
     assert abs(quality(states[-1].load) - 0.8) < 0.03
 
 
 def test_a_target_out_of_reach_does_not_wind_up() -> None:
-    """Stuck at the upper bound for two days, the controller must leave it as soon as the world allows."""
+    """After two days at the upper bound, the controller leaves it as soon as the target is within reach."""
     settings = AdLoadSettings(target=1.5)
     stuck = run(lambda load: 0.2, settings, hours=48)
     assert stuck[-1].load == settings.highest
     free = run(ads_per_answer(1.0), settings, hours=12, state=stuck[-1])
     assert free[6].load < settings.highest  # within the hour
-    # Two days of wound-up error would take longer than that to be paid back.
+    # Two days of integrated error would take longer to unwind.
     assert abs(ads_per_answer(1.0)(free[-1].load) - 1.5) < 0.15
 
 
@@ -76,29 +75,30 @@ def test_a_target_out_of_reach_does_not_wind_up() -> None:
     st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(1, 100_000), st.integers(0, 200)), max_size=40),
     st.sampled_from(["rises", "falls"]),
 )
-def test_bounds_and_speed_hold_for_any_measurements(looks: list[tuple[float, float, int]], direction: Any) -> None:
+def test_bounds_and_speed_hold_for_any_measurements(
+    measurements: list[tuple[float, float, int]], direction: Any
+) -> None:
     settings = AdLoadSettings(target=0.5, direction=direction)
     state = AdLoadState()
-    for measured, elapsed, answers in looks:
+    for measured, elapsed, answers in measurements:
         following = next_load(state, measured, answers, elapsed, settings)
         assert settings.lowest <= following.load <= settings.highest
         assert abs(following.log_load - state.log_load) <= settings.fastest_per_hour * elapsed / 3_600 + 1e-9
         if answers < settings.least_answers:
             assert following == state
         state = following
-    assert state.apply(PromptSettings()).ad_load == state.load
 
 
-def test_the_factor_rests_while_the_target_holds() -> None:
+def test_the_factor_rarely_changes_at_the_target() -> None:
     settings = AdLoadSettings(target=0.8)
     states = run(ads_per_answer(0.5), settings, hours=24)
     loads = [s.load for s in states[-72:]]
     changes = sum(a != b for a, b in pairwise(loads))
-    assert changes <= 24  # of 71: most prompts keep their offers as a server has cached them
+    assert changes <= 24  # of 71: most prompts keep the prefix that a model server has cached
     assert all(abs(x / settings.step - round(x / settings.step)) < 1e-6 for x in loads)
 
 
-def test_measurements_and_settings_that_make_no_sense_are_refused() -> None:
+def test_invalid_measurements_and_settings_are_rejected() -> None:
     with pytest.raises(ConfigError, match="measured"):
         next_load(AdLoadState(), math.nan, 100, 60, AdLoadSettings(target=1))
     with pytest.raises(ConfigError, match="elapsed_s"):

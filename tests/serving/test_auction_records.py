@@ -1,4 +1,4 @@
-"""Auction records: the compact outcome says what its evaluation said; rates for money are probabilities."""
+"""Auction records: the summary of an evaluation agrees with the rules; rates for money are probabilities."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mechanism.types import MarkerChoice
 from serving.accounts.administrator import ensure_administrator
 from serving.accounts.keys import AccountStore, Role
 from serving.answering.auction_records import AuctionLog, AuctionRecord, EvaluationSummary, OwnedRecord, new_auction_id
-from serving.auction.eligibility import Capped, EligibilityIndex, PlacementRequest
+from serving.auction.eligibility import EligibilityIndex, PlacementRequest, ReachedCaps, rules
 from serving.auction.rates import ClickRates, insertion_rates
 from serving.campaigns.types import (
     Campaign,
@@ -62,9 +62,9 @@ def campaigns(seed: int, count: int) -> list[Campaign]:
 
 @settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(0, 30), st.booleans())
-def test_the_outcome_says_what_the_evaluation_said(seed: int, count: int, consent: bool) -> None:
-    index = EligibilityIndex()
-    for campaign in campaigns(seed, count):
+def test_the_summary_of_an_evaluation_agrees_with_the_rules(seed: int, count: int, consent: bool) -> None:
+    index, booked = EligibilityIndex(), campaigns(seed, count)
+    for campaign in booked:
         index.put(campaign)
     request = PlacementRequest(
         auction_id="a",
@@ -75,15 +75,17 @@ def test_the_outcome_says_what_the_evaluation_said(seed: int, count: int, consen
         floor_micros=1,
         publisher_blocked_advertisers=frozenset({"a1"}),
     )
-    capped = Capped(consent, frozenset({"c3"}), frozenset({"c1-0", "c2-1"}))
-    evaluation = index.evaluate(request, capped)
-    outcome = EvaluationSummary.of(evaluation)
-    assert outcome.counts() == evaluation.counts()
-    verdicts = list(evaluation.verdicts())
-    excluded = {(v.campaign_id, v.creative_id): v.reason for v in verdicts if v.reason}
-    assert {(e.campaign_id, e.ad_id): e.reason for e in outcome.exclusions()} == excluded
-    eligible = {v.creative_id: v.bid for v in verdicts if v.reason is None}
-    assert {e.ad_id: e.bid_micros for e in outcome.eligible()} == eligible
+    caps = ReachedCaps(consent, frozenset({"c3"}), frozenset({"c1-0", "c2-1"}))
+    summary = EvaluationSummary.of(index.evaluate(request, caps))
+    decisions = rules.evaluate(booked, request, {}, {}, caps)
+    excluded = {(d.campaign_id, d.creative_id): d.reason for d in decisions if d.reason}
+    assert {(e.campaign_id, e.ad_id): e.reason for e in summary.exclusions()} == excluded
+    eligible = {d.creative_id: d.bid for d in decisions if d.reason is None}
+    assert {e.ad_id: e.bid_micros for e in summary.eligible()} == eligible
+    by_reason: dict[str, set[str]] = {}
+    for (campaign_id, creative_id), reason in excluded.items():
+        by_reason.setdefault(reason, set()).add(creative_id if reason.of_creative else campaign_id)
+    assert summary.counts() == {reason: len(ids) for reason, ids in by_reason.items()}
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.floats(0, 1), st.integers(1, 10**4))

@@ -1,4 +1,4 @@
-"""What an even course has spent by a moment of the day: from budgets and calendar alone."""
+"""The plan of a day: what even pacing has spent by a moment of it, from budgets and calendar alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CAMPAIGN = Campaign(
 
 
 def planned(at: datetime, spent_today: int = 0, spent_before: int = 0, **changes: Any) -> tuple[int | None, int | None]:
-    """Allowance and plan of the changed campaign."""
+    """Return allowance and plan of the changed campaign."""
     spend = Spend(campaign_id="C1", total_micros=spent_before + spent_today, day="2026-06-10", day_micros=spent_today)
     plan = day_plan(msgspec.structs.replace(CAMPAIGN, **changes), spend, at)
     return plan.allowance, plan.planned
@@ -40,7 +40,7 @@ def test_a_daily_budget_grows_with_the_hours() -> None:
     assert [planned(MIDNIGHT + timedelta(hours=h))[1] for h in (0, 6, 12, 23)] == [0, 6_000_000, 12_000_000, 23_000_000]
 
 
-def test_closed_hours_have_no_part_in_it() -> None:
+def test_nothing_is_planned_for_closed_hours() -> None:
     office = (Daypart(days=tuple(range(7)), from_hour=8, to_hour=20),)
     hours = [planned(MIDNIGHT + timedelta(hours=h), dayparts=office)[1] for h in (7, 8, 14, 20, 23)]
     assert hours == [0, 0, 12_000_000, 24_000_000, 24_000_000]
@@ -48,12 +48,12 @@ def test_closed_hours_have_no_part_in_it() -> None:
     assert planned(MIDNIGHT + timedelta(hours=12), dayparts=sundays) == (24_000_000, None)
 
 
-def test_a_flight_that_begins_today_has_the_rest_of_the_day() -> None:
+def test_a_flight_that_begins_today_is_planned_over_the_rest_of_the_day() -> None:
     begins = {"starts_at": MIDNIGHT + timedelta(hours=12)}
     assert planned(MIDNIGHT + timedelta(hours=18), **begins)[1] == 12_000_000
 
 
-def test_the_day_is_the_campaigns_own() -> None:
+def test_the_day_is_that_of_the_campaigns_time_zone() -> None:
     tokyo = {"time_zone": "Asia/Tokyo"}  # its day began at 15:00 UTC of the day before
     assert planned(MIDNIGHT + timedelta(hours=3), **tokyo)[1] == 12_000_000
 
@@ -64,8 +64,8 @@ def test_without_an_even_budget_there_is_no_plan(changes: dict[str, Any]) -> Non
 
 
 @given(st.integers(0, 30_000_000), st.integers(0, 30_000_000))
-def test_a_total_budgets_share_does_not_move_with_todays_spend(today: int, before: int) -> None:
-    """Half of four days are over by noon of the third: of what was left at its midnight, half a half is planned."""
+def test_the_daily_share_of_a_total_budget_does_not_depend_on_todays_spend(today: int, before: int) -> None:
+    """At noon of the third of four days, a quarter of what was left at its midnight is planned."""
     four_days = {
         "daily_budget_micros": None,
         "total_budget_micros": 40_000_000,
@@ -80,7 +80,7 @@ def test_a_total_budgets_share_does_not_move_with_todays_spend(today: int, befor
 
 
 @pytest.mark.parametrize("total", [None, 60_000_000])
-def test_the_allowance_is_the_one_that_pacing_keeps_to(total: int | None) -> None:
+def test_the_plan_and_pacing_agree_on_the_allowance(total: int | None) -> None:
     campaign = msgspec.structs.replace(CAMPAIGN, total_budget_micros=total, ends_at=MIDNIGHT + timedelta(days=4))
     spend, state = Spend(campaign_id="C1", day="2026-06-10"), None
     for minute in range(1, 24 * 60, 30):

@@ -1,4 +1,4 @@
-"""The index answers what the rules say, for any campaigns, requests and changes; and the rules say what they should."""
+"""The index agrees with the rules after any changes, and each rule excludes with its own reason."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mechanism.errors import InputError
-from serving.auction.eligibility import UNCOUNTED, Capped, EligibilityIndex, PlacementRequest, Reason, Verdict, rules
+from serving.answering.auction_records import EvaluationSummary
+from serving.auction.eligibility import (
+    UNCOUNTED,
+    EligibilityIndex,
+    Evaluation,
+    PlacementRequest,
+    ReachedCaps,
+    Reason,
+    rules,
+)
 from serving.auction.pacing import WHOLE, auction_seed, campaign_key, coins, participates, threshold
 from serving.campaigns.types import (
     BidAdjustment,
@@ -47,7 +56,7 @@ def some(values: list[str], most: int = 2) -> st.SearchStrategy[tuple[str, ...]]
 
 
 def mostly(usual: Any, other: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """`usual` more often than not: a campaign that every rule could exclude would seldom get past the first."""
+    """`usual` in two of three cases: a campaign that any rule could exclude would seldom pass the first."""
     return st.one_of(st.just(usual), st.just(usual), other)
 
 
@@ -126,7 +135,7 @@ requests = st.builds(
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[tuple[Any, ...]]:
-    """Changes of an index in any order, requests among them."""
+    """Changes of an index in any order, with requests between them."""
     steps: list[tuple[Any, ...]] = []
     for _ in range(draw(st.integers(1, 14))):
         campaign_id = f"C{draw(st.integers(0, 5))}"
@@ -144,15 +153,15 @@ def histories(draw: st.DrawFn) -> list[tuple[Any, ...]]:
         else:
             counted = st.frozensets(st.sampled_from(["C0", "C1", "C2"]), max_size=2)
             shown = st.frozensets(st.sampled_from(["C0-0", "C1-0", "C1-1", "C9-9"]), max_size=2)
-            capped = draw(mostly(UNCOUNTED, st.builds(Capped, st.booleans(), counted, shown)))
-            steps.append((kind, draw(requests), capped))
+            reached = draw(mostly(UNCOUNTED, st.builds(ReachedCaps, st.booleans(), counted, shown)))
+            steps.append((kind, draw(requests), reached))
     steps.append(("ask", draw(requests), UNCOUNTED))
     return steps
 
 
 @settings(max_examples=200, deadline=None)
 @given(histories())
-def test_the_index_says_what_the_rules_say_through_any_changes(steps: list[tuple[Any, ...]]) -> None:
+def test_the_index_agrees_with_the_rules_after_any_changes(steps: list[tuple[Any, ...]]) -> None:
     index = EligibilityIndex()
     known: dict[str, Campaign] = {}
     spends: dict[str, Spend] = {}
@@ -183,28 +192,25 @@ def check_same(
     spends: dict[str, Spend],
     paces: dict[str, float],
     request: PlacementRequest,
-    capped: Capped,
+    reached: ReachedCaps,
 ) -> None:
-    expected = rules.evaluate(known.values(), request, spends, paces, capped)
-    found = index.evaluate(request, capped)
-    assert sorted(found.verdicts(), key=by_ids) == sorted(expected, key=by_ids)
+    expected = rules.evaluate(known.values(), request, spends, paces, reached)
+    found = index.evaluate(request, reached)
+    assert reasons(found) == {(d.campaign_id, d.creative_id): d.reason for d in expected}
     eligible = [found.eligible(i) for i in range(len(found))]
     assert {(e.campaign.id, e.creative.id, e.bid) for e in eligible} == {
-        (v.campaign_id, v.creative_id, v.bid) for v in expected if v.reason is None
+        (d.campaign_id, d.creative_id, d.bid) for d in expected if d.reason is None
     }
-    counted: dict[Reason, set[str]] = {}
-    for verdict in expected:
-        if verdict.reason:
-            name = verdict.creative_id if verdict.reason.of_creative else verdict.campaign_id
-            counted.setdefault(verdict.reason, set()).add(name)
-    assert found.counts() == {reason: len(names) for reason, names in counted.items()}
     rows = {c.id: list(index.rows_of(c.id)) for c in known.values()}
     assert len({row for taken in rows.values() for row in taken}) == sum(map(len, rows.values()))
     assert all(row in rows[e.campaign.id] for row, e in zip(found.rows_E.tolist(), eligible, strict=True))
 
 
-def by_ids(verdict: Verdict) -> tuple[str, str]:
-    return verdict.campaign_id, verdict.creative_id
+def reasons(evaluation: Evaluation) -> dict[tuple[str, str], Reason | None]:
+    """Why each creative is excluded, None if it is eligible, by ids of campaign and creative."""
+    summary = EvaluationSummary.of(evaluation)
+    found: dict[tuple[str, str], Reason | None] = {(e.campaign_id, e.ad_id): e.reason for e in summary.exclusions()}
+    return found | {(e.campaign_id, e.ad_id): None for e in summary.eligible()}
 
 
 CREATIVE = Creative(id="A1", title="t", landing_url="https://x.example", review=ReviewState.APPROVED)
@@ -280,10 +286,15 @@ def change(record: Any, **fields: Any) -> Any:
         (Reason.BLOCKED_BY_USER, {}, {"user_blocked_categories": frozenset({"shoes"})}, {}),
         (Reason.BLOCKED_BY_USER, {}, {"user_blocked_advertisers": frozenset({"Kestrel"})}, {}),
         (Reason.CONSENT_MISSING, {"campaign_caps": CAP}, {"consent": False}, {}),
-        (Reason.FREQUENCY_UNCOUNTED, {"creative_caps": CAP}, {}, {"capped": UNCOUNTED}),
-        (Reason.FREQUENCY_CAMPAIGN, {"campaign_caps": CAP}, {}, {"capped": Capped(True, frozenset({"C1"}))}),
-        (None, {}, {}, {"capped": Capped(True, frozenset({"C1"}))}),  # the cap has been taken off since
-        (Reason.FREQUENCY_CREATIVE, {"creative_caps": CAP}, {}, {"capped": Capped(True, creatives=frozenset({"A1"}))}),
+        (Reason.FREQUENCY_UNCOUNTED, {"creative_caps": CAP}, {}, {"reached": UNCOUNTED}),
+        (Reason.FREQUENCY_CAMPAIGN, {"campaign_caps": CAP}, {}, {"reached": ReachedCaps(True, frozenset({"C1"}))}),
+        (None, {}, {}, {"reached": ReachedCaps(True, frozenset({"C1"}))}),  # the cap was removed
+        (
+            Reason.FREQUENCY_CREATIVE,
+            {"creative_caps": CAP},
+            {},
+            {"reached": ReachedCaps(True, creatives=frozenset({"A1"}))},
+        ),
         (Reason.BID_BELOW_FLOOR, {}, {"floor_micros": 101}, {}),
         (
             None,
@@ -305,10 +316,10 @@ def test_each_rule_excludes_with_its_own_reason(
     spend = Spend(campaign_id="C1", total_micros=spent, day=more.get("day", "2026-03-29"), day_micros=spent)
     index.set_spend(spend)
     index.set_participation("C1", more.get("participation", 1.0))
-    capped = more.get("capped", Capped(countable=True))
-    expected = rules.evaluate([one], ask, {"C1": spend}, {"C1": more.get("participation", 1.0)}, capped)
-    assert [v.reason for v in expected] == [reason]
-    assert [v.reason for v in index.evaluate(ask, capped).verdicts()] == [reason]
+    reached = more.get("reached", ReachedCaps(countable=True))
+    expected = rules.evaluate([one], ask, {"C1": spend}, {"C1": more.get("participation", 1.0)}, reached)
+    assert [decision.reason for decision in expected] == [reason]
+    assert list(reasons(index.evaluate(ask, reached)).values()) == [reason]
 
 
 def test_products_beyond_64_bits_are_exact_as_well() -> None:
@@ -343,21 +354,21 @@ def test_adjustments_multiply_and_round_down_once() -> None:
     assert index.evaluate(ASK).eligible(0).bid == 999 * 1_501 * 333 // 1_000_000
 
 
-def test_an_evaluation_is_not_reached_by_later_changes() -> None:
+def test_an_evaluation_is_independent_of_later_changes() -> None:
     index = EligibilityIndex()
     index.put(GOOD)
     index.put(change(GOOD, id="C2", creatives=(change(CREATIVE, id="A2"),), state=CampaignState.PAUSED))
     before = index.evaluate(ASK)
-    told = list(before.verdicts())
+    expected = {("C1", "A1"): None, ("C2", "A2"): Reason.PAUSED}
+    assert reasons(before) == expected
     index.remove("C1")
     index.put(change(GOOD, id="C3", creatives=(change(CREATIVE, id="A3"),), bid_micros=5))
     index.put(change(GOOD, id="C2", creatives=(change(CREATIVE, id="A2"),)))
-    assert list(before.verdicts()) == told
+    assert reasons(before) == expected
     assert (before.eligible(0).creative.id, before.eligible(0).bid) == ("A1", 100)
-    assert before.counts() == {Reason.PAUSED: 1}
 
 
-def test_what_cannot_be_indexed_is_refused_and_changes_nothing() -> None:
+def test_an_invalid_campaign_is_rejected_and_changes_nothing() -> None:
     index = EligibilityIndex()
     index.put(GOOD)
     too_much = tuple(BidAdjustment(dimension="country", value="de", thousandths=10**6) for _ in range(6))
@@ -368,7 +379,7 @@ def test_what_cannot_be_indexed_is_refused_and_changes_nothing() -> None:
     assert index.evaluate(ASK).eligible(0).bid == 100
 
 
-def test_requests_say_what_is_wrong_and_hide_who_asks() -> None:
+def test_requests_are_validated_and_hide_the_reader() -> None:
     with pytest.raises(InputError, match="now"):
         change(ASK, now=datetime(2026, 1, 1))
     with pytest.raises(InputError, match="floor_micros"):
@@ -378,7 +389,7 @@ def test_requests_say_what_is_wrong_and_hide_who_asks() -> None:
 
 
 @given(st.text(max_size=40), st.lists(st.text(max_size=20), min_size=1, max_size=20), st.floats(0, 1))
-def test_one_campaigns_coin_is_the_same_alone_and_among_many(auction: str, ids: list[str], share: float) -> None:
+def test_coins_are_the_same_one_by_one_and_all_at_once(auction: str, ids: list[str], share: float) -> None:
     import numpy as np
 
     keys = np.array([campaign_key(i) for i in ids], np.uint64)

@@ -1,4 +1,4 @@
-"""The encoder beside the event loop: cached, together, in time or not at all."""
+"""The encoder off the event loop: cached, in batches, and never later than asked for."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_text_is_encoded_once() -> None:
     assert sorted(t for call in encoder.calls for t in call) == ["a", "bb"]
 
 
-def test_a_slow_or_busy_encoder_leaves_words() -> None:
+def test_a_slow_or_busy_encoder_yields_no_vector() -> None:
     encoder = Counting()
     encoder.gate.clear()
 
@@ -48,9 +48,9 @@ def test_a_slow_or_busy_encoder_leaves_words() -> None:
         first, second, third = await asyncio.gather(*(queries.vector(text, 0.05) for text in ("a", "b", "c")))
         assert first is second is third is None
         encoder.gate.set()
-        found = await queries.vector("a", 5)  # worked out meanwhile, for the next time
+        found = await queries.vector("a", 5)  # computed after the first call gave up
         assert found is not None
         queries.close()
 
     asyncio.run(work())
-    assert "c" not in [t for call in encoder.calls for t in call]  # there was no room for it
+    assert "c" not in [t for call in encoder.calls for t in call]  # the queue was full

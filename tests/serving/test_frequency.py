@@ -1,4 +1,4 @@
-"""Frequency caps: exactly as many impressions as promised, per reader and window, and never silently more."""
+"""Frequency caps: never more impressions per reader and window than promised."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mechanism.errors import ConfigError
-from serving.auction.frequency import ROOM, FrequencyCounter
+from serving.auction.frequency import HEADROOM, FrequencyCounter
 from serving.campaigns.types import Campaign, FrequencyCap
 
 KEY = b"a key of the tests, random"
@@ -19,12 +19,12 @@ THEN = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = 3_600
 
 
-def nobody(campaign_id: str) -> Campaign | None:
+def no_campaign(campaign_id: str) -> Campaign | None:
     return None
 
 
-def campaign(campaign_id: str = "C1", ours: Any = (), creatives: Any = ()) -> Campaign:
-    caps = [tuple(FrequencyCap(impressions=n, hours=h) for n, h in given) for given in (ours, creatives)]
+def campaign(campaign_id: str = "C1", campaigns: Any = (), creatives: Any = ()) -> Campaign:
+    caps = [tuple(FrequencyCap(impressions=n, hours=h) for n, h in given) for given in (campaigns, creatives)]
     return Campaign(
         id=campaign_id,
         advertiser_id="a",
@@ -48,19 +48,16 @@ shows = st.lists(
 )
 
 
-def reached(
-    caps: tuple[FrequencyCap, ...], log: list[tuple[Any, ...]], looked_for: tuple[str, int, str], now: float
-) -> bool:
-    who, place, name = looked_for
+def reached(caps: tuple[FrequencyCap, ...], log: list[tuple[Any, ...]], key: tuple[str, int, str], now: float) -> bool:
+    who, place, name = key
     mine = [entry[3] for entry in log if entry[0] == who and entry[place] == name]
     return any(sum(t > now - cap.hours * HOUR for t in mine) >= cap.impressions for cap in caps)
 
 
 @given(limits, limits, limits, shows)
-def test_caps_are_reached_exactly_when_the_impressions_in_the_window_say_so(
+def test_a_cap_is_reached_exactly_when_its_window_holds_that_many_impressions(
     one: Any, two: Any, per_creative: Any, shown: list[tuple[str, str, str, int]]
 ) -> None:
-    """Against a list of everything that was shown."""
     booked = {"C1": campaign("C1", one, per_creative), "C2": campaign("C2", two)}
     counter, now, log = FrequencyCounter(KEY), 0.0, []
     for reader, campaign_id, creative, later in shown:
@@ -68,7 +65,7 @@ def test_caps_are_reached_exactly_when_the_impressions_in_the_window_say_so(
         counter.record(reader, booked[campaign_id], campaign_id + creative, now)
         log.append((reader, campaign_id, campaign_id + creative, now))
         for who in ("ann", "bob", "eve"):
-            found = counter.capped(who, True, now, booked.get)
+            found = counter.reached_caps(who, True, now, booked.get)
             assert found.countable
             assert found.campaigns == {c for c in booked if reached(booked[c].campaign_caps, log, (who, 1, c), now)}
             creatives = {c + x for c in booked for x in "xy"}
@@ -77,55 +74,55 @@ def test_caps_are_reached_exactly_when_the_impressions_in_the_window_say_so(
             }
 
 
-def test_nobody_is_counted_without_consent_or_a_name() -> None:
+def test_no_reader_is_counted_without_consent_or_an_id() -> None:
     counter = FrequencyCounter(KEY)
-    assert not counter.capped("ann", False, 0, nobody).countable
-    assert not counter.capped(None, True, 0, nobody).countable
-    assert not counter.capped("", True, 0, nobody).countable
-    assert counter.capped("ann", True, 0, nobody).countable
+    assert not counter.reached_caps("ann", False, 0, no_campaign).countable
+    assert not counter.reached_caps(None, True, 0, no_campaign).countable
+    assert not counter.reached_caps("", True, 0, no_campaign).countable
+    assert counter.reached_caps("ann", True, 0, no_campaign).countable
 
 
-def test_a_full_memory_says_so_and_recovers_when_windows_end() -> None:
-    counter, capped = FrequencyCounter(KEY, capacity=ROOM + 10), campaign(ours=[(3, 1)])
+def test_no_reader_is_countable_while_the_memory_is_full() -> None:
+    counter, limited = FrequencyCounter(KEY, capacity=HEADROOM + 10), campaign(campaigns=[(3, 1)])
     for i in range(1_000):
-        counter.record(f"reader {i}", capped, "x", at=float(i) / 1_000)
-    assert len(counter) == ROOM + 10
-    assert not counter.capped("reader 1", True, 2, {"C1": capped}.get).countable
-    assert counter.capped("reader 1", True, HOUR + 2, {"C1": capped}.get).countable
+        counter.record(f"reader {i}", limited, "x", at=float(i) / 1_000)
+    assert len(counter) == HEADROOM + 10
+    assert not counter.reached_caps("reader 1", True, 2, {"C1": limited}.get).countable
+    assert counter.reached_caps("reader 1", True, HOUR + 2, {"C1": limited}.get).countable
     assert len(counter) == 0
 
 
 def test_a_window_ends_to_the_second() -> None:
-    counter, capped = FrequencyCounter(KEY), campaign(ours=[(1, 2)])
-    counter.record("ann", capped, "x", 100)
-    assert counter.capped("ann", True, 100 + 2 * HOUR - 1, {"C1": capped}.get).campaigns == {"C1"}
-    assert counter.capped("ann", True, 100 + 2 * HOUR, {"C1": capped}.get).campaigns == frozenset()
+    counter, limited = FrequencyCounter(KEY), campaign(campaigns=[(1, 2)])
+    counter.record("ann", limited, "x", 100)
+    assert counter.reached_caps("ann", True, 100 + 2 * HOUR - 1, {"C1": limited}.get).campaigns == {"C1"}
+    assert counter.reached_caps("ann", True, 100 + 2 * HOUR, {"C1": limited}.get).campaigns == frozenset()
 
 
-def test_only_what_a_cap_looks_at_is_kept_and_it_can_be_forgotten() -> None:
+def test_only_capped_campaigns_are_counted_and_a_reader_can_be_forgotten() -> None:
     counter = FrequencyCounter(KEY)
     counter.record("ann", campaign(), "x", 0)
     assert len(counter) == 0
-    counter.record("ann", campaign(ours=[(1, 1)], creatives=[(1, 1)]), "x", 0)
+    counter.record("ann", campaign(campaigns=[(1, 1)], creatives=[(1, 1)]), "x", 0)
     assert len(counter) == 2
     counter.forget("ann")
     assert len(counter) == 0
 
 
-def test_a_cap_that_was_raised_counts_at_once() -> None:
-    counter, tight = FrequencyCounter(KEY), campaign(ours=[(1, 24)])
+def test_a_raised_cap_applies_at_once() -> None:
+    counter, tight = FrequencyCounter(KEY), campaign(campaigns=[(1, 24)])
     counter.record("ann", tight, "x", 0)
-    assert counter.capped("ann", True, 1, {"C1": tight}.get).campaigns == {"C1"}
+    assert counter.reached_caps("ann", True, 1, {"C1": tight}.get).campaigns == {"C1"}
     looser = msgspec.structs.replace(tight, campaign_caps=(FrequencyCap(impressions=2, hours=24),))
-    assert counter.capped("ann", True, 1, {"C1": looser}.get).campaigns == frozenset()
+    assert counter.reached_caps("ann", True, 1, {"C1": looser}.get).campaigns == frozenset()
 
 
-def test_no_reader_can_be_read_from_memory() -> None:
+def test_no_user_id_is_kept_in_memory() -> None:
     counter = FrequencyCounter(KEY)
-    counter.record("somebody-in-particular", campaign(ours=[(1, 1)]), "x", 0)
+    counter.record("a-particular-reader", campaign(campaigns=[(1, 1)]), "x", 0)
     held = repr(vars(counter))
     assert "C1" in held
-    assert "somebody" not in held
+    assert "particular" not in held
 
 
 def test_weak_keys_and_tiny_memories_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Even pacing over simulated days: within the budget, along an even line, whatever the traffic does."""
+"""Even pacing over simulated days: within the budget and along an even line under any traffic."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def jumps(hour: float) -> float:
 
 
 class World:
-    """A ledger, readers who click now and then, and a look at the ledger every five minutes."""
+    """A ledger, readers who click at random, and a pacing update every five minutes."""
 
     def __init__(self, campaign: Campaign, seed: int = 1, clicks: float = 0.05) -> None:
         self.campaign, self.random, self.clicks = campaign, random.Random(seed), clicks
@@ -63,7 +63,7 @@ class World:
         self.auctions = 0
 
     def run(self, start: datetime, hours: float, traffic: Traffic) -> list[int]:
-        """Spent on the local day, after each five minutes."""
+        """Run and return the spend on the local day after every five minutes."""
         line = []
         for step in range(int(hours * 12)):
             now = start + timedelta(minutes=5 * step)
@@ -93,19 +93,19 @@ class World:
 
 
 def furthest(line: list[int], budget: int, first: int = 0) -> float:
-    """The largest distance from the even line as a share of the budget, after `first` steps."""
+    """Return the largest distance from the even line as a share of the budget, after `first` steps."""
     return max(abs(spent / budget - (i + 1) / len(line)) for i, spent in enumerate(line) if i >= first)
 
 
 @pytest.mark.parametrize("traffic", [steady, waves, jumps])
 @pytest.mark.parametrize("scarcity", [3, 10])
-def test_a_day_is_spent_evenly_whatever_the_traffic(traffic: Traffic, scarcity: int) -> None:
-    """There are `scarcity` times more clicks to be had than the budget pays for."""
+def test_a_daily_budget_is_spent_evenly_under_any_traffic(traffic: Traffic, scarcity: int) -> None:
+    """The traffic offers `scarcity` times more clicks than the budget pays for."""
     budget = 120 * BID
     possible = sum(traffic(i / 12) / 12 for i in range(288)) * 0.5
     scaled: Traffic = lambda hour: traffic(hour) * scarcity * 120 / possible  # noqa: E731
     world = World(change(CAMPAIGN, daily_budget_micros=budget), clicks=0.5)
-    world.run(MIDNIGHT, 24, scaled)  # the first day teaches it the traffic
+    world.run(MIDNIGHT, 24, scaled)  # the first day's clicks estimate the traffic
     line = world.run(MIDNIGHT + timedelta(days=1), 24, scaled)
     assert line[-1] <= budget
     assert line[-1] >= 0.93 * budget
@@ -118,21 +118,21 @@ def test_without_pacing_the_same_budget_is_gone_by_noon() -> None:
     assert line[100] == 120 * BID
 
 
-def test_the_very_first_day_is_paced_as_well() -> None:
+def test_the_first_day_is_paced_as_well() -> None:
     world = World(change(CAMPAIGN, daily_budget_micros=120 * BID), clicks=0.5)
     line = world.run(MIDNIGHT, 24, lambda hour: 100.0)
     assert 110 * BID <= line[-1] <= 120 * BID
     assert furthest(line, 120 * BID) < 0.15
 
 
-def test_scarce_traffic_is_all_taken() -> None:
+def test_a_campaign_takes_part_in_all_of_a_scarce_traffic() -> None:
     world = World(CAMPAIGN, clicks=0.5)
     world.run(MIDNIGHT, 24, lambda hour: 20.0)
     assert world.state is not None
     assert world.state.participation == 1.0
 
 
-def test_dayparts_and_a_clock_change_make_the_open_hours() -> None:
+def test_pacing_follows_dayparts_and_clock_changes() -> None:
     """Berlin's 29 March 2026 has no hour from two to three: open 0-4 lasts three hours."""
     budget = 60 * BID
     campaign = change(
@@ -165,14 +165,14 @@ def test_a_total_budget_alone_is_spread_over_the_flight() -> None:
     assert all(0.2 * budget < day < 0.3 * budget for day in days)
 
 
-def test_a_campaign_started_at_noon_does_not_hurry_after_the_morning() -> None:
+def test_a_campaign_started_at_noon_does_not_make_up_for_the_morning() -> None:
     world = World(change(CAMPAIGN, daily_budget_micros=120 * BID, starts_at=MIDNIGHT + timedelta(hours=12)), clicks=0.5)
     line = world.run(MIDNIGHT + timedelta(hours=12), 12, lambda hour: 120.0)
     assert furthest(line, 120 * BID) < 0.17
     assert line[-1] >= 0.9 * 120 * BID
 
 
-def test_what_cannot_be_paced_takes_part_in_everything() -> None:
+def test_a_campaign_that_cannot_be_paced_takes_part_in_every_auction() -> None:
     for campaign in (
         change(CAMPAIGN, pacing=Pacing.ASAP),
         change(CAMPAIGN, daily_budget_micros=None),
@@ -189,8 +189,8 @@ def test_what_cannot_be_paced_takes_part_in_everything() -> None:
     st.sampled_from(["UTC", "America/New_York", "Asia/Kathmandu"]),
     st.booleans(),
 )
-def test_the_probability_is_one_whatever_the_ledger_says(
-    looks: list[tuple[int, int]], daily: int | None, total: int | None, zone_name: str, ends: bool
+def test_participation_is_a_probability_for_any_ledger(
+    updates: list[tuple[int, int]], daily: int | None, total: int | None, zone_name: str, ends: bool
 ) -> None:
     campaign = change(
         CAMPAIGN,
@@ -201,7 +201,7 @@ def test_the_probability_is_one_whatever_the_ledger_says(
         dayparts=(Daypart(days=(0, 2, 4), from_hour=5, to_hour=9),),
     )
     state, now, spent = None, MIDNIGHT, 0
-    for seconds, clicks in looks:
+    for seconds, clicks in updates:
         now, spent = now + timedelta(seconds=seconds), spent + clicks * BID
         day = now.astimezone(zone(zone_name)).date().isoformat()
         state = next_state(
@@ -211,7 +211,7 @@ def test_the_probability_is_one_whatever_the_ledger_says(
 
 
 @pytest.mark.parametrize(("day", "hours"), [("2026-03-29", 23), ("2026-10-25", 25), ("2026-06-10", 24)])
-def test_days_are_as_long_as_the_clock_makes_them(day: str, hours: int) -> None:
+def test_days_with_a_clock_change_have_23_or_25_hours(day: str, hours: int) -> None:
     found = open_intervals("Europe/Berlin", (), datetime.fromisoformat(day).date())
     assert len(found) == 1
     assert overlap_s(found, 0, math.inf) == hours * 3_600

@@ -1,4 +1,4 @@
-"""Retrieval finds what fits among the eligible, whatever comes and goes, and always in the same order."""
+"""Retrieval finds the best-fitting eligible creatives after any changes, in a deterministic order."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from serving.auction.eligibility import EligibilityIndex, PlacementRequest
 from serving.auction.eligibility.request import words
-from serving.auction.retrieval import CreativeIndex, Found, prompt_candidates
-from serving.auction.retrieval.index import creative_text
+from serving.auction.offers import choose_offers
+from serving.auction.retrieval import CreativeIndex, Hit, creative_text
 from serving.auction.retrieval.keywords import KeywordIndex
 from serving.auction.retrieval.vectors import VectorIndex
 from serving.campaigns.types import Campaign, CampaignState, Creative, ReviewState
@@ -58,8 +58,8 @@ def unit(text: str, width: int = 64) -> NDArray[np.float32]:
     return vector / np.linalg.norm(vector)
 
 
-class Router:
-    """An eligibility index with its creatives' index, kept together as the router keeps them."""
+class Indexes:
+    """An eligibility index and a creative index, updated together as the marketplace does."""
 
     def __init__(self, width: int = 64) -> None:
         self.eligibility, self.creatives, self.width = EligibilityIndex(), CreativeIndex(width), width
@@ -68,35 +68,37 @@ class Router:
         if self.eligibility.get(one.id):
             self.creatives.remove(self.eligibility.rows_of(one.id))
         self.eligibility.put(one)
-        vectors = np.array([unit(creative_text(c)) for c in one.creatives]).reshape(-1, 64) if self.width else None
-        self.creatives.put(self.eligibility.rows_of(one.id), one.creatives, vectors)
+        rows = self.eligibility.rows_of(one.id)
+        self.creatives.put(rows, one.creatives)
+        if self.width:
+            self.creatives.put_vectors(rows, np.array([unit(creative_text(c)) for c in one.creatives]))
 
     def remove(self, campaign_id: str) -> None:
         if self.eligibility.get(campaign_id):
             self.creatives.remove(self.eligibility.rows_of(campaign_id))
             self.eligibility.remove(campaign_id)
 
-    def ask(self, query: str, count: int = 5, **fields: Any) -> tuple[Found, ...]:
+    def ask(self, query: str, count: int = 5, **fields: Any) -> tuple[Hit, ...]:
         query_D = unit(query) if self.width else None
         return self.creatives.search(query, query_D, self.eligibility.evaluate(ASK, **fields), count)
 
 
 @pytest.mark.parametrize("width", [0, 64])
 def test_the_ad_about_the_question_comes_first(width: int) -> None:
-    router = Router(width)
+    indexes = Indexes(width)
     for i, thing in enumerate(THINGS):
-        router.put(campaign(i, f"{thing} for everyone", f"cheap {thing}"))
+        indexes.put(campaign(i, f"{thing} for everyone", f"cheap {thing}"))
     for i, thing in enumerate(THINGS):
-        found = router.ask(f"where do I get {thing}")
+        found = indexes.ask(f"where do I get {thing}")
         assert {f.eligible.campaign.id for f in found[:2]} == {f"C{i}"}
         assert all(0 <= f.relevance <= 1 + 1e-6 for f in found)
 
 
-def test_only_the_eligible_are_found() -> None:
-    router = Router()
-    router.put(campaign(1, "running shoes", state=CampaignState.PAUSED))
-    router.put(campaign(2, "coffee"))
-    assert [f.eligible.creative.id for f in router.ask("running shoes")] == ["A2.0"]
+def test_only_eligible_creatives_are_found() -> None:
+    indexes = Indexes()
+    indexes.put(campaign(1, "running shoes", state=CampaignState.PAUSED))
+    indexes.put(campaign(2, "coffee"))
+    assert [f.eligible.creative.id for f in indexes.ask("running shoes")] == ["A2.0"]
 
 
 texts = st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join)
@@ -107,10 +109,10 @@ changes = st.lists(
 
 @settings(deadline=None)
 @given(changes, texts, st.integers(1, 6))
-def test_any_history_of_changes_ends_in_the_same_answer(
+def test_the_result_does_not_depend_on_the_history_of_changes(
     history: list[tuple[int, list[str] | None]], query: str, count: int
 ) -> None:
-    lived = Router()
+    lived = Indexes()
     known: dict[int, Campaign] = {}
     for number, titles in history:
         if titles is None:
@@ -119,7 +121,7 @@ def test_any_history_of_changes_ends_in_the_same_answer(
         else:
             known[number] = campaign(number, *titles)
             lived.put(known[number])
-    fresh = Router()
+    fresh = Indexes()
     for number in sorted(known, reverse=True):
         fresh.put(known[number])
     here, there = lived.ask(query, count), fresh.ask(query, count)
@@ -133,7 +135,7 @@ def test_any_history_of_changes_ends_in_the_same_answer(
 def test_keyword_scores_are_those_of_the_formula(documents: list[str], query: str, data: st.DataObject) -> None:
     index = KeywordIndex()
     for row, text in enumerate(documents):
-        index.put(row, "soon replaced")
+        index.put(row, "former text")
         index.put(row, text)
     rows = data.draw(st.lists(st.sampled_from(range(len(documents))), unique=True).map(lambda r: np.array(r, np.int64)))
     positions, scores = index.search(query, rows, count=100)
@@ -160,14 +162,21 @@ def cloud(rows: int, topics: int, seed: int = 3) -> NDArray[np.float32]:
     return unit_vectors
 
 
-def test_a_search_by_cells_finds_nearly_what_a_full_one_finds() -> None:
+def cluster(index: VectorIndex) -> None:
+    clustering = index.start_clustering()
+    assert clustering is not None
+    clustering.run()
+    index.adopt(clustering)
+
+
+def test_a_search_by_clusters_finds_nearly_all_that_an_exact_one_finds() -> None:
     vectors = cloud(12_000, 60)
     index, exact = VectorIndex(32, compared=1_000), VectorIndex(32, compared=10**9)
     for row, vector in enumerate(vectors):
         index.put(row, vector)
         exact.put(row, vector)
-    assert index.fit()
-    assert not index.fit()
+    cluster(index)
+    assert index.start_clustering() is None
     hits = 0
     for query in cloud(50, 60)[:50]:
         rows = np.arange(0, 12_000, 2)
@@ -188,11 +197,11 @@ def test_equal_creatives_score_equally_wherever_they_are_filed() -> None:
     assert len(index.search(query, np.arange(203), 5)[0]) == 203  # ties are not cut
 
 
-def test_what_came_after_the_fit_is_found_and_what_went_is_not() -> None:
+def test_vectors_put_after_a_clustering_are_found_and_removed_ones_are_not() -> None:
     index, vectors = VectorIndex(32, compared=100), cloud(5_000, 20)
     for row, vector in enumerate(vectors):
         index.put(row, vector)
-    assert index.fit()
+    cluster(index)
     new = cloud(1, 20, seed=9)[0]
     index.put(6_000, new)
     index.remove(7)
@@ -202,18 +211,18 @@ def test_what_came_after_the_fit_is_found_and_what_went_is_not() -> None:
     assert len(index) == 5_000
 
 
-def test_what_changes_while_the_cells_are_fitted_is_found_all_the_same() -> None:
+def test_vectors_put_during_a_clustering_are_found() -> None:
     index, vectors, later = VectorIndex(32, compared=100), cloud(5_000, 20), cloud(300, 20, seed=9)
     for row, vector in enumerate(vectors):
         index.put(row, vector)
-    fitting = index.fitting()
-    assert fitting is not None
+    clustering = index.start_clustering()
+    assert clustering is not None
     changed = [*range(0, 200), *range(8_000, 8_100)]
     for row, vector in zip(changed, later, strict=True):
         index.put(row, vector)
     index.remove(4_999)
-    fitting.run()
-    index.take(fitting)
+    clustering.run()
+    index.adopt(clustering)
     rows = np.array([*range(5_000), *range(8_000, 8_100)])
     for row, vector in zip(changed, later, strict=True):
         assert rows[index.search(vector, rows, 1)[0]].tolist() == [row]
@@ -221,15 +230,15 @@ def test_what_changes_while_the_cells_are_fitted_is_found_all_the_same() -> None
 
 
 def test_the_prompt_holds_one_of_a_group_in_the_order_of_ids() -> None:
-    router = Router()
+    indexes = Indexes()
     for number in (10, 2, 1):
-        router.put(campaign(number, "red shoes", separation="" if number == 1 else "shoes", bid_micros=number))
-    found = router.ask("red shoes", count=10)
-    candidates, lost = prompt_candidates(found, 5)
-    assert [f.eligible.creative.id for f in candidates] == ["A1.0", "A10.0"]
-    assert [(loss.creative_id, loss.winner) for loss in lost] == [("A2.0", "A10.0")]
-    assert prompt_candidates(found, 5) == prompt_candidates(found, 5)
-    assert len(prompt_candidates(found, 1)[0]) == 1
+        indexes.put(campaign(number, "red shoes", separation="" if number == 1 else "shoes", bid_micros=number))
+    hits = indexes.ask("red shoes", count=10)
+    offers, displaced = choose_offers(hits, 5)
+    assert [offer.ad.id for offer in offers] == ["A1.0", "A10.0"]
+    assert [(one.creative_id, one.winner) for one in displaced] == [("A2.0", "A10.0")]
+    assert choose_offers(hits, 5) == choose_offers(hits, 5)
+    assert len(choose_offers(hits, 1)[0]) == 1
 
 
 BRANDS = ("Falcon", "Eagle", "Heron", "Straße")
@@ -246,14 +255,14 @@ BRANDS = ("Falcon", "Eagle", "Heron", "Straße")
         max_size=8,
     )
 )
-def test_no_prompt_holds_two_of_which_one_blocks_the_other(booked: list[tuple[str, list[str], int]]) -> None:
-    router = Router(width=0)
+def test_no_prompt_holds_an_offer_that_blocks_another(booked: list[tuple[str, list[str], int]]) -> None:
+    indexes = Indexes(width=0)
     for number, (advertiser, blocked, bid) in enumerate(booked):
         terms = {"advertiser_id": advertiser, "block_advertisers": tuple(blocked), "bid_micros": bid}
-        router.put(campaign(number, "red shoes", **terms))
-    candidates, lost = prompt_candidates(router.ask("red shoes", count=20), 20)
-    assert len(candidates) + len(lost) == len(booked)
-    for one in candidates:
-        names = {name.strip().casefold() for name in one.eligible.campaign.block_advertisers}
-        names -= {one.eligible.campaign.advertiser_id.casefold()}
-        assert not names & {other.eligible.campaign.advertiser_id.casefold() for other in candidates}
+        indexes.put(campaign(number, "red shoes", **terms))
+    offers, displaced = choose_offers(indexes.ask("red shoes", count=20), 20)
+    assert len(offers) + len(displaced) == len(booked)
+    for one in offers:
+        names = {name.strip().casefold() for name in one.campaign.block_advertisers}
+        names -= {one.campaign.advertiser_id.casefold()}
+        assert not names & {other.campaign.advertiser_id.casefold() for other in offers}

@@ -1,4 +1,4 @@
-"""Competitors never share a prompt, whoever they are and however many; the better one stands, the record says why."""
+"""Competitors never share a prompt: the better one stays, and the record says why the other does not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.auction.separation import Apart, Contender, separate
+from serving.auction.separation import Contender, SeparationReason, separate
 
 contenders = st.lists(
     st.builds(
@@ -28,61 +28,61 @@ contenders = st.lists(
 )
 
 
-def worth(one: Contender) -> tuple[float, float]:
+def rank(one: Contender) -> tuple[float, float]:
     return one.relevance * one.bid, one.relevance
 
 
-def foes(a: Contender, b: Contender) -> bool:
+def are_blocked(a: Contender, b: Contender) -> bool:
     return a.advertiser != b.advertiser and (b.advertiser in a.blocked or a.advertiser in b.blocked)
 
 
 APART = {
-    Apart.SAME_CAMPAIGN: lambda a, b: a.campaign_id == b.campaign_id,
-    Apart.SEPARATION_GROUP: lambda a, b: bool(a.group) and a.group == b.group,
-    Apart.BLOCKED_COMPETITOR: foes,
+    SeparationReason.SAME_CAMPAIGN: lambda a, b: a.campaign_id == b.campaign_id,
+    SeparationReason.SEPARATION_GROUP: lambda a, b: bool(a.group) and a.group == b.group,
+    SeparationReason.BLOCKED_COMPETITOR: are_blocked,
 }
 
 
 @given(contenders)
-def test_what_is_kept_may_stand_together_and_what_is_not_lost_to_a_better_one(arrived: list[Contender]) -> None:
-    kept, lost = separate(arrived)
+def test_kept_contenders_may_share_a_prompt_and_the_others_lose_to_a_better_one(given_: list[Contender]) -> None:
+    kept, displaced = separate(given_)
     assert max(Counter(c.campaign_id for c in kept).values(), default=0) <= 1
     assert max(Counter(c.group for c in kept if c.group).values(), default=0) <= 1
     assert not [(a, b) for a in kept for b in kept if a != b and any(apart(a, b) for apart in APART.values())]
-    assert list(kept) == [c for c in arrived if c in kept]
-    by_id = {c.creative_id: c for c in arrived}
-    assert {loss.creative_id for loss in lost} == by_id.keys() - {c.creative_id for c in kept}
-    for loss in lost:
-        loser, winner = by_id[loss.creative_id], by_id[loss.winner]
+    assert list(kept) == [c for c in given_ if c in kept]
+    by_id = {c.creative_id: c for c in given_}
+    assert {one.creative_id for one in displaced} == by_id.keys() - {c.creative_id for c in kept}
+    for one in displaced:
+        loser, winner = by_id[one.creative_id], by_id[one.winner]
         assert winner in kept
-        assert worth(winner) >= worth(loser)
-        assert APART[loss.reason](loser, winner)
+        assert rank(winner) >= rank(loser)
+        assert APART[one.reason](loser, winner)
 
 
 @given(contenders, st.randoms())
-def test_the_order_of_arrival_decides_nothing(arrived: list[Contender], chance: object) -> None:
-    shuffled = sorted(arrived, key=lambda c: hash((c.creative_id, repr(chance))))
-    (kept, lost), (again, lost_again) = separate(shuffled), separate(arrived)
-    assert (set(kept), lost) == (set(again), lost_again)
+def test_the_given_order_has_no_effect(given_: list[Contender], chance: object) -> None:
+    shuffled = sorted(given_, key=lambda c: hash((c.creative_id, repr(chance))))
+    (kept, displaced), (kept_again, displaced_again) = separate(shuffled), separate(given_)
+    assert (set(kept), displaced) == (set(kept_again), displaced_again)
 
 
 @given(contenders, st.data())
-def test_a_higher_bid_never_costs_a_place(arrived: list[Contender], data: st.DataObject) -> None:
-    kept, _ = separate(arrived)
+def test_a_higher_bid_never_costs_a_place(given_: list[Contender], data: st.DataObject) -> None:
+    kept, _ = separate(given_)
     if kept:
         one = data.draw(st.sampled_from(kept))
-        raised = [replace(c, bid=c.bid + 3) if c == one else c for c in arrived]
+        raised = [replace(c, bid=c.bid + 3) if c == one else c for c in given_]
         assert one.creative_id in {c.creative_id for c in separate(raised)[0]}
 
 
-def test_the_more_relevant_wins_over_the_slightly_higher_bid() -> None:
+def test_a_more_relevant_ad_wins_against_a_slightly_higher_bid() -> None:
     cola = Contender("A1", "C1", "u", "cola", 0.9, 100)
     other = Contender("A2", "C2", "v", "cola", 0.5, 150)
     assert separate([other, cola])[0] == (cola,)
     assert separate([replace(other, bid=200), cola])[0] == (replace(other, bid=200),)
 
 
-def test_a_blocked_competitor_is_left_out_of_the_answer_and_told_why(
+def test_the_record_names_a_blocked_competitor_and_its_winner(
     start: Callable[..., Any], wait_until: Callable[..., None]
 ) -> None:
     router = start("Try {*}.")

@@ -1,13 +1,24 @@
-"""Who may take part in an auction: rules, reason codes and the index that answers them for all campaigns at once.
+"""Which campaigns and creatives may take part in an auction.
 
-`rules` is the definition, `index` the fast answer. Which eligible creatives enter the prompt is left to
-`serving.auction.retrieval` and `serving.auction.separation`, storage of campaigns to `serving.database`.
+`rules` defines eligibility for one campaign, `index` computes the same result for all campaigns at once. Choosing the
+creatives of the prompt among the eligible is left to `serving.auction.retrieval` and `serving.auction.offers`, storing
+campaigns to `serving.campaigns`.
 """
 
-from serving.auction.eligibility.evaluation import Eligible, Evaluation
-from serving.auction.eligibility.index import EligibilityIndex
-from serving.auction.eligibility.reasons import Reason
-from serving.auction.eligibility.request import UNCOUNTED, Capped, PlacementRequest
-from serving.auction.eligibility.rules import Verdict
+from serving.auction.eligibility.creatives import CREATIVE_REASONS, CreativeState
+from serving.auction.eligibility.index import EligibilityIndex, Eligible, Evaluation
+from serving.auction.eligibility.request import UNCOUNTED, PlacementRequest, ReachedCaps
+from serving.auction.eligibility.rules import CreativeDecision, Reason
 
-__all__ = ["UNCOUNTED", "Capped", "EligibilityIndex", "Eligible", "Evaluation", "PlacementRequest", "Reason", "Verdict"]
+__all__ = [
+    "PlacementRequest",
+    "ReachedCaps",
+    "UNCOUNTED",
+    "Reason",
+    "CreativeDecision",
+    "EligibilityIndex",
+    "Evaluation",
+    "Eligible",
+    "CREATIVE_REASONS",
+    "CreativeState",
+]

@@ -1,6 +1,6 @@
 """Segment adjustments of bids for all campaigns at once, exact to the micro.
 
-Products are made in 64-bit whole numbers where they fit; the few that would not fit are multiplied by Python's.
+Products are computed in 64-bit integers; the few that would overflow are computed again in Python's integers.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ from serving.auction.eligibility.rules import adjusted_bid
 from serving.campaigns.types import LARGEST_BID, Campaign
 
 _SAFE = 2.0**62
-_Segment = tuple[str, str]
+_Segment = tuple[str, str]  # dimension, code
 _Factor = tuple[int, int]  # numerator, denominator
+_FactorArrays = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]  # slots, numerators, denominators
 
 
 class BidAdjustments:
-    """The adjustments of all slots by (dimension, code)."""
+    """The adjustments of all campaigns by segment."""
 
     def __init__(self) -> None:
         self._factors: dict[_Segment, dict[int, _Factor]] = {}
-        self._arrays: dict[_Segment, tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]] = {}
+        self._arrays: dict[_Segment, _FactorArrays] = {}
 
     def add(self, campaign: Campaign, slot: int) -> None:
-        """Files the adjustments of a campaign that `check_bid` has passed."""
+        """Add the adjustments of a campaign that `check_bid` accepts."""
         for segment, factor in _factors(campaign).items():
             self._factors.setdefault(segment, {})[slot] = factor
             self._arrays.pop(segment, None)
 
     def discard(self, campaign: Campaign, slot: int) -> None:
-        """Forgets the slot's adjustments."""
+        """Remove the adjustments of a campaign as it was added."""
         for segment in _factors(campaign):
             slots = self._factors.get(segment, {})
             slots.pop(slot, None)
@@ -44,30 +45,31 @@ class BidAdjustments:
     def apply(
         self, bids: NDArray[np.int64], request: PlacementRequest, campaigns: tuple[Campaign | None, ...]
     ) -> NDArray[np.int64]:
-        """Adjusted bids by slot, shape of `bids`; `bids` itself where no adjustment matches."""
+        """Return the adjusted bids by slot, shape of `bids`; `bids` itself where no adjustment matches."""
         matching = [(d, code) for d, codes in request.segments.items() for code in codes if (d, code) in self._factors]
         if not matching:
             return bids
         product, divisor = bids.copy(), np.ones(len(bids), np.int64)
-        size, depth = bids.astype(np.float64), np.ones(len(bids))  # the same products, roughly
+        # The same products as floats: they show which of the integer ones have overflowed.
+        product_size, divisor_size = bids.astype(np.float64), np.ones(len(bids))
         touched = np.zeros(len(bids), np.bool_)
-        with np.errstate(over="ignore"):  # what wraps around is found by its size and done again
+        with np.errstate(over="ignore"):
             for segment in matching:
                 slots, numerators, denominators = self._array(segment)
                 product[slots] *= numerators
-                size[slots] *= numerators
+                product_size[slots] *= numerators
                 divisor[slots] *= denominators
-                depth[slots] *= denominators
+                divisor_size[slots] *= denominators
                 touched[slots] = True
             where = np.flatnonzero(touched)
             adjusted = bids.copy()
             adjusted[where] = product[where] // np.maximum(divisor[where], 1)
-        for slot in where[np.maximum(size[where], depth[where]) >= _SAFE]:
+        for slot in where[np.maximum(product_size[where], divisor_size[where]) >= _SAFE]:
             campaign = campaigns[slot]
             adjusted[slot] = adjusted_bid(campaign, request) if campaign else 0
         return adjusted
 
-    def _array(self, segment: _Segment) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    def _array(self, segment: _Segment) -> _FactorArrays:
         found = self._arrays.get(segment)
         if found is None:
             factors = self._factors[segment]
@@ -79,7 +81,7 @@ class BidAdjustments:
 
 
 def _factors(campaign: Campaign) -> dict[_Segment, _Factor]:
-    """One factor per segment: a campaign may name a segment several times. Fractions are reduced, to stay small."""
+    """Combine the adjustments of each segment into one reduced fraction: a campaign may name a segment repeatedly."""
     found: dict[_Segment, _Factor] = {}
     for adjustment in campaign.adjustments:
         segment = (adjustment.dimension, segment_code(adjustment.dimension, adjustment.value))

@@ -1,23 +1,73 @@
-"""The numbers of all campaigns as arrays, one entry per slot, and the rows of their creatives.
+"""The numbers of all campaigns as arrays with one entry per slot.
 
-Slots and rows are reused after removal. The creatives of a campaign lie in one run of rows, so that the rows of the
-eligible campaigns are listed without a loop. What the entries mean is decided in `serving.auction.eligibility.index`.
+A slot is the index's number for a campaign; it is reused after removal. Entries that depend on the local time are
+brought up to date by `advance_clock`. Money is in micros, times in microseconds since 1970.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from datetime import UTC, date, datetime, timedelta
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.campaigns.dayparts import WEEK_HOURS
+from mechanism.types import Micros
+from serving.auction.pacing import WHOLE, campaign_key
+from serving.campaigns.dayparts import QUARTER_S, WEEK_HOURS, open_week, week_hour, zone
+from serving.campaigns.types import Campaign, CampaignState, Spend, normal
 
 UNLIMITED = np.iinfo(np.int64).max
-APPROVED, PENDING, REJECTED, CAPPED = range(4)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 _FIRST_CAPACITY = 64
 T = TypeVar("T", bound=np.generic)
+
+
+def grown(array: NDArray[T], least: int) -> NDArray[T]:
+    """Copy an array into one with at least `least` entries along the first axis, at least doubled, the new ones 0."""
+    larger = np.zeros((max(least, 2 * len(array)), *array.shape[1:]), array.dtype)
+    larger[: len(array)] = array
+    return larger
+
+
+def micros_since_epoch(time: datetime) -> int:
+    """Return microseconds since 1970."""
+    return (time - _EPOCH) // _MICROSECOND
+
+
+class LocalClock:
+    """The hour of the week and the date in every time zone in use, current to the quarter of an hour."""
+
+    def __init__(self) -> None:
+        self.hours_Z: list[int] = []
+        self.days_Z: list[int] = []
+        self._numbers: dict[str, int] = {}
+        self._quarter: int | None = None
+
+    @property
+    def running(self) -> bool:
+        """False until the first `advance` and after a zone was added: then `hours_Z` and `days_Z` are incomplete."""
+        return self._quarter is not None
+
+    def number(self, time_zone: str) -> int:
+        """Return the index of a time zone in `hours_Z` and `days_Z`; a new zone stops the clock."""
+        if time_zone not in self._numbers:
+            self._numbers[time_zone] = len(self._numbers)
+            self._quarter = None
+        return self._numbers[time_zone]
+
+    def advance(self, now: datetime) -> bool:
+        """Set the clock to `now`; return whether it has entered another quarter of an hour."""
+        quarter = int(now.timestamp() // QUARTER_S)
+        if quarter == self._quarter:
+            return False
+        self._quarter = quarter
+        locals_Z = [now.astimezone(zone(name)) for name in self._numbers]
+        self.hours_Z = [week_hour(local) for local in locals_Z]
+        self.days_Z = [local.toordinal() for local in locals_Z]
+        return True
 
 
 def _flags() -> NDArray[np.bool_]:
@@ -29,8 +79,12 @@ def _numbers() -> NDArray[np.int64]:
 
 
 @dataclass(slots=True)
-class Columns:
-    """Arrays of shape (capacity,), `open_week` (capacity, 168). Times in micros since 1970, money in micros."""
+class CampaignColumns:
+    """Arrays of shape (capacity,), `open_week` of shape (capacity, 168).
+
+    `any_*` are True where the campaign does not target the dimension. `keys` and `thresholds` are those of
+    `serving.auction.pacing.coins`.
+    """
 
     used: NDArray[np.bool_] = field(default_factory=_flags)
     unpaused: NDArray[np.bool_] = field(default_factory=_flags)
@@ -53,42 +107,65 @@ class Columns:
     spend_today: NDArray[np.int64] = field(default_factory=_numbers)
     currency: NDArray[np.int64] = field(default_factory=_numbers)
     zone: NDArray[np.int64] = field(default_factory=_numbers)
-    first_row: NDArray[np.int64] = field(default_factory=_numbers)
-    row_count: NDArray[np.int64] = field(default_factory=_numbers)
     keys: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(_FIRST_CAPACITY, np.uint64))
     thresholds: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(_FIRST_CAPACITY, np.uint64))
     open_week: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((_FIRST_CAPACITY, WEEK_HOURS), np.bool_))
+    _currencies: dict[str, int] = field(default_factory=dict)
+    _clock: LocalClock = field(default_factory=LocalClock)
 
-    def reserve(self, slots: int) -> None:
-        """Makes room for that many slots, at least doubling."""
-        if slots > len(self.used):
-            for name in self.__dataclass_fields__:
-                setattr(self, name, grown(getattr(self, name), slots))
+    def currency_number(self, currency: str) -> int:
+        """Return the number of a currency in the column `currency`, -1 if no campaign bids in it."""
+        return self._currencies.get(normal(currency), -1)
+
+    def reserve(self, slot: int, campaign_id: str) -> None:
+        """Make room for a slot and reset its participation to 1."""
+        if slot >= len(self.used):
+            for column in fields(self):
+                if not column.name.startswith("_"):
+                    setattr(self, column.name, grown(getattr(self, column.name), slot + 1))
+        self.keys[slot] = campaign_key(campaign_id)
+        self.thresholds[slot] = WHOLE
+
+    def fill(self, slot: int, campaign: Campaign) -> None:
+        """Write a campaign's own numbers into its slot; spend and participation are left alone."""
+        target = campaign.targeting
+        self.used[slot] = True
+        self.unpaused[slot] = campaign.state is not CampaignState.PAUSED
+        self.unended[slot] = campaign.state is not CampaignState.ENDED
+        self.with_creatives[slot] = bool(campaign.creatives)
+        self.any_country[slot], self.any_language[slot] = not target.countries, not target.languages
+        self.any_category[slot], self.any_placement[slot] = not target.categories, not target.placements
+        self.any_keyword[slot] = not target.keywords
+        self.uncapped[slot] = not (campaign.campaign_caps or campaign.creative_caps)
+        self.starts[slot] = micros_since_epoch(campaign.starts_at)
+        self.ends[slot] = UNLIMITED if campaign.ends_at is None else micros_since_epoch(campaign.ends_at)
+        self.bids[slot] = campaign.bid_micros
+        self.currency[slot] = self._currencies.setdefault(normal(campaign.currency), len(self._currencies))
+        self.zone[slot] = self._clock.number(campaign.time_zone)
+        self.open_week[slot] = open_week(campaign.dayparts)
+        if self._clock.running:
+            self.open_now[slot] = self.open_week[slot, self._clock.hours_Z[int(self.zone[slot])]]
+
+    def fill_spend(self, slot: int, campaign: Campaign, spend: Spend | None) -> None:
+        """Write the rest of a campaign's budgets into its slot."""
+        self.total_left[slot] = _left(campaign.total_budget_micros, spend.total_micros if spend else 0)
+        self.daily_budget[slot] = _left(campaign.daily_budget_micros, 0)
+        self.spend_day[slot] = date.fromisoformat(spend.day).toordinal() if spend and spend.day else 0
+        self.spend_today[slot] = spend.day_micros if spend else 0
+        if self._clock.running:
+            today = int(self.spend_day[slot]) == self._clock.days_Z[int(self.zone[slot])]
+            self.day_left[slot] = _left(campaign.daily_budget_micros, int(self.spend_today[slot]) if today else 0)
+
+    def advance_clock(self, now: datetime, size: int) -> None:
+        """Bring `open_now` and `day_left` of the first `size` slots up to date; cheap within a quarter of an hour."""
+        if not self._clock.advance(now) or not size:
+            return
+        zones_C = self.zone[:size]
+        self.open_now[:size] = self.open_week[np.arange(size), np.array(self._clock.hours_Z)[zones_C]]
+        today_C = self.spend_day[:size] == np.array(self._clock.days_Z)[zones_C]
+        left_C = self.daily_budget[:size] - np.where(today_C, self.spend_today[:size], 0)
+        self.day_left[:size] = np.where(self.daily_budget[:size] == UNLIMITED, UNLIMITED, left_C)
 
 
-def grown(array: NDArray[T], least: int) -> NDArray[T]:
-    """The array with at least `least` entries along its first axis, at least doubled, the new ones zero."""
-    larger = np.zeros((max(least, 2 * len(array)), *array.shape[1:]), array.dtype)
-    larger[: len(array)] = array
-    return larger
-
-
-class Runs:
-    """Gives out runs of consecutive rows; a freed run is used again for another of its length."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._free: dict[int, list[int]] = {}
-
-    def take(self, length: int) -> int:
-        """The first row of a free run."""
-        free = self._free.get(length)
-        if free:
-            return free.pop()
-        first, self.size = self.size, self.size + length
-        return first
-
-    def give_back(self, first: int, length: int) -> None:
-        """Frees a run."""
-        if length:
-            self._free.setdefault(length, []).append(first)
+def _left(budget: Micros | None, spent: Micros) -> int:
+    return UNLIMITED if budget is None else min(budget - spent, UNLIMITED)

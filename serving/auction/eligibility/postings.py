@@ -1,19 +1,23 @@
-"""Inverted lists from a code (a country, a category, an advertiser, a keyword) to the campaigns that name it.
+"""Inverted lists: from a code (a country, a category, an advertiser, a keyword) to the slots of campaigns that name it.
 
-Campaigns are slots: small whole numbers given out by the index. A list is a set while it changes and an array once it
-is read; memory grows with what campaigns name, not with codes times campaigns.
+A list is a set while it changes and an array once it is read. Memory grows with what campaigns name, not with the
+number of codes times campaigns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.auction.eligibility.request import segment_code, words
+from serving.campaigns.types import Campaign, normal
+
 Slots = NDArray[np.int32]
 Mask = NDArray[np.bool_]
-EMPTY: Slots = np.empty(0, np.int32)
+Phrase = tuple[str, ...]
+_NO_SLOTS: Slots = np.empty(0, np.int32)
 
 
 class Postings:
@@ -24,12 +28,12 @@ class Postings:
         self._arrays: dict[str, Slots] = {}
 
     def add(self, code: str, slot: int) -> None:
-        """Puts the slot on the code's list."""
+        """Add the slot to the code's list."""
         self._sets.setdefault(code, set()).add(slot)
         self._arrays.pop(code, None)
 
     def discard(self, code: str, slot: int) -> None:
-        """Takes the slot off the code's list; a list without slots goes."""
+        """Remove the slot from the code's list, and the list when it is empty."""
         slots = self._sets.get(code)
         if slots is None:
             return
@@ -38,53 +42,49 @@ class Postings:
         if not slots:
             del self._sets[code]
 
-    def get(self, code: str) -> Slots:
-        """The slots under the code, in no particular order."""
-        found = self._arrays.get(code)
-        if found is None:
-            slots = self._sets.get(code)
-            if slots is None:
-                return EMPTY
-            found = self._arrays[code] = np.fromiter(slots, np.int32, len(slots))
-        return found
-
     def admit(self, codes: Iterable[str], mask: Mask) -> Mask:
-        """`mask` with True at every slot under one of the codes; a new array."""
+        """Return a copy of `mask` that is True at every slot under one of the codes."""
         admitted = mask.copy()
         for code in codes:
-            admitted[self.get(code)] = True
+            admitted[self._get(code)] = True
         return admitted
 
     def exclude(self, codes: Iterable[str], size: int) -> Mask | None:
-        """False at every slot under one of the codes and True elsewhere, shape (size,); None where nobody is."""
+        """Return a mask (size,) that is False at every slot under one of the codes; None if no slot is."""
         excluded: Mask | None = None
         for code in codes:
-            slots = self.get(code)
+            slots = self._get(code)
             if slots.size:
                 if excluded is None:
                     excluded = np.ones(size, np.bool_)
                 excluded[slots] = False
         return excluded
 
-
-Phrase = tuple[str, ...]
+    def _get(self, code: str) -> Slots:
+        found = self._arrays.get(code)
+        if found is None:
+            slots = self._sets.get(code)
+            if slots is None:
+                return _NO_SLOTS
+            found = self._arrays[code] = np.fromiter(slots, np.int32, len(slots))
+        return found
 
 
 class KeywordPostings:
-    """Slots by keyword, a keyword being one or more words that must follow each other in a query."""
+    """Slots by keyword: one or more words that occur in a query next to each other."""
 
     def __init__(self) -> None:
         self._postings = Postings()
         self._by_first: dict[str, dict[Phrase, set[int]]] = {}
 
     def add(self, phrase: Phrase, slot: int) -> None:
-        """Puts the slot on the keyword's list; a keyword without a word matches nothing."""
+        """Add the slot to the keyword's list; a keyword without words matches nothing."""
         if phrase:
             self._postings.add(" ".join(phrase), slot)
             self._by_first.setdefault(phrase[0], {}).setdefault(phrase, set()).add(slot)
 
     def discard(self, phrase: Phrase, slot: int) -> None:
-        """Takes the slot off the keyword's list."""
+        """Remove the slot from the keyword's list."""
         phrases = self._by_first.get(phrase[0], {}) if phrase else {}
         if phrase in phrases:
             self._postings.discard(" ".join(phrase), slot)
@@ -95,7 +95,7 @@ class KeywordPostings:
                 del self._by_first[phrase[0]]
 
     def admit(self, query_words: Phrase, mask: Mask) -> Mask:
-        """`mask` with True at every slot with a keyword in the query; a new array."""
+        """Return a copy of `mask` that is True at every slot with a keyword in the query."""
         return self._postings.admit(self._matches(query_words), mask)
 
     def _matches(self, query_words: Phrase) -> set[str]:
@@ -107,3 +107,41 @@ class KeywordPostings:
                 if length == 1 or any(query_words[i : i + length] == phrase for i in starts):
                     found.add(" ".join(phrase))
         return found
+
+
+class CampaignPostings:
+    """All lists of the campaigns: what they target, what they block, and what blocks of others may name."""
+
+    def __init__(self) -> None:
+        self.targets = {dimension: Postings() for dimension in ("country", "language", "category", "placement")}
+        self.keywords = KeywordPostings()
+        self.blocking_category, self.blocking_placement = Postings(), Postings()
+        self.in_category, self.of_advertiser = Postings(), Postings()
+
+    def add(self, campaign: Campaign, slot: int) -> None:
+        """Add the slot to every list that the campaign belongs on."""
+        for postings, code in self._entries(campaign):
+            postings.add(code, slot)
+        for keyword in campaign.targeting.keywords:
+            self.keywords.add(words(keyword), slot)
+
+    def discard(self, campaign: Campaign, slot: int) -> None:
+        """Remove the slot from the lists of the campaign as it was added."""
+        for postings, code in self._entries(campaign):
+            postings.discard(code, slot)
+        for keyword in campaign.targeting.keywords:
+            self.keywords.discard(words(keyword), slot)
+
+    def _entries(self, campaign: Campaign) -> Iterator[tuple[Postings, str]]:
+        target = campaign.targeting
+        for dimension, values in (
+            ("country", target.countries),
+            ("language", target.languages),
+            ("category", target.categories),
+            ("placement", target.placements),
+        ):
+            yield from ((self.targets[dimension], segment_code(dimension, value)) for value in values)
+        yield from ((self.blocking_category, normal(value)) for value in campaign.block_categories)
+        yield from ((self.blocking_placement, normal(value)) for value in campaign.block_placements)
+        yield self.in_category, normal(campaign.category)
+        yield self.of_advertiser, normal(campaign.advertiser_id)

@@ -1,6 +1,6 @@
-"""What an auction knows of its reader and place: the placement request, normalised once.
+"""The placement request: what an auction knows of the reader, the conversation and the place, normalised once.
 
-The HTTP side fills it in; nothing here is logged. The words of the query and the user id stay out of `repr`.
+The HTTP side builds it. None of it is logged; the query and the user id stay out of `repr`.
 """
 
 from __future__ import annotations
@@ -18,24 +18,29 @@ _WORD = re.compile(r"\w+")
 
 
 def segment_code(dimension: str, value: str) -> str:
-    """A value of a targeting dimension as it is compared; languages may be written with "_" or "-"."""
+    """Return the form in which values of a targeting dimension are compared.
+
+    Languages may be written with "_" or "-".
+    """
     return normal(value).replace("_", "-") if dimension == "language" else normal(value)
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Words of a text in order, case folded; what is no letter, digit or underscore separates them."""
+    """Split a text into case-folded words: runs of letters, digits and underscores."""
     return tuple(_WORD.findall(text.casefold()))
 
 
 @dataclass(frozen=True, slots=True)
 class PlacementRequest:
-    """One request for ads. Empty strings are "unknown", which no targeted campaign admits.
+    """One request for ads. An empty string means unknown, which no targeted campaign admits.
 
-    `user_id` is the caller's name for the reader: used only with `consent`, and then hashed
-    (`serving.auction.frequency`).
-    `publisher_*` are the exclusions of the site, `user_*` those of the reader. `floor_micros` is the least bid, in
-    `currency`. `tmax_ms` is the caller's deadline, None for the router's own. `now` is an aware time.
-    Raises InputError for a naive `now`, and for negative limits.
+    `user_id` is the caller's name for the reader: used only with `consent`, and then hashed by
+    `serving.auction.frequency`. `publisher_*` are exclusions of the site, `user_*` those of the reader. `floor_micros`
+    is the lowest bid, in `currency`. `tmax_ms` is the caller's deadline, None for the router's own. `now` has a UTC
+    offset.
+
+    Raises:
+        InputError: if `now` has no offset, or `floor_micros` or `max_ads` is negative.
     """
 
     auction_id: str
@@ -56,7 +61,7 @@ class PlacementRequest:
     max_ads: int = 3
     tmax_ms: int | None = None
     segments: Mapping[str, tuple[str, ...]] = field(init=False, repr=False, compare=False)
-    """By dimension, the codes that targeting may name to admit this request; none where it is unknown."""
+    """By dimension: the codes of this request. Targeting that names one of them admits it; empty where unknown."""
     query_words: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -75,11 +80,11 @@ class PlacementRequest:
         }
         object.__setattr__(self, "segments", {d: tuple(v for v in codes if v) for d, codes in segments.items()})
         object.__setattr__(self, "query_words", words(self.query))
-        for name in _BLOCKED:
+        for name in _BLOCK_LISTS:
             object.__setattr__(self, name, frozenset(map(normal, getattr(self, name))) - {""})
 
 
-_BLOCKED = (
+_BLOCK_LISTS = (
     "publisher_blocked_categories",
     "publisher_blocked_advertisers",
     "user_blocked_categories",
@@ -88,14 +93,16 @@ _BLOCKED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Capped:
-    """What frequency caps say about one reader: whether impressions can be counted at all, and the ids of the
-    campaigns and creatives that have reached a cap."""
+class ReachedCaps:
+    """The frequency caps that one reader has reached, as ids of campaigns and creatives.
+
+    `countable` is False where the reader's impressions cannot be counted.
+    """
 
     countable: bool = False
     campaigns: frozenset[str] = frozenset()
     creatives: frozenset[AdId] = frozenset()
 
 
-UNCOUNTED = Capped()
-"""The reader of a request without consent or without a user id."""
+UNCOUNTED = ReachedCaps()
+"""For a request without consent or without a user id."""

@@ -1,10 +1,9 @@
-"""Candidate retrieval: which of the eligible creatives enter the prompt of one question.
+"""Candidate retrieval: the eligible creatives that fit a question best.
 
-`index` searches the creatives of all campaigns by meaning and by words, `selection` cuts to one prompt. Who is eligible
-is `serving.auction.eligibility`'s to say, who may stand beside whom `serving.auction.separation`'s.
+`index` searches the creatives of all campaigns by meaning (`vectors`) and by words (`keywords`). Eligibility is decided
+by `serving.auction.eligibility`, which creatives may share a prompt by `serving.auction.offers`.
 """
 
-from serving.auction.retrieval.index import CreativeIndex, Found, query_text
-from serving.auction.retrieval.selection import natural_order, prompt_candidates
+from serving.auction.retrieval.index import CreativeIndex, Hit, creative_text, query_text
 
-__all__ = ["CreativeIndex", "Found", "natural_order", "prompt_candidates", "query_text"]
+__all__ = ["CreativeIndex", "Hit", "creative_text", "query_text"]

@@ -1,7 +1,7 @@
-"""Okapi BM25 over the words of creatives, changed creative by creative.
+"""Okapi BM25 over the words of creatives, updated creative by creative.
 
-Compact and our own because rows must be the eligibility index's and must come and go one at a time; the libraries build
-their index once. Scores follow Robertson and Zaragoza, "The Probabilistic Relevance Framework" (2009), Eq. 3.15.
+Written for this project because rows must be those of the eligibility index and change one at a time; the libraries
+build their index once. Scores follow Robertson and Zaragoza, "The Probabilistic Relevance Framework" (2009), Eq. 3.15.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.auction.eligibility.columns import grown
 from serving.auction.eligibility.request import words
+from serving.auction.retrieval.vectors import best_with_ties
 
 K1, B = 1.2, 0.75
 MOST_TERMS = 32
 """Words of a question that are looked up, the rarest first."""
 COMMON = 0.05
-"""A word in a larger share of the creatives than this tells them too little apart to be looked up..."""
+"""A word in a larger share of the creatives hardly distinguishes them and is not looked up..."""
 FEW = 500
-"""...unless it is in fewer creatives than this."""
+"""...unless fewer creatives than this have it."""
 _Posting = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""Rows or positions, and how often the word stands there or how well they score."""
+"""Rows or positions, and how often a word occurs there or their scores."""
 
 
 class KeywordIndex:
@@ -39,14 +41,12 @@ class KeywordIndex:
         return len(self._terms)
 
     def put(self, row: int, text: str) -> None:
-        """Files a text under a row, in place of any before it."""
+        """File a text under a row in place of its former text."""
         self.remove(row)
         terms = Counter(words(text))
         self._terms[row] = terms
         if row >= len(self._lengths_R):
-            longer = np.zeros(max(row + 1, 2 * len(self._lengths_R)), np.float32)
-            longer[: len(self._lengths_R)] = self._lengths_R
-            self._lengths_R = longer
+            self._lengths_R = grown(self._lengths_R, row + 1)
         self._lengths_R[row] = terms.total()
         self._all_words += terms.total()
         for term, times in terms.items():
@@ -54,7 +54,7 @@ class KeywordIndex:
             self._arrays.pop(term, None)
 
     def remove(self, row: int) -> None:
-        """Empties a row."""
+        """Remove the text under a row; an empty row is ignored."""
         terms = self._terms.pop(row, None)
         if terms is None:
             return
@@ -67,8 +67,10 @@ class KeywordIndex:
                 del self._postings[term]
 
     def search(self, query: str, rows_E: NDArray[np.int64], count: int) -> _Posting:
-        """Positions in `rows_E` of the `count` best rows or a few more (ties are not cut) that share a word with the
-        query, with their scores."""
+        """Return positions in `rows_E` of the `count` best rows that share a word with the query, and their scores.
+
+        Ties with the last one are included.
+        """
         terms = self._lookup(query)
         if not terms or not rows_E.size:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
@@ -82,15 +84,10 @@ class KeywordIndex:
             scores_R[rows] += idf * (K1 + 1) * times / (times + norm)
         scores_E = scores_R[rows_E]
         positions = np.flatnonzero(scores_E)
-        scores = scores_E[positions]
-        if len(positions) > count:
-            least = np.partition(scores, len(scores) - count)[len(scores) - count]
-            best = np.flatnonzero(scores >= least)
-            positions, scores = positions[best], scores[best]
-        return positions, scores
+        return best_with_ties(positions, scores_E[positions], count)
 
     def _lookup(self, query: str) -> list[str]:
-        """The query's words that tell creatives apart, the rarest first, in an order that is always the same."""
+        """Return the words of the query that distinguish creatives, the rarest first, in a deterministic order."""
         most = max(FEW, COMMON * len(self._terms))
         known = [t for t in dict.fromkeys(words(query)) if 0 < len(self._postings.get(t, ())) <= most]
         return sorted(known, key=lambda t: (len(self._postings[t]), t))[:MOST_TERMS]

@@ -1,8 +1,8 @@
 """Unit vectors of creatives by row, searched among the eligible rows only.
 
-Few eligible rows are compared exactly. Among many, the rows are looked up by cells (an inverted file over spherical
-k-means centroids): the cells nearest to the question are read until enough eligible rows have been seen, so the time of
-a search hardly grows with the catalogue.
+Few eligible rows are compared exactly. Many are searched by clusters (an inverted file over spherical k-means
+centroids): the clusters nearest to the question are read until they hold enough eligible rows, so that the time of a
+search hardly grows with the catalogue.
 """
 
 from __future__ import annotations
@@ -10,137 +10,126 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.auction.eligibility.columns import grown
+
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
-CELLS = 256
+CLUSTERS = 256
 SAMPLE = 16_384
 """Rows that the centroids are fitted to."""
 _ROUNDS = 8
 _STEP = 1_024
+"""Rows in one matrix product: a few milliseconds, after which other threads run."""
 
 
 class VectorIndex:
-    """Unit vectors of one width. `compared` is how many eligible rows a search reads at least, where there are so many;
-    a search is exact up to twice as many. Rows are the eligibility index's."""
+    """Unit vectors of one width, by rows of the eligibility index.
+
+    A search compares at least `compared` eligible rows where there are so many, and is exact up to twice as many.
+    """
 
     def __init__(self, width: int, compared: int = 1_024) -> None:
         self._compared = compared
-        self._vectors_RD: Vectors = np.zeros((0, width), np.float32)
-        self._cells_R = np.zeros(0, np.int16)
-        self._filled_R = np.zeros(0, np.bool_)
+        self._vectors_RD: Vectors = np.zeros((1_024, width), np.float32)
+        self._clusters_R = np.zeros(1_024, np.int16)
+        self._filled_R = np.zeros(1_024, np.bool_)
         self._centroids_KD: Vectors | None = None
-        self._fitted_to = 0
-        self._changed: set[int] | None = None  # rows put since a fitting began, while it runs
+        self._clustered = 0  # vectors at the last clustering
+        self._changed: set[int] | None = None  # rows put while a clustering runs
         self._size = 0
 
     def __len__(self) -> int:
         return self._size
 
     def put(self, row: int, vector_D: Vectors) -> None:
-        """Files a unit vector under a row, in place of any before it."""
+        """File a unit vector under a row in place of its former one."""
         if row >= len(self._filled_R):
-            self._grow(row + 1)
+            self._vectors_RD = grown(self._vectors_RD, row + 1)
+            self._clusters_R = grown(self._clusters_R, row + 1)
+            self._filled_R = grown(self._filled_R, row + 1)
         self._size += not self._filled_R[row]
         self._vectors_RD[row], self._filled_R[row] = vector_D, True
         if self._centroids_KD is not None:
-            self._cells_R[row] = int(np.argmax(self._centroids_KD @ vector_D))
+            self._clusters_R[row] = int(np.argmax(self._centroids_KD @ vector_D))
         if self._changed is not None:
             self._changed.add(row)
 
     def remove(self, row: int) -> None:
-        """Empties a row."""
+        """Remove the vector under a row; an empty row is ignored."""
         if row < len(self._filled_R) and self._filled_R[row]:
             self._filled_R[row] = False
             self._vectors_RD[row] = 0
             self._size -= 1
 
-    def fit(self) -> bool:
-        """Fits the cells when there are many more vectors than at the last time; True if it did. Takes seconds for
-        100,000 vectors: whoever may not wait does the three steps apart. The fit depends on nothing but the vectors
-        and their rows."""
-        fitting = self.fitting()
-        if fitting is None:
-            return False
-        fitting.run()
-        self.take(fitting)
-        return True
+    def start_clustering(self) -> Clustering | None:
+        """Begin a clustering if there are twice as many vectors as at the last one, else return None.
 
-    def fitting(self) -> Fitting | None:
-        """What is to be fitted, where it is time: `run` it, on any thread, while the index is used, then `take` it."""
-        if self._size < 8 * CELLS or self._size < 2 * self._fitted_to:
+        It takes seconds for 100,000 vectors: call its `run` on any thread while the index stays in use, then `adopt`.
+        The result depends on nothing but the vectors and their rows.
+        """
+        if self._size < 8 * CLUSTERS or self._size < 2 * self._clustered:
             return None
         self._changed = set()
-        return Fitting(self._vectors_RD, np.flatnonzero(self._filled_R))
+        return Clustering(self._vectors_RD, np.flatnonzero(self._filled_R))
 
-    def take(self, fitting: Fitting) -> None:
-        """Goes over to the cells of a fitting that has run; what changed meanwhile is filed by them, too."""
-        self._centroids_KD, self._fitted_to = fitting.centroids_KD, len(fitting.rows)
-        self._cells_R[fitting.rows] = fitting.cells
+    def adopt(self, clustering: Clustering) -> None:
+        """Search by the clusters of a finished clustering; rows put while it ran are assigned to them as well."""
+        self._centroids_KD, self._clustered = clustering.centroids_KD, len(clustering.rows)
+        self._clusters_R[clustering.rows] = clustering.clusters
         if self._changed:
             changed = np.fromiter(self._changed, np.int64, len(self._changed))
-            self._cells_R[changed] = _nearest(self._vectors_RD[changed], self._centroids_KD)
+            self._clusters_R[changed] = _nearest(self._vectors_RD[changed], self._centroids_KD)
         self._changed = None
 
     def search(self, query_D: Vectors, rows_E: Rows, count: int) -> tuple[NDArray[np.int64], Vectors]:
-        """Positions in `rows_E` of the `count` nearest rows or a few more (ties are not cut), with their cosines. Rows
-        without a vector are never found."""
-        positions = np.flatnonzero(self._known(rows_E))
+        """Return positions in `rows_E` of the `count` nearest rows and their cosines.
+
+        Ties with the last one are included; rows without a vector are not found.
+        """
+        positions = np.flatnonzero(self._is_filled(rows_E))
         if len(positions) > 2 * self._compared and self._centroids_KD is not None:
-            positions = positions[self._near(query_D, rows_E[positions])]
-        cosines = _dots(self._vectors_RD[rows_E[positions]], query_D)
-        if len(positions) > count:
-            least = np.partition(cosines, len(cosines) - count)[len(cosines) - count]
-            best = np.flatnonzero(cosines >= least)
-            positions, cosines = positions[best], cosines[best]
-        return positions, cosines
+            positions = positions[self._in_nearest_clusters(query_D, rows_E[positions])]
+        return best_with_ties(positions, _dots(self._vectors_RD[rows_E[positions]], query_D), count)
 
     def cosines(self, query_D: Vectors, rows: Rows) -> Vectors:
-        """The cosine of each row to the question, 0 for a row without a vector."""
+        """Return the cosine of each row to the question, 0 for a row without a vector."""
         found = np.zeros(len(rows), np.float32)
-        known = self._known(rows)
-        found[known] = _dots(self._vectors_RD[rows[known]], query_D)
+        filled = self._is_filled(rows)
+        found[filled] = _dots(self._vectors_RD[rows[filled]], query_D)
         return found
 
-    def _known(self, rows: Rows) -> NDArray[np.bool_]:
-        known = rows < len(self._filled_R)
-        if known.all():
+    def _is_filled(self, rows: Rows) -> NDArray[np.bool_]:
+        inside = rows < len(self._filled_R)
+        if inside.all():
             return self._filled_R[rows]
-        known[known] = self._filled_R[rows[known]]
-        return known
+        inside[inside] = self._filled_R[rows[inside]]
+        return inside
 
-    def _near(self, query_D: Vectors, rows: Rows) -> NDArray[np.int64]:
-        """Positions in `rows` that lie in the cells nearest to the question, at least `compared` of them."""
-        assert self._centroids_KD is not None, "the cells are fitted"
-        cells = self._cells_R[rows]
+    def _in_nearest_clusters(self, query_D: Vectors, rows: Rows) -> NDArray[np.int64]:
+        """Return positions in `rows` of the clusters nearest to the question, at least `compared` positions."""
+        assert self._centroids_KD is not None, "the vectors are clustered"
+        clusters = self._clusters_R[rows]
         order = np.argsort(-(self._centroids_KD @ query_D), kind="stable")
-        sizes = np.bincount(cells, minlength=CELLS)[order]
+        sizes = np.bincount(clusters, minlength=CLUSTERS)[order]
         needed = int(np.searchsorted(np.cumsum(sizes), self._compared)) + 1
-        wanted = np.zeros(CELLS, np.bool_)
+        wanted = np.zeros(CLUSTERS, np.bool_)
         wanted[order[:needed]] = True
-        return np.flatnonzero(wanted[cells])
-
-    def _grow(self, least: int) -> None:
-        capacity = max(least, 2 * len(self._filled_R), 1_024)
-        for name in ("_vectors_RD", "_cells_R", "_filled_R"):
-            old = getattr(self, name)
-            larger = np.zeros((capacity, *old.shape[1:]), old.dtype)
-            larger[: len(old)] = old
-            setattr(self, name, larger)
+        return np.flatnonzero(wanted[clusters])
 
 
-class Fitting:
-    """Spherical k-means over the filled `rows` as they are now; `cells` are theirs once it has run."""
+class Clustering:
+    """Spherical k-means over the vectors of `rows`; `centroids_KD` and `clusters` (of `rows`) are valid after `run`."""
 
     def __init__(self, vectors_RD: Vectors, rows: Rows) -> None:
         self.rows = rows
         self._vectors_RD = vectors_RD
         sample = rows[:: max(1, len(rows) // SAMPLE)][:SAMPLE]
         self._sample_SD = vectors_RD[sample]
-        self.centroids_KD: Vectors = self._sample_SD[:: len(sample) // CELLS][:CELLS].copy()
-        self.cells = np.zeros(len(rows), np.int16)
+        self.centroids_KD: Vectors = self._sample_SD[:: len(sample) // CLUSTERS][:CLUSTERS].copy()
+        self.clusters = np.zeros(len(rows), np.int16)
 
     def run(self) -> None:
-        """Does the work, in steps that each leave the interpreter to other threads after a few milliseconds."""
+        """Fit the centroids to a sample and assign every row, in steps between which other threads may run."""
         sample_SD, centroids_KD = self._sample_SD, self.centroids_KD
         for _ in range(_ROUNDS):
             nearest_S = _nearest(sample_SD, centroids_KD)
@@ -151,17 +140,31 @@ class Fitting:
             centroids_KD = np.where(norms_K1 > 0, sums_KD / np.maximum(norms_K1, 1e-12), centroids_KD)
         self.centroids_KD = centroids_KD.astype(np.float32)
         for i in range(0, len(self.rows), _STEP):
-            self.cells[i : i + _STEP] = _nearest(self._vectors_RD[self.rows[i : i + _STEP]], self.centroids_KD)
+            self.clusters[i : i + _STEP] = _nearest(self._vectors_RD[self.rows[i : i + _STEP]], self.centroids_KD)
+
+
+def best_with_ties(
+    positions: NDArray[np.int64], scores: NDArray[np.float32], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Keep the positions of the `count` highest scores, and all that tie with the last of them."""
+    if len(positions) <= count:
+        return positions, scores
+    least = np.partition(scores, len(scores) - count)[len(scores) - count]
+    best = np.flatnonzero(scores >= least)
+    return positions[best], scores[best]
 
 
 def _dots(vectors_ND: Vectors, query_D: Vectors) -> Vectors:
-    """Dot products that depend on the two vectors alone. A matrix product's last bits depend on a row's place among the
-    others, and equal creatives would then be told apart by where they happen to be filed."""
+    """Return dot products that depend on the two vectors alone.
+
+    The last bits of a matrix product depend on a row's place among the others: equal creatives would be ranked by the
+    rows they happen to have.
+    """
     dots: Vectors = np.einsum("nd,d->n", vectors_ND, query_D)
     return dots
 
 
 def _nearest(vectors_ND: Vectors, centroids_KD: Vectors) -> NDArray[np.int64]:
-    """The nearest centroid of each vector, in slices that keep the scores small."""
+    """Return the nearest centroid of each vector, computed in slices that keep the scores small."""
     parts = [np.argmax(vectors_ND[i : i + _STEP] @ centroids_KD.T, axis=1) for i in range(0, len(vectors_ND), _STEP)]
     return np.concatenate(parts)

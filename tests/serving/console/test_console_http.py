@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from serving.auction.eligibility import Reason
-from serving.auction.separation import Apart
+from serving.auction.separation import SeparationReason
 from serving.http.console import PAGES
 from tests.serving.console.browser import VARIABLE, ChromiumMissing, chromium
 
@@ -46,7 +46,7 @@ def test_every_file_of_the_page_is_served_and_needs_nothing_from_elsewhere(start
 
 def test_every_reason_has_words(start: Start) -> None:
     text = (resources.files("serving") / "pages" / "reasons.js").read_text("utf-8")
-    assert set(re.findall(r"^  (\w+): \"", text, re.MULTILINE)) == {*Reason, *Apart}
+    assert set(re.findall(r"^  (\w+): \"", text, re.MULTILINE)) == {*Reason, *SeparationReason}
 
 
 BOOKED = {
