@@ -1,7 +1,7 @@
-"""`llm-auction serve`: puts a policy, a database and a state directory together and answers on a port.
+"""`llm-auction serve`: assemble a router from a policy, a database and a state directory, and serve it on a port.
 
-A database without campaigns gets those of a catalogue file; without one the built-in world's ads, with bids drawn by
-seed: the router itself knows no simulated world.
+An empty database is filled from a catalogue file or, by default, with the built-in world's ads and random bids: the
+router itself takes nothing from the simulated world.
 """
 
 from __future__ import annotations
@@ -27,53 +27,78 @@ if TYPE_CHECKING:
     from serving.settings import ServeSettings
 
 KEEP_ALIVE_S = 75
-SWITCH_S = 0.0005
-COLLECT_AFTER = (20_000, 20, 50)
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread that charges or encodes may hold the interpreter; Python's default of 5 ms delays answers."""
+GC_THRESHOLDS = (20_000, 20, 50)
+"""Answers leave no reference cycles, so the collector need not search those under way again and again."""
 
 
 def serve(
-    model: Annotated[str, typer.Option(help="Model, version or folder; a name for --triton, --upstream.")] = "tiny",
+    model: Annotated[
+        str, typer.Option(help="Model name or folder; with --triton or --upstream the model's name there.")
+    ] = "tiny",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8080,
-    catalogue: Annotated[Path | None, typer.Option(help="Ads as JSON Lines; the built-in world's if left out.")] = None,
-    demo: Annotated[bool, typer.Option("--demo/--no-demo", help="Import ads into a database without any.")] = True,
-    state_dir: Annotated[Path, typer.Option(help="Folder of the secret, the queue and SQLite.")] = Path("build/serve"),
+    catalogue: Annotated[Path | None, typer.Option(help="Ads as JSON Lines. Default: the built-in world's.")] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo/--no-demo", help="Import the built-in ads into an empty database.")
+    ] = True,
+    state_dir: Annotated[Path, typer.Option(help="Folder of the secret, the click queue and SQLite.")] = Path(
+        "build/serve"
+    ),
     database: Annotated[
-        str, typer.Option(help="postgresql://... in production; SQLite if left out.", envvar="LLM_AUCTION_DATABASE")
+        str, typer.Option(help="postgresql://... in production. Default: SQLite.", envvar="LLM_AUCTION_DATABASE")
     ] = "",
     log: Annotated[
         str,
         typer.Option(
-            help="Where events go: a folder, or `kafka` (see LLM_AUCTION_KAFKA_SERVERS); in --state-dir if left out.",
+            help="The event log: a folder, or `kafka` (see LLM_AUCTION_KAFKA_SERVERS). Default: in --state-dir.",
             envvar="LLM_AUCTION_LOG",
         ),
     ] = "",
     ledger: Annotated[
         bool | None,
-        typer.Option("--ledger/--no-ledger", help="Charge here; with Kafka `worker ledger` does, unless told here."),
+        typer.Option("--ledger/--no-ledger", help="Charge here. Default: yes; with Kafka no, `worker ledger` does."),
     ] = None,
     anonymous: Annotated[
-        bool, typer.Option("--anonymous", help="Let callers without an API key chat, and see their auctions.")
+        bool, typer.Option("--anonymous", help="Let callers without an API key chat and read auctions.")
     ] = False,
-    public_url: Annotated[str, typer.Option(help="What click links begin with, behind a proxy.")] = "",
+    public_url: Annotated[str, typer.Option(help="Base URL of click links, when behind a proxy.")] = "",
     metrics: Annotated[
-        str, typer.Option(help="host:port for /metrics; --port's if left out.", envvar="LLM_AUCTION_METRICS")
+        str, typer.Option(help="host:port for /metrics. Default: on --port.", envvar="LLM_AUCTION_METRICS")
     ] = "",
-    triton: Annotated[str, typer.Option(help="host:port of a Triton's gRPC, in place of a policy here.")] = "",
-    digest: Annotated[str, typer.Option(help="With --triton: the weights' sha256, as `triton build` says.")] = "",
-    upstream: Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible server, in its place.")] = "",
+    triton: Annotated[
+        str, typer.Option(help="host:port of a Triton's gRPC, in place of a policy in this process.")
+    ] = "",
+    digest: Annotated[str, typer.Option(help="With --triton: the weights' sha256, as `triton build` prints it.")] = "",
+    upstream: Annotated[
+        str, typer.Option(help="Base URL of an OpenAI-compatible server, in place of a policy in this process.")
+    ] = "",
     routes: Annotated[
-        Path | None, typer.Option(help="Route file: versions with weights, followed while it changes; in their place.")
+        Path | None,
+        typer.Option(
+            help="Route file: versions and their shares of the traffic, reread when it changes; in place of a policy."
+        ),
     ] = None,
-    meaning: Annotated[bool, typer.Option("--encoder/--no-encoder", help="Find ads by meaning as well.")] = True,
+    meaning: Annotated[
+        bool, typer.Option("--encoder/--no-encoder", help="Retrieve ads by embeddings in addition to words.")
+    ] = True,
     candidates: Annotated[int, typer.Option(help="Ads in one prompt.", min=1)] = 20,
-    max_ads: Annotated[int, typer.Option(help="Most sponsored links in one answer.", min=1)] = 3,
-    in_flight: Annotated[int, typer.Option(help="Answers under way at once, before 503.", min=1)] = 256,
-    drain: Annotated[float, typer.Option(help="Seconds that answers under way get at the end.", min=0.1)] = 30.0,
-    currency: Annotated[str, typer.Option(help="Currency of requests that name none.")] = "USD",
-    seed: Annotated[int, typer.Option(help="Draws the bids of the built-in ads.")] = 0,
+    max_ads: Annotated[int, typer.Option(help="Maximum number of sponsored links in an answer.", min=1)] = 3,
+    in_flight: Annotated[
+        int, typer.Option(help="Maximum number of answers under way; beyond it requests get 503.", min=1)
+    ] = 256,
+    drain: Annotated[
+        float, typer.Option(help="Seconds that answers under way may take after SIGTERM.", min=0.1)
+    ] = 30.0,
+    currency: Annotated[str, typer.Option(help="Currency of requests without one.")] = "USD",
+    seed: Annotated[int, typer.Option(help="Seed of the built-in ads' bids.")] = 0,
 ) -> None:
-    """Answer chat completions with labelled sponsored links; chat page at the same address."""
+    """Answer chat completions with labelled sponsored links; a chat page is at the same address.
+
+    Raises:
+        ConfigError: if options contradict each other or the port is in use.
+    """
     from serving.campaigns.catalogue_file import read_catalogue
     from serving.policies.route_file import read_routes
     from serving.settings import ServeSettings, signing_secret
@@ -102,10 +127,10 @@ def serve(
         read_routes(routes)
     listener = listen(host, port)
     if triton and not digest:
-        raise ConfigError("--digest", digest, "say which weights the Triton shall serve: `llm-auction triton build`")
+        raise ConfigError("--digest", digest, "give the weights' sha256, as `llm-auction triton build` prints it")
     make: Callable[[], AsyncPolicyBackend]
     if sum(map(bool, (triton, upstream, routes))) > 1:
-        raise ConfigError("--triton, --upstream, --routes", "more than one", "give one of them, or none")
+        raise ConfigError("--triton, --upstream, --routes", "more than one", "give at most one of them")
     if routes is not None:
         make = routed(routes, settings)
     elif upstream:
@@ -131,7 +156,7 @@ def run_router(
     ads: Catalogue | None,
     meaning: bool = True,
 ) -> None:
-    """Runs a router until SIGTERM or Ctrl+C, and then until the answers under way are written."""
+    """Run a router until SIGTERM or Ctrl+C and then until the answers under way are written."""
     import uvicorn
 
     from serving.accounts.administrator import ensure_administrator
@@ -161,19 +186,17 @@ def run_router(
         )
         await uvicorn.Server(config).serve(sockets=[listener])
 
-    # Threads that charge or encode must not keep the event loop from answering for the usual five milliseconds.
-    sys.setswitchinterval(SWITCH_S)
-    # An answer leaves no reference cycles: what is under way is not to be searched for them again and again.
-    gc.set_threshold(*COLLECT_AFTER)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.set_threshold(*GC_THRESHOLDS)
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(main())
-    except KeyboardInterrupt:  # uvicorn ends well and then repeats the signal
+    except KeyboardInterrupt:  # uvicorn shuts down gracefully and then raises the signal again
         return
 
 
 def encoder() -> Encoder | None:
-    """The frozen text encoder, None where it is not installed: then words alone find candidates."""
+    """Return the frozen text encoder; None if it is not installed, so that ads are retrieved by words alone."""
     try:
         from inference.encoder import shared_encoder
     except ModuleNotFoundError:
@@ -182,37 +205,33 @@ def encoder() -> Encoder | None:
 
 
 def in_process(model: str, settings: ServeSettings) -> AsyncPolicyBackend:
-    """A policy in this process. Imports torch."""
-    from serving.policies.protocol import InProcessPolicy
-    from serving.policies.threaded import ThreadedPolicy
-    from serving.policies.worker import PolicyWorker
+    """Load a policy in this process; imports torch."""
+    from serving.policies.in_process import ThreadedPolicy
+    from serving.policies.model import ModelPolicy
 
-    return ThreadedPolicy(PolicyWorker(InProcessPolicy.load(model), settings.waiting, settings.deadline_s))
+    return ThreadedPolicy(ModelPolicy.load(model), settings.waiting, settings.deadline_s)
 
 
 def remote(url: str, model: str, digest: str) -> AsyncPolicyBackend:
-    """A policy on a Triton; called on the event loop, which its client belongs to."""
-    from serving.policies.triton.client import ModelRef, connect
-    from serving.policies.triton.rollout import ServedPolicy
+    """Return a policy on a Triton server; call it on the event loop, to which its client belongs."""
+    from serving.policies.triton.client import connect_policy
 
-    return ServedPolicy(connect(url), ModelRef(model, digest))
+    return connect_policy(url, digest, name=model)
 
 
 def routed(path: Path, settings: ServeSettings) -> Callable[[], AsyncPolicyBackend]:
-    """The versions of a route file, each on a Triton or in this process."""
+    """Return a factory of the policy that follows a route file, with each version on a Triton or in this process."""
     from serving.policies.route_file import Version
-    from serving.policies.triton.wire import model_name
     from serving.policies.versioned import RoutedPolicy
 
-    # transformers builds models under settings of the whole process: two at once would take each other's.
+    # transformers constructs models under process-wide settings, so two must not load at the same time
     loading = asyncio.Lock()
 
     async def open_version(version: Version) -> AsyncPolicyBackend:
         if version.server:
-            from serving.policies.triton.client import ModelRef, TritonPolicy, connect
+            from serving.policies.triton.client import connect_policy
 
-            model = ModelRef(model_name(version.digest), version.digest)
-            return TritonPolicy(connect(version.server), model, own_client=True)
+            return connect_policy(version.server, version.digest)
         async with loading:
             return await asyncio.to_thread(in_process, version.policy, settings)
 
@@ -220,7 +239,7 @@ def routed(path: Path, settings: ServeSettings) -> Callable[[], AsyncPolicyBacke
 
 
 def openai_compatible(url: str, model: str, in_flight: int) -> Callable[[], AsyncPolicyBackend]:
-    """A policy behind `/v1/chat/completions` of another server. Raises ConfigError before anything is started."""
+    """Return a policy behind `/v1/chat/completions` of another server, its settings checked before the start."""
     from serving.policies.openai.policy import UpstreamPolicy, UpstreamSettings
 
     policy = UpstreamPolicy(UpstreamSettings(url, model, in_flight=in_flight))
@@ -228,7 +247,7 @@ def openai_compatible(url: str, model: str, in_flight: int) -> Callable[[], Asyn
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where it is installed."""
+    """Return uvloop's factory; None, which means asyncio's, if uvloop is not installed."""
     try:
         import uvloop
     except ModuleNotFoundError:
@@ -238,7 +257,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def builtin_catalogue(state_dir: Path, seed: int) -> Path:
-    """Writes the built-in world's ads to `state_dir`, each with a bid of 1 to 100 points drawn by `seed`."""
+    """Write the built-in world's ads to a file in `state_dir`, each with a random bid of 1 to 100 points."""
     from mechanism.prompt import MICROS_PER_POINT
     from serving.campaigns.catalogue_file import DEMO_PATH, CatalogueRow, write_catalogue
     from simulator.world import World
@@ -263,7 +282,11 @@ def builtin_catalogue(state_dir: Path, seed: int) -> Path:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """The listening socket, taken before the slow loading so that a port in use is reported at once."""
+    """Open the listening socket; done before the model is loaded, so that a port in use is reported at once.
+
+    Raises:
+        ConfigError: if the address cannot be listened on.
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)

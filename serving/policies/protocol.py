@@ -1,39 +1,38 @@
-"""What writes the answers: the backend behind a small protocol, and the in-process implementation.
+"""The policy protocols: what writes answers, as a thread calls it and as the router's event loop does.
 
-A backend streams raw text in the marker format and ends with what the audit needs. Turning markers into links,
-queueing and deadlines are left to others (`serving.answering.rendering`, `serving.policies.worker`).
+A policy streams raw text in the marker format and ends with the figures that the audit needs. Turning markers into
+links is `serving.answering.rendering`'s.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from mechanism.errors import InputError
 from mechanism.types import Context, MarkerChoice
-from serving.policies.weights import checked_digest, file_sha256
 
 if TYPE_CHECKING:
-    from inference.policy import Policy
     from serving.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """The next piece of raw text, markers not yet told apart."""
+    """The next piece of raw text, markers included."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The end of an answer: the distribution at every marker, the answer's log-probability in nats, its length in
-    tokens and the prompt's, and whether the policy ended it by itself (False: cut at the length limit). `digest` names
-    the weights that wrote it where a backend may change them while it serves; empty: the backend's own."""
+    """The end of an answer.
+
+    `choices`: the distribution at every marker. `logprob`: the answer's log-probability in nats. `finished`: the policy
+    ended the answer itself; False if it was cut at the length limit. `digest` names the weights that wrote it, if the
+    backend may change them while it serves; empty: the backend's own.
+    """
 
     choices: tuple[MarkerChoice, ...]
     logprob: float
@@ -47,18 +46,20 @@ PolicyEvent = TextDelta | Completed
 
 
 class PolicyBackend(Protocol):
-    """A policy pi_theta. `stream` yields deltas and, last, one `Completed`; closing it stops the generation.
-
-    `max_ads` bounds the insertions of the answer. It raises PolicyError where no answer can be made, InputError where
-    the context itself cannot be answered. It is called from one thread at a time.
-    """
+    """A policy pi_theta as the thread that owns it calls it; never from two threads at a time."""
 
     @property
     def digest(self) -> str:
-        """Names the weights exactly."""
+        """Digest that identifies the weights."""
         ...
 
-    def stream(self, context: Context, seed: int, max_ads: int) -> Iterator[PolicyEvent]: ...
+    def stream(self, context: Context, seed: int, max_ads: int) -> Generator[PolicyEvent, None, None]:
+        """Yield deltas and, last, one `Completed`; closing the generator stops the generation.
+
+        `max_ads` bounds the insertions of the answer. Raises PolicyError if no answer can be made, InputError if the
+        context itself cannot be answered.
+        """
+        ...
 
 
 class PolicyVersion(Protocol):
@@ -84,9 +85,8 @@ class PolicyVersion(Protocol):
 class AsyncPolicyBackend(PolicyVersion, Protocol):
     """A policy as the router uses it: one version, or several that share the traffic.
 
-    Backends subclass it: `serving.policies.threaded.ThreadedPolicy` (in this process),
-    `serving.policies.triton.client.TritonPolicy`, `serving.policies.openai.policy.UpstreamPolicy`, and
-    `serving.policies.versioned.RoutedPolicy` (the versions of a route file). What only the last one needs has a default.
+    Backends subclass it: `in_process.ThreadedPolicy`, `triton.client.TritonPolicy`, `openai.policy.UpstreamPolicy` and
+    `versioned.RoutedPolicy` (the versions of a route file). What only the last one needs has a default.
     """
 
     @property
@@ -116,51 +116,3 @@ class AsyncPolicyBackend(PolicyVersion, Protocol):
     async def close(self) -> None:
         """Stop the answers under way and release what the backend holds."""
         ...
-
-
-class InProcessPolicy:
-    """A policy of `inference` in this process."""
-
-    def __init__(self, policy: Policy, digest: str) -> None:
-        self._policy = policy
-        self.digest = digest
-
-    @classmethod
-    def load(cls, name_or_path: str, digest: str = "") -> InProcessPolicy:
-        """Loads a model by its name or folder; its digest is that of the files, unless it is known. Imports torch.
-
-        Raises PolicyError, and InputError where a registered model's files are no longer those that were registered.
-        """
-        from inference.models import resolve
-        from inference.policy import Policy
-
-        where, gguf = resolve(name_or_path)
-        if not digest and gguf:
-            digest = file_sha256(Path(where) / gguf)
-        elif not digest and Path(where).is_dir():
-            digest = checked_digest(Path(where))
-        policy = Policy.load(name_or_path)
-        return cls(policy, digest or policy.digest)
-
-    def stream(self, context: Context, seed: int, max_ads: int) -> Iterator[PolicyEvent]:
-        """One constrained generation for the context, reproducible by its seed."""
-        settings = self._policy.with_sampling(max_ads=max_ads)
-        prompt_tokens = self._fitting(context, settings.max_new_tokens)
-        deltas = self._policy.stream(context, seed, settings)
-        try:
-            while True:
-                yield TextDelta(next(deltas))
-        except StopIteration as end:
-            done = end.value
-        finally:
-            deltas.close()
-        yield Completed(done.choices, done.logprob, len(done.token_ids), prompt_tokens, done.finished)
-
-    def _fitting(self, context: Context, room: int) -> int:
-        """Tokens of the prompt; past the model's positions it would write noise, so that is refused."""
-        tokens = len(self._policy.prompt_ids(context))
-        limit = self._policy.model.config.max_position_embeddings
-        if tokens + room > limit:
-            remedy = f"shorten them: this model reads {limit - room}, its offers included"
-            raise InputError("messages", f"{tokens} tokens", remedy)
-        return tokens

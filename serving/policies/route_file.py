@@ -1,16 +1,15 @@
-"""Which policy version answers: the route file that `llm-auction serve --routes FILE` follows, and the split by weight.
+"""The route file that `llm-auction serve --routes FILE` follows: which policy versions answer, and with what weight.
 
-Whoever rolls a version out writes the file anew under another name and moves it over this one (a mounted ConfigMap does
-so by itself); routers read it about once a second. Pure apart from `read_routes`; loading and checking the versions is
-`serving.policies.versioned`'s. The file, in JSON:
+Replace the file in one step (write another one and rename it; a mounted ConfigMap does so); routers read it about once
+a second. Pure apart from `read_routes`; `serving.policies.versioned` loads and checks the versions. The file, in JSON:
 
     {"generation": 7, "versions": [
       {"name": "v12", "weight": 90, "digest": "<sha256 of its weights>", "policy": "triton policy-v12:8001"},
       {"name": "v13", "weight": 10, "digest": "<sha256 of its weights>", "policy": "models/v13"}]}
 
-`policy` is `triton HOST:PORT` or the folder of a model that is served in the router's process; `digest` is what
-`llm-auction triton build` and a registry's `model.json` say, and no version with other weights gets traffic. Weights
-are per cent and sum to 100; a version of weight 0 is loaded and checked, so that it can take traffic at once.
+`policy` is `triton HOST:PORT` or the folder of a model that is served in the router's process. `digest` is the one that
+`llm-auction triton build` prints and a registry's `model.json` holds; a version with other weights takes no traffic.
+Weights are per cent and sum to 100; a version of weight 0 is loaded and checked, so that it can take traffic at once.
 """
 
 from __future__ import annotations
@@ -26,15 +25,18 @@ import msgspec
 from mechanism.errors import ConfigError
 
 TRITON = "triton "
-LARGEST = 1_000_000
+MAX_BYTES = 1_000_000
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
 
 class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One version of the policy: its name, its share of the questions in per cent, where it is, and the sha256 that its
-    weights must have (`serving.policies.weights`)."""
+    """One version of the policy.
+
+    `weight` is its share of the questions in per cent, `policy` where it is served, `digest` the digest that its
+    weights must have (`mechanism.weights`).
+    """
 
     name: str
     weight: int
@@ -43,19 +45,23 @@ class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def server(self) -> str:
-        """host:port of the Triton that serves it; empty where it is a folder."""
+        """host:port of the Triton that serves it; empty for a folder."""
         return self.policy.removeprefix(TRITON).strip() if self.policy.startswith(TRITON) else ""
 
 
 class Routes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All versions. `generation` is the writer's count of its files: routers report which one they follow."""
+    """All versions. `generation` counts the writer's files; routers report the one that they follow."""
 
     versions: tuple[Version, ...]
     generation: int = 0
 
 
 def read_routes(path: Path) -> Routes:
-    """The file's versions. Raises ConfigError that names the place, the value and the remedy."""
+    """Read a route file.
+
+    Raises:
+        ConfigError: if the file cannot be read or is not valid.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -64,9 +70,13 @@ def read_routes(path: Path) -> Routes:
 
 
 def parse_routes(data: bytes, place: str) -> Routes:
-    """The same for what a file holds; `place` is what errors call it."""
-    if len(data) > LARGEST:
-        raise ConfigError(place, f"<{len(data)} bytes>", f"a route file has {LARGEST} bytes at most")
+    """Decode and check the bytes of a route file; errors name it `place`.
+
+    Raises:
+        ConfigError: if the bytes are not a valid route file.
+    """
+    if len(data) > MAX_BYTES:
+        raise ConfigError(place, f"<{len(data)} bytes>", f"give a route file of {MAX_BYTES} bytes at most")
     try:
         routes = msgspec.json.decode(data, type=Routes)
     except msgspec.DecodeError as error:  # a ValidationError is one, and says where
@@ -77,7 +87,11 @@ def parse_routes(data: bytes, place: str) -> Routes:
 
 
 def check_routes(routes: Routes, place: str) -> None:
-    """Raises ConfigError for versions that cannot be served together."""
+    """Check that versions can be served together.
+
+    Raises:
+        ConfigError: for the first bad generation, name, weight, digest or policy.
+    """
     if routes.generation < 0:
         raise ConfigError(f"{place}: generation", routes.generation, "give a whole number >= 0")
     names = [version.name for version in routes.versions]
@@ -93,26 +107,26 @@ def check_routes(routes: Routes, place: str) -> None:
             raise ConfigError(f"{at}.digest", version.digest, "give the weights' sha256, 64 hexadecimal digits")
         if not version.policy.strip():
             raise ConfigError(f"{at}.policy", version.policy, "give `triton HOST:PORT` or a model's folder")
-        found = _SERVER.fullmatch(version.server)
-        if version.policy.startswith(TRITON) and not (found and 0 < int(found[2]) < 65_536):
+        server = _SERVER.fullmatch(version.server)
+        if version.policy.startswith(TRITON) and not (server and 0 < int(server[2]) < 65_536):
             raise ConfigError(f"{at}.policy", version.policy, "after `triton ` give HOST:PORT")
     total = sum(version.weight for version in routes.versions)
     if total != 100:
         raise ConfigError(f"{place}: versions", f"weights sum to {total}", "make them sum to 100")
 
 
-def chosen(weights: Mapping[str, float], key: str) -> str:
-    """The name that `key` (a user, a conversation, an auction) falls to: each as often as its share of the weights.
+def choose(weights: Mapping[str, float], key: str) -> str:
+    """Choose the version that answers `key` (a user, a conversation, an auction), in proportion to the weights.
 
-    Each name draws an exponential time of rate `weight` from a hash, and the first wins (weighted rendezvous hashing).
-    So a key leaves a version only where that one's share fell against another's: whoever saw a canary at 5% stays on it
-    at 20%. Raises ValueError where no weight is above 0.
+    Weighted rendezvous hashing: each name draws an exponential time of rate `weight` from a hash of name and key, and
+    the smallest wins. A key leaves a version only if that version's share fell: a reader of a canary at 5% stays on it
+    at 20%. At least one weight must be above 0.
     """
     times = {name: _exponential(name, key) / weight for name, weight in weights.items() if weight > 0}
     return min(times, key=lambda name: (times[name], name))
 
 
 def _exponential(name: str, key: str) -> float:
-    """Exponential of rate 1, a function of the two texts."""
+    """Draw from the exponential distribution of rate 1, as a function of the two texts."""
     digest = blake2b(f"{name}\0{key}".encode(errors="surrogatepass"), digest_size=8).digest()
     return -math.log((int.from_bytes(digest, "big") + 0.5) / 2**64)

@@ -28,8 +28,7 @@ from serving.campaigns.catalogue import import_catalogue
 from serving.campaigns.catalogue_file import Catalogue, CatalogueRow, read_catalogue, write_catalogue
 from serving.http.app import create_app
 from serving.policies.protocol import Completed, PolicyEvent, TextDelta
-from serving.policies.threaded import ThreadedPolicy
-from serving.policies.worker import PolicyWorker
+from serving.policies.in_process import ThreadedPolicy
 from serving.router import Router
 from serving.settings import ServeSettings
 from streaming.codec import decode
@@ -199,7 +198,7 @@ def running(
         }
         | settings
     )
-    backend = backend or ThreadedPolicy(PolicyWorker(policy, chosen.waiting, chosen.deadline_s))
+    backend = backend or ThreadedPolicy(policy, chosen.waiting, chosen.deadline_s)
     router = Router(backend, MODEL, SECRET, chosen, encoder or WordEncoder())
     if catalogue is not None:
         import_catalogue(catalogue, router.campaigns, datetime.now(UTC) - timedelta(seconds=5))

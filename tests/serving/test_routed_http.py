@@ -17,13 +17,12 @@ import pytest
 
 from mechanism.errors import ConfigError, PolicyError
 from mechanism.weights import model_version
+from serving.policies.in_process import ThreadedPolicy
 from serving.policies.protocol import AsyncPolicyBackend
 from serving.policies.route_file import Version
-from serving.policies.threaded import ThreadedPolicy
 from serving.policies.versioned import RoutedPolicy, RouteLimits
-from serving.policies.worker import PolicyWorker
 
-QUICK = RouteLimits(trial_s=5, look_s=2, again_s=0.05)
+QUICK = RouteLimits(trial_s=5, probe_s=2, retry_s=0.05)
 
 
 def digest(name: str) -> str:
@@ -73,7 +72,7 @@ class Fleet:
                 fleet.closed.append(name)
                 await super().close()
 
-        return Backend(PolicyWorker(policy, 16, 10.0))
+        return Backend(policy, 16, 10.0)
 
     def policy(self) -> RoutedPolicy:
         return RoutedPolicy(self.path, self.open, QUICK)
@@ -282,7 +281,7 @@ def test_a_version_stays_for_an_answer_that_chose_it_and_has_not_asked_it_yet(
         assert searching.wait(10)
         fleet.write(generation=2, v2=100)
         wait_until(lambda: gauge(running, "version_share", version="v2", model_version=digest("v2")[:16]) == 100)
-        time.sleep(0.2)  # ten looks at the file
+        time.sleep(0.2)  # ten refreshes
         assert fleet.closed == []
         go_on.set()
         assert answer.result(10) == "v1"

@@ -1,6 +1,6 @@
-"""One request to `/v1/chat/completions` and its answer as it arrives; what a failure of either means.
+"""One request to `/v1/chat/completions` and its answer as it arrives, with failures as the project's errors.
 
-Retries, the breaker and the pool of connections are `serving.policies.openai.policy`'s.
+Retries and the breaker are `serving.policies.calls`', the connection pool is `serving.policies.openai.policy`'s.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import aiohttp
 
 from mechanism.errors import AuctionError, InputError, PolicyError
 from serving.errors import Overloaded, PolicyTimeout
-from serving.policies.breaker import ServerDown
+from serving.policies.calls import ServerDown
 from serving.policies.openai.frames import FrameReader
 
 KEY_VARIABLE = "LLM_AUCTION_UPSTREAM_KEY"
 """Environment variable of the server's API key; without it none is sent."""
 _LAST_BYTES_S = 0.1
-"""How long the end of an HTTP body may take after `[DONE]`; a connection that needs longer is closed, not kept."""
+"""How long the end of an HTTP body may take after `[DONE]`; a slower connection is closed, not kept."""
 
 
 class Exchange:
-    """One request and what has arrived of its answer; `texts` are deltas that nobody has taken yet."""
+    """One request and what has arrived of its answer; `texts` are the deltas of the last read."""
 
     def __init__(self, pool: aiohttp.ClientSession, url: str, headers: Mapping[str, str]) -> None:
         self.reader = FrameReader()
@@ -32,35 +32,44 @@ class Exchange:
         self._response: aiohttp.ClientResponse | None = None
 
     async def send(self, body: bytes, deadline: float) -> None:
-        """Sends the request and reads up to the first delta, or the end of an answer without any."""
+        """Send the request and read up to the first delta, or to the end of an answer without any.
+
+        Refusals and failed connections raise what `_status_error` and `_connection_error` make of them.
+
+        Raises:
+            PolicyError: if the server does not stream.
+        """
         left = max(0.001, deadline - asyncio.get_running_loop().time())
-        # To aiohttp 0 means no limit. Timeouts are rounded up to whole seconds past the threshold: not a deadline.
+        # aiohttp reads 0 as no limit, and rounds timeouts above its threshold up to whole seconds.
         limit = aiohttp.ClientTimeout(total=left, ceil_threshold=math.inf)
         try:
             self._response = await self._pool.post(
                 self._url, data=body, headers=self._headers, timeout=limit, allow_redirects=False
             )
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise _connection_error(error, began=False) from None
+            failure = _connection_error(error, began=False)
+            raise failure from None
         if self._response.status != 200:
-            raise _status_error(self._response.status)
+            refusal = _status_error(self._response.status)
+            raise refusal
         if self._response.content_type != "text/event-stream":
-            raise PolicyError("the upstream did not stream: it has to serve /v1/chat/completions with stream=true")
+            raise PolicyError("the upstream did not stream: it must serve /v1/chat/completions with stream=true")
         while not self.texts and not self.reader.done and await self.read():
             pass
 
     async def read(self) -> bool:
-        """Takes in what has arrived, or waits for more; False at the end of the body."""
+        """Read what has arrived, or wait for more; return False at the end of the body."""
         assert self._response is not None
         try:
             data = await self._response.content.readany()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise _connection_error(error, began=self.reader.deltas > 0) from None
+            failure = _connection_error(error, began=self.reader.deltas > 0)
+            raise failure from None
         self.texts = self.reader.feed(data or b"\n")  # the end of the body also ends its last line
         return bool(data)
 
     async def keep(self) -> None:
-        """Reads to the end of the body, which gives the connection back to the pool."""
+        """Read to the end of the body, which returns the connection to the pool."""
         assert self._response is not None
         if not self._response.content.at_eof():
             try:
@@ -70,24 +79,24 @@ class Exchange:
                 self._response.close()
 
     def close(self) -> None:
-        """Closes the connection of an answer that has not ended, which cancels it at the server."""
+        """Close the connection of an answer that has not ended, which cancels it at the server."""
         if self._response is not None:
             self._response.close()
 
 
 def _connection_error(error: Exception, began: bool) -> PolicyError:
-    """The error for a request or a read that failed; only one that may be sent again is ServerDown."""
+    """Return the error for a failed request or read: ServerDown only for a request that may be sent again."""
     if isinstance(error, TimeoutError):
         return PolicyTimeout("the policy passed its deadline")
     if began:
         return PolicyError("the connection to the upstream broke within the answer")
     if isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError):
         return ServerDown("the upstream cannot be reached, or is going down: see that it runs at the address given")
-    return PolicyError("the upstream does not speak HTTP as it should: see that the address is a model server's")
+    return PolicyError("the upstream sent invalid HTTP: see that the address is a model server's")
 
 
 def _status_error(status: int) -> AuctionError:
-    """The error for an answer that is none. What the server wrote may quote the question: it is not passed on."""
+    """Return the error for a status other than 200. The response body may quote the question and is not passed on."""
     if status in (400, 413, 422):
         return InputError("messages", f"refused by the upstream ({status})", "send fewer or shorter messages")
     if status in (401, 403):

@@ -1,7 +1,7 @@
-"""The stream of `/v1/chat/completions` as its bytes arrive: server-sent events cut, decoded and told apart.
+"""The stream of `/v1/chat/completions` as its bytes arrive: server-sent events split and decoded.
 
-Pure and incremental: no line is looked at twice, and of a frame only what an answer needs is decoded. Sending
-the request and what follows from an error are left to `serving.policies.openai.exchange`.
+Pure and incremental: each line is parsed once, and only the fields that an answer needs are decoded. Requests and
+connections are `serving.policies.openai.exchange`'s.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import msgspec
 
 from mechanism.errors import PolicyError
 
-LONGEST_LINE = 1_000_000
-"""Bytes that a frame may have; past them the other side is not writing server-sent events."""
+MAX_LINE_BYTES = 1_000_000
+"""Largest line in bytes; a longer one is not a server-sent event."""
 
 
 class _Delta(msgspec.Struct):
@@ -29,7 +29,7 @@ class _Usage(msgspec.Struct):
 
 
 class _Frame(msgspec.Struct):
-    # A tuple of one length would refuse the frame without choices that tells the usage.
+    # A tuple of length one would refuse the frame with the usage, which has no choices.
     choices: list[_Choice] = []
     usage: _Usage | None = None
     error: msgspec.Raw = msgspec.Raw()
@@ -39,8 +39,11 @@ _DECODER = msgspec.json.Decoder(_Frame)
 
 
 class FrameReader:
-    """One answer's frames. `deltas` counts those with text; `prompt_tokens` and `tokens` are 0 until the server tells
-    them; `finish_reason` is "" and `done` False until it says so."""
+    """One answer's frames.
+
+    `deltas` counts the frames with text. `prompt_tokens` and `tokens` are 0 until the server sends its usage,
+    `finish_reason` is empty and `done` False until the answer ends.
+    """
 
     def __init__(self) -> None:
         self.deltas = 0
@@ -51,20 +54,24 @@ class FrameReader:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[str]:
-        """The texts of the deltas that these bytes complete. Raises PolicyError for a frame that cannot be read, and
-        for one that tells of an error; what it says is not repeated, since it may quote the question."""
+        """Return the texts of the deltas that these bytes complete.
+
+        Raises:
+            PolicyError: if a frame cannot be read or carries an error, whose text may quote the question and is not
+                repeated.
+        """
         if self._rest:
             data = self._rest + data
         *lines, self._rest = data.split(b"\n")
-        if len(self._rest) > LONGEST_LINE:
-            raise PolicyError(f"the upstream sent a line of more than {LONGEST_LINE} bytes: is it a model server?")
+        if len(self._rest) > MAX_LINE_BYTES:
+            raise PolicyError(f"the upstream sent a line of more than {MAX_LINE_BYTES} bytes: is it a model server?")
         texts: list[str] = []
         for line in lines:
             if line.startswith(b"data:") and not self.done:
-                self._frame(line[5:], texts)
+                self._read_frame(line[5:], texts)
         return texts
 
-    def _frame(self, body: bytes, texts: list[str]) -> None:
+    def _read_frame(self, body: bytes, texts: list[str]) -> None:
         try:
             frame = _DECODER.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError):

@@ -1,8 +1,8 @@
-"""A policy behind any OpenAI-compatible `/v1/chat/completions` server (vLLM, llama.cpp and others), over one pool.
+"""A policy behind any OpenAI-compatible `/v1/chat/completions` server (vLLM, llama.cpp and others).
 
-Such a server neither constrains its decoding to the marker format nor tells propensities: `Completed.choices` is empty,
-so that its answers are no evidence for off-policy evaluation, and the strictness of `mechanism.stream` is all that
-stands between its text and a reader. Which servers there are and how traffic is split is left to the operator.
+Such a server neither constrains its decoding to the marker format nor reports propensities: `Completed.choices` is
+empty, so its answers are no evidence for off-policy evaluation, and only the strictness of `mechanism.stream` stands
+between its text and a reader.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import math
 import os
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -24,21 +23,21 @@ from mechanism.prompt import PromptSettings, render_messages
 from mechanism.types import Context
 from serving import tracing
 from serving.errors import Overloaded
-from serving.policies.breaker import Breaker, BreakerSettings, GuardedCalls, ServerDown
+from serving.policies.breaker import Breaker
+from serving.policies.calls import CallSettings, ServerCalls
 from serving.policies.openai.exchange import KEY_VARIABLE, Exchange
 from serving.policies.protocol import AsyncPolicyBackend, Completed, PolicyEvent, TextDelta
 
-_LARGEST_SEED = 2**31
+_SEEDS = 2**31
 """Some servers keep a seed in 32 bits, signed."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
-    """Which server and model, what is asked of it, and when it is given up; seconds.
+    """Which server and model, and how they are asked.
 
     `url` is OpenAI's base URL; one without a path gets `/v1`. A `temperature` of None is the server's own. At most
-    `in_flight` answers are open at a time; `retries`, `pause_s` (doubled each time) and `silence_s` are as in
-    `serving.policies.triton.client.TritonSettings`.
+    `in_flight` answers are open at a time.
     """
 
     url: str
@@ -47,11 +46,7 @@ class UpstreamSettings:
     max_tokens: int = 512
     temperature: float | None = None
     in_flight: int = 512
-    retries: int = 2
-    pause_s: float = 0.05
-    question_s: float = 5.0
-    silence_s: float = 2.0
-    breaker: BreakerSettings = field(default_factory=BreakerSettings)
+    calls: CallSettings = field(default_factory=CallSettings)
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -65,47 +60,42 @@ class UpstreamSettings:
         for name in ("max_tokens", "in_flight"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"upstream.{name}", getattr(self, name), "give a whole number >= 1")
-        if self.retries < 0:
-            raise ConfigError("upstream.retries", self.retries, "give a whole number >= 0")
-        if self.pause_s < 0 or self.silence_s < 0 or not self.question_s > 0:
-            times = (self.pause_s, self.silence_s, self.question_s)
-            raise ConfigError("upstream.pause_s, silence_s, question_s", times, "give seconds above 0")
         if self.temperature is not None and not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ConfigError("upstream.temperature", self.temperature, "give a finite number >= 0")
 
     def endpoint(self, path: str) -> str:
-        """The address of one of the API's endpoints."""
+        """Return the address of one of the API's endpoints."""
         base = self.url.rstrip("/")
         return (base if urlsplit(base).path else base + "/v1") + path
 
 
 class UpstreamPolicy(AsyncPolicyBackend):
-    """One model of one server as an `AsyncPolicyBackend`. Made anywhere, used on one event loop.
+    """One model of one server, over one connection pool. Made anywhere, used on one event loop.
 
-    `max_ads` of a request is not told to the server: the router leaves out what is too much.
+    The server is not told a request's `max_ads`: the router leaves out the ads above it.
     """
 
     def __init__(self, settings: UpstreamSettings, environment: Mapping[str, str] = os.environ) -> None:
         self.settings = settings
-        self._calls = GuardedCalls(f"the upstream ({settings.model})", settings.breaker, settings.silence_s)
+        self._calls = ServerCalls(f"the upstream ({settings.model})", settings.calls)
         self.open_answers = 0
         self._headers = _headers(environment)
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
         named = f"{settings.endpoint('')}\n{settings.model}"
         self._digest = hashlib.sha256(named.encode()).hexdigest()
-        self._fixed: dict[str, Any] = {"max_tokens": settings.max_tokens}
+        self._sampling: dict[str, int | float] = {"max_tokens": settings.max_tokens}
         if settings.temperature is not None:
-            self._fixed["temperature"] = settings.temperature
+            self._sampling["temperature"] = settings.temperature
 
     @property
     def digest(self) -> str:
-        """sha256 of the server's address and the model's name: what weights stand behind them, it does not say."""
+        """sha256 of the server's address and the model's name: the server does not report its weights."""
         return self._digest
 
     @property
     def breaker(self) -> Breaker:
-        """Whether the server is asked at the moment."""
+        """State of the server's circuit breaker."""
         return self._calls.breaker
 
     @property
@@ -118,18 +108,20 @@ class UpstreamPolicy(AsyncPolicyBackend):
     ) -> AsyncGenerator[PolicyEvent, None]:
         """As `AsyncPolicyBackend.stream`; ServerDown, a PolicyError, while the server cannot be reached.
 
-        The request is sent again only while no delta has arrived, and only when the connection failed. `tokens` are
-        the deltas' number where the server tells no usage; the log-probability is not known, and given as 0.
+        `tokens` are the number of deltas if the server sends no usage. The log-probability is unknown, and given as 0.
+
+        Raises:
+            Overloaded: if `in_flight` answers are open.
+            PolicyError: if the stream ends before the answer does.
         """
-        if self._closed:
-            raise PolicyError("the server is shutting down")
         if self.open_answers >= self.settings.in_flight:
             raise Overloaded("as many answers are open upstream as may be")
         self.open_answers += 1
         exchange = None
         try:
             with tracing.Call("upstream", model=self.settings.model) as traced:
-                exchange = await self._begin(self._body(context, seed), deadline, traced.headers)
+                body, headers = self._body(context, seed), traced.headers
+                exchange = await self._calls.begin(lambda: self._attempt(body, deadline, headers), deadline)
                 reader, more = exchange.reader, True
                 while True:
                     for text in exchange.texts:
@@ -153,10 +145,10 @@ class UpstreamPolicy(AsyncPolicyBackend):
                 exchange.close()
 
     async def ready(self) -> bool:
-        """Whether the server lists its models now."""
+        """Return whether the server lists its models now."""
         if self._closed:
             return False
-        limit = aiohttp.ClientTimeout(total=self.settings.question_s)
+        limit = aiohttp.ClientTimeout(total=self.settings.calls.probe_s)
         try:
             url = self.settings.endpoint("/models")
             async with self._pool().get(url, headers=self._headers, timeout=limit, allow_redirects=False) as response:
@@ -165,15 +157,34 @@ class UpstreamPolicy(AsyncPolicyBackend):
             return False
 
     async def close(self) -> None:
-        """Closes the pool, and with it the answers that are under way."""
+        """Close the pool, and with it the answers under way."""
         self._closed = True
         if self._session is not None:
             await self._session.close()
 
+    async def _attempt(self, body: bytes, deadline: float, trace: Mapping[str, str]) -> Exchange:
+        """Send the request and read up to the first delta.
+
+        Raises:
+            PolicyError: if the policy is closed.
+        """
+        if self._closed:
+            raise PolicyError("the server is shutting down")
+        with self._calls.guarded(asyncio.get_running_loop().time, deadline) as works:
+            headers = {**self._headers, **trace}
+            exchange = Exchange(self._pool(), self.settings.endpoint("/chat/completions"), headers)
+            try:
+                await exchange.send(body, deadline)
+            except BaseException:
+                exchange.close()
+                raise
+            works()
+            return exchange
+
     def _pool(self) -> aiohttp.ClientSession:
-        """The one pool of connections; it belongs to the loop of the first request."""
+        """Return the one connection pool; it belongs to the event loop of the first request."""
         if self._session is None:
-            # in_flight is the bound: a second one in the pool would make requests wait where they should be refused.
+            # `in_flight` is the bound: a second one in the pool would make requests wait instead of refusing them.
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
             self._session = aiohttp.ClientSession(
                 connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, trust_env=False
@@ -187,37 +198,10 @@ class UpstreamPolicy(AsyncPolicyBackend):
                 "messages": render_messages(context, self.settings.prompt),
                 "stream": True,
                 "stream_options": {"include_usage": True},
-                "seed": seed % _LARGEST_SEED,
-                **self._fixed,
+                "seed": seed % _SEEDS,
+                **self._sampling,
             }
         )
-
-    async def _begin(self, body: bytes, deadline: float, trace: Mapping[str, str]) -> Exchange:
-        """The answer up to its first delta (or its end), after as many attempts as it takes."""
-        loop = asyncio.get_running_loop()
-        for attempt in range(1 + self.settings.retries):
-            try:
-                return await self._attempt(body, deadline, trace)
-            except ServerDown:
-                pause = self.settings.pause_s * 2**attempt
-                last = attempt == self.settings.retries or loop.time() + pause >= deadline
-                if last or not self.breaker.closed or self._closed:
-                    raise
-                await asyncio.sleep(pause)
-        raise AssertionError("the last attempt returns or raises")
-
-    async def _attempt(self, body: bytes, deadline: float, trace: Mapping[str, str]) -> Exchange:
-        """One request up to its first delta, and what it tells the breaker."""
-        with self._calls.call(asyncio.get_running_loop().time, deadline) as works:
-            headers = {**self._headers, **trace}
-            exchange = Exchange(self._pool(), self.settings.endpoint("/chat/completions"), headers)
-            try:
-                await exchange.send(body, deadline)
-            except BaseException:
-                exchange.close()
-                raise
-            works()
-            return exchange
 
 
 def _headers(environment: Mapping[str, str]) -> dict[str, str]:
@@ -231,5 +215,5 @@ def _headers(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _without_login(url: str) -> str:
-    """The URL as an error may show it."""
+    """Return the URL without user name and password, for errors."""
     return url.rpartition("@")[2]

@@ -1,8 +1,8 @@
-"""What Triton's python backend calls: requests in, streamed responses out. Runs in the server's stub process.
+"""The model that Triton's python backend calls: requests in, streamed responses out. Runs in the server's process.
 
-`execute` hands every request to an engine and returns, so that Triton can bring the next one; the engine answers from
-its own thread. The engine is `Scheduler` here; `vllm_engine` puts its own in its place. The stub's module
-`triton_python_backend_utils` exists only there, so it is imported when Triton calls.
+`execute` hands every request to an engine and returns, so that Triton can deliver the next one; the engine answers from
+a thread of its own. The engine is `Scheduler` here and vLLM in `vllm_engine`. The module `triton_python_backend_utils`
+exists only in that process, so it is imported when Triton calls.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from mechanism.errors import AuctionError, ConfigError, InputError, PolicyError
-from serving.policies.protocol import Completed, InProcessPolicy, PolicyBackend, PolicyEvent
+from serving.policies.model import ModelPolicy, folder_digest
+from serving.policies.protocol import Completed, PolicyBackend, PolicyEvent
 from serving.policies.triton.scheduler import Reply, Scheduler
 from serving.policies.triton.wire import (
     COMPLETED,
@@ -30,13 +31,12 @@ from serving.policies.triton.wire import (
     encode_completed,
     encode_error,
 )
-from serving.policies.weights import folder_digest
 
 TRACEPARENT = re.compile("[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Engine(Protocol):
-    """What writes the answers; as `Scheduler`."""
+    """Writes the answers; as `Scheduler`."""
 
     def submit(self, request: PolicyRequest, reply: Reply) -> None: ...
 
@@ -44,10 +44,14 @@ class Engine(Protocol):
 
 
 class TritonPythonModel:
-    """One instance of the model. Subclasses replace `engine` or `policy`."""
+    """One instance of the model. Subclasses override `engine` or `policy`."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Called once by Triton. Any exception keeps the model from being served, with its text as the reason."""
+        """Load the model; called once by Triton, which reports any exception as the reason not to serve it.
+
+        Raises:
+            ConfigError: if the weights are not those that the repository was built from.
+        """
         import triton_python_backend_utils as pb  # type: ignore[import-not-found,unused-ignore]
 
         self._pb: Any = pb
@@ -59,32 +63,36 @@ class TritonPythonModel:
         if found != self.digest:
             remedy = "these are not the weights that the repository was built from: build it again"
             raise ConfigError(f"{args['model_name']}: {DIGEST_PARAMETER}", found, remedy)
-        # before torch is imported: it looks once
+        # before torch is imported, which reads it once
         on_gpu = args["model_instance_kind"] == "GPU"
         os.environ["CUDA_VISIBLE_DEVICES"] = args["model_instance_device_id"] if on_gpu else ""
         self._engine: Engine = self.engine()
 
     def engine(self) -> Engine:
-        """Loads the model and starts what writes answers with it."""
+        """Load the model and start the engine that writes its answers."""
         slots, waiting = int(self.parameters["slots"]), int(self.parameters["waiting"])
         return Scheduler(self.policy(), slots, waiting, self.report)
 
     def policy(self) -> PolicyBackend:
-        """The policy of the weights folder."""
-        policy = InProcessPolicy.load(str(self.weights), self.digest)
+        """Load the policy of the weights folder.
+
+        Raises:
+            PolicyError: if it is to run on a GPU and torch finds none.
+        """
+        policy = ModelPolicy.load(str(self.weights), self.digest)
         if os.environ["CUDA_VISIBLE_DEVICES"]:
             import torch
 
             if not torch.cuda.is_available():
-                raise PolicyError("torch finds no GPU: build the repository with --device cpu, or mend the driver")
+                raise PolicyError("torch finds no GPU: build the repository with --device cpu, or repair the driver")
         return policy
 
     def report(self, reason: str) -> None:
-        """Logs why an answer failed; never what was asked."""
+        """Log why an answer failed; never the question."""
         self._pb.Logger.log_error(f"policy failed: {reason}")
 
     def execute(self, requests: list[Any]) -> None:
-        """Takes requests over and returns at once."""
+        """Submit requests to the engine and return at once."""
         for request in requests:
             reply = TritonReply(self._pb, request.get_response_sender(), self.digest, _trace_id(request.parameters()))
             try:
@@ -94,10 +102,10 @@ class TritonPythonModel:
                 reply.failed(error)
             except Exception as error:
                 self.report(type(error).__name__)
-                reply.failed(PolicyError("the request could not be read; the server's log names the kind of failure"))
+                reply.failed(PolicyError("the request could not be read: the server's log names the kind of failure"))
 
     def finalize(self) -> None:
-        """Called when the model is unloaded, after its last answer."""
+        """Stop the engine; called when the model is unloaded, after its last answer."""
         self._engine.close()
 
 
@@ -111,14 +119,14 @@ class TritonReply:
         self._trace_id = trace_id
 
     def event(self, event: PolicyEvent) -> None:
-        """Sends a delta, or the last response."""
+        """Send a delta, or the last response."""
         if isinstance(event, Completed):
             self._send(b"", encode_completed(replace(event, digest=self._digest)), last=True)
         else:
             self._send(event.text.encode(), b"")
 
     def failed(self, error: AuctionError) -> None:
-        """Sends a Triton error, the last response."""
+        """Send a Triton error, the last response."""
         code = self._pb.TritonError.INTERNAL
         if isinstance(error, InputError):
             code = self._pb.TritonError.INVALID_ARG
@@ -129,11 +137,11 @@ class TritonReply:
         self._end(self._pb.TritonError(encode_error(error), code))
 
     def dropped(self) -> None:
-        """Tells Triton that the cancellation was honoured."""
+        """Acknowledge the cancellation to Triton."""
         self._end(self._pb.TritonError("cancelled by the client", self._pb.TritonError.CANCELLED))
 
     def cancelled(self) -> bool:
-        """Whether the client cancelled, or its connection broke."""
+        """Return whether the client cancelled, or its connection broke."""
         return bool(self._sender.is_cancelled())
 
     def _end(self, error: Any) -> None:
@@ -149,14 +157,18 @@ class TritonReply:
 
 
 def _trace_id(parameters: str) -> str:
-    """The W3C trace id among a request's parameters (JSON), empty where there is none."""
+    """Return the W3C trace id among a request's parameters (JSON), empty if there is none."""
     given = json.loads(parameters or "{}").get("traceparent", "")
     found = TRACEPARENT.fullmatch(given) if isinstance(given, str) else None
     return found[1] if found else ""
 
 
 def _one_string(values: Any) -> bytes:
-    """The only element of a string tensor. Raises InputError for any other shape."""
+    """Return the only element of a string tensor.
+
+    Raises:
+        InputError: if the tensor has another shape.
+    """
     flat = values.reshape(-1)
     if len(flat) != 1:
         raise InputError(REQUEST, f"shape {list(values.shape)}", "give one string, shape [1]")

@@ -1,10 +1,9 @@
-"""Builds a Triton model repository from a registered model, a model folder or a model's name. No torch, no Triton.
+"""Build a Triton model repository from a registered model, a model folder or a model's name. No Triton needed.
 
 A model `policy-<first 12 of the digest>` holds: `config.pbtxt`; `1/model.py`, which Triton's python backend loads;
 `1/code/`, the modules of this project that it needs, so that every version runs the code it was built with; and
 `1/weights/`. The server's Python needs torch, transformers, safetensors, jinja2 and msgspec (and vllm for that kind).
-The versions of a policy stand side by side under their own names; moving traffic is
-`serving.policies.triton.rollout`'s.
+Versions of a policy are models of their own; `serving.policies.versioned` moves the traffic.
 """
 
 from __future__ import annotations
@@ -19,19 +18,20 @@ from pathlib import Path
 from typing import Literal
 
 from mechanism.errors import ConfigError, InputError
+from mechanism.weights import COMPLETE, ENTRY
+from serving.policies.model import checked_digest, read_entry, weights_files
 from serving.policies.triton.wire import COMPLETED, DIGEST_PARAMETER, REQUEST, TEXT, model_name
-from serving.policies.weights import ENTRY, checked_digest, entry_of, weights_files
 
 Kind = Literal["python", "vllm"]
 Device = Literal["cpu", "gpu"]
 
-COMPLETE = "_complete.json"
-"""Beside the entry, what makes a folder a registered model."""
 CODE_ROOT = Path(__file__).parents[3]
 SOURCES = (
     "mechanism/**/*.py",
     "inference/*.py",
     "serving/__init__.py",
+    "serving/policies/__init__.py",
+    "serving/policies/model.py",
     "serving/policies/protocol.py",
     "serving/policies/triton/__init__.py",
     "serving/policies/triton/backend.py",
@@ -40,11 +40,10 @@ SOURCES = (
     "serving/policies/triton/vllm_marks.py",
     "serving/policies/triton/vllm_processor.py",
     "serving/policies/triton/wire.py",
-    "serving/policies/weights.py",
 )
-"""What the server needs of this project, relative to its root."""
+"""Modules that run in the server's process, relative to the project's root."""
 MODULES: dict[Kind, str] = {"python": "serving.policies.triton.backend", "vllm": "serving.policies.triton.vllm_engine"}
-MODEL_PY = '''"""What Triton's python backend loads. Its own folder comes first: it runs the code it was built with."""
+MODEL_PY = '''"""The module that Triton's python backend loads. It runs the code that the model was built with."""
 
 import sys
 from pathlib import Path
@@ -77,13 +76,15 @@ def build_repository(
     waiting: int = 64,
     link: bool = False,
 ) -> BuiltModel:
-    """Adds a model to the repository folder `out`, whole or not at all; one that is there already is built anew.
+    """Add a model to the repository folder `out`, whole or not at all; an existing one is replaced.
 
-    `model` is a model's name (`tiny`, `smollm2-135m`), a folder in Hugging Face layout, or, with `version`, the folder
-    of a registry, of which that version (or "latest") is taken and its digests are checked. An instance writes `slots`
-    answers at once and lets `waiting` more queue. `link` makes hard links of the weights where the file system can.
-    Raises InputError for a model that is not there or damaged, PolicyError for one that cannot be loaded, ConfigError
-    for settings that cannot be.
+    `model` is a model's name (`tiny`, `smollm2-135m`), a folder in Hugging Face layout or, with `version`, the folder
+    of a registry that has this version (or "latest"), whose digests are checked. An instance writes `slots` answers at
+    once and queues `waiting` more. `link` makes hard links of the weights if the file system can. A model that is not
+    there or damaged is an InputError, one that cannot be loaded a PolicyError.
+
+    Raises:
+        ConfigError: if a number or the combination of kind and device is out of range.
     """
     for name, value, least in (("instances", instances, 1), ("slots", slots, 1), ("waiting", waiting, 0)):
         if value < least:
@@ -118,7 +119,7 @@ def build_repository(
 
 
 def config_pbtxt(name: str, instances: int, device: Device, parameters: dict[str, str | int]) -> str:
-    """The model's configuration in Triton's text format."""
+    """Render the model's configuration in Triton's text format."""
     lines = [
         f'name: "{name}"',
         'backend: "python"',
@@ -135,7 +136,11 @@ def config_pbtxt(name: str, instances: int, device: Device, parameters: dict[str
 
 @contextmanager
 def model_folder(model: str, version: str | None, saved: Path) -> Iterator[Path]:
-    """The model's folder in Hugging Face layout; one that has no such folder is loaded (torch) and saved to `saved`."""
+    """Yield the model's folder in Hugging Face layout. A model without one is loaded (torch) and saved to `saved`.
+
+    Raises:
+        InputError: if there is no such model.
+    """
     if version is not None:
         yield registered(Path(model), version)
         return
@@ -156,10 +161,14 @@ def model_folder(model: str, version: str | None, saved: Path) -> Iterator[Path]
 
 
 def registered(registry: Path, version: str) -> Path:
-    """The folder of a registered version, or of "latest", the youngest. Raises InputError that names those known."""
+    """Return the folder of a registered version; "latest" is the youngest.
+
+    Raises:
+        InputError: if the registry has no such version; the text names those it has.
+    """
     models = registry / "models"
     entries = {
-        folder.name: entry_of(folder)
+        folder.name: read_entry(folder)
         for folder in sorted(models.iterdir() if models.is_dir() else [])
         if (folder / ENTRY).is_file() and (folder / COMPLETE).is_file()
     }
@@ -167,7 +176,7 @@ def registered(registry: Path, version: str) -> Path:
         version = max(entries, key=lambda name: (str(entries[name].get("created")), name))
     if version not in entries:
         known = ", ".join(list(entries)[-10:]) or "none"
-        raise InputError(f"{registry}: version", version, f"known are {known}; a remote registry is fetched first")
+        raise InputError(f"{registry}: version", version, f"known are {known}; fetch a remote registry first")
     return models / version
 
 
@@ -180,7 +189,7 @@ def _copy_code(target: Path) -> None:
 
 
 def _link(source: str, target: str) -> str:
-    """A hard link, or a copy where the file system cannot link."""
+    """Make a hard link, or a copy if the file system cannot link."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,17 +1,17 @@
 """Several generations at once on one policy: a thread that gives every running answer one step in turn.
 
-A new request's first step (its prompt) comes after at most one step of each running answer, so nobody waits for
-another's end. An answer is the same as if it ran alone: nothing is shared between generations but the weights.
-Batching many rows into one forward pass is left to the vLLM variant. Knows neither Triton nor torch.
+A new request's first step (its prompt) comes after at most one step of each running answer, so no answer waits for the
+end of another. An answer is the same as if it ran alone: generations share only the weights. Batching many rows into
+one forward pass is left to the vLLM variant. Knows neither Triton nor torch.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 from mechanism.errors import AuctionError, PolicyError
 from serving.policies.protocol import Completed, PolicyBackend, PolicyEvent
@@ -19,22 +19,22 @@ from serving.policies.triton.wire import PolicyRequest, QueueFull
 
 
 class Reply(Protocol):
-    """Where one answer goes; called by one thread at a time."""
+    """Where one answer is sent; called by one thread at a time."""
 
     def event(self, event: PolicyEvent) -> None:
-        """The next piece; after a `Completed` nothing follows."""
+        """Send the next piece; `Completed` is the last one."""
         ...
 
     def failed(self, error: AuctionError) -> None:
-        """The answer ends here."""
+        """End the answer with an error."""
         ...
 
     def cancelled(self) -> bool:
-        """Whether nobody waits for the answer any more; asked between steps."""
+        """Return whether the reader is gone; asked between steps."""
         ...
 
     def dropped(self) -> None:
-        """The answer was given up because it was cancelled."""
+        """End the answer because it was cancelled."""
         ...
 
 
@@ -42,12 +42,14 @@ class Reply(Protocol):
 class _Job:
     request: PolicyRequest
     reply: Reply
-    steps: Iterator[PolicyEvent] | None = None
+    steps: Generator[PolicyEvent, None, None] | None = None
 
 
 class Scheduler:
-    """`slots` answers are written at once and `waiting` more may queue. `report` is told the type of a foreign
-    exception (its text may quote the prompt)."""
+    """Writes `slots` answers at once and queues `waiting` more.
+
+    `report` gets the type of an unexpected exception, never its text, which may quote the prompt.
+    """
 
     def __init__(self, policy: PolicyBackend, slots: int, waiting: int, report: Callable[[str], None]) -> None:
         self._policy = policy
@@ -62,19 +64,24 @@ class Scheduler:
         self._thread.start()
 
     def submit(self, request: PolicyRequest, reply: Reply) -> None:
-        """Queues an answer and returns at once. Raises QueueFull when slots and queue are full."""
+        """Queue an answer and return at once.
+
+        Raises:
+            PolicyError: if the scheduler is closed.
+            QueueFull: if slots and queue are full.
+        """
         with self._wake:
             if self._closing:
                 raise PolicyError("the model is being unloaded: ask the version that replaces it")
             if self._full():
-                self._drop_given_up()
+                self._drop_cancelled()
             if self._full():
                 raise QueueFull(f"{self._slots} answers are being written and {self._waiting} wait: try again later")
             self._queue.append(_Job(request, reply))
             self._wake.notify()
 
     def close(self) -> None:
-        """Ends the thread; answers that are still running fail."""
+        """Stop the thread; answers that are still running fail."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -89,7 +96,7 @@ class Scheduler:
             self._fail(job, PolicyError("the model was unloaded before the answer was complete: ask again"))
 
     def _admit(self) -> bool:
-        """Waits for work and fills the free slots; False once the scheduler is closed."""
+        """Wait for work and fill the free slots; return False once the scheduler is closed."""
         with self._wake:
             self._wake.wait_for(lambda: self._closing or self._queue or self._running)
             while self._queue and len(self._running) < self._slots:
@@ -99,15 +106,15 @@ class Scheduler:
     def _full(self) -> bool:
         return len(self._queue) + len(self._running) >= self._slots + self._waiting
 
-    def _drop_given_up(self) -> None:
-        """Takes those out of the queue for whom nobody waits any more."""
-        given_up = [job for job in self._queue if job.reply.cancelled()]
-        for job in given_up:
+    def _drop_cancelled(self) -> None:
+        """Remove the cancelled answers from the queue."""
+        cancelled = [job for job in self._queue if job.reply.cancelled()]
+        for job in cancelled:
             self._queue.remove(job)
             job.reply.dropped()
 
     def _step(self, job: _Job) -> None:
-        """One step of an answer. Where it is the last one the slot is free before anybody hears of it."""
+        """Make one step of an answer. The slot of the last step is free before the reader gets it."""
         try:
             event = None if job.reply.cancelled() else self._next(job)
             if event is None or isinstance(event, Completed):
@@ -122,7 +129,7 @@ class Scheduler:
         except Exception as error:
             self._leave(job)
             self._report(type(error).__name__)
-            self._fail(job, PolicyError("the policy failed; the server's log names the kind of failure"))
+            self._fail(job, PolicyError("the policy failed: the server's log names the kind of failure"))
 
     def _next(self, job: _Job) -> PolicyEvent:
         if job.steps is None:
@@ -130,18 +137,18 @@ class Scheduler:
             job.steps = self._policy.stream(request.context, request.seed, request.max_ads)
         event = next(job.steps, None)
         if event is None:
-            raise PolicyError("the policy ended without saying so")
+            raise PolicyError("the policy ended without a Completed event")
         return event
 
     def _fail(self, job: _Job, error: AuctionError) -> None:
-        """Tells the reader, who may be beyond reach: the other answers go on."""
+        """Send an error to the reader. If that fails too, the other answers go on."""
         try:
             job.reply.failed(error)
-        except Exception as unheard:
-            self._report(type(unheard).__name__)
+        except Exception as unsent:
+            self._report(type(unsent).__name__)
 
     def _leave(self, job: _Job) -> None:
-        """Frees the slot, and what the generation holds; a second call changes nothing."""
+        """Free the slot and what the generation holds; a second call changes nothing."""
         _close(job)
         with self._wake:
             if job in self._running:
@@ -149,6 +156,6 @@ class Scheduler:
 
 
 def _close(job: _Job) -> None:
-    """Frees what a generation holds (its cache), at once and in the thread that ran it."""
+    """Free what a generation holds (its cache), in the thread that ran it."""
     if job.steps is not None:
-        cast(Generator[PolicyEvent, None, None], job.steps).close()
+        job.steps.close()

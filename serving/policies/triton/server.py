@@ -1,8 +1,8 @@
 """A real `tritonserver` without a container: prepared once from the `nvidia-pytriton` wheel, then started and stopped.
 
-The wheel carries the server, its python backend and a stub for every Python. The stub wants numpy < 2, which the
-project does not use, so it gets an environment of its own in which the project's other packages (torch, transformers,
-...) are found by path. In production the same model repository runs in NVIDIA's container; none of this is needed then.
+The wheel has the server, its python backend and a stub for every Python. The stub needs numpy < 2, which the project
+does not use, so it gets an environment of its own in which the project's other packages (torch, transformers, ...) are
+found by path. In production the same model repository runs in NVIDIA's container, without this module.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -37,7 +36,7 @@ SUPPORTED = ((3, 11), (3, 12))
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Where the prepared server is: its environment's folder, and the folder of libpython."""
+    """The prepared server: its environment's folder, and the folder of libpython."""
 
     environment: Path
     libpython: Path
@@ -49,7 +48,11 @@ class Prepared:
 
 
 def prepare(folder: Path = FOLDER) -> Prepared:
-    """Makes the server's environment in `folder`, unless it is there. Raises ConfigError where it cannot be made."""
+    """Create the server's environment in `folder`, unless it is there.
+
+    Raises:
+        ConfigError: if Python's version is not supported; `_install` and `_libpython` name what else is missing.
+    """
     if sys.version_info[:2] not in SUPPORTED:
         raise ConfigError("Python", sys.version.split()[0], "the server needs 3.11 or 3.12: use one of them")
     libpython = _libpython()
@@ -60,7 +63,7 @@ def prepare(folder: Path = FOLDER) -> Prepared:
         shutil.rmtree(environment, ignore_errors=True)
         venv.EnvBuilder(symlinks=True).create(environment)
         _install(environment)
-        # after the environment's own packages on the path: numpy is taken from there, the rest from the project
+        # after the environment's own packages on the path: numpy comes from there, the rest from the project
         (_site(environment) / "project.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
         server = Prepared(environment, libpython).server
         stub = server / "backends" / "python" / "triton_python_backend_stub"
@@ -73,7 +76,11 @@ def prepare(folder: Path = FOLDER) -> Prepared:
 
 
 def locate(folder: Path = FOLDER) -> Prepared:
-    """The server that `prepare` made. Raises ConfigError with the remedy where it was never called."""
+    """Return the server that `prepare` created.
+
+    Raises:
+        ConfigError: if it is not prepared.
+    """
     environment = folder.absolute() / "environment"
     if not (environment / "prepared").is_file():
         raise ConfigError("tritonserver", str(folder), REMEDY)
@@ -81,7 +88,7 @@ def locate(folder: Path = FOLDER) -> Prepared:
 
 
 class TritonServer:
-    """A running server: HTTP, gRPC and metrics ports on 127.0.0.1, log in a file."""
+    """A running server with the given HTTP, gRPC and metrics ports on 127.0.0.1; its log goes to a file."""
 
     def __init__(
         self, prepared: Prepared, repository: Path, load: Sequence[str], log: Path, ports: tuple[int, int, int]
@@ -91,7 +98,7 @@ class TritonServer:
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = {
             **os.environ,
-            # the stub takes the first python3 of PATH for its own and looks for packages beside it
+            # the stub takes the first python3 on PATH as its own and finds packages beside it
             "PATH": f"{prepared.environment / 'bin'}:{os.environ.get('PATH', '')}",
             "LD_LIBRARY_PATH": f"{prepared.libpython}:{os.environ.get('LD_LIBRARY_PATH', '')}".rstrip(":"),
         }
@@ -114,7 +121,11 @@ class TritonServer:
             )
 
     def wait_ready(self, seconds: float = 300.0) -> None:
-        """Returns once the server answers and its models are loaded. Raises PolicyError with the log's last lines."""
+        """Wait until the server answers and its models are loaded.
+
+        Raises:
+            PolicyError: if it ends before or takes longer; the text has the log's last lines.
+        """
         end = time.monotonic() + seconds
         while time.monotonic() < end and self.process.poll() is None:
             try:
@@ -128,26 +139,26 @@ class TritonServer:
         raise PolicyError(f"tritonserver did not become ready; its log {self.log} ends with:\n{tail}")
 
     def resident_bytes(self) -> int:
-        """Memory in RAM of the server and of its models' processes together; shared pages count once in each."""
+        """Return the resident memory of the server and its models' processes; shared pages count once in each."""
         pages = 0
         for pid in self._family():
-            with suppress(OSError):  # it may have ended since it was listed
+            with suppress(OSError):  # the process may have ended since it was listed
                 pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def processes(self) -> int:
-        """How many processes the server has now, itself and one for every instance of a model."""
+        """Return the number of the server's processes: itself and one for every instance of a model."""
         return len(self._family())
 
     def kill(self) -> None:
-        """Ends server and models at once, as a crash would."""
+        """Kill server and models at once, as a crash would."""
         for pid in self._family():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
 
     def stop(self, seconds: float = 20.0) -> None:
-        """Lets running answers end, then stops; kills what is left after `seconds`."""
+        """Let running answers end, then stop; kill what is left after `seconds`."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -156,7 +167,7 @@ class TritonServer:
                 self.kill()
 
     def _family(self) -> list[int]:
-        """Process ids of the server and its children."""
+        """Return the process ids of the server and its children."""
         pid = self.process.pid
         family = [pid]
         for thread in Path(f"/proc/{pid}/task").glob("*/children"):
@@ -170,25 +181,16 @@ def running(
     repository: Path,
     load: Sequence[str],
     log: Path,
-    prepared: Prepared | None = None,
-    ports: tuple[int, int, int] | None = None,
+    prepared: Prepared,
+    ports: tuple[int, int, int],
 ) -> Iterator[TritonServer]:
-    """A ready server on free (or the given HTTP, gRPC, metrics) ports; stopped at the end."""
-    server = TritonServer(prepared or locate(), repository, load, log, ports or free_ports())
+    """Start a server on the given HTTP, gRPC and metrics ports, wait until it is ready, and stop it at the end."""
+    server = TritonServer(prepared, repository, load, log, ports)
     try:
         server.wait_ready()
         yield server
     finally:
         server.stop()
-
-
-def free_ports() -> tuple[int, int, int]:
-    """Three ports that nobody listened on a moment ago."""
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    ports = [listener.getsockname()[1] for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports[0], ports[1], ports[2]
 
 
 def _install(environment: Path) -> None:
@@ -211,11 +213,17 @@ def _site(environment: Path) -> Path:
 
 
 def _libpython() -> Path:
-    """The folder of this Python's shared library, which the stub links to. Raises ConfigError where there is none."""
+    """Return the folder of this Python's shared library, which the stub links to.
+
+    Raises:
+        ConfigError: if there is none.
+    """
     name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
     folders = [sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib64"]
     for folder in folders:
         if folder and (Path(folder) / name).is_file():
             return Path(folder)
     package = name.split(".so", maxsplit=1)[0]
-    raise ConfigError(name, "not found", f"install it (on Debian the package {package}): the model's process needs it")
+    raise ConfigError(
+        name, "not found", f"install it (on Debian the package {package}): Triton's python backend needs it"
+    )

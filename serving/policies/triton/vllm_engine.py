@@ -1,9 +1,9 @@
-"""The policy on vLLM behind the same interface: continuous batching on GPUs, for the python backend beside vLLM.
+"""The policy on vLLM behind the same interface: continuous batching on GPUs, in Triton's python backend.
 
-Build with `--kind vllm` and serve with the Triton container that brings vLLM. Written after the documentation of vLLM
-0.15 to 0.22 (0.32 documents another model runner: VLLM_USE_V2_MODEL_RUNNER=0 asks for this one) and not yet run: the
+Build with `--kind vllm` and serve with the Triton container that includes vLLM. Written to the documentation of vLLM
+0.15 to 0.22 (0.32 documents another model runner; VLLM_USE_V2_MODEL_RUNNER=0 selects this one) and not yet run: the
 tests have no GPU and no vLLM. They cover `vllm_marks`, which masks and records, and the interface through the other
-kind. A seed fixes an answer only for one vLLM build and batch.
+kind. A seed reproduces an answer only for one vLLM build and batch.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from serving.policies.triton.wire import PolicyRequest, QueueFull, encode_reques
 PROCESSOR = "serving.policies.triton.vllm_processor:MarkerProcessor"
 ARGUMENT = "llm_auction"
 MAX_CANDIDATES = 64
-"""Log-probabilities that the engine reports for a token: a fork of the trie may not be wider."""
+"""Log-probabilities that the engine reports for a token, which bounds the fan-out of the trie."""
 
 
 class TritonPythonModel(backend.TritonPythonModel):
-    """The model instance whose engine is vLLM."""
+    """A model instance whose engine is vLLM."""
 
     def engine(self) -> backend.Engine:
-        """Starts vLLM; `slots` bounds its batch."""
+        """Start vLLM; `slots` bounds its batch."""
         slots, waiting = int(self.parameters["slots"]), int(self.parameters["waiting"])
         return VllmEngine(self.weights, slots, waiting, self.report)
 
 
 class VllmEngine:
-    """vLLM's asynchronous engine on an event loop of its own thread; as `Scheduler`."""
+    """vLLM's asynchronous engine on an event loop in a thread of its own; as `Scheduler`."""
 
     def __init__(self, weights: Path, slots: int, waiting: int, report: Any) -> None:
         from vllm.engine.arg_utils import AsyncEngineArgs  # type: ignore[import-not-found, unused-ignore]
@@ -45,7 +45,7 @@ class VllmEngine:
 
         self._policy = policy_without_weights(weights)
         self._report = report
-        self._room = slots + waiting
+        self._limit = slots + waiting
         self._open = 0
         self._lock = threading.Lock()
         self._numbers = itertools.count()
@@ -58,24 +58,29 @@ class VllmEngine:
             max_logprobs=MAX_CANDIDATES,
             logprobs_mode="processed_logprobs",
             logits_processors=[PROCESSOR],
-            # the constraint needs every token before the next one is chosen
+            # the constraint needs each token before the next one is sampled
             async_scheduling=False,
             enable_prefix_caching=True,
         )
-        self._engine: Any = self._on_loop(_started(AsyncLLM, arguments)).result()
+        self._engine: Any = self._on_loop(_start(AsyncLLM, arguments)).result()
 
     def submit(self, request: PolicyRequest, reply: Reply) -> None:
-        """Queues an answer and returns at once. Raises QueueFull or InputError."""
+        """Queue an answer and return at once.
+
+        Raises:
+            InputError: if the request has too many candidates.
+            QueueFull: if slots and queue are full.
+        """
         if len(request.context.candidates) >= MAX_CANDIDATES:
             raise InputError("candidates", len(request.context.candidates), f"give fewer than {MAX_CANDIDATES}")
         with self._lock:
-            if self._open >= self._room:
+            if self._open >= self._limit:
                 raise QueueFull(f"{self._open} answers are being written or wait: try again later")
             self._open += 1
         self._on_loop(self._answer(request, reply))
 
     def close(self) -> None:
-        """Ends vLLM's processes and the thread."""
+        """Stop vLLM's processes and the thread."""
         self._engine.shutdown()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -90,7 +95,7 @@ class VllmEngine:
             reply.failed(error)
         except Exception as error:
             self._report(type(error).__name__)
-            reply.failed(PolicyError("the policy failed; the server's log names the kind of failure"))
+            reply.failed(PolicyError("the policy failed: the server's log names the kind of failure"))
         finally:
             with self._lock:
                 self._open -= 1
@@ -113,7 +118,7 @@ class VllmEngine:
                 if text := record.text(last=output.finished):
                     reply.event(TextDelta(text))
         finally:
-            await stream.aclose()  # stops the generation where it has not ended
+            await stream.aclose()  # stops a generation that has not ended
         done = Completed(record.choices, record.logprob, len(record.tokens), len(prompt), record.finished)
         reply.event(done)
 
@@ -139,6 +144,6 @@ class VllmEngine:
         )
 
 
-async def _started(engine: Any, arguments: Any) -> Any:
-    """Made on the loop that will run it."""
+async def _start(engine: Any, arguments: Any) -> Any:
+    """Construct the engine on the event loop that will run it."""
     return engine.from_engine_args(arguments)

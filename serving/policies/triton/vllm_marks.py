@@ -1,8 +1,8 @@
-"""The marker constraint for an engine that samples by itself: what it may choose, and what its choices mean.
+"""The marker constraint for an engine that samples by itself: which tokens it may choose, and a record of its choices.
 
-`inference.sampling` masks, samples and records in one loop. Around vLLM the three are apart: `Mask` runs beside the
-model and strikes logits out before temperature, top-k and top-p; `Record` runs beside the request and rebuilds
-propensities and log-probability from the log-probabilities that the engine reports after them. Free of vLLM.
+`inference.sampling` masks, samples and records in one loop. With vLLM the three are separate: `Mask` runs in the
+model's process and masks logits before temperature, top-k and top-p; `Record` runs beside the request and computes
+propensities and log-probability from the log-probabilities that the engine reports after sampling. Free of vLLM.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def policy_without_weights(folder: Path) -> Policy:
-    """Tokenizer, prompt, sampling settings and marker vocabulary of a model folder; its weights stay on the disk."""
+    """Load tokenizer, prompt, sampling settings and marker vocabulary of a model folder, without its weights."""
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     from inference.models import LoadedModel, read_policy_settings
@@ -39,7 +39,7 @@ def policy_without_weights(folder: Path) -> Policy:
 
 
 class Mask:
-    """One answer's logits processor: call it with the answer's tokens so far and the next token's logits (V,)."""
+    """One answer's logits processor, called with the answer's tokens so far and the next token's logits (V,)."""
 
     def __init__(self, vocabulary: MarkerVocabulary, context: Context, max_ads: int, max_new_tokens: int) -> None:
         from inference.constraint import MarkerConstraint
@@ -50,7 +50,7 @@ class Mask:
         self._max_new_tokens = max_new_tokens
 
     def __call__(self, tokens: Sequence[int], logits_V: Any) -> Any:
-        """The logits with everything struck out that the constraint forbids here."""
+        """Return the logits with the tokens masked that the constraint forbids here."""
         from inference.sampling import forbid
 
         for token in tokens[self._seen :]:
@@ -67,7 +67,7 @@ class Mask:
 
 
 class Record:
-    """What became of one answer, token by token as the engine reports them."""
+    """Record of one answer, token by token as the engine reports them."""
 
     def __init__(self, vocabulary: MarkerVocabulary, context: Context, max_ads: int) -> None:
         from inference.constraint import MarkerConstraint
@@ -85,7 +85,11 @@ class Record:
         return tuple(self._constraint.choices)
 
     def take(self, token: int, logprobs: Mapping[int, float]) -> None:
-        """The next token, with the log-probabilities (nats) of itself and of every other that was likely enough."""
+        """Add the next token, with log-probabilities (nats) by token: its own and those of the likeliest others.
+
+        Raises:
+            PolicyError: if the token breaks the constraint, so that the engine does not use `Mask`.
+        """
         if token in self._vocabulary.end_tokens and not self._constraint.inside:
             self.logprob += logprobs[token]
             self.finished = True
@@ -101,7 +105,7 @@ class Record:
         self.tokens.append(token)
 
     def text(self, last: bool = False) -> str:
-        """The raw text that is new since the last call; bytes of an unfinished character wait for their others."""
+        """Return the raw text that is new since the last call; an incomplete character waits for its other bytes."""
         whole = self._vocabulary.decode(self.tokens)
         if whole.endswith("\ufffd") and not last:
             return ""

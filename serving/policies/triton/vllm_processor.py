@@ -1,4 +1,4 @@
-"""vLLM loads this by name into the process of its model: the marker constraint as a logits processor."""
+"""The marker constraint as a logits processor, which vLLM loads by name into its model's process."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class MarkerProcessor(AdapterLogitsProcessor):  # type: ignore[misc, unused-igno
         self._policy = policy_without_weights(Path(vllm_config.model_config.model))
 
     def is_argmax_invariant(self) -> bool:
-        """False: it may forbid the likeliest token."""
+        """Return False: it may mask the likeliest token."""
         return False
 
     def new_req_logits_processor(self, params: Any) -> Mask | None:
-        """The mask of a new request."""
+        """Return the mask of a new request, None if it carries no context."""
         given = (params.extra_args or {}).get(ARGUMENT)
         if given is None:
             return None

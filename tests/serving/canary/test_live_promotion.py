@@ -15,13 +15,12 @@ from serving.canary.deployment import Deployment
 from serving.canary.guard import GuardSettings
 from serving.canary.monitor import CanaryMonitor, LogFeed
 from serving.canary.samples import AnswerSamples, SampleSettings
+from serving.policies.in_process import ThreadedPolicy
 from serving.policies.protocol import AsyncPolicyBackend
 from serving.policies.route_file import Version
-from serving.policies.threaded import ThreadedPolicy
 from serving.policies.versioned import RoutedPolicy, RouteLimits
-from serving.policies.worker import PolicyWorker
 
-QUICK = RouteLimits(trial_s=5, look_s=2, again_s=0.05)
+QUICK = RouteLimits(trial_s=5, probe_s=2, retry_s=0.05)
 SECONDS = {"good": 0.0, "better": 0.0, "slow": 0.6}
 """Seconds that each version takes for an answer."""
 
@@ -42,7 +41,7 @@ def opener(scripted: Callable[..., Any]) -> Callable[[Version], Any]:
 
         policy = scripted()
         policy.script, policy.digest = script, wanted.digest
-        return ThreadedPolicy(PolicyWorker(policy, 64, 30.0))
+        return ThreadedPolicy(policy, 64, 30.0)
 
     return opened
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mechanism.errors import ConfigError
-from serving.policies.route_file import chosen, parse_routes, read_routes
+from serving.policies.route_file import choose, parse_routes, read_routes
 
 A, B = "a" * 64, "b" * 64
 
@@ -52,7 +52,7 @@ def test_a_file_is_read_with_its_generation(tmp_path: Path) -> None:
         (b" " * 1_000_001, "routes", "at most"),
     ],
 )
-def test_a_bad_file_is_refused_with_place_value_and_remedy(data: bytes, place: str, remedy: str) -> None:
+def test_a_bad_file_is_refused_with_place_and_remedy(data: bytes, place: str, remedy: str) -> None:
     with pytest.raises(ConfigError) as refused:
         parse_routes(data, "routes")
     assert place in refused.value.place
@@ -65,18 +65,18 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("weights", [{"a": 90, "b": 10}, {"a": 1, "b": 99}, {"a": 50, "b": 30, "c": 20}])
-def test_questions_fall_to_versions_by_weight(weights: dict[str, float]) -> None:
+def test_questions_are_split_by_weight(weights: dict[str, float]) -> None:
     keys = 20_000
-    found = [chosen(weights, f"user-{i}") for i in range(keys)]
+    found = [choose(weights, f"user-{i}") for i in range(keys)]
     for name, weight in weights.items():
         share, sigma = weight / 100, (weight / 100 * (1 - weight / 100) / keys) ** 0.5
         assert abs(found.count(name) / keys - share) < 4 * sigma
 
 
 def test_the_split_is_the_same_in_every_router() -> None:
-    """Pinned: routers of two releases must send a user to the same version."""
+    """Pinned: routers of two releases must choose the same version for a user."""
     weights = {"stable": 75.0, "canary": 25.0}
-    found = "".join(chosen(weights, f"user-{i}")[0] for i in range(32))
+    found = "".join(choose(weights, f"user-{i}")[0] for i in range(32))
     assert found == PINNED
 
 
@@ -84,21 +84,21 @@ PINNED = "cssssscssssccssssssssssssssssscs"
 
 
 @given(st.text(), st.integers(1, 98), st.integers(1, 99))
-def test_nobody_leaves_a_canary_whose_share_grows(key: str, before: int, more: int) -> None:
+def test_no_key_leaves_a_canary_whose_share_grows(key: str, before: int, more: int) -> None:
     after = min(99, before + more)
-    if chosen({"stable": 100 - before, "canary": before}, key) == "canary":
-        assert chosen({"stable": 100 - after, "canary": after}, key) == "canary"
+    if choose({"stable": 100 - before, "canary": before}, key) == "canary":
+        assert choose({"stable": 100 - after, "canary": after}, key) == "canary"
 
 
 @given(st.text(), st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 100), min_size=2))
-def test_when_a_version_drops_out_only_its_own_users_move(key: str, weights: dict[str, int]) -> None:
+def test_only_the_keys_of_a_removed_version_move(key: str, weights: dict[str, int]) -> None:
     if sum(weights.values()) == 0:
         with pytest.raises(ValueError):  # noqa: PT011
-            chosen(weights, key)
+            choose(weights, key)
         return
-    before = chosen(weights, key)
+    before = choose(weights, key)
     assert weights[before] > 0
     for gone in weights:
         rest = {name: weight for name, weight in weights.items() if name != gone}
         if gone != before and sum(rest.values()):
-            assert chosen(rest, key) == before
+            assert choose(rest, key) == before

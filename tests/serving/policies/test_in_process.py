@@ -12,9 +12,8 @@ import pytest
 from mechanism.errors import PolicyError
 from mechanism.types import Context
 from serving.errors import Overloaded, PolicyTimeout
+from serving.policies.in_process import ThreadedPolicy
 from serving.policies.protocol import AsyncPolicyBackend, Completed, PolicyEvent, TextDelta
-from serving.policies.threaded import ThreadedPolicy
-from serving.policies.worker import PolicyWorker
 
 CONTEXT = Context("c", "q", ())
 
@@ -39,7 +38,7 @@ class Slow:
 
 
 def threaded(policy: Slow, waiting: int = 4) -> ThreadedPolicy:
-    return ThreadedPolicy(PolicyWorker(policy, waiting, deadline_s=30))
+    return ThreadedPolicy(policy, waiting, deadline_s=30)
 
 
 def ask(backend: AsyncPolicyBackend, seconds: float = 20) -> AsyncGenerator[PolicyEvent, None]:

@@ -20,7 +20,7 @@ from mechanism.types import Ad, Candidate, Context, Profile
 from serving import tracing
 from serving.errors import Overloaded, PolicyTimeout
 from serving.policies.breaker import BreakerSettings, ServerDown
-from serving.policies.protocol import AsyncPolicyBackend, Completed, InProcessPolicy, PolicyEvent, TextDelta
+from serving.policies.protocol import AsyncPolicyBackend, Completed, PolicyEvent, TextDelta
 from serving.policies.triton import server
 from serving.policies.triton.client import ModelRef, TritonPolicy, TritonSettings, connect
 from serving.policies.triton.repository import build_repository
@@ -171,7 +171,7 @@ def test_a_route_file_names_models_on_triton_and_folders_of_this_process(site: S
 
 def test_answers_are_those_of_the_policy_in_process(site: Site) -> None:
     """Also when they are written at the same time: text, propensities, log-probability, lengths."""
-    local = InProcessPolicy.load("tiny")
+    local = ModelPolicy.load("tiny")
 
     async def work(client: Any) -> None:
         remote = TritonPolicy(client, site.tiny)

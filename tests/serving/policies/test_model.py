@@ -15,7 +15,8 @@ from inference.models import resolve
 from mechanism.errors import InputError
 from mechanism.weights import digest_of
 from serving.campaigns.catalogue_file import read_catalogue
-from serving.policies.protocol import Completed, InProcessPolicy, TextDelta
+from serving.policies.model import ModelPolicy
+from serving.policies.protocol import Completed, TextDelta
 from serving.policies.triton.repository import build_repository
 from trainers.artifacts.registry import Registry
 
@@ -26,12 +27,12 @@ OFFERED = [f"A{number}" for number in range(45, 65)]
 
 
 @pytest.fixture(scope="module")
-def tiny() -> InProcessPolicy:
-    return InProcessPolicy.load("tiny")
+def tiny() -> ModelPolicy:
+    return ModelPolicy.load("tiny")
 
 
 def test_a_real_answer_is_labelled_linked_and_billable(
-    router: Callable[..., Any], tiny: InProcessPolicy, tmp_path: Path
+    router: Callable[..., Any], tiny: ModelPolicy, tmp_path: Path
 ) -> None:
     path = builtin_catalogue(tmp_path, seed=0)
     with router(tmp_path, tiny, shared_encoder(), catalogue=read_catalogue(path)) as running:
@@ -60,17 +61,17 @@ def test_a_registered_model_has_one_digest_wherever_it_is_served(tmp_path: Path)
     registry = Registry(tmp_path)
     entry = registry.register(resolve("tiny")[0], base="tiny")
     folder = registry.fetch(entry.version)
-    local = InProcessPolicy.load(str(folder))
+    local = ModelPolicy.load(str(folder))
     built = build_repository(str(tmp_path), tmp_path / "repository", version=entry.version)
     assert local.digest == built.digest == digest_of(entry.sha256)
-    assert InProcessPolicy.load("tiny").digest == local.digest
+    assert ModelPolicy.load("tiny").digest == local.digest
     (weights,) = folder.glob("*.safetensors")
     weights.write_bytes(weights.read_bytes() + b"more")
     with pytest.raises(InputError, match=r"not those of model\.json"):
-        InProcessPolicy.load(str(folder))
+        ModelPolicy.load(str(folder))
 
 
-def test_equal_seeds_write_equal_answers_with_propensities(tiny: InProcessPolicy, tmp_path: Path) -> None:
+def test_equal_seeds_write_equal_answers_with_propensities(tiny: ModelPolicy, tmp_path: Path) -> None:
     from mechanism.types import Context
 
     ads = [listing for listing in read_catalogue(builtin_catalogue(tmp_path, seed=0)) if listing.ad.id in OFFERED]
@@ -87,7 +88,7 @@ def test_equal_seeds_write_equal_answers_with_propensities(tiny: InProcessPolicy
 
 
 def test_the_campaign_of_the_readme_is_shown_though_its_title_and_its_need_are_new(
-    tiny: InProcessPolicy, tmp_path: Path
+    tiny: ModelPolicy, tmp_path: Path
 ) -> None:
     from mechanism.types import Ad, Candidate, Context
 

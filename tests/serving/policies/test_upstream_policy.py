@@ -1,4 +1,4 @@
-"""The upstream policy against real servers on this machine: whole answers, faults, deadlines, readers who leave."""
+"""The upstream policy against real servers on this machine: whole answers, errors, deadlines, cancelled readers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from mechanism.errors import ConfigError, InputError, PolicyError
 from mechanism.types import Ad, Candidate, Context
 from serving import tracing
 from serving.errors import Overloaded, PolicyTimeout
-from serving.policies.breaker import BreakerSettings, ServerDown
+from serving.policies.breaker import BreakerSettings
+from serving.policies.calls import CallSettings, ServerDown
 from serving.policies.openai.exchange import KEY_VARIABLE
 from serving.policies.openai.policy import UpstreamPolicy, UpstreamSettings
 from serving.policies.protocol import AsyncPolicyBackend, Completed, PolicyEvent, TextDelta
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+BREAKER = BreakerSettings()
 CONTEXT = Context("c", "Which shoes?", (Candidate(Ad("A1", "Zephyr Shoes", "Light.", "Zephyr"), 500_000),))
 
 
@@ -57,7 +59,7 @@ def status(code: int, body: bytes = b"a private question") -> Answer:
 
 @dataclass
 class Fake:
-    """A server that gives its answers one after the other, the last one again and again."""
+    """A server that gives its answers in order and repeats the last one."""
 
     answers: list[Answer]
     port: int = 0
@@ -98,7 +100,7 @@ async def faked(*answers: Answer, **settings: Any) -> AsyncIterator[tuple[Fake, 
     fake = Fake(list(answers))
     server = await asyncio.start_server(fake.handle, "127.0.0.1", 0)
     fake.port = server.sockets[0].getsockname()[1]
-    policy = UpstreamPolicy(asked(fake.port, **settings), {KEY_VARIABLE: "sk-test"})
+    policy = UpstreamPolicy(upstream(fake.port, **settings), {KEY_VARIABLE: "sk-test"})
     try:
         yield fake, policy
     finally:
@@ -107,8 +109,11 @@ async def faked(*answers: Answer, **settings: Any) -> AsyncIterator[tuple[Fake, 
         await asyncio.gather(*fake.handlers)
 
 
-def asked(port: int, **settings: Any) -> UpstreamSettings:
-    return UpstreamSettings(f"http://127.0.0.1:{port}", "m", **({"pause_s": 0.01} | settings))
+def upstream(
+    port: int, retries: int = 2, breaker: BreakerSettings = BREAKER, **more: Any
+) -> UpstreamSettings:
+    calls = CallSettings(retries=retries, backoff_s=0.01, breaker=breaker)
+    return UpstreamSettings(f"http://127.0.0.1:{port}", "m", calls=calls, **more)
 
 
 async def collect(policy: AsyncPolicyBackend, seconds: float = 10, context: Context = CONTEXT) -> list[PolicyEvent]:
@@ -117,7 +122,7 @@ async def collect(policy: AsyncPolicyBackend, seconds: float = 10, context: Cont
         return [event async for event in events]
 
 
-def test_the_trace_goes_on_to_the_upstream(spans: Callable[[], dict[str, Any]]) -> None:
+def test_the_trace_is_sent_to_the_upstream(spans: Callable[[], dict[str, Any]]) -> None:
     trace_id = "0af7651916cd43dd8448eb211c80319c"
     caller = {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01", "baggage": "user=private"}
 
@@ -138,10 +143,10 @@ def text(events: list[PolicyEvent]) -> str:
     return "".join(event.text for event in events if isinstance(event, TextDelta))
 
 
-def test_streams_every_delta_and_tells_usage_but_no_propensities() -> None:
+def test_every_delta_is_streamed_with_usage_but_no_propensities() -> None:
     async def run() -> None:
         server = await serve(0, MockSettings(ads=True))
-        policy = UpstreamPolicy(asked(server.sockets[0].getsockname()[1]), {})
+        policy = UpstreamPolicy(upstream(server.sockets[0].getsockname()[1]), {})
         for _ in range(3):
             *deltas, done = await collect(policy)
             assert len(deltas) == DELTAS + 1
@@ -159,7 +164,7 @@ def test_streams_every_delta_and_tells_usage_but_no_propensities() -> None:
     asyncio.run(run())
 
 
-def test_one_connection_serves_answers_that_follow_each_other() -> None:
+def test_consecutive_answers_share_one_connection() -> None:
     async def run() -> None:
         body = frame("Hi") + frame(finish="stop") + b"data: [DONE]\n\n"
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -178,7 +183,7 @@ def test_one_connection_serves_answers_that_follow_each_other() -> None:
                 ended.set()
 
         server = await asyncio.start_server(handle, "127.0.0.1", 0)
-        policy = UpstreamPolicy(asked(server.sockets[0].getsockname()[1]), {})
+        policy = UpstreamPolicy(upstream(server.sockets[0].getsockname()[1]), {})
         for _ in range(5):
             assert text(await collect(policy)) == "Hi"
         assert connections == 1
@@ -189,7 +194,7 @@ def test_one_connection_serves_answers_that_follow_each_other() -> None:
     asyncio.run(run())
 
 
-def test_asks_for_the_rendered_prompt_with_key_seed_and_limit() -> None:
+def test_the_request_carries_prompt_key_seed_and_limit() -> None:
     async def run() -> None:
         async with faked(sends(WHOLE), max_tokens=99, temperature=0.5) as (fake, policy):
             *_, done = await collect(policy)
@@ -208,7 +213,7 @@ def test_asks_for_the_rendered_prompt_with_key_seed_and_limit() -> None:
 
 
 @pytest.mark.parametrize(("reason", "finished"), [("stop", True), ("length", False), ("content_filter", False)])
-def test_an_answer_is_finished_where_the_model_ended_it(reason: str, finished: bool) -> None:
+def test_an_answer_is_finished_if_the_model_ended_it(reason: str, finished: bool) -> None:
     async def run() -> None:
         async with faked(sends(HEAD, frame("Hi", reason))) as (_, policy):  # the body ends without [DONE]
             *_, done = await collect(policy)
@@ -218,10 +223,12 @@ def test_an_answer_is_finished_where_the_model_ended_it(reason: str, finished: b
     asyncio.run(run())
 
 
-def test_a_broken_connection_is_tried_again_only_before_the_first_delta() -> None:
+def test_a_broken_connection_is_retried_only_before_the_first_delta() -> None:
     async def run() -> None:
         async with faked(sends(), sends(HEAD), sends(WHOLE)) as (fake, policy):
-            with pytest.raises(PolicyError, match="before the answer was complete"):  # it ended in order, but too early
+            with pytest.raises(
+                PolicyError, match="before the answer was complete"
+            ):  # a clean end of the body, but no finish reason
                 await collect(policy)
             assert len(fake.requests) == 2
             assert text(await collect(policy)) == "Hello."
@@ -253,7 +260,7 @@ def test_a_broken_connection_is_tried_again_only_before_the_first_delta() -> Non
         (302, PolicyError),
     ],
 )
-def test_a_refusal_is_final_and_what_it_says_stays_here(code: int, error: type[Exception]) -> None:
+def test_a_refusal_is_final_and_its_body_is_not_repeated(code: int, error: type[Exception]) -> None:
     async def run() -> None:
         async with faked(status(code)) as (fake, policy):
             with pytest.raises(error) as caught:
@@ -276,7 +283,7 @@ def test_a_refusal_is_final_and_what_it_says_stays_here(code: int, error: type[E
     ],
 )
 @pytest.mark.parametrize("first", [b"", frame("Hi")])
-def test_a_malformed_frame_ends_the_answer_without_being_repeated(bad: bytes, first: bytes) -> None:
+def test_a_malformed_frame_ends_the_answer_and_is_not_repeated(bad: bytes, first: bytes) -> None:
     async def run() -> None:
         async with faked(sends(HEAD + first + bad + frame(finish="stop"))) as (fake, policy):
             with pytest.raises(PolicyError) as caught:
@@ -297,7 +304,7 @@ def test_an_answer_that_is_not_streamed_is_refused() -> None:
     asyncio.run(run())
 
 
-def test_a_reader_who_leaves_is_seen_by_the_server() -> None:
+def test_a_closed_stream_is_cancelled_at_the_server() -> None:
     async def run() -> None:
         async with faked(hangs) as (fake, policy):
             events = policy.stream(CONTEXT, 1, 3, asyncio.get_running_loop().time() + 20)
@@ -310,7 +317,7 @@ def test_a_reader_who_leaves_is_seen_by_the_server() -> None:
     asyncio.run(run())
 
 
-def test_a_cancelled_task_closes_the_request_before_any_answer() -> None:
+def test_a_cancelled_task_closes_a_request_without_an_answer() -> None:
     async def silent(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(30)
 
@@ -329,7 +336,7 @@ def test_a_cancelled_task_closes_the_request_before_any_answer() -> None:
 
 
 @pytest.mark.parametrize("slow", [hangs, None])
-def test_the_deadline_ends_the_request_before_and_within_the_answer(slow: Answer | None) -> None:
+def test_the_deadline_ends_a_request_before_and_within_its_answer(slow: Answer | None) -> None:
     async def silent(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(30)
 
@@ -346,7 +353,7 @@ def test_the_deadline_ends_the_request_before_and_within_the_answer(slow: Answer
     asyncio.run(run())
 
 
-def test_more_answers_than_may_be_open_are_refused() -> None:
+def test_answers_above_the_limit_are_refused() -> None:
     async def run() -> None:
         async with faked(hangs, in_flight=1) as (_, policy):
             deadline = asyncio.get_running_loop().time() + 20
@@ -362,14 +369,14 @@ def test_more_answers_than_may_be_open_are_refused() -> None:
     asyncio.run(run())
 
 
-def test_a_server_that_is_down_is_left_alone_and_found_again() -> None:
+def test_the_breaker_opens_for_a_failing_server_and_closes_again() -> None:
     async def run() -> None:
-        breaker = BreakerSettings(failures=2, cool_s=0.2)
+        breaker = BreakerSettings(failures=2, cooldown_s=0.2)
         async with faked(sends(), sends(), sends(WHOLE), retries=0, breaker=breaker) as (fake, policy):
             for _ in range(2):
                 with pytest.raises(ServerDown):
                     await collect(policy)
-            with pytest.raises(ServerDown, match="left alone"):
+            with pytest.raises(ServerDown, match="failed repeatedly"):
                 await collect(policy)
             assert len(fake.requests) == 2
             await asyncio.sleep(0.25)
@@ -379,11 +386,11 @@ def test_a_server_that_is_down_is_left_alone_and_found_again() -> None:
     asyncio.run(run())
 
 
-def test_nobody_at_the_address_is_down_and_not_ready() -> None:
+def test_an_address_without_a_server_is_down_and_not_ready() -> None:
     async def run() -> None:
         async with faked(sends(WHOLE)) as (fake, _):
             port = fake.port
-        policy = UpstreamPolicy(asked(port), {})
+        policy = UpstreamPolicy(upstream(port), {})
         with pytest.raises(ServerDown):
             await collect(policy)
         assert not await policy.ready()
@@ -399,26 +406,24 @@ def test_nobody_at_the_address_is_down_and_not_ready() -> None:
         {"url": "http://"},
         {"url": "http://me:secret@host/v1"},
         {"model": ""},
-        {"retries": -1},
         {"max_tokens": 0},
         {"in_flight": 0},
-        {"question_s": 0},
         {"temperature": math.nan},
     ],
 )
-def test_settings_that_cannot_work_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
-        replace(asked(1), **wrong)
+        replace(upstream(1), **wrong)
     assert "secret" not in str(caught.value)
 
 
-def test_a_key_that_would_split_a_header_is_refused_and_not_shown() -> None:
+def test_a_key_with_control_characters_is_refused_and_not_shown() -> None:
     with pytest.raises(ConfigError) as caught:
-        UpstreamPolicy(asked(1), {KEY_VARIABLE: "sk\r\nX-Evil: 1"})
+        UpstreamPolicy(upstream(1), {KEY_VARIABLE: "sk\r\nX-Evil: 1"})
     assert "Evil" not in str(caught.value)
 
 
 def test_the_base_url_may_carry_its_path() -> None:
     for url in ("http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"):
-        assert replace(asked(1), url=url).endpoint("/models") == "http://h:1/v1/models"
-    assert replace(asked(1), url="http://h/openai/v1").endpoint("/models") == "http://h/openai/v1/models"
+        assert replace(upstream(1), url=url).endpoint("/models") == "http://h:1/v1/models"
+    assert replace(upstream(1), url="http://h/openai/v1").endpoint("/models") == "http://h/openai/v1/models"

@@ -1,4 +1,4 @@
-"""Frames of a chat completion stream, however their bytes are cut."""
+"""Frames of a chat completion stream, however their bytes are split."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mechanism.errors import PolicyError
-from serving.policies.openai.frames import LONGEST_LINE, FrameReader
+from serving.policies.openai.frames import MAX_LINE_BYTES, FrameReader
 
 
 def wire(texts: list[str], newline: str) -> bytes:
@@ -26,7 +26,7 @@ def wire(texts: list[str], newline: str) -> bytes:
     st.sampled_from(["\n", "\r\n"]),
     st.lists(st.integers(1, 40), max_size=60),
 )
-def test_every_cut_of_the_bytes_gives_the_same_deltas(texts: list[str], newline: str, cuts: list[int]) -> None:
+def test_any_split_of_the_bytes_gives_the_same_deltas(texts: list[str], newline: str, cuts: list[int]) -> None:
     data, found, reader = wire(texts, newline), [], FrameReader()
     for cut in [*cuts, len(data)]:
         found += reader.feed(data[:cut])
@@ -36,13 +36,13 @@ def test_every_cut_of_the_bytes_gives_the_same_deltas(texts: list[str], newline:
     assert (reader.finish_reason, reader.done) == ("stop", True)
 
 
-def test_nothing_after_the_end_is_read() -> None:
+def test_bytes_after_done_are_ignored() -> None:
     reader = FrameReader()
     assert reader.feed(b"data: [DONE]\n\ndata: rubbish\n\n") == []
     assert reader.done
 
 
-def test_a_line_without_an_end_is_not_kept_for_ever() -> None:
+def test_an_endless_line_is_refused() -> None:
     reader = FrameReader()
     with pytest.raises(PolicyError, match="bytes"):
-        reader.feed(b"x" * (LONGEST_LINE + 1))
+        reader.feed(b"x" * (MAX_LINE_BYTES + 1))

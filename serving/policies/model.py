@@ -1,0 +1,120 @@
+"""A folder with a model: the digest of its weights, and the policy that they make.
+
+The digest is the same wherever the model is served: in the router's process, on Triton, and as the registry's entry
+lists it. Equal weights in other files (another layout, GGUF) have another digest. Torch is imported on loading only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mechanism.errors import InputError
+from mechanism.types import Context
+from mechanism.weights import ENTRY, WEIGHTS, digest_of
+from serving.policies.protocol import Completed, PolicyEvent, TextDelta
+
+if TYPE_CHECKING:
+    from inference.policy import Policy
+
+
+class ModelPolicy:
+    """A language model of `inference` as a `PolicyBackend`."""
+
+    def __init__(self, policy: Policy, digest: str) -> None:
+        self._policy = policy
+        self.digest = digest
+
+    @classmethod
+    def load(cls, name_or_path: str, digest: str = "") -> ModelPolicy:
+        """Load a model by its name or folder; `digest` is computed from its files unless it is given.
+
+        `checked_digest` refuses files that are not those of the registry's entry, `Policy.load` a model that cannot be
+        loaded.
+        """
+        from inference.models import resolve
+        from inference.policy import Policy
+
+        where, gguf = resolve(name_or_path)
+        if not digest and gguf:
+            digest = file_sha256(Path(where) / gguf)
+        elif not digest and Path(where).is_dir():
+            digest = checked_digest(Path(where))
+        policy = Policy.load(name_or_path)
+        return cls(policy, digest or policy.digest)
+
+    def stream(self, context: Context, seed: int, max_ads: int) -> Generator[PolicyEvent, None, None]:
+        """Write one answer with constrained decoding, reproducible by its seed."""
+        settings = self._policy.with_sampling(max_ads=max_ads)
+        prompt_tokens = self._checked_prompt_tokens(context, settings.max_new_tokens)
+        deltas = self._policy.stream(context, seed, settings)
+        try:
+            while True:
+                yield TextDelta(next(deltas))
+        except StopIteration as end:
+            done = end.value
+        finally:
+            deltas.close()
+        yield Completed(done.choices, done.logprob, len(done.token_ids), prompt_tokens, done.finished)
+
+    def _checked_prompt_tokens(self, context: Context, max_new_tokens: int) -> int:
+        """Count the prompt's tokens.
+
+        Raises:
+            InputError: if prompt and answer need more positions than the model has, past which it writes noise.
+        """
+        tokens = len(self._policy.prompt_ids(context))
+        limit = self._policy.model.config.max_position_embeddings
+        if tokens + max_new_tokens > limit:
+            remedy = f"shorten them: this model reads {limit - max_new_tokens}, its offers included"
+            raise InputError("messages", f"{tokens} tokens", remedy)
+        return tokens
+
+
+def weights_files(folder: Path) -> list[Path]:
+    """Return the files of a model folder that hold weights, sorted by name."""
+    return sorted(p for p in folder.iterdir() if p.is_file() and p.name.endswith(WEIGHTS))
+
+
+def folder_digest(folder: Path) -> str:
+    """Return the digest of the weights in a folder; reads every byte of them."""
+    return digest_of({path.name: file_sha256(path) for path in weights_files(folder)})
+
+
+def checked_digest(folder: Path) -> str:
+    """Return the digest of the weights in a folder.
+
+    Raises:
+        InputError: if a registry's entry lies beside the weights and lists others.
+    """
+    found = folder_digest(folder)
+    if (folder / ENTRY).is_file() and digest_of(read_entry(folder)["sha256"]) != found:
+        raise InputError(
+            str(folder), found, f"the weights are not those of {ENTRY}: restore them, or register the model"
+        )
+    return found
+
+
+def read_entry(folder: Path) -> dict[str, Any]:
+    """Read the registry's entry of a model folder.
+
+    Raises:
+        InputError: if the entry is damaged.
+    """
+    try:
+        entry = json.loads((folder / ENTRY).read_text(encoding="utf-8"))
+        digests = entry["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(str(folder / ENTRY), str(error), "the entry is damaged: register the model again") from error
+    if not isinstance(digests, dict):
+        raise InputError(str(folder / ENTRY), digests, "sha256 must map files to digests: register the model again")
+    return dict(entry)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file in hexadecimal, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
