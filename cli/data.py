@@ -1,6 +1,6 @@
-"""`llm-auction data`: read a catalogue and queries, and print what became of every row.
+"""`llm-auction data`: read a catalogue and queries, and report which rows were accepted, refused or repaired.
 
-The reading is `simulator.importers`'; this is its report in the terminal, or as JSON for programs.
+`simulator.importers` reads the files; this prints its report in the terminal, or as JSON for programs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def data(
     rows: Annotated[int, typer.Option(min=0, help="How many rows of each kind to list; 0 lists all.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
 ) -> None:
-    """Read catalogues and queries, and report every bad row with its file, line and field."""
+    """Read catalogues and queries, and report every invalid row with its file, line and field."""
     imported = read(source, queries, strict=strict)
     if as_json:
         typer.echo(json.dumps(summary(imported), ensure_ascii=False, indent=2))
@@ -39,7 +39,11 @@ def data(
 
 
 def read(source: Path, queries: Path | None, *, strict: bool) -> ImportedData:
-    """A folder of topics, or a catalogue file with or without queries. InputError as the importers raise it."""
+    """Read a folder of topics, or a catalogue file with or without queries.
+
+    Raises:
+        InputError: if queries are given for a folder, or as the importers raise it.
+    """
     from simulator.importers import load_tables, load_webis
 
     if not source.is_dir():
@@ -50,7 +54,7 @@ def read(source: Path, queries: Path | None, *, strict: bool) -> ImportedData:
 
 
 def summary(imported: ImportedData) -> dict[str, object]:
-    """The report as plain values: counts of what can be used, counts by file, refused and mended rows."""
+    """Return the report as plain values: counts of usable records, counts by file, refused and repaired rows."""
     report = imported.report
     return {
         "ads": len(imported.ads),
@@ -64,7 +68,7 @@ def summary(imported: ImportedData) -> dict[str, object]:
 
 
 def show(imported: ImportedData, rows: int) -> None:
-    """Print counts by file, then the refused rows, then the mended ones, at most `rows` of each (0: all)."""
+    """Print counts by file, then the refused rows, then the repaired ones, at most `rows` of each (0: all)."""
     from rich.console import Console
     from rich.table import Table
 
@@ -79,12 +83,12 @@ def show(imported: ImportedData, rows: int) -> None:
         f"{facts['ads']} ads; {facts['queries']} queries, {facts['labelled_queries']} of them with"
         f" {facts['labels']} relevance labels"
     )
-    listing("refused", imported.report.issues, rows)
-    listing("mended", imported.report.repairs, rows)
+    print_rows("refused", imported.report.issues, rows)
+    print_rows("repaired", imported.report.repairs, rows)
 
 
-def listing(title: str, issues: Sequence[RowIssue], rows: int) -> None:
-    """One row a line, and how many are not listed."""
+def print_rows(title: str, issues: Sequence[RowIssue], rows: int) -> None:
+    """Print one row a line, and the number of rows that are not listed."""
     typer.echo(f"{len(issues)} rows {title}" + (":" if issues else ""))
     shown = issues[: rows or None]
     for issue in shown:

@@ -1,4 +1,4 @@
-"""`llm-auction evaluate`: a run against its base model and the rival mechanisms; a table, report.json, report.html."""
+"""`llm-auction evaluate`: compare a run with its base model and the rival mechanisms, as table, JSON and HTML."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from mechanism.errors import ConfigError
+
 if TYPE_CHECKING:
     from trainers.evaluation.report import Report
     from trainers.irpo.session import Session
@@ -16,19 +18,23 @@ if TYPE_CHECKING:
 
 def evaluate(
     runs: Annotated[
-        list[str], typer.Argument(help="A run, with a second one trained with reward.source=oracle; or one model.")
+        list[str],
+        typer.Argument(help="A run, optionally with another one trained with reward.source=oracle; or one model."),
     ],
     out: Annotated[str, typer.Option(help="Folder or URL for report.json and report.html.")] = "build/report",
-    epoch: Annotated[int | None, typer.Option(help="Evaluate this epoch and not the best one.")] = None,
+    epoch: Annotated[int | None, typer.Option(help="Evaluate this epoch in place of the best one.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override an evaluation setting: key=value.")] = None,
 ) -> None:
-    """Compare a trained run with the pretrained model and the rival mechanisms on held-out queries."""
+    """Compare a trained run with the pretrained model and the baseline mechanisms on held-out queries."""
     evaluate_runs(runs, out, epoch, set_ or [])
 
 
 def evaluate_runs(runs: list[str], out: str, epoch: int | None = None, settings: list[str] | None = None) -> Report:
-    """Evaluates, prints the table and writes the report."""
-    from mechanism.errors import ConfigError
+    """Evaluate, print the table and write the report.
+
+    Raises:
+        ConfigError: if the runs are not one trained on a learned pCTR and at most one trained on the oracle's.
+    """
     from trainers.evaluation.harness import evaluate_run
 
     if len(runs) == 1 and not is_run(runs[0]):
@@ -44,14 +50,14 @@ def evaluate_runs(runs: list[str], out: str, epoch: int | None = None, settings:
 
 
 def evaluate_one_model(model: str, out: str, settings: list[str]) -> Report:
-    """Evaluates a model by name or folder on the built-in world, without rivals."""
+    """Evaluate a model, given by name or folder, on the built-in world, without baselines."""
     from trainers.artifacts.run_directory import RunDirectory
     from trainers.config import parse_config
     from trainers.evaluation.harness import evaluate_model
     from trainers.irpo.session import Session
 
     config = parse_config("name: model", "model", [f"base={model}", *(f"evaluation.{x}" for x in settings)])
-    session = Session(config, RunDirectory("memory://evaluation"), lambda text: None, lambda step, steps, loss: None)
+    session = Session(config, RunDirectory("memory://evaluation"))
     method = "llm_auction" if (Path(model) / "model.json").is_file() else "pretrained"
     with Console(stderr=True).status("evaluating") as status:
         report = evaluate_model(session, method, status.update, command_line())
@@ -59,9 +65,9 @@ def evaluate_one_model(model: str, out: str, settings: list[str]) -> Report:
 
 
 def publish(report: Report, out: str) -> Report:
-    """Writes the report and prints its table."""
-    from trainers.evaluation.report_files import write_report
-    from trainers.evaluation.table import print_report
+    """Write the report and print its table."""
+    from trainers.evaluation.page import write_report
+    from trainers.evaluation.text import print_report
 
     write_report(report, out)
     print_report(report, Console(width=max(100, Console().width)))
@@ -70,23 +76,23 @@ def publish(report: Report, out: str) -> Report:
 
 
 def command_line() -> str:
-    """The command as it was given, for the report."""
+    """Return the command line, for the report."""
     return " ".join(["llm-auction", *sys.argv[1:]])
 
 
 def is_run(url: str) -> bool:
-    """Whether a run directory stands at `url`."""
+    """Return whether `url` is a run directory."""
     from trainers.artifacts.run_directory import RunDirectory
 
     return bool(RunDirectory(url).exists("config.yaml"))
 
 
 def open_session(url: str, settings: list[str]) -> Session:
-    """A finished or unfinished run, opened for reading; `settings` are fields of its evaluation section."""
+    """Open a run, finished or not, for reading; `settings` override fields of its evaluation section."""
     from trainers.artifacts.run_directory import RunDirectory
     from trainers.config import parse_config
     from trainers.irpo.session import Session
 
     run = RunDirectory(url)
     config = parse_config(run.config_text(), f"{url}/config.yaml", [f"evaluation.{x}" for x in settings])
-    return Session(config, run, lambda text: None, lambda step, steps, loss: None)
+    return Session(config, run)

@@ -1,6 +1,6 @@
-"""Log set-up for every process of the project: one event a line on stderr, and nothing about a person in it.
+"""Logging of every process of the project: one event a line on stderr, without personal data.
 
-Modules call `structlog.get_logger()` and log an event name with key-value pairs; what is withheld is decided here.
+Modules call `structlog.get_logger()` and log an event name with fields; which fields are withheld is decided here.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 import structlog
 
+from cli import ROOMS
 from mechanism.errors import InputError
 
-ROOMS = ("mechanism", "inference", "simulator", "streaming", "trainers", "serving", "operators", "cli")
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("auto", "console", "json")
 
@@ -28,7 +28,7 @@ WITHHELD = PERSONAL | CREDENTIALS
 
 
 def withhold(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """structlog processor: values under WITHHELD keys become "[withheld]"."""
+    """Replace values under WITHHELD keys by "[withheld]"; a structlog processor."""
     for key, value in event.items():
         if key.lower() in WITHHELD:
             event[key] = "[withheld]"
@@ -38,10 +38,12 @@ def withhold(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mutab
 
 
 def configure(level: str = "info", style: str = "auto") -> None:
-    """Send this project's events at `level` and above to stderr, third parties' from warnings upwards.
+    """Send this project's events at `level` and above to stderr, and third parties' warnings and errors.
 
-    `style` is "console", "json", or "auto" (console on a terminal). Raises InputError for another level or style.
-    Calling it again replaces the set-up.
+    `style` is "console", "json", or "auto" (console on a terminal). A second call replaces the configuration.
+
+    Raises:
+        InputError: for an unknown level or style.
     """
     if level not in LEVELS:
         raise InputError("--log-level", level, f"give one of {', '.join(LEVELS)}")

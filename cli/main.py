@@ -1,13 +1,11 @@
-"""The console script `llm-auction`: its commands by name, `--version`, and what a failure looks like.
+"""The console script `llm-auction`: its commands by name, `--version`, and how failures are reported.
 
-A command's module (`cli/train.py` for `train`) is imported when that command is called and not before, so `--help`
-answers at once and without torch. What a command does is the module's own business.
+A command's module is imported when the command is called, so that `--help` answers at once and without torch.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -15,24 +13,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from mechanism.errors import AuctionError, BusyError, DeviceMemoryError, GuardError, InputError, PolicyError
-
-EXIT_FAILED = 1
-"""Exit status for what may go well when it is tried again."""
-EXIT_BAD_INPUT = 2
-"""Exit status when an input or setting ends a command, as for a wrong option: trying again is no use."""
-EXIT_GUARD = 3
-"""Exit status when a guard stopped a training run."""
-EXIT_OUT_OF_MEMORY = 4
-"""Exit status when a model and its batch did not fit the device's memory."""
+from cli import ROOMS
+from cli.exits import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OUT_OF_MEMORY, exit_status, print_error
+from mechanism.errors import AuctionError
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A command before its module is loaded: the line in `--help`, and the extra that it needs (empty: none)."""
+    """A command before its module is loaded: its line in `--help`, the extra that it needs, and its module in `cli`.
+
+    An empty `extra` means that the core dependencies suffice; an empty `module` is the command's own name.
+    """
 
     help: str
     extra: str
+    module: str = ""
 
 
 ENTRIES = {
@@ -40,29 +35,31 @@ ENTRIES = {
         "Train the quick configuration, print the table of methods, then serve the result.", "train,serve-local"
     ),
     "train": Entry("Train a policy: IRPO over a run directory that can be resumed.", "train"),
-    "evaluate": Entry("Compare runs or models with the rival mechanisms; table, report.json, report.html.", "train"),
+    "evaluate": Entry("Compare runs or models with the baseline mechanisms; table, report.json, report.html.", "train"),
     "serve": Entry("Answer chat completions with labelled sponsored links.", "serve-local"),
     "triton": Entry("Prepare a Triton server, build model repositories, serve them.", "triton"),
-    "users": Entry("Simulated users: ask a router, read its answers, follow links.", "policy,judge"),
+    "users": Entry("Simulate users: ask a router, read its answers, follow links.", "policy,judge"),
     "worker": Entry("Run a worker on the event log: judge, feedback, ledger.", "stream"),
-    "dlq": Entry("List dead letters, and bring them back.", "stream"),
-    "erase": Entry("Erase what a user asked and read from the shards, and say when the log has dropped it.", "stream"),
-    "promote": Entry("Give a registered model the traffic, or a share of it.", "serve"),
-    "rollback": Entry("Send the traffic back to the version before; --history lists all changes.", "serve"),
-    "guard": Entry("Watch the promoted version in the log; keep it or roll it back.", "stream"),
-    "retrain": Entry(
-        "Train the serving model anew from its log when that is due, and put the result before the gates.", "train"
+    "dlq": Entry("List dead letters and replay them.", "stream"),
+    "erase": Entry(
+        "Erase a user's questions and answers from the shards, and print when the log has dropped them.", "stream"
     ),
+    "promote": Entry("Route traffic, or a share of it, to a registered model.", "serve"),
+    "rollback": Entry(
+        "Route the traffic back to the previous version; --history lists all changes.", "serve", "promote"
+    ),
+    "guard": Entry("Monitor the promoted version in the event log; keep it or roll it back.", "stream"),
+    "retrain": Entry("Retrain the serving model from its own log when that is due, and apply the gates.", "train"),
     "models": Entry("List, show, verify and register models.", ""),
-    "data": Entry("Read catalogues and queries, and report every bad row.", ""),
-    "pretrain": Entry("Make the shipped tiny base model again, from its recipe.", "train"),
-    "due": Entry("Say whether a retraining is due, from the log's shards, as JSON.", "train"),
-    "operator": Entry("Run the Kubernetes operator: training jobs as resources.", "operate"),
+    "data": Entry("Read catalogues and queries, and report every invalid row.", ""),
+    "pretrain": Entry("Rebuild the shipped tiny base model from its recipe.", "train"),
+    "due": Entry("Report as JSON whether a retraining is due.", "train", "retrain"),
+    "operator": Entry("Run the Kubernetes operator.", "operate"),
 }
 
 
 class Deferred(TyperCommand):
-    """A command that knows its help line; parsing its arguments loads the real one."""
+    """A command known by its help line only; parsing its arguments loads the real one."""
 
     def make_context(self, info_name: Any, args: list[str], parent: Any = None, **extra: Any) -> Any:
         assert self.name is not None
@@ -70,102 +67,94 @@ class Deferred(TyperCommand):
 
 
 class LazyGroup(TyperGroup):
-    """The commands whose modules are there; ends a command that failed on purpose with one line, not a traceback."""
+    """The commands of ENTRIES; an expected failure ends with one line on stderr in place of a traceback."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Command names in the order of ENTRIES."""
-        return [name for name in ENTRIES if importlib.util.find_spec(f"cli.{name}") is not None]
+        """Return the command names in the order of ENTRIES."""
+        return list(ENTRIES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The stand-in for a command, or None (typer then suggests the nearest name)."""
-        if cmd_name not in self.list_commands(ctx):
+        """Return the stand-in for a command, or None for an unknown name, for which typer suggests the nearest."""
+        if cmd_name not in ENTRIES:
             return None
         return Deferred(name=cmd_name, help=ENTRIES[cmd_name].help)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """As typer does it; the commands are named first so that a wrong name gets a suggestion."""
-        self.commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        """Resolve as typer does, with `commands` filled, from which it takes its suggestions for a wrong name."""
+        self.commands = {name: self.get_command(ctx, name) for name in ENTRIES}
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command. With LLM_AUCTION_DEBUG=1 errors keep their traceback."""
+        """Run the command and turn expected errors into exit statuses; with LLM_AUCTION_DEBUG=1 they propagate.
+
+        Raises:
+            typer.Exit: with the exit status of a command that failed.
+        """
         try:
             return super().invoke(ctx)
-        except AuctionError as error:
-            if debugging():
-                raise
-            complain(str(error))
-            raise typer.Exit(exit_status(error)) from error
-        except PermissionError as error:
-            if debugging():
-                raise
-            told = f"{error.filename}: permission denied" if error.filename else str(error)
-            complain(f"{told}: let this user or these credentials have it, or take others")
-            raise typer.Exit(EXIT_BAD_INPUT) from error
-        except (MemoryError, RuntimeError) as error:
-            # torch's own kind of error by its name: torch is not imported for its sake
-            if debugging() or not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):
-                raise
-            complain(f"out of memory: {str(error).partition(chr(10))[0]}")
-            raise typer.Exit(EXIT_OUT_OF_MEMORY) from error
-        except ModuleNotFoundError as error:
-            extra = ENTRIES[ctx.invoked_subcommand].extra if ctx.invoked_subcommand in ENTRIES else ""
-            if debugging() or not extra or is_ours(error.name):
-                raise
-            complain(f"`{ctx.invoked_subcommand}` needs the package {error.name}: pip install 'llm-auction[{extra}]'")
-            raise typer.Exit(EXIT_BAD_INPUT) from error
         except Exception as error:
-            # an object store's client by its name: it is imported only where there is one
-            if debugging() or not type(error).__module__.startswith("botocore."):
+            failure = describe_failure(error, ctx.invoked_subcommand)
+            if failure is None or debugging():
                 raise
-            complain(f"the object store: {error}: see its address (AWS_ENDPOINT_URL) and the credentials (AWS_...)")
-            raise typer.Exit(EXIT_FAILED) from error
+            message, status = failure
+            print_error(message)
+            raise typer.Exit(status) from error
 
 
-def exit_status(error: AuctionError) -> int:
-    """What kind of end an error is, for whoever started the command and may start it again."""
-    match error:
-        case BusyError():
-            return EXIT_FAILED
-        case InputError() | PolicyError():
-            return EXIT_BAD_INPUT
-        case GuardError():
-            return EXIT_GUARD
-        case DeviceMemoryError():
-            return EXIT_OUT_OF_MEMORY
-        case _:
-            return EXIT_FAILED
+def describe_failure(error: Exception, command: str | None) -> tuple[str, int] | None:
+    """Return the message and exit status of an expected failure; None for a defect, which keeps its traceback.
+
+    Third parties' errors are recognised by name, so that neither torch nor an object store's client is imported here.
+    """
+    if isinstance(error, AuctionError):
+        return str(error), exit_status(error)
+    if isinstance(error, PermissionError):
+        message = f"{error.filename}: permission denied" if error.filename else str(error)
+        return f"{message}: grant this user or these credentials access, or use others", EXIT_BAD_INPUT
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory: {str(error).partition(chr(10))[0]}", EXIT_OUT_OF_MEMORY
+    if isinstance(error, ModuleNotFoundError):
+        extra = ENTRIES[command].extra if command in ENTRIES else ""
+        if not extra or is_own_module(error.name):
+            return None
+        return f"`{command}` needs the package {error.name}: pip install 'llm-auction[{extra}]'", EXIT_BAD_INPUT
+    if type(error).__module__.startswith("botocore."):
+        remedy = "check its address (AWS_ENDPOINT_URL) and the credentials (AWS_...)"
+        return f"the object store: {error}: {remedy}", EXIT_FAILED
+    return None
 
 
 def load(name: str) -> Any:
-    """The real command: the module's typer group `app` if it has one, else its function of the command's name."""
-    module = importlib.import_module(f"cli.{name}")
+    """Return the real command: its module's typer group `app` if there is one, else the function of its name."""
+    module = importlib.import_module(f"cli.{ENTRIES[name].module or name}")
     group = getattr(module, "app", None)
     if group is None:
         group = typer.Typer(add_completion=False)
         group.command(name)(getattr(module, name))
-    return typer.main.get_command(group)
+    command = typer.main.get_command(group)
+    for each in (command, *getattr(command, "commands", {}).values()):
+        # typer takes the docstring as help; its `Raises:` section is for callers
+        each.help = (each.help or "").partition("\n\nRaises:")[0]
+    return command
 
 
 def debugging() -> bool:
-    """Whether tracebacks are wanted."""
+    """Return whether errors keep their traceback."""
     return os.environ.get("LLM_AUCTION_DEBUG", "") not in ("", "0")
 
 
-def is_ours(module: str | None) -> bool:
-    """Whether a missing module is one of this project's rooms: then it is a defect and keeps its traceback."""
-    rooms = ("mechanism", "inference", "simulator", "streaming", "trainers", "serving", "operators", "cli")
-    return module is None or module.split(".")[0] in rooms
+def is_own_module(module: str | None) -> bool:
+    """Return whether a missing module belongs to this project: then it is a defect and not a missing extra."""
+    return module is None or module.split(".")[0] in ROOMS
 
 
-def complain(message: str) -> None:
-    """One red line on stderr (uncoloured where stderr is not a terminal)."""
-    typer.secho("error: " + " ".join(message.split()), fg=typer.colors.RED, err=True)
+def print_version(requested: bool) -> None:
+    """Print the installed version and exit.
 
-
-def show_version(wanted: bool) -> None:
-    """Print the installed version and stop."""
-    if wanted:
+    Raises:
+        typer.Exit: after the version is printed.
+    """
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"llm-auction {version('llm-auction')}")
@@ -189,10 +178,10 @@ def start(
         str, typer.Option(help="console, json, or auto: console on a terminal.", envvar="LLM_AUCTION_LOG_FORMAT")
     ] = "auto",
     version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Set up logging before any command runs."""
+    """Configure logging before any command runs."""
     from cli import logs
 
     logs.configure(log_level, log_format)

@@ -1,7 +1,4 @@
-"""`llm-auction models`: what is in the model registry, where each model came from, and whether its files are intact.
-
-The registry itself is `trainers.artifacts.registry`; this is its report in the terminal, or as JSON for programs.
-"""
+"""`llm-auction models`: list, show, verify and register the models of `trainers.artifacts.registry`."""
 
 from __future__ import annotations
 
@@ -11,19 +8,17 @@ from typing import Annotated
 
 import typer
 
+from cli.options import DEFAULT_REGISTRY, RegistryUrl
 from mechanism.errors import InputError
-from trainers.artifacts.registry import DEFAULT_URL, LATEST, ModelEntry, Registry
+from trainers.artifacts.registry import LATEST, ModelEntry, Registry
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="List, show, verify and register models.")
 
-RegistryUrl = Annotated[
-    str, typer.Option("--registry", help="Folder or URL that holds `models/`.", envvar="LLM_AUCTION_REGISTRY")
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")
-def list_models(registry: RegistryUrl = DEFAULT_URL, as_json: AsJson = False) -> None:
+def list_models(registry: RegistryUrl = DEFAULT_REGISTRY, as_json: AsJson = False) -> None:
     """List the registered models, oldest first."""
     entries = Registry(registry).list()
     if as_json:
@@ -34,7 +29,7 @@ def list_models(registry: RegistryUrl = DEFAULT_URL, as_json: AsJson = False) ->
 
     table = Table("version", "created", "base", "parent", "run", "epoch", "metrics")
     for entry in entries:
-        table.add_row(*map(str, cells(entry)))
+        table.add_row(*map(str, table_row(entry)))
     Console().print(table)
     typer.echo(f"{len(entries)} models in {registry}")
 
@@ -42,20 +37,22 @@ def list_models(registry: RegistryUrl = DEFAULT_URL, as_json: AsJson = False) ->
 @app.command()
 def register(
     model: Annotated[str, typer.Argument(help="A model's name, such as tiny, or a folder in Hugging Face layout.")],
-    registry: RegistryUrl = DEFAULT_URL,
-    version: Annotated[
-        str | None, typer.Option(help="Its name there; the next of v0001, v0002, ... if left out.")
-    ] = None,
-    notes: Annotated[str, typer.Option(help="What else is to be known of it.")] = "",
+    registry: RegistryUrl = DEFAULT_REGISTRY,
+    version: Annotated[str | None, typer.Option(help="Its version. Default: the next of v0001, v0002, ...")] = None,
+    notes: Annotated[str, typer.Option(help="A remark, kept in the entry.")] = "",
 ) -> None:
-    """Register a model that no run here has trained: what serves first, so that it can be retrained from its log."""
+    """Register a model that was not trained by a run here, such as the first one to serve.
+
+    Raises:
+        InputError: if the model is a GGUF file.
+    """
     folder = model
     if not Path(model).is_dir():
-        from inference.models import resolve  # torch, which the other commands do without
+        from inference.models import resolve  # imports torch, which the other commands do not need
 
         folder, gguf = resolve(model)
         if gguf:
-            remedy = "a registry holds folders in Hugging Face layout: train from it, or save it as one"
+            remedy = "a registry holds folders in Hugging Face layout: save the model as one"
             raise InputError("MODEL", model, remedy)
     entry = Registry(registry).register(folder, base=model, version=version, notes=notes)
     typer.echo(f"{entry.version} (weights sha256 {entry.digest}) in {registry}")
@@ -64,7 +61,7 @@ def register(
 @app.command()
 def show(
     version: Annotated[str, typer.Argument(help="A version, or latest.")] = LATEST,
-    registry: RegistryUrl = DEFAULT_URL,
+    registry: RegistryUrl = DEFAULT_REGISTRY,
     as_json: AsJson = False,
 ) -> None:
     """Show one model's entry: lineage, digests, metrics, gates."""
@@ -79,17 +76,21 @@ def show(
     for field, value in entry.model_dump(mode="json").items():
         rows = value.items() if isinstance(value, dict) else [("", value)]
         for name, inner in rows:
-            table.add_row(f"{field}.{name}" if name else field, shown(inner))
+            table.add_row(f"{field}.{name}" if name else field, format_value(inner))
     Console().print(table)
 
 
 @app.command()
 def verify(
     versions: Annotated[list[str] | None, typer.Argument(help="Versions, or latest; all if none is given.")] = None,
-    registry: RegistryUrl = DEFAULT_URL,
+    registry: RegistryUrl = DEFAULT_REGISTRY,
     as_json: AsJson = False,
 ) -> None:
-    """Compare every file of the models with its recorded digest; exit status 1 if any is damaged or missing."""
+    """Compare every file of the models with its recorded digest.
+
+    Raises:
+        typer.Exit: with status 1 if a file is damaged or missing.
+    """
     models = Registry(registry)
     problems = {
         version: list(models.verify(version)) for version in versions or [entry.version for entry in models.list()]
@@ -103,23 +104,23 @@ def verify(
         raise typer.Exit(1)
 
 
-def cells(entry: ModelEntry) -> tuple[str, ...]:
-    """An entry as a row of the table; of its metrics the single figures."""
+def table_row(entry: ModelEntry) -> tuple[str, ...]:
+    """Return an entry as a row of the table, with those of its metrics that are single figures."""
     single = {name: value for name, value in entry.metrics.items() if not isinstance(value, dict)}
-    figures = ", ".join(f"{name} {shown(value)}" for name, value in single.items())
+    figures = ", ".join(f"{name} {format_value(value)}" for name, value in single.items())
     return (
         entry.version,
         f"{entry.created:%Y-%m-%d %H:%M}Z",
         entry.base,
-        shown(entry.parent),
-        shown(entry.run),
-        shown(entry.epoch),
+        format_value(entry.parent),
+        format_value(entry.run),
+        format_value(entry.epoch),
         figures,
     )
 
 
-def shown(value: object) -> str:
-    """A value as people read it: figures to four places, nothing for None, JSON for what is nested."""
+def format_value(value: object) -> str:
+    """Format a value: four significant digits, an empty text for None, JSON for nested values."""
     if value is None:
         return ""
     if isinstance(value, float):

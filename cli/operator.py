@@ -1,4 +1,4 @@
-"""`llm-auction operator`: run the Kubernetes operator; its parts are in `operators`."""
+"""`llm-auction operator`: run the Kubernetes operator of `operators`."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import typer
 
 def operator(
     namespace: Annotated[
-        list[str] | None, typer.Option(help="Look after this namespace; may be given again. None: all.")
+        list[str] | None, typer.Option(help="Watch this namespace only; may be repeated. Default: all.")
     ] = None,
     kubeconfig: Annotated[
-        str, typer.Option(envvar="KUBECONFIG", help="How to reach the API server. None: as a pod, else as kubectl.")
+        str,
+        typer.Option(envvar="KUBECONFIG", help="Kubeconfig file. Default: a pod's service account, else kubectl's."),
     ] = "",
-    threads: Annotated[int, typer.Option(min=1, max=64, help="Objects that are looked at side by side.")] = 4,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Objects that are reconciled at the same time.")] = 4,
     metrics: Annotated[str, typer.Option(help="HOST:PORT of Prometheus metrics; empty: none.")] = "127.0.0.1:9090",
     health: Annotated[str, typer.Option(help="HOST:PORT of /healthz; empty: none.")] = "",
 ) -> None:
-    """Keep IRPOJobs, AuctionServices and RetrainPolicies in line with what they ask for, until a signal ends it."""
+    """Reconcile IRPOJobs, AuctionServices and RetrainPolicies until SIGTERM or Ctrl+C."""
     from operators.kube import connect
     from operators.operator import Operator, Settings
 

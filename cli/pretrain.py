@@ -1,4 +1,4 @@
-"""`llm-auction pretrain`: makes the shipped base model `tiny` again, from its recipe."""
+"""`llm-auction pretrain`: rebuild the shipped base model `tiny` from its recipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 def pretrain(
     out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("build/models/tiny"),
-    steps: Annotated[int, typer.Option(help="Optimiser steps; 0: the recipe's own number.")] = 0,
+    steps: Annotated[int, typer.Option(help="Optimiser steps; 0: as in the recipe.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of world, corpus and weights.")] = 0,
 ) -> None:
     """Train the tokenizer and the tiny base model on the built-in world's supervised corpus."""
@@ -29,16 +29,16 @@ def pretrain(
             progress.update(task, completed=done, description=f"step {done}, loss {loss:.3f}")
 
         policy, quality = train_tiny_base(recipe, lambda text: progress.update(task, description=text), step)
-    # half precision halves the file that is shipped; the base's figures are measured on what is read back from it
+    # half precision halves the shipped file; the base model's published figures are measured on this file
     policy.model.to(torch.float16)
     out.mkdir(parents=True, exist_ok=True)
     policy.save(out)
     for kind, (share, count) in quality.reading.items():
         new, questions = quality.reading_new[kind]
-        typer.echo(f"reads {kind}: {share:.0%} of {count} under known titles, {new:.0%} of {questions} under new ones")
+        typer.echo(f"{kind}: {share:.0%} of {count} correct with known titles, {new:.0%} of {questions} with new ones")
     shown = quality.new_titles
     typer.echo(
-        f"shows the offer that fits best in {shown.new:.0%} of answers under a title that is new to it, in "
-        f"{shown.known:.0%} under its own ({shown.offers} offers, {shown.answers} answers each)"
+        f"best fitting offer shown in {shown.new:.0%} of answers with a new title, in {shown.known:.0%} with its own "
+        f"({shown.offers} offers, {shown.answers} answers each)"
     )
     typer.echo(f"final loss {quality.loss:.4f} nats a token; written to {out}")

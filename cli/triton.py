@@ -1,4 +1,4 @@
-"""`llm-auction triton`: prepare a server, build model repositories, serve them."""
+"""`llm-auction triton`: prepare a Triton server, build model repositories, serve them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOLDER = Path("build/triton")
 
 @app.command()
 def prepare(folder: Folder = FOLDER) -> None:
-    """Install a tritonserver from PyPI (55 MB) into an environment of its own; at once if it is there."""
+    """Install a tritonserver from PyPI (55 MB) into its own environment, unless it is there already."""
     from serving.policies.triton import server
 
     typer.echo(f"tritonserver is ready in {server.prepare(folder).environment}")
@@ -29,15 +29,20 @@ def build(
     out: Annotated[Path, typer.Option(help="The model repository to add it to.")],
     version: Annotated[str | None, typer.Option(help="A registered version, or latest.")] = None,
     kind: Annotated[
-        Literal["python", "vllm"], typer.Option(help="vllm: on GPUs, in the container with vLLM.")
+        Literal["python", "vllm"],
+        typer.Option(help="Triton backend; vllm needs GPUs and the container image with vLLM."),
     ] = "python",
     device: Annotated[Literal["cpu", "gpu"] | None, typer.Option(help="Default: gpu for vllm, else cpu.")] = None,
-    instances: Annotated[int, typer.Option(min=1, help="Processes, each with its own copy of the weights.")] = 1,
-    slots: Annotated[int, typer.Option(min=1, help="Answers that an instance writes at once.")] = 16,
-    waiting: Annotated[int, typer.Option(min=0, help="Answers that may queue behind them.")] = 64,
-    link: Annotated[bool, typer.Option("--link", help="Hard links of the weights, no copies.")] = False,
+    instances: Annotated[int, typer.Option(min=1, help="Model instances; each loads the weights.")] = 1,
+    slots: Annotated[int, typer.Option(min=1, help="Answers that an instance generates at the same time.")] = 16,
+    waiting: Annotated[int, typer.Option(min=0, help="Answers that may wait in the queue.")] = 64,
+    link: Annotated[bool, typer.Option("--link", help="Link the weights' files in place of copying them.")] = False,
 ) -> None:
-    """Add a model to a Triton model repository and print the name that it has there."""
+    """Add a model to a Triton model repository and print its name there.
+
+    Raises:
+        ConfigError: if `model` is a registry's URL and no version is given.
+    """
     from mechanism.errors import ConfigError
     from serving.policies.triton.repository import build_repository
 
@@ -45,7 +50,7 @@ def build(
         from trainers.artifacts.registry import Registry
 
         if version is None:
-            raise ConfigError("--version", None, f"say which version of the registry at {model}")
+            raise ConfigError("--version", None, f"give a version of the registry at {model}")
         model, version = str(Registry(model).fetch(version)), None
     chosen = device or ("gpu" if kind == "vllm" else "cpu")
     built = build_repository(model, out, version, kind, instances, chosen, slots, waiting, link)
@@ -55,19 +60,26 @@ def build(
 @app.command()
 def serve(
     repository: Annotated[Path, typer.Argument(help="Model repository, from `llm-auction triton build`.")],
-    load: Annotated[list[str] | None, typer.Option(help="Models to load; all if none is named.")] = None,
+    load: Annotated[list[str] | None, typer.Option(help="Model to load; may be repeated. Default: all.")] = None,
     http: Annotated[int, typer.Option(help="HTTP port.", min=1, max=65535)] = 8000,
-    grpc: Annotated[int, typer.Option(help="gRPC port, which the router speaks to.", min=1, max=65535)] = 8001,
+    grpc: Annotated[int, typer.Option(help="gRPC port, which the router connects to.", min=1, max=65535)] = 8001,
     metrics: Annotated[int, typer.Option(help="Port of the Prometheus metrics.", min=1, max=65535)] = 8002,
     folder: Folder = FOLDER,
 ) -> None:
-    """Run the prepared tritonserver on a model repository until Ctrl+C."""
+    """Run the prepared tritonserver on a model repository until SIGTERM or Ctrl+C.
+
+    Raises:
+        ConfigError: if the repository holds no model.
+        PolicyError: if the server ends by itself.
+    """
     from mechanism.errors import ConfigError, PolicyError
     from serving.policies.triton import server
 
     found = sorted(config.parent.name for config in repository.glob("*/config.pbtxt"))
     if not found:
-        raise ConfigError("REPOSITORY", str(repository), "it holds no model: llm-auction triton build MODEL --out it")
+        raise ConfigError(
+            "REPOSITORY", str(repository), f"no model is there: llm-auction triton build MODEL --out {repository}"
+        )
     prepared = server.locate(folder)
     names, log = load or found, folder / "server.log"
     typer.echo(f"Loading {', '.join(names)} (log: {log}) ...", err=True)
@@ -79,9 +91,8 @@ def serve(
                 time.sleep(0.5)
         except KeyboardInterrupt:
             return
-        raise PolicyError(f"tritonserver ended by itself: see {log}")
+        raise PolicyError(f"tritonserver exited unexpectedly: see {log}")
 
 
 def _interrupt(*_: object) -> None:
-    """SIGTERM ends the server as Ctrl+C does."""
     raise KeyboardInterrupt

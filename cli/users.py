@@ -1,4 +1,4 @@
-"""`llm-auction users`: simulated users ask a router and follow its links, until they are told to stop."""
+"""`llm-auction users`: simulated users ask a router and follow its links, until SIGTERM or Ctrl+C."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import structlog
 import typer
 
-from cli.worker import stopped
+from cli.exits import stop_event
 
 if TYPE_CHECKING:
     from simulator.users.asking import Users
@@ -23,35 +23,38 @@ REPORT_S = 30.0
 
 def users(
     url: Annotated[str, typer.Option(help="The router's address.")] = "http://localhost:8080",
-    rate: Annotated[float, typer.Option(help="Questions a second, while users trust as at the start.")] = 2.0,
+    rate: Annotated[float, typer.Option(help="Questions a second at the users' initial trust.")] = 2.0,
     key: Annotated[
-        str, typer.Option(help="A publisher's API key; none where anybody may chat.", envvar="LLM_AUCTION_KEY")
+        str,
+        typer.Option(
+            help="A publisher's API key; none if the router answers anonymous requests.", envvar="LLM_AUCTION_KEY"
+        ),
     ] = "",
     consenting: Annotated[float, typer.Option(help="Share of users who consent to the use of their data.")] = 0.9,
-    day: Annotated[float, typer.Option(help="Seconds in which a simulated day passes; fatigue fades by it.")] = 600.0,
-    words: Annotated[float, typer.Option(help="Words a minute that they read.")] = 240.0,
-    pause: Annotated[float, typer.Option(help="Mean seconds between two questions of one user.")] = 5.0,
+    day: Annotated[float, typer.Option(help="Seconds that a simulated day lasts, in which ad fatigue fades.")] = 600.0,
+    words: Annotated[float, typer.Option(help="Reading speed in words a minute.")] = 240.0,
+    pause: Annotated[float, typer.Option(help="Mean seconds between two questions of a user.")] = 5.0,
     state: Annotated[
-        Path | None, typer.Option(help="File of what users carry from answer to answer; nothing is kept if left out.")
+        Path | None, typer.Option(help="File that keeps the users' trust and fatigue between runs. Default: none.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides who comes and what they click.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the users' questions and clicks.")] = 0,
 ) -> None:
-    """Ask as the people of the built-in world do, read the answers and click what they like."""
+    """Ask the built-in world's questions, read the answers and follow links by its click model."""
     from simulator.users.asking import AskingSettings, Users
     from simulator.users.population import Population, PopulationSettings
     from simulator.users.reading import Pace
     from simulator.world import World
 
-    stop = stopped()
+    stop = stop_event()
     asking = AskingSettings(url=url, rate=rate, key=key, pause_s=pause, pace=Pace(words))
-    # Another start is another day: the same people do not come in the same order again.
+    # the start time is part of the seed, so that a restart does not repeat the same users in the same order
     population = Population(World(), PopulationSettings(consenting, day), seed + time.time_ns() % 2**32)
     if state is not None:
         population.load(state)
 
     async def main() -> None:
         crowd = Users(population, asking)
-        reporting = asyncio.create_task(report(crowd, population, state))
+        reporting = asyncio.create_task(log_activity(crowd, population, state))
         await crowd.run(stop.is_set)
         reporting.cancel()
 
@@ -60,10 +63,10 @@ def users(
         population.save(state)
 
 
-async def report(crowd: Users, population: Population, state: Path | None) -> None:
-    """Says now and then what has happened, and keeps what users carry."""
+async def log_activity(crowd: Users, population: Population, state: Path | None) -> None:
+    """Log the counts so far and save the users' state, every REPORT_S seconds."""
     while True:
         await asyncio.sleep(REPORT_S)
-        log.info("users", trust=round(population.trust, 3), **dict(crowd.counts))
+        log.info("users.activity", trust=round(population.trust, 3), **dict(crowd.counts))
         if state is not None:
             population.save(state)

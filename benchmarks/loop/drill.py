@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.loop.traffic import Server, Traffic, put, revenue, settle, shuffled
-from cli.promote import routed
+from cli.promote import routable_version
 from mechanism.objective import Penalty
 from mechanism.statistics import bootstrap_interval
 from serving.canary.deployment import Change, Deployment
@@ -86,7 +86,7 @@ class Drill:
         from inference.models import resolve
 
         entry = self.registry.register(resolve("tiny")[0], base="tiny", notes="the shipped base")
-        self.deployment.start(routed(self.registry, entry), "drill", "the shipped base")
+        self.deployment.start(routable_version(self.registry, entry), "drill", "the shipped base")
         self.versions[entry.version] = {"version": entry.version, "decision": "first"}
 
     def serve(self, count: int, slowed: float = 1.0) -> str:
@@ -150,7 +150,7 @@ class Drill:
     def promote(self, outcome: RetrainOutcome) -> None:
         """Routes to what passed its gates."""
         assert outcome.entry is not None
-        self.deployment.promote(routed(self.registry, outcome.entry), "gates", "every gate passed")
+        self.deployment.promote(routable_version(self.registry, outcome.entry), "gates", "every gate passed")
 
     def revenue_of(self, version: str) -> float:
         """Its served revenue per query, in points."""

@@ -1,4 +1,4 @@
-"""`python -m cli.local.child PARENT NICE WORDS...`: run a command as a child that ends with its parent."""
+"""`python -m cli.local.child PARENT NICE ARGUMENTS...`: run a command in a child process that ends with its parent."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import os
 import signal
 import sys
 
-_DIE_WITH_PARENT = 1
+_PR_SET_PDEATHSIG = 1
 
 
-def main(parent: int, nice: int, words: list[str]) -> None:
-    """Runs `llm-auction WORDS`; where `parent` is gone already, nothing."""
+def main(parent: int, nice: int, arguments: list[str]) -> None:
+    """Run `llm-auction ARGUMENTS` at the given niceness, unless the parent has already ended."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
             return
     if nice:
         os.nice(nice)
     from cli.main import app
 
-    app(words)
+    app(arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The loop in a terminal: one table of the versions, what each earned, and what became of it."""
+"""The loop in a terminal: a table of the versions with their revenue and state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DRAWS = 200
 
 
 def loop_table(loop: Loop, entries: Sequence[ModelEntry], address: str) -> RenderableType:
-    """The versions in the order in which they came, and the processes below."""
+    """Return the versions, oldest first, with the state of the processes below."""
     now = datetime.now(UTC)
     columns = ("version", "traffic", "answers", "points/query", "with ads", "p95", "state")
     table = Table(*columns, title=f"{address}   Ctrl+C stops")
@@ -33,16 +33,15 @@ def loop_table(loop: Loop, entries: Sequence[ModelEntry], address: str) -> Rende
     digests = {version.name: version.digest for change in history for version in change.after}
     for name in dict.fromkeys([*digests, *(entry.version for entry in entries)]):
         answers = loop.samples.of(digests[name], now) if name in digests else []
-        refused = next((entry for entry in entries if entry.version == name), None)
-        table.add_row(
-            name, f"{weights[name]}%" if weights.get(name) else "", *_figures(answers), _state(name, history, refused)
-        )
-    states = "   ".join(f"{name}: {child.state}" for name, child in loop.children.all.items())
+        entry = next((entry for entry in entries if entry.version == name), None)
+        traffic = f"{weights[name]}%" if weights.get(name) else ""
+        table.add_row(name, traffic, *_figures(answers), _state(name, history, entry))
+    states = "   ".join(f"{name}: {child.state}" for name, child in loop.supervisor.children.items())
     return Group(table, Text(states, style="dim"))
 
 
 def _figures(answers: Sequence[ServedAnswer]) -> tuple[str, str, str, str]:
-    """Of the newest answers: how many, points a query, share with ads, seconds."""
+    """Return number, points a query, share with ads and latency of the newest answers."""
     if not answers:
         return "", "", "", ""
     ripe = [a.revenue / MICROS_PER_POINT for a in answers if a.revenue is not None]
@@ -56,10 +55,10 @@ def _figures(answers: Sequence[ServedAnswer]) -> tuple[str, str, str, str]:
 
 
 def _state(name: str, history: Sequence[Change], entry: ModelEntry | None) -> str:
-    """What became of it last."""
+    """Return the version's last change, or its gates' refusal."""
     last = next((change for change in reversed(history) if change.version == name), None)
     if last is not None:
-        words = {"start": "the first", "promote": "on probation", "keep": "kept", "rollback": "rolled back"}
+        words = {"start": "first", "promote": "on probation", "keep": "kept", "rollback": "rolled back"}
         return f"{words[last.kind]}: {last.why}" if last.kind == "rollback" else words[last.kind]
     if entry is not None and entry.gates.get("promote") is False:
         return f"refused: {_refusal(entry)}"
@@ -67,7 +66,7 @@ def _state(name: str, history: Sequence[Change], entry: ModelEntry | None) -> st
 
 
 def _refusal(entry: ModelEntry) -> str:
-    """The first gate that did not pass."""
+    """Return the first gate that did not pass, and its reason."""
     gates = entry.gates.get("gates")
     for gate in gates if isinstance(gates, list) else ():
         if isinstance(gate, dict) and gate.get("verdict") != "passed":

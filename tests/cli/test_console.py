@@ -1,4 +1,4 @@
-"""The console script as a person meets it: help, version, errors."""
+"""The console script: help, version, errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import cli.main
-from cli.main import exit_status
+from cli.exits import exit_status
 from mechanism.errors import (
     AuctionError,
     BusyError,
@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The command `train`, whose module has nothing but the function that the test gives to `.replace`."""
+    """The command `train`, whose module holds only the function that the test passes to `.replace`."""
     module = ModuleType("cli.train")
     module.__spec__ = ModuleSpec("cli.train", None)
     monkeypatch.setitem(sys.modules, "cli.train", module)
@@ -42,12 +42,18 @@ def call(*arguments: str) -> tuple[int, str]:
     return result.exit_code, re.sub(r"\x1b\[[0-9;]*m", "", result.output)
 
 
-def test_help_names_the_commands_that_are_there() -> None:
+def test_help_names_every_command() -> None:
     code, output = call("--help")
     assert code == 0
     for name in cli.main.ENTRIES:
-        present = (REPOSITORY / "cli" / f"{name}.py").exists()
-        assert bool(re.search(rf"^│ {name} ", output, re.MULTILINE)) == present
+        assert re.search(rf"^│ {name} ", output, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("name", cli.main.ENTRIES)
+def test_every_command_has_a_module_and_its_help_ends_before_the_raises_section(name: str) -> None:
+    code, output = call(name, "--help")
+    assert code == 0
+    assert "Raises" not in output
 
 
 def test_help_loads_neither_a_command_nor_anything_heavy() -> None:
@@ -85,7 +91,7 @@ def test_bad_input_is_one_line_without_a_traceback(command: SimpleNamespace) -> 
 
 def test_debugging_keeps_the_traceback(command: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
-        raise InputError("here", 1, "mend it")
+        raise InputError("here", 1, "fix it")
 
     command.replace(fail)
     monkeypatch.setenv("LLM_AUCTION_DEBUG", "1")
@@ -130,8 +136,8 @@ def test_an_unknown_log_level_is_refused() -> None:
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (InputError("file", "x", "mend it"), 2),
-        (ConfigError("setting", "x", "mend it"), 2),
+        (InputError("file", "x", "fix it"), 2),
+        (ConfigError("setting", "x", "fix it"), 2),
         (PolicyError("no such model"), 2),
         (BusyError("run", "held", "wait"), 1),
         (JudgeError("the endpoint is down"), 1),
@@ -141,5 +147,5 @@ def test_an_unknown_log_level_is_refused() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_the_exit_status_says_whether_trying_again_is_of_use(error: AuctionError, status: int) -> None:
+def test_the_exit_status_says_whether_to_repeat_the_command(error: AuctionError, status: int) -> None:
     assert exit_status(error) == status

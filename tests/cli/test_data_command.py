@@ -1,4 +1,4 @@
-"""`llm-auction data` on files as people have them: good, partly bad, and missing."""
+"""`llm-auction data` on valid, partly invalid and missing files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log lines: one JSON object per event, levels by room, and nothing about a person."""
+"""Log lines: one JSON object per event, levels by room, and no personal data."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import structlog
 
-from cli import logs
+from cli import ROOMS, logs
 
 
 @pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
+def restored_logging() -> Iterator[None]:
     root = logging.getLogger()
     before = root.level, root.handlers[:]
     yield
     root.level, root.handlers = before[0], before[1]
-    for room in logs.ROOMS:
+    for room in ROOMS:
         logging.getLogger(room).setLevel(logging.NOTSET)
     structlog.reset_defaults()
 
@@ -43,7 +43,9 @@ def test_personal_data_and_credentials_are_withheld_at_any_depth(key: str, capsy
     assert "Ada" not in json.dumps(lines(capsys))
 
 
-def test_the_level_is_this_project_s_and_others_speak_from_warnings_upwards(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_level_applies_to_this_project_and_third_parties_log_from_warnings_upwards(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     logs.configure("debug", "json")
     structlog.get_logger("mechanism.markers").debug("seen")
     logging.getLogger("a_library").info("not seen")

@@ -13,14 +13,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from benchmarks.streaming.event_samples import click, interaction
-from cli.guard import promote_next, watch
+from cli.guard import monitor, promote_next
 from cli.main import app
 from inference.models import resolve
 from serving.canary.deployment import Deployment
 from serving.canary.guard import GuardSettings
 from serving.canary.samples import SampleSettings
+from serving.policies.model import folder_digest
 from serving.policies.route_file import Version, read_routes
-from serving.policies.weights import folder_digest
 from streaming.codec import encode
 from streaming.embedded import EmbeddedLog
 from streaming.events import Interaction
@@ -64,13 +64,15 @@ def test_promote_and_rollback_are_one_command_each(deployment: Deployment, regis
     assert "(by ada) worse" in listed
 
 
-@pytest.mark.parametrize(("version", "told"), [("v0002", "did not pass"), ("v0003", "no gate"), ("v0009", "known are")])
-def test_what_did_not_pass_its_gates_is_promoted_by_force_alone(
-    deployment: Deployment, registry: Registry, version: str, told: str
+@pytest.mark.parametrize(
+    ("version", "message"), [("v0002", "did not pass"), ("v0003", "no gate"), ("v0009", "known are")]
+)
+def test_a_model_that_did_not_pass_its_gates_needs_force(
+    deployment: Deployment, registry: Registry, version: str, message: str
 ) -> None:
     result = call(deployment, registry, "promote", version)
     assert result.exit_code == 2
-    assert told in result.output
+    assert message in result.output
     if version != "v0009":
         assert call(deployment, registry, "promote", version, "--force").exit_code == 0
 
@@ -90,7 +92,7 @@ def test_the_newest_model_that_passed_is_promoted_once(deployment: Deployment, r
     assert change.version == "v0001"
     assert promote_next(registry, deployment) is None  # on probation
     deployment.rollback("guard", "worse")
-    assert promote_next(registry, deployment) is None  # it had its turn
+    assert promote_next(registry, deployment) is None  # it was promoted before
 
 
 NUMBERS = itertools.count()
@@ -101,7 +103,7 @@ def served(digest: str, at: datetime, **changes: Any) -> Interaction:
 
 
 def write(log: EmbeddedLog, digest: str, seconds: float, clicked: int, count: int = 60) -> None:
-    """Answers from now on, a millisecond apart, of which `clicked` of ten are clicked at once."""
+    """Write answers from now on, a millisecond apart, of which `clicked` in ten are clicked at once."""
     producer, begin = log.producer(), datetime.now(UTC)
     for number in range(count):
         at = begin + timedelta(milliseconds=number)
@@ -115,7 +117,7 @@ def write(log: EmbeddedLog, digest: str, seconds: float, clicked: int, count: in
 
 
 @pytest.mark.parametrize(("seconds", "clicked", "kept"), [(0.2, 5, True), (2.0, 5, False), (0.2, 0, False)])
-def test_the_guard_keeps_or_rolls_back_by_what_the_log_says(
+def test_the_guard_keeps_or_rolls_back_by_the_log(
     tmp_path: Path, deployment: Deployment, seconds: float, clicked: int, kept: bool
 ) -> None:
     log = EmbeddedLog(tmp_path / "log")
@@ -126,7 +128,7 @@ def test_the_guard_keeps_or_rolls_back_by_what_the_log_says(
     stop = threading.Event()
     settings = GuardSettings(min_answers=50, min_early_answers=20)
     watching = threading.Thread(
-        target=watch, args=(log, deployment, settings, SampleSettings(click_window_s=0.05), stop), daemon=True
+        target=monitor, args=(log, deployment, settings, SampleSettings(click_window_s=0.05), stop), daemon=True
     )
     watching.start()
     end = datetime.now(UTC) + timedelta(seconds=30)

@@ -1,4 +1,4 @@
-"""`llm-auction retrain` looks at real shards, tells people and programs what it waits for, and changes nothing then."""
+"""`llm-auction retrain` and `due` on real shards: decisions, output, and no change while no retraining is due."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from benchmarks.streaming.event_samples import BEGINNING, interaction
 from cli.main import app
-from cli.retrain import record, verdicts
+from cli.retrain import print_outcome, to_json
 from inference.models import resolve
 from mechanism.statistics import Interval
 from serving.canary.deployment import Deployment
@@ -23,7 +23,7 @@ from tests.trainers.logged_traffic import write
 from trainers.artifacts.registry import Registry
 from trainers.config import GateSettings, TriggerConfig
 from trainers.gates.decision import Figures, decide
-from trainers.retraining import Observed, RetrainOutcome, due
+from trainers.retraining import Observed, RetrainOutcome, is_due
 
 
 @pytest.fixture
@@ -64,20 +64,20 @@ def call(registry: Registry, shards: str, *words: str) -> Result:
     return CliRunner().invoke(app, ["retrain", *where, *words])
 
 
-def test_it_says_what_it_waits_for_and_begins_nothing(registry: Registry, shards: str) -> None:
-    told = call(registry, shards, "--serving", "v0001")
-    assert told.exit_code == 0, told.output
-    words = " ".join(told.output.split())
+def test_it_reports_what_it_waits_for_and_trains_nothing(registry: Registry, shards: str) -> None:
+    result = call(registry, shards, "--serving", "v0001")
+    assert result.exit_code == 0, result.output
+    words = " ".join(result.output.split())
     assert "Retraining of v0001" in words
     assert "waiting for 970" in " ".join(words.replace("│", " ").split())
     assert not (Path(registry.url).parent / "work" / "001").exists()
     assert len(registry.list()) == 1
 
 
-def test_programs_read_one_object_on_one_line(registry: Registry, shards: str) -> None:
-    told = call(registry, shards, "--serving", "latest", "--json", "--set", "triggers.at_least=10")
-    assert told.exit_code == 0, told.output
-    (line,) = told.output.splitlines()
+def test_json_output_is_one_object_on_one_line(registry: Registry, shards: str) -> None:
+    result = call(registry, shards, "--serving", "latest", "--json", "--set", "triggers.at_least=10")
+    assert result.exit_code == 0, result.output
+    (line,) = result.output.splitlines()
     found = json.loads(line)
     assert found["serving"] == "v0001"
     assert found["observed"]["new"] == 30
@@ -89,15 +89,15 @@ def test_programs_read_one_object_on_one_line(registry: Registry, shards: str) -
 def test_the_serving_version_may_come_from_the_route_file(registry: Registry, shards: str, tmp_path: Path) -> None:
     routes = tmp_path / "routes.json"
     Deployment(routes).start(Version("v0001", 100, "tiny", "d" * 64), "test", "")
-    told = call(registry, shards, "--routes", str(routes), "--json")
-    assert json.loads(told.output)["serving"] == "v0001"
+    result = call(registry, shards, "--routes", str(routes), "--json")
+    assert json.loads(result.output)["serving"] == "v0001"
     nothing = call(registry, shards, "--routes", str(tmp_path / "no.json"))
     assert nothing.exit_code == 2
-    assert "nothing is routed there" in nothing.output
+    assert "no version is routed there" in nothing.output
 
 
-def test_wrong_calls_are_named(registry: Registry, shards: str) -> None:
-    for words, told in [
+def test_wrong_options_are_refused(registry: Registry, shards: str) -> None:
+    for words, message in [
         ((), "give either --serving VERSION or --routes FILE"),
         (("--serving", "v0009"), "known are v0001"),
         (("--serving", "v0001", "--set", "triggers.hours=3"), "triggers.hours"),
@@ -105,44 +105,74 @@ def test_wrong_calls_are_named(registry: Registry, shards: str) -> None:
     ]:
         result = call(registry, shards, *words)
         assert result.exit_code == 2, words
-        assert told in " ".join(result.output.split()), words
+        assert message in " ".join(result.output.split()), words
 
 
-def test_forced_on_too_little_it_says_so_and_registers_nothing(registry: Registry, shards: str) -> None:
-    told = call(registry, shards, "--serving", "v0001", "--force")
-    assert told.exit_code == 2
-    assert "some clicked and some not, are needed" in " ".join(told.output.split())
+def test_forced_on_too_few_clicks_it_fails_and_registers_nothing(registry: Registry, shards: str) -> None:
+    result = call(registry, shards, "--serving", "v0001", "--force")
+    assert result.exit_code == 2
+    assert "some clicked and some not, are needed" in " ".join(result.output.split())
     assert len(registry.list()) == 1
 
 
-def test_watching_goes_on_after_a_failure(registry: Registry, shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[float] = []
+def test_watching_continues_after_a_failure(registry: Registry, shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
 
     class Stop:
-        """Says on the second look that it is enough."""
+        """Set at the second check."""
 
         def wait(self, seconds: float) -> bool:
-            looks.append(seconds)
-            return len(looks) == 2
+            waits.append(seconds)
+            return len(waits) == 2
 
-    monkeypatch.setattr("cli.worker.stopped", Stop)
-    told = call(registry, shards, "--serving", "v0001", "--force", "--watch", "--every", "7")
-    assert told.exit_code == 0, told.output
-    assert looks == [7.0, 7.0]
-    assert "some clicked and some not, are needed" in " ".join(told.output.split())
+    monkeypatch.setattr("cli.retrain.stop_event", Stop)
+    result = call(registry, shards, "--serving", "v0001", "--force", "--watch", "--every", "7")
+    assert result.exit_code == 0, result.output
+    assert waits == [7.0, 7.0]
+    assert "some clicked and some not, are needed" in " ".join(result.output.split())
 
 
-def test_a_refusal_is_told_gate_by_gate(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_is_reported_gate_by_gate(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
     entry = registry.register(resolve("tiny")[0], base="tiny", parent="v0001", status="refused")
     outcome = RetrainOutcome(entry, decide(Figures(latency_ratio=10.0), GateSettings()), "runs/001")
-    verdicts(outcome)
+    print_outcome(outcome)
     words = " ".join(capsys.readouterr().out.split())
     assert "10.00 times the serving model's seconds an answer" in words
     assert "not configured" in words
     assert "v0002 registered, refused by its gates; run: runs/001" in words
     observed = Observed(new=5, calibration=Interval(1.0, 0.9, 1.1), population=0.01)
-    told: Any = record("v0001", observed, due(observed, TriggerConfig(), BEGINNING), False, outcome)
-    assert json.loads(json.dumps(told, allow_nan=False)) == told
-    assert told["outcome"]["status"] == "refused"
-    assert told["outcome"]["promote"] is False
-    assert {g["name"] for g in told["outcome"]["gates"]["gates"]} >= {"latency", "click_predictor"}
+    values: Any = to_json("v0001", observed, is_due(observed, TriggerConfig(), BEGINNING), False, outcome)
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+    assert values["outcome"]["status"] == "refused"
+    assert values["outcome"]["promote"] is False
+    assert {g["name"] for g in values["outcome"]["gates"]["gates"]} >= {"latency", "click_predictor"}
+
+
+def due(registry: Registry, shards: Path, *options: str) -> Result:
+    shards.mkdir(exist_ok=True)
+    command = ["due", "--shards", str(shards), "--registry", registry.url, "--serving", "v0001", *options]
+    return CliRunner().invoke(app, command)
+
+
+def test_an_empty_log_is_not_due_and_the_outcome_says_what_is_missing(registry: Registry, tmp_path: Path) -> None:
+    outcome = tmp_path / "outcome.json"
+    options = ["--triggers", '{"at_least": 7}', "--outcome", str(outcome), "--since", "2026-11-25T12:00:00+00:00"]
+    result = due(registry, tmp_path / "empty", *options)
+    assert result.exit_code == 0, result.output
+    found = json.loads(outcome.read_text())
+    assert (found["new"], found["due"], found["trigger"]) == (0, False, None)
+    assert "waiting for 7 more" in found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        (["--triggers", '{"moon": 1}'], "--triggers"),
+        (["--since", "noon"], "--since"),
+        (["--since", "2026-11-25"], "zone"),
+    ],
+)
+def test_a_wrong_option_of_due_is_named(registry: Registry, tmp_path: Path, options: list[str], place: str) -> None:
+    result = due(registry, tmp_path / "empty", *options)
+    assert result.exit_code == 2
+    assert place in result.output

@@ -1,4 +1,4 @@
-"""Child processes: begun again when they fail, ended in order, and never left behind."""
+"""Child processes: restarted when they fail, stopped in order, and never left behind."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from cli.local import supervisor
-from cli.local.supervisor import Child, Children, Program
+from cli.local.supervisor import ChildProcess, Program, Supervisor
 
 
 def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, f"not within {seconds:.0f} s"
         time.sleep(0.05)
 
 
@@ -37,52 +37,52 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
 
 
-def pid_of(child: Child) -> int:
+def pid_of(child: ChildProcess) -> int:
     assert child._process is not None
     return child._process.pid
 
 
-def test_what_is_killed_is_begun_again_and_what_is_stopped_is_not(
+def test_a_killed_process_is_restarted_and_a_stopped_one_is_not(
     tmp_path: Path, worker: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "PAUSES_S", (0.1,))
-    all_of_them = Children(tmp_path / "logs")
-    child = all_of_them.start(worker)
+    monkeypatch.setattr(supervisor, "RESTART_DELAYS_S", (0.1,))
+    supervised = Supervisor(tmp_path / "logs")
+    child = supervised.start(worker)
     until((tmp_path / "log").is_dir)
     first = pid_of(child)
     os.kill(first, signal.SIGKILL)
 
-    def begun_again() -> bool:
-        all_of_them.watch()
+    def restarted() -> bool:
+        supervised.restart_exited()
         return child.running and pid_of(child) != first
 
-    until(begun_again)
+    until(restarted)
     assert child.failures == 1
     second = pid_of(child)
-    all_of_them.stop()
+    supervised.stop()
     assert not alive(second)
     assert child.state == "not started"
 
 
-def test_a_program_that_cannot_start_is_told_with_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "PAUSES_S", (30.0,))
-    child = Child(Program("bad", ["worker", "nothing"]), tmp_path)
+def test_a_program_that_cannot_start_is_reported_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "RESTART_DELAYS_S", (30.0,))
+    child = ChildProcess(Program("bad", ["worker", "nothing"]), tmp_path)
     child.start()
     until(lambda: not child.running)
-    child.watch()
+    child.restart_if_exited()
     assert child.exit_code == 2
-    assert "ended (2)" in child.state
-    assert "No such command" in child.tail(20)
+    assert "exited (2)" in child.state
+    assert "No such command" in child.log_tail(20)
     child.stop()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
-def test_children_of_a_killed_parent_end(tmp_path: Path) -> None:
+def test_children_end_with_their_killed_parent(tmp_path: Path) -> None:
     code = f"""
 import sys, time
 from pathlib import Path
-from cli.local.supervisor import Children, Program
-child = Children(Path({str(tmp_path)!r})).start(
+from cli.local.supervisor import Program, Supervisor
+child = Supervisor(Path({str(tmp_path)!r})).start(
     Program("w", ["worker", "feedback", "--log", {str(tmp_path / "log")!r}, "--shards", {str(tmp_path / "s")!r}]))
 print(child._process.pid, flush=True)
 time.sleep(600)

@@ -1,4 +1,4 @@
-"""`llm-auction worker`, `dlq` and `erase` on an embedded log: what an operator types, and what it says."""
+"""`llm-auction worker`, `dlq` and `erase` on an embedded log: options and output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from benchmarks.streaming.event_samples import click, interaction
 from cli.main import app
-from cli.worker import micros
+from cli.worker import parse_money
 from mechanism.errors import ConfigError, InputError
 from serving.campaigns.storage import CampaignStore
 from serving.campaigns.types import Campaign, Creative
@@ -34,6 +34,7 @@ from streaming.log import Partition, Record
 from streaming.pseudonyms import pseudonym
 from streaming.shards import ShardReader
 from streaming.topics import CLICKS, INTERACTIONS, all_topics
+from tests.support.ports import free_ports
 
 WAIT_S = 60.0
 
@@ -76,70 +77,70 @@ def judged(number: int, **options: object) -> list[tuple[str, bytes, bytes]]:
     return [record(event), record(judgement)]
 
 
-def test_shards_are_written_until_the_log_was_read_and_a_user_is_erased(log: EmbeddedLog, tmp_path: Path) -> None:
+def test_shards_are_written_until_the_end_of_the_log_and_a_user_is_erased(log: EmbeddedLog, tmp_path: Path) -> None:
     key = derived(signing_secret(tmp_path / "state", {}), PSEUDONYMS)
     put(log, *judged(1, user=pseudonym("alice", key)), *judged(2))
     shards = ["--shards", tmp_path / "shards"]
     assert call("worker", "feedback", "--log", tmp_path / "log", *shards, "--until-idle") == (0, "")
     reader = ShardReader(str(tmp_path / "shards"))
     assert (reader.count(), reader.totals().rows) == (2, 2)
-    code, said = call("erase", "alice", *shards, "--state-dir", tmp_path / "state", "--retention-days", 7)
+    code, output = call("erase", "alice", *shards, "--state-dir", tmp_path / "state", "--retention-days", 7)
     assert code == 0
-    assert "answers of this user in the shards: 1\n" in said
-    assert "gone for every reader of the shards: now" in said
-    assert f"gone from the log: by {(datetime.now(UTC) + timedelta(days=8)).date().isoformat()}" in said
+    assert "answers of this user in the shards: 1\n" in output
+    assert "hidden from every reader of the shards: now" in output
+    assert f"removed from the log: by {(datetime.now(UTC) + timedelta(days=8)).date().isoformat()}" in output
     assert reader.count() == 1
     assert call("worker", "feedback", "--log", tmp_path / "log", *shards, "--until-idle") == (0, "")
     assert reader.totals().erased == 1
-    assert "alice" not in said
+    assert "alice" not in output
 
 
-def test_an_erasure_that_finds_nobody_says_so(
+def test_an_erasure_without_matching_answers_is_reported(
     log: EmbeddedLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = derived(signing_secret(tmp_path / "state", {}), PSEUDONYMS)
     put(log, *judged(1, user=pseudonym("alice", key)))
     shards = ["--shards", tmp_path / "shards"]
     state = ["--state-dir", tmp_path / "state"]
-    code, said = call("erase", "alice", *shards, *state)
-    assert (code, "no shards are there" in said) == (2, True)
+    code, output = call("erase", "alice", *shards, *state)
+    assert (code, "no shards are there" in output) == (2, True)
     assert call("worker", "feedback", "--log", tmp_path / "log", *shards, "--until-idle")[0] == 0
     monkeypatch.setenv("LLM_AUCTION_SECRET", "of other routers, long enough for one")
     for words in (("alice",), ("carl", *state)):
-        code, said = call("erase", words[0], *shards, *words[1:])
-        assert (code, "no answer of this user is in the shards" in said) == (0, True), words
+        code, output = call("erase", words[0], *shards, *words[1:])
+        assert (code, "no answer of this user is in the shards" in output) == (0, True), words
     assert "answers of this user in the shards: 1" in call("erase", "alice", *shards, *state)[1]
 
 
 @pytest.mark.parametrize("command", [("worker", "judge"), ("worker", "feedback", "--shards", "s"), ("dlq", "list")])
-def test_a_log_that_is_none_is_refused(command: tuple[str, ...], log: EmbeddedLog, tmp_path: Path) -> None:
+def test_an_address_that_is_no_log_is_refused(command: tuple[str, ...], log: EmbeddedLog, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     for wrong, words in (
         ("Kafka", "write it kafka"),
         (tmp_path / "file", "that is a file"),
         (tmp_path, f"that is a router's state directory: give {tmp_path / 'log'}"),
     ):
-        code, said = call(*command, "--log", wrong)
-        assert (code, words in said) == (2, True), (wrong, said)
+        code, output = call(*command, "--log", wrong)
+        assert (code, words in output) == (2, True), (wrong, output)
     if command[0] == "dlq":
-        code, said = call(*command, "--log", tmp_path / "nowhere")
-        assert (code, "no event log is there" in said, (tmp_path / "nowhere").exists()) == (2, True, False)
-        code, said = call(*command, "--log", tmp_path / "log", "--topic", "interaction")
-        assert (code, "topics are interactions, clicks, judgements, campaigns" in said) == (2, True)
+        code, output = call(*command, "--log", tmp_path / "nowhere")
+        assert (code, "no event log is there" in output, (tmp_path / "nowhere").exists()) == (2, True, False)
+        code, output = call(*command, "--log", tmp_path / "log", "--topic", "interaction")
+        assert (code, "topics are interactions, clicks, judgements, campaigns" in output) == (2, True)
 
 
-def test_a_metrics_port_in_use_is_told(log: EmbeddedLog, tmp_path: Path) -> None:
+def test_a_metrics_port_in_use_is_refused(log: EmbeddedLog, tmp_path: Path) -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:
         port = taken.getsockname()[1]
-        code, said = call("worker", "judge", "--log", tmp_path / "log", "--metrics-port", port)
-    assert (code, "--metrics-port" in said, "give a free port" in said) == (2, True, True)
+        code, output = call("worker", "judge", "--log", tmp_path / "log", "--metrics-port", port)
+    assert (code, "--metrics-port" in output, "give a free port" in output) == (2, True, True)
 
 
 def test_a_missing_secret_or_user_is_refused(tmp_path: Path) -> None:
-    """A secret that is made up on the spot would erase nobody, and say that it did."""
+    """A newly generated secret would match no user, and the erasure would still look successful."""
     shards, state = ["--shards", tmp_path / "shards"], tmp_path / "state"
-    code, said = call("erase", "alice", *shards, "--state-dir", state)
-    assert (code, "state directory" in said, state.exists()) == (2, True, False)
+    code, output = call("erase", "alice", *shards, "--state-dir", state)
+    assert (code, "state directory" in output, state.exists()) == (2, True, False)
     signing_secret(state, {})
     assert call("erase", "", *shards, "--state-dir", state)[0] == 2
 
@@ -149,18 +150,18 @@ def test_the_ledger_worker_charges_what_the_log_holds(log: EmbeddedLog, tmp_path
     event = interaction(1)
     put(log, record(event), record(click(event, "A0", 5)))
     ledger = ["worker", "ledger", "--log", tmp_path / "log", "--until-idle", "--database"]
-    code, said = call(*ledger, url)
-    assert (code, "there is no such file" in said) == (2, True)
+    code, output = call(*ledger, url)
+    assert (code, "there is no such file" in output) == (2, True)
     migrate(url)
     assert call(*ledger, url)[0] == 0
-    code, said = call("dlq", "list", "--log", tmp_path / "log")
-    assert (code, "there is no such campaign" in said) == (0, True)
+    code, output = call("dlq", "list", "--log", tmp_path / "log")
+    assert (code, "there is no such campaign" in output) == (0, True)
     database = Database(url)
     now = datetime.now(UTC)
     for number in range(3):
         CampaignStore(database).create(campaign(number, now), now)
     for topic in (INTERACTIONS, CLICKS):
-        assert call("dlq", "replay", topic, "--log", tmp_path / "log") == (0, f"1 put back to {topic}, 0 kept\n")
+        assert call("dlq", "replay", topic, "--log", tmp_path / "log") == (0, f"1 replayed to {topic}, 0 kept\n")
     assert call(*ledger, url) == (0, "")
     (line,) = report(database, Query())
     assert (line.impressions, line.clicks, line.revenue_micros) == (2, 1, 200_000)
@@ -184,7 +185,7 @@ def campaign(number: int, now: datetime) -> Campaign:
     )
 
 
-def test_dead_letters_are_listed_put_back_and_kept_where_they_are_still_no_events(
+def test_dead_letters_are_listed_replayed_and_kept_while_they_cannot_be_decoded(
     log: EmbeddedLog, tmp_path: Path
 ) -> None:
     event = interaction(1)
@@ -192,53 +193,52 @@ def test_dead_letters_are_listed_put_back_and_kept_where_they_are_still_no_event
     put(log, (CLICKS, b"k", b"{"), (CLICKS, b"wrong key", good[2]))
     address = ["--log", tmp_path / "log"]
     assert call("dlq", "list", *address) == (0, "no dead letters\n")
-    bury(log, good)
+    dead_letter(log, good)
     shards = tmp_path / "shards"
     put(log, (INTERACTIONS, b"k", b"{"))
     assert call("worker", "feedback", *address, "--shards", shards, "--until-idle")[0] == 0
-    code, said = call("dlq", "list", *address)
+    code, output = call("dlq", "list", *address)
     assert code == 0
-    assert "1 of interactions, 1 of clicks" in said
-    assert "not one JSON value" in said
+    assert "1 of interactions, 1 of clicks" in output
+    assert "not one JSON value" in output
     listed = [json.loads(line) for line in call("dlq", "list", "--json", "--topic", CLICKS, *address)[1].splitlines()]
     assert [(letter["topic"], letter["error"]) for letter in listed] == [(CLICKS, "InputError: ad: 'A0': not now")]
     before = log.end(Partition(CLICKS, 0)) + log.end(Partition(CLICKS, 1)) + log.end(Partition(CLICKS, 2))
-    assert call("dlq", "replay", CLICKS, *address) == (0, "1 put back to clicks, 0 kept\n")
+    assert call("dlq", "replay", CLICKS, *address) == (0, "1 replayed to clicks, 0 kept\n")
     ends = [log.end(Partition(CLICKS, number)) for number in range(3)]
     assert sum(ends) == before + 1
-    assert call("dlq", "replay", INTERACTIONS, *address) == (0, "0 put back to interactions, 1 kept\n")
+    assert call("dlq", "replay", INTERACTIONS, *address) == (0, "0 replayed to interactions, 1 kept\n")
     assert "1 of interactions" in call("dlq", "list", *address)[1]
-    assert call("dlq", "replay", CLICKS, *address) == (0, "0 put back to clicks, 0 kept\n")
+    assert call("dlq", "replay", CLICKS, *address) == (0, "0 replayed to clicks, 0 kept\n")
     assert call("dlq", "replay", "nothing", *address)[0] == 2
 
 
-def bury(log: EmbeddedLog, good: tuple[str, bytes, bytes]) -> None:
-    """A click that a worker refused for a reason that has passed."""
+def dead_letter(log: EmbeddedLog, good: tuple[str, bytes, bytes]) -> None:
+    """Dead-letter a click for a reason that no longer applies."""
     producer = log.producer()
     refused = Record(good[0], 0, 9, datetime.now(UTC), good[1], good[2])
     set_aside(producer, refused, InputError("ad", "A0", "not now")).result(WAIT_S)
     producer.close()
 
 
-def test_a_judge_ends_well_at_sigterm_and_tells_its_metrics(log: EmbeddedLog, tmp_path: Path) -> None:
+def test_a_judge_serves_metrics_and_ends_gracefully_at_sigterm(log: EmbeddedLog, tmp_path: Path) -> None:
     put(log, record(interaction(1, datetime.now(UTC) - timedelta(minutes=1))))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    [port] = free_ports(1)
     command = [sys.executable, "-m", "cli.main", "worker", "judge", "--log", str(tmp_path / "log"), "--idle", "0.5"]
     process = subprocess.Popen([*command, "--metrics-port", str(port)], env=os.environ | {"OMP_NUM_THREADS": "1"})
     try:
         end = time.monotonic() + WAIT_S
-        told = ""
-        while 'judgements_total{kind="without_clicks"} 1.0' not in told:
-            assert time.monotonic() < end, told
+        metrics = ""
+        while 'judgements_total{kind="without_clicks"} 1.0' not in metrics:
+            assert time.monotonic() < end, metrics
             assert process.poll() is None
             time.sleep(0.1)
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-                    told = answer.read().decode()
+                    metrics = answer.read().decode()
             except OSError:
                 continue
-        assert 'llm_auction_worker_lag_records{partition="0",topic="interactions",worker="judge"} 0.0' in told
+        assert 'llm_auction_worker_lag_records{partition="0",topic="interactions",worker="judge"} 0.0' in metrics
         process.send_signal(signal.SIGTERM)
         assert process.wait(WAIT_S) == 0
     finally:
@@ -247,18 +247,18 @@ def test_a_judge_ends_well_at_sigterm_and_tells_its_metrics(log: EmbeddedLog, tm
 
 
 @pytest.mark.parametrize(("money", "expected"), [("0", 0), ("12.50", 12_500_000), ("0.000001", 1)])
-def test_money_is_read_exactly(money: str, expected: int) -> None:
-    assert micros("--daily-budget", money) == expected
+def test_money_is_parsed_exactly(money: str, expected: int) -> None:
+    assert parse_money("--daily-budget", money) == expected
 
 
 @pytest.mark.parametrize("money", ["", "-1", "1e-7", "much", "NaN", "Infinity", "-Infinity"])
-def test_what_is_no_money_is_refused(money: str) -> None:
+def test_an_invalid_amount_is_refused(money: str) -> None:
     with pytest.raises(ConfigError, match="give an amount"):
-        micros("--daily-budget", money)
+        parse_money("--daily-budget", money)
 
 
-def test_settings_that_cannot_be_end_with_one_line(tmp_path: Path) -> None:
-    code, said = call("worker", "judge", "--log", tmp_path / "log", "--window", "-1")
-    assert (code, "judge.window_s" in said) == (2, True)
-    code, said = call("worker", "judge", "--log", tmp_path / "log", "--endpoint", "ftp://x", "--model", "m")
-    assert (code, "judge.base_url" in said) == (2, True)
+def test_invalid_settings_end_with_one_line(tmp_path: Path) -> None:
+    code, output = call("worker", "judge", "--log", tmp_path / "log", "--window", "-1")
+    assert (code, "judge.window_s" in output) == (2, True)
+    code, output = call("worker", "judge", "--log", tmp_path / "log", "--endpoint", "ftp://x", "--model", "m")
+    assert (code, "judge.base_url" in output) == (2, True)

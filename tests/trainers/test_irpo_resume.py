@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from cli.train import run_training
 from mechanism.errors import GuardError
 from trainers.artifacts.publication import COMPLETE
-from trainers.artifacts.records import read_sampled
+from trainers.artifacts.sampled import read_sampled
 from trainers.config import load_config
 from trainers.optimisation.groups import read_rows
 
@@ -62,7 +62,7 @@ def config(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """(run directory, best epoch)"""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    return folder, run_training(load_config(str(config)), str(folder))
+    return folder, run_training(load_config(str(config)), str(folder)).best_epoch
 
 
 def start(config: Path, run: Path, *options: str) -> subprocess.Popen[str]:
@@ -118,7 +118,7 @@ def test_a_run_killed_while_optimising_ends_as_an_undisturbed_one(
     kill_at(start(config, run), run / "epoch-001/policy.checkpoints/checkpoint-2")
     before = finished(run)
     assert len(before) == 4
-    assert run_training(load_config(str(config)), str(run), resume=True) == best
+    assert run_training(load_config(str(config)), str(run), resume=True).best_epoch == best
     assert before.items() <= finished(run).items()
     assert_same_run(run, expected)
 
@@ -140,7 +140,7 @@ def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(
     for noise in ("Warning", "WARNING", "Writing model shards", "Loading weights"):
         assert noise not in errors
     assert before.items() <= finished(run).items()
-    assert run_training(load_config(str(config)), str(run), resume=True) == best
+    assert run_training(load_config(str(config)), str(run), resume=True).best_epoch == best
     assert_same_run(run, expected)
 
 
@@ -154,7 +154,7 @@ def test_resuming_does_not_go_past_a_guard(config: Path, undisturbed: tuple[Path
     assert not (run / "epoch-002").exists()
     # with the guard's limit raised it goes on, and loses nothing
     before = finished(run)
-    assert run_training(load_config(str(config)), str(run), resume=True) == undisturbed[1]
+    assert run_training(load_config(str(config)), str(run), resume=True).best_epoch == undisturbed[1]
     assert before.items() <= finished(run).items()
     assert_same_run(run, undisturbed[0])
 

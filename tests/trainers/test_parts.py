@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import EXIT_BAD_INPUT, app
+from cli.exits import EXIT_BAD_INPUT
+from cli.main import app
 from mechanism.errors import ConfigError
-from trainers.artifacts.records import read_sampled
 from trainers.artifacts.run_directory import RunDirectory
+from trainers.artifacts.sampled import read_sampled
 from trainers.config import load_config
 from trainers.irpo.phases import ANSWERS
 from trainers.irpo.worlds import ContextSource, build_world
