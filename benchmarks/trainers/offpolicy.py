@@ -29,7 +29,7 @@ from mechanism.statistics import proportion_interval
 from mechanism.types import Context
 from simulator.clicks import ClickModel
 from simulator.world import World
-from trainers.artifacts.records import Sampled
+from trainers.artifacts.sampled import Sampled
 from trainers.config import PenaltyConfig, RewardConfig
 from trainers.config.gates import OffPolicySettings
 from trainers.gates.evidence import Action, gather
@@ -100,7 +100,7 @@ def main(
     """Runs the trials; fails where the configured estimate's intervals hold the truth too seldom."""
     console, began = Console(), time.monotonic()
     rng = np.random.default_rng([seed, 31])
-    penalty = Penalty(**PenaltyConfig().model_dump())
+    penalty = PenaltyConfig().penalty()
     bench = Bench(World(seed), ClickModel(), penalty, candidates)
     models = {name: Policy.load(name) for name in {logging, target}}
     old, new = (

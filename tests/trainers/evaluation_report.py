@@ -16,8 +16,7 @@ from mechanism.properties import (
 )
 from mechanism.statistics import Interval
 from mechanism.types import Ad, Answer, Candidate, Context, Insertion
-from trainers.evaluation.comparison import ratios
-from trainers.evaluation.records import AnswerRecord, summarise
+from trainers.evaluation.metrics import AnswerRecord, ratios, summarise
 from trainers.evaluation.report import Machine, Meta, Report, Sample, compared, figures
 from trainers.pretraining.new_titles import NewTitles
 

@@ -10,8 +10,7 @@ import pytest
 from inference.models import resolve
 from inference.policy import Policy
 from mechanism.errors import ConfigError, InputError
-from trainers.artifacts.base_model import local_base
-from trainers.artifacts.registry import Registry
+from trainers.artifacts.registry import Registry, local_base
 
 
 def test_names_and_folders_stay_what_they_are() -> None:

@@ -14,10 +14,11 @@ from trainers.artifacts.run_directory import RunDirectory
 from trainers.config import RunConfig, WorldConfig
 from trainers.evaluation import methods, sweeps
 from trainers.evaluation.harness import evaluate_model, records_of
-from trainers.evaluation.report_files import read_report, write_report
+from trainers.evaluation.page import write_report
+from trainers.evaluation.report import read_report
 from trainers.irpo.session import Session
 from trainers.irpo.worlds import ContextSource, build_world
-from trainers.reward.oracle import OraclePredictor
+from trainers.reward.model import OraclePredictor
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +30,10 @@ def session() -> Session:
             "epochs": 1,
         }
     )
-    return Session(config, RunDirectory("memory://harness"), lambda text: None, lambda *_: None)
+    return Session(config, RunDirectory("memory://harness"))
 
 
-def test_a_model_is_evaluated_without_rivals(session: Session) -> None:
+def test_a_model_is_evaluated_without_baselines(session: Session) -> None:
     report = evaluate_model(session, "pretrained", lambda text: None, "test")
     assert set(report.methods) == {"pretrained"}
     assert report.methods["pretrained"]["invalid_insertions"].mean == 0

@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tests.trainers.evaluation_report import made_up_report, made_up_sample
-from trainers.evaluation.html import render_html, segments
-from trainers.evaluation.plots import MAX_EPOCHS, plots
+from trainers.evaluation.page import MAX_EPOCHS, plots, render_html, segments
 from trainers.evaluation.report import Allocation, Compared, Epoch, Figure, Property, Report, Sample, ShownAd
-from trainers.evaluation.table import markdown_table, print_report
-from trainers.evaluation.wording import number, ratio_words, span, verdict
+from trainers.evaluation.text import markdown_table, number, print_report, ratio_words, span, verdict
 
 HOSTILE = "</p><script>alert('x')</script><img src=x onerror=alert(1)> {{ 7*7 }} {% raw %} \u202e & \"quoted\""
 

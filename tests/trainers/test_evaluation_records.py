@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from mechanism.errors import InputError
 from tests.trainers.evaluation_report import made_up_records
-from trainers.evaluation.comparison import compare, ratios
-from trainers.evaluation.records import METHODS, METRICS, AnswerRecord, summarise
+from trainers.evaluation.metrics import METHODS, METRICS, AnswerRecord, compare, ratios, summarise
 
 
 def record(query: str = "q", method: str = "mosaic", **figures: float) -> AnswerRecord:
@@ -125,37 +124,39 @@ def test_records_of_two_methods_are_not_mixed() -> None:
 
 
 def test_pairing_makes_a_constant_ratio_certain_whatever_the_order() -> None:
-    rival = [record(f"q{k}", revenue=float(k + 1)) for k in range(50)]
-    ours = [replace(r, method="llm_auction", revenue=2 * r.revenue) for r in reversed(rival)]
-    found = compare(ours, rival, seed=0)["revenue_per_query"]
+    baseline = [record(f"q{k}", revenue=float(k + 1)) for k in range(50)]
+    ours = [replace(r, method="llm_auction", revenue=2 * r.revenue) for r in reversed(baseline)]
+    found = compare(ours, baseline, seed=0)["revenue_per_query"]
     assert found.ratio is not None
     assert found.ratio.ends == pytest.approx((2.0, 2.0, 2.0))
     assert found.difference is not None
     assert found.difference.mean == pytest.approx(25.5)
 
 
-def test_a_rival_that_is_not_positive_has_a_difference_and_no_ratio() -> None:
-    rival = [record(f"q{k}", method="pretrained", reward=-4.0) for k in range(5)]
+def test_a_baseline_that_is_not_positive_has_a_difference_and_no_ratio() -> None:
+    baseline = [record(f"q{k}", method="pretrained", reward=-4.0) for k in range(5)]
     ours = [record(f"q{k}", method="llm_auction", reward=6.0) for k in range(5)]
-    found = compare(ours, rival, seed=0)["reward_per_query"]
+    found = compare(ours, baseline, seed=0)["reward_per_query"]
     assert found.ratio is None
     assert found.difference is not None
     assert found.difference.ends == (10.0, 10.0, 10.0)
 
 
-def test_a_rival_that_cannot_be_told_from_zero_leaves_the_ratio_unbounded() -> None:
+def test_a_baseline_that_cannot_be_told_from_zero_leaves_the_ratio_unbounded() -> None:
     rng = np.random.default_rng(3)
-    rival = [record(f"q{k}", reward=float(r)) for k, r in enumerate(rng.normal(0.1, 5, size=60))]
-    rival[0] = replace(rival[0], reward=rival[0].reward + 60 * max(0.0, 0.05 - np.mean([r.reward for r in rival])))
+    baseline = [record(f"q{k}", reward=float(r)) for k, r in enumerate(rng.normal(0.1, 5, size=60))]
+    baseline[0] = replace(
+        baseline[0], reward=baseline[0].reward + 60 * max(0.0, 0.05 - np.mean([r.reward for r in baseline]))
+    )
     ours = [record(f"q{k}", method="llm_auction", reward=6.0) for k in range(60)]
-    found = compare(ours, rival, seed=0)["reward_per_query"].ratio
+    found = compare(ours, baseline, seed=0)["reward_per_query"].ratio
     assert found is not None
     assert found.hi == math.inf
 
 
 def test_a_method_without_ads_has_no_comparable_rate() -> None:
-    rival = [record("q", ads=0, clicks_expected=0, relevance_sum=0)]
-    found = compare([record("q", method="llm_auction")], rival, seed=0)["ctr"]
+    baseline = [record("q", ads=0, clicks_expected=0, relevance_sum=0)]
+    found = compare([record("q", method="llm_auction")], baseline, seed=0)["ctr"]
     assert found.ratio is None
     assert found.difference is None
 
@@ -165,7 +166,7 @@ def test_methods_on_other_queries_cannot_be_compared() -> None:
         compare([record("a", method="llm_auction")], [record("b")], seed=0)
 
 
-def test_only_rivals_that_ran_are_compared() -> None:
+def test_only_baselines_that_ran_are_compared() -> None:
     records = {method: made_up_records(method, queries=30) for method in ("llm_auction", "mosaic", "gsp")}
     assert list(ratios(records, seed=0)) == ["mosaic"]
     del records["llm_auction"]

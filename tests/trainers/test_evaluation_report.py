@@ -12,10 +12,10 @@ import pytest
 from mechanism.errors import InputError
 from mechanism.statistics import Interval
 from tests.trainers.evaluation_report import made_up_report, made_up_sample
-from trainers.evaluation.machine import machine_summary, package_versions
-from trainers.evaluation.records import METRICS
-from trainers.evaluation.report import Figure, Report, Sample, ShownAd
-from trainers.evaluation.report_files import parse_report, read_report, to_json, write_report
+from trainers.evaluation.harness import machine_summary, package_versions
+from trainers.evaluation.metrics import METRICS
+from trainers.evaluation.page import write_report
+from trainers.evaluation.report import Figure, Report, Sample, ShownAd, encode_report, parse_report, read_report
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_a_report_is_written_to_any_file_system_and_over_an_older_one(report: Re
 
 
 def test_the_json_has_the_agreed_names(report: Report) -> None:
-    data = json.loads(to_json(report))
+    data = json.loads(encode_report(report))
     assert set(data["methods"]) == {"pretrained", "mosaic", "gsp", "segment", "llm_auction", "oracle"}
     for figures in data["methods"].values():
         assert tuple(figures) == METRICS
@@ -59,7 +59,7 @@ def test_the_json_has_the_agreed_names(report: Report) -> None:
 
 
 def test_methods_that_did_not_run_are_absent() -> None:
-    data = json.loads(to_json(made_up_report(("pretrained", "gsp"))))
+    data = json.loads(encode_report(made_up_report(("pretrained", "gsp"))))
     assert set(data["methods"]) == {"pretrained", "gsp"}
     assert data["ratios"] == {}
 
@@ -70,7 +70,7 @@ def test_unbounded_and_undefined_figures_become_null() -> None:
 
 
 def spoil(report: Report, *path: str | int, value: Any) -> str:
-    data = json.loads(to_json(report))
+    data = json.loads(encode_report(report))
     part = data
     for step in path[:-1]:
         part = part[step]
@@ -112,7 +112,7 @@ def test_a_spoiled_report_is_refused_with_its_field(
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
 def test_numbers_that_are_not_json_are_refused(report: Report, number: str) -> None:
     with pytest.raises(InputError, match="train_seconds"):
-        parse_report(to_json(report).replace("548.0", number), "r.json")
+        parse_report(encode_report(report).replace("548.0", number), "r.json")
 
 
 def test_a_file_that_is_no_report_is_named(tmp_path: Path) -> None:

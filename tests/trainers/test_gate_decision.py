@@ -19,7 +19,7 @@ from mechanism.statistics import Interval
 from trainers.artifacts.registry import ModelEntry
 from trainers.config import GateSettings, OffPolicySettings, WorldConfig
 from trainers.gates.clicks import PredictorFigures
-from trainers.gates.decision import Comparison, Decision, Figures, decide
+from trainers.gates.decision import Decision, Figures, PairedGain, decide
 from trainers.gates.offpolicy import Logged, estimate
 
 SETTINGS = GateSettings(offpolicy=OffPolicySettings(method="snips", draws=200), simulator=WorldConfig())
@@ -53,10 +53,10 @@ GOOD = Figures(
     learned_reward=(10.0, 14.0),
     revenue=logged(1.2),
     experience=logged(1.0, offset=-10.0),
-    simulator=Comparison(30.0, Interval(3.0, 1.0, 5.0), 500),
+    simulator=PairedGain(30.0, Interval(3.0, 1.0, 5.0), 500),
     monotonicity=swept(0.1, 0.2, 0.3),
     invalid=(0.0, 500),
-    quality=Comparison(0.7, Interval(0.0, -0.01, 0.01), 500),
+    quality=PairedGain(0.7, Interval(0.0, -0.01, 0.01), 500),
     latency_ratio=1.05,
 )
 
@@ -105,7 +105,7 @@ def test_a_simulator_that_is_not_configured_is_named_and_stands_in_nobodys_way()
     assert decision.promote
     assert not decide(replace(GOOD, simulator=None, quality=None), settings).promote
     # figures that are there are judged, configured or not
-    worse = replace(GOOD, simulator=Comparison(30.0, Interval(-3.0, -5.0, -1.0), 500))
+    worse = replace(GOOD, simulator=PairedGain(30.0, Interval(-3.0, -5.0, -1.0), 500))
     assert verdicts(decide(worse, settings))["simulator_revenue"] == "failed"
 
 
@@ -126,16 +126,16 @@ def test_an_uncertain_comparison_of_predictors_is_no_ground_to_refuse_a_good_one
         ({"revenue": logged(0.7)}, "offpolicy_revenue", "failed"),
         ({"revenue": logged(1.2, contexts=60)}, "offpolicy_revenue", "refused"),
         ({"experience": logged(1.4, offset=-10.0)}, "offpolicy_experience", "failed"),
-        ({"simulator": Comparison(30.0, Interval(-3.0, -5.0, -1.0), 500)}, "simulator_revenue", "failed"),
-        ({"simulator": Comparison(30.0, Interval(3.0, -5.0, 11.0), 500)}, "simulator_revenue", "refused"),
-        ({"simulator": Comparison(30.0, Interval(3.0, 1.0, 5.0), 20)}, "simulator_revenue", "refused"),
-        ({"simulator": Comparison(math.nan, Interval(3.0, 1.0, 5.0), 500)}, "simulator_revenue", "refused"),
+        ({"simulator": PairedGain(30.0, Interval(-3.0, -5.0, -1.0), 500)}, "simulator_revenue", "failed"),
+        ({"simulator": PairedGain(30.0, Interval(3.0, -5.0, 11.0), 500)}, "simulator_revenue", "refused"),
+        ({"simulator": PairedGain(30.0, Interval(3.0, 1.0, 5.0), 20)}, "simulator_revenue", "refused"),
+        ({"simulator": PairedGain(math.nan, Interval(3.0, 1.0, 5.0), 500)}, "simulator_revenue", "refused"),
         ({"monotonicity": swept(0.3, 0.2, 0.1)}, "monotonicity", "failed"),
         ({"monotonicity": swept(0.2, 0.1, 0.4)}, "monotonicity", "failed"),
         ({"invalid": (0.002, 500)}, "invalid_insertions", "failed"),
         ({"invalid": (0.0, 3)}, "invalid_insertions", "refused"),
         ({"invalid": (math.nan, 500)}, "invalid_insertions", "refused"),
-        ({"quality": Comparison(0.7, Interval(-0.05, -0.06, -0.04), 500)}, "answer_quality", "failed"),
+        ({"quality": PairedGain(0.7, Interval(-0.05, -0.06, -0.04), 500)}, "answer_quality", "failed"),
         ({"latency_ratio": 10.0}, "latency", "failed"),
         ({"latency_ratio": math.nan}, "latency", "refused"),
         ({"latency_ratio": 0.0}, "latency", "refused"),
@@ -156,14 +156,14 @@ def test_an_estimate_made_under_laxer_limits_is_refused_all_the_same() -> None:
 def test_the_worse_end_decides_and_straddling_is_no_pass(ends: tuple[float, ...], share: float, serving: float) -> None:
     lo, mean, hi = sorted(ends)
     settings = SETTINGS.model_copy(update={"simulator_margin": share})
-    figures = replace(GOOD, simulator=Comparison(serving, Interval(mean, lo, hi), 500))
+    figures = replace(GOOD, simulator=PairedGain(serving, Interval(mean, lo, hi), 500))
     verdict = verdicts(decide(figures, settings))["simulator_revenue"]
     worst_allowed = -share * serving
     assert verdict == ("passed" if lo >= worst_allowed else "failed" if hi < worst_allowed else "refused")
 
 
 def test_the_record_holds_every_figure_and_threshold_and_fits_a_registry_entry() -> None:
-    unsure = replace(GOOD, revenue=logged(1.2, contexts=60), simulator=Comparison(30.0, Interval(1, -math.inf, 5), 500))
+    unsure = replace(GOOD, revenue=logged(1.2, contexts=60), simulator=PairedGain(30.0, Interval(1, -math.inf, 5), 500))
     record = decide(unsure, SETTINGS).to_dict()
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     entry = ModelEntry(version="v0002", created=datetime.now(UTC), sha256={}, base="tiny", gates=record)

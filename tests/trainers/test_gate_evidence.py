@@ -20,11 +20,11 @@ from mechanism.objective import Penalty, s_resp
 from mechanism.types import Context
 from simulator.clicks import ClickModel
 from simulator.world import World
-from trainers.artifacts.records import Sampled
+from trainers.artifacts.sampled import Sampled
 from trainers.config.gates import OffPolicySettings
 from trainers.gates.evidence import Evidence, gather
 from trainers.gates.offpolicy import estimate, kish
-from trainers.reward.oracle import OraclePredictor
+from trainers.reward.model import OraclePredictor
 from trainers.reward.training import RewardQuality
 
 WORLD = World(0, profiles=30)

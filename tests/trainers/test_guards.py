@@ -9,8 +9,7 @@ import pytest
 
 from mechanism.errors import GuardError
 from trainers.config import GuardConfig
-from trainers.irpo.guards import check_guards
-from trainers.irpo.validation import Validation
+from trainers.irpo.validation import Validation, check_guards
 
 BASE = Validation(
     revenue=10.0,

@@ -15,7 +15,7 @@ from mechanism.errors import InputError
 from mechanism.markers import parse
 from mechanism.types import Ad, Candidate, Context
 from trainers.config import RewardConfig
-from trainers.logs.delays import MIN_CLICKS, NO_DELAY, estimate_delays
+from trainers.logs.answers import MIN_CLICKS, NO_DELAY, estimate_delays
 from trainers.reward.training import Shown, click_loss, fit
 
 MEAN_DELAY_S = 600.0

@@ -15,14 +15,12 @@ from mechanism.errors import ConfigError, InputError
 from simulator.world import World
 from streaming.shards import Row
 from tests.trainers.logged_traffic import BEGINNING, WINDOW_S, served, write
-from trainers.artifacts.records import read_sampled
 from trainers.artifacts.run_directory import RunDirectory
+from trainers.artifacts.sampled import read_sampled
 from trainers.config import FeedbackConfig, RunConfig, parse_config
 from trainers.irpo.loop import best_epoch
 from trainers.irpo.session import Session
-from trainers.logs.answers import read_snapshot
-from trainers.logs.contexts import LoggedContexts
-from trainers.logs.feedback import LOGGED, fitted_part, take_snapshot
+from trainers.logs.snapshot import LOGGED, LoggedContexts, fitted_part, read_snapshot, take_snapshot
 
 WORLD = World(0, profiles=30)
 CONFIG = """
@@ -61,16 +59,16 @@ def run(shards: str, tmp_path_factory: pytest.TempPathFactory) -> Session:
 
 
 def session(config: RunConfig, url: str) -> Session:
-    return Session(config, RunDirectory(url), lambda text: None, lambda *_: None)
+    return Session(config, RunDirectory(url))
 
 
 def test_the_run_learns_from_the_log_without_the_truth(run: Session, rows: list[Row]) -> None:
     answers, seen = run.logged
     assert [a.context.id for a in answers] == [r.auction_id for r in rows]
     assert seen == pytest.approx(1.0, abs=0.01)
-    figures = run.figures("evaluation.json", 1)
+    figures = run.read_epoch_json("evaluation.json", 1)
     assert figures["revenue"] is figures["true_reward"] is None
-    assert figures["learned_reward"] != run.figures("evaluation.json", 0)["learned_reward"]
+    assert figures["learned_reward"] != run.read_epoch_json("evaluation.json", 0)["learned_reward"]
     assert best_epoch(run) in (0, 1)
     with pytest.raises(ConfigError, match="no true click probabilities"):
         _ = run.truth

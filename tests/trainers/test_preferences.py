@@ -13,7 +13,7 @@ from mechanism.markers import parse, render_marker
 from mechanism.objective import Penalty, reward
 from mechanism.prompt import MICROS_PER_POINT
 from mechanism.types import Ad, Candidate, Context, Generation
-from trainers.artifacts.records import Sampled
+from trainers.artifacts.sampled import Sampled
 from trainers.config import PreferenceConfig
 from trainers.optimisation.preferences import build_groups, redraw_bids, rewards_of
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mechanism.errors import InputError
 from mechanism.markers import parse
 from mechanism.types import Ad, Candidate, Context, Generation, MarkerChoice, Profile
-from trainers.artifacts.records import Sampled, read_sampled, write_sampled
+from trainers.artifacts.sampled import Sampled, read_sampled, write_sampled
 
 ADS = (Ad("a1", "Lumo Tea", "Green tea.", "lumo", "tea", "https://lumo.example/"), Ad("a2", "Bré Café", "", "bré"))
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30)

@@ -15,7 +15,7 @@ from trainers.config import RunConfig, dump_config
 from trainers.irpo.loop import best_epoch
 from trainers.irpo.phases import VALIDATION
 from trainers.irpo.session import Session
-from trainers.irpo.temperature import SAMPLING, choose_temperature, chosen_for, served
+from trainers.irpo.temperature import SAMPLING, choose_temperature, chosen_temperature, served_policy
 from trainers.retraining.release import register_best, registry_of
 
 FIGURES = {
@@ -41,7 +41,7 @@ def a_run(folder: Path, base: Path, good: set[int], epochs: int = 2) -> Session:
             "evaluation": {"validation": 4},
         }
     )
-    session = Session(config, RunDirectory(folder), lambda text: None, lambda *_: None)
+    session = Session(config, RunDirectory(folder))
     session.run.create(dump_config(config))
     contexts = session.contexts.validation()
     for epoch in range(epochs + 1):
@@ -62,7 +62,7 @@ def a_run(folder: Path, base: Path, good: set[int], epochs: int = 2) -> Session:
 def penalty_free(session: Session) -> Session:
     """Rewards without the price of an ad, so that a shown ad is worth something whatever its bid."""
     config = session.config.model_copy(update={"penalty": session.config.penalty.model_copy(update={"per_ad": 0.0})})
-    return Session(config, session.run, lambda text: None, lambda *_: None)
+    return Session(config, session.run)
 
 
 def test_the_best_epoch_is_registered_once(tmp_path: Path, small_base: Path) -> None:
@@ -86,11 +86,11 @@ def test_a_run_that_is_nowhere_better_than_its_base_registers_nothing(tmp_path: 
 def test_the_best_epoch_is_served_at_the_temperature_that_earned_most(tmp_path: Path, small_base: Path) -> None:
     session = a_run(tmp_path / "runs" / "small", small_base, good={1})
     session.run.write_json(SAMPLING, {"epoch": 1, "temperature": 0.25, "rewards": {"0.25": 2.0}})
-    assert served(session, 1).sampling.temperature == 0.25
-    assert served(session, 2).sampling == session.policy(2).sampling
+    assert served_policy(session, 1).sampling.temperature == 0.25
+    assert served_policy(session, 2).sampling == session.policy(2).sampling
     entry = register_best(session)
     folder = registry_of(session.run.url).fetch(entry.version)
-    assert Policy.load(str(folder)).sampling == served(session, 1).sampling
+    assert Policy.load(str(folder)).sampling == served_policy(session, 1).sampling
 
 
 def test_temperatures_are_tried_on_the_best_epoch_and_written_down(tmp_path: Path, small_base: Path) -> None:
@@ -103,5 +103,5 @@ def test_temperatures_are_tried_on_the_best_epoch_and_written_down(tmp_path: Pat
     noted = session.run.read_json(SAMPLING)
     assert set(noted["rewards"]) == {"1.0", "0.1"}
     assert noted["rewards"][str(noted["temperature"])] == max(noted["rewards"].values())
-    assert chosen_for(session, 1) == noted["temperature"]
-    assert chosen_for(session, 2) is None
+    assert chosen_temperature(session, 1) == noted["temperature"]
+    assert chosen_temperature(session, 2) is None

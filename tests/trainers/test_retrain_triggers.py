@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from mechanism.errors import InputError
 from mechanism.statistics import Interval
 from trainers.config import DriftConfig, TriggerConfig
-from trainers.retraining.population import population_shift
-from trainers.retraining.triggers import Observed, due
+from trainers.retraining.observation import population_shift
+from trainers.retraining.triggers import Observed, is_due
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 POLICY = TriggerConfig(
@@ -32,11 +32,11 @@ def seen(**changes: Any) -> Observed:
 
 
 def test_calm_traffic_waits_and_says_for_what() -> None:
-    told = due(CALM, POLICY, NOW)
-    assert not told.due
-    assert told.trigger is None
+    decision = is_due(CALM, POLICY, NOW)
+    assert not decision.due
+    assert decision.trigger is None
     for part in ("2000 new", "3000 more interactions", "age at 2026-11-27 02:00", "clicks off by 15%", "queries moved"):
-        assert part in told.reason
+        assert part in decision.reason
 
 
 @pytest.mark.parametrize(
@@ -50,29 +50,29 @@ def test_calm_traffic_waits_and_says_for_what() -> None:
     ],
 )
 def test_each_trigger_makes_it_due(change: dict[str, Any], trigger: str) -> None:
-    told = due(seen(**change), POLICY, NOW)
-    assert told.due
-    assert told.trigger == trigger
-    assert told.reason
+    decision = is_due(seen(**change), POLICY, NOW)
+    assert decision.due
+    assert decision.trigger == trigger
+    assert decision.reason
     # none of them before there is enough to learn from, or within the cooldown
-    few = due(seen(**change | {"new": 999}), POLICY, NOW)
+    few = is_due(seen(**change | {"new": 999}), POLICY, NOW)
     assert not few.due
     assert "waiting for 1 more" in few.reason
-    early = due(seen(**change | {"last_at": NOW - timedelta(hours=1.9)}), POLICY, NOW)
+    early = is_due(seen(**change | {"last_at": NOW - timedelta(hours=1.9)}), POLICY, NOW)
     assert not early.due
     assert "cooldown until 2026-11-25 12:06" in early.reason
 
 
 def test_a_deviation_that_chance_explains_is_no_drift() -> None:
-    assert not due(seen(calibration=Interval(1.5, 0.9, 2.1)), POLICY, NOW).due
+    assert not is_due(seen(calibration=Interval(1.5, 0.9, 2.1)), POLICY, NOW).due
 
 
 def test_what_is_not_watched_or_not_known_makes_nothing_due() -> None:
     blind = POLICY.model_copy(update={"max_age_hours": None, "drift": DriftConfig(calibration=None, population=None)})
     wild = seen(last_at=NOW - timedelta(days=99), calibration=Interval(3.0, 2.9, 3.1), population=2.0)
-    assert not due(wild, blind, NOW).due
-    assert not due(Observed(new=4999), POLICY, NOW).due
-    assert due(Observed(new=5000), POLICY, NOW).due, "the first one"
+    assert not is_due(wild, blind, NOW).due
+    assert not is_due(Observed(new=4999), POLICY, NOW).due
+    assert is_due(Observed(new=5000), POLICY, NOW).due, "the first one"
 
 
 @given(
@@ -93,9 +93,9 @@ def test_more_traffic_never_takes_a_due_retraining_back(
     more = Observed(
         new=new + 500, last_at=observed.last_at, calibration=observed.calibration, population=observed.population
     )
-    told = due(observed, POLICY, NOW)
-    assert told.due <= due(more, POLICY, NOW).due
-    assert told.due == (told.trigger is not None)
+    decision = is_due(observed, POLICY, NOW)
+    assert decision.due <= is_due(more, POLICY, NOW).due
+    assert decision.due == (decision.trigger is not None)
 
 
 def test_the_population_shift_is_free_of_chance_and_sees_a_moved_mean() -> None:

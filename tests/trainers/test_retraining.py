@@ -67,7 +67,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[RetrainOutcome, R
         def dies(*_: Any) -> None:
             raise Killed
 
-        patch.setattr("trainers.retraining.gating.measure", dies)
+        patch.setattr("trainers.retraining.release.measure", dies)
         with pytest.raises(Killed):
             retrain(config(), shards, registry, entry.version, folder / "work", lambda text: None, now=NOW)
     said: list[str] = []
@@ -115,7 +115,7 @@ def test_a_run_of_the_operator_s_passes_the_same_gates(
 
     def session(base: Path) -> Session:
         text = run.config_text()
-        return Session(parse_config(text, "config", [f"base={base}"]), run, lambda text: None, lambda *_: None)
+        return Session(parse_config(text, "config", [f"base={base}"]), run)
 
     with pytest.raises(ConfigError, match="that model wrote the log"):
         register_best(session(resolve("tiny")[0]), config().gates)
@@ -169,7 +169,7 @@ def test_too_little_log_is_refused_and_read_again_later(tmp_path: Path) -> None:
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "registry")
     entry = registry.register(resolve("tiny")[0], base="tiny")
-    with Attempts(tmp_path / "work").alone(), pytest.raises(InputError, match="work"):
+    with Attempts(tmp_path / "work").lock(), pytest.raises(InputError, match="work"):
         retrain(config(), "shards", registry, entry.version, tmp_path / "work", lambda text: None)
 
 

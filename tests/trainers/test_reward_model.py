@@ -19,8 +19,7 @@ from simulator.world import Query, World
 from trainers.config import RewardConfig
 from trainers.pretraining.corpus import answer_exercise
 from trainers.reward.features import carrying_sentence, extract
-from trainers.reward.model import PCTRModel
-from trainers.reward.oracle import OraclePredictor
+from trainers.reward.model import OraclePredictor, PCTRModel
 from trainers.reward.training import RewardQuality, Shown, fit, measure
 
 WORLD = World(0, profiles=200)

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import IO
 
 from mechanism.errors import AuctionError, InputError
+from mechanism.weights import COMPLETE
 from trainers.artifacts.locks import Check, hold_file
 from trainers.artifacts.store import Store, sync, temporaries, temporary
 
-COMPLETE = "_complete.json"
-"""The manifest; a folder is finished if and only if it has one."""
 UPLOADING = "_uploading.json"
 """Names of the objects that an upload is about to write, so that the next writer can remove them if it was killed."""
 

@@ -16,19 +16,15 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue, ValidationError
 
-from mechanism.errors import AuctionError, InputError
-from mechanism.weights import digest_of
-from trainers.artifacts.publication import COMPLETE, Manifest, Publication, damage, describe
+from mechanism.errors import AuctionError, ConfigError, InputError
+from mechanism.weights import COMPLETE, ENTRY, WEIGHTS, digest_of
+from trainers.artifacts.publication import Manifest, Publication, damage, describe
 from trainers.artifacts.store import Store
 
-DEFAULT_URL = "build/runs"
-"""Where commands keep the registry unless told otherwise."""
 MODELS = "models"
-ENTRY = "model.json"
 LATEST = "latest"
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NUMBERED = re.compile(r"v(\d{4,})")
-WEIGHTS = (".safetensors", ".bin", ".gguf")
 Status = Literal["trained", "candidate", "refused"]
 WAIT_S = 600.0
 """How long a registration waits for another one, in seconds."""
@@ -206,3 +202,22 @@ def _invalid(place: str, error: ValidationError) -> InputError:
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"])
     return InputError(f"{place}: {field}", first["input"], first["msg"])
+
+
+def local_base(base: str) -> str:
+    """Return a base model as `Policy.load` takes it: a name, a folder, or a version fetched from a registry.
+
+    `base` may be a version in a registry at a URL (`s3://bucket/prefix/models/v0003`); each of its files is compared
+    with its digest. Errors of such a version are those of `Registry.fetch`.
+
+    Raises:
+        ConfigError: if a URL names no version.
+    """
+    if "://" not in base:
+        return base
+    registry, _, version = base.rpartition(f"/{MODELS}/")
+    if not registry or not version or "/" in version:
+        raise ConfigError(
+            "base", base, f"of a registry at a URL give a version, as in s3://bucket/prefix/{MODELS}/v0003"
+        )
+    return str(Registry(registry).fetch(version))

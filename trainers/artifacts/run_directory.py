@@ -7,7 +7,6 @@ loop's business.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -21,9 +20,11 @@ import yaml
 from mechanism.errors import InputError
 from trainers.artifacts.locks import Check
 from trainers.artifacts.publication import Publication
-from trainers.artifacts.store import WRITING, Store
+from trainers.artifacts.store import WRITING, Store, from_json, to_json
 
 CONFIG = "config.yaml"
+EVALUATION = "evaluation.json"
+"""An epoch's validation figures, beside its phases."""
 SCRATCH = ".scratch"
 """`.policy.checkpoints.scratch` says that `policy.checkpoints` is ours to remove; somebody's `policy.backup` is not."""
 EPOCH = re.compile(r"epoch-(\d{3,})")
@@ -55,6 +56,11 @@ class Phase(Publication):
         folder.with_name(f".{folder.name}{SCRATCH}").touch()
         folder.mkdir(exist_ok=True)
         return folder
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file of the finished phase (errors as `fetch` and `from_json`)."""
+        file = self.fetch() / name
+        return from_json(file.read_text(encoding="utf-8"), str(file))
 
     @contextmanager
     def open(self) -> Iterator[Path]:
@@ -122,7 +128,7 @@ class RunDirectory:
         return [
             n
             for n in numbers
-            if n > 0 and self.phase("policy", n).finished() and self.exists(f"{epoch_folder(n)}/evaluation.json")
+            if n > 0 and self.phase("policy", n).finished() and self.exists(epoch_file(n, EVALUATION))
         ]
 
     def exists(self, relative: str) -> bool:
@@ -134,22 +140,12 @@ class RunDirectory:
         self.store.write(relative, text.encode("utf-8"))
 
     def write_json(self, relative: str, value: object) -> None:
-        """Writes a value as JSON, whole or not at all. Raises InputError for what JSON cannot hold, such as NaN."""
-        try:
-            text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
-        except (ValueError, TypeError) as error:
-            remedy = "write plain values; None for an undefined figure"
-            raise InputError(self.store.place(relative), str(error), remedy) from error
-        self.write_text(relative, text + "\n")
+        """Write a value as JSON, whole or not at all (errors as `to_json`)."""
+        self.write_text(relative, to_json(value, self.store.place(relative)))
 
     def read_json(self, relative: str) -> Any:
-        """A value from a JSON file. Raises InputError if it is missing or not JSON."""
-        data = self.store.read(relative)
-        try:
-            return json.loads(data)
-        except ValueError as error:
-            remedy = "the file is damaged: remove it and resume"
-            raise InputError(self.store.place(relative), str(error), remedy) from error
+        """Read a value from a JSON file (errors as `Store.read` and `from_json`)."""
+        return from_json(self.store.read(relative), self.store.place(relative))
 
     @contextmanager
     def lock(self) -> Iterator[Check]:
@@ -178,6 +174,11 @@ def epoch_folder(epoch: int) -> str:
     if isinstance(epoch, bool) or epoch < 1:
         raise InputError("epoch", epoch, "count epochs from 1")
     return f"epoch-{epoch:03d}"
+
+
+def epoch_file(epoch: int, name: str) -> str:
+    """Return the relative name of a file beside an epoch's phases; epoch 0 holds the base model's figures."""
+    return f"epoch-{epoch:03d}/{name}"
 
 
 def _settings(text: str, place: str) -> Any:

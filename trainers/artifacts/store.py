@@ -7,6 +7,7 @@ itself.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -146,3 +147,27 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def to_json(value: object, place: str) -> str:
+    """Encode a value as indented JSON text; `place` names it in errors.
+
+    Raises:
+        InputError: if JSON cannot hold the value, such as NaN.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    except (ValueError, TypeError) as error:
+        raise InputError(place, str(error), "write plain values; None for an undefined figure") from error
+
+
+def from_json(data: bytes | str, place: str) -> Any:
+    """Decode JSON text; `place` names it in errors.
+
+    Raises:
+        InputError: if `data` is not JSON.
+    """
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise InputError(place, str(error), "the file is damaged: remove it and resume") from error

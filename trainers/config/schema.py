@@ -6,6 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from mechanism.objective import Penalty
+
+_PENALTY = Penalty()
+
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
@@ -124,10 +128,16 @@ class RolloutConfig(Settings):
 class PenaltyConfig(Settings):
     """s_resp (Eq. 2, 8), in bid points: every ad costs a little, each past `flood_after` more, every fault a lot."""
 
-    per_ad: float = Field(10.0, ge=0, description="for each ad")
-    flood_after: Count = Field(2, description="ads in an answer that are not too many")
-    per_extra_ad: float = Field(20.0, ge=0, description="for each ad past flood_after, beside per_ad")
-    per_fault: float = Field(50.0, ge=0, description="for each invalid insertion")
+    # One set of defaults for training, baselines and the canary guard: those of the objective.
+
+    per_ad: float = Field(_PENALTY.per_ad, ge=0, description="for each ad")
+    flood_after: Count = Field(_PENALTY.flood_after, description="ads in an answer that are not too many")
+    per_extra_ad: float = Field(_PENALTY.per_extra_ad, ge=0, description="for each ad past flood_after, beside per_ad")
+    per_fault: float = Field(_PENALTY.per_fault, ge=0, description="for each invalid insertion")
+
+    def penalty(self) -> Penalty:
+        """Return the weights as the objective takes them."""
+        return Penalty(**self.model_dump())
 
 
 class PreferenceConfig(Settings):

@@ -1,5 +1,5 @@
-"""Evaluation: policies and rival mechanisms on the same held-out queries, and what people and programs read of it.
+"""Evaluation: policies and baseline mechanisms on the same held-out queries, and the report for people and programs.
 
-`records`, `comparison` and `quality` turn measured answers into figures; `report` is their one schema; `table`, `plots`
-and `html` show it. Running mechanisms is left to `harness`, `methods` and `sweeps`.
+`harness`, `methods` and `sweeps` run mechanisms; `metrics` and `quality` turn their answers into figures; `report` is
+the schema of the result; `text` and `page` show it.
 """

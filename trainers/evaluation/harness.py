@@ -1,16 +1,20 @@
 """The evaluation of a run: every mechanism on the same held-out contexts, then the properties, then one report.
 
-Figures of money, reward, clicks and relevance are the simulator's expectations (its true probabilities), so that no
-click noise stands between the methods; training never saw them unless the run is an oracle's.
+Money, reward, clicks and relevance are the simulator's expectations (its true probabilities), so that no click noise
+separates the methods; training never sees them unless the run is an oracle's. The report names the machine by its
+kind, never by its name or user.
 """
 
 from __future__ import annotations
 
 import datetime
-import json
+import os
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -22,17 +26,17 @@ from mechanism.objective import reward
 from mechanism.prompt import MICROS_PER_POINT
 from mechanism.properties import continuity, monotonicity
 from mechanism.types import Context
+from trainers.artifacts.run_directory import EVALUATION
 from trainers.evaluation import methods, sweeps
-from trainers.evaluation.comparison import ratios
-from trainers.evaluation.machine import machine_summary, package_versions
+from trainers.evaluation.metrics import AnswerRecord, ratios, summarise
 from trainers.evaluation.quality import answer_qualities
-from trainers.evaluation.records import AnswerRecord, summarise
 from trainers.evaluation.report import (
     Allocation,
     Band,
     Calibration,
     ContinuityCurve,
     Epoch,
+    Machine,
     Meta,
     Property,
     Report,
@@ -43,10 +47,13 @@ from trainers.evaluation.report import (
 from trainers.irpo.loop import SECONDS, best_epoch
 from trainers.irpo.phases import FIGURES, finished
 from trainers.irpo.session import Session
-from trainers.irpo.temperature import served
+from trainers.irpo.temperature import served_policy
 from trainers.pretraining.new_titles import shown_under_new_titles
 
-Say = Callable[[str], None]
+PACKAGES: Final = ("llm-auction", "torch", "transformers", "trl", "deepspeed", "numpy")
+"""Packages whose versions can change a figure."""
+
+_CPUINFO: Final = Path("/proc/cpuinfo")
 SAMPLE_ANSWERS = 8
 SWEEP_ANSWERS = 4
 GAMES = 8
@@ -60,46 +67,62 @@ class Findings:
     answers: dict[str, tuple[BaselineAnswer, ...]] = field(default_factory=dict)
 
 
-def evaluate_run(s: Session, say: Say, command: str, oracle: Session | None = None, epoch: int | None = None) -> Report:
-    """Evaluates a run's best epoch (or the one given) against its base and the rivals; `oracle` is a second run that
+def evaluate_run(
+    session: Session,
+    report: Callable[[str], None],
+    command: str,
+    oracle: Session | None = None,
+    epoch: int | None = None,
+) -> Report:
+    """Evaluates a run's best epoch (or the one given) against its base and the baselines; `oracle` is a second run that
     was trained on true probabilities."""
-    chosen = best_epoch(s) if epoch is None else epoch
-    last = max(e for e in range(1, s.config.epochs + 1) if finished(s, "reward_model", e))
-    contexts = methods.with_ids(s.test_contexts(s.config.evaluation.queries))
-    seed = s.seed(0, 40)
+    chosen = best_epoch(session) if epoch is None else epoch
+    last = max(e for e in range(1, session.config.epochs + 1) if finished(session, "reward_model", e))
+    contexts = methods.with_ids(session.test_contexts(session.config.evaluation.queries))
+    seed = session.seed(0, 40)
     found = Findings()
-    _play_methods(s, found, contexts, chosen, last, seed, say, oracle)
-    report = _report(s, found, contexts, served(s, chosen), "llm_auction", command, say)
-    return report.model_copy(
-        update={"epochs": _epochs(s), "calibration": _calibration(s, last), "train_seconds": train_seconds(s)}
+    _play_methods(session, found, contexts, chosen, last, seed, report, oracle)
+    result = _report(session, found, contexts, served_policy(session, chosen), "llm_auction", command, report)
+    return result.model_copy(
+        update={
+            "epochs": _epochs(session),
+            "calibration": _calibration(session, last),
+            "train_seconds": train_seconds(session),
+        }
     )
 
 
-def evaluate_model(s: Session, method: str, say: Say, command: str) -> Report:
+def evaluate_model(session: Session, method: str, report: Callable[[str], None], command: str) -> Report:
     """Evaluates the session's base model alone, under the name of `method`: what it shows and what its bids do. There
-    is no pCTR model and hence no rival."""
-    contexts = methods.with_ids(s.test_contexts(s.config.evaluation.queries))
+    is no pCTR model and hence no baseline."""
+    contexts = methods.with_ids(session.test_contexts(session.config.evaluation.queries))
     found = Findings()
-    say(f"{s.config.base}")
-    played = methods.play_policy(s.policy(0), contexts, s.seed(0, 40))
+    report(f"{session.config.base}")
+    played = methods.play_policy(session.policy(0), contexts, session.seed(0, 40))
     found.answers[method] = played.answers
-    found.records[method] = records_of(s, method, contexts, played)
-    return _report(s, found, contexts, s.policy(0), method, command, say)
+    found.records[method] = records_of(session, method, contexts, played)
+    return _report(session, found, contexts, session.policy(0), method, command, report)
 
 
 def _report(
-    s: Session, found: Findings, contexts: Sequence[Context], ours: Policy, method: str, command: str, say: Say
+    session: Session,
+    found: Findings,
+    contexts: Sequence[Context],
+    ours: Policy,
+    method: str,
+    command: str,
+    report: Callable[[str], None],
 ) -> Report:
     """Everything that the answers and sweeps of `ours` (one of the methods) say."""
-    seed = s.seed(0, 40)
-    properties, allocation, curve = _properties(s, found.answers[method], contexts, ours, seed, say)
+    seed = session.seed(0, 40)
+    properties, allocation, curve = _properties(session, found.answers[method], contexts, ours, seed, report)
     summaries = {name: summarise(records, seed) for name, records in found.records.items()}
-    say("writing the report")
+    report("writing the report")
     return Report(
         meta=Meta(
-            config=s.config.name,
-            base=s.config.base,
-            seed=s.config.seed,
+            config=session.config.name,
+            base=session.config.base,
+            seed=session.config.seed,
             queries=len(contexts),
             candidates=len(contexts[0].candidates),
             command=command,
@@ -113,48 +136,50 @@ def _report(
         properties={name: Property.model_validate(p) for name, p in properties.items()},
         allocation=allocation,
         continuity_curve=curve,
-        samples=_samples(s, found, contexts),
+        samples=_samples(session, found, contexts),
         constrained_answers=sum(r.generations for own in found.records.values() for r in own),
     )
 
 
 def _play_methods(
-    s: Session,
+    session: Session,
     found: Findings,
     contexts: Sequence[Context],
     chosen: int,
     last: int,
     seed: int,
-    say: Say,
+    report: Callable[[str], None],
     oracle: Session | None,
 ) -> None:
-    lam, base, predictor = s.config.preference.lam, s.policy(0), s.predictor(last)
+    lam, base, predictor = session.config.preference.lam, session.policy(0), session.predictor(last)
 
-    def note(name: str, played: methods.Played) -> None:
+    def record(name: str, played: methods.Played) -> None:
         found.answers[name] = played.answers
-        found.records[name] = records_of(s, name, contexts, played)
+        found.records[name] = records_of(session, name, contexts, played)
 
-    say("pretrained")
-    note("pretrained", methods.play_policy(base, contexts, seed))
-    samples = s.config.evaluation.mosaic_samples
-    say("tuning the rivals on validation contexts")
-    held = methods.with_ids(s.contexts.validation()[:64])
-    tuned = methods.tune_baselines(base, predictor, held, s.penalty, lam, samples, s.config.evaluation.temperatures, seed)
-    say(f"mosaic, {samples} answers a query")
-    drawn = methods.play_mosaic(base, predictor, contexts, s.penalty, lam, samples, tuned.mosaic_sampling, seed)
-    note("mosaic", drawn)
-    say("gsp")
-    note("gsp", methods.play_gsp(base, predictor, contexts, tuned.gsp, seed))
-    say("segment")
-    note("segment", methods.play_segment(base, contexts, tuned.segment, tuned.sharpness, seed))
-    say(f"llm_auction, epoch {chosen}")
-    note("llm_auction", methods.play_policy(served(s, chosen), contexts, seed))
+    report("pretrained")
+    record("pretrained", methods.play_policy(base, contexts, seed))
+    samples = session.config.evaluation.mosaic_samples
+    report("tuning the rivals on validation contexts")
+    held = methods.with_ids(session.contexts.validation()[:64])
+    tuned = methods.tune_baselines(
+        base, predictor, held, session.penalty, lam, samples, session.config.evaluation.temperatures, seed
+    )
+    report(f"mosaic, {samples} answers a query")
+    drawn = methods.play_mosaic(base, predictor, contexts, session.penalty, lam, samples, tuned.mosaic_sampling, seed)
+    record("mosaic", drawn)
+    report("gsp")
+    record("gsp", methods.play_gsp(base, predictor, contexts, tuned.gsp, seed))
+    report("segment")
+    record("segment", methods.play_segment(base, contexts, tuned.segment, tuned.sharpness, seed))
+    report(f"llm_auction, epoch {chosen}")
+    record("llm_auction", methods.play_policy(served_policy(session, chosen), contexts, seed))
     if oracle is not None:
-        say("oracle")
-        note("oracle", methods.play_policy(served(oracle, best_epoch(oracle)), contexts, seed))
+        report("oracle")
+        record("oracle", methods.play_policy(served_policy(oracle, best_epoch(oracle)), contexts, seed))
 
 
-def records_of(s: Session, name: str, contexts: Sequence[Context], played: methods.Played) -> list[AnswerRecord]:
+def records_of(session: Session, name: str, contexts: Sequence[Context], played: methods.Played) -> list[AnswerRecord]:
     """One record per context under the simulator's true probabilities."""
     generations = [own.generation for own in played.answers]
     items = [(c.query, g.answer, g.finished) for c, g in zip(contexts, generations, strict=True)]
@@ -162,14 +187,14 @@ def records_of(s: Session, name: str, contexts: Sequence[Context], played: metho
     records = []
     for context, own, quality in zip(contexts, played.answers, qualities, strict=True):
         answer = own.generation.answer
-        causes = s.truth.causes(context, answer)
+        causes = session.truth.causes(context, answer)
         ctr = {ad: cause.probability for ad, cause in causes.items()}
         records.append(
             AnswerRecord(
                 query_id=context.id,
                 method=name,
                 revenue=sum(own.click_prices[ad] * p for ad, p in ctr.items()) / MICROS_PER_POINT,
-                reward=reward(answer, context.bids(), ctr, s.penalty, s.config.preference.lam),
+                reward=reward(answer, context.bids(), ctr, session.penalty, session.config.preference.lam),
                 clicks_expected=sum(ctr.values()),
                 relevance_sum=sum(c.relevance for c in causes.values()),
                 ads=len(ctr),
@@ -183,44 +208,49 @@ def records_of(s: Session, name: str, contexts: Sequence[Context], played: metho
 
 
 def _properties(
-    s: Session, own: Sequence[BaselineAnswer], contexts: Sequence[Context], ours: Policy, seed: int, say: Say
+    session: Session,
+    own: Sequence[BaselineAnswer],
+    contexts: Sequence[Context],
+    ours: Policy,
+    seed: int,
+    report: Callable[[str], None],
 ) -> tuple[dict[str, Mapping[str, Any]], Allocation | None, ContinuityCurve | None]:
-    config = s.config.evaluation
+    config = session.config.evaluation
     properties: dict[str, Mapping[str, Any]] = {
-        "individual_rationality": sweeps.charges(contexts, own, s.truth, seed).to_dict()
+        "individual_rationality": sweeps.charges(contexts, own, session.truth, seed).to_dict()
     }
     some = contexts[: config.swept_contexts]
     allocation: Allocation | None = None
     if some:
-        ads = sweeps.swept_ads(some, s.truth, seed)
+        ads = sweeps.swept_ads(some, session.truth, seed)
         bands: dict[str, Band] = {}
-        for epoch in range(s.config.epochs + 1):
-            if epoch > 0 and not finished(s, "policy", epoch):
+        for epoch in range(session.config.epochs + 1):
+            if epoch > 0 and not finished(session, "policy", epoch):
                 break
-            say(f"bid sweep, epoch {epoch}")
-            swept = sweeps.sweep(s.policy(epoch), some, ads, s.truth, 1, seed)
+            report(f"bid sweep, epoch {epoch}")
+            swept = sweeps.sweep(session.policy(epoch), some, ads, session.truth, 1, seed)
             bands[str(epoch)] = _band(swept, seed)
         allocation = Allocation(bids=sweeps.LEVELS, epochs=bands)
-        say("bid sweep of the chosen policy")
-        swept = sweeps.sweep(ours, some, ads, s.truth, SWEEP_ANSWERS, seed + 1)
+        report("bid sweep of the chosen policy")
+        swept = sweeps.sweep(ours, some, ads, session.truth, SWEEP_ANSWERS, seed + 1)
         properties["monotonicity"] = monotonicity(swept.clicks_LCA.mean(2), sweeps.LEVELS, seed).to_dict()
         properties["value_maximiser_ic"] = sweeps.value_maximisers(swept, seed)
-        say("new titles")
-        properties["new_titles"] = shown_under_new_titles(ours, some, s.truth, seed).to_dict()
-        say("play between advertisers")
-        properties["exploitability"] = sweeps.utility_maximisers(ours, some[:GAMES], s.truth, SWEEP_ANSWERS, seed)
+        report("new titles")
+        properties["new_titles"] = shown_under_new_titles(ours, some, session.truth, seed).to_dict()
+        report("play between advertisers")
+        properties["exploitability"] = sweeps.utility_maximisers(ours, some[:GAMES], session.truth, SWEEP_ANSWERS, seed)
     curve: ContinuityCurve | None = None
     if config.continuity_answers:
         context = contexts[0]
-        ad = sweeps.swept_ads([context], s.truth, seed)[0]
+        ad = sweeps.swept_ads([context], session.truth, seed)[0]
         means, errors = sweeps.continuity_samples(
             ours,
             context,
             ad,
-            s.truth,
+            session.truth,
             config.continuity_answers,
             seed,
-            lambda done, total: say(f"continuity: bid {done} of {total}"),
+            lambda done, total: report(f"continuity: bid {done} of {total}"),
         )
         bids = tuple(float(b) for b in range(1, 101))
         properties["continuity"] = continuity(means, errors, bids, seed).to_dict()
@@ -233,14 +263,14 @@ def _band(swept: sweeps.Sweep, seed: int) -> Band:
     return Band(mean=tuple(m.mean for m in means), lo=tuple(m.lo for m in means), hi=tuple(m.hi for m in means))
 
 
-def _epochs(s: Session) -> tuple[Epoch, ...]:
+def _epochs(session: Session) -> tuple[Epoch, ...]:
     rows = []
-    spent: dict[str, float] = s.run.read_json(SECONDS) if s.run.exists(SECONDS) else {}
-    for epoch in range(s.config.epochs + 1):
-        if not finished(s, "evaluation", epoch):
+    spent: dict[str, float] = session.run.read_json(SECONDS) if session.run.exists(SECONDS) else {}
+    for epoch in range(session.config.epochs + 1):
+        if not finished(session, "evaluation", epoch):
             break
-        v = s.figures("evaluation.json", epoch)
-        quality = reward_figures(s, epoch) if epoch > 0 else {}
+        v = session.read_epoch_json(EVALUATION, epoch)
+        quality = reward_figures(session, epoch) if epoch > 0 else {}
         rows.append(
             Epoch(
                 epoch=epoch,
@@ -257,14 +287,14 @@ def _epochs(s: Session) -> tuple[Epoch, ...]:
     return tuple(rows)
 
 
-def reward_figures(s: Session, epoch: int) -> dict[str, Any]:
-    """Quality figures of an epoch's pCTR model; empty for an oracle's run."""
-    data: dict[str, Any] = json.loads((s.run.phase("reward_model", epoch).fetch() / FIGURES).read_text("utf-8"))
-    return data
+def reward_figures(session: Session, epoch: int) -> dict[str, Any]:
+    """Return the quality figures of an epoch's pCTR model; empty for an oracle's run."""
+    figures: dict[str, Any] = session.run.phase("reward_model", epoch).read_json(FIGURES)
+    return figures
 
 
-def _calibration(s: Session, epoch: int) -> Calibration | None:
-    curve = reward_figures(s, epoch).get("curve")
+def _calibration(session: Session, epoch: int) -> Calibration | None:
+    curve = reward_figures(session, epoch).get("curve")
     if curve is None:
         return None
     return Calibration(
@@ -272,17 +302,57 @@ def _calibration(s: Session, epoch: int) -> Calibration | None:
     )
 
 
-def _samples(s: Session, found: Findings, contexts: Sequence[Context]) -> tuple[Sample, ...]:
-    rng = np.random.default_rng(s.seed(0, 41))
+def _samples(session: Session, found: Findings, contexts: Sequence[Context]) -> tuple[Sample, ...]:
+    rng = np.random.default_rng(session.seed(0, 41))
     picked = rng.permutation(len(contexts))[: SAMPLE_ANSWERS // 2]
     samples = []
     for k in picked:
         for name in [n for n in ("pretrained", "llm_auction") if n in found.answers]:
             answer = found.answers[name][k].generation.answer
-            samples.append(Sample.of(contexts[k], name, answer, s.truth.probabilities(contexts[k], answer)))
+            samples.append(Sample.of(contexts[k], name, answer, session.truth.probabilities(contexts[k], answer)))
     return tuple(samples)
 
 
-def train_seconds(s: Session) -> float | None:
+def train_seconds(session: Session) -> float | None:
     """Seconds that the run's phases took, all attempts at finished phases included."""
-    return float(sum(s.run.read_json(SECONDS).values())) if s.run.exists(SECONDS) else None
+    return float(sum(session.run.read_json(SECONDS).values())) if session.run.exists(SECONDS) else None
+
+
+def machine_summary(accelerator: str = "") -> Machine:
+    """This machine's kind; `accelerator` as the caller names it, such as "1 x NVIDIA H100"."""
+    return Machine(cpu=_cpu(), cores=_cores(), ram_gib=_ram_gib(), accelerator=accelerator)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the installed PACKAGES."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _cpu() -> str:
+    if _CPUINFO.exists():
+        for line in _CPUINFO.read_text("utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return " ".join(value.split())
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def _cores() -> int:
+    """Cores that this process may use, which in a container are fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _ram_gib() -> float | None:
+    try:
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+    return round(size / 2**30, 1) if size > 0 else None

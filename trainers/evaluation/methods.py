@@ -1,7 +1,7 @@
 """Runs every mechanism of the table on the same contexts: one policy call for all contexts of a step, so that tables
 of thousands of answers take minutes. Selection and prices are `mechanism.baselines`' own.
 
-Every rival gets the run's base policy and the run's latest pCTR model; its own settings are tuned on validation
+Every baseline gets the run's base policy and the run's latest pCTR model; its own settings are tuned on validation
 contexts by the same learned reward that trains our policy.
 """
 
@@ -40,7 +40,7 @@ class Played:
 
 @dataclass(frozen=True, slots=True)
 class _Replay:
-    """A rivals' Generator over answers that were generated before, by context id."""
+    """A Generator of the baselines over answers that were generated before, by context id."""
 
     generations: Mapping[str, Sequence[Generation]]
 
@@ -116,7 +116,8 @@ def _rewrite(
     answers = policy.generate(winners, 1, seed)
     return Played(
         tuple(
-            BaselineAnswer(own[0], {w.ad_id: w.price for w in prices}, 1) for own, prices in zip(answers, won, strict=True)
+            BaselineAnswer(own[0], {w.ad_id: w.price for w in prices}, 1)
+            for own, prices in zip(answers, won, strict=True)
         ),
         time.monotonic() - started,
     )
@@ -147,7 +148,7 @@ def retrieval_scores(contexts: Sequence[Context], sharpness: float) -> list[dict
 
 @dataclass(frozen=True, slots=True)
 class BaselineTuning:
-    """The settings of the rivals that did best on validation contexts."""
+    """The settings of the baselines that did best on validation contexts."""
 
     mosaic_sampling: SamplingSettings
     gsp: gsp.GspSettings

@@ -1,21 +1,28 @@
-"""The report: one schema for what an evaluation found.
+"""The report of an evaluation: its schema, and `report.json` read and checked.
 
-A figure that was not measured is absent or null, never invented. Measuring is left to the harness, wording to
-`wording`, drawing to `plots` and `html`, files to `report_files`.
+A figure that was not measured is absent or null. Measuring is left to `harness`, wording to `text`, drawing and
+`report.html` to `page`.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Annotated, Final, Self
+from pathlib import Path
+from typing import Annotated, Any, Final, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+import fsspec
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mechanism.errors import InputError
+from mechanism.prompt import MICROS_PER_POINT
 from mechanism.statistics import Interval
 from mechanism.types import Answer, Context
-from trainers.evaluation.comparison import Comparison
-from trainers.evaluation.records import METHODS, METRICS
+from trainers.artifacts.store import to_json
+from trainers.evaluation.metrics import METHODS, METRICS, BaselineComparison
 
+REPORT_JSON: Final = "report.json"
+REPORT_HTML: Final = "report.html"
 PROPERTIES: Final = (
     "monotonicity",
     "continuity",
@@ -74,7 +81,7 @@ class Figure(_Part):
 
 
 class Compared(_Part):
-    """Ours over the rival's and ours minus the rival's, paired; `ratio` null where the rival's is not positive."""
+    """Our figure divided by and minus the baseline's, paired; `ratio` is null where the baseline's is not positive."""
 
     ratio: Figure | None
     difference: Figure | None
@@ -212,8 +219,6 @@ class Sample(_Part):
     @classmethod
     def of(cls, context: Context, method: str, answer: Answer, ctr: Mapping[str, float] | None = None) -> Self:
         """From an answer to `context`, with the bids in points and the true click rates `ctr` where given."""
-        from mechanism.prompt import MICROS_PER_POINT
-
         by_id = {c.ad.id: c for c in context.candidates}
         ads = tuple(
             ShownAd(
@@ -258,20 +263,59 @@ def figures(intervals: Mapping[str, Interval]) -> dict[str, Figure]:
     return {metric: Figure.of(interval) for metric, interval in intervals.items()}
 
 
-def compared(comparisons: Mapping[str, Mapping[str, Comparison]]) -> dict[str, dict[str, Compared]]:
+def compared(comparisons: Mapping[str, Mapping[str, BaselineComparison]]) -> dict[str, dict[str, Compared]]:
     """`comparison.ratios`' result in the report's form."""
     return {
-        rival: {
+        baseline: {
             metric: Compared(
                 ratio=None if c.ratio is None else Figure.of(c.ratio),
                 difference=None if c.difference is None else Figure.of(c.difference),
             )
             for metric, c in metrics.items()
         }
-        for rival, metrics in comparisons.items()
+        for baseline, metrics in comparisons.items()
     }
 
 
 def _check_length(name: str, values: tuple[object, ...], other: tuple[object, ...], other_name: str) -> None:
     if len(values) != len(other):
         raise ValueError(f"{name} has {len(values)} values, {other_name} has {len(other)}; give as many")
+
+
+def encode_report(report: Report) -> str:
+    """The report as JSON text; numbers are finite, unknown ones null."""
+    return to_json(report.model_dump(mode="json"), REPORT_JSON)
+
+
+def read_report(path: str | Path) -> Report:
+    """Read a report.json, or the one in a folder (path or fsspec URL). Raises InputError naming the field."""
+    fs, where = fsspec.core.url_to_fs(str(path))
+    if fs.isdir(where):
+        where = f"{where}/{REPORT_JSON}"
+    if not fs.exists(where):
+        raise InputError(str(path), REPORT_JSON, "there is no report here; write one with `llm-auction evaluate`")
+    with fs.open(where, "rb") as file:
+        raw: bytes = file.read()
+    return parse_report(raw, where)
+
+
+def parse_report(raw: bytes | str, place: str) -> Report:
+    """Check JSON text against the report's schema. Raises InputError at `place` with the field, or the line."""
+    try:
+        data: Any = json.loads(raw)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{place}:{error.lineno}", error.msg, "give a report.json as it was written") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{place}: byte {error.start}", error.reason, "give a report.json in UTF-8") from None
+    try:
+        return Report.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"] if part != "[key]") or "report"
+        value = "(absent)" if first["type"] == "missing" else _excerpt(first["input"])
+        raise InputError(f"{place}: {field}", value, first["msg"].removeprefix("Value error, ")) from None
+
+
+def _excerpt(value: object) -> object:
+    """The offending value where it is a plain one, else its kind: a whole object says nothing in a message."""
+    return value if isinstance(value, str | int | float | bool) or value is None else type(value).__name__

@@ -26,7 +26,7 @@ PASSING: tuple[Verdict, ...] = ("passed", "not configured")
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class PairedGain:
     """The candidate against the serving model on the same queries: the serving model's mean, and the mean difference
     (candidate minus serving) with its interval."""
 
@@ -49,10 +49,10 @@ class Figures:
     learned_reward: tuple[float, float] | None = None
     revenue: Estimate | None = None
     experience: Estimate | None = None
-    simulator: Comparison | None = None
+    simulator: PairedGain | None = None
     monotonicity: Monotonicity | None = None
     invalid: tuple[float, int] | None = None
-    quality: Comparison | None = None
+    quality: PairedGain | None = None
     latency_ratio: float | None = None
 
 
@@ -207,7 +207,7 @@ def _quality(figures: Figures, settings: GateSettings) -> Gate:
 
 
 def _compared(
-    name: str, found: Comparison | None, margin: float, thresholds: dict[str, float], settings: GateSettings
+    name: str, found: PairedGain | None, margin: float, thresholds: dict[str, float], settings: GateSettings
 ) -> Gate:
     thresholds["min_queries"] = settings.min_queries
     if found is None:

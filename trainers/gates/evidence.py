@@ -21,7 +21,7 @@ from mechanism.errors import InputError
 from mechanism.objective import Penalty, s_resp, value
 from mechanism.statistics import Floats
 from mechanism.types import AdId, Answer, Context, Micros
-from trainers.artifacts.records import Sampled
+from trainers.artifacts.sampled import Sampled
 from trainers.config.gates import OffPolicySettings
 from trainers.gates.offpolicy import Logged
 from trainers.reward.model import ClickPredictor

@@ -24,18 +24,17 @@ from mechanism.properties import Monotonicity, monotonicity
 from mechanism.statistics import Floats, difference_interval
 from mechanism.types import Ad, AdId, Context, Generation
 from simulator.clicks import ClickModel
-from trainers.artifacts.records import Sampled
+from trainers.artifacts.sampled import Sampled
 from trainers.config import GateSettings, WorldConfig
 from trainers.evaluation.quality import answer_qualities
 from trainers.gates.clicks import foretold, predictor_figures
-from trainers.gates.decision import Comparison, Figures
+from trainers.gates.decision import Figures, PairedGain
 from trainers.gates.evidence import gather, joined
 from trainers.gates.offpolicy import Estimate, estimate
 from trainers.irpo.worlds import ContextSource, build_world
 from trainers.logs.answers import LoggedAnswer
 from trainers.reward.model import ClickPredictor
 
-Say = Callable[[str], None]
 BLOCKS = 6
 """Parts into which the compared questions are split; each model answers a part in turn, so that a machine that slows
 down slows both."""
@@ -68,18 +67,24 @@ class HeldOut:
 
 
 def measure(
-    models: Models, held: HeldOut, penalty: Penalty, lam: float, settings: GateSettings, seed: int, say: Say
+    models: Models,
+    held: HeldOut,
+    penalty: Penalty,
+    lam: float,
+    settings: GateSettings,
+    seed: int,
+    report: Callable[[str], None],
 ) -> Figures:
     """All figures of the gates; None where the log has nothing to measure one on."""
-    say("gates: click predictor on held-out clicks")
+    report("gates: click predictor on held-out clicks")
     pairs = [(a.as_bid, a.generation.answer) for a in held.answers]
     clicks = [a.clicks for a in held.answers]
     new = models.predictor.probabilities(pairs)
     old = models.serving_predictor.probabilities(pairs) if models.serving_predictor else None
     clicked = predictor_figures(foretold(clicks, new, old, held.seen_N.tolist(), held.newest), seed)
-    say("gates: off-policy estimates")
+    report("gates: off-policy estimates")
     revenue, experience = _off_policy(models, held, penalty, lam, settings, seed)
-    say("gates: fresh answers of both models")
+    report("gates: fresh answers of both models")
     rng = np.random.default_rng([seed, 51])
     contexts = [held.answers[i].as_bid for i in rng.permutation(len(held.answers))[: settings.queries]]
     serving, candidate, ratio = _answers_of_both(models, contexts, seed + 1)
@@ -87,15 +92,15 @@ def measure(
         answer_qualities([(c.query, g.answer, g.finished) for c, g in zip(contexts, own, strict=True)], _encode)
         for own in (serving, candidate)
     ]
-    quality = Comparison(
+    quality = PairedGain(
         float(np.mean(qualities[0])), difference_interval(qualities[1], qualities[0], seed), len(contexts)
     )
     faults = float(np.mean([len(g.answer.faults) for g in candidate]))
-    say("gates: sweep of bids")
+    report("gates: sweep of bids")
     swept = _sweep(models, contexts[: settings.swept], seed + 2)
     simulator = None
     if settings.simulator is not None:
-        say("gates: simulated world")
+        report("gates: simulated world")
         simulator = _simulated(models, settings.simulator, settings.queries, seed + 3)
     return Figures(
         predictor=clicked,
@@ -233,7 +238,7 @@ def _nearby_ads(contexts: Sequence[Context], seed: int) -> list[AdId]:
     return chosen
 
 
-def _simulated(models: Models, world: WorldConfig, queries: int, seed: int) -> Comparison:
+def _simulated(models: Models, world: WorldConfig, queries: int, seed: int) -> PairedGain:
     """Expected revenue per query of both models on held-out questions of a simulated world."""
     source = ContextSource(build_world(world), world, seed, 0)
     contexts = source.test(queries)
@@ -244,7 +249,7 @@ def _simulated(models: Models, world: WorldConfig, queries: int, seed: int) -> C
         return [value(a, c.bids(), truth.probabilities(c, a)) for c, a in zip(contexts, answers, strict=True)]
 
     serving, candidate = revenue(models.serving), revenue(models.candidate)
-    return Comparison(float(np.mean(serving)), difference_interval(candidate, serving, seed), len(contexts))
+    return PairedGain(float(np.mean(serving)), difference_interval(candidate, serving, seed), len(contexts))
 
 
 def _encode(texts: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:

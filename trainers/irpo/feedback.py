@@ -1,6 +1,6 @@
-"""Who clicks in the feedback phase: the simulator's users, or a judge behind an OpenAI-compatible endpoint.
+"""Clicks of the feedback phase (D_on): from the simulator's users, or from a judge at an OpenAI-compatible endpoint.
 
-Either way the result is D_on, clicks by shown ad. Grades and reasons of the judge are not used here.
+The judge's grades and reasons are not used here.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from simulator.clicks import ClickModel
 from trainers.config.schema import JudgeConfig
 
 Shown = Sequence[tuple[Context, Answer]]
-Users = Callable[[Shown], list[Mapping[AdId, bool]]]
-"""Clicks on the ads of every shown answer, in order."""
+Click = Callable[[Shown], list[Mapping[AdId, bool]]]
+"""Shown answers -> for each of them, in order, whether each of its ads is clicked."""
 
 
-def simulated(truth: ClickModel, seed: int) -> Users:
-    """Users who click with the simulator's true probabilities."""
+def simulated_clicks(truth: ClickModel, seed: int) -> Click:
+    """Return users who click with the simulator's true probabilities."""
 
-    def clicks(shown: Shown) -> list[Mapping[AdId, bool]]:
+    def click(shown: Shown) -> list[Mapping[AdId, bool]]:
         rng = np.random.default_rng(seed)
         return [truth.click(truth.probabilities(context, answer), rng) for context, answer in shown]
 
-    return clicks
+    return click
 
 
-def judged(config: JudgeConfig, seed: int, say: Callable[[str], None]) -> Users:
-    """A user model at `config.base_url` reads every answer that shows an ad. Replies are kept in `config.cache`, so
-    that an interrupted phase does not pay twice.
+def judged_clicks(config: JudgeConfig, seed: int, report: Callable[[str], None]) -> Click:
+    """Return a user model at `config.base_url` that reads every answer with an ad.
 
-    Calls raise JudgeError where the endpoint fails or the budget is spent, InputError for a key that is not set.
+    Its replies are cached in `config.cache`, so that an interrupted phase does not pay twice. A call of the result
+    raises JudgeError where the endpoint fails or the budget is spent, InputError for a key that is not set.
     """
     from judge.cache import ReplyCache
     from judge.client import ChatClient, EndpointSettings
@@ -50,12 +50,12 @@ def judged(config: JudgeConfig, seed: int, say: Callable[[str], None]) -> Users:
     )
     meter = CostMeter(Prices(config.micros_per_million_read, config.micros_per_million_written), config.budget_micros)
 
-    def clicks(shown: Shown) -> list[Mapping[AdId, bool]]:
+    def click(shown: Shown) -> list[Mapping[AdId, bool]]:
         with_ads = [(context, answer) for context, answer in shown if answer.shown()]
         with ChatClient(endpoint, meter) as client:
             replies = iter(UserModel(client, ReplyCache(config.cache)).click_feedbacks(with_ads, seed))
         usage = meter.usage
-        say(f"judge: {usage.calls} calls, {usage.cached} from the cache, {usage.spent} micros")
+        report(f"judge: {usage.calls} calls, {usage.cached} from the cache, {usage.spent} micros")
         return [next(replies).clicked() if answer.shown() else {} for _, answer in shown]
 
-    return clicks
+    return click

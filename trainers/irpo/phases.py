@@ -1,13 +1,12 @@
-"""The phases of an epoch, each a function from what earlier phases published to one new folder of the run directory.
+"""The phases of an epoch: each reads what earlier phases published and publishes one new folder of the run directory.
 
-They read like Algorithm 1 of arXiv 2512.10551: feedback, reward update, rollouts, preference groups, preference
+In the order of Algorithm 1 of arXiv 2512.10551: feedback, reward update, rollouts, preference groups, preference
 optimisation, evaluation. A finished phase is never repeated; every phase can be run alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from collections.abc import Callable
 
@@ -17,13 +16,15 @@ from inference.encoder import shared_encoder
 from mechanism.errors import GuardError
 from mechanism.statistics import Floats
 from simulator.brands import renamed
-from trainers.artifacts.records import Sampled, read_sampled, write_sampled
-from trainers.irpo.feedback import judged, simulated
-from trainers.irpo.guards import check_finite, check_guards
+from trainers.artifacts.run_directory import EVALUATION, epoch_file
+from trainers.artifacts.sampled import Sampled, read_sampled, write_sampled
+from trainers.artifacts.store import to_json
+from trainers.irpo.feedback import judged_clicks, simulated_clicks
 from trainers.irpo.session import BASE_PHASE, Session
-from trainers.irpo.validation import Validation, validate
-from trainers.irpo.warm_start import warm_start
-from trainers.logs.feedback import fitted_part, take_snapshot
+from trainers.irpo.temperature import choose_temperature, chosen_temperature
+from trainers.irpo.validation import Validation, check_finite, check_guards, validate
+from trainers.irpo.warm_start import train_warm_start
+from trainers.logs.snapshot import fitted_part, take_snapshot
 from trainers.optimisation.groups import tokenise, with_reference, write_groups
 from trainers.optimisation.launch import run_optimisation
 from trainers.optimisation.preferences import build_groups
@@ -37,210 +38,234 @@ SHARD_BITS = 40
 """Seeds of a run stay below 2^40; a shard's number goes above them."""
 VALIDATION = "validation.json"
 """An epoch's raw answers to the validation contexts."""
+WARM_START, TEMPERATURE = "warm_start", "temperature"
+"""Phases before the first and after the last epoch."""
+
+PhaseFunction = Callable[[Session, int], str]
+"""(session, epoch) -> one line for the terminal on what the phase did."""
 
 
-def feedback(s: Session, epoch: int) -> str:
-    """Deploys the current policy on training contexts and records what users clicked (D_on); or takes what served
-    policies wrote and users clicked from the log."""
-    if s.config.feedback.source == "shards":
-        with s.run.phase("feedback", epoch).open() as folder:
-            return take_snapshot(s.config.feedback, folder)
-    if s.config.reward.source == "oracle":
-        with s.run.phase("feedback", epoch).open() as folder:
+def warm_start(session: Session, epoch: int) -> str:
+    """Teach the base model the insertion format by supervised training, where the run asks for it."""
+    with session.run.phase(BASE_PHASE).open() as folder:
+        loss = train_warm_start(session, folder)
+    return f"loss {loss:.3f} nats a token"
+
+
+def feedback(session: Session, epoch: int) -> str:
+    """Deploy the current policy on training contexts and record clicks (D_on), or take both from the log."""
+    config = session.config.feedback
+    if config.source == "shards":
+        with session.run.phase("feedback", epoch).open() as folder:
+            return take_snapshot(config, folder)
+    if session.config.reward.source == "oracle":
+        with session.run.phase("feedback", epoch).open() as folder:
             write_sampled(folder / ANSWERS, [])
         return "none: the oracle knows what users click"
-    config, policy = s.config.feedback, s.policy(epoch - 1)
-    contexts = s.contexts.training(config.contexts, epoch, 1)
-    answers = policy.generate(contexts, config.answers, s.seed(epoch, 1))
-    seed = s.seed(epoch, 2)
-    users = judged(config.judge, seed, s.say) if config.judge else simulated(s.truth, seed)
-    reported = iter(users([(c, g.answer) for c, own in zip(contexts, answers, strict=True) for g in own]))
+    policy = session.policy(epoch - 1)
+    contexts = session.contexts.training(config.contexts, epoch, 1)
+    answers = policy.generate(contexts, config.answers, session.seed(epoch, 1))
+    seed = session.seed(epoch, 2)
+    click = (
+        judged_clicks(config.judge, seed, session.progress.report)
+        if config.judge
+        else simulated_clicks(session.truth, seed)
+    )
+    clicked = iter(click([(c, g.answer) for c, own in zip(contexts, answers, strict=True) for g in own]))
     sampled = [
-        Sampled(c, tuple(own), tuple(next(reported) for _ in own)) for c, own in zip(contexts, answers, strict=True)
+        Sampled(c, tuple(own), tuple(next(clicked) for _ in own)) for c, own in zip(contexts, answers, strict=True)
     ]
-    with s.run.phase("feedback", epoch).open() as folder:
+    with session.run.phase("feedback", epoch).open() as folder:
         write_sampled(folder / ANSWERS, sampled)
     clicks = [hit for item in sampled for answer in item.clicks or () for hit in answer.values()]
     return f"{len(clicks)} ads shown, click rate {np.mean(clicks) if clicks else 0:.3f}"
 
 
-def reward_model(s: Session, epoch: int) -> str:
-    """Fits the pCTR model to the feedback of all epochs so far (Eq. 3, 4)."""
-    with s.run.phase("reward_model", epoch).open() as folder:
-        if s.config.reward.source == "oracle":
-            (folder / FIGURES).write_text("{}", encoding="utf-8")
+def reward_model(session: Session, epoch: int) -> str:
+    """Fit the pCTR model to the feedback of all epochs so far (Eq. 3, 4)."""
+    with session.run.phase("reward_model", epoch).open() as folder:
+        figures = folder / FIGURES
+        if session.config.reward.source == "oracle":
+            figures.write_text(to_json({}, str(figures)), encoding="utf-8")
             return "oracle: the simulator's own probabilities"
-        shown, seen = _feedback_so_far(s, epoch)
-        model, quality = fit(shown, s.config.reward, shared_encoder().encode, s.seed(epoch, 3), seen)
-        model.save(folder, s.config.reward)
-        (folder / FIGURES).write_text(json.dumps(dataclasses.asdict(quality), indent=1), encoding="utf-8")
+        shown, seen = _feedback_so_far(session, epoch)
+        model, quality = fit(shown, session.config.reward, shared_encoder().encode, session.seed(epoch, 3), seen)
+        model.save(folder, session.config.reward)
+        figures.write_text(to_json(dataclasses.asdict(quality), str(figures)), encoding="utf-8")
     return f"AUC {quality.auc:.3f}, calibration error {quality.calibration_error:.3f} on held-out feedback"
 
 
-def _feedback_so_far(s: Session, epoch: int) -> tuple[list[Shown], Floats | None]:
-    """Shown answers of all epochs, and the share of their clicks that can be there (None: all)."""
-    if s.config.feedback.source == "shards":
-        return fitted_part(*s.logged)
+def _feedback_so_far(session: Session, epoch: int) -> tuple[list[Shown], Floats | None]:
+    """Return the shown answers of all epochs, and the share of their clicks that are known by now (None: all)."""
+    if session.config.feedback.source == "shards":
+        return fitted_part(*session.logged)
     shown: list[Shown] = []
     for past in range(1, epoch + 1):
-        for item in read_sampled(s.run.phase("feedback", past).fetch() / ANSWERS):
+        for item in read_sampled(session.run.phase("feedback", past).fetch() / ANSWERS):
             pairs = zip(item.generations, item.clicks or (), strict=True)
             shown += [(item.context, g.answer, dict(c)) for g, c in pairs]
     return shown, None
 
 
-def rollouts(s: Session, epoch: int) -> str:
-    """Samples M answers to each context from the current policy; propensities are recorded with them.
+def rollouts(session: Session, epoch: int) -> str:
+    """Sample M answers to each context from the current policy, with their propensities.
 
-    One shard of several answers every so manieth context, in a folder of its own; later they are put together.
+    Shard k of n answers every nth context from the kth on, in a phase of its own; shard "all" merges them.
     """
-    if s.part.shards > 1 and s.part.shard is None:
-        return _merged_rollouts(s, epoch)
-    config, policy = s.config.rollout, s.policy(epoch - 1)
-    shard = s.part.shard or 0
-    contexts = s.contexts.training(config.contexts, epoch, 4)
+    part = session.part
+    if part.shards > 1 and part.shard is None:
+        return _merged_rollouts(session, epoch)
+    config, policy = session.config.rollout, session.policy(epoch - 1)
+    shard = part.shard or 0
+    contexts = session.contexts.training(config.contexts, epoch, 4)
     if config.new_titles:
-        rng = np.random.default_rng(s.seed(epoch, 8))
-        # some of the offers or all: new titles have to win against known ones, too
+        rng = np.random.default_rng(session.seed(epoch, 8))
+        # Some of the offers or all: new titles have to win against known ones as well.
         contexts = [renamed(c, rng, rng.random()) if rng.random() < config.new_titles else c for c in contexts]
-    # before they are divided, so that a context has the same offers however many shards there are
-    contexts = contexts[shard :: s.part.shards]
-    seed = s.seed(epoch, 4) + (shard << SHARD_BITS)
-    answers = policy.generate(contexts, config.samples, seed, s.sampling(policy))
-    with s.run.phase(rollouts_name(s.part.shard, s.part.shards), epoch).open() as folder:
-        count = write_sampled(
-            folder / ANSWERS, [Sampled(c, tuple(own)) for c, own in zip(contexts, answers, strict=True)]
-        )
+    # Split after the renaming, so that a context has the same offers for any number of shards.
+    contexts = contexts[shard :: part.shards]
+    seed = session.seed(epoch, 4) + (shard << SHARD_BITS)
+    answers = policy.generate(contexts, config.samples, seed, session.sampling(policy))
+    sampled = [Sampled(c, tuple(own)) for c, own in zip(contexts, answers, strict=True)]
+    with session.run.phase(rollouts_name(part.shard, part.shards), epoch).open() as folder:
+        count = write_sampled(folder / ANSWERS, sampled)
     faults = sum(len(g.answer.faults) for own in answers for g in own)
     return f"{count} answers to {len(contexts)} contexts, {faults} invalid insertions"
 
 
-def _merged_rollouts(s: Session, epoch: int) -> str:
-    """Puts the shards' answers together, in the order of the contexts."""
+def _merged_rollouts(session: Session, epoch: int) -> str:
+    """Merge the shards' answers, in the order of the contexts."""
     shards = [
-        read_sampled(s.run.phase(rollouts_name(number, s.part.shards), epoch).fetch() / ANSWERS)
-        for number in range(s.part.shards)
+        read_sampled(session.run.phase(rollouts_name(number, session.part.shards), epoch).fetch() / ANSWERS)
+        for number in range(session.part.shards)
     ]
     count = sum(len(shard) for shard in shards)
     sampled = [shards[i % len(shards)][i // len(shards)] for i in range(count)]
-    with s.run.phase("rollouts", epoch).open() as folder:
+    with session.run.phase("rollouts", epoch).open() as folder:
         answers = write_sampled(folder / ANSWERS, sampled)
     return f"{answers} answers to {count} contexts from {len(shards)} shards"
 
 
 def rollouts_name(shard: int | None, shards: int) -> str:
-    """Name of the phase that holds the rollouts, or one shard of them."""
+    """Return the name of the phase that holds the rollouts, or one shard of them."""
     return "rollouts" if shard is None else f"rollouts-{shard}-of-{shards}"
 
 
-def pairs(s: Session, epoch: int) -> str:
-    """Scores the rollouts (Eq. 5), picks winners and losers, and notes what the reference policy thinks of them."""
-    sampled = read_sampled(s.run.phase("rollouts", epoch).fetch() / ANSWERS)
+def pairs(session: Session, epoch: int) -> str:
+    """Score the rollouts (Eq. 5), pick winners and losers (Eq. 6), and record their reference log-probabilities.
+
+    Raises:
+        GuardError: if no answer beats another by more than `preference.delta`.
+    """
+    config = session.config
+    sampled = read_sampled(session.run.phase("rollouts", epoch).fetch() / ANSWERS)
     flat = [(item.context, g.answer) for item in sampled for g in item.generations]
-    scored = iter(s.predictor(epoch).probabilities(flat))
+    scored = iter(session.predictor(epoch).probabilities(flat))
     ctr = [[next(scored) for _ in item.generations] for item in sampled]
-    rng = np.random.default_rng(s.seed(epoch, 5))
-    groups = build_groups(sampled, ctr, s.config.preference, s.penalty, rng, s.contexts.redraw)
+    rng = np.random.default_rng(session.seed(epoch, 5))
+    groups = build_groups(sampled, ctr, config.preference, session.penalty, rng, session.contexts.redraw)
     if not groups:
         raise GuardError(
             "no_pairs",
             "no answer beats another by more than preference.delta; lower it, or raise rollout.samples",
-            {"answers": float(len(flat)), "delta": s.config.preference.delta},
+            {"answers": float(len(flat)), "delta": config.preference.delta},
         )
-    reference = s.reference(0 if s.config.optimisation.reference == "base" else epoch - 1)
-    with s.run.phase("pairs", epoch).open() as folder:
-        precise = s.config.optimisation.precision == "float32"
-        tokens = tokenise(reference, groups, sampled, whole=not s.config.optimisation.shared_prefix)
+    reference = session.reference(0 if config.optimisation.reference == "base" else epoch - 1)
+    with session.run.phase("pairs", epoch).open() as folder:
+        precise = config.optimisation.precision == "float32"
+        tokens = tokenise(reference, groups, sampled, whole=not config.optimisation.shared_prefix)
         write_groups(folder / GROUPS, with_reference(reference, tokens, precise=precise))
     count = sum(len(g.losers) for g in groups)
     return f"{count} pairs in {len(groups)} groups, mean reward {np.mean([r for g in groups for r in g.rewards]):.1f}"
 
 
-def policy(s: Session, epoch: int) -> str:
-    """Direct preference optimisation on the groups (Eq. 6)."""
-    phase = s.run.phase("policy", epoch)
-    with phase.open() as folder:
-        job = _optimisation(s, epoch, str(folder))
-        trajectory = run_optimisation(job, lambda step, steps, figures: s.step(step, steps, figures["loss"]), s.part)
+def policy(session: Session, epoch: int) -> str:
+    """Optimise the policy on the groups by DPO (Eq. 6) and publish it; of several nodes the first one does."""
+    with session.run.phase("policy", epoch).open() as folder:
+        trajectory = run_optimisation(
+            _optimisation_job(session, epoch, str(folder)),
+            lambda step, steps, figures: session.progress.step(step, steps, figures["loss"]),
+            session.part,
+        )
     tail = trajectory[-max(1, len(trajectory) // 10) :]
     loss = float(np.mean([t["loss"] for t in tail]))
     accuracy = float(np.mean([t.get("rewards/accuracies", 0.0) for t in tail]))
     return f"loss {loss:.3f}, pairs ranked right {accuracy:.2f}"
 
 
-def policy_with_others(s: Session, epoch: int) -> str:
-    """The same on a node that is not the first: it computes with the others, and the first one publishes."""
+def join_policy(session: Session, epoch: int) -> str:
+    """Optimise together with the first node, which publishes the result."""
     with tempfile.TemporaryDirectory() as folder:
-        run_optimisation(_optimisation(s, epoch, folder), lambda *_: None, s.part)
-    return f"node {s.part.node} of {s.part.nodes} has done its share"
+        run_optimisation(_optimisation_job(session, epoch, folder), lambda *_: None, session.part)
+    return f"node {session.part.node} of {session.part.nodes} has done its share"
 
 
-def _optimisation(s: Session, epoch: int, out: str) -> OptimisationJob:
+def _optimisation_job(session: Session, epoch: int, out: str) -> OptimisationJob:
     return OptimisationJob(
-        policy=s.policy_source(epoch - 1),
-        groups=str(s.run.phase("pairs", epoch).fetch() / GROUPS),
+        policy=session.policy_source(epoch - 1),
+        groups=str(session.run.phase("pairs", epoch).fetch() / GROUPS),
         out=out,
-        checkpoints=str(s.run.phase("policy", epoch).scratch("checkpoints")),
-        seed=s.seed(epoch, 6),
-        config=s.config.optimisation.at_epoch(epoch),
+        checkpoints=str(session.run.phase("policy", epoch).scratch("checkpoints")),
+        seed=session.seed(epoch, 6),
+        config=session.config.optimisation.at_epoch(epoch),
     )
 
 
-def evaluation(s: Session, epoch: int) -> str:
-    """Validation figures of the epoch's policy, then the guards; epoch 0 measures the base with the first model."""
-    truth = None if s.config.feedback.source == "shards" else s.truth
+def evaluation(session: Session, epoch: int) -> str:
+    """Measure the epoch's policy on validation contexts and check the guards; in epoch 1 measure the base as well."""
+    truth = None if session.config.feedback.source == "shards" else session.truth
     for number in {0, epoch}:
-        file = f"epoch-{number:03d}/evaluation.json"
-        if not s.run.exists(file):
+        if not session.run.exists(epoch_file(number, EVALUATION)):
             measured, raw = validate(
-                s.policy(number),
-                s.policy(0),
-                s.contexts.validation(),
-                s.predictor(max(1, number)),
+                session.policy(number),
+                session.policy(0),
+                session.contexts.validation(),
+                session.predictor(max(1, number)),
                 truth,
-                s.penalty,
-                s.config.preference.lam,
-                s.seed(0, 7),
+                session.penalty,
+                session.config.preference.lam,
+                session.seed(0, 7),
             )
             check_finite(measured)
-            s.run.write_json(f"epoch-{number:03d}/{VALIDATION}", raw)
-            s.run.write_json(file, measured.to_dict())
-    history = history_of(s, epoch)
-    check_guards(history, s.config.guards)
+            session.write_epoch_json(VALIDATION, number, raw)
+            session.write_epoch_json(EVALUATION, number, measured.to_dict())
+    history = history_of(session, epoch)
+    check_guards(history, session.config.guards)
     now = history[-1]
-    told = f"reward {now.learned_reward:.1f} by the click predictor"
+    rewards = f"reward {now.learned_reward:.1f} by the click predictor"
     if now.revenue is not None and now.true_reward is not None:
-        told = f"revenue {now.revenue:.1f}, reward {now.true_reward:.1f} (learned {now.learned_reward:.1f})"
-    return f"{told}, {now.ads_per_answer:.2f} ads an answer, KL to base {now.kl_to_base:.1f}"
+        rewards = f"revenue {now.revenue:.1f}, reward {now.true_reward:.1f} (learned {now.learned_reward:.1f})"
+    return f"{rewards}, {now.ads_per_answer:.2f} ads an answer, KL to base {now.kl_to_base:.1f}"
 
 
-def history_of(s: Session, epoch: int) -> list[Validation]:
-    """Validation figures of epochs 0 to `epoch`."""
-    return [Validation(**s.figures("evaluation.json", e)) for e in range(epoch + 1)]
+def history_of(session: Session, epoch: int) -> list[Validation]:
+    """Return the validation figures of epochs 0 to `epoch`."""
+    return [Validation(**session.read_epoch_json(EVALUATION, e)) for e in range(epoch + 1)]
 
 
-def warm(s: Session) -> str:
-    """The optional supervised warm start of the base model."""
-    assert s.config.warm_start is not None
-    with s.run.phase(BASE_PHASE).open() as folder:
-        loss = warm_start(s, folder)
-    return f"loss {loss:.3f} nats a token"
-
-
-PHASES: dict[str, Callable[[Session, int], str]] = {
+PHASE_FUNCTIONS: dict[str, PhaseFunction] = {
+    WARM_START: warm_start,
     "feedback": feedback,
     "reward_model": reward_model,
     "rollouts": rollouts,
     "pairs": pairs,
     "policy": policy,
     "evaluation": evaluation,
+    TEMPERATURE: choose_temperature,
 }
+PHASES = tuple(name for name in PHASE_FUNCTIONS if name not in (WARM_START, TEMPERATURE))
+"""Names of an epoch's phases in their order."""
 
 
-def finished(s: Session, name: str, epoch: int) -> bool:
-    """Whether a phase has been published, or this process's shard of it."""
+def finished(session: Session, name: str, epoch: int) -> bool:
+    """Return whether a phase has been published, or this process's shard of it."""
+    part, run = session.part, session.run
+    if name == WARM_START:
+        return run.phase(BASE_PHASE).finished()
+    if name == TEMPERATURE:
+        return chosen_temperature(session, epoch) is not None
     if name == "rollouts":
-        return bool(s.run.phase(rollouts_name(s.part.shard, s.part.shards), epoch).finished())
+        return run.phase(rollouts_name(part.shard, part.shards), epoch).finished()
     if name == "evaluation":
-        return bool(s.run.exists(f"epoch-{epoch:03d}/evaluation.json"))
-    return bool(s.run.phase(name, epoch).finished())
+        return run.exists(epoch_file(epoch, EVALUATION))
+    return run.phase(name, epoch).finished()

@@ -25,23 +25,23 @@ TEMPERATURE = 0.2
 AD_COUNT = (0.15, 0.35, 0.3, 0.2)
 
 
-def warm_start(s: Session, folder: Path) -> float:
+def train_warm_start(session: Session, folder: Path) -> float:
     """Trains the base on woven answers and saves it to `folder`; returns the final loss (nats per token)."""
-    config = s.config.warm_start
+    config = session.config.warm_start
     assert config is not None
-    writer = Policy.load(s.base, s.sampling_dtype)
-    contexts = s.contexts.training(config.contexts, 0, 10)
-    s.say(f"writing {config.contexts * config.answers} plain answers")
+    writer = Policy.load(session.base, session.sampling_dtype)
+    contexts = session.contexts.training(config.contexts, 0, 10)
+    session.progress.report(f"writing {config.contexts * config.answers} plain answers")
     plain = writer.generate(
-        [replace(c, candidates=()) for c in contexts], config.answers, s.seed(0, 10), s.sampling(writer)
+        [replace(c, candidates=()) for c in contexts], config.answers, session.seed(0, 10), session.sampling(writer)
     )
-    policy = Policy.load(s.base)
+    policy = Policy.load(session.base)
     policy.prompt_settings = replace(policy.prompt_settings, instructions=config.instructions)
-    policy.sampling = s.sampling(policy)
-    rng = np.random.default_rng(s.seed(0, 11))
+    policy.sampling = session.sampling(policy)
+    rng = np.random.default_rng(session.seed(0, 11))
     exercises: list[TokenisedExercise] = []
     for context, own in zip(contexts, plain, strict=True):
-        fit = s.truth.relevance(context, [c.ad for c in context.candidates])
+        fit = session.truth.relevance(context, [c.ad for c in context.candidates])
         texts = [weave(sentences_of(g.answer.text), context, fit, rng) for g in own]
         written = tuple(t for t in texts if t)
         if written:
@@ -54,7 +54,9 @@ def warm_start(s: Session, folder: Path) -> float:
                 yield [exercises[i] for i in order[start : start + config.batch]]
 
     settings = SupervisedSettings(config.steps, config.learning_rate)
-    loss = train_supervised(policy.model, batches(), settings, lambda step, now: s.step(step, config.steps, now))
+    loss = train_supervised(
+        policy.model, batches(), settings, lambda step, now: session.progress.step(step, config.steps, now)
+    )
     policy.save(folder)
     return loss
 

@@ -1,7 +1,11 @@
-"""Judged interactions of the log's shards as logged answers, and their snapshot in a run's feedback phase.
+"""Logged answers: judged interactions of the log's shards, and how many of their clicks the log can hold by now.
 
-A snapshot is taken once, so that rows which are amended or erased later do not change a run under its own feet. Which
-answers are kept from fitting is decided by the auction's id alone: the same for every run over the same log.
+Which answers are held out of fitting is decided by the auction's id alone, the same for every run over the same log.
+
+Delays: an answer watched for e seconds shows only clicks with a delay of at most e, so a click is observed with
+probability p * F(e), F being the distribution of the delays (Chapelle 2014, "Modeling delayed feedback in display
+advertising"). In place of his exponential delays F is the product-limit estimate for right-truncated data (Lynden-Bell
+1971; Woodroofe 1985): a delay is known only if it is not longer than its answer was watched.
 """
 
 from __future__ import annotations
@@ -9,31 +13,32 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from zlib import crc32
 
-import msgspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from numpy.typing import ArrayLike, NDArray
 
 from mechanism.errors import InputError
-from mechanism.statistics import Floats
+from mechanism.statistics import Floats, finite_array
 from mechanism.types import AdId, Context, Fault, Generation, Micros
 from streaming.events import Sampling
 from streaming.shards import Row, ShardReader
 from trainers.config import FeedbackConfig
-from trainers.logs.delays import DelayDistribution, estimate_delays
 
-PART = 10_000
-"""Answers are kept from fitting by the ten-thousandth that their auction's id falls into."""
+HELD_OUT_PARTS = 10_000
+"""Answers are held out by the ten-thousandth that their auction's id falls into."""
+MIN_CLICKS = 20
+"""With fewer clicks no distribution of delays is estimated: every click counts as seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggedAnswer:
-    """One served answer. `context` has the bids as the policy saw them, `bids` as they were made; `clicked_after_s`
-    holds the clicked ads and how long after the answer; `watched_s` is how long clicks could come and be joined so far.
-    `digest` names the weights that wrote it, `generation` has no token ids (no event holds them)."""
+    """One served answer.
+
+    `context` has the bids that the policy saw, `bids` the advertisers' own; `clicked_after_s` maps each clicked ad to
+    its delay after the answer in seconds; `watched_s` is for how long clicks could be joined so far. `digest` names
+    the weights that wrote the answer; `generation` has no token ids, since no event holds them.
+    """
 
     context: Context
     bids: Mapping[AdId, Micros]
@@ -52,25 +57,26 @@ class LoggedAnswer:
 
     @property
     def as_bid(self) -> Context:
-        """The context under the bids as they were made: what a policy shall learn to answer."""
+        """The context under the advertisers' own bids, which a policy has to learn to answer."""
         return self.context.with_bids(self.bids)
 
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """Rows that give no training example, by reason; nothing is dropped silently."""
+    """Number of rows that give no training example, by reason.
+
+    `unfinished`: the answer was cut, cancelled or failed; `without_ads`: there was no candidate and so no auction.
+    """
 
     unfinished: int = 0
-    """The policy did not end the answer: cut, cancelled or failed."""
     without_ads: int = 0
-    """There was no candidate, and so no auction."""
 
 
 def read_answers(
     reader: ShardReader, since: datetime | None, until: datetime | None, held_out: float
 ) -> tuple[list[LoggedAnswer], Unusable]:
-    """The usable answers of a time, oldest first, and how many were not."""
-    observed = reader.watermark()
+    """Read the usable answers from `since` to before `until`, oldest first, and count the unusable ones."""
+    watermark = reader.watermark()
     answers: list[LoggedAnswer] = []
     unfinished = without_ads = 0
     for row in reader.rows(since, until):
@@ -80,20 +86,23 @@ def read_answers(
         elif not context.candidates:
             without_ads += 1
         else:
-            answers.append(_answer(row, context, generation, observed, held_out))
+            answers.append(_answer(row, context, generation, watermark, held_out))
     answers.sort(key=lambda a: (a.answered_at, a.context.id))
     return answers, Unusable(unfinished, without_ads)
 
 
 def delay_distribution(answers: Iterable[LoggedAnswer]) -> DelayDistribution:
-    """F over all clicks of the answers."""
+    """Estimate F from all clicks of the answers."""
     pairs = [(delay, a.watched_s) for a in answers for delay in a.clicked_after_s.values()]
     return estimate_delays([d for d, _ in pairs], [w for _, w in pairs])
 
 
 def select(answers: Sequence[LoggedAnswer], config: FeedbackConfig) -> tuple[list[LoggedAnswer], Floats, int]:
-    """The newest `config.contexts` answers old enough to tell something, the share of their clicks that can be there
-    (1 without `delay_correction`), and how many were too young."""
+    """Select the newest `config.contexts` answers that are old enough.
+
+    Returns them, the share of their clicks that the log can hold by now (1 without `delay_correction`), and the number
+    of answers that are too young.
+    """
     seen = delay_distribution(answers).seen([a.watched_s for a in answers])
     if not config.delay_correction:
         return list(answers[-config.contexts :]), np.ones(min(len(answers), config.contexts)), 0
@@ -103,65 +112,91 @@ def select(answers: Sequence[LoggedAnswer], config: FeedbackConfig) -> tuple[lis
 
 
 def held_out_by(auction_id: str, share: float) -> bool:
-    """Whether an auction is kept from fitting: a fixed share of all ids."""
-    return crc32(auction_id.encode()) % PART < share * PART
-
-
-SCHEMA = pa.schema(
-    [
-        pa.field("auction_id", pa.string(), nullable=False),
-        pa.field("answered_at", pa.timestamp("us", tz="UTC"), nullable=False),
-        pa.field("held_out", pa.bool_(), nullable=False),
-        pa.field("seen", pa.float64(), nullable=False),
-        pa.field("answer", pa.string(), nullable=False),
-    ],
-    metadata={"format": "llm-auction logged answers, version 1"},
-)
-
-
-def write_snapshot(path: Path, answers: Sequence[LoggedAnswer], seen_N: Floats) -> None:
-    """Writes a Parquet file of answers with the share of their clicks that could be there."""
-    encode = msgspec.json.Encoder().encode
-    rows = [
-        {
-            "auction_id": a.context.id,
-            "answered_at": a.answered_at,
-            "held_out": a.held_out,
-            "seen": float(share),
-            "answer": encode(a).decode(),
-        }
-        for a, share in zip(answers, seen_N, strict=True)
-    ]
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path, compression="zstd")
-
-
-def read_snapshot(path: Path) -> tuple[list[LoggedAnswer], Floats]:
-    """Reads what `write_snapshot` wrote. Raises InputError for another file."""
-    table = pq.read_table(path)
-    if not table.schema.equals(SCHEMA):
-        raise InputError(str(path), table.schema.names, "this is not a snapshot of logged answers of this version")
-    decode = msgspec.json.Decoder(LoggedAnswer).decode
-    answers = [decode(text) for text in table.column("answer").to_pylist()]
-    return answers, np.asarray(table.column("seen").to_numpy(), np.float64)
+    """Return whether an auction is held out of fitting: a fixed share of all ids is."""
+    return crc32(auction_id.encode()) % HELD_OUT_PARTS < share * HELD_OUT_PARTS
 
 
 def _answer(
-    row: Row, context: Context, generation: Generation, observed: datetime | None, held_out: float
+    row: Row, context: Context, generation: Generation, watermark: datetime | None, held_out: float
 ) -> LoggedAnswer:
     event, judgement = row.interaction, row.judgement
-    told = replace(generation.answer, faults=tuple(Fault(kind, 0) for kind in event.faults))
+    answer = replace(generation.answer, faults=tuple(Fault(kind, 0) for kind in event.faults))
     clicked = {ad.ad_id: float(ad.clicked_after_s or 0.0) for ad in judgement.ads if ad.clicked}
-    until = max(observed or judgement.occurred_at, judgement.occurred_at).astimezone(UTC)
+    until = max(watermark or judgement.occurred_at, judgement.occurred_at).astimezone(UTC)
     watched = min(judgement.window_s, max(0.0, (until - event.occurred_at).total_seconds()))
     return LoggedAnswer(
         context=context,
         bids=event.bids(),
-        generation=replace(generation, answer=told),
+        generation=replace(generation, answer=answer),
         clicked_after_s=clicked,
-        # a click is proof that its moment was watched, whatever the clocks say
+        # A click proves that its moment was watched, even where the clocks of two machines disagree.
         watched_s=max([watched, *clicked.values()]),
         answered_at=event.occurred_at,
         digest=event.model_digest,
         sampling=event.sampling,
         held_out=held_out_by(event.auction_id, held_out),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class DelayDistribution:
+    """F at its jumps: delays in seconds and shares, both rising. Empty arrays: nothing is known, F is 1 everywhere.
+
+    F(longest watch) is 1: the estimate knows no click that takes longer than any answer has been watched.
+    """
+
+    delays_K: Floats
+    shares_K: Floats
+
+    def seen(self, watched_s: ArrayLike) -> Floats:
+        """Return F(e), the share of an answer's clicks seen after `watched_s` seconds, in the shape of `watched_s`."""
+        watched = np.asarray(watched_s, dtype=np.float64)
+        if not len(self.delays_K):
+            return np.ones_like(watched)
+        rank = np.searchsorted(self.delays_K, watched, side="right")
+        return np.concatenate([[0.0], self.shares_K])[rank]
+
+
+NO_DELAY = DelayDistribution(np.zeros(0), np.zeros(0))
+
+
+def estimate_delays(delays_s: ArrayLike, watched_s: ArrayLike) -> DelayDistribution:
+    """Estimate F from observed clicks: their delays and how long their answers were watched, both of shape (clicks,).
+
+    F(t) is the product, over the observed delays s > t, of 1 - d(s) / R(s): d(s) clicks came at s, and R(s) counts
+    those with delay <= s <= watch, the ones that could have come at s and been seen.
+
+    Raises:
+        InputError: if a delay is below 0 or longer than its watch, or the shapes differ.
+    """
+    if not np.size(delays_s):
+        return NO_DELAY
+    delays, watched = finite_array("delays", delays_s, 1), finite_array("watched", watched_s, 1)
+    if delays.shape != watched.shape:
+        raise InputError("watched", len(watched), f"give one for each of {len(delays)} delays")
+    if (delays < 0).any() or (delays > watched).any():
+        raise InputError("delays", float(delays.min()), "a delay lies between 0 and the time its answer was watched")
+    if len(delays) < MIN_CLICKS:
+        return NO_DELAY
+    jumps, came = np.unique(delays, return_counts=True)
+    begun = np.searchsorted(np.sort(delays), jumps, side="right")
+    left = np.searchsorted(np.sort(watched), jumps, side="left")
+    at_risk = begun - left
+    kept = 1.0 - came / at_risk
+    # From the longest delay down: F just below a jump is F at the jump times the share that the jump leaves.
+    above = np.concatenate([np.cumprod(kept[::-1])[::-1][1:], [1.0]])
+    return DelayDistribution(jumps, _without_early_zero(above, came))
+
+
+def _without_early_zero(shares: Floats, came: NDArray[np.int64]) -> Floats:
+    """Replace the zeros of the product below the lowest delay at which several clicks were at risk.
+
+    There the empirical distribution of the delays stands in, scaled to meet the estimate: clicks did come at those
+    delays, so their probability is not 0.
+    """
+    positive = np.flatnonzero(shares > 0)
+    first = int(positive[0])
+    if first == 0:
+        return shares
+    plain = np.cumsum(came) / came.sum()
+    return np.concatenate([plain[:first] / plain[first] * shares[first], shares[first:]])

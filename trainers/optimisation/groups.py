@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from inference.policy import Policy
-from trainers.artifacts.records import Sampled
+from trainers.artifacts.sampled import Sampled
 from trainers.optimisation.packing import answer_logprobs, pack
 from trainers.optimisation.preferences import PreferenceGroup
 

@@ -14,7 +14,7 @@ import numpy as np
 from mechanism.objective import Penalty, reward
 from mechanism.prompt import MICROS_PER_POINT
 from mechanism.types import AdId, Answer, Context
-from trainers.artifacts.records import Sampled
+from trainers.artifacts.sampled import Sampled
 from trainers.config import PreferenceConfig
 
 

@@ -113,7 +113,7 @@ def late_batches(
 
 
 def train_tiny_base(
-    recipe: Recipe, say: Callable[[str], None], progress: Callable[[int, float], None]
+    recipe: Recipe, report: Callable[[str], None], progress: Callable[[int, float], None]
 ) -> tuple[Policy, BaseQuality]:
     """Runs the recipe; returns the policy and what it is worth.
 
@@ -121,15 +121,15 @@ def train_tiny_base(
     does not copy a title it has not seen: no advertiser could book a new campaign.
     """
     world = World(recipe.seed)
-    say("training the tokenizer")
+    report("training the tokenizer")
     policy = new_policy(train_tokenizer(world, recipe), recipe)
-    relevance = all_relevance(world, say)
+    relevance = all_relevance(world, report)
     settings = SupervisedSettings(recipe.steps, recipe.learning_rate, warm_up=recipe.warm_up)
-    say(f"{sum(p.numel() for p in policy.model.parameters()):,} parameters, {recipe.steps} steps")
+    report(f"{sum(p.numel() for p in policy.model.parameters()):,} parameters, {recipe.steps} steps")
     train_supervised(policy.model, batches(world, policy, relevance, recipe), settings, progress)
     done_before, loss = recipe.steps, 0.0
     for part, steps in enumerate(recipe.late_steps):
-        say("answers with new titles")
+        report("answers with new titles")
         loss = train_supervised(
             policy.model,
             late_batches(world, policy, relevance, recipe, part),
@@ -143,7 +143,7 @@ def train_tiny_base(
     policy.model.load_state_dict(
         {n: (1 - share) * before_last[n] + share * w for n, w in policy.model.state_dict().items()}
     )
-    say("measuring")
+    report("measuring")
     quality = measure_base(policy, world, loss)
     check_base(quality, recipe)
     return policy, quality

@@ -5,6 +5,6 @@ from __future__ import annotations
 from trainers.retraining.attempts import Attempt
 from trainers.retraining.observation import observe
 from trainers.retraining.run import RetrainOutcome, retrain
-from trainers.retraining.triggers import Due, Observed, due
+from trainers.retraining.triggers import DueDecision, Observed, is_due
 
-__all__ = ["Attempt", "Due", "Observed", "RetrainOutcome", "due", "observe", "retrain"]
+__all__ = ["Attempt", "DueDecision", "Observed", "RetrainOutcome", "is_due", "observe", "retrain"]

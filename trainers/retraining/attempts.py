@@ -1,7 +1,7 @@
-"""Retrainings under one folder or URL, each a run directory: which are done, and which one was killed and goes on.
+"""Retrainings under one folder or URL, each a run directory: which have ended, and which was killed and continues.
 
-001/retraining.json     what began: serving version, moment, which part of the log
-001/outcome.json        how it ended; not there: it has not
+001/retraining.json     how it began: serving version, moment, which part of the log
+001/outcome.json        how it ended; missing while it has not
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class Begun(BaseModel):
-    """`retraining.json`. The log is that of auctions from `log_since` to before `log_until`."""
+    """`retraining.json`: how a retraining began, on the log of auctions from `log_since` to before `log_until`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,8 +42,11 @@ class Begun(BaseModel):
 
 
 class Ended(BaseModel):
-    """`outcome.json`. `version` is None where there was no model to register; `stopped` says why. `read` False: it
-    ended before it used anything of the log."""
+    """`outcome.json`: how a retraining ended.
+
+    `version` is None where there was no model to register, `stopped` the reason. `read` is False where it ended before
+    it used any of the log.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,7 +59,7 @@ class Ended(BaseModel):
 
 
 class Attempt:
-    """One retraining: its run directory, what began, and how it ended."""
+    """One retraining: its run directory, how it began, and how it ended."""
 
     def __init__(self, url: str, number: int) -> None:
         self.number = number
@@ -64,48 +67,48 @@ class Attempt:
 
     @property
     def begun(self) -> Begun:
-        """Raises InputError for a damaged record."""
+        """How it began. InputError for a damaged record."""
         return _read(self.run, BEGUN, Begun)
 
     @property
     def ended(self) -> Ended | None:
-        """None while it has not ended. Raises InputError for a damaged record."""
+        """How it ended, None while it has not. InputError for a damaged record."""
         return _read(self.run, ENDED, Ended) if self.run.exists(ENDED) else None
 
     def end(self, ended: Ended) -> Ended:
-        """Writes how it ended."""
+        """Write how it ended."""
         self.run.write_text(ENDED, ended.model_dump_json(indent=2) + "\n")
         return ended
 
 
 class Attempts:
-    """All of them, under `url` (a folder or any fsspec URL)."""
+    """All retrainings under `url` (a folder or any fsspec URL)."""
 
     def __init__(self, url: str | Path) -> None:
         self._store = Store(url)
         self.url = self._store.url.rstrip("/")
 
-    def alone(self) -> AbstractContextManager[Check]:
-        """One process at a time. Raises InputError that names the other one."""
+    def lock(self) -> AbstractContextManager[Check]:
+        """Hold the folder, one process at a time. InputError names the process that holds it."""
         return self._store.hold("retraining")
 
     def all(self) -> list[Attempt]:
-        """In the order in which they began."""
+        """Return the retrainings in the order in which they began."""
         numbers = sorted(int(name) for name in self._store.children() if _NUMBER.fullmatch(name))
         found = [Attempt(f"{self.url}/{n:03d}", n) for n in numbers]
         return [attempt for attempt in found if attempt.run.exists(BEGUN)]
 
     def unfinished(self, serving: str) -> Attempt | None:
-        """The one that was killed while it trained from this serving version."""
+        """Return the retraining that was killed while it trained from this serving version, if there is one."""
         return next((a for a in self.all() if a.ended is None and a.begun.serving == serving), None)
 
     def last(self) -> Attempt | None:
-        """The newest, however it ended."""
+        """Return the newest retraining, however it ended."""
         every = self.all()
         return every[-1] if every else None
 
     def begin(self, begun: Begun) -> Attempt:
-        """A new one."""
+        """Begin a retraining under the next number."""
         every = self.all()
         number = every[-1].number + 1 if every else 1
         attempt = Attempt(f"{self.url}/{number:03d}", number)
@@ -114,8 +117,10 @@ class Attempts:
 
 
 def new_since(attempts: Attempts, trained_until: datetime | None) -> datetime | None:
-    """From when on interactions are new: since the log that the last retraining read, whatever became of it, or else
-    since that of the serving model."""
+    """Return the moment from which interactions are new.
+
+    It is the end of the log that the last retraining read, however it ended, or else of the serving model's log.
+    """
     read = [a.begun.log_until for a in attempts.all() if (ended := a.ended) is None or ended.read]
     return max([*read, *([trained_until] if trained_until else [])], default=None)
 

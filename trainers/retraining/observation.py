@@ -1,32 +1,34 @@
-"""What the triggers are asked about: the log since the last retraining, and how it differs from what the serving model
-learned from. Reading is kept in bounds: counts by columns, and of the rows only the newest."""
+"""What the triggers decide on: the log since the last retraining, and its drift from what the serving model learned.
+
+Reading is bounded: counts come from single columns, and only the newest rows are read whole.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
 
 import numpy as np
+from numpy.typing import NDArray
 
 from inference.encoder import shared_encoder
-from mechanism.errors import AuctionError
+from mechanism.errors import AuctionError, InputError
 from mechanism.statistics import Interval
 from streaming.shards import ShardReader
-from trainers.artifacts.records import read_sampled
 from trainers.artifacts.registry import ModelEntry
 from trainers.artifacts.run_directory import RunDirectory
+from trainers.artifacts.sampled import read_sampled
 from trainers.config import RetrainConfig
 from trainers.gates.clicks import foretold, predictor_figures
-from trainers.logs.answers import LoggedAnswer, delay_distribution, read_answers, read_snapshot
-from trainers.logs.feedback import LOGGED
+from trainers.irpo.phases import ANSWERS
+from trainers.logs.answers import LoggedAnswer, delay_distribution, read_answers
+from trainers.logs.snapshot import LOGGED, read_snapshot
 from trainers.retraining.attempts import Attempts, new_since
-from trainers.retraining.population import population_shift
 from trainers.retraining.triggers import Observed
 from trainers.reward.model import PCTRModel
 
 
 def observe(reader: ShardReader, serving: ModelEntry, attempts: Attempts, config: RetrainConfig) -> Observed:
-    """What there is to decide on. Drift is looked at only where enough is new for a retraining at all, and too little
-    for one by number."""
+    """Observe the log since the last of `attempts`, as `observe_since`."""
     last = attempts.last()
     last_at = last.begun.begun_at if last else serving.log_until
     return observe_since(reader, serving, new_since(attempts, serving.log_until), last_at, config)
@@ -35,7 +37,10 @@ def observe(reader: ShardReader, serving: ModelEntry, attempts: Attempts, config
 def observe_since(
     reader: ShardReader, serving: ModelEntry, since: datetime | None, last_at: datetime | None, config: RetrainConfig
 ) -> Observed:
-    """The same where others keep count: auctions from `since` on are new, the last retraining began at `last_at`."""
+    """Observe the auctions from `since` on; the last retraining began at `last_at`.
+
+    Drift is measured only where there is enough new traffic to retrain at all, and too little to retrain by number.
+    """
     triggers = config.triggers
     new, watermark = reader.count(since), reader.watermark()
     calibration = population = None
@@ -49,20 +54,37 @@ def observe_since(
 
 
 def serving_predictor(serving: ModelEntry) -> PCTRModel | None:
-    """The click predictor that the serving model learned from; None where its run is not there any more, or it never
-    had one."""
+    """Load the click predictor that the serving model learned from; None where its run is gone or had none."""
     if serving.run is None or serving.epoch is None:
         return None
     try:
         phase = RunDirectory(serving.run).phase("reward_model", serving.epoch)
         return PCTRModel.load(phase.fetch(), shared_encoder().encode) if phase.finished() else None
     except AuctionError:
-        # an oracle's run, or a folder that was cleared away: then there is nothing to compare with
+        # An oracle's run, or a folder that was cleared away: nothing to compare with.
         return None
 
 
+def population_shift(before_ND: NDArray[np.float32], now_MD: NDArray[np.float32]) -> float:
+    """Measure how far the mean of embeddings moved: squared distance of the means over the earlier rows' variance.
+
+    What chance alone puts between the means of two samples (N and M rows) is subtracted: unbiased, and cut off at 0.
+    About 1 where the means are as far apart as two queries of one time are.
+
+    Raises:
+        InputError: if either side has fewer than two rows.
+    """
+    if len(before_ND) < 2 or len(now_MD) < 2:
+        raise InputError("embeddings", (len(before_ND), len(now_MD)), "give at least two questions of each time")
+    before, now = before_ND.astype(np.float64), now_MD.astype(np.float64)
+    variance = float(before.var(axis=0, ddof=1).sum())
+    chance = variance / len(before) + float(now.var(axis=0, ddof=1).sum()) / len(now)
+    distance = float(((before.mean(axis=0) - now.mean(axis=0)) ** 2).sum())
+    return max(0.0, (distance - chance) / variance) if variance > 0 else float(distance > 1e-12)
+
+
 def _newest(reader: ShardReader, since: datetime | None, count: int) -> list[LoggedAnswer]:
-    """The newest `count` usable answers since then."""
+    """Read the newest `count` usable answers from `since` on."""
     columns = [t.column("occurred_at").to_pylist() for t in reader.tables(since, columns=("occurred_at",))]
     times = sorted(moment for column in columns for moment in column)
     if not times:
@@ -72,7 +94,7 @@ def _newest(reader: ShardReader, since: datetime | None, count: int) -> list[Log
 
 
 def _calibration(newest: list[LoggedAnswer], serving: ModelEntry) -> Interval | None:
-    """Clicks over those expected, of ads shown long enough ago."""
+    """Return clicks over expected clicks, of ads shown long enough ago for clicks to have come."""
     predictor = serving_predictor(serving)
     if predictor is None:
         return None
@@ -82,8 +104,8 @@ def _calibration(newest: list[LoggedAnswer], serving: ModelEntry) -> Interval | 
     expected = predictor.probabilities([(a.as_bid, a.generation.answer) for a in answers])
     clicks = [a.clicks for a in answers]
     rows = foretold(clicks, expected, None, seen[old].tolist(), [True] * len(old))
-    found = predictor_figures(rows, seed=len(answers))
-    return found.calibration if found else None
+    figures = predictor_figures(rows, seed=len(answers))
+    return figures.calibration if figures else None
 
 
 def _population(newest: list[LoggedAnswer], serving: ModelEntry) -> float | None:
@@ -95,7 +117,7 @@ def _population(newest: list[LoggedAnswer], serving: ModelEntry) -> float | None
 
 
 def _learned_queries(serving: ModelEntry, most: int) -> list[str]:
-    """Queries of the feedback that the serving model learned from, at most so many of them."""
+    """Return up to `most` queries of the feedback that the serving model learned from, drawn at random."""
     if serving.run is None or serving.epoch is None:
         return []
     try:
@@ -106,7 +128,7 @@ def _learned_queries(serving: ModelEntry, most: int) -> list[str]:
         if (folder / LOGGED).is_file():
             queries = [a.context.query for a in read_snapshot(folder / LOGGED)[0]]
         else:
-            queries = [item.context.query for item in read_sampled(folder / "answers.parquet")]
+            queries = [item.context.query for item in read_sampled(folder / ANSWERS)]
     except AuctionError:
         return []
     order = np.random.default_rng(0).permutation(len(queries))[:most]

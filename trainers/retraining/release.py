@@ -1,89 +1,154 @@
-"""The last step of a run: its best epoch becomes an entry of the model registry beside the run directory."""
+"""The last steps of a run: the gates' decision on a model trained on a log, and its entry in the model registry."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from inference.policy import write_policy_settings
+from inference.policy import Policy, write_policy_settings
 from mechanism.errors import ConfigError, GuardError
 from trainers.artifacts.registry import ModelEntry, Registry, Status
+from trainers.artifacts.run_directory import EVALUATION
 from trainers.config import GateSettings
-from trainers.gates.decision import Decision
+from trainers.gates.decision import Decision, decide
+from trainers.gates.measure import HeldOut, Models, measure
 from trainers.irpo.loop import best_epoch
 from trainers.irpo.session import Session
-from trainers.irpo.temperature import served
-from trainers.retraining.gating import gate
+from trainers.irpo.temperature import served_policy
+from trainers.logs.answers import LoggedAnswer
+from trainers.retraining.observation import serving_predictor
 
+GATES = "gates.json"
 REGISTERED = "registered.json"
+EPOCH = 1
+"""The epoch of a run on a log: a log is written by one policy, so such a run has one epoch."""
+MIN_NEWEST = 100
+"""With fewer answers since the last training the gates read older ones as well."""
+
+
+def gate(
+    session: Session,
+    serving: ModelEntry,
+    base: Path,
+    settings: GateSettings,
+    newest_since: datetime | None,
+    report: Callable[[str], None],
+) -> Decision:
+    """Decide on a run that started from `serving` (its files are at `base`); the decision is kept in GATES.
+
+    The gates read the held-out part of the log; the click predictor is judged on answers after `newest_since`, where
+    there are enough of them.
+    """
+    if session.run.exists(GATES):
+        return Decision.from_dict(session.run.read_json(GATES))
+    answers, seen = session.logged
+    rows = [i for i, a in enumerate(answers) if a.held_out]
+    held_out = [answers[i] for i in rows]
+    policy = Policy.load(str(base), session.sampling_dtype)
+    models = Models(
+        policy,
+        frozenset({serving.digest, policy.digest}),
+        session.policy(EPOCH),
+        session.predictor(EPOCH),
+        serving_predictor(serving),
+    )
+    figures = measure(
+        models,
+        HeldOut(held_out, seen[rows], _newest(held_out, newest_since, serving.log_until)),
+        session.penalty,
+        session.config.preference.lam,
+        settings,
+        session.seed(EPOCH, 8),
+        report,
+    )
+    before, after = (session.read_epoch_json(EVALUATION, e)["learned_reward"] for e in (0, EPOCH))
+    decision = decide(replace(figures, learned_reward=(before, after)), settings)
+    session.run.write_json(GATES, decision.to_dict())
+    return decision
+
+
+def _newest(answers: Sequence[LoggedAnswer], *since: datetime | None) -> list[bool]:
+    """Flag the answers after the first of the moments that leaves MIN_NEWEST of them, else all."""
+    for moment in since:
+        if moment is not None:
+            newest = [a.answered_at >= moment for a in answers]
+            if sum(newest) >= MIN_NEWEST:
+                return newest
+    return [True] * len(answers)
 
 
 def registry_of(run_url: str) -> Registry:
-    """The registry beside a run: `runs/quick` is registered in `runs/models/`."""
+    """Return the registry beside a run: `runs/quick` is registered in `runs/models/`."""
     parent = run_url.rstrip("/").rpartition("/")[0]
     return Registry(parent or ".")
 
 
 def register_best(
-    s: Session, gates: GateSettings | None = None, say: Callable[[str], None] = lambda text: None
+    session: Session, gates: GateSettings | None = None, report: Callable[[str], None] = lambda text: None
 ) -> ModelEntry:
-    """Registers the run's best epoch once; asked again, returns the entry that is there. With `gates`, which read the
-    log that the run learned from, the entry is a candidate or refused, and holds their decision.
+    """Register the run's best epoch once; a later call returns the same entry.
 
-    GuardError where no epoch is better than the base: there is nothing to release. ConfigError for gates of a run that
-    has no log, or whose base is no version of the registry beside it.
+    With `gates`, which read the log that the run learned from, the entry is a candidate or refused and holds their
+    decision.
+
+    Raises:
+        GuardError: if no epoch is better than the base.
+        ConfigError: if gates are given for a run without a log, or one whose base is not in the registry beside it.
     """
-    registry = registry_of(s.run.url)
-    best = best_epoch(s)
-    if s.run.exists(REGISTERED):
-        noted = s.run.read_json(REGISTERED)
-        if noted["epoch"] == best:
-            return registry.get(noted["version"])
+    registry = registry_of(session.run.url)
+    best = best_epoch(session)
+    if session.run.exists(REGISTERED):
+        registered = session.run.read_json(REGISTERED)
+        if registered["epoch"] == best:
+            return registry.get(registered["version"])
     if best == 0:
         message = "no epoch of this run is better than its base model; nothing is registered"
-        raise GuardError("no_gain", message, {"epochs": float(s.config.epochs)})
+        raise GuardError("no_gain", message, {"epochs": float(session.config.epochs)})
     parent = decision = None
     if gates is not None:
-        parent, folder = _log_writer(s, registry)
-        decision = gate(s, parent, folder, gates, s.config.feedback.since, say)
+        parent, folder = _log_writer(session, registry)
+        decision = gate(session, parent, folder, gates, session.config.feedback.since, report)
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / "policy"
-        shutil.copytree(s.run.phase("policy", best).fetch(), folder)
-        policy = served(s, best)
+        shutil.copytree(session.run.phase("policy", best).fetch(), folder)
+        policy = served_policy(session, best)
         write_policy_settings(folder, policy.prompt_settings, policy.sampling)
         entry = registry.register(
             folder,
-            base=parent.base if parent else s.config.base,
+            base=parent.base if parent else session.config.base,
             parent=parent.version if parent else None,
-            run=s.run.url,
+            run=session.run.url,
             epoch=best,
-            status=_status(decision),
-            log_until=s.config.feedback.until,
+            status=status_of(decision),
+            log_until=session.config.feedback.until,
             gates=decision.to_dict() if decision else None,
-            metrics=dict(s.figures("evaluation.json", best)),
-            notes=f"configuration {s.config.name}, {s.config.reward.source} rewards",
+            metrics=dict(session.read_epoch_json(EVALUATION, best)),
+            notes=f"configuration {session.config.name}, {session.config.reward.source} rewards",
         )
-    s.run.write_json(REGISTERED, {"epoch": best, "version": entry.version})
+    session.run.write_json(REGISTERED, {"epoch": best, "version": entry.version})
     return entry
 
 
-def _status(decision: Decision | None) -> Status:
+def status_of(decision: Decision | None) -> Status:
+    """Return the registry status that the gates' decision gives a model."""
     if decision is None:
         return "trained"
     return "candidate" if decision.promote else "refused"
 
 
-def _log_writer(s: Session, registry: Registry) -> tuple[ModelEntry, Path]:
-    """The registered model that the run began from, which wrote its log, and where its files are."""
-    if s.config.feedback.source != "shards":
-        raise ConfigError("gates", s.config.feedback.source, "gates read a log: set feedback.source to shards")
-    base = Path(s.base)
+def _log_writer(session: Session, registry: Registry) -> tuple[ModelEntry, Path]:
+    """Return the registered model that the run started from and that wrote its log, and its folder."""
+    if session.config.feedback.source != "shards":
+        raise ConfigError("gates", session.config.feedback.source, "gates read a log: set feedback.source to shards")
+    base = Path(session.base)
     entry = next((entry for entry in registry.list() if entry.version == base.name), None)
     if entry is not None:
         folder = registry.fetch(entry.version)
         if folder.resolve() == base.resolve():
             return entry, folder
     remedy = f"with gates it has to be the folder of a version in {registry.url}/models: that model wrote the log"
-    raise ConfigError("base", s.config.base, remedy)
+    raise ConfigError("base", session.config.base, remedy)

@@ -1,12 +1,11 @@
 """One retraining: an epoch from the serving model on its log, the gates, and the entry in the registry.
 
-Killed at any moment, the same call goes on where it was: what began is written down first, the phases are those of a
+A killed retraining continues when the same call is made again: what began is written first, the phases are those of a
 run directory, the gates' decision is kept beside them, and a model is registered once.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,23 +14,27 @@ from typing import Any
 
 from mechanism.errors import GuardError, InputError
 from trainers.artifacts.registry import ModelEntry, Registry
+from trainers.artifacts.run_directory import EVALUATION, RunDirectory, epoch_file
 from trainers.config import RetrainConfig, dump_config
 from trainers.gates.decision import Decision, Gate
 from trainers.irpo.loop import train
 from trainers.irpo.phases import FIGURES
-from trainers.irpo.session import Session
-from trainers.logs.feedback import ABOUT
+from trainers.irpo.session import Progress, Session
+from trainers.logs.snapshot import ABOUT
 from trainers.retraining.attempts import Attempt, Attempts, Begun, Ended, new_since
-from trainers.retraining.gating import EPOCH, gate
+from trainers.retraining.release import EPOCH, gate, status_of
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 Step = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True, slots=True)
 class RetrainOutcome:
-    """What came of it. `entry` is the registered model, a candidate or refused; None where a guard stopped the
-    training before there was one. `run` is the run directory's URL."""
+    """The result of a retraining.
+
+    `entry` is the registered model, a candidate or refused; None where a guard stopped the training before there was a
+    model. `run` is the run directory's URL.
+    """
 
     entry: ModelEntry | None
     decision: Decision
@@ -49,19 +52,19 @@ def retrain(
     registry: Registry,
     serving: str,
     workdir: str | Path,
-    say: Say,
+    report: Report,
     *,
     reason: str = "asked for",
     now: datetime | None = None,
     step: Step = lambda done, total, loss: None,
 ) -> RetrainOutcome:
-    """Trains one epoch from version `serving` of `registry` on the log at `shards`, asks the gates and registers the
-    result. One at a time in a `workdir` (folder or URL, which keeps the runs); an unfinished one goes on.
+    """Train one epoch from version `serving` of `registry` on the log at `shards`, apply the gates, and register it.
 
-    The log is read up to `now`. Raises InputError where it holds too little, or another process is at work there.
+    The log is read up to `now`. `workdir` (a folder or URL) keeps the runs, one process at a time; an unfinished
+    retraining there is continued. InputError where the log holds too little or another process works in `workdir`.
     """
     attempts = Attempts(workdir)
-    with attempts.alone():
+    with attempts.lock():
         entry = registry.get(serving)
         moment = now or datetime.now(UTC)
         attempt = attempts.unfinished(entry.version)
@@ -69,8 +72,8 @@ def retrain(
             _abandon(attempts, moment)
             attempt = attempts.begin(_begun(config, shards, entry, attempts, moment, reason))
         else:
-            say(f"going on with {attempt.run.url}, begun at {attempt.begun.begun_at:%Y-%m-%d %H:%M:%S%z}")
-        return _carry_out(attempt, registry, entry, say, step, moment)
+            report(f"going on with {attempt.run.url}, begun at {attempt.begun.begun_at:%Y-%m-%d %H:%M:%S%z}")
+        return _carry_out(attempt, registry, entry, report, step, moment)
 
 
 def _begun(
@@ -90,7 +93,7 @@ def _begun(
 
 
 def _abandon(attempts: Attempts, now: datetime) -> None:
-    """Ends what was begun from a version that does not serve any more."""
+    """End unfinished attempts that started from a version that no longer serves."""
     for attempt in attempts.all():
         if attempt.ended is None:
             stopped = f"abandoned: {attempt.begun.serving} was replaced before it ended"
@@ -98,7 +101,7 @@ def _abandon(attempts: Attempts, now: datetime) -> None:
 
 
 def _carry_out(
-    attempt: Attempt, registry: Registry, serving: ModelEntry, say: Say, step: Step, now: datetime
+    attempt: Attempt, registry: Registry, serving: ModelEntry, report: Report, step: Step, now: datetime
 ) -> RetrainOutcome:
     begun, run = attempt.begun, attempt.run
     base = registry.fetch(serving.version)
@@ -106,15 +109,21 @@ def _carry_out(
         str(base), begun.shards, begun.config.seed + attempt.number, begun.log_since, begun.log_until
     )
     run.create(dump_config(config), resume=True)
-    session = Session(config, run, say, step)
+    progress = Progress(
+        report=report,
+        step=step,
+        begin=lambda phase, _: report(phase),
+        end=lambda phase, _, result, seconds: report(f"{phase}: {result} ({seconds:.0f} s)"),
+    )
+    session = Session(config, run, progress)
     stopped: GuardError | None = None
     try:
-        train(session, lambda name, _: say(name), lambda name, _, found, s: say(f"{name}: {found} ({s:.0f} s)"))
+        train(session)
     except GuardError as error:
         stopped = error
     except InputError as error:
         if not run.phase("feedback", EPOCH).finished():
-            # nothing of the log was used: more of it, read later, may do
+            # Nothing of the log was used: a later attempt with more of it may succeed.
             attempt.end(
                 Ended(ended_at=now, version=None, promote=False, reasons=(str(error),), stopped=str(error), read=False)
             )
@@ -122,7 +131,7 @@ def _carry_out(
     if stopped:
         decision = _stopped(stopped, begun.config)
     else:
-        decision = gate(session, serving, base, begun.config.gates, begun.newest_since, say)
+        decision = gate(session, serving, base, begun.config.gates, begun.newest_since, report)
     entry = _registered(session, registry, serving, begun, decision)
     attempt.end(
         Ended(
@@ -137,38 +146,38 @@ def _carry_out(
 
 
 def _stopped(error: GuardError, config: RetrainConfig) -> Decision:
-    """The decision where a guard stopped the training: nothing else was measured."""
+    """Return the decision of a training that a guard stopped: nothing else was measured."""
     return Decision((Gate("training_guard", "failed", str(error), dict(error.evidence), {}),), config.gates)
 
 
 def _registered(
-    s: Session, registry: Registry, serving: ModelEntry, begun: Begun, decision: Decision
+    session: Session, registry: Registry, serving: ModelEntry, begun: Begun, decision: Decision
 ) -> ModelEntry | None:
-    """The model's entry, made once; None where the training ended before there was a model."""
-    phase = s.run.phase("policy", EPOCH)
+    """Return the model's entry, registered once; None where the training ended before there was a model."""
+    phase = session.run.phase("policy", EPOCH)
     if not phase.finished():
         return None
     for entry in registry.list():
-        if (entry.run, entry.epoch) == (s.run.url, EPOCH):
+        if (entry.run, entry.epoch) == (session.run.url, EPOCH):
             return entry
     return registry.register(
         phase.fetch(),
         base=serving.base,
         parent=serving.version,
-        run=s.run.url,
+        run=session.run.url,
         epoch=EPOCH,
-        status="candidate" if decision.promote else "refused",
+        status=status_of(decision),
         log_until=begun.log_until,
-        metrics=_metrics(s),
+        metrics=_metrics(session.run),
         gates=decision.to_dict(),
         notes=f"retrained from logs: {begun.reason}",
     )
 
 
-def _metrics(s: Session) -> Mapping[str, Any]:
-    """Figures of validation, of the click predictor and of the log."""
-    file = f"epoch-{EPOCH:03d}/evaluation.json"
-    figures = dict(s.run.read_json(file)) if s.run.exists(file) else {}
-    fitted = json.loads((s.run.phase("reward_model", EPOCH).fetch() / FIGURES).read_text("utf-8"))
-    log = json.loads((s.run.phase("feedback", EPOCH).fetch() / ABOUT).read_text("utf-8"))
+def _metrics(run: RunDirectory) -> Mapping[str, Any]:
+    """Return the figures of validation, of the click predictor and of the log."""
+    file = epoch_file(EPOCH, EVALUATION)
+    figures = dict(run.read_json(file)) if run.exists(file) else {}
+    fitted = run.phase("reward_model", EPOCH).read_json(FIGURES)
+    log = run.phase("feedback", EPOCH).read_json(ABOUT)
     return {**figures, "click_predictor": {k: v for k, v in fitted.items() if k != "curve"}, "log": log}

@@ -1,4 +1,4 @@
-"""Whether a retraining is due: a pure function of what was observed, the policy and the time."""
+"""Whether a retraining is due: a pure function of what was observed, the trigger settings and the time."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ Trigger = Literal["new interactions", "age", "calibration", "population"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """What the log and earlier retrainings say.
+    """What the log and earlier retrainings show. None: not known.
 
-    `new`: usable judged interactions since the last retraining (since ever, if there was none). `last_at`: when that
-    began. `calibration`: clicks on the newest traffic over those that the serving model's click predictor expects, with
-    its interval. `population`: squared distance of the mean embedding of the newest queries from that of the queries
-    the serving model learned from, over the latter's variance, freed of chance. None: not known. `watermark`: event
-    time up to which the log is complete.
+    `new`: usable judged interactions since the last retraining (all of them, if there was none). `last_at`: when that
+    one began. `watermark`: event time up to which the log is complete. `calibration`: clicks on the newest traffic
+    divided by those that the serving model's click predictor expects, with its interval. `population`: how far the
+    newest queries moved from those the serving model learned from (`trainers.retraining.observation`).
     """
 
     new: int
@@ -33,57 +32,62 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
-    """The decision. `trigger` is what made it due; `reason` says why, or what is being waited for, in words."""
+class DueDecision:
+    """Whether a retraining is due, which trigger made it due, and the reason or what it waits for in words."""
 
     due: bool
     reason: str
     trigger: Trigger | None = None
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """For JSON."""
+        """Return the decision as JSON values."""
         return {"due": self.due, "reason": self.reason, "trigger": self.trigger}
 
 
-def due(observed: Observed, policy: TriggerConfig, now: datetime) -> Due:
-    """Whether to retrain at `now` (aware). Enough new traffic and the end of the cooldown are needed in any case; then
-    one of the triggers has to speak for it, asked in the order: number, age, calibration, population."""
+def is_due(observed: Observed, triggers: TriggerConfig, now: datetime) -> DueDecision:
+    """Decide whether to retrain at `now` (aware).
+
+    Enough new traffic and the end of the cooldown are required. Then the first trigger that fires decides, in the
+    order number, age, calibration, population.
+    """
     new = f"{observed.new} new judged interactions"
-    if observed.new < policy.at_least:
-        return Due(False, f"{new}: waiting for {policy.at_least - observed.new} more, or nothing can be learned")
-    if observed.last_at is not None and policy.cooldown_hours:
-        ends = observed.last_at + timedelta(hours=policy.cooldown_hours)
+    if observed.new < triggers.at_least:
+        missing = triggers.at_least - observed.new
+        return DueDecision(False, f"{new}: waiting for {missing} more, or nothing can be learned")
+    if observed.last_at is not None and triggers.cooldown_hours:
+        ends = observed.last_at + timedelta(hours=triggers.cooldown_hours)
         if now < ends:
-            return Due(False, f"{new}: cooldown until {_told(ends)}")
-    if observed.new >= policy.new_interactions:
-        return Due(True, f"{new} (asked: {policy.new_interactions})", "new interactions")
-    waits = [f"{policy.new_interactions - observed.new} more interactions"]
-    if policy.max_age_hours is not None and observed.last_at is not None:
-        ends = observed.last_at + timedelta(hours=policy.max_age_hours)
+            return DueDecision(False, f"{new}: cooldown until {_moment(ends)}")
+    if observed.new >= triggers.new_interactions:
+        return DueDecision(True, f"{new} (asked: {triggers.new_interactions})", "new interactions")
+    waits = [f"{triggers.new_interactions - observed.new} more interactions"]
+    if triggers.max_age_hours is not None and observed.last_at is not None:
+        ends = observed.last_at + timedelta(hours=triggers.max_age_hours)
         if now >= ends:
-            return Due(True, f"the last retraining began at {_told(observed.last_at)}", "age")
-        waits.append(f"age at {_told(ends)}")
-    drift = policy.drift
+            return DueDecision(True, f"the last retraining began at {_moment(observed.last_at)}", "age")
+        waits.append(f"age at {_moment(ends)}")
+    drift = triggers.drift
     if drift.calibration is not None and observed.calibration is not None:
-        told, off = observed.calibration, _beyond_one(observed.calibration)
+        ratio, off = observed.calibration, _distance_from_one(observed.calibration)
         if off > drift.calibration:
             reason = (
-                f"clicks are {told.mean:.2f} ({told.lo:.2f} to {told.hi:.2f}) times those expected of the serving model"
+                f"clicks are {ratio.mean:.2f} ({ratio.lo:.2f} to {ratio.hi:.2f}) times those expected of the serving "
+                "model"
             )
-            return Due(True, reason, "calibration")
-        waits.append(f"clicks off by {drift.calibration:.0%} (now {told.mean - 1:+.0%}, {off:.0%} beyond chance)")
+            return DueDecision(True, reason, "calibration")
+        waits.append(f"clicks off by {drift.calibration:.0%} (now {ratio.mean - 1:+.0%}, {off:.0%} beyond chance)")
     if drift.population is not None and observed.population is not None:
         if observed.population > drift.population:
             reason = f"the queries moved by {observed.population:.3f} of their variance (allowed {drift.population:g})"
-            return Due(True, reason, "population")
+            return DueDecision(True, reason, "population")
         waits.append(f"queries moved by {drift.population:g} (now {observed.population:.3f})")
-    return Due(False, f"{new}: waiting for {', or '.join(waits)}")
+    return DueDecision(False, f"{new}: waiting for {', or '.join(waits)}")
 
 
-def _beyond_one(ratio: Interval) -> float:
-    """How far an interval keeps away from one; 0 where it holds it."""
+def _distance_from_one(ratio: Interval) -> float:
+    """Return how far the nearer end of an interval is from one; 0 where the interval contains it."""
     return max(0.0, ratio.lo - 1.0, 1.0 - ratio.hi)
 
 
-def _told(moment: datetime) -> str:
+def _moment(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S%z}"

@@ -16,27 +16,28 @@ from torch import nn
 
 from mechanism.errors import PolicyError
 from mechanism.types import AdId, Answer, Context
+from simulator.clicks import ClickModel
 from trainers.config import RewardConfig
 from trainers.reward.features import Encode, Features, extract
 
 
 class ClickPredictor(Protocol):
-    """Anything that says how likely each shown ad of each answer is to be clicked."""
+    """Predicts how likely each shown ad of each answer is to be clicked."""
 
     def probabilities(self, pairs: Sequence[tuple[Context, Answer]]) -> list[dict[AdId, float]]:
-        """One dict per (context, answer): click probability by shown ad."""
+        """Return one dict per (context, answer): click probability by shown ad."""
         ...
 
 
 class PCTRNetwork(nn.Module):
-    """Row 0 of each embedding table stands for users and ads that training has not seen."""
+    """Logits of shown ads. Row 0 of each embedding table is for users and ads that training has not seen."""
 
     def __init__(self, dense: int, users: int, ads: int, config: RewardConfig) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dense)
         self.user = nn.Embedding(users + 1, config.user_width)
         self.ad = nn.Embedding(ads + 1, config.ad_width)
-        # small at first: with a handful of clicks a user, an identity must earn its influence
+        # Small at first: with a handful of clicks per user, an identity must earn its influence.
         nn.init.normal_(self.user.weight, std=0.01)
         nn.init.normal_(self.ad.weight, std=0.01)
         widths = [dense + config.user_width + config.ad_width, *config.hidden]
@@ -46,7 +47,7 @@ class PCTRNetwork(nn.Module):
         self.mlp = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
 
     def forward(self, dense_ND: torch.Tensor, users_N: torch.Tensor, ads_N: torch.Tensor) -> torch.Tensor:
-        """Logits, shape (N,)."""
+        """Return logits, shape (N,)."""
         inputs = torch.cat([dense_ND, self.user(users_N), self.ad(ads_N)], dim=-1)
         logits: torch.Tensor = self.mlp(inputs)[:, 0]
         return logits
@@ -62,20 +63,20 @@ class PCTRModel:
         self._encode = encode
 
     def tensors(self, features: Features) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Network inputs of extracted features."""
+        """Return the network's inputs for extracted features."""
         users = torch.tensor([self.users.get(u, 0) for u in features.users_N], dtype=torch.int64)
         ads = torch.tensor([self.ads.get(a, 0) for a in features.ads_N], dtype=torch.int64)
         return torch.from_numpy(features.dense_ND), users, ads
 
     def predict(self, features: Features) -> NDArray[np.float64]:
-        """Click probabilities, shape (N,)."""
+        """Return click probabilities, shape (N,)."""
         self.network.eval()
         with torch.inference_mode():
             logits_N: torch.Tensor = self.network(*self.tensors(features))
         return np.asarray(logits_N.sigmoid().double().numpy())
 
     def probabilities(self, pairs: Sequence[tuple[Context, Answer]]) -> list[dict[AdId, float]]:
-        """Click probability by shown ad for every answer."""
+        """Return the click probability by shown ad for every answer."""
         features = extract(pairs, self._encode)
         result: list[dict[AdId, float]] = [{} for _ in pairs]
         for owner, ad, p in zip(features.owner_N, features.ads_N, self.predict(features), strict=True):
@@ -83,7 +84,7 @@ class PCTRModel:
         return result
 
     def save(self, folder: Path, config: RewardConfig) -> None:
-        """Writes `pctr.safetensors` and `pctr.json`."""
+        """Write `pctr.safetensors` and `pctr.json`."""
         save_file(self.network.state_dict(), folder / "pctr.safetensors")
         about: dict[str, Any] = {
             "dense": self.network.norm.normalized_shape[0],
@@ -95,7 +96,11 @@ class PCTRModel:
 
     @classmethod
     def load(cls, folder: Path, encode: Encode) -> PCTRModel:
-        """Reads what `save` wrote."""
+        """Read a model that `save` wrote.
+
+        Raises:
+            PolicyError: if the folder holds no readable model.
+        """
         try:
             about = json.loads((folder / "pctr.json").read_text(encoding="utf-8"))
             config = RewardConfig.model_validate(about["config"])
@@ -104,3 +109,14 @@ class PCTRModel:
         except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise PolicyError(f"{folder} holds no readable pCTR model: {error}") from error
         return cls(network, about["users"], about["ads"], encode)
+
+
+class OraclePredictor:
+    """The simulator's true click probabilities in place of a learned model; implements ClickPredictor."""
+
+    def __init__(self, clicks: ClickModel) -> None:
+        self._clicks = clicks
+
+    def probabilities(self, pairs: Sequence[tuple[Context, Answer]]) -> list[dict[AdId, float]]:
+        """Return the true click probability by shown ad for every answer."""
+        return [self._clicks.probabilities(context, answer) for context, answer in pairs]

@@ -46,7 +46,7 @@ def fit(
     """Fits a fresh model to all shown answers. Contexts, not ads, are split, so that no answer stands on both sides.
 
     `seen`, shape (answers,), is the share F of each answer's clicks that can be there by now: a click is observed with
-    pctr * F, so that a click which has not come yet is not learned as one that never comes (`trainers.logs.delays`).
+    pctr * F, so that a click which has not come yet is not learned as one that never comes (`trainers.logs.answers`).
     None: all of them. The pass with the lowest validation loss is kept. Raises InputError where there is too little
     feedback.
     """

@@ -1,7 +1,8 @@
-"""One measured answer, and the nine figures of a method with their 95% intervals over queries.
+"""One measured answer, the nine figures of a method, and one method against another, with 95% intervals over queries.
 
-The unit of resampling is the query: several answers to one query are averaged first. Running the mechanisms, and what
-a click, a payment or relevance is, are left to the callers.
+The unit of resampling is the query: several answers to one query are averaged first. A ratio of two methods is given
+only where the baseline's figure is positive; a difference always. Running the mechanisms is left to `harness`, display
+to `text` and `page`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ from typing import Final
 import numpy as np
 
 from mechanism.errors import InputError
-from mechanism.statistics import Floats, Interval, bootstrap_interval, proportion_interval, ratio_interval
+from mechanism.statistics import (
+    Floats,
+    Interval,
+    bootstrap_interval,
+    percentile_interval,
+    proportion_interval,
+    ratio_interval,
+    resampled_means,
+)
 
 METHODS: Final = ("pretrained", "mosaic", "gsp", "segment", "llm_auction", "oracle")
 """Names of the methods in a report, in the order in which they are shown."""
@@ -35,6 +44,14 @@ METRICS: Final = tuple(FIELD)
 """Names of the metrics of a method, in the order in which they are shown."""
 PER_AD: Final = ("ctr", "relevance")
 """Metrics that are a mean over shown ads: their field is divided by the number of ads, not of answers."""
+
+COMPARED: Final = ("revenue_per_query", "reward_per_query", "ctr", "relevance")
+"""Metrics that are compared."""
+BASELINES: Final = ("pretrained", "mosaic")
+"""Methods that the trained policy is compared with."""
+
+_LEVEL = 0.95
+_DRAWS = 1000
 
 # Sums of probabilities may pass the number of ads by rounding.
 _SLACK = 1e-6
@@ -124,3 +141,72 @@ def _per_ad(sums: Floats, ads: Floats, seed: int) -> Interval:
         return Interval(math.nan, math.nan, math.nan)
     ratio = ratio_interval(sums, ads, seed)
     return Interval(ratio.mean, max(ratio.lo, -1.0), max(ratio.mean, min(ratio.hi, 1.0)))
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineComparison:
+    """A metric of one method divided by and minus a baseline's.
+
+    `ratio` is None where the baseline's figure is not positive; an end of it is infinite where that figure is not
+    significantly above zero. Both are None where a figure is undefined (a rate over ads of a method that shows none).
+    """
+
+    ratio: Interval | None
+    difference: Interval | None
+
+
+def compare(
+    records: Sequence[AnswerRecord], baseline: Sequence[AnswerRecord], seed: int
+) -> dict[str, BaselineComparison]:
+    """The COMPARED metrics of `records` against `baseline`, resampling the queries jointly; same seed, same intervals.
+
+    Raises InputError unless both hold the same queries.
+    """
+    ours, theirs = by_query(records), by_query(baseline)
+    unpaired = ours.keys() ^ theirs.keys()
+    if unpaired:
+        place = f"queries of {records[0].method} and {baseline[0].method}"
+        raise InputError(place, sorted(unpaired)[:3], "run both methods on the same queries; these have one only")
+    compared = {}
+    for metric in COMPARED:
+        below = "ads" if metric in PER_AD else None
+        rows = [row for side in (ours, theirs) for row in _fraction(side, ours, FIELD[metric], below)]
+        compared[metric] = _compare(np.stack(rows), seed)
+    return compared
+
+
+def ratios(records: Mapping[str, Sequence[AnswerRecord]], seed: int) -> dict[str, dict[str, BaselineComparison]]:
+    """Baseline -> metric -> comparison of `llm_auction`, for those of BASELINES that `records` (by method) holds."""
+    if "llm_auction" not in records:
+        return {}
+    return {
+        baseline: compare(records["llm_auction"], records[baseline], seed)
+        for baseline in BASELINES
+        if baseline in records
+    }
+
+
+def _fraction(
+    table: Mapping[str, Mapping[str, float]], order: Mapping[str, object], above: str, below: str | None
+) -> tuple[Floats, Floats]:
+    """Numerators and denominators (queries,) of a metric; the denominator of a mean over queries is one."""
+    top = np.array([table[query][above] for query in order])
+    return top, np.array([table[query][below] for query in order]) if below else np.ones(len(top))
+
+
+def _compare(rows: Floats, seed: int) -> BaselineComparison:
+    """`rows` (4, queries): our numerator and denominator, the baseline's."""
+    point = rows.mean(axis=1)
+    if point[1] <= 0 or point[3] <= 0:
+        return BaselineComparison(None, None)
+    draws = resampled_means(rows, seed, _DRAWS)
+    # A resample in which a method shows no ad has no rate; it says nothing of the difference.
+    usable = (draws[:, 1] > 0) & (draws[:, 3] > 0)
+    ours, theirs = draws[usable, 0] / draws[usable, 1], draws[usable, 2] / draws[usable, 3]
+    here, there = float(point[0] / point[1]), float(point[2] / point[3])
+    difference = percentile_interval(here - there, ours - theirs, _LEVEL)
+    if there <= 0:
+        return BaselineComparison(None, difference)
+    unbounded = np.where(ours < 0, -np.inf, np.inf)
+    quotients = np.divide(ours, theirs, out=unbounded, where=theirs > 0)
+    return BaselineComparison(percentile_interval(here / there, quotients, _LEVEL), difference)
