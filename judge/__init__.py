@@ -1,1 +1,1 @@
-"""Grades of answers: by rules, or by a user model behind any OpenAI-compatible endpoint, with budget and cache."""
+"""Grading of answers: by rules on words, or by a user model behind an OpenAI-compatible endpoint."""

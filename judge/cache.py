@@ -1,7 +1,6 @@
 """Content-addressed disk cache of the judge's accepted replies.
 
-The key is a digest of model, messages and parameters; the messages themselves (they hold a profile) are not stored.
-Entries are written under a temporary name and renamed, so a killed process leaves no half entry.
+The key is a digest of model, messages and parameters. The messages are not stored, because they contain a profile.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from mechanism.files import replace_file
 class ReplyCache:
     """Replies as files `<folder>/<first two digits>/<sha256>.json`. Safe for several threads and processes.
 
-    Raises InputError when the folder cannot be made or written.
+    A folder that cannot be created or written is an InputError.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -30,13 +29,13 @@ class ReplyCache:
 
     @staticmethod
     def key(model: str, messages: Sequence[Mapping[str, str]], params: Mapping[str, object]) -> str:
-        """The sha256 of the request in canonical JSON."""
+        """Return the sha256 of the request in canonical JSON."""
         request = {"model": model, "messages": [dict(m) for m in messages], "params": dict(params)}
         canonical = json.dumps(request, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def get(self, key: str) -> str | None:
-        """The reply's text, or None. A damaged entry counts as absent and is overwritten by the next `put`."""
+        """Return the text of a reply, or None. A damaged entry counts as absent; the next `put` overwrites it."""
         try:
             entry = json.loads(self._path(key).read_bytes())
         except (FileNotFoundError, ValueError):

@@ -1,13 +1,12 @@
-"""One chat completion from an OpenAI-compatible endpoint: time limits, retries with back-off, cost.
+"""Chat completions from an OpenAI-compatible endpoint, with timeouts, retries and metered cost.
 
-What a reply must contain is left to `user_model`. Messages and replies hold personal data: neither is ever logged or
-put into an error.
+What a reply must contain is decided by the caller. Messages and replies contain personal data: neither is ever logged
+or put into an error.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import random
@@ -17,28 +16,29 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import httpx
+import structlog
 
 from judge.cost import CostMeter
 from mechanism.errors import InputError, JudgeError
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
-RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+RETRIED_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 TOKENS_PER_MESSAGE = 64
-"""Upper bound of what a chat template adds to one message, in tokens."""
+"""Upper bound of the tokens that a chat template adds to one message."""
 _CODE = re.compile(r"[\w.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointSettings:
-    """Where the judge is and how it is asked. Durations in seconds.
+    """Address, model and request parameters of an endpoint. Durations are in seconds.
 
-    `base_url` ends where "/chat/completions" follows, as for other clients of such endpoints. The API key is read from
-    the environment variable `api_key_env`; None for an endpoint without a key. `response_format` is what the endpoint
-    understands: a JSON schema, JSON without a schema, or neither.
+    `base_url` is the address to which clients append "/chat/completions". The API key is read from the environment
+    variable `api_key_env`, None for an endpoint without keys. `response_format` is the strictest format that the
+    endpoint supports: JSON by a schema, JSON without a schema, or plain text. An invalid field is an InputError.
     """
 
     base_url: str
@@ -57,7 +57,7 @@ class EndpointSettings:
         if not self.base_url.startswith(("http://", "https://")):
             raise InputError("judge.base_url", self.base_url, "give an http:// or https:// address")
         if not self.model:
-            raise InputError("judge.model", self.model, "name the model to ask")
+            raise InputError("judge.model", self.model, "name the model")
         if not 0.0 <= self.temperature <= 2.0:
             raise InputError("judge.temperature", self.temperature, "give 0 to 2")
         for name in ("max_tokens", "attempts", "concurrency"):
@@ -68,7 +68,11 @@ class EndpointSettings:
                 raise InputError(f"judge.{name}", getattr(self, name), "give more than 0 seconds")
 
     def api_key(self) -> str | None:
-        """The key, or None where none is needed; InputError when the variable is not set."""
+        """Return the API key, or None if none is needed.
+
+        Raises:
+            InputError: if the environment variable is not set.
+        """
         if self.api_key_env is None:
             return None
         key = os.environ.get(self.api_key_env, "").strip()
@@ -81,15 +85,15 @@ class EndpointSettings:
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """A failed attempt worth another: what happened, and how long the endpoint asked to wait (seconds)."""
+    """A failed attempt that may be retried: the reason, and the wait that the endpoint asked for, in seconds."""
 
-    what: str
+    reason: str
     wait: float | None = None
 
 
 @dataclass(slots=True)
 class ChatClient:
-    """A client for one endpoint and model; safe for threads. Close it, or use it as a context manager."""
+    """A thread-safe client for one endpoint and model. Close it, or use it as a context manager."""
 
     settings: EndpointSettings
     meter: CostMeter = field(default_factory=CostMeter)
@@ -113,9 +117,9 @@ class ChatClient:
         """Close the connections."""
         self._http.close()
 
-    def params(self, schema_name: str, schema: Mapping[str, Any], seed: int) -> dict[str, Any]:
-        """Request parameters besides model and messages; part of the cache key."""
-        params: dict[str, Any] = {
+    def params(self, schema_name: str, schema: Mapping[str, object], seed: int) -> dict[str, object]:
+        """Return the request parameters besides model and messages; they are part of the cache key."""
+        params: dict[str, object] = {
             "temperature": self.settings.temperature,
             "max_tokens": self.settings.max_tokens,
             "seed": seed,
@@ -127,34 +131,37 @@ class ChatClient:
             params["response_format"] = {"type": "json_object"}
         return params
 
-    def complete(self, messages: Sequence[Mapping[str, str]], params: Mapping[str, Any]) -> str:
-        """The text of one completion.
+    def complete(self, messages: Sequence[Mapping[str, str]], params: Mapping[str, object]) -> str:
+        """Return the text of one completion.
 
-        Busy or failing endpoints (429, 5xx, time-outs, broken connections, bodies that are no completion) are asked
-        again up to `attempts` times with growing random waits. Raises JudgeError when they run out, for any other
-        status, and when the budget does not hold the call.
+        Requests to a busy or failing endpoint (429, 5xx, timeouts, broken connections, bodies that are not a
+        completion) are repeated, up to `attempts` in all, with growing random waits.
+
+        Raises:
+            JudgeError: if all attempts fail, or the endpoint refuses the request; BudgetSpentError if the budget does
+                not cover it.
         """
         body = {"model": self.settings.model, "messages": [dict(m) for m in messages], **params}
-        failure = _Failure("not asked")
+        max_read = _max_tokens_read(messages, params)
+        failure = _Failure("no attempt")
         for attempt in range(1, self.settings.attempts + 1):
             if attempt > 1:
-                self.meter.retry()
+                self.meter.count_retry()
                 wait = self._wait(attempt - 1, failure)
-                log.warning("judge: attempt %d failed (%s), next in %.2f s", attempt - 1, failure.what, wait)
+                log.warning("judge.attempt_failed", attempt=attempt - 1, reason=failure.reason, wait_s=round(wait, 2))
                 time.sleep(wait)
             with self._slots:
-                outcome = self._attempt(body)
+                outcome = self._attempt(body, max_read)
             if isinstance(outcome, str):
                 return outcome
             failure = outcome
         raise JudgeError(
-            f"judge {self.settings.model!r} at {self._place()}: {failure.what} after {self.settings.attempts} "
+            f"judge {self.settings.model!r} at {self._place()}: {failure.reason} after {self.settings.attempts} "
             "attempts: check that the endpoint is up, or raise timeout, attempts or longest_backoff"
         )
 
-    def _attempt(self, body: Mapping[str, Any]) -> str | _Failure:
-        most_read = self._most_read(body)
-        reserved = self.meter.reserve(most_read, self.settings.max_tokens)
+    def _attempt(self, body: Mapping[str, object], max_read: int) -> str | _Failure:
+        reserved = self.meter.reserve(max_read, self.settings.max_tokens)
         try:
             response = self._http.post(self.settings.base_url.rstrip("/") + "/chat/completions", json=body)
         except httpx.TimeoutException:
@@ -168,11 +175,11 @@ class ChatClient:
             raise
         if response.status_code != httpx.codes.OK:
             self.meter.release(reserved)
-            what = f"status {response.status_code}{_error_code(response)}"
-            if response.status_code in RETRIED:
-                return _Failure(what, _retry_after(response))
+            reason = f"status {response.status_code}{_error_code(response)}"
+            if response.status_code in RETRIED_STATUSES:
+                return _Failure(reason, _retry_after(response))
             raise JudgeError(
-                f"judge {self.settings.model!r} at {self._place()}: {what}: check address, key, model name and "
+                f"judge {self.settings.model!r} at {self._place()}: {reason}: check address, key, model name and "
                 "response_format"
             )
         content, read, written = _completion(response)
@@ -180,32 +187,33 @@ class ChatClient:
         if content is None and not metered:
             self.meter.release(reserved)
             return _Failure("the body is not a chat completion")
-        self.meter.settle(
+        self.meter.charge(
             reserved,
-            read if read is not None else most_read,
+            read if read is not None else max_read,
             written if written is not None else self.settings.max_tokens,
             metered=metered,
         )
         return content if content is not None else _Failure("the completion has no text")
 
-    def _most_read(self, body: Mapping[str, Any]) -> int:
-        """Tokens that a request can have at most: a token is at least one byte, plus the chat template's own."""
-        texts = [*(m["content"] for m in body["messages"]), json.dumps(body.get("response_format"))]
-        return sum(len(text.encode("utf-8", errors="replace")) + TOKENS_PER_MESSAGE for text in texts)
-
     def _wait(self, failures: int, failure: _Failure) -> float:
-        """Exponential with jitter; what the endpoint asks for counts, within `longest_backoff`."""
+        """Return an exponential wait with jitter, or the endpoint's own if longer, within `longest_backoff`."""
         drawn = math.ldexp(self.settings.backoff, min(failures - 1, 60)) * random.uniform(0.5, 1.0)
         return min(self.settings.longest_backoff, max(drawn, failure.wait or 0.0))
 
     def _place(self) -> str:
-        """The endpoint without user, password or query string."""
+        """Return the endpoint's address without user, password or query string."""
         url = httpx.URL(self.settings.base_url)
         return f"{url.scheme}://{url.host}{f':{url.port}' if url.port else ''}{url.path}"
 
 
+def _max_tokens_read(messages: Sequence[Mapping[str, str]], params: Mapping[str, object]) -> int:
+    """Return an upper bound of a request's tokens: one for each byte, plus what the chat template adds."""
+    texts = [*(m["content"] for m in messages), json.dumps(params.get("response_format"))]
+    return sum(len(text.encode("utf-8", errors="replace")) + TOKENS_PER_MESSAGE for text in texts)
+
+
 def _completion(response: httpx.Response) -> tuple[str | None, int | None, int | None]:
-    """(text, tokens read, tokens written) of a completion; None for what is missing."""
+    """Return (text, tokens read, tokens written) of a completion, each None if it is missing."""
     try:
         body = response.json()
     except (ValueError, RecursionError):
@@ -224,7 +232,7 @@ def _completion(response: httpx.Response) -> tuple[str | None, int | None, int |
 
 
 def _error_code(response: httpx.Response) -> str:
-    """The endpoint's error code. Its message is left out: it may quote the request."""
+    """Return the endpoint's error code. Its message is left out, because it may quote the request."""
     try:
         code = response.json()["error"]["code"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -233,6 +241,6 @@ def _error_code(response: httpx.Response) -> str:
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds from a Retry-After header; dates are not read."""
+    """Return the seconds of a Retry-After header; dates are ignored."""
     value = response.headers.get("retry-after", "").strip()
     return float(value) if value.isascii() and value.isdigit() else None

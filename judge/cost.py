@@ -1,7 +1,7 @@
-"""What the judge costs: calls, tokens, cache hits, retries and money, with a budget that is never passed.
+"""The cost of the judge: calls, tokens, cache hits, retries and money, with a budget that is never exceeded.
 
-Every call reserves its highest possible price before it is sent and settles at the tokens that the endpoint reports,
-so calls in flight cannot pass the budget together. Prices are integer micros per million tokens.
+Every call reserves its highest possible price before it is sent, and is charged for the tokens that the endpoint
+reports. Concurrent calls therefore cannot exceed the budget together. Prices are integer micros per million tokens.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, replace
 
-from mechanism.errors import InputError, JudgeError
+from mechanism.errors import BudgetSpentError, InputError
 from mechanism.types import Micros
 
 TOKENS_PER_PRICE = 1_000_000
@@ -17,7 +17,7 @@ TOKENS_PER_PRICE = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Micros per million tokens read and written; 0 for an endpoint of one's own."""
+    """Micros per million tokens read and written; 0 for a self-hosted endpoint."""
 
     read: Micros = 0
     written: Micros = 0
@@ -28,14 +28,17 @@ class Prices:
                 raise InputError(f"prices.{name}", price, "give whole micros per million tokens, 0 or more")
 
     def of(self, read: int, written: int) -> Micros:
-        """The price of so many tokens, rounded up to a whole micro."""
+        """Return the price of `read` and `written` tokens, rounded up to a whole micro."""
         return -(-(read * self.read + written * self.written) // TOKENS_PER_PRICE)
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Totals. `unmetered` calls came without token counts and are charged at their upper bound; `lost` requests
-    were sent but brought no usable reply (they may still be on the endpoint's bill)."""
+    """Totals of calls, tokens and money.
+
+    `unmetered` calls came without token counts and were charged at their upper bound. `lost` requests were sent but
+    brought no usable reply; the endpoint may still bill them.
+    """
 
     calls: int = 0
     read: int = 0
@@ -48,8 +51,10 @@ class Usage:
 
 
 class CostMeter:
-    """Thread-safe counter. `budget` in micros, None for no limit. Requests that brought no reply are counted but not
-    charged: what an endpoint bills for them cannot be known."""
+    """Thread-safe counter of usage against a `budget` in micros (None: no limit).
+
+    Requests without a reply are counted but not charged, because what an endpoint bills for them is unknown.
+    """
 
     def __init__(self, prices: Prices | None = None, budget: Micros | None = None) -> None:
         self.prices = prices or Prices()
@@ -64,21 +69,25 @@ class CostMeter:
         with self._lock:
             return replace(self._usage, spent=self._spent())
 
-    def reserve(self, most_read: int, most_written: int) -> Micros:
-        """Set money aside for a call of at most so many tokens; JudgeError if the budget does not hold it."""
-        price = self.prices.of(most_read, most_written)
+    def reserve(self, max_read: int, max_written: int) -> Micros:
+        """Reserve the highest possible price of a call; return it for `charge` or `release`.
+
+        Raises:
+            BudgetSpentError: if the budget does not cover that price.
+        """
+        price = self.prices.of(max_read, max_written)
         with self._lock:
             taken = self._spent() + self._reserved
             if self.budget is not None and taken + price > self.budget:
-                raise JudgeError(
-                    f"judge budget: {taken} of {self.budget} micros are spent or set aside and the next call may cost "
-                    f"{price}: raise the budget or ask less"
+                raise BudgetSpentError(
+                    f"judge budget: {taken} of {self.budget} micros are spent or reserved and the next call may cost "
+                    f"{price}: raise the budget or grade fewer answers"
                 )
             self._reserved += price
         return price
 
-    def settle(self, reserved: Micros, read: int, written: int, *, metered: bool = True) -> None:
-        """Close a reservation with the tokens of an answered call."""
+    def charge(self, reserved: Micros, read: int, written: int, *, metered: bool = True) -> None:
+        """Replace a reservation by the tokens of an answered call."""
         with self._lock:
             self._reserved -= reserved
             u = self._usage
@@ -91,21 +100,21 @@ class CostMeter:
             )
 
     def release(self, reserved: Micros) -> None:
-        """Close the reservation of a request that brought no usable reply."""
+        """Cancel the reservation of a request that brought no usable reply."""
         with self._lock:
             self._reserved -= reserved
             self._usage = replace(self._usage, lost=self._usage.lost + 1)
 
-    def hit(self) -> None:
-        """Count a reply taken from the cache."""
+    def count_cached(self) -> None:
+        """Count a reply from the cache."""
         with self._lock:
             self._usage = replace(self._usage, cached=self._usage.cached + 1)
 
-    def retry(self) -> None:
+    def count_retry(self) -> None:
         """Count a repeated request."""
         with self._lock:
             self._usage = replace(self._usage, retries=self._usage.retries + 1)
 
     def _spent(self) -> Micros:
-        """From the totals, so that rounding up happens once and not per call."""
+        # From the totals, so that rounding up happens once and not per call.
         return self.prices.of(self._usage.read, self._usage.written)

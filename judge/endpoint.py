@@ -1,7 +1,7 @@
-"""A judge behind an OpenAI-compatible endpoint: the simulator's user model, asked about a sample, within a budget.
+"""A judge behind an OpenAI-compatible endpoint: the user model grades a sample of the answers, within a budget.
 
-What cannot be asked (outside the sample, no money left, an endpoint that fails) is left ungraded and counted by its
-reason; judgements with their clicks go on being written.
+Answers outside the sample, beyond the budget, or for which the endpoint fails stay ungraded and are counted by reason;
+the judge worker still writes their judgements, with clicks and without grades.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter
 
 from judge.cache import ReplyCache
+from judge.click_feedback import unit_grade
 from judge.client import ChatClient, EndpointSettings
 from judge.cost import CostMeter, Prices
 from judge.grades import UNGRADED, AnswerToGrade, Grades
-from judge.schemas import unit_grade
 from judge.user_model import UserModel
-from mechanism.errors import AuctionError, ConfigError, JudgeError
+from mechanism.errors import AuctionError, BudgetSpentError, ConfigError, JudgeError
 from mechanism.types import Micros
 
 log = structlog.get_logger(__name__)
@@ -31,8 +31,12 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EndpointJudgeSettings:
-    """`sample` is the share of answers asked about, always the same ones. `daily_budget` (micros; None: no limit) holds
-    for this process and UTC day. Accepted replies are kept in `cache` (empty: nowhere), so nothing is paid twice."""
+    """Settings of an `EndpointJudge`.
+
+    `sample` is the share of answers to grade, the same ones in every process. `daily_budget` (micros; None: no limit)
+    applies to this process and UTC day. Accepted replies are cached in the folder `cache` (empty: no cache), so none is
+    paid twice.
+    """
 
     endpoint: EndpointSettings
     sample: float = 1.0
@@ -44,11 +48,11 @@ class EndpointJudgeSettings:
         if not 0 <= self.sample <= 1:
             raise ConfigError("judge.sample", self.sample, "give a share from 0 to 1")
         if self.daily_budget is not None and self.daily_budget < 0:
-            raise ConfigError("judge.daily_budget", self.daily_budget, "give micros, or nothing for no limit")
+            raise ConfigError("judge.daily_budget", self.daily_budget, "give micros, or none for no limit")
 
 
 class EndpointJudge:
-    """Implements `judge.grades.Judge`. Raises InputError for a missing key or cache folder."""
+    """Implements `judge.grades.Judge`. A missing API key and a cache folder that cannot be written are InputErrors."""
 
     version = "1"
 
@@ -62,13 +66,15 @@ class EndpointJudge:
         self._settings = settings
         self._today = today
         self._day = today()
-        self._client = ChatClient(settings.endpoint, self._meter())
+        self._client = ChatClient(settings.endpoint, self._new_meter())
         cache = ReplyCache(Path(settings.cache)) if settings.cache else None
         self._model = UserModel(self._client, cache)
         registry = registry or CollectorRegistry()
         prefix = "llm_auction_judge_"
-        self._ungraded = Counter(prefix + "ungraded", "Answers not graded, by reason.", ("reason",), registry=registry)
-        self._spent = Counter(prefix + "spent_micros", "Money spent on the endpoint.", registry=registry)
+        self._ungraded_total = Counter(
+            prefix + "ungraded", "Answers not graded, by reason.", ("reason",), registry=registry
+        )
+        self._spent_total = Counter(prefix + "spent_micros", "Money spent on the endpoint.", registry=registry)
 
     @property
     def name(self) -> str:
@@ -76,36 +82,33 @@ class EndpointJudge:
 
     def grade(self, answers: Sequence[AnswerToGrade]) -> list[Grades]:
         if (day := self._today()) != self._day:
-            self._day, self._client.meter = day, self._meter()
+            self._day, self._client.meter = day, self._new_meter()
         before = self._client.meter.usage.spent
         failed = threading.Event()
         with ThreadPoolExecutor(self._settings.endpoint.concurrency, thread_name_prefix="judge") as pool:
-            grades = list(pool.map(lambda given: self._grade(given, failed), answers))
-        self._spent.inc(self._client.meter.usage.spent - before)
+            grades = list(pool.map(lambda item: self._grade(item, failed), answers))
+        self._spent_total.inc(self._client.meter.usage.spent - before)
         return grades
 
     def close(self) -> None:
         self._client.close()
 
-    def _grade(self, given: AnswerToGrade, failed: threading.Event) -> Grades:
-        context, answer = given.context, given.answer
+    def _grade(self, item: AnswerToGrade, failed: threading.Event) -> Grades:
+        context, answer = item.context, item.answer
         if context is None or answer is None:
-            return self._not("no_reader")
-        if not sampled(given.auction_id, self._settings.sample):
-            return self._not("sample")
+            return self._ungraded("no_reader")
+        if not in_sample(item.auction_id, self._settings.sample):
+            return self._ungraded("sample")
         if failed.is_set():
-            # One failure took all its retries: the rest of the batch does not wait as long again.
-            return self._not("endpoint")
+            # The failed answer used up its retries; the rest of the batch does not wait through them again.
+            return self._ungraded("endpoint")
         try:
             feedback = self._model.click_feedback(context, answer)
-        except JudgeError as error:
-            failed.set()
-            reason = "budget" if str(error).startswith("judge budget") else "endpoint"
-            log.warning("not judged", auction=given.auction_id, reason=str(error)[:200])
-            return self._not(reason)
         except AuctionError as error:
-            log.warning("not judged", auction=given.auction_id, reason=str(error)[:200])
-            return self._not("answer")
+            if isinstance(error, JudgeError):
+                failed.set()
+            log.warning("judge.answer_ungraded", auction=item.auction_id, error=str(error)[:200])
+            return self._ungraded(_reason(error))
         shown = answer.shown()
         return Grades(
             dict.fromkeys(shown, unit_grade(feedback.relevance)),
@@ -113,14 +116,20 @@ class EndpointJudge:
             unit_grade(feedback.answer_quality),
         )
 
-    def _not(self, reason: str) -> Grades:
-        self._ungraded.labels(reason).inc()
+    def _ungraded(self, reason: str) -> Grades:
+        self._ungraded_total.labels(reason).inc()
         return UNGRADED
 
-    def _meter(self) -> CostMeter:
+    def _new_meter(self) -> CostMeter:
         return CostMeter(self._settings.prices, self._settings.daily_budget)
 
 
-def sampled(auction_id: str, share: float) -> bool:
-    """Whether an auction is in the sample: by its id, so that every process and every repetition says the same."""
+def in_sample(auction_id: str, share: float) -> bool:
+    """Return whether an auction is in the sample, by its id: the same in every process and at every repetition."""
     return crc32(b"judge" + auction_id.encode()) < share * 2**32
+
+
+def _reason(error: AuctionError) -> str:
+    if isinstance(error, BudgetSpentError):
+        return "budget"
+    return "endpoint" if isinstance(error, JudgeError) else "answer"

@@ -1,4 +1,4 @@
-"""What a judge is given, what it returns, and the protocol of all judges. Clicks are counted elsewhere."""
+"""The interface of all judges: the answer to grade, its grades, and the protocol. Clicks are counted elsewhere."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from mechanism.types import AdId, Answer, Context
 
 @dataclass(frozen=True, slots=True)
 class AnswerToGrade:
-    """An answer as its reader saw it. `context` and `answer` are None where the reader gave no consent to keep them;
-    `finished` says whether the policy ended the answer itself."""
+    """An answer as its reader saw it.
+
+    `context` and `answer` are None if the reader gave no consent to keep them; `finished` is False if the policy was
+    cut off before it ended the answer.
+    """
 
     auction_id: str
     context: Context | None
@@ -22,7 +25,10 @@ class AnswerToGrade:
 
 @dataclass(frozen=True, slots=True)
 class Grades:
-    """Within 0..1; None or missing where the judge was not asked, or could not say."""
+    """Grades within 0..1: relevance and nativeness by shown ad, and the quality of the answer.
+
+    An answer that was not graded has no ads in the mappings and None as its quality.
+    """
 
     relevance: Mapping[AdId, float] = field(default_factory=dict)
     nativeness: Mapping[AdId, float] = field(default_factory=dict)
@@ -33,22 +39,22 @@ UNGRADED = Grades()
 
 
 class Judge(Protocol):
-    """Grades answers. It never raises for an answer that it cannot grade: that one is UNGRADED."""
+    """Grades answers. It never raises for an answer that it cannot grade, but returns UNGRADED."""
 
     @property
     def name(self) -> str:
-        """In every judgement."""
+        """The judge's name, recorded in every judgement."""
         ...
 
     @property
     def version(self) -> str:
-        """Grows whenever the same answer may be graded otherwise."""
+        """A version that grows whenever the same answer may get other grades."""
         ...
 
     def grade(self, answers: Sequence[AnswerToGrade]) -> list[Grades]:
-        """Grades of each. Takes seconds, a minute at most."""
+        """Return the grades of each answer, in order. A call takes seconds, a minute at most."""
         ...
 
     def close(self) -> None:
-        """Frees what it holds."""
+        """Release connections and other resources."""
         ...

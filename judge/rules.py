@@ -1,8 +1,9 @@
-"""A judge by rules on words: no model, no cost, the same grades for the same answer everywhere.
+"""A judge by rules on words: no model, no cost, and the same grades for the same answer on every machine.
 
-Relevance is the overlap of an ad's words with the question and, with consent, the interests; nativeness is that of the
-sentence around the ad, less what makes advertising read like it (as in the simulator's click model, but without its
-encoder); quality asks whether the answer is on the question, long enough, and does not repeat itself.
+Relevance is the overlap of an ad's words with the query and, with consent, the user's interests. Nativeness is the
+overlap of the ad's sentence with the query, reduced for what marks it as advertising (as in the simulator's click
+model, but without its encoder). Quality grades whether the answer fits the query, is long enough, and does not repeat
+itself.
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ from judge.grades import UNGRADED, AnswerToGrade, Grades
 from mechanism.prose import PUSHY, carrier, runs
 from mechanism.types import Ad, Answer
 
-ENOUGH = 3
-"""So many shared words are a full match."""
-STEM = 4
+FULL_OVERLAP = 3
+"""Shared words from which the overlap of two texts is full."""
+STEM_LETTERS = 4
 LONG_ENOUGH = 40
-"""Words of an answer that is not short."""
-MOST_ADS = 3
-TASTE = 0.6
-PUSHED, OPENING, REPEATED, OVERLOADED, UNFINISHED = 0.25, 0.8, 0.6, 0.5, 0.7
+"""Words from which an answer is not short."""
+MAX_ADS = 3
+"""Ads from which an answer is not overloaded."""
+INTEREST_WEIGHT = 0.6
+"""Weight of the interests in the relevance, beside 1 for the query."""
+PUSHY_CAP = 0.25
+"""Highest nativeness of an ad in a pushy sentence."""
+OPENING_FACTOR, ECHO_FACTOR, OVERLOAD_FACTOR, UNFINISHED_FACTOR = 0.8, 0.6, 0.5, 0.7
 _WORD = re.compile(r"\w{4,}")
 
 
@@ -36,55 +41,55 @@ class RuleJudge:
         return [_grades(answer) for answer in answers]
 
     def close(self) -> None:
-        """Nothing to free."""
+        pass
 
 
-def _grades(given: AnswerToGrade) -> Grades:
-    context, answer = given.context, given.answer
+def _grades(item: AnswerToGrade) -> Grades:
+    context, answer = item.context, item.answer
     if context is None or answer is None:
         return UNGRADED
     ads = {candidate.ad.id: candidate.ad for candidate in context.candidates}
     shown = [ads[ad_id] for ad_id in answer.shown()]
-    asked = stems(context.query)
-    tastes = stems(" ".join(context.profile.interests)) if context.profile else frozenset[str]()
+    query = stems(context.query)
+    interests = stems(" ".join(context.profile.interests)) if context.profile else frozenset[str]()
     return Grades(
-        {ad.id: _relevance(asked, tastes, ad) for ad in shown},
-        {ad.id: _nativeness(asked, answer, ad) for ad in shown},
-        _quality(asked, answer, given.finished),
+        {ad.id: _relevance(query, interests, ad) for ad in shown},
+        {ad.id: _nativeness(query, answer, ad) for ad in shown},
+        _quality(query, answer, item.finished),
     )
 
 
-def _relevance(asked: frozenset[str], tastes: frozenset[str], ad: Ad) -> float:
-    offered = stems(f"{ad.title} {ad.text} {ad.category}")
-    return 1.0 - (1.0 - fit(asked, offered)) * (1.0 - TASTE * fit(tastes, offered))
+def _relevance(query: frozenset[str], interests: frozenset[str], ad: Ad) -> float:
+    offer = stems(f"{ad.title} {ad.text} {ad.category}")
+    return 1.0 - (1.0 - overlap(query, offer)) * (1.0 - INTEREST_WEIGHT * overlap(interests, offer))
 
 
-def _nativeness(asked: frozenset[str], answer: Answer, ad: Ad) -> float:
-    around = carrier(answer, ad)
-    grade = 0.5 + 0.5 * fit(asked, stems(around.text))
-    if PUSHY.search(around.text):
-        grade = min(grade, PUSHED)
-    return grade * (OPENING if around.opens else 1.0) * (REPEATED if around.echo > 0.5 else 1.0)
+def _nativeness(query: frozenset[str], answer: Answer, ad: Ad) -> float:
+    sentence = carrier(answer, ad)
+    grade = 0.5 + 0.5 * overlap(query, stems(sentence.text))
+    if PUSHY.search(sentence.text):
+        grade = min(grade, PUSHY_CAP)
+    return grade * (OPENING_FACTOR if sentence.opens else 1.0) * (ECHO_FACTOR if sentence.echo > 0.5 else 1.0)
 
 
-def _quality(asked: frozenset[str], answer: Answer, finished: bool) -> float:
+def _quality(query: frozenset[str], answer: Answer, finished: bool) -> float:
     text = answer.struck(0, len(answer.text))
     words = len(text.split())
-    own = runs(text)
-    fresh = len(set(own)) / len(own) if own else 1.0
-    grade = (0.5 * fit(asked, stems(text)) + 0.5 * min(1.0, words / LONG_ENOUGH)) * fresh
+    all_runs = runs(text)
+    distinct_runs = len(set(all_runs)) / len(all_runs) if all_runs else 1.0
+    grade = (0.5 * overlap(query, stems(text)) + 0.5 * min(1.0, words / LONG_ENOUGH)) * distinct_runs
     distinct = len(answer.shown())
-    if distinct > MOST_ADS or len(answer.insertions) > distinct:
-        grade *= OVERLOADED
-    return grade if finished else grade * UNFINISHED
+    if distinct > MAX_ADS or len(answer.insertions) > distinct:
+        grade *= OVERLOAD_FACTOR
+    return grade if finished else grade * UNFINISHED_FACTOR
 
 
 @lru_cache(maxsize=20_000)
 def stems(text: str) -> frozenset[str]:
-    """The beginnings of the words of four letters and more: what inflection leaves alone, mostly."""
-    return frozenset(word[:STEM] for word in _WORD.findall(text.casefold()))
+    """Return the first letters of all words of four letters and more, which inflection mostly leaves unchanged."""
+    return frozenset(word[:STEM_LETTERS] for word in _WORD.findall(text.casefold()))
 
 
-def fit(these: frozenset[str], those: frozenset[str]) -> float:
-    """How much two sets of words share, 0..1: all of the smaller one, or ENOUGH words, are a full match."""
-    return min(1.0, len(these & those) / max(1, min(len(these), len(those), ENOUGH)))
+def overlap(left: frozenset[str], right: frozenset[str]) -> float:
+    """Return the overlap of two sets of words, 0..1: it is full for all of the smaller set, or FULL_OVERLAP words."""
+    return min(1.0, len(left & right) / max(1, min(len(left), len(right), FULL_OVERLAP)))

@@ -1,14 +1,12 @@
-"""Judges: by rules, and at an endpoint within its sample and its budget."""
+"""The judges: by rules, and at an endpoint within its sample and its budget."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from datetime import date
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,15 +16,17 @@ from prometheus_client import CollectorRegistry
 from benchmarks.streaming.event_samples import interaction
 from judge.client import EndpointSettings
 from judge.cost import Prices
-from judge.endpoint import EndpointJudge, EndpointJudgeSettings, sampled
+from judge.endpoint import EndpointJudge, EndpointJudgeSettings, in_sample
 from judge.grades import UNGRADED
 from judge.rules import RuleJudge
-from mechanism.errors import ConfigError
+from judge.user_model import UserModel
+from mechanism.errors import AuctionError, BudgetSpentError, ConfigError, InputError, JudgeError
 from streaming.events import Interaction, Reader, ShownAd, Span
+from tests.support.openai_server import Reply, Request, completion, serving
 
 
-def saying(text: str, *titles: str, query: str = "What do I wear for a walk on wet hills?") -> Interaction:
-    """An answer with this text, in which these titles are links."""
+def answered(text: str, *titles: str, query: str = "What do I wear for a walk on wet hills?") -> Interaction:
+    """Return an interaction whose answer has this text, with these titles as links."""
     event, ids = interaction(1), {"Trail Boots": "A0", "Rain Shell": "A1", "Camp Stove": "A2"}
     spans = tuple(Span(ids[title], text.index(title), text.index(title) + len(title)) for title in titles)
     reader = Reader(query=query, raw=text, text=text, spans=spans)
@@ -40,17 +40,17 @@ GOOD = (
 )
 
 
-def test_rules_tell_good_from_bad() -> None:
+def test_rules_grade_a_good_answer_above_bad_ones() -> None:
     judge = RuleJudge()
     pushy = GOOD.replace("so walk in something like Trail Boots with a deep sole.", "Buy now: Trail Boots!")
     good, pushed, short, again, foreign, twice = judge.grade(
         [
-            saying(GOOD, "Trail Boots").to_grade(),
-            saying(pushy, "Trail Boots").to_grade(),
-            saying("Trail Boots.", "Trail Boots").to_grade(),
-            saying("Wear boots on wet hills. " * 12).to_grade(),
-            saying(GOOD, "Trail Boots", query="Which violin concerto opens softly?").to_grade(),
-            saying(GOOD, "Trail Boots").to_grade(),
+            answered(GOOD, "Trail Boots").to_grade(),
+            answered(pushy, "Trail Boots").to_grade(),
+            answered("Trail Boots.", "Trail Boots").to_grade(),
+            answered("Wear boots on wet hills. " * 12).to_grade(),
+            answered(GOOD, "Trail Boots", query="Which violin concerto opens softly?").to_grade(),
+            answered(GOOD, "Trail Boots").to_grade(),
         ]
     )
     assert good == twice
@@ -63,9 +63,9 @@ def test_rules_tell_good_from_bad() -> None:
     assert foreign.relevance["A0"] < good.relevance["A0"]
 
 
-def test_grades_are_shares_for_every_shown_ad_and_none_without_a_reader() -> None:
+def test_every_shown_ad_has_grades_within_0_to_1_and_an_answer_without_reader_none() -> None:
     judge = RuleJudge()
-    events = [interaction(n, shown=n % 4) for n in range(8)] + [saying("", query="")]
+    events = [interaction(n, shown=n % 4) for n in range(8)] + [answered("", query="")]
     for event, grades in zip(events, judge.grade([e.to_grade() for e in events]), strict=True):
         values = [*grades.relevance.values(), *grades.nativeness.values(), grades.quality]
         assert all(value is not None and 0 <= value <= 1 for value in values)
@@ -73,7 +73,7 @@ def test_grades_are_shares_for_every_shown_ad_and_none_without_a_reader() -> Non
     assert judge.grade([interaction(1, reader=False).to_grade()]) == [UNGRADED]
 
 
-def test_the_rules_need_neither_torch_nor_a_client_for_endpoints() -> None:
+def test_the_rules_import_neither_torch_nor_an_http_client() -> None:
     code = (
         "import sys; from judge.rules import RuleJudge; from benchmarks.streaming.event_samples import interaction;"
         "RuleJudge().grade([interaction(1).to_grade()]); import streaming.workers.judge;"
@@ -84,62 +84,41 @@ def test_the_rules_need_neither_torch_nor_a_client_for_endpoints() -> None:
 
 
 class Endpoint:
-    """A chat endpoint that grades everything alike; counts calls, and may be out of order."""
+    """A chat endpoint that grades all answers alike, counts its requests, and can be broken."""
 
     def __init__(self) -> None:
+        self.url = ""
         self.calls = 0
         self.broken = False
-        outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                outer.calls += 1
-                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                properties = asked["response_format"]["json_schema"]["schema"]["properties"]["clicks"]["properties"]
-                said: dict[str, Any] = {"clicks": {ad: {"reason": "r", "clicked": False} for ad in properties}}
-                said |= {"relevance": 5, "nativeness": 3, "answer_quality": 2}
-                body = {
-                    "choices": [{"message": {"content": json.dumps(said)}}],
-                    "usage": {"prompt_tokens": 1_000, "completion_tokens": 1_000},
-                }
-                data = json.dumps(body).encode()
-                self.send_response(400 if outer.broken else 200)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def __call__(self, request: Request) -> Reply:
+        self.calls += 1
+        if self.broken:
+            return Reply(400, {"error": {"code": "broken"}})
+        shown = request.body["response_format"]["json_schema"]["schema"]["properties"]["clicks"]["properties"]
+        clicks = {ad_id: {"reason": "r", "clicked": False} for ad_id in shown}
+        return completion({"clicks": clicks, "relevance": 5, "nativeness": 3, "answer_quality": 2}, 1_000, 1_000)
 
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    made = Endpoint()
-    yield made
-    made.close()
+    endpoint = Endpoint()
+    with serving(endpoint) as server:
+        endpoint.url = server.base_url
+        yield endpoint
 
 
-def asked_at(endpoint: Endpoint, **options: Any) -> EndpointJudgeSettings:
-    settings = EndpointSettings(endpoint.url, "m", None, attempts=1, max_tokens=1_000, concurrency=1)
-    return EndpointJudgeSettings(settings, **options)
+def settings(endpoint: Endpoint, **options: Any) -> EndpointJudgeSettings:
+    chat = EndpointSettings(endpoint.url, "m", None, attempts=1, max_tokens=1_000, concurrency=1)
+    return EndpointJudgeSettings(chat, **options)
 
 
-def test_an_endpoint_grades_a_sample_that_is_always_the_same(endpoint: Endpoint, tmp_path: Any) -> None:
+def test_the_endpoint_judge_always_grades_the_same_sample(endpoint: Endpoint, tmp_path: Path) -> None:
     events = [interaction(n).to_grade() for n in range(40)]
     registry = CollectorRegistry()
-    judge = EndpointJudge(asked_at(endpoint, sample=0.5, cache=str(tmp_path)), registry=registry)
+    judge = EndpointJudge(settings(endpoint, sample=0.5, cache=str(tmp_path)), registry=registry)
     grades = judge.grade(events)
-    chosen = [sampled(event.auction_id, 0.5) for event in events]
+    chosen = [in_sample(event.auction_id, 0.5) for event in events]
     assert [grade is not UNGRADED for grade in grades] == chosen
     assert 5 < sum(chosen) < 35
     assert next(g for g in grades if g is not UNGRADED).relevance == {"A0": 1.0, "A1": 1.0}
@@ -148,9 +127,9 @@ def test_an_endpoint_grades_a_sample_that_is_always_the_same(endpoint: Endpoint,
     assert left == 40 - sum(chosen)
     calls = endpoint.calls
     judge.close()
-    again = EndpointJudge(asked_at(endpoint, sample=0.5, cache=str(tmp_path)))
+    again = EndpointJudge(settings(endpoint, sample=0.5, cache=str(tmp_path)))
     assert again.grade(events) == grades
-    assert endpoint.calls == calls, "accepted replies are kept"
+    assert endpoint.calls == calls, "accepted replies are cached"
     again.close()
 
 
@@ -159,7 +138,7 @@ def test_a_spent_budget_and_a_broken_endpoint_leave_answers_ungraded(endpoint: E
     registry = CollectorRegistry()
     prices = Prices(read=1_000_000, written=1_000_000)
     judge = EndpointJudge(
-        asked_at(endpoint, daily_budget=30_000, prices=prices), registry=registry, today=lambda: days[-1]
+        settings(endpoint, daily_budget=30_000, prices=prices), registry=registry, today=lambda: days[-1]
     )
     first = [judge.grade([interaction(n).to_grade()])[0] is UNGRADED for n in range(40)]
     assert first[0] is False
@@ -171,11 +150,30 @@ def test_a_spent_budget_and_a_broken_endpoint_leave_answers_ungraded(endpoint: E
     endpoint.broken = True
     calls = endpoint.calls
     assert judge.grade([interaction(n).to_grade() for n in range(100, 110)]) == [UNGRADED] * 10
-    assert endpoint.calls == calls + 1, "a batch asks an endpoint that fails once"
+    assert endpoint.calls == calls + 1, "a batch sends one request to a failing endpoint"
+    assert registry.get_sample_value("llm_auction_judge_ungraded_total", {"reason": "endpoint"}) == 10
+    judge.close()
+
+
+def test_the_reason_of_an_ungraded_answer_is_the_exception_not_its_text(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = CollectorRegistry()
+    judge = EndpointJudge(settings(endpoint), registry=registry)
+    raised: list[AuctionError] = [JudgeError("judge budget?"), BudgetSpentError("empty"), InputError("a", "b", "c")]
+
+    def fail(*_: object) -> None:
+        raise raised[0]
+
+    monkeypatch.setattr(UserModel, "click_feedback", fail)
+    for reason in ("endpoint", "budget", "answer"):
+        assert judge.grade([interaction(1).to_grade()]) == [UNGRADED]
+        assert registry.get_sample_value("llm_auction_judge_ungraded_total", {"reason": reason}) == 1
+        raised.pop(0)
     judge.close()
 
 
 @pytest.mark.parametrize("bad", [{"sample": 1.5}, {"daily_budget": -1}])
-def test_settings_that_cannot_be_are_refused(bad: dict[str, Any]) -> None:
+def test_settings_out_of_range_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"judge.{next(iter(bad))}"):
         EndpointJudgeSettings(EndpointSettings("http://x", "m"), **bad)

