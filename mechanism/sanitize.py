@@ -21,6 +21,8 @@ MAX_TEXT: Final = 300
 """Longest creative text, in characters."""
 MAX_QUERY: Final = 8_000
 """Longest user message, in characters."""
+MAX_URL: Final = 2_000
+"""Longest web address, in characters."""
 
 _AD_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:-]{{0,{MAX_ID - 1}}}")
 _UNUSABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})  # control, zero width and bidi, surrogate, private, unassigned
@@ -58,6 +60,7 @@ _FAKE_BID = re.compile(r"\bbid\s*[:=]?\s*\d+\s*[:@]|\bbid\s*[:=]\s*\d", re.IGNOR
 _QUERY_INVISIBLE = re.compile(
     "[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\xad\\u200b\\u202a-\\u202e\\u2060-\\u206f\\ufeff\\U000e0000-\\U000e007f]"
 )
+_UNSAFE_IN_URL = re.compile(r"[\s\\<>\"`{}|^\x00-\x1f\x7f]")
 _SURROGATE = re.compile("[\\ud800-\\udfff]")
 _TOKEN_NAMES = (
     r"s|bos|eos|pad|unk|mask|cls|sep|think|tool_call|tool_response|tools?|system|user|assistant"
@@ -95,8 +98,8 @@ def clean_ad(ad: Ad, place: str) -> Ad:
     """
     if not _AD_ID.fullmatch(ad.id):
         raise InputError(f"{place} id", ad.id, f"use 1 to {MAX_ID} letters, digits or '._:-', a letter or digit first")
-    if ad.landing_url and not _is_web_address(ad.landing_url):
-        raise InputError(f"{place} landing_url", ad.landing_url, "give an http:// or https:// address")
+    if ad.landing_url and (remedy := web_address_fault(ad.landing_url)):
+        raise InputError(f"{place} landing_url", ad.landing_url, remedy)
     return replace(
         ad,
         title=clean_title(ad.title, f"{place} title"),
@@ -126,6 +129,25 @@ def clean_query(query: str, place: str) -> str:
     if not text:
         raise InputError(place, f"{len(query)} characters", "write a message with visible characters")
     return text
+
+
+def web_address_fault(url: str) -> str | None:
+    """Return the remedy for an address that is not an absolute http(s) URL with a host; None if the address is right.
+
+    Characters that could break out of a link or a header, user names and port 0 are refused too.
+    """
+    remedy = "give an absolute http:// or https:// address"
+    if len(url) > MAX_URL:
+        return f"shorten it to at most {MAX_URL} characters"
+    if _UNSAFE_IN_URL.search(url) or not url.isascii():
+        return remedy + ", percent-encoded, without blanks or control characters"
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None
+        usable = usable and parts.port != 0  # reading the port raises ValueError if it is not a number
+    except ValueError:
+        usable = False
+    return None if usable else remedy
 
 
 def _clean(text: str, place: str, longest: int) -> str:
@@ -169,12 +191,3 @@ def _refuse_instructions(text: str, original: str, place: str) -> None:
         raise InputError(place, original, "remove markup, role tags and special tokens")
     if _ROLE.search(text) or _FAKE_BID.search(text) or any(phrase.search(words) for phrase in _PHRASES):
         raise InputError(place, original, "describe the offer itself; text that instructs a language model is refused")
-
-
-def _is_web_address(address: str) -> bool:
-    try:
-        parts = urlsplit(address)
-        host = parts.hostname
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(host) and address.isprintable() and " " not in address

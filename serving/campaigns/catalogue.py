@@ -1,40 +1,130 @@
-"""From a catalogue file to campaigns: what makes a router show ads before anybody has booked any.
+"""Campaigns from a catalogue file, so that a router can show ads before any campaign has been created by hand.
 
-Each ad becomes one approved campaign of its advertiser. An ad whose campaign is there already is left as it is: the
-database, not the file, says what it bids by now.
+The file has one ad per line, as JSON: where it leads and what it bids. One currency per catalogue, since bids in one
+prompt must be comparable. Every bad row is reported with file, line and field; no row is dropped. Each ad becomes one
+approved campaign of its advertiser. An ad that has a campaign already is left alone: from then on the database, not the
+file, holds its bid.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 
-from serving.campaigns.catalogue_file import DEMO_PATH, Catalogue, Listing
-from serving.campaigns.checks import CampaignInput, CreativeInput, checked, web_address_fault
+import msgspec
+
+from mechanism.errors import InputError
+from mechanism.files import replace_file
+from mechanism.sanitize import clean_ad, web_address_fault
+from mechanism.types import Ad, AdId, Candidate, Micros
+from serving.campaigns.checks import CURRENCY, HIGHEST_BID, checked
+from serving.campaigns.input import CampaignInput, CreativeInput
 from serving.campaigns.storage import CampaignStore, NotFound
 from serving.campaigns.types import Campaign, CampaignState, Pacing, ReviewState
 
+DEMO_PATH = "/demo/"
+"""An ad's landing page may be the router's own page `/demo/<ad id>`: invented advertisers have no website."""
 PREFIX = "catalogue-"
 
 
+class CatalogueRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One line of the file. `bid_micros` is the bid for one click, in micros of `currency` (ISO 4217)."""
+
+    id: str
+    title: str
+    text: str
+    advertiser: str
+    landing_url: str
+    bid_micros: int
+    currency: str
+    category: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """An ad that may take part in auctions, with its bid in micros of `currency`."""
+
+    ad: Ad
+    bid: Micros
+    currency: str
+
+    def candidate(self) -> Candidate:
+        """Return the ad as an auction's candidate."""
+        return Candidate(self.ad, self.bid)
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """All listings by ad id, in the order of the file."""
+
+    listings: dict[AdId, Listing]
+    currency: str
+
+    def __iter__(self) -> Iterator[Listing]:
+        return iter(self.listings.values())
+
+    def __len__(self) -> int:
+        return len(self.listings)
+
+    def get(self, ad_id: AdId) -> Listing | None:
+        """Return the listing of an ad; None if the catalogue has none."""
+        return self.listings.get(ad_id)
+
+
+def read_catalogue(path: Path) -> Catalogue:
+    """Read and check a catalogue file.
+
+    Raises:
+        InputError: naming file, line and field, if the file cannot be read, is empty, or has a bad row.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise InputError(str(path), error.strerror or "unreadable", "name a readable catalogue file") from error
+    listings: dict[AdId, Listing] = {}
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            place = f"{path}:{number}"
+            listing = _listing(_row(line, place), place)
+            if listing.ad.id in listings:
+                raise InputError(f"{place} id", listing.ad.id, "give every ad an id of its own")
+            listings[listing.ad.id] = listing
+    currencies = sorted({listing.currency for listing in listings.values()})
+    if len(currencies) > 1:
+        raise InputError(f"{path} currency", currencies, "use one currency in the whole catalogue")
+    if not listings:
+        raise InputError(str(path), "no ads", "write one JSON object a line with " + ", ".join(_FIELDS))
+    return Catalogue(listings, currencies[0])
+
+
+def write_catalogue(rows: Iterable[CatalogueRow], path: Path) -> None:
+    """Write a catalogue file in one step: completely or not at all."""
+    replace_file(path, b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+
+
 def import_catalogue(catalogue: Catalogue, store: CampaignStore, now: datetime) -> int:
-    """Stores a campaign for every ad that has none yet, and says how many. Raises InputError for an ad that is wrong or
-    whose id is another campaign's."""
-    made = 0
+    """Create a campaign for each ad that has none, and return how many were created.
+
+    An ad that is wrong, or whose id belongs to another campaign, is an InputError.
+    """
+    created = 0
     for listing in catalogue:
         campaign = campaign_of(listing, now)
         try:
             known = store.get(campaign.id)
         except NotFound:
             known = store.create(campaign, now)
-            made += 1
-        # Also for one that a start before this one could only create.
+            created += 1
+        # A start that was interrupted may have created the campaign without approving it.
         if known.version == 1 and known.creatives[0].review is ReviewState.PENDING:
             store.review(listing.ad.id, ReviewState.APPROVED, now, note="from the catalogue")
-    return made
+    return created
 
 
 def campaign_of(listing: Listing, now: datetime) -> Campaign:
-    """The campaign that stands for a listing: no budget, no targeting, its bid for a click."""
+    """Return the campaign of a listing: no budget, no targeting, its bid for a click."""
     ad = listing.ad
     given = CampaignInput(
         id=PREFIX + ad.id.replace(":", "-"),
@@ -47,9 +137,27 @@ def campaign_of(listing: Listing, now: datetime) -> Campaign:
         currency=listing.currency,
         pacing=Pacing.ASAP,
     )
-    return checked(given, now, landing=_landing)
+    return checked(given, now, known_pages={DEMO_PATH + ad.id})
 
 
-def _landing(url: str, creative_id: str) -> str | None:
-    """An invented advertiser's page is the router's own."""
-    return None if url == DEMO_PATH + creative_id else web_address_fault(url)
+_FIELDS = CatalogueRow.__struct_fields__
+
+
+def _row(line: bytes, place: str) -> CatalogueRow:
+    try:
+        return msgspec.json.decode(line, type=CatalogueRow)
+    except msgspec.DecodeError as error:
+        shown = line.decode("utf-8", errors="replace")
+        raise InputError(place, shown, f"{error}; the fields are {', '.join(_FIELDS)}") from error
+
+
+def _listing(row: CatalogueRow, place: str) -> Listing:
+    if not 0 <= row.bid_micros <= HIGHEST_BID:
+        raise InputError(f"{place} bid_micros", row.bid_micros, f"give a whole number from 0 to {HIGHEST_BID}")
+    if not CURRENCY.fullmatch(row.currency):
+        raise InputError(f"{place} currency", row.currency, "give an ISO 4217 code such as USD")
+    if row.landing_url != DEMO_PATH + row.id and (remedy := web_address_fault(row.landing_url)):
+        raise InputError(f"{place} landing_url", row.landing_url, remedy)
+    # `clean_ad` accepts web addresses only, so the landing page, which may be the router's own, is added after it.
+    ad = clean_ad(Ad(row.id, row.title, row.text, row.advertiser, row.category), place)
+    return Listing(replace(ad, landing_url=row.landing_url), row.bid_micros, row.currency)

@@ -1,7 +1,7 @@
 """Hours of the week in a campaign's own time zone: when it is open, and how much of a day is open.
 
-One place for the calendar, so that eligibility and pacing cannot disagree about a clock change. Hours are those on the
-wall: the hour that a clock change repeats is open twice, the hour that it skips never.
+Eligibility and pacing share this calendar, so that they agree on clock changes. Hours are wall-clock hours: one that a
+clock change repeats is open twice, one that it skips is never open.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ from serving.campaigns.types import Daypart
 
 WEEK_HOURS = 168
 QUARTER_S = 900
-"""Every offset from UTC in use is a multiple of a quarter of an hour: within one, no campaign opens or closes."""
+"""Every UTC offset in use is a multiple of a quarter of an hour, so no campaign opens or closes within one."""
 
 
 @lru_cache(maxsize=1_024)
 def zone(name: str) -> ZoneInfo:
-    """The time zone of an IANA name. Raises InputError for a name that the time zone database has not."""
+    """Return the time zone of an IANA name.
+
+    Raises:
+        InputError: if the time zone database does not have the name.
+    """
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
@@ -28,13 +32,13 @@ def zone(name: str) -> ZoneInfo:
 
 
 def week_hour(local: datetime) -> int:
-    """Hour of the week 0..167 of a local time; 0 is Monday's first."""
+    """Return the hour of the week of a local time, 0 to 167; 0 is the first hour of Monday."""
     return local.weekday() * 24 + local.hour
 
 
 @lru_cache(maxsize=4_096)
 def open_week(dayparts: tuple[Daypart, ...]) -> tuple[bool, ...]:
-    """168 flags, one per hour of the week; no daypart means always open."""
+    """Return 168 flags, one per hour of the week; without dayparts every hour is open."""
     if not dayparts:
         return (True,) * WEEK_HOURS
     hours = [False] * WEEK_HOURS
@@ -46,13 +50,13 @@ def open_week(dayparts: tuple[Daypart, ...]) -> tuple[bool, ...]:
 
 
 def day_of(moment: datetime, time_zone: str) -> str:
-    """Return the ISO date of an aware moment in a campaign's time zone. Raises InputError for an unknown zone."""
+    """Return the ISO date of an aware moment in a campaign's time zone; an unknown zone is an InputError."""
     return moment.astimezone(zone(time_zone)).date().isoformat()
 
 
 @lru_cache(maxsize=16_384)
 def open_intervals(zone_name: str, dayparts: tuple[Daypart, ...], day: date) -> tuple[tuple[int, int], ...]:
-    """Open times of one local day as (from, until) in Unix seconds, in order; a day has 23, 24 or 25 hours."""
+    """Return the open times of a local day (23, 24 or 25 hours) as (from, until) in Unix seconds, in order."""
     here, hours = zone(zone_name), open_week(dayparts)
     found: list[tuple[int, int]] = []
     end = _midnight(day + timedelta(days=1), here)
@@ -68,7 +72,7 @@ def open_intervals(zone_name: str, dayparts: tuple[Daypart, ...], day: date) -> 
 
 
 def overlap_s(intervals: tuple[tuple[int, int], ...], start: float, end: float) -> float:
-    """Seconds of `intervals` that lie between `start` and `end`."""
+    """Return how many seconds of `intervals` lie between `start` and `end`."""
     return sum(max(0.0, min(b, end) - max(a, start)) for a, b in intervals)
 
 

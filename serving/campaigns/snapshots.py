@@ -1,6 +1,6 @@
-"""What a router keeps in memory: all live campaigns with their spend, and cheaply what changed since.
+"""Snapshots for the routers' memory: all live campaigns with their spend, and the changes since.
 
-Which of them may take part in an auction is decided in `serving.auction.eligibility`.
+Which campaigns may take part in an auction is decided in `serving.auction.eligibility`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from serving.database.schema import campaign_days, campaign_spend, campaigns
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """Campaigns and spends as they were at one moment; `cursor` is what `changes_since` goes on from.
+    """Campaigns and spends at one moment; `changes_since` continues at `cursor`.
 
-    Of changes, a campaign or a spend may come twice, and in a campaign that has ended: the reader drops it then. Spend
-    is that of the campaign's own day: when the day turns, the reader starts the new day at 0 by itself.
+    Changes may hold a campaign or a spend that the reader has already, and campaigns that have ended, which the reader
+    drops. Spend is that of the campaign's own day; at the next day the reader starts from 0 itself.
     """
 
     cursor: int
@@ -33,7 +33,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def snapshot(database: Database, now: datetime) -> Snapshot:
-    """All live campaigns, paused ones included: those neither ended by their owner nor past their end."""
+    """Return all live campaigns, paused ones included: neither ended by their advertiser nor past their end."""
     open_ended = or_(campaigns.c.ends_at.is_(None), campaigns.c.ends_at > checked_moment("now", now))
     live = and_(campaigns.c.state != CampaignState.ENDED.value, open_ended)
     with database.read() as connection:
@@ -43,7 +43,7 @@ def snapshot(database: Database, now: datetime) -> Snapshot:
 
 
 def changes_since(database: Database, cursor: int, now: datetime) -> Snapshot:
-    """The campaigns changed, and the spends grown, since the snapshot or changes that gave the cursor."""
+    """Return the campaigns changed, and the spends grown, since the snapshot or changes with this cursor."""
     changed, grown = campaigns.c.changed_in >= cursor, campaign_spend.c.changed_in >= cursor
     with database.read() as connection:
         following = change_cursor(connection)
@@ -52,13 +52,13 @@ def changes_since(database: Database, cursor: int, now: datetime) -> Snapshot:
 
 
 def spends_of(database: Database, ids: Collection[str], now: datetime) -> dict[str, Spend]:
-    """The spend of each of these campaigns, by the ledger: in all and on its own day."""
+    """Return the spend of each of these campaigns, in all and on its own day, by campaign id."""
     with database.read() as connection:
         return {spend.campaign_id: spend for spend in _spends(connection, now, campaigns.c.id.in_(ids))}
 
 
 def _spends(connection: Connection, now: datetime, chosen: ColumnElement[bool]) -> tuple[Spend, ...]:
-    # "Today" is one of three dates, whatever the time zone.
+    # In every time zone, today is one of these three dates.
     days = [(now + timedelta(days=step)).date().isoformat() for step in (-1, 0, 1)]
     both = campaigns.join(campaign_spend, campaign_spend.c.campaign_id == campaigns.c.id)
     today = and_(campaign_days.c.campaign_id == campaigns.c.id, campaign_days.c.day.in_(days))

@@ -1,8 +1,8 @@
-"""Campaigns in SQL: create, change, review, list; and what every router keeps of them in memory.
+"""Campaigns in SQL: create, change, review, list.
 
-A campaign is kept whole as JSON, beside the columns that SQL filters by and the ledger computes with. What a valid
-campaign is, is checked in `serving.campaigns.checks`; this module keeps what only the store can see: versions, ids
-that are taken, fields that are fixed once money was charged, and reviews that advertisers cannot give themselves.
+A campaign is stored whole as JSON, beside the columns that SQL filters by and the ledger computes with.
+`serving.campaigns.checks` validates the fields; this module enforces what depends on stored campaigns: versions, unique
+ids, fields that charges depend on, and reviews, which advertisers cannot give themselves.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from serving.database.schema import campaign_spend, campaigns, creatives
 
 
 class NotFound(InputError):
-    """No such campaign or creative."""
+    """There is no such campaign or creative."""
 
 
 class VersionConflict(InputError):
-    """Somebody else changed the campaign since it was read: read it again, then change it."""
+    """The campaign was changed by another request since it was read."""
 
 
 class CampaignFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which campaigns to list; what is empty admits everything. `text` is looked for in the name, in any case."""
+    """Which campaigns to list; an empty field admits everything. `text` is a part of the name, in any case."""
 
     advertiser_id: str = ""
     state: CampaignState | None = None
@@ -47,9 +47,9 @@ class CampaignStore:
         self._database = database
 
     def create(self, campaign: Campaign, now: datetime) -> Campaign:
-        """Stores a new campaign as version 1 with all creatives pending review, and gives it as stored.
+        """Store a new campaign as version 1 with all creatives pending review, and return it as stored.
 
-        Raises InputError where the campaign's id or one of its creatives' ids is taken.
+        If the campaign's id, or the id of one of its creatives, is taken, that is an InputError.
         """
         pending = tuple(_pending(creative) for creative in campaign.creatives)
         stored = msgspec.structs.replace(campaign, creatives=pending, version=1, created_at=now, updated_at=now)
@@ -68,20 +68,21 @@ class CampaignStore:
         return self._database.transact(work)
 
     def get(self, campaign_id: str) -> Campaign:
-        """The campaign. Raises NotFound."""
+        """Return the campaign; NotFound if there is none."""
         with self._database.read() as connection:
             return _read(connection, campaign_id)
 
     def campaign_of(self, creative_id: str) -> Campaign:
-        """The campaign that a creative belongs, or belonged, to. Raises NotFound."""
+        """Return the campaign that a creative belongs, or once belonged, to; NotFound if there is none."""
         with self._database.read() as connection:
             return _read(connection, _owner(connection, creative_id))
 
     def update(self, campaign: Campaign, now: datetime) -> Campaign:
-        """Replaces the campaign whose version `campaign.version` still is, and gives it as stored, one version on.
+        """Replace the campaign if `campaign.version` is its current version, and return it as stored, one version on.
 
-        A new or changed creative is pending review; the others keep theirs, whatever `campaign` says. Raises NotFound,
-        VersionConflict, and InputError for a change of what is fixed (advertiser, currency, an end) or a taken id.
+        A new or changed creative is pending review; the others keep their stored review. An unknown campaign is
+        NotFound, another version VersionConflict. A change of the advertiser, the currency or an ended state, and a
+        taken creative id, are an InputError.
         """
 
         def change(connection: Connection, old: Campaign) -> Campaign:
@@ -99,7 +100,7 @@ class CampaignStore:
     def set_state(
         self, campaign_id: str, state: CampaignState, now: datetime, *, version: int | None = None
     ) -> Campaign:
-        """Starts, pauses or ends a campaign; with `version`, only that one. An ended campaign stays ended."""
+        """Start, pause or end a campaign, if `version` is None or its current version; an ended one stays ended."""
 
         def change(connection: Connection, old: Campaign) -> Campaign:
             _check_version(old, version)
@@ -111,8 +112,11 @@ class CampaignStore:
     def review(
         self, creative_id: str, review: ReviewState, now: datetime, *, note: str = "", version: int | None = None
     ) -> Campaign:
-        """Sets a creative's review and gives its campaign. With `version`, the review holds for what was seen in that
-        version of the campaign only: VersionConflict where it has changed since."""
+        """Set a creative's review, and return its campaign; NotFound if its campaign does not have it.
+
+        With `version`, a campaign that has changed since that version is a VersionConflict: the reviewer has not seen
+        the change.
+        """
         with self._database.read() as connection:
             campaign_id = _owner(connection, creative_id)
 
@@ -120,16 +124,16 @@ class CampaignStore:
             _check_version(old, version)
             if creative_id not in {creative.id for creative in old.creatives}:
                 raise NotFound("creative", creative_id, "its campaign no longer has it")
-            judged = tuple(
+            reviewed = tuple(
                 msgspec.structs.replace(c, review=review, review_note=note) if c.id == creative_id else c
                 for c in old.creatives
             )
-            return msgspec.structs.replace(old, creatives=judged)
+            return msgspec.structs.replace(old, creatives=reviewed)
 
         return self._change(campaign_id, now, change)
 
     def page(self, wanted: CampaignFilter, cursor: str = "", limit: int = 50) -> Page[Campaign]:
-        """Campaigns, newest first; the cursor names the last one seen. Raises InputError for a bad cursor or limit."""
+        """Return campaigns, newest first, after `cursor`; a bad cursor or limit is an InputError."""
         order = tuple_(campaigns.c.created_at, campaigns.c.id)
         query = select(campaigns.c.body).where(*_conditions(wanted))
         if cursor:
@@ -144,7 +148,7 @@ class CampaignStore:
 
     def _change(self, campaign_id: str, now: datetime, change: Callable[[Connection, Campaign], Campaign]) -> Campaign:
         def work(connection: Connection) -> Campaign:
-            # The ledger's lock: no charge is computed with a budget that is being changed.
+            # Charging takes the same lock, so that no charge is computed with a budget that is being changed.
             lock = select(campaign_spend.c.campaign_id).where(campaign_spend.c.campaign_id == campaign_id)
             connection.execute(lock.with_for_update())
             old = _read(connection, campaign_id)
@@ -159,7 +163,7 @@ class CampaignStore:
 
 
 def decoded(body: str) -> Campaign:
-    """A campaign out of its column."""
+    """Decode the column `campaigns.body`."""
     return _DECODER.decode(body)
 
 
@@ -171,7 +175,11 @@ _KEPT = (
 
 
 def _row(campaign: Campaign) -> dict[str, Any]:
-    """All columns but `changed_in`. Raises InputError for what no database could keep."""
+    """Return all columns but `changed_in`, checked.
+
+    Raises:
+        InputError: if a database cannot store a value.
+    """
     for name in ("id", "advertiser_id", "name", "category", "currency"):
         checked_text(name, getattr(campaign, name), empty=name == "category")
     for name in ("daily_budget_micros", "total_budget_micros"):
@@ -191,7 +199,11 @@ def _row(campaign: Campaign) -> dict[str, Any]:
 
 
 def _claim(connection: Connection, campaign: Campaign) -> None:
-    """Takes the creatives' ids for this campaign. Raises InputError where one is another's, or is there twice."""
+    """Reserve the creatives' ids for this campaign.
+
+    Raises:
+        InputError: if an id belongs to another campaign, or appears twice.
+    """
     ids = [checked_text("creative", creative.id) for creative in campaign.creatives]
     for creative_id in ids:
         if ids.count(creative_id) > 1:
@@ -238,7 +250,7 @@ def _conditions(wanted: CampaignFilter) -> list[ColumnElement[bool]]:
 
 def _check_version(old: Campaign, version: int | None) -> None:
     if version is not None and version != old.version:
-        raise VersionConflict("version", version, f"the campaign is at version {old.version} by now: read it again")
+        raise VersionConflict("version", version, f"the campaign is at version {old.version} now: read it again")
 
 
 def _check_state(old: Campaign, state: CampaignState) -> None:

@@ -1,8 +1,8 @@
-"""What an advertiser books: campaigns, their creatives, budgets and limits, as plain records.
+"""Campaigns, their creatives, budgets and limits, as plain records.
 
-Validation of what arrives over HTTP is `serving.campaigns.checks`; who may take part in an auction is
-`serving.auction.eligibility`; storage is `serving.database`. Times are UTC, money is in micros of the campaign's
-currency.
+`serving.campaigns.checks` validates what arrives over HTTP, `serving.campaigns.storage` stores it, and
+`serving.auction.eligibility` decides who may take part in an auction. Times are UTC; money is in micros of the
+campaign's currency.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mechanism.errors import InputError
 from mechanism.types import Micros
 
 LARGEST_BID = 2**62
-"""Bids after adjustment are computed in 64 bits."""
+"""Adjusted bids are computed in 64 bits."""
 
 
 class CampaignState(StrEnum):
@@ -37,15 +37,18 @@ class ReviewState(StrEnum):
 
 
 class Pacing(StrEnum):
-    """How the daily budget is spread: evenly over the day's open hours, or as soon as possible."""
+    """How the daily budget is spent: evenly over the day's open hours, or as soon as possible."""
 
     EVEN = "even"
     ASAP = "asap"
 
 
 class Pricing(StrEnum):
-    """What is paid for (`mechanism.payments`): the bid per click, the bid times the predicted click probability per
-    impression, or the same for every auction taken part in."""
+    """What the advertiser pays for (`mechanism.payments`).
+
+    The bid for a click; the bid times the predicted click probability for an impression; or the same for each auction
+    taken part in.
+    """
 
     CLICK = "click"
     IMPRESSION = "impression"
@@ -66,8 +69,10 @@ class Creative(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Daypart(msgspec.Struct, frozen=True, kw_only=True):
-    """Hours of the week, in the campaign's time zone: on `days` (0 Monday .. 6 Sunday) from `from_hour` until before
-    `to_hour` (1..24)."""
+    """Hours of the week in the campaign's time zone.
+
+    `days` are 0 (Monday) to 6 (Sunday); `to_hour` (1 to 24) is exclusive.
+    """
 
     days: tuple[int, ...]
     from_hour: int = 0
@@ -82,7 +87,10 @@ class FrequencyCap(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Targeting(msgspec.Struct, frozen=True, kw_only=True):
-    """Where ads may stand; an empty tuple admits everything. Keywords match whole words of the query, any of them."""
+    """Where ads may be shown; an empty tuple admits everything.
+
+    Keywords match whole words of the query; one match is enough.
+    """
 
     countries: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
@@ -92,8 +100,11 @@ class Targeting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BidAdjustment(msgspec.Struct, frozen=True, kw_only=True):
-    """Multiplies the bid by `thousandths` / 1000 where a request's `dimension` (country, language, category,
-    placement) is `value`. Several adjustments multiply; the result is rounded down once."""
+    """Multiplies the bid by `thousandths` / 1000 where a request's `dimension` is `value`.
+
+    `dimension` is country, language, category or placement. Several adjustments multiply; the result is rounded down
+    once.
+    """
 
     dimension: str
     value: str
@@ -103,9 +114,9 @@ class BidAdjustment(msgspec.Struct, frozen=True, kw_only=True):
 class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     """One campaign. A budget of None is unlimited. `version` grows with every change (optimistic locking).
 
-    `separation` names a group of competitors of which one answer shows at most one. The advertiser's own exclusions are
-    `block_categories` and `block_placements` of the conversation, and `block_advertisers`: those that no answer shows
-    beside this campaign.
+    `separation` names a group of competitors: an answer shows one of them at most. The advertiser excludes
+    conversations by `block_categories` and `block_placements`; no answer shows this campaign beside one of
+    `block_advertisers`.
     """
 
     id: str
@@ -138,7 +149,7 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spend(msgspec.Struct, frozen=True, kw_only=True):
-    """What a campaign has spent, by the ledger: in all, and on `day` (ISO date in the campaign's time zone)."""
+    """What a campaign has spent in all, and on `day` (ISO date in the campaign's time zone), by the ledger."""
 
     campaign_id: str
     total_micros: Micros = 0
@@ -147,14 +158,18 @@ class Spend(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def normal(value: str) -> str:
-    """The form in which codes and names are compared: without outer blanks, case folded."""
+    """Return the form in which codes and names are compared: without outer blanks, case folded."""
     return value.strip().casefold()
 
 
 def check_bid(campaign: Campaign) -> None:
-    """Raises InputError for a bid that is negative, or that its adjustments could make outgrow 64 bits."""
+    """Check that the bid is not negative, and that its adjustments keep it within 64 bits.
+
+    Raises:
+        InputError: if the bid or an adjustment is negative, or the highest adjusted bid does not fit.
+    """
     highest = math.prod(max(a.thousandths, 1_000) for a in campaign.adjustments) * campaign.bid_micros
     if campaign.bid_micros < 0 or any(a.thousandths < 0 for a in campaign.adjustments):
         raise InputError("bid_micros", campaign.bid_micros, "give a bid and adjustments >= 0")
     if highest // 1_000 ** len(campaign.adjustments) > LARGEST_BID:
-        raise InputError("adjustments", campaign.bid_micros, "lower the bid or its adjustments: no 64 bits hold them")
+        raise InputError("adjustments", campaign.bid_micros, "lower the bid or its adjustments: they exceed 64 bits")

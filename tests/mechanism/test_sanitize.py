@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mechanism.errors import InputError
 from mechanism.markers import parse, render_marker
-from mechanism.sanitize import MAX_QUERY, clean_ad, clean_query, clean_text, clean_title
+from mechanism.sanitize import MAX_QUERY, MAX_URL, clean_ad, clean_query, clean_text, clean_title, web_address_fault
 from mechanism.types import Ad
 
 AD = Ad("ad-1", "Kestrel Shoes", "grippy shoes", "Kestrel", "shoes", "https://kestrel.example/run?a=1")
@@ -194,6 +194,44 @@ def test_an_ad_is_cleaned_field_by_field() -> None:
 def test_a_bad_field_is_named(field: str, ad: Ad) -> None:
     with pytest.raises(InputError, match=rf"^ads\.csv:3 {field}: "):
         clean_ad(ad, "ads.csv:3")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://kestrel.example",
+        "http://kestrel.example:8080/run?a=1&b=%20#c",
+        "https://[2001:db8::1]/",
+        AD.landing_url,
+    ],
+)
+def test_absolute_web_addresses_are_accepted(url: str) -> None:
+    assert web_address_fault(url) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("", "absolute"),
+        ("javascript:alert(1)", "absolute"),
+        ("ftp://kestrel.example/", "absolute"),
+        ("//kestrel.example/", "absolute"),
+        ("/demo/a", "absolute"),
+        ("https://", "absolute"),
+        ("http://[::1", "absolute"),
+        ("https://good.example@evil.example/", "absolute"),
+        ("https://kestrel.example:0/", "absolute"),
+        ("https://kestrel.example:port/", "absolute"),
+        ("https://a b.example", "percent-encoded"),
+        ("https://b\u00fccher.example/", "percent-encoded"),
+        ("https://kestrel.example\\@evil.example", "percent-encoded"),
+        ("https://kestrel.example/\r\nSet-Cookie: a=b", "percent-encoded"),
+        ("https://kestrel.example/<script>", "percent-encoded"),
+        ("https://kestrel.example/" + "a" * MAX_URL, "shorten"),
+    ],
+)
+def test_other_addresses_are_refused_with_their_remedy(url: str, remedy: str) -> None:
+    assert remedy in (web_address_fault(url) or "")
 
 
 @pytest.mark.parametrize(

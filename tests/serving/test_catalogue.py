@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from mechanism.errors import ConfigError, InputError
-from serving.campaigns.catalogue_file import CatalogueRow, read_catalogue, write_catalogue
+from serving.campaigns.catalogue import CatalogueRow, read_catalogue, write_catalogue
 from serving.settings import ServeSettings, signing_secret
 
 GOOD = CatalogueRow("A1", "Kestrel Shoes", "grippy shoes", "Kestrel", "https://kestrel.example/", 500_000, "EUR")
