@@ -22,7 +22,7 @@ from mechanism.errors import ConfigError
 
 if TYPE_CHECKING:
     from serving.auction.encoding import Encoder
-    from serving.campaigns.catalogue_file import Catalogue
+    from serving.campaigns.catalogue import Catalogue
     from serving.policies.protocol import AsyncPolicyBackend
     from serving.settings import ServeSettings
 
@@ -99,7 +99,7 @@ def serve(
     Raises:
         ConfigError: if options contradict each other or the port is in use.
     """
-    from serving.campaigns.catalogue_file import read_catalogue
+    from serving.campaigns.catalogue import read_catalogue
     from serving.policies.route_file import read_routes
     from serving.settings import ServeSettings, signing_secret
     from streaming.addresses import KAFKA
@@ -259,7 +259,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def builtin_catalogue(state_dir: Path, seed: int) -> Path:
     """Write the built-in world's ads to a file in `state_dir`, each with a random bid of 1 to 100 points."""
     from mechanism.prompt import MICROS_PER_POINT
-    from serving.campaigns.catalogue_file import DEMO_PATH, CatalogueRow, write_catalogue
+    from serving.campaigns.catalogue import DEMO_PATH, CatalogueRow, write_catalogue
     from simulator.world import World
 
     draw = random.Random(seed)

@@ -6,7 +6,7 @@ An advertiser sees and changes its own campaigns only; somebody else's is not th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -17,7 +17,8 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
 from serving.accounts.keys import Role
-from serving.campaigns.checks import BadCampaign, CampaignInput, checked
+from serving.campaigns.checks import BadCampaign, checked
+from serving.campaigns.input import CampaignInput
 from serving.campaigns.storage import CampaignFilter, CampaignStore, NotFound
 from serving.campaigns.types import Campaign, CampaignState, ReviewState
 from serving.database.cursors import Page
@@ -195,13 +196,8 @@ def _for(caller: Caller, given: CampaignInput) -> CampaignInput:
 
 
 def _checked(given: CampaignInput, now: datetime, pages: set[str] | None = None) -> Campaign:
-    landing: Callable[[str, str], str | None] | None = None
-    if pages:
-        from serving.campaigns.checks import web_address_fault
-
-        landing = lambda url, _: None if url in pages else web_address_fault(url)  # noqa: E731
     try:
-        return checked(given, now, landing)
+        return checked(given, now, pages or ())
     except BadCampaign as error:
         raise bad_fields(error.faults) from error
 

@@ -18,7 +18,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
 from mechanism.errors import AuctionError, InputError
-from serving.campaigns.catalogue_file import DEMO_PATH
+from serving.campaigns.catalogue import DEMO_PATH
 from serving.campaigns.types import Campaign, Creative, Pricing, ReviewState
 from serving.clicks.invalid_traffic import ClickRequest
 from serving.clicks.tokens import Click, TokenError, TokenExpired

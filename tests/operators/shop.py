@@ -19,8 +19,7 @@ import httpx
 from kubernetes import client
 
 from operators.auctionservice.meter import parsed, read_metrics
-from serving.campaigns.catalogue import import_catalogue
-from serving.campaigns.catalogue_file import Catalogue
+from serving.campaigns.catalogue import Catalogue, import_catalogue
 from serving.campaigns.storage import CampaignStore
 from serving.database.engine import Database
 from serving.database.migrations import migrate

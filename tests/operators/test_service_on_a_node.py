@@ -20,7 +20,7 @@ from inference.models import resolve
 from inference.policy import Policy
 from mechanism.errors import ConfigError
 from mechanism.weights import model_version
-from serving.campaigns.catalogue_file import read_catalogue
+from serving.campaigns.catalogue import read_catalogue
 from serving.policies.triton import server
 from simulator.world import World
 from tests.support.cluster.node import Node

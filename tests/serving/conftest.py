@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from mechanism.markers import render_marker
 from mechanism.types import Context, MarkerChoice
 from serving.accounts.keys import Role
-from serving.campaigns.catalogue import import_catalogue
-from serving.campaigns.catalogue_file import Catalogue, CatalogueRow, read_catalogue, write_catalogue
+from serving.campaigns.catalogue import Catalogue, CatalogueRow, import_catalogue, read_catalogue, write_catalogue
 from serving.http.app import create_app
 from serving.policies.protocol import Completed, PolicyEvent, TextDelta
 from serving.policies.in_process import ThreadedPolicy

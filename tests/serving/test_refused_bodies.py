@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.answering.question import ChatRequest
-from serving.campaigns.checks import CampaignInput
+from serving.campaigns.input import CampaignInput
 from serving.errors import ApiError
 from serving.http.bodies import decode_body
 from serving.http.faults import faults

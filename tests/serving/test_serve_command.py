@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cli.serve import builtin_catalogue
-from serving.campaigns.catalogue_file import read_catalogue
+from serving.campaigns.catalogue import read_catalogue
 
 
 def test_the_builtin_catalogue_is_drawn_by_seed(tmp_path: Path) -> None:

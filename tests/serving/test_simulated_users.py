@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.serve import builtin_catalogue
-from serving.campaigns.catalogue_file import read_catalogue
+from serving.campaigns.catalogue import read_catalogue
 from simulator.slow import SlowSettings
 from simulator.users.asking import AskingSettings, Users
 from simulator.users.population import Population, PopulationSettings

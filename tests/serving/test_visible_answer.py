@@ -14,8 +14,7 @@ from mechanism.stream import AdPiece, MarkerStream, TextPiece
 from mechanism.types import Ad
 from serving.answering.rendering import VisibleAnswer, as_read, without_links
 from serving.auction.offers import Offer
-from serving.campaigns.catalogue import campaign_of
-from serving.campaigns.catalogue_file import Listing
+from serving.campaigns.catalogue import Listing, campaign_of
 
 ADS = [Ad(f"A{i}", f"Brand{i} Things_{i}*", "text", f"Brand{i}", landing_url="https://x.example") for i in range(1, 5)]
 NOW = datetime(2026, 11, 24, tzinfo=UTC)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from serving.campaigns.catalogue_file import DEMO_PATH, Catalogue, CatalogueRow, read_catalogue, write_catalogue
+from serving.campaigns.catalogue import DEMO_PATH, Catalogue, CatalogueRow, read_catalogue, write_catalogue
 from tests.serving.console.browser import READER, ChromiumMissing, Tab, chromium
 
 PATIENCE_MS = 15_000  # of a machine that is busy with other things

@@ -7,7 +7,7 @@ from typing import Any
 
 from playwright.sync_api import expect
 
-from serving.campaigns.catalogue_file import Catalogue
+from serving.campaigns.catalogue import Catalogue
 
 Start = Callable[..., Any]
 Visit = Callable[..., Any]

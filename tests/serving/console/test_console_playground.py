@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 
 from mechanism.markers import render_marker
 from mechanism.types import Context
-from serving.campaigns.catalogue_file import Catalogue
+from serving.campaigns.catalogue import Catalogue
 from serving.campaigns.types import Campaign, CampaignState, Creative, Pacing, ReviewState
 
 Start = Callable[..., Any]

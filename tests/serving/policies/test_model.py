@@ -14,7 +14,7 @@ from inference.encoder import shared_encoder
 from inference.models import resolve
 from mechanism.errors import InputError
 from mechanism.weights import digest_of
-from serving.campaigns.catalogue_file import read_catalogue
+from serving.campaigns.catalogue import read_catalogue
 from serving.policies.model import ModelPolicy
 from serving.policies.protocol import Completed, TextDelta
 from serving.policies.triton.repository import build_repository
