@@ -28,8 +28,7 @@ from serving.auction.marketplace import Marketplace
 from serving.auction.offers import Offer
 from serving.auction.retrieval import query_text
 from serving.auction.separation import Displaced
-from serving.clicks.links import ClickLinks
-from serving.clicks.tokens import TokenSigner
+from serving.clicks.tokens import ClickLinks, TokenSigner
 from serving.errors import ClientGone, Overloaded, PolicyTimeout
 from serving.metrics import Metrics
 from serving.policies.protocol import AsyncPolicyBackend, Completed, TextDelta

@@ -1,1 +1,1 @@
-"""Links, click tokens and the rules of invalid traffic."""
+"""Sponsored links: their signed tokens, and the decision whether a click on one is charged."""

@@ -1,8 +1,7 @@
-"""Click tokens: what a sponsored link carries so that a click can be charged without looking anything up.
+"""Sponsored links and their tokens: signed claims with all that a charge needs, so that a click needs no lookup.
 
-A token is `base64url(key id, payload).base64url(mac)`, the MAC an HMAC-SHA256 cut to 128 bits. It holds no destination:
-that comes from the campaign record alone, so that no token, however it was made, leads anywhere else. Keys rotate: the
-newest signs, all of them verify until they are retired.
+A token is `base64url(key id, payload).base64url(mac)`, the MAC an HMAC-SHA256 truncated to 128 bits. It holds no
+destination, which comes from the campaign record. Keys rotate: the newest signs, all verify until they are retired.
 """
 
 from __future__ import annotations
@@ -21,10 +20,11 @@ import msgspec
 
 from mechanism.errors import AuctionError, ConfigError
 from mechanism.types import AdId, Micros
+from serving.auction.offers import Offer
 from serving.campaigns.types import Pricing
 
 DOMAIN = b"llm-auction click 2\0"
-"""Keeps a MAC made for clicks from being valid for anything else under the same secret."""
+"""Separates the MACs of clicks from those of other purposes under the same secret."""
 LONGEST_TOKEN = 1_024
 MAC_BYTES = 16
 _KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,16}")
@@ -32,24 +32,24 @@ _PRICINGS = tuple(Pricing)
 
 
 class TokenError(AuctionError):
-    """A token that is not ours, was altered or is too old."""
+    """A token that was not signed here, was altered or has expired."""
 
 
 class TokenExpired(TokenError):
-    """A token of ours whose time is over; `click` is what it stood for, to redirect without a charge."""
+    """A valid token after its time; its `claims` allow a redirect without a charge."""
 
-    def __init__(self, click: Click) -> None:
+    def __init__(self, claims: ClickClaims) -> None:
         super().__init__("the token has expired")
-        self.click = click
+        self.claims = claims
 
 
-class Click(msgspec.Struct, frozen=True):
-    """One clickable ad of one answer: all that a charge and its report line need, so that both hold even when the
-    campaign's bid, or the campaign itself, has changed since.
+class ClickClaims(msgspec.Struct, frozen=True):
+    """What a token claims about one ad of one answer.
 
-    `price` is the bid in that auction, in micros of `currency`; `issued` and `expires` are Unix times in seconds,
-    `issued` 0 where it is not known; `model_version` is empty where it is too long for a link. The reader and the query
-    are left to the auction record.
+    It holds all that the charge and its report line need, so that both stay correct when the campaign or its bid has
+    changed since. `price` is the bid in that auction, in micros of `currency`. `issued` and `expires` are Unix times in
+    seconds, `issued` 0 if unknown. `model_version` is empty if it is too long for a link. Reader and query are left to
+    the auction record.
     """
 
     auction_id: str
@@ -65,15 +65,20 @@ class Click(msgspec.Struct, frozen=True):
 
     @property
     def id(self) -> str:
-        """What is charged at most once: an ad in an answer, however often it is linked there (Eq. 7: 1(a_i in y))."""
+        """The id that is charged at most once: an ad in an answer, however often it is linked (Eq. 7: 1(a_i in y))."""
         return f"{self.auction_id}:{self.ad_id}"
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A secret with its public `id`. It signs from Unix time `since` on, so that it can be handed to every router
-    before the first of them uses it, and verifies until `retired` (None: until it is taken off the list). A key should
-    outlive the last link it signed."""
+    """A secret with its public `id`.
+
+    It signs from Unix time `since` on, so that every router can have it before the first uses it, and verifies until
+    `retired` (None: until it is removed from the list). Keep a key until the last link it signed has expired.
+
+    Raises:
+        ConfigError: if the id or the secret is malformed.
+    """
 
     id: str
     secret: bytes = field(repr=False)
@@ -88,7 +93,11 @@ class SigningKey:
 
 
 class TokenSigner:
-    """Signs and reads click tokens under one secret, or under rotating keys. Immutable: a rotation makes a new one."""
+    """Signs and reads click tokens under one secret or under rotating keys. Immutable: a rotation makes a new one.
+
+    Raises:
+        ConfigError: if there is no key, or two share an id.
+    """
 
     def __init__(self, keys: bytes | Sequence[SigningKey], clock: Callable[[], float] = time.time) -> None:
         ring = [SigningKey("0", keys)] if isinstance(keys, bytes) else list(keys)
@@ -97,18 +106,27 @@ class TokenSigner:
             raise ConfigError("signing keys", [key.id for key in ring], "give at least one key, each with its own id")
         self._clock = clock
 
-    def sign(self, click: Click) -> str:
-        """The token of a click; safe in a URL path. Raises ConfigError when no key may sign at this time."""
+    def sign(self, claims: ClickClaims) -> str:
+        """Return the token of a click, safe in a URL path.
+
+        Raises:
+            ConfigError: if no key may sign at this time.
+        """
         now = self._clock()
         able = [k for k in self._keys.values() if k.since <= now and (k.retired is None or now < k.retired)]
         if not able:
-            raise ConfigError("signing keys", list(self._keys), "keep one key that has begun and is not retired")
+            raise ConfigError("signing keys", list(self._keys), "keep one key that is in use and not retired")
         key = max(able, key=lambda k: (k.since, k.id))
-        head = bytes([len(key.id)]) + key.id.encode("ascii") + _ENCODER.encode(_to_wire(click))
+        head = bytes([len(key.id)]) + key.id.encode("ascii") + _ENCODER.encode(_to_wire(claims))
         return f"{_encode(head)}.{_encode(_mac(key, head))}"
 
-    def read(self, token: str, now: float) -> Click:
-        """The click that a token stands for at Unix time `now`. Raises TokenError, or TokenExpired after its time."""
+    def read(self, token: str, now: float) -> ClickClaims:
+        """Verify a token at Unix time `now` and return its claims.
+
+        Raises:
+            TokenExpired: if the token is valid but its time is over.
+            TokenError: if the token was not signed here or was altered.
+        """
         if len(token) > LONGEST_TOKEN:
             raise TokenError("the token is too long")
         first, dot, second = token.partition(".")
@@ -118,21 +136,52 @@ class TokenSigner:
         key_id = head[1 : 1 + head[0]] if head else b""
         key = self._keys.get(key_id.decode("ascii", errors="replace"))
         if key is None or (key.retired is not None and now >= key.retired):
-            raise TokenError("the token's key is not known, or retired")
+            raise TokenError("the token's key is unknown or retired")
         if not hmac.compare_digest(mac, _mac(key, head)):
-            raise TokenError("the token's signature does not fit")
+            raise TokenError("the token's signature is wrong")
         try:
-            click = _from_wire(_DECODER.decode(head[1 + len(key_id) :]))
+            claims = _from_wire(_DECODER.decode(head[1 + len(key_id) :]))
         except (msgspec.DecodeError, ValueError, IndexError) as error:
             raise TokenError("the token is of another version") from error
-        if now >= click.expires:
-            raise TokenExpired(click)
-        return click
+        if now >= claims.expires:
+            raise TokenExpired(claims)
+        return claims
+
+
+@dataclass(frozen=True, slots=True)
+class ClickLinks:
+    """Makes the links of one auction, which began at Unix time `created`; they are valid for `lifetime_s`."""
+
+    signer: TokenSigner
+    base_url: str
+    auction_id: str
+    created: int
+    lifetime_s: int
+    placement: str
+    model_version: str
+
+    def url(self, offer: Offer) -> str:
+        """Return the link of an offer, under the router's address."""
+        claims = ClickClaims(
+            auction_id=self.auction_id,
+            ad_id=offer.ad.id,
+            price=offer.bid,
+            currency=offer.campaign.currency,
+            expires=self.created + self.lifetime_s,
+            campaign_id=offer.campaign.id,
+            pricing=offer.campaign.pricing,
+            placement=self.placement,
+            issued=self.created,
+            model_version=self.model_version,
+        )
+        return f"{self.base_url}/c/{self.signer.sign(claims)}"
 
 
 class _Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A click in few bytes: the auction as "u" and a UUID's 16 bytes or "t" and text, the pricing as its place in the
-    list."""
+    """Claims in few bytes.
+
+    The auction is "u" and the 16 bytes of a UUID, or "t" and text; the pricing is its position in the enumeration.
+    """
 
     auction_id: bytes
     ad_id: AdId
@@ -150,33 +199,33 @@ _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(_Wire)
 
 
-def _to_wire(click: Click) -> _Wire:
-    auction = b"t" + click.auction_id.encode()
+def _to_wire(claims: ClickClaims) -> _Wire:
+    auction = b"t" + claims.auction_id.encode()
     try:
-        identifier = UUID(click.auction_id)
-        if str(identifier) == click.auction_id:
+        identifier = UUID(claims.auction_id)
+        if str(identifier) == claims.auction_id:
             auction = b"u" + identifier.bytes
     except ValueError:
-        pass  # not a UUID: it travels as text
-    pricing = _PRICINGS.index(click.pricing)
+        pass  # not a UUID: sent as text
+    pricing = _PRICINGS.index(claims.pricing)
     return _Wire(
         auction,
-        click.ad_id,
-        click.campaign_id,
-        click.price,
-        click.currency,
+        claims.ad_id,
+        claims.campaign_id,
+        claims.price,
+        claims.currency,
         pricing,
-        click.placement,
-        click.issued,
-        click.expires,
-        click.model_version,
+        claims.placement,
+        claims.issued,
+        claims.expires,
+        claims.model_version,
     )
 
 
-def _from_wire(wire: _Wire) -> Click:
+def _from_wire(wire: _Wire) -> ClickClaims:
     kind, identifier = wire.auction_id[:1], wire.auction_id[1:]
     auction = str(UUID(bytes=identifier)) if kind == b"u" else identifier.decode()
-    return Click(
+    return ClickClaims(
         auction_id=auction,
         ad_id=wire.ad_id,
         price=wire.price,
@@ -199,7 +248,7 @@ def _encode(data: bytes) -> str:
 
 
 def _decode(text: str) -> bytes:
-    """Strict: only the one spelling that `_encode` would write, so that no two tokens mean the same click."""
+    # Only the spelling that `_encode` writes is accepted, so that no two tokens are equivalent.
     try:
         data = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (UnicodeEncodeError, binascii.Error, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Clicks over real HTTP: the bid is charged once, and no link leads anywhere but to the campaign record's page."""
+"""Clicks over real HTTP: the bid is charged once, and links lead to the campaign's landing page only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.clicks.tokens import Click, TokenSigner
+from serving.clicks.tokens import ClickClaims, TokenSigner
 from serving.settings import derived
 
 Start = Callable[..., Any]
@@ -28,7 +28,7 @@ def shown(router: Any, **body: Any) -> dict[str, Any]:
 
 
 def events(router: Any, auction_id: str) -> list[dict[str, Any]]:
-    router.settled()
+    router.wait_until_charged()
     found: list[dict[str, Any]] = router.call("GET", f"/v1/reports/events?auction_id={auction_id}").json()["items"]
     return found
 
@@ -59,25 +59,25 @@ def test_sixteen_clicks_at_once_are_one_charge(start: Start) -> None:
 
     with ThreadPoolExecutor(16) as threads:
         assert set(threads.map(click, range(16))) == {302}
-    router.settled()
+    router.wait_until_charged()
     assert router.revenue() == {"EUR": 300_000}
 
 
 def test_the_price_is_the_bid_of_that_auction(start: Start) -> None:
-    """The token carries it: a bid that changed since, or a restarted server, changes nothing for a shown ad."""
+    """The token carries it: a later change of the bid or a restart of the server does not alter it."""
     router = start()
-    click = Click("01900000-0000-7000-8000-000000000001", "A1", 55_555, "EUR", int(time.time()) + 60)
-    assert router.click(f"{router.url}/c/" + router.router.signer.sign(click)).status_code == 302
+    claims = ClickClaims("01900000-0000-7000-8000-000000000001", "A1", 55_555, "EUR", int(time.time()) + 60)
+    assert router.click(f"{router.url}/c/" + router.router.signer.sign(claims)).status_code == 302
     assert events(router, "01900000-0000-7000-8000-000000000001")[0]["charged_micros"] == 55_555
 
 
 def test_forged_and_withdrawn_links_lead_nowhere(start: Start) -> None:
     router = start()
     soon = int(time.time()) + 60
-    other = TokenSigner(derived(b"somebody else's secret, long enough too", "click tokens"))
+    other = TokenSigner(derived(b"the secret of another router, long enough", "click tokens"))
     for token, status in (
-        (router.router.signer.sign(Click("a", "withdrawn", 1, "EUR", soon)), 410),
-        (other.sign(Click("a", "A1", 1, "EUR", soon)), 404),
+        (router.router.signer.sign(ClickClaims("a", "withdrawn", 1, "EUR", soon)), 410),
+        (other.sign(ClickClaims("a", "A1", 1, "EUR", soon)), 404),
         ("https%3A%2F%2Fevil.example", 404),
         ("x" * 3_000, 404),
     ):
@@ -85,11 +85,11 @@ def test_forged_and_withdrawn_links_lead_nowhere(start: Start) -> None:
         assert response.status_code == status
         assert "location" not in response.headers
     assert router.get("/c/https://evil.example").status_code == 404
-    router.settled()
+    router.wait_until_charged()
     assert router.revenue() == {}
 
 
-def test_a_creative_that_was_rejected_since_is_not_led_to(start: Start, wait_until: Callable[..., None]) -> None:
+def test_a_link_to_a_rejected_creative_does_not_redirect(start: Start, wait_until: Callable[..., None]) -> None:
     router = start("Try {A1}.")
     url = shown(router)["click_url"]
     assert router.call("POST", "/v1/creatives/A1/review", json={"review": "rejected"}).status_code == 200
@@ -98,7 +98,7 @@ def test_a_creative_that_was_rejected_since_is_not_led_to(start: Start, wait_unt
 
 def test_no_altered_token_redirects(start: Start) -> None:
     router = start()
-    token = router.router.signer.sign(Click("a", "A1", 1, "EUR", int(time.time()) + 600))
+    token = router.router.signer.sign(ClickClaims("a", "A1", 1, "EUR", int(time.time()) + 600))
     with httpx.Client(base_url=router.url) as client:
 
         @settings(max_examples=40)
@@ -132,17 +132,17 @@ def test_invalid_traffic_is_redirected_and_not_charged(
     assert (event["reason"], event["charged_micros"]) == (f"invalid:{reason}", 0)
 
 
-def test_a_ledger_that_is_locked_keeps_nobody_waiting_and_is_charged_later(start: Start) -> None:
+def test_a_locked_ledger_delays_the_charge_but_not_the_redirect(start: Start) -> None:
     router = start("Try {A1}.")
     url = shown(router)["click_url"]
-    router.settled()
+    router.wait_until_charged()
     lock = sqlite3.connect(router.settings.state_dir / "router.sqlite3", isolation_level=None)
     lock.execute("BEGIN IMMEDIATE")
     assert router.click(url).status_code == 302
     assert len(router.logged("clicks")) == 1  # on disk before the redirect
     lock.execute("ROLLBACK")
     lock.close()
-    router.settled()
+    router.wait_until_charged()
     assert router.revenue() == {"EUR": 100_000}
 
 
@@ -152,7 +152,7 @@ def test_click_links_use_the_public_address(start: Start) -> None:
 
 
 @pytest.mark.parametrize("host", ["evil.example/x) [", "a b", "x" * 300])
-def test_a_strange_host_header_cannot_break_out_of_a_link(start: Start, host: str) -> None:
+def test_a_malformed_host_header_cannot_break_out_of_a_link(start: Start, host: str) -> None:
     router = start("Try {A1}.")
     body = {"model": "scripted", "messages": [{"role": "user", "content": "Good running shoes?"}]}
     response = httpx.post(f"{router.url}/v1/chat/completions", json=body, headers={"Host": host})
@@ -160,21 +160,21 @@ def test_a_strange_host_header_cannot_break_out_of_a_link(start: Start, host: st
     assert response.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_nothing_a_user_says_is_logged(start: Start) -> None:
+def test_no_personal_data_is_logged(start: Start) -> None:
     router = start("Try {A1}.")
     with structlog.testing.capture_logs() as logs:
         answer = router.ask(
             messages=[{"role": "user", "content": "my zanzibar running question"}],
             ads={
-                "user_id": "somebody-in-particular",
+                "user_id": "a-particular-reader",
                 "consent": True,
                 "profile": {"location": "Timbuktu", "interests": ["xylophones"]},
             },
         )
         router.click(answer["ads"][0]["click_url"])
         router.post(messages=[{"role": "user", "content": "zanzibar " * 2_000}])
-        router.settled()
-    assert {"answered", "charged"} <= {x["event"] for x in logs}
+        router.wait_until_charged()
+    assert {"answer.finalised", "ledger.charged"} <= {x["event"] for x in logs}
     token = answer["ads"][0]["click_url"].split("/c/")[1]
-    for word in ("zanzibar", "somebody-in-particular", "Timbuktu", "xylophones", token):
+    for word in ("zanzibar", "a-particular-reader", "Timbuktu", "xylophones", token):
         assert word not in repr(logs)

@@ -1,0 +1,89 @@
+"""The decision on a followed link: where it leads, whether the click is valid, and the event that records it.
+
+The destination comes from the campaign record alone, so that no token leads anywhere else. Charging is left to
+`serving.ledger`, HTTP to `serving.http.clicks`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from mechanism.errors import InputError
+from mechanism.types import AdId
+from serving.auction.marketplace import Marketplace
+from serving.campaigns.storage import CampaignStore
+from serving.campaigns.types import Campaign, Creative, Pricing, ReviewState
+from serving.clicks.invalid_traffic import ClickRequest, ClickScreen, InvalidReason
+from serving.clicks.tokens import ClickClaims, TokenError, TokenExpired, TokenSigner
+from streaming.events import Click
+
+VALID, FORGED, WITHDRAWN = "valid", "forged", "withdrawn"
+
+
+@dataclass(frozen=True, slots=True)
+class ClickDecision:
+    """The decision on one followed link.
+
+    `outcome` is VALID, the code of an `InvalidReason`, FORGED (the token is not ours) or WITHDRAWN (the creative is
+    gone or no longer approved). The last two have neither a landing page nor an event.
+    """
+
+    outcome: str
+    model_version: str = ""
+    landing_url: str = ""
+    event: Click | None = None
+
+
+class ClickRules:
+    """Decides on the clicks of one router. Belongs to the event loop; the database is called on a thread."""
+
+    def __init__(self, signer: TokenSigner, screen: ClickScreen, market: Marketplace, campaigns: CampaignStore) -> None:
+        self._signer = signer
+        self._screen = screen
+        self._market = market
+        self._campaigns = campaigns
+
+    async def decide(self, token: str, request: ClickRequest, now: float) -> ClickDecision:
+        """Decide on a link followed at Unix time `now`."""
+        try:
+            claims = self._signer.read(token, now)
+        except TokenExpired as expired:
+            claims = expired.claims
+        except TokenError:
+            return ClickDecision(FORGED)
+        found = await self.find(claims.ad_id, claims.campaign_id)
+        if found is None or found[1].review is not ReviewState.APPROVED:
+            return ClickDecision(WITHDRAWN, claims.model_version)
+        campaign, creative = found
+        invalid = self._screen.check(claims, request, now)
+        event = _event(claims, campaign, invalid, now)
+        return ClickDecision(invalid or VALID, claims.model_version, creative.landing_url, event)
+
+    async def find(self, ad_id: AdId, campaign_id: str = "") -> tuple[Campaign, Creative] | None:
+        """Return a creative and its campaign: from memory, or from the database if the campaign is not live."""
+        campaign = self._market.index.get(campaign_id) if campaign_id else None
+        if campaign is None:
+            try:
+                campaign = await asyncio.to_thread(self._campaigns.campaign_of, ad_id)
+            except InputError:
+                return None
+        creative = next((c for c in campaign.creatives if c.id == ad_id), None)
+        return None if creative is None else (campaign, creative)
+
+
+def _event(claims: ClickClaims, campaign: Campaign, invalid: InvalidReason | None, now: float) -> Click:
+    return Click(
+        occurred_at=datetime.fromtimestamp(now, UTC),
+        click_id=claims.id,
+        auction_id=claims.auction_id,
+        ad_id=claims.ad_id,
+        campaign_id=campaign.id,
+        placement=claims.placement,
+        verdict="invalid" if invalid else "valid",
+        reason=invalid.value if invalid else "",
+        price_micros=claims.price if claims.pricing is Pricing.CLICK else 0,
+        currency=claims.currency,
+        model_version=claims.model_version,
+    )
