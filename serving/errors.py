@@ -1,13 +1,13 @@
-"""What the router answers when it cannot answer: every failure in OpenAI's error shape.
+"""Error responses of the router: every failure in OpenAI's error shape.
 
-`ApiError` is raised by this room; `as_api_error` also turns the project's own errors and the framework's into
-the same shape, so that no client ever sees a traceback. What is logged about them is decided in `serving.http.app`.
+Code of the router raises `ApiError`; `as_api_error` turns the project's other errors and the framework's into it, so
+that no client ever sees a traceback. What is logged about an error is decided in `serving.http.app`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 from litestar.exceptions import HTTPException
@@ -18,11 +18,17 @@ from serving.campaigns.storage import NotFound, VersionConflict
 
 RETRY_AFTER_S = 2
 CLIENT_CLOSED_REQUEST = 499
+LONGEST_SHOWN = 80
+ErrorBody: TypeAlias = dict[str, dict[str, Any]]
+"""OpenAI's error object, under the key "error"."""
 
 
 class ApiError(AuctionError):
-    """An answerable failure: HTTP `status`, a `message` that says what to do, the offending `param`, a `code`, and
-    where values are wrong (code "invalid_value") all of them as `faults`."""
+    """A failure as the client sees it.
+
+    HTTP `status`, a `message` that names the remedy, the wrong `param`, and a `code`; where several values are wrong
+    (code "invalid_value"), all of them as `faults`.
+    """
 
     def __init__(
         self,
@@ -41,11 +47,11 @@ class ApiError(AuctionError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """`Retry-After` where trying again later can help."""
+        """`Retry-After` where a later attempt can succeed."""
         return {"Retry-After": str(RETRY_AFTER_S)} if self.status == 503 else {}
 
-    def body(self) -> dict[str, Any]:
-        """OpenAI's error object."""
+    def body(self) -> ErrorBody:
+        """Return OpenAI's error object."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         error: dict[str, Any] = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         if self.faults:
@@ -53,37 +59,41 @@ class ApiError(AuctionError):
         return {"error": error}
 
 
+class BadFields(ApiError):
+    """A 400 that names all wrong fields."""
+
+    def __init__(self, faults: Sequence[InputError]) -> None:
+        message = "; ".join(f"{fault.place}: {shown(fault.value)}: {fault.remedy}" for fault in faults)
+        super().__init__(400, message, param=faults[0].place, code="invalid_value", faults=faults)
+
+
+class BadRequest(BadFields):
+    """A 400 that names the field, its value (shortened) and the remedy."""
+
+    def __init__(self, param: str, value: object, remedy: str) -> None:
+        super().__init__([InputError(param, value, remedy)])
+
+
 class Overloaded(PolicyError):
-    """The bounded queue in front of the policy is full."""
+    """A bounded queue in front of the policy is full."""
 
 
 class ClientGone(PolicyError):
-    """The client closed the connection before its answer: nobody reads what is said about it."""
+    """The client closed the connection before its answer was complete."""
 
 
 class PolicyTimeout(PolicyError):
-    """The policy did not finish within the deadline; it may still be busy, so trying again at once is no use."""
-
-
-def bad_request(param: str, value: object, remedy: str) -> ApiError:
-    """A 400 that names the field, shows the value (shortened) and says what to do."""
-    return bad_fields([InputError(param, value, remedy)])
+    """The policy did not finish within the deadline; it may still be busy, so that an immediate retry is no use."""
 
 
 def shown(value: object) -> str:
-    """A value as a message quotes it."""
+    """Return a value as error messages quote it: its `repr`, shortened."""
     text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def bad_fields(faults: Sequence[InputError]) -> ApiError:
-    """A 400 that names all bad fields at once."""
-    message = "; ".join(f"{fault.place}: {shown(fault.value)}: {fault.remedy}" for fault in faults)
-    return ApiError(400, message, param=faults[0].place, code="invalid_value", faults=faults)
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """The answer to any exception; one that nobody foresaw becomes a plain 500 without details."""
+    """Return the response to any exception; an unexpected one becomes a 500 without details."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, NotFound):
@@ -91,7 +101,7 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, VersionConflict):
         return ApiError(409, str(error), param=error.place, code="version_conflict")
     if isinstance(error, InputError):
-        return bad_fields([error])
+        return BadFields([error])
     if isinstance(error, ClientGone):
         return ApiError(CLIENT_CLOSED_REQUEST, "the client closed the connection", code="client_gone")
     if isinstance(error, Overloaded):
@@ -99,7 +109,7 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, PolicyTimeout):
         return ApiError(503, "the policy did not answer in time: try again in a moment", code="timeout")
     if isinstance(error, AuctionError):
-        return ApiError(503, "the policy cannot answer just now: try again in a moment", code="policy_unavailable")
+        return ApiError(503, "the policy cannot answer now: try again in a moment", code="policy_unavailable")
     if isinstance(error, HTTPException):
         return _from_framework(error)
     if isinstance(error, SQLAlchemyError):
@@ -108,14 +118,14 @@ def as_api_error(error: Exception) -> ApiError:
 
 
 def sse_error(error: Exception) -> bytes:
-    """The error as the last event of a stream that has begun: the status line is gone by then."""
+    """Encode an error as the last event of a stream that has begun, when the status line is already sent."""
     return b"data: " + msgspec.json.encode(as_api_error(error).body()) + b"\n\n"
 
 
 def _from_framework(error: HTTPException) -> ApiError:
-    remedies = {
+    messages = {
         404: "there is no such page: see /openapi.json",
-        405: "this address does not take that method",
+        405: "this address does not accept that method",
         413: "the request is too large: send fewer or shorter messages",
     }
-    return ApiError(error.status_code, remedies.get(error.status_code, error.detail))
+    return ApiError(error.status_code, messages.get(error.status_code, error.detail))

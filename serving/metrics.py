@@ -1,12 +1,12 @@
-"""What the router counts, in Prometheus' terms: one place for the names. Nothing here names a reader or a question.
+"""The router's Prometheus metrics: one place for the names. No metric names a reader or a question.
 
-Each router has a registry of its own, so that several can live in one process.
+Each router has its own registry, so that several routers can run in one process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
 
@@ -19,12 +19,23 @@ OVERHEAD_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.
 ANSWER_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
+class _MetricsServer(Protocol):
+    """The part of prometheus_client's HTTP server that is used here."""
+
+    def shutdown(self) -> None: ...
+
+    def server_close(self) -> None: ...
+
+
 class Metrics:
-    """The router's figures. Fill rate is `filled_auctions` by `auctions`, both of which leave ad-free requests out."""
+    """The router's metrics.
+
+    The fill rate is `filled_auctions` by `auctions`; both leave out requests that want no ads.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._server: Any = None
+        self._server: _MetricsServer | None = None
         self.requests = self._counter("http_requests", "Requests by route and status.", "route", "status")
         self.answers = self._counter("answers", "Chat answers by outcome.", "outcome", "model_version")
         self.overhead = self._histogram("router_overhead_seconds", "From a request to the policy's call.", OVERHEAD_S)
@@ -35,7 +46,9 @@ class Metrics:
         self.auctions = self._counter("auctions", "Auctions with at least one eligible creative or exclusion.")
         self.filled = self._counter("filled_auctions", "Auctions whose answer shows at least one ad.")
         self.shown = self._counter("ads_shown", "Sponsored links in answers.", "model_version")
-        self.fallbacks = self._counter("ad_free_retries", "Answers begun again without ads because the first failed.")
+        self.fallbacks = self._counter(
+            "ad_free_retries", "Answers repeated without ads because the first attempt failed."
+        )
         self.exclusions = self._counter("exclusions", "Campaigns and creatives left out, by reason code.", "reason")
         self.clicks = self._counter(
             "clicks", "Followed links: charged later, or the reason why not.", "validity", "model_version"
@@ -48,46 +61,58 @@ class Metrics:
         )
         self.in_flight = self._gauge("answers_in_flight", "Answers being written.")
         self.campaigns = self._gauge("campaigns", "Campaigns in memory.")
-        self.unsynced = self._gauge("campaign_age_seconds", "Since the last look at the database that succeeded.")
+        self.unsynced = self._gauge("campaign_age_seconds", "Since the last successful read of the database.")
         self.uncharged = self._gauge("uncharged_events", "Events here that the ledger has not booked yet.")
-        self.breaker = self._gauge("policy_breaker_open", "1 while the policy backend is left alone.")
+        self.breaker = self._gauge(
+            "policy_breaker_open", "1 while a circuit breaker holds requests back from a policy server."
+        )
         self.ready = self._gauge("policy_ready", "1 while the policy backend can answer.")
-        self.generation = self._gauge("routes_generation", "The route file's own count, of the one followed.")
-        self.refusing = self._gauge("routes_refused", "1 while the route file is bad and the one before is followed.")
-        self.routes_refused = self._counter("route_files_refused", "Route files that were bad.")
-        self.share = self._gauge("version_share", "Per cent of the questions given out.", "version", "model_version")
-        self.version_ready = self._gauge("version_ready", "1: may have traffic.", "version", "model_version")
+        self.generation = self._gauge("routes_generation", "Generation of the route file that is followed.")
+        self.refusing = self._gauge(
+            "routes_refused", "1 while the route file is invalid and the previous one is followed."
+        )
+        self.routes_refused = self._counter("route_files_refused", "Route files that were invalid.")
+        self.share = self._gauge("version_share", "Per cent of the requests.", "version", "model_version")
+        self.version_ready = self._gauge(
+            "version_ready", "1 while the version may have traffic.", "version", "model_version"
+        )
         self._known: set[tuple[str, str]] = set()
         self.ad_load = self._gauge("ad_load", "Factor on the bids that the policy sees.")
         self.by_reason = {reason: self.exclusions.labels(reason.value) for reason in Reason}
         self.apart = {reason: self.exclusions.labels(reason.value) for reason in SeparationReason}
 
     def expose(self, address: str) -> int:
-        """Serves the figures, and nothing else, at host:port until `close`; on a thread of its own, as a look at them
-        must not hold up answers. The port it has. Raises ConfigError for an address that cannot be had."""
+        """Serve the metrics at host:port until `close`, and return the port.
+
+        A thread of its own serves them, so that a scrape does not delay answers.
+
+        Raises:
+            ConfigError: if the address cannot be bound.
+        """
         host, _, port = address.rpartition(":")
         try:
-            self._server, _ = start_http_server(int(port), host.strip("[]"), self.registry)
+            server, _ = start_http_server(int(port), host.strip("[]"), self.registry)
         except (OSError, OverflowError) as error:
             raise ConfigError("metrics_address", address, f"{error}: choose another") from error
-        return int(self._server.server_port)
+        self._server = server
+        return server.server_port
 
     def close(self) -> None:
-        """Ends what `expose` began."""
+        """Stop serving at the address of `expose`."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
 
     def render(self) -> bytes:
-        """The exposition format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def watch(self, gauge: Gauge, read: Callable[[], float]) -> None:
-        """Reads a gauge when it is asked for."""
+        """Compute a gauge at each scrape."""
         gauge.set_function(read)
 
     def follow(self, generation: int, refusing: bool, versions: Mapping[str, tuple[str, float, bool]]) -> None:
-        """What a route file says and what is made of it; `versions`: model version, share (%), ready, by name."""
+        """Set the metrics of a route file; `versions` has model version, share (per cent) and readiness by name."""
         self.generation.set(generation)
         self.refusing.set(refusing)
         now = {(name, version) for name, (version, _, _) in versions.items()}

@@ -1,6 +1,6 @@
-"""All parts of one router process: how they are put together, started, kept fresh and stopped without losing anything.
+"""The parts of one router process: assembled, started, kept up to date, and stopped without losing an event.
 
-The HTTP side asks these parts and holds no state of its own.
+The HTTP side calls these parts and holds no state of its own.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from mechanism.errors import PolicyError
 from mechanism.files import replace_file
 from serving.accounts.keys import AccountStore
-from serving.answering.answer import LiveAnswer, Room
+from serving.answering.answer import RouterContext, RunningAnswer, write_answer
 from serving.answering.auction_records import AuctionLog
-from serving.answering.finalise import settle
+from serving.answering.finalise import AdsPerAnswer, Sinks, finalise
 from serving.answering.question import Question
+from serving.answering.rendering import DeltaQueue
+from serving.answering.result import AnswerRequest, AnswerResult
 from serving.auction.ad_load import AdLoadState, next_load
 from serving.auction.encoding import Encoder, QueryEncoder
 from serving.auction.marketplace import Marketplace
@@ -31,34 +33,39 @@ from serving.clicks.invalid_traffic import ClickScreen
 from serving.clicks.tokens import TokenSigner
 from serving.database.engine import Database
 from serving.database.migrations import migrate
-from serving.errors import ClientGone, Overloaded
+from serving.errors import Overloaded
 from serving.ledger.background import LedgerProcess, LedgerThread
 from serving.ledger.entries import ChargeEvent, ChargeResult
 from serving.ledger.worker import behind
 from serving.metrics import Metrics
 from serving.policies.protocol import AsyncPolicyBackend
-from serving.policies.versioned import RoutedPolicy
 from serving.settings import PSEUDONYMS, ServeSettings, derived
 from streaming.addresses import ensure, open_log
-from streaming.embedded import EmbeddedLog
 from streaming.producer import EventProducer
 from streaming.topics import all_topics
 
 log = structlog.get_logger(__name__)
 
 AD_LOAD_S = 60.0
+AD_LOAD_FILE = "ad-load.json"
 MAINTAIN_S = 3600.0
 LAG_S = 5.0
+PROBE_S = 2.0
 GATHERED_S = 0.05
-"""What the charging thread lets come together; with it there is nobody who minds more transactions."""
+"""How long a ledger thread gathers events for one transaction."""
 STALE_S = 60.0
-"""Without a look at the database for so long the router is not ready: it may be charging spent budgets."""
+"""After so long without reading the database the router is not ready: it may be serving spent budgets."""
 
 
 class Router:
-    """The parts. `model` is the served model's public name; `encoder` None searches by words alone. Opens the database
-    and brings it to this version's schema. Raises ConfigError for a database that a newer version wrote, and for an
-    address of `/metrics` that cannot be had."""
+    """The parts of one router process.
+
+    `model` is the public name of the served model; without an `encoder` candidates are searched by words alone. Opens
+    the database and migrates it to this version's schema.
+
+    Raises:
+        ConfigError: if a newer version wrote the database, or the address of `/metrics` is taken.
+    """
 
     def __init__(
         self, backend: AsyncPolicyBackend, model: str, secret: bytes, settings: ServeSettings, encoder: Encoder | None
@@ -66,6 +73,7 @@ class Router:
         settings.state_dir.mkdir(parents=True, exist_ok=True)
         migrate(settings.database_url)
         self.settings = settings
+        self.backend = backend
         self.metrics = Metrics()
         self.database = Database(settings.database_url)
         self.campaigns = CampaignStore(self.database)
@@ -74,62 +82,74 @@ class Router:
         self.screen = ClickScreen(derived(secret, "traffic"))
         self.records = AuctionLog(settings.audited_answers)
         self.log = open_log(settings.log_address)
-        if isinstance(self.log, EmbeddedLog):
+        if self.log.is_local:
             ensure(self.log, all_topics())
         self.events = EventProducer(settings.spool_path, self.log, topics=all_topics(), registry=self.metrics.registry)
-        self._pseudonyms = derived(secret, PSEUDONYMS)
-        self.charging = self._charging()
+        self.ledger = self._ledger()
         self._encoder = None if encoder is None else QueryEncoder(encoder)
         width = 0 if encoder is None else int(encoder.encode(["width"]).shape[1])
-        key = derived(secret, "frequency")
-        self.marketplace = Marketplace(self.database, self._encoder, width, key, settings)
-        self.room = Room(model, self.marketplace, backend, self.signer, self.metrics, settings)
+        self.marketplace = Marketplace(self.database, self._encoder, width, derived(secret, "frequency"), settings)
+        self._ad_load = _read_ad_load(settings.state_dir) if settings.ad_load else AdLoadState()
+        self.context = RouterContext(
+            model, self.marketplace, backend, self.signer, self.metrics, settings, self._ad_load.load
+        )
+        self._ads_per_answer = AdsPerAnswer()
+        self._sinks = Sinks(
+            self.records,
+            self.events,
+            self.metrics,
+            self.marketplace,
+            self._ads_per_answer,
+            derived(secret, PSEUDONYMS),
+        )
+        self.in_flight = 0
         self.draining = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._ad_load = _read_ad_load(settings.state_dir) if settings.ad_load else AdLoadState()
-        self.room.load = self._ad_load.load
-        self._watch()
+        self._watch_gauges()
         self.metrics_port = self.metrics.expose(settings.metrics_address) if settings.metrics_address else 0
 
-    @property
-    def backend(self) -> AsyncPolicyBackend:
-        """What writes the answers."""
-        return self.room.backend
+    def begin_answer(self, question: Question, *, owner: str, base_url: str, arrived: float) -> RunningAnswer:
+        """Start writing an answer; it is finalised once, however it ends.
 
-    def open(self, question: Question, base_url: str, arrived: float, owner: str) -> LiveAnswer:
-        """An answer to be run. Raises Overloaded at the limit of answers under way."""
-        if self.room.in_flight >= self.settings.in_flight:
-            raise Overloaded("as many answers as this router writes at once are under way")
-        self.room.in_flight += 1
-        return LiveAnswer(self.room, question, base_url, arrived, owner)
-
-    def begin(self, live: LiveAnswer) -> asyncio.Task[None]:
-        """Starts writing an answer that `open` gave; however it ends, it is settled once."""
-        writing = asyncio.create_task(live.run())
-        writing.add_done_callback(lambda done: self._ended(live, done))
-        return writing
+        Raises:
+            Overloaded: if the limit of answers under way is reached.
+        """
+        if self.in_flight >= self.settings.in_flight:
+            raise Overloaded("the router's limit of answers under way is reached")
+        request = AnswerRequest.create(
+            question,
+            owner=owner,
+            base_url=base_url,
+            arrived=arrived,
+            max_ads=self.settings.max_ads,
+            ad_load=self.context.ad_load,
+        )
+        self.in_flight += 1
+        deltas = DeltaQueue()
+        task = asyncio.create_task(self._answer(request, deltas))
+        task.add_done_callback(self._answer_ended)
+        return RunningAnswer(request, deltas, task)
 
     async def start(self) -> None:
-        """Loads the campaigns and begins the background work. Raises where the database cannot be read."""
-        if isinstance(self.backend, RoutedPolicy):
-            await self.backend.start(self.metrics)
-            self._every(self.settings.routes_s, self.backend.refresh, "routes not followed")
+        """Load campaigns and policy, and start the background tasks. The database has to be readable."""
+        await self.backend.start(self.metrics)
         await self.marketplace.load()
-        # Campaigns stay for good: a full collection that walks 10,000 of them stalls every stream for its length.
+        # Campaigns live as long as the process: a full collection that walks 10,000 of them stalls every stream.
         gc.collect()
         gc.freeze()
-        if self.charging is not None:
-            self.charging.start()
-        self._every(self.settings.refresh_s, self.marketplace.refresh, "campaigns not refreshed")
-        self._every(self.settings.pacing_s, self.marketplace.pace, "pacing not updated")
-        self._every(2.0, self._probe, "policy not probed")
-        self._every(LAG_S, self._measure_lag, "lag of the ledger not known")
-        self._every(MAINTAIN_S, self._maintain, "log not cleaned")
+        if self.ledger is not None:
+            self.ledger.start()
+        self._every(self.settings.routes_s, self.backend.refresh, "policy_refresh")
+        self._every(self.settings.refresh_s, self.marketplace.refresh, "campaign_refresh")
+        self._every(self.settings.pacing_s, self.marketplace.pace, "pacing")
+        self._every(PROBE_S, self._probe_policy, "policy_probe")
+        self._every(LAG_S, self._measure_lag, "ledger_lag")
+        self._every(MAINTAIN_S, self._maintain_log, "log_maintenance")
         if self.settings.ad_load is not None:
-            self._every(AD_LOAD_S, self._steer, "ad load not steered")
+            self._every(AD_LOAD_S, self._adjust_ad_load, "ad_load")
 
     async def stop(self) -> None:
-        """Ends the background work; everything that was queued is on disk afterwards, most of it in the ledger."""
+        """Stop the background tasks; afterwards all events are on disk, and most of them are in the ledger."""
         self.draining = True
         for task in self._tasks:
             task.cancel()
@@ -137,13 +157,13 @@ class Router:
         await self.backend.close()
         if self._encoder is not None:
             self._encoder.close()
-        await asyncio.to_thread(self._stop_charging)
+        await asyncio.to_thread(self._close_storage)
         self.metrics.close()
-        # What stays frozen is not taken apart at the interpreter's end, which extension modules report as their leaks.
+        # Frozen objects are not freed at the interpreter's end, which extension modules report as leaks of theirs.
         gc.unfreeze()
 
     async def ready(self) -> str:
-        """Empty when answers and charges are possible, else why not."""
+        """Return why answers and charges are not possible; empty when they are."""
         if self.draining:
             return "the server is going down"
         if not await self.backend.ready():
@@ -152,98 +172,97 @@ class Router:
             return "the database cannot be read"
         return ""
 
-    def _ended(self, live: LiveAnswer, writing: asyncio.Task[None]) -> None:
-        if writing.cancelled():  # perhaps before it began
-            live.outcome = "cancelled"
-            live.outlet.close(ClientGone("the client left"))
-        try:
-            settle(live, self.events, self.records, self._pseudonyms)
-        except Exception as error:
-            log.error("answer not settled", auction_id=live.auction_id, reason=type(error).__name__)
-        live.release()
-        self.room.in_flight -= 1
-
     def uncharged(self) -> int:
-        """Events of this router that the log does not have yet, and those of a log on this machine that the ledger has
-        not booked. Reads the database."""
+        """Count the events that are not sent to the log, and those of a local log that are not booked.
+
+        Reads the database.
+        """
         waiting = self.events.buffered + self.events.waiting
-        if isinstance(self.log, EmbeddedLog):
+        if self.log.is_local:
             waiting += sum(behind(self.log, self.database).values())
         return waiting
 
-    def _charging(self) -> LedgerProcess | LedgerThread | None:
+    async def _answer(self, request: AnswerRequest, deltas: DeltaQueue) -> AnswerResult:
+        result = await write_answer(request, self.context, deltas)
+        try:
+            finalise(result, self._sinks)
+        except Exception as error:
+            log.error("answer.not_finalised", auction_id=request.auction_id, reason=type(error).__name__)
+        return result
+
+    def _answer_ended(self, _: asyncio.Task[AnswerResult]) -> None:
+        self.in_flight -= 1
+
+    def _ledger(self) -> LedgerProcess | LedgerThread | None:
         if self.settings.ledger == "process":
-            return LedgerProcess(self.settings.log_address, self.settings.database_url, self._charged)
+            return LedgerProcess(self.settings.log_address, self.settings.database_url, self._count_charge)
         if self.settings.ledger == "thread":
-            return LedgerThread(self.log, self.database, self._charged, GATHERED_S)
+            return LedgerThread(self.log, self.database, self._count_charge, GATHERED_S)
         return None
 
-    def _stop_charging(self) -> None:
+    def _close_storage(self) -> None:
         self.events.close()
-        if self.charging is not None:
-            self.charging.stop(within_s=10)
-        if isinstance(self.log, EmbeddedLog):
-            self.log.close()
+        if self.ledger is not None:
+            self.ledger.stop(within_s=10)
+        self.log.close()
         self.database.close()
 
-    def _charged(self, event: ChargeEvent, result: ChargeResult) -> None:
-        """Called on a thread of the charging."""
+    def _count_charge(self, event: ChargeEvent, result: ChargeResult) -> None:
+        """Count revenue; called on a thread of the ledger."""
         self.metrics.revenue.labels(event.currency, event.kind.value, event.model_version).inc(result.charged_micros)
+        charged = {"event_id": result.id, "charged_micros": result.charged_micros, "currency": event.currency}
         if result.reason:
-            log.info("charged less", event_id=result.id, reason=result.reason, charged_micros=result.charged_micros)
+            log.info("ledger.charged_less", reason=result.reason, **charged)
         else:
-            log.info("charged", event_id=result.id, charged_micros=result.charged_micros, currency=event.currency)
+            log.info("ledger.charged", **charged)
 
-    def _every(self, seconds: float, work: Callable[[], Awaitable[None]], failure: str) -> None:
+    def _every(self, seconds: float, work: Callable[[], Awaitable[None]], name: str) -> None:
+        """Run `work` every so many seconds; a failure is logged and leaves the task running."""
+
         async def repeat() -> None:
             while True:
                 await asyncio.sleep(seconds)
                 try:
                     await work()
                 except (SQLAlchemyError, PolicyError, OSError) as error:
-                    log.error(failure, reason=type(error).__name__)
+                    log.error("router.task_failed", task=name, reason=type(error).__name__)
                 except Exception as error:
-                    log.error(failure, reason=type(error).__name__, unexpected=True)
+                    log.error("router.task_failed", task=name, reason=type(error).__name__, unexpected=True)
 
-        self._tasks.append(asyncio.create_task(repeat(), name=failure))
+        self._tasks.append(asyncio.create_task(repeat(), name=name))
 
-    async def _probe(self) -> None:
+    async def _probe_policy(self) -> None:
         self.metrics.ready.set(float(await self.backend.ready()))
         self.metrics.breaker.set(float(self.backend.breaker_open))
 
     async def _measure_lag(self) -> None:
         self.metrics.uncharged.set(await asyncio.to_thread(self.uncharged))
 
-    async def _maintain(self) -> None:
-        """Removes what an embedded log need no longer keep; it does so itself only where much is written."""
-        if isinstance(self.log, EmbeddedLog):
-            await asyncio.to_thread(self.log.maintain)
+    async def _maintain_log(self) -> None:
+        await asyncio.to_thread(self.log.maintain)
 
-    async def _steer(self) -> None:
-        """Holds the number of ads per answer at its target."""
-        answered, shown = self.room.answered, self.room.shown
-        if self.settings.ad_load is None or not answered:
+    async def _adjust_ad_load(self) -> None:
+        """Move the ad load towards the target number of ads per answer."""
+        seen, settings = self._ads_per_answer, self.settings.ad_load
+        if settings is None or not seen.answers:
             return
-        self._ad_load = next_load(self._ad_load, shown / answered, answered, AD_LOAD_S, self.settings.ad_load)
-        self.room.load = self._ad_load.load
-        if answered >= self.settings.ad_load.least_answers:
-            self.room.answered, self.room.shown = 0, 0
+        self._ad_load = next_load(self._ad_load, seen.ads / seen.answers, seen.answers, AD_LOAD_S, settings)
+        self.context.ad_load = self._ad_load.load
+        if seen.answers >= settings.least_answers:
+            seen.answers, seen.ads = 0, 0
             path = self.settings.state_dir / AD_LOAD_FILE
             await asyncio.to_thread(replace_file, path, msgspec.json.encode(self._ad_load))
 
-    def _watch(self) -> None:
+    def _watch_gauges(self) -> None:
         metrics, market = self.metrics, self.marketplace
-        metrics.watch(metrics.in_flight, lambda: float(self.room.in_flight))
+        metrics.watch(metrics.in_flight, lambda: float(self.in_flight))
         metrics.watch(metrics.campaigns, lambda: float(len(market.index)))
-        metrics.watch(metrics.ad_load, lambda: self.room.load)
+        metrics.watch(metrics.ad_load, lambda: self.context.ad_load)
         metrics.watch(metrics.unsynced, lambda: time.monotonic() - market.synced_at if market.synced_at else -1.0)
 
 
-AD_LOAD_FILE = "ad-load.json"
-
-
 def _read_ad_load(state_dir: Path) -> AdLoadState:
-    """The controller's state of the process before; a new one where there is none that can be read."""
+    """Return the controller's state of the process before; a new one where there is no readable file."""
     with suppress(OSError, msgspec.DecodeError):
         return msgspec.json.decode((state_dir / AD_LOAD_FILE).read_bytes(), type=AdLoadState)
     return AdLoadState()

@@ -1,4 +1,4 @@
-"""How one router process is set up, and the secret that signs its click links."""
+"""The settings of one router process, and the secret that its keys derive from."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ SECRET_VARIABLE = "LLM_AUCTION_SECRET"
 SECRET_CHARACTERS = 32
 MOST_CANDIDATES = 100
 PSEUDONYMS = "pseudonyms"
-"""The purpose (`derived`) of the key that makes pseudonyms of user ids."""
+"""The purpose, for `derived`, of the key that makes pseudonyms of user ids."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdLoadSettings:
-    """`target` of the measured signal. `direction` says what more ads do to it: "rises" (ads per answer, rate of
-    negative feedback) or "falls" (mean judged quality).
+    """The controller of the ad load.
 
-    `gain` answers an error of the target's own size with that change of the factor's logarithm; an error that lasts
-    adds as much again in every `reset_s`. The factor stays within `lowest`..`highest`, moves at most `fastest_per_hour`
-    (in logarithms: 0.7 is about twofold), and is used in whole `step`s: a factor that trembled would change every bid
-    in every prompt, and with them the prefix that a model server has cached. Fewer than `least_answers` in a
-    measurement say nothing.
+    `target` is the wanted value of the measured signal; `direction` tells what more ads do to the signal: "rises" (ads
+    per answer, rate of negative feedback) or "falls" (mean judged quality).
+
+    `gain` is the change of the factor's logarithm for an error as large as the target; an error that persists adds as
+    much in every `reset_s` seconds. The factor stays within `lowest`..`highest` and moves at most `fastest_per_hour`
+    (in logarithms: 0.7 is about twofold). It is used in whole `step`s: each small change would alter every bid in every
+    prompt, and with it the prefix that a model server has cached. A measurement of fewer than `least_answers` answers
+    is ignored.
     """
 
     target: float
@@ -57,24 +59,24 @@ class AdLoadSettings:
 
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
-    """Limits and places of the router. Times in seconds.
+    """Limits and addresses of the router; times in seconds.
 
-    `public_url` is the address that click links begin with; empty means the address that the request came to.
-    `database` is a URL; empty means an SQLite file in the state directory. `currency` is that of requests that name
-    none. `anonymous_chat` lets callers without a key ask, read the auctions of such answers and the sums of revenue.
+    `public_url` begins the click links; empty: the address that the request came to. `database` is a URL; empty: an
+    SQLite file in the state directory. `currency` is used for requests that name none. `anonymous_chat` lets callers
+    without a key chat, and read the auctions of such answers and the sums of revenue.
 
-    `metrics_address` is the host:port at which `/metrics` is served, and nothing else is; empty means at the router's
-    own address, where whoever reaches it reads revenue and load: keep the address from the public, or give one here.
+    `metrics_address` is a host:port that serves `/metrics` and nothing else. Empty: `/metrics` is at the router's own
+    address, where every client can read revenue and load; keep that address private, or set this one.
 
-    `candidates` ads enter a prompt, at most `max_ads` of them are linked in one answer. `in_flight` answers may be
-    under way; `waiting` queue before a policy in this process. `deadline_s` holds where a request names no `tmax_ms`;
-    `reserve_s` of either is kept for the way back. A question that is not encoded within `encode_s` is searched by its
-    words. `prior_ctr` is the click rate that is assumed of an ad that nothing is known of, as strong as `prior_shown`
-    impressions. `drain_s` is what answers under way get at the end.
+    `candidates` ads enter a prompt, at most `max_ads` of them are linked in one answer. `in_flight` bounds the answers
+    under way, `waiting` the queue of a policy in this process. `deadline_s` applies where a request names no `tmax_ms`;
+    `reserve_s` of either is kept for sending. A question that is not encoded within `encode_s` is searched by its words
+    alone. `prior_ctr` is the assumed click rate of a new ad, with the weight of `prior_shown` impressions. `drain_s` is
+    how long answers under way may take at shutdown.
 
-    `log` is where events go: a folder, or "kafka" (`streaming.addresses`); empty means a folder in the state directory.
-    `ledger` says who charges what the log holds: "process", beside the router, which keeps the work from the streams;
-    "thread", of the router, which starts at once; or "elsewhere" (`llm-auction worker ledger`).
+    `log` is where events go: a folder, or "kafka" (`streaming.addresses`); empty: a folder in the state directory.
+    `ledger` tells where events of the log are charged: in a "process" beside the router, which keeps the work away from
+    the streams; on a "thread" of the router, which starts faster; or "elsewhere" (`llm-auction worker ledger`).
     """
 
     state_dir: Path = Path("build/serve")
@@ -127,29 +129,29 @@ class ServeSettings:
 
     @property
     def database_url(self) -> str:
-        """Where campaigns, keys and the ledger are."""
+        """The URL of the database with campaigns, keys and the ledger."""
         return self.database or f"sqlite:///{self.state_dir / 'router.sqlite3'}"
 
     @property
     def log_address(self) -> str:
-        """Where events go."""
+        """The address of the event log."""
         return self.log or str(self.state_dir / "log")
 
     @property
     def spool_path(self) -> Path:
-        """Where events wait that the log does not have yet."""
+        """The folder of events that are not sent to the log yet."""
         return self.state_dir / "events"
 
 
 def derived(secret: bytes, purpose: str) -> bytes:
-    """32 bytes for one purpose out of the secret, so that no two purposes share a key."""
+    """Derive a key of 32 bytes for one purpose from the secret, so that no two purposes share a key."""
     return hmac.digest(secret, b"llm-auction " + purpose.encode(), hashlib.sha256)
 
 
 def signing_secret(state_dir: Path, environment: Mapping[str, str] = os.environ) -> bytes:
-    """The secret of `LLM_AUCTION_SECRET`, else the one kept in the state directory (made at the first start, 0600).
+    """Return the secret of `LLM_AUCTION_SECRET`, else that of the state directory (created at the first start, 0600).
 
-    Raises ConfigError for a secret too short to be one, or a file that others may read. The secret is never shown.
+    A secret that is too short, or that other users may read, is a ConfigError; errors never show it.
     """
     given = environment.get(SECRET_VARIABLE)
     if given is not None:
@@ -158,17 +160,21 @@ def signing_secret(state_dir: Path, environment: Mapping[str, str] = os.environ)
     state_dir.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         _write_once(path, secrets.token_urlsafe(48))
-    return _kept(path)
+    return _read(path)
 
 
 def known_secret(state_dir: Path, environment: Mapping[str, str] = os.environ) -> bytes:
-    """The same of routers that have run; none is made. Raises ConfigError where there is none."""
+    """Return the secret of routers that have run, without creating one.
+
+    Raises:
+        ConfigError: if there is none, or it is not acceptable.
+    """
     if environment.get(SECRET_VARIABLE) is None and not (state_dir / "secret").exists():
         raise ConfigError(str(state_dir / "secret"), "", f"name the routers' state directory, or set {SECRET_VARIABLE}")
     return signing_secret(state_dir, environment)
 
 
-def _kept(path: Path) -> bytes:
+def _read(path: Path) -> bytes:
     if path.stat().st_mode & 0o077:
         raise ConfigError(str(path), oct(path.stat().st_mode & 0o777), "others may read the secret: chmod 600 it")
     return _checked(path.read_text(encoding="ascii").strip(), str(path))
@@ -182,7 +188,7 @@ def _checked(secret: str, place: str) -> bytes:
 
 
 def _write_once(path: Path, secret: str) -> None:
-    """Creates the file whole: two servers that start together on one directory must end with the same secret."""
+    """Create the complete file once: two servers that start at the same time on one directory share one secret."""
     draft = path.with_name(f".secret-{os.getpid()}-{secrets.token_hex(4)}")
     with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii") as file:
         file.write(secret + "\n")

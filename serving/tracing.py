@@ -1,7 +1,7 @@
-"""OpenTelemetry spans where its API is installed (extra `trace`); without it nothing, at no cost.
+"""OpenTelemetry spans, where its API is installed (extra `trace`); without it, spans do nothing.
 
-Spans carry ids, counts and times, never words of a user. Which exporter gets them is the process's own set-up
-(`opentelemetry-instrument`, or an SDK that the caller configures).
+Spans carry ids, counts and times, never a user's text. The process decides on the exporter (`opentelemetry-instrument`,
+or an SDK that the caller configures).
 """
 
 from __future__ import annotations
@@ -18,34 +18,36 @@ try:
     from opentelemetry import trace as _trace
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    # W3C's alone outwards: `traceparent` and `tracestate`, no baggage that a caller may have filled.
+    # Only W3C's `traceparent` and `tracestate` are sent on: baggage may hold anything that a caller put there.
     _OUTWARDS = TraceContextTextMapPropagator()
     _TRACER = _trace.get_tracer("llm-auction.serving")
 except ImportError:  # the extra is not installed
     pass
 
-_NOTHING: AbstractContextManager[Any] = nullcontext()
+_NO_SPAN: AbstractContextManager[Any] = nullcontext()
 
 
 def span(name: str, **attributes: str | int | float | bool) -> AbstractContextManager[Any]:
-    """A span around a block, a child of the current one."""
+    """Open a span around a block, as a child of the current span."""
     if _TRACER is None:
-        return _NOTHING
+        return _NO_SPAN
     started: AbstractContextManager[Any] = _TRACER.start_as_current_span(name, attributes=attributes)
     return started
 
 
 def continued(headers: Mapping[str, str]) -> AbstractContextManager[Any]:
-    """Takes over the caller's trace (`traceparent`) for a block."""
+    """Continue the caller's trace (`traceparent`) in a block."""
     if _TRACER is None or "traceparent" not in headers:
-        return _NOTHING
+        return _NO_SPAN
     return _Continued(headers)
 
 
 class Call(AbstractContextManager["Call"]):
-    """A span around a call to another process, `headers` being what carries the trace there. It never is the current
-    span, so that it may stay open while a generator yields. It ends with its `outcome`: "answered", "cancelled" where
-    the answer was given up, else the error's type."""
+    """A span around a call to another process; `headers` carry the trace there.
+
+    It never is the current span, so that it may stay open while a generator yields. Its attribute `outcome` is
+    "answered", "cancelled" where the caller stopped reading, or the error's type.
+    """
 
     def __init__(self, name: str, **attributes: str | int | float | bool) -> None:
         self.headers: dict[str, str] = {}

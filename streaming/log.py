@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
@@ -164,6 +164,11 @@ class Consumer(Protocol):
 class EventLog(Protocol):
     """Topics, and who writes and reads them."""
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the log is kept in files of this machine, so that it can be used without a network."""
+        ...
+
     def create(self, topics: Iterable[Topic]) -> None:
         """Creates the topics that are not there. Raises InputError where one is there with other partitions."""
         ...
@@ -186,3 +191,25 @@ class EventLog(Protocol):
     ) -> Consumer:
         """A new member of a group; close it. Raises InputError for a topic that was not created."""
         ...
+
+    def maintain(self) -> None:
+        """Remove records past their retention; does nothing where the log's server does that itself."""
+        ...
+
+    def close(self) -> None:
+        """Close what the log itself holds, after its producers and consumers."""
+        ...
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def from_ms(milliseconds: int) -> datetime:
+    """Convert a record's timestamp, milliseconds since 1970, to an aware datetime."""
+    return _EPOCH + milliseconds * _MILLISECOND
+
+
+def to_ms(moment: datetime) -> int:
+    """Convert an aware datetime to milliseconds since 1970, rounded down."""
+    return (moment - _EPOCH) // _MILLISECOND

@@ -1,7 +1,7 @@
-"""The record of each auction: who took part at which bid, why all others did not, what was shown and what is paid.
+"""The record of each auction: candidates with their bids, the reason of every exclusion, shown ads, payments.
 
-OwnedRecord in memory for the newest answers of this router. It holds neither the question nor the profile, only whether one
-was used. What the record says of exclusions is worked out when it is read.
+Kept in memory for the newest answers of this router. A record holds neither the question nor the profile, only whether
+a profile was used. The lists of eligible and excluded creatives are computed when a record is read.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import islice
 
 import msgspec
@@ -24,9 +25,23 @@ from serving.auction.separation import SeparationReason
 from serving.campaigns.types import Campaign, Pricing
 
 
+class AnswerOutcome(StrEnum):
+    """How an answer ended, as records, metrics and events name it."""
+
+    ANSWERED = "answered"
+    CUT = "cut"
+    """The deadline ended it; the text written before is the answer."""
+    CANCELLED = "cancelled"
+    """The client closed the connection."""
+    FAILED = "failed"
+
+
 class CandidateRecord(msgspec.Struct, frozen=True):
-    """One ad in the prompt, with the bid adjusted for this request; `relevance` is what brought it in, `shown_bid` what
-    the policy saw of the bid under the ad load."""
+    """One ad in the prompt.
+
+    `bid_micros` is its bid adjusted for this request, `shown_bid_micros` the bid that the policy saw under the ad load,
+    `relevance` the score that brought it into the prompt.
+    """
 
     ad_id: AdId
     campaign_id: str
@@ -40,7 +55,7 @@ class CandidateRecord(msgspec.Struct, frozen=True):
 
 
 class EligibleRecord(msgspec.Struct, frozen=True):
-    """One creative that was eligible, whether or not it fitted into the prompt."""
+    """One eligible creative, in the prompt or not."""
 
     ad_id: AdId
     campaign_id: str
@@ -48,7 +63,7 @@ class EligibleRecord(msgspec.Struct, frozen=True):
 
 
 class ExclusionRecord(msgspec.Struct, frozen=True):
-    """A campaign's creative (`ad_id` empty: the campaign has none) that was left out, and why."""
+    """One excluded creative and the reason; `ad_id` is empty for a campaign without creatives."""
 
     campaign_id: str
     ad_id: AdId
@@ -56,7 +71,7 @@ class ExclusionRecord(msgspec.Struct, frozen=True):
 
 
 class ApartRecord(msgspec.Struct, frozen=True):
-    """A creative that fitted the question but may not stand beside `winner`, a better one, and why."""
+    """A creative that fitted the question but may not stand beside the better one `winner`, and the reason."""
 
     ad_id: AdId
     campaign_id: str
@@ -82,7 +97,7 @@ class ShownRecord(msgspec.Struct, frozen=True):
 
 
 class PaymentRecord(msgspec.Struct, frozen=True):
-    """What this auction itself makes an ad pay (impressions, participation). Clicks come later: see the reports."""
+    """What an ad pays for this auction itself (an impression, participation); clicks are charged when they come."""
 
     ad_id: AdId
     campaign_id: str
@@ -91,13 +106,15 @@ class PaymentRecord(msgspec.Struct, frozen=True):
 
 
 class AuctionRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One auction. `outcome` is "answered", "cut" (the deadline ended the answer), "cancelled" (the client left) or
-    "failed". `generations` is 1; one more where an answer without ads replaced a failed one. `left_out` were written by
-    the policy past the request's maximum, `faults` are kinds of broken markers that no reader saw."""
+    """One auction.
+
+    `generations` is 2 where an answer without ads replaced a failed one. `left_out` are the ads that the policy wrote
+    past the request's maximum, `faults` the kinds of broken markers that were removed.
+    """
 
     auction_id: str
     created: int
-    outcome: str
+    outcome: AnswerOutcome
     model: str
     model_digest: str
     seed: int
@@ -131,58 +148,69 @@ class FullRecord(AuctionRecord, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSummary:
-    """An evaluation in little room: of each slot how many rules it survived, of each creative its state."""
+    """An eligibility evaluation in little memory: per slot the number of rules passed, per creative its state."""
 
     reasons: tuple[Reason, ...]
-    survived: NDArray[np.uint8]
+    passed: NDArray[np.uint8]
     used: NDArray[np.bool_]
     campaigns: tuple[Campaign | None, ...]
     slots: NDArray[np.int64]
     states_M: NDArray[np.uint8]
-    rows: int
+    eligible_count: int
     bids: NDArray[np.int64]
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> EvaluationSummary:
-        """Each rule's mask lies within the one before, so their sum says at which rule a slot was stopped."""
-        survived = np.zeros(len(evaluation.used), np.uint8)
-        for _, alive in evaluation.trail:
-            survived += alive.view(np.uint8)
-        reasons = tuple(reason for reason, _ in evaluation.trail)
-        bids = evaluation.bids[evaluation.slots]
-        rows = len(evaluation.rows_E)
-        states = evaluation.states_M
-        return cls(reasons, survived, evaluation.used, evaluation.campaigns, evaluation.slots, states, rows, bids)
+        """Summarise an evaluation.
+
+        Each rule's mask lies within the mask before, so the sum of the masks is the number of rules that a slot passed.
+        """
+        passed = np.zeros(len(evaluation.used), np.uint8)
+        for _, admitted in evaluation.trail:
+            passed += admitted.view(np.uint8)
+        return cls(
+            reasons=tuple(reason for reason, _ in evaluation.trail),
+            passed=passed,
+            used=evaluation.used,
+            campaigns=evaluation.campaigns,
+            slots=evaluation.slots,
+            states_M=evaluation.states_M,
+            eligible_count=len(evaluation.rows_E),
+            bids=evaluation.bids[evaluation.slots],
+        )
 
     def counts(self) -> dict[Reason, int]:
-        """As `Evaluation.counts`: campaigns, or for the creatives' own reasons creatives, by reason."""
-        stopped = np.bincount(self.survived, minlength=len(self.reasons) + 1)
-        stopped[0] -= len(self.used) - np.count_nonzero(self.used)  # empty slots, which no rule admits
+        """Count the exclusions by reason: campaigns, or creatives where the reason is the creative's own."""
+        stopped = np.bincount(self.passed, minlength=len(self.reasons) + 1)
+        stopped[0] -= len(self.used) - np.count_nonzero(self.used)  # unused slots, which no rule admits
         found: dict[Reason, int] = {}
         for reason, count in zip(self.reasons, stopped.tolist(), strict=False):
             if count:
                 found[reason] = found.get(reason, 0) + count
-        if self.rows < len(self.states_M):
+        if self.eligible_count < len(self.states_M):
             states = np.bincount(self.states_M, minlength=len(CreativeState))
-            found |= {reason: int(states[s]) for s, reason in CREATIVE_REASONS.items() if states[s]}
+            found |= {reason: int(states[state]) for state, reason in CREATIVE_REASONS.items() if states[state]}
         return found
 
     def eligible(self) -> list[EligibleRecord]:
-        """The eligible creatives at their adjusted bids."""
-        return [EligibleRecord(ad_id, campaign.id, bid) for campaign, ad_id, bid, why in self._judged() if why is None]
+        """Return the eligible creatives with their adjusted bids."""
+        return [
+            EligibleRecord(ad_id, campaign.id, bid) for campaign, ad_id, bid, reason in self._judged() if reason is None
+        ]
 
     def exclusions(self) -> list[ExclusionRecord]:
-        """Everything else, with its reason. Walks through all campaigns."""
+        """Return every other creative with its reason; iterates over all campaigns."""
         found = []
-        for slot in np.flatnonzero(self.used & (self.survived < len(self.reasons))).tolist():
-            campaign, reason = self.campaigns[slot], self.reasons[self.survived[slot]]
+        for slot in np.flatnonzero(self.used & (self.passed < len(self.reasons))).tolist():
+            campaign, reason = self.campaigns[slot], self.reasons[self.passed[slot]]
             if campaign is not None:
                 ids = [creative.id for creative in campaign.creatives] or [""]
                 found += [ExclusionRecord(campaign.id, ad_id, reason) for ad_id in ids]
-        return found + [ExclusionRecord(c.id, ad_id, why) for c, ad_id, _, why in self._judged() if why is not None]
+        judged = self._judged()
+        return found + [ExclusionRecord(c.id, ad_id, reason) for c, ad_id, _, reason in judged if reason is not None]
 
     def _judged(self) -> Iterator[tuple[Campaign, AdId, Micros, Reason | None]]:
-        """The creatives of the campaigns that passed all rules."""
+        """Yield the creatives of the campaigns that passed all rules, with the reason of an excluded one."""
         states = iter(self.states_M.tolist())
         for slot, bid in zip(self.slots.tolist(), self.bids.tolist(), strict=True):
             campaign = self.campaigns[slot]
@@ -192,60 +220,63 @@ class EvaluationSummary:
 
 @dataclass(frozen=True, slots=True)
 class OwnedRecord:
-    """A record, whose it is (the id of the key that asked, empty for nobody's), and what it can be told from."""
+    """A record, its owner (the id of the API key, empty without one), and the evaluation it derives from."""
 
     record: AuctionRecord
     owner: str
-    outcome: EvaluationSummary | None
+    evaluation: EvaluationSummary | None
 
     def full(self) -> FullRecord:
-        """The whole record; slow with many campaigns."""
-        eligible = self.outcome.eligible() if self.outcome else []
-        exclusions = self.outcome.exclusions() if self.outcome else []
-        fields = {name: getattr(self.record, name) for name in AuctionRecord.__struct_fields__}
-        return FullRecord(**fields, eligible_creatives=eligible, exclusions=exclusions)
+        """Return the record with every creative; slow with many campaigns."""
+        return FullRecord(
+            **msgspec.structs.asdict(self.record),
+            eligible_creatives=self.evaluation.eligible() if self.evaluation else [],
+            exclusions=self.evaluation.exclusions() if self.evaluation else [],
+        )
 
 
 class AuctionLog:
-    """The newest `size` records by auction id. Belongs to the event loop.
+    """The newest `size` records by auction id. Used on the event loop only.
 
-    They are kept encoded: thousands of records as objects would lengthen every pause of the garbage collector.
+    Records are kept encoded: thousands of them as objects would lengthen every pause of the garbage collector.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._kept: OrderedDict[str, _Packed] = OrderedDict()
+        self._entries: OrderedDict[str, _Encoded] = OrderedDict()
 
-    def add(self, kept: OwnedRecord) -> None:
-        """Keeps a record and forgets the oldest past the size."""
-        self._kept[kept.record.auction_id] = _Packed(_encode(kept.record), kept.owner, kept.outcome)
-        while len(self._kept) > self._size:
-            self._kept.popitem(last=False)
+    def add(self, owned: OwnedRecord) -> None:
+        """Add a record and drop the oldest past the size."""
+        self._entries[owned.record.auction_id] = _Encoded(_encode(owned.record), owned.owner, owned.evaluation)
+        while len(self._entries) > self._size:
+            self._entries.popitem(last=False)
 
     def get(self, auction_id: str) -> OwnedRecord | None:
-        """The record of an auction, None where it is unknown or forgotten."""
-        packed = self._kept.get(auction_id)
-        return None if packed is None else packed.kept()
+        """Return the record of an auction, None where it is unknown or dropped."""
+        entry = self._entries.get(auction_id)
+        return None if entry is None else entry.decoded()
 
     def newest(self, owner: str | None, before: str, count: int) -> list[OwnedRecord]:
-        """Records of one owner, or of all (None), newest first, older than the auction `before` ("": from the newest
-        on); auction ids sort by time."""
+        """Return records, newest first, that are older than the auction `before` ("" for the newest).
+
+        `owner` None returns every owner's. Auction ids sort by time.
+        """
         chosen = (
-            packed
-            for auction_id, packed in reversed(self._kept.items())
-            if (owner is None or packed.owner == owner) and (not before or auction_id < before)
+            entry
+            for auction_id, entry in reversed(self._entries.items())
+            if (owner is None or entry.owner == owner) and (not before or auction_id < before)
         )
-        return [packed.kept() for packed in islice(chosen, count)]
+        return [entry.decoded() for entry in islice(chosen, count)]
 
 
 @dataclass(frozen=True, slots=True)
-class _Packed:
+class _Encoded:
     record: bytes
     owner: str
-    outcome: EvaluationSummary | None
+    evaluation: EvaluationSummary | None
 
-    def kept(self) -> OwnedRecord:
-        return OwnedRecord(_decode(self.record), self.owner, self.outcome)
+    def decoded(self) -> OwnedRecord:
+        return OwnedRecord(_decode(self.record), self.owner, self.evaluation)
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -253,7 +284,7 @@ _decode = msgspec.msgpack.Decoder(AuctionRecord).decode
 
 
 def new_auction_id() -> str:
-    """A UUIDv7 (RFC 9562): sorts by time of creation to the millisecond."""
+    """Create a UUIDv7 (RFC 9562); ids sort by their time of creation, to the millisecond."""
     milliseconds = time.time_ns() // 1_000_000
     value = (milliseconds & (1 << 48) - 1) << 80 | 0x7 << 76 | secrets.randbits(12) << 64
     return str(uuid.UUID(int=value | 0b10 << 62 | secrets.randbits(62)))

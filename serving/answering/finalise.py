@@ -1,12 +1,12 @@
-"""What an ended answer leaves behind: its record, payments that no click decides, figures, and its event for the log.
+"""Finalise an ended answer: its record, its payments, its metrics, its event for the log, its frequency counts.
 
-Impressions and taking part are paid by `mechanism.payments` at predicted rates; clicks are charged when they come. The
-ledger learns of all of it from the log (`serving.ledger.charging`), never from here.
+Impressions and participation are paid by `mechanism.payments` at predicted rates; a click is charged when it comes. The
+ledger reads all of it from the event log (`serving.ledger`), never from here.
 """
 
 from __future__ import annotations
 
-import asyncio
+from dataclasses import dataclass
 
 import numpy as np
 import structlog
@@ -14,8 +14,8 @@ import structlog
 from mechanism.payments import impression_payments, participation_payments
 from mechanism.types import AdId, Answer, Insertion, Micros
 from mechanism.weights import model_version
-from serving.answering.answer import LiveAnswer
 from serving.answering.auction_records import (
+    AnswerOutcome,
     ApartRecord,
     AuctionLog,
     AuctionRecord,
@@ -26,126 +26,146 @@ from serving.answering.auction_records import (
     ShownRecord,
 )
 from serving.answering.interactions import interaction_of
+from serving.answering.result import AnswerResult
 from serving.auction.eligibility import Reason
-from serving.auction.rates import insertion_rates
+from serving.auction.marketplace import Marketplace
+from serving.auction.rates import ClickRates, insertion_rates
 from serving.campaigns.types import Pricing
+from serving.metrics import Metrics
 from streaming.producer import EventProducer
 
 log = structlog.get_logger(__name__)
 
 
-def settle(live: LiveAnswer, events: EventProducer, kept: AuctionLog, key: bytes) -> None:
-    """Called once, when the answer has ended, however it did. `key` makes pseudonyms of user ids."""
-    seconds = asyncio.get_running_loop().time() - live.arrived
-    shown = list(dict.fromkeys(ad.ad_id for ad in live.ads))
-    payments = _payments(live, shown)
-    excluded = live.evaluated.counts() if live.evaluated else {}
-    record = _record(live, shown, payments, excluded, seconds)
-    kept.add(OwnedRecord(record, live.owner, live.evaluated))
-    _count(live, record, excluded, seconds)
-    events.put(interaction_of(live, record, seconds, key))
-    ads = live.question.request.ads
+@dataclass(slots=True)
+class AdsPerAnswer:
+    """Complete answers with an auction, and the ads shown in them, since the ad load was last adjusted."""
+
+    answers: int = 0
+    ads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sinks:
+    """Where results go. `pseudonym_key` makes the pseudonyms of user ids in events."""
+
+    records: AuctionLog
+    events: EventProducer
+    metrics: Metrics
+    marketplace: Marketplace
+    ads_per_answer: AdsPerAnswer
+    pseudonym_key: bytes
+
+
+def finalise(result: AnswerResult, sinks: Sinks) -> None:
+    """Record and bill an answer; called once per answer, however it ended."""
+    excluded = result.evaluation.counts() if result.evaluation else {}
+    record = _record(result, _payments(result, sinks.marketplace.rates), excluded)
+    sinks.records.add(OwnedRecord(record, result.request.owner, result.evaluation))
+    _count(result, record, excluded, sinks)
+    sinks.events.put(interaction_of(result, record, sinks.pseudonym_key))
+    ads = result.request.ads
     if ads.consent and ads.user_id:
-        for ad_id in shown:
-            offer = live.offers[ad_id]
-            live.room.marketplace.frequency.record(ads.user_id, offer.campaign, ad_id, live.now.timestamp())
+        for ad_id in result.shown:
+            campaign = result.offers[ad_id].campaign
+            seen_at = result.request.received_at.timestamp()
+            sinks.marketplace.frequency.record(ads.user_id, campaign, ad_id, seen_at)
     log.info(
-        "answered",
+        "answer.finalised",
         auction_id=record.auction_id,
-        outcome=record.outcome,
+        outcome=record.outcome.value,
         candidates=len(record.candidates),
-        shown=len(shown),
+        shown=len(record.shown),
         faults=len(record.faults),
         tokens=record.tokens,
         seconds=record.seconds,
     )
 
 
-def _payments(live: LiveAnswer, shown: list[AdId]) -> list[PaymentRecord]:
-    """Payments of this auction for impressions and for taking part; the latter only where the answer came about."""
-    rates = live.room.marketplace.rates
-    by_kind: dict[Pricing, list[AdId]] = {}
-    for ad_id, offer in live.offers.items():
-        by_kind.setdefault(offer.campaign.pricing, []).append(ad_id)
-    found: dict[AdId, Micros] = {}
-    if seen := [ad_id for ad_id in by_kind.get(Pricing.IMPRESSION, ()) if ad_id in shown]:
-        bids = {ad_id: live.offers[ad_id].bid for ad_id in seen}
+def _payments(result: AnswerResult, rates: ClickRates) -> list[PaymentRecord]:
+    """Return the payments for impressions, and for participation in a completed answer."""
+    by_pricing: dict[Pricing, list[AdId]] = {}
+    for ad_id, offer in result.offers.items():
+        by_pricing.setdefault(offer.campaign.pricing, []).append(ad_id)
+    prices: dict[AdId, Micros] = {}
+    if seen := [ad_id for ad_id in by_pricing.get(Pricing.IMPRESSION, ()) if ad_id in result.shown]:
+        bids = {ad_id: result.offers[ad_id].bid for ad_id in seen}
         answer = Answer("", "", tuple(Insertion(ad_id, 0, 0) for ad_id in seen))
-        found |= impression_payments(answer, bids, {ad_id: rates.of(ad_id) for ad_id in seen})
-    if (parts := by_kind.get(Pricing.PARTICIPATION, [])) and live.done is not None:
-        bids = {ad_id: live.offers[ad_id].bid for ad_id in parts}
-        inserted = insertion_rates(live.done.choices, parts)
-        found |= participation_payments(bids, {ad_id: inserted[ad_id] * rates.of(ad_id) for ad_id in parts})
+        prices |= impression_payments(answer, bids, {ad_id: rates.of(ad_id) for ad_id in seen})
+    if (parts := by_pricing.get(Pricing.PARTICIPATION, [])) and result.completed is not None:
+        bids = {ad_id: result.offers[ad_id].bid for ad_id in parts}
+        inserted = insertion_rates(result.completed.choices, parts)
+        prices |= participation_payments(bids, {ad_id: inserted[ad_id] * rates.of(ad_id) for ad_id in parts})
+    campaigns = {ad_id: result.offers[ad_id].campaign for ad_id in prices}
     return [
-        PaymentRecord(ad_id, live.offers[ad_id].campaign.id, live.offers[ad_id].campaign.pricing, price)
-        for ad_id, price in found.items()
+        PaymentRecord(ad_id, campaigns[ad_id].id, campaigns[ad_id].pricing, price) for ad_id, price in prices.items()
     ]
 
 
-def _record(
-    live: LiveAnswer, shown: list[AdId], payments: list[PaymentRecord], excluded: dict[Reason, int], seconds: float
-) -> AuctionRecord:
-    done, evaluated = live.done, live.evaluated
-    choices = done.choices if done else ()
+def _record(result: AnswerResult, payments: list[PaymentRecord], excluded: dict[Reason, int]) -> AuctionRecord:
+    request, completed, evaluation = result.request, result.completed, result.evaluation
+    choices = completed.choices if completed else ()
     return AuctionRecord(
-        auction_id=live.auction_id,
-        created=live.created,
-        outcome=live.outcome,
-        model=live.room.model,
-        model_digest=live.digest,
-        seed=live.seed,
-        currency=live.placement.currency if live.placement else live.room.settings.currency,
-        placement=live.question.request.ads.placement,
-        profile_used=live.question.profile is not None,
-        generations=live.generations,
-        campaigns=int(np.count_nonzero(evaluated.used)) if evaluated else 0,
-        eligible=evaluated.rows if evaluated else 0,
+        auction_id=request.auction_id,
+        created=request.created,
+        outcome=result.outcome,
+        model=result.model,
+        model_digest=result.digest,
+        seed=request.seed,
+        currency=result.currency,
+        placement=request.ads.placement,
+        profile_used=request.question.profile is not None,
+        generations=result.generations,
+        campaigns=int(np.count_nonzero(evaluation.used)) if evaluation else 0,
+        eligible=evaluation.eligible_count if evaluation else 0,
         excluded={reason.value: count for reason, count in excluded.items()},
         candidates=[
             CandidateRecord(
-                offer.ad.id,
-                offer.campaign.id,
-                offer.ad.title,
-                offer.ad.advertiser,
-                offer.ad.category,
-                offer.bid,
-                round(offer.bid * live.load),
-                offer.campaign.pricing,
-                round(offer.relevance, 4),
+                ad_id=offer.ad.id,
+                campaign_id=offer.campaign.id,
+                title=offer.ad.title,
+                advertiser=offer.ad.advertiser,
+                category=offer.ad.category,
+                bid_micros=offer.bid,
+                shown_bid_micros=round(offer.bid * request.ad_load),
+                pricing=offer.campaign.pricing,
+                relevance=round(offer.relevance, 4),
             )
-            for offer in live.offers.values()
+            for offer in result.offers.values()
         ],
-        apart=[ApartRecord(loss.creative_id, loss.campaign_id, loss.reason, loss.winner) for loss in live.apart],
+        apart=[ApartRecord(loss.creative_id, loss.campaign_id, loss.reason, loss.winner) for loss in result.apart],
         markers=[MarkerRecord(c.chosen, c.exact, dict(c.probabilities)) for c in choices],
         shown=[
-            ShownRecord(ad_id, live.offers[ad_id].campaign.id, f"{live.auction_id}:{ad_id}", live.offers[ad_id].bid)
-            for ad_id in shown
+            ShownRecord(
+                ad_id, result.offers[ad_id].campaign.id, f"{request.auction_id}:{ad_id}", result.offers[ad_id].bid
+            )
+            for ad_id in result.shown
         ],
         payments=payments,
-        left_out=live.left_out,
-        faults=live.faults,
-        ad_load=live.load,
-        logprob=done.logprob if done else 0.0,
-        tokens=done.tokens if done else 0,
-        overhead_ms=round(live.overhead_s * 1000, 3),
-        seconds=round(seconds, 3),
+        left_out=list(result.left_out),
+        faults=result.faults,
+        ad_load=request.ad_load,
+        logprob=completed.logprob if completed else 0.0,
+        tokens=completed.tokens if completed else 0,
+        overhead_ms=round(result.overhead_s * 1000, 3),
+        seconds=round(result.seconds, 3),
     )
 
 
-def _count(live: LiveAnswer, record: AuctionRecord, excluded: dict[Reason, int], seconds: float) -> None:
-    metrics, room, version = live.room.metrics, live.room, model_version(record.model_digest)
-    metrics.answers.labels(record.outcome, version).inc()
-    metrics.seconds.labels(version).observe(seconds)
-    if live.evaluated is None:
+def _count(result: AnswerResult, record: AuctionRecord, excluded: dict[Reason, int], sinks: Sinks) -> None:
+    metrics, version = sinks.metrics, model_version(record.model_digest)
+    metrics.answers.labels(record.outcome.value, version).inc()
+    metrics.seconds.labels(version).observe(result.seconds)
+    if result.evaluation is None:
         return
     metrics.auctions.inc()
     for reason, count in excluded.items():
         metrics.by_reason[reason].inc(count)
     for loss in record.apart:
         metrics.apart[loss.reason].inc()
-    if live.ads:
+    if result.ads:
         metrics.filled.inc()
-        metrics.shown.labels(version).inc(len(live.ads))
-    if record.outcome == "answered":
-        room.answered += 1
-        room.shown += len(live.ads)
+        metrics.shown.labels(version).inc(len(result.ads))
+    if record.outcome is AnswerOutcome.ANSWERED:
+        sinks.ads_per_answer.answers += 1
+        sinks.ads_per_answer.ads += len(result.ads)

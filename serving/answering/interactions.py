@@ -1,7 +1,7 @@
-"""The interaction event of an ended answer: what the log is told of it, once, after its last frame.
+"""The interaction event of an ended answer, sent to the event log once.
 
-Consent decides: without it no question, no profile, no answer and no reader stands in the event; with it the reader is
-a pseudonym. Encoding and sending are `streaming.producer`'s.
+Consent decides what it holds: without consent no question, profile, answer or user id; with it the user id is a
+pseudonym. Encoding and sending are left to `streaming.producer`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import math
 
 from mechanism.types import AdId, Profile
 from mechanism.weights import model_version
-from serving.answering.answer import LiveAnswer
 from serving.answering.auction_records import AuctionRecord
-from serving.answering.rendering import as_read
+from serving.answering.rendering import rendered_with_titles
+from serving.answering.result import AnswerResult
 from serving.campaigns.types import Pricing
 from streaming.events import (
     CandidateAd,
@@ -28,27 +28,27 @@ from streaming.events import (
 from streaming.pseudonyms import pseudonym
 
 
-def interaction_of(live: LiveAnswer, record: AuctionRecord, answer_s: float, key: bytes) -> Interaction:
-    """The event of an answer that ended. `key` makes pseudonyms of user ids."""
-    done, ads = live.done, live.question.request.ads
+def interaction_of(result: AnswerResult, record: AuctionRecord, pseudonym_key: bytes) -> Interaction:
+    """Build the event of an ended answer from its result and its record."""
+    completed, consent = result.completed, result.request.ads.consent
     paid = {payment.ad_id: payment.price_micros for payment in record.payments}
-    known = live.offers.keys()
+    known = result.offers.keys()
     return Interaction(
-        occurred_at=live.now,
+        occurred_at=result.request.received_at,
         auction_id=record.auction_id,
-        outcome=record.outcome,  # type: ignore[arg-type]  # the record's words are the event's
+        outcome=record.outcome.value,
         placement=record.placement,
         currency=record.currency,
         model=record.model[:200],
         model_version=model_version(record.model_digest),
         model_digest=record.model_digest,
-        sampling=Sampling(seed=record.seed, max_ads=live.max_ads if live.offers else 0),
+        sampling=Sampling(seed=record.seed, max_ads=result.request.max_ads if result.offers else 0),
         candidates=tuple(
             CandidateAd(
                 ad_id=candidate.ad_id,
                 campaign_id=candidate.campaign_id,
                 title=candidate.title,
-                text=live.offers[candidate.ad_id].ad.text,
+                text=result.offers[candidate.ad_id].ad.text,
                 advertiser=candidate.advertiser,
                 category=candidate.category,
                 bid_micros=candidate.bid_micros,
@@ -58,14 +58,14 @@ def interaction_of(live: LiveAnswer, record: AuctionRecord, answer_s: float, key
             for candidate in record.candidates
         ),
         markers=tuple(
-            MarkerDraw(chosen=marker.chosen, exact=marker.exact, probabilities=_shares(marker.probabilities))
+            MarkerDraw(chosen=marker.chosen, exact=marker.exact, probabilities=_probabilities(marker.probabilities))
             for marker in record.markers
             if marker.chosen in known and marker.probabilities.keys() <= known
         ),
         shown=tuple(
             ShownAd(ad_id=ad.ad_id, pricing=pricing.value, price_micros=_price(pricing, ad.bid_micros, paid, ad.ad_id))
             for ad in record.shown
-            if (pricing := live.offers[ad.ad_id].campaign.pricing)
+            if (pricing := result.offers[ad.ad_id].campaign.pricing)
         ),
         participations=tuple(
             Participation(ad_id=payment.ad_id, price_micros=payment.price_micros)
@@ -74,41 +74,44 @@ def interaction_of(live: LiveAnswer, record: AuctionRecord, answer_s: float, key
         ),
         left_out=tuple(record.left_out),
         faults=tuple(record.faults),
-        logprob=done.logprob if done is not None and math.isfinite(done.logprob) else None,
-        tokens=done.tokens if done else 0,
-        prompt_tokens=done.prompt_tokens if done else 0,
-        finished=done is not None and done.finished,
+        logprob=completed.logprob if completed is not None and math.isfinite(completed.logprob) else None,
+        tokens=completed.tokens if completed else 0,
+        prompt_tokens=completed.prompt_tokens if completed else 0,
+        finished=completed is not None and completed.finished,
         ad_load=record.ad_load,
-        overhead_s=max(0.0, live.overhead_s),
-        first_token_s=live.first_token_s,
-        answer_s=max(0.0, answer_s),
-        consent=ads.consent,
-        reader=_reader(live, key) if ads.consent else None,
+        overhead_s=max(0.0, result.overhead_s),
+        first_token_s=result.first_token_s,
+        answer_s=max(0.0, result.seconds),
+        consent=consent,
+        reader=_reader(result, pseudonym_key) if consent else None,
     )
 
 
 def _price(pricing: Pricing, bid: int, paid: dict[AdId, int], ad_id: AdId) -> int:
-    """What a click costs, or what this showing did."""
+    """Return what a click costs, or what this impression cost."""
     if pricing is Pricing.CLICK:
         return bid
     return paid.get(ad_id, 0) if pricing is Pricing.IMPRESSION else 0
 
 
-def _shares(probabilities: dict[AdId, float]) -> dict[AdId, float]:
-    """As the policy said, less what a sum of floats adds past 1. An event with a number that is none would be refused
-    as a whole, and its charges with it."""
+def _probabilities(probabilities: dict[AdId, float]) -> dict[AdId, float]:
+    """Clip probabilities to 0..1 and turn non-finite ones into 0.
+
+    Floating-point sums exceed 1 slightly; an event with an invalid number would be refused as a whole, with its
+    charges.
+    """
     return {ad_id: min(1.0, max(0.0, p)) if math.isfinite(p) else 0.0 for ad_id, p in probabilities.items()}
 
 
-def _reader(live: LiveAnswer, key: bytes) -> Reader:
-    question, answer = live.question, live.parsed
-    text, spans = as_read(answer, live.offers, live.max_ads if live.offers else 1)
+def _reader(result: AnswerResult, pseudonym_key: bytes) -> Reader:
+    question, max_ads = result.request.question, result.request.max_ads if result.offers else 1
+    text, spans = rendered_with_titles(result.parsed, result.offers, max_ads)
     return Reader(
-        user_id=pseudonym(question.request.ads.user_id, key),
+        user_id=pseudonym(result.request.ads.user_id, pseudonym_key),
         query=question.query,
         turns=question.turns,
         profile=None if question.profile is None else _profile(question.profile),
-        raw=answer.raw,
+        raw=result.parsed.raw,
         text=text,
         spans=tuple(Span(*span) for span in spans),
     )

@@ -1,6 +1,6 @@
-"""A question as the router works with it: OpenAI's fields that it takes, its own `ads` object, and what was checked.
+"""A question to the router: the fields of OpenAI's request that it accepts, its own `ads` object, and the checked form.
 
-Plain records. Decoding and checking them is `serving.http.chat_request`'s.
+Plain records; `serving.http.chat_request` decodes and checks them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mechanism.types import Profile
 
 
 class TextPart(msgspec.Struct, frozen=True):
-    """One part of a message; only text can be read."""
+    """One part of a message; only text is supported."""
 
     type: Literal["text"]
     text: str
@@ -28,12 +28,12 @@ class Message(msgspec.Struct, frozen=True):
     name: str | None = None
 
     def text(self) -> str:
-        """The content as one string."""
+        """Return the content as one string."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
 class ProfileFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the caller tells about the user; used only with consent."""
+    """The user's profile as the caller gives it; used only with consent."""
 
     age: str = ""
     gender: str = ""
@@ -44,12 +44,12 @@ class ProfileFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AdsFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The `ads` object: where the answer will stand, who reads it, and what it may hold.
+    """The `ads` object: the placement of the answer, its reader, and the limits on ads in it.
 
-    `enabled` False asks for an answer without any ad; `max_ads` bounds the links, `tmax_ms` the time, `floor_micros`
-    the bids, in micros of `currency`. `user_id` and `profile` are used only with `consent`. `conversation_id` keeps a
-    conversation on one model version while two serve, and goes into no record. `blocked_*` are the publisher's
-    exclusions, `user_blocked_*` the reader's own.
+    `enabled` False requests an answer without ads. `max_ads` bounds the links, `tmax_ms` the time; `floor_micros` is
+    the lowest bid, in micros of `currency`. `user_id` and `profile` are used only with `consent`. `conversation_id`
+    keeps a conversation on one model version while two serve, and enters no record. `blocked_*` are the publisher's
+    exclusions, `user_blocked_*` the reader's.
     """
 
     enabled: bool = True
@@ -79,13 +79,13 @@ class StreamOptions(msgspec.Struct, frozen=True):
 
 
 class ResponseFormat(msgspec.Struct, frozen=True):
-    """Only plain text can be asked for."""
+    """The format of the answer; only plain text is supported."""
 
     type: Literal["text"]
 
 
 class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body. The fields from `temperature` on are accepted for the sake of existing clients and change nothing."""
+    """The request body. The fields from `temperature` on are accepted for existing clients and have no effect."""
 
     model: str
     messages: list[Message]
@@ -110,8 +110,11 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A checked request: `query` is the last user message (x), `turns` the messages before it as (role, text) with our
-    own links back to their titles, all of it clean; `profile` is None without consent."""
+    """A checked request.
+
+    `query` is the last user message (x), `turns` the messages before it as (role, text), with the router's own links
+    replaced by their titles; all texts are cleaned. `profile` is None without consent.
+    """
 
     request: ChatRequest
     query: str = field(repr=False)

@@ -1,11 +1,12 @@
-"""From the parsed pieces of an answer to what a reader gets: labelled Markdown links and their list.
+"""Render the parsed pieces of an answer as the reader gets them: labelled Markdown links, and the list of these links.
 
-Every ad that is visible is labelled, linked and billable; past the request's maximum the sentence that would hold one
-more is left out whole, so that no advertisement stands in the text without its label.
+Every visible ad is labelled, linked and billable. Past the request's maximum the whole sentence with one more ad is
+left out, so that no advertisement stands in the text without its label.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ _OWN_LINK = re.compile(rf"\[((?:\\.|[^\]\\])*)\]\([^()\s]*/c/[^()\s]*\) \({LABEL
 
 
 class ShownCreative(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What may be drawn beside the link: the creative's text and, where it has them, its picture and its film."""
+    """What a client may show beside the link: the creative's text, image and video."""
 
     title: str
     text: str = ""
@@ -33,8 +34,11 @@ class ShownCreative(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SponsoredLink(msgspec.Struct, frozen=True):
-    """An ad shown in an answer. `span` counts Unicode characters of the message content and covers link and label;
-    `bid_micros` is its bid in this auction, in micros of `currency`: under `pricing` "click" what a click costs."""
+    """An ad shown in an answer.
+
+    `span` counts Unicode characters of the message content and covers link and label. `bid_micros` is the bid in this
+    auction, in micros of `currency`: under `pricing` "click" the price of a click.
+    """
 
     ad_id: AdId
     campaign_id: str
@@ -57,22 +61,64 @@ class VisibleDelta:
     ad: SponsoredLink | None = None
 
 
+class DeltaQueue:
+    """The deltas between the task that writes an answer and the one that sends it. Used on one event loop."""
+
+    def __init__(self) -> None:
+        self._ready: list[VisibleDelta] = []
+        self._closed = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, deltas: list[VisibleDelta]) -> None:
+        """Add deltas."""
+        self._ready += deltas
+        self._wake()
+
+    def clear(self) -> None:
+        """Drop the deltas that were not taken."""
+        self._ready.clear()
+
+    def close(self) -> None:
+        """Mark the end of the answer: `take` returns an empty list once all deltas are taken."""
+        self._closed = True
+        self._wake()
+
+    async def take(self) -> list[VisibleDelta]:
+        """Return the deltas since the last call, after waiting for the first one; empty at the end."""
+        while not self._ready and not self._closed:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self.take_ready()
+
+    def take_ready(self) -> list[VisibleDelta]:
+        """Return the deltas since the last call without waiting."""
+        ready, self._ready = self._ready, []
+        return ready
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
 class VisibleAnswer:
-    """Collects one answer. `offers` are the candidates by id, `click_url` makes the address of one's link."""
+    """The visible part of one answer, and the ads in it.
+
+    `offers` are the candidates by id; `click_url` returns the address of an offer's link.
+    """
 
     def __init__(self, offers: Mapping[AdId, Offer], click_url: Callable[[Offer], str], max_ads: int) -> None:
         self._offers = offers
         self._click_url = click_url
         self._max_ads = max_ads
         self._length = 0
-        self._last = ""
-        self._held = ""
+        self._last_character = ""
+        self._held_back = ""
         self._over_limit = False
         self.ads: list[SponsoredLink] = []
         self.left_out: list[AdId] = []
 
     def add(self, pieces: Iterable[TextPiece | AdPiece]) -> list[VisibleDelta]:
-        """What can be shown after these pieces; text is held back to the sentence's end once the links are used up."""
+        """Return the deltas that these pieces complete; past the last link, text is held back to its sentence's end."""
         shown: list[VisibleDelta] = []
         for piece in pieces:
             if isinstance(piece, TextPiece):
@@ -85,28 +131,28 @@ class VisibleAnswer:
         return shown
 
     def finish(self) -> list[VisibleDelta]:
-        """What was held back at the end of the answer."""
-        held, self._held = self._held, ""
+        """Return the text that was held back, at the end of the answer."""
+        held, self._held_back = self._held_back, ""
         return self._sentence(held)
 
     def _text(self, text: str) -> list[VisibleDelta]:
         if len(self.ads) < self._max_ads:
             return self._show(text)
-        *complete, self._held = SENTENCE_END.split(self._held + text)
+        *complete, self._held_back = SENTENCE_END.split(self._held_back + text)
         return [delta for sentence in complete for delta in self._sentence(sentence)]
 
     def _sentence(self, sentence: str) -> list[VisibleDelta]:
         if not self._over_limit:
             return self._show(sentence)
         self._over_limit = False
-        if not self._last or self._last.isspace():
+        if not self._last_character or self._last_character.isspace():
             return []
-        return self._show(" " if self._last in ".!?" else ". ")
+        return self._show(" " if self._last_character in ".!?" else ". ")
 
     def _link(self, piece: AdPiece) -> list[VisibleDelta]:
         offer = self._offers[piece.ad_id]
-        # After "!" Markdown would read an image, after a backslash no link at all.
-        gap = self._show(" ") if self._last in ("!", "\\") else []
+        # Markdown reads a link after "!" as an image, and none after a backslash.
+        gap = self._show(" ") if self._last_character in ("!", "\\") else []
         url = self._click_url(offer)
         title = _MARKDOWN.sub(r"\\\1", piece.title)
         content = f"[{title}]({url}) ({LABEL})"
@@ -131,13 +177,14 @@ class VisibleAnswer:
         if not content:
             return []
         self._length += len(content)
-        self._last = content[-1]
+        self._last_character = content[-1]
         return [VisibleDelta(content, ad)]
 
 
-def as_read(answer: Answer, offers: Mapping[AdId, Offer], max_ads: int) -> tuple[str, list[tuple[AdId, int, int]]]:
-    """The text that a reader of this answer saw, each link standing as its bare title, and where these titles are, as
-    (ad, start, end) in characters."""
+def rendered_with_titles(
+    answer: Answer, offers: Mapping[AdId, Offer], max_ads: int
+) -> tuple[str, list[tuple[AdId, int, int]]]:
+    """Return the visible text with bare titles in place of links, and the titles as (ad, start, end) in characters."""
     visible = VisibleAnswer(offers, lambda _: "", max_ads)
     text, spans = "", []
     for delta in [*visible.add(_pieces(answer)), *visible.finish()]:
@@ -161,5 +208,5 @@ def _pieces(answer: Answer) -> Iterator[TextPiece | AdPiece]:
 
 
 def without_links(content: str) -> str:
-    """An earlier answer as the policy should read it: our own links back to their titles, click tokens gone."""
+    """Replace the router's own links in an earlier answer by their titles, so that no click token enters a prompt."""
     return _OWN_LINK.sub(lambda found: re.sub(r"\\(.)", r"\1", found[1]), content)

@@ -1,22 +1,39 @@
-"""Who is asking: an API key in the Authorization header, found without the database for as long as it is known."""
+"""API keys: the caller of each request, and `/v1/keys` to issue, list, rotate and revoke them.
+
+A key is read from the Authorization header, and found without the database while it is cached. Its secret is shown
+once, in the response that issues it. Administrators manage all keys; any key may rotate or revoke itself.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import msgspec
-from litestar import Request
+import structlog
+from litestar import Response, get, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
 
-from serving.accounts.keys import CACHE_S, PREFIX, AccountStore, Role
-from serving.errors import ApiError
+from mechanism.errors import InputError
+from mechanism.sanitize import clean_title
+from serving.accounts.keys import CACHE_S, LONGEST_OVERLAP, PREFIX, AccountStore, Role
+from serving.errors import ApiError, BadRequest
+from serving.http.bodies import HttpRequest, aware, decode_body, json_response, only
+from serving.http.documents import documented
+from serving.router import Router
+
+log = structlog.get_logger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """A key's rights; `role` None is somebody without a key."""
+    """The rights of a key; `role` is None for a caller without a key."""
 
     role: Role | None
     key_id: str = ""
@@ -24,38 +41,41 @@ class Caller(msgspec.Struct, frozen=True):
 
     @property
     def is_admin(self) -> bool:
-        """Whether everything is allowed."""
+        """Whether the key is an administrator's, which may do everything."""
         return self.role is Role.ADMIN
 
 
 ANONYMOUS = Caller(None)
-_REMEMBERED = 4_096
+_MOST_UNKNOWN = 4_096
 
 
 class Gate:
-    """Knows callers by their keys. `anonymous` lets those without one through where a route allows it, and those with a
-    stand-in, since OpenAI's clients insist on sending something; what looks like a key of this router must be one."""
+    """Identifies callers by their keys.
+
+    With `anonymous`, routes that allow it are open to callers without a key, and to those that send a placeholder, as
+    OpenAI's clients require one; a secret with this router's prefix must be a valid key.
+    """
 
     def __init__(self, accounts: AccountStore, anonymous: bool) -> None:
         self._accounts = accounts
         self._anonymous = anonymous
         self._unknown: dict[bytes, float] = {}
 
-    async def caller(self, request: Request[Any, Any, Any], *roles: Role, anonymous: bool = False) -> Caller:
-        """Who asks. Raises ApiError: 401 without a valid key, 403 where the key's role is not among `roles`.
+    async def caller(self, request: HttpRequest, *roles: Role, anonymous: bool = False) -> Caller:
+        """Return the caller; with `anonymous`, the route is open without a key if this server allows it.
 
-        With `anonymous` the route is open to callers without a key, if this server allows any.
+        Raises:
+            ApiError: 401 without a valid key, 403 if the key's role is not among `roles`.
         """
         header = request.headers.get("authorization", "")
         scheme, _, secret = header.partition(" ")
         secret = secret.strip() if scheme.lower() == "bearer" else ""
-        open_ = anonymous and self._anonymous
         caller = await self._find(secret) if secret else None
         if caller is None:
-            if open_ and not secret.startswith(PREFIX):
+            if anonymous and self._anonymous and not secret.startswith(PREFIX):
                 return ANONYMOUS
-            what = "the API key is not valid, or was revoked" if secret else "no API key was sent"
-            message = f"Authorization: {what}: send `Authorization: Bearer KEY`"
+            fault = "the API key is not valid, or was revoked" if secret else "no API key was sent"
+            message = f"Authorization: {fault}: send `Authorization: Bearer KEY`"
             raise ApiError(401, message, "Authorization", "invalid_api_key")
         if caller.role not in roles:
             wanted = " or ".join(role.value for role in roles)
@@ -64,16 +84,129 @@ class Gate:
         return caller
 
     async def _find(self, secret: str) -> Caller | None:
+        """Find the key of a secret; unknown secrets are cached as well, so that guesses do not load the database."""
         now = datetime.now(UTC)
         key = self._accounts.cached(secret, now)
         if key is None:
-            mark, moment = blake2b(secret.encode(errors="replace"), digest_size=16).digest(), time.monotonic()
-            if moment - self._unknown.get(mark, -CACHE_S) < CACHE_S:
+            digest, moment = blake2b(secret.encode(errors="replace"), digest_size=16).digest(), time.monotonic()
+            if moment - self._unknown.get(digest, -CACHE_S) < CACHE_S:
                 return None
             key = await asyncio.to_thread(self._accounts.find, secret, now)
             if key is None:
-                if len(self._unknown) >= _REMEMBERED:
+                if len(self._unknown) >= _MOST_UNKNOWN:
                     self._unknown.clear()
-                self._unknown[mark] = moment
+                self._unknown[digest] = moment
                 return None
         return Caller(key.role, key.id, key.advertiser_id)
+
+
+class KeyInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The key to issue; `advertiser_id` for the role advertiser only."""
+
+    role: Role
+    label: str
+    advertiser_id: str = ""
+    expires_at: datetime | None = None
+
+
+class RotateInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long the old key stays valid beside the new one, in seconds."""
+
+    overlap_s: int = 3_600
+
+
+_KEY = msgspec.json.Decoder(KeyInput)
+_ROTATE = msgspec.json.Decoder(RotateInput)
+
+
+def key_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
+    """Create the handlers of `/v1/keys`."""
+    accounts = router.accounts
+
+    @post("/v1/keys", status_code=201, opt=documented(KeyInput, answer="The key with its secret, shown once."))
+    async def create_key(request: HttpRequest) -> Response[bytes]:
+        """Issue an API key.
+
+        Raises:
+            BadRequest: if the key would have expired already.
+        """
+        await gate.caller(request, Role.ADMIN)
+        given = decode_body(await request.body(), _KEY)
+        now, expires_at = datetime.now(UTC), aware("expires_at", given.expires_at)
+        if expires_at is not None and not now < expires_at < now + timedelta(days=36_500):
+            raise BadRequest("expires_at", expires_at.isoformat(), "give a time in the future")
+        label = clean_title(given.label, "label")
+        # Spelt as in campaigns: in another spelling the advertiser would find none of its campaigns.
+        advertiser = clean_title(given.advertiser_id, "advertiser_id") if given.advertiser_id else ""
+        issued = await asyncio.to_thread(
+            lambda: accounts.issue(given.role, label, now, advertiser_id=advertiser, expires_at=expires_at)
+        )
+        log.info("key.issued", key_id=issued.key.id, role=given.role.value)
+        return json_response(issued, 201)
+
+    @get(
+        "/v1/keys",
+        opt=documented(query={"advertiser_id": "only this advertiser's keys"}, answer="Keys without secrets."),
+    )
+    async def list_keys(request: HttpRequest) -> Response[bytes]:
+        """List keys."""
+        await gate.caller(request, Role.ADMIN)
+        only(request.query_params, {"advertiser_id"})
+        keys = await asyncio.to_thread(accounts.keys, request.query_params.get("advertiser_id", ""))
+        return json_response({"items": keys})
+
+    @post(
+        "/v1/keys/{key_id:str}/rotate",
+        status_code=201,
+        opt=documented(RotateInput, answer="A new key with its secret; the old key ends after the overlap."),
+    )
+    async def rotate_key(request: HttpRequest, key_id: FromPath[str]) -> Response[bytes]:
+        """Replace a key by a new one.
+
+        Raises:
+            BadRequest: if the overlap is too long.
+        """
+        _check_own(await gate.caller(request, *Role), key_id)
+        body = await request.body()
+        overlap = (decode_body(body, _ROTATE) if body.strip() else RotateInput()).overlap_s
+        longest = int(LONGEST_OVERLAP.total_seconds())
+        if not 0 <= overlap <= longest:
+            raise BadRequest("overlap_s", overlap, f"give seconds from 0 to {longest}")
+        issued = await _found(accounts.rotate, key_id, timedelta(seconds=overlap), datetime.now(UTC))
+        log.info("key.rotated", key_id=key_id, new_key_id=issued.key.id)
+        return json_response(issued, 201)
+
+    @post("/v1/keys/{key_id:str}/revoke", status_code=200, opt=documented(answer="The revoked key."))
+    async def revoke_key(request: HttpRequest, key_id: FromPath[str]) -> Response[bytes]:
+        """Revoke a key at once; it cannot be restored."""
+        _check_own(await gate.caller(request, *Role), key_id)
+        revoked = await _found(accounts.revoke, key_id, datetime.now(UTC))
+        log.info("key.revoked", key_id=key_id)
+        return json_response(revoked)
+
+    return [create_key, list_keys, rotate_key, revoke_key]
+
+
+def _check_own(caller: Caller, key_id: str) -> None:
+    """Refuse another owner's key, as if it did not exist.
+
+    Raises:
+        ApiError: 404 unless the caller is an administrator or the key itself.
+    """
+    if not caller.is_admin and caller.key_id != key_id:
+        raise ApiError(404, f"key: {key_id[:64]!r}: there is no such key", "key", "not_found")
+
+
+async def _found(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `work` on a thread.
+
+    Raises:
+        ApiError: 404 if there is no such key.
+        InputError: for other wrong input.
+    """
+    try:
+        return await asyncio.to_thread(work, *args, **kwargs)
+    except InputError as error:
+        if error.place != "key":
+            raise
+        raise ApiError(404, str(error), "key", "not_found") from error

@@ -1,30 +1,35 @@
-"""`/v1/campaigns` and `/v1/creatives/{id}/review`: booking, changing, pausing, ending and reviewing.
+"""`/v1/campaigns`, `/v1/creatives/{id}/review` and `/v1/deliveries`: create, change, pause, end, review, follow.
 
-An advertiser sees and changes its own campaigns only; somebody else's is not there for it (404).
+An advertiser reads and changes its own campaigns only; another advertiser's campaign is a 404. Deliveries are cheap
+enough to be polled every few seconds; they share the filters and pages of the list of campaigns.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import structlog
-from litestar import Request, Response, get, patch, post
+from litestar import Response, get, patch, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
+from mechanism.types import Micros
 from serving.accounts.keys import Role
+from serving.auction.pacing import day_plan
 from serving.campaigns.checks import BadCampaign, checked
 from serving.campaigns.input import CampaignInput
+from serving.campaigns.snapshots import spends_of
 from serving.campaigns.storage import CampaignFilter, CampaignStore, NotFound
-from serving.campaigns.types import Campaign, CampaignState, ReviewState
+from serving.campaigns.types import Campaign, CampaignState, ReviewState, Spend
 from serving.database.cursors import Page
-from serving.errors import ApiError, bad_fields, bad_request
+from serving.database.engine import Database
+from serving.errors import ApiError, BadFields, BadRequest
 from serving.http.auth import Caller, Gate
-from serving.http.bodies import choice, convert, decode_body, decode_object, number, only
+from serving.http.bodies import HttpRequest, choice, convert, decode_body, decode_object, json_response, number, only
 from serving.http.documents import documented
 from serving.router import Router
 
@@ -33,33 +38,54 @@ log = structlog.get_logger(__name__)
 BOOKERS = (Role.ADMIN, Role.ADVERTISER)
 FILTERS = {
     "state": "active, paused or ended",
-    "category": "exactly this category",
-    "text": "in the name, in any case",
+    "category": "the whole category",
+    "text": "part of the name, upper or lower case",
     "advertiser_id": "administrators only",
     "limit": "1 to 1000",
-    "cursor": "that of the page before",
+    "cursor": "`cursor` of the previous page",
 }
 
 
 class CampaignPatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is to change: any field of a campaign, whole, and the `version` that it was read at. Creatives are the list
-    as it shall be; one whose `id` is known and that is the same keeps its review."""
+    """The fields of a campaign to change, each as a whole, and the `version` that the campaign was read at.
+
+    `creatives` is the complete new list; a creative that is sent unchanged with its `id` keeps its review.
+    """
 
     version: int
 
 
 class VersionOnly(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """With a `version`, only if that is still the campaign's."""
+    """A change of state; with a `version`, only if the campaign still has it."""
 
     version: int | None = None
 
 
 class ReviewInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The verdict on a creative; with a `version`, on what was seen in that version of its campaign only."""
+    """The review of a creative; with a `version`, only if its campaign still has it."""
 
     review: Literal["approved", "rejected", "pending"]
     note: str = ""
     version: int | None = None
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """Spend and pacing of a campaign.
+
+    `spend` is the ledger's; today is the campaign's own day. `allowance_micros` is what it may spend today (None:
+    unlimited), `planned_micros` how much of it even pacing has spent by now (None: not paced evenly), `participation`
+    the share of its auctions that it takes part in on this router.
+    """
+
+    campaign_id: str
+    version: int
+    state: CampaignState
+    spend: Spend
+    daily_budget_micros: Micros | None
+    total_budget_micros: Micros | None
+    allowance_micros: Micros | None
+    planned_micros: Micros | None
+    participation: float
 
 
 _CAMPAIGN = msgspec.json.Decoder(CampaignInput)
@@ -69,64 +95,68 @@ _FIELDS = CampaignInput.__struct_fields__
 
 
 def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
-    """Handlers of campaigns and reviews."""
-    store = router.campaigns
+    """Create the handlers of campaigns, reviews and deliveries."""
+    store, market = router.campaigns, router.marketplace
 
     @post("/v1/campaigns", status_code=201, opt=documented(CampaignInput, answer="The campaign as stored."))
-    async def create_campaign(request: Request[Any, Any, Any]) -> Response[bytes]:
-        """Book a campaign; its creatives wait for their review."""
+    async def create_campaign(request: HttpRequest) -> Response[bytes]:
+        """Create a campaign; its creatives are served after their review."""
         caller = await gate.caller(request, *BOOKERS)
         given = _for(caller, decode_body(await request.body(), _CAMPAIGN))
         now = datetime.now(UTC)
         stored = await asyncio.to_thread(store.create, _checked(given, now), now)
-        log.info("campaign created", campaign_id=stored.id, advertiser_id=stored.advertiser_id)
-        return _campaign(stored, 201)
+        log.info("campaign.created", campaign_id=stored.id, advertiser_id=stored.advertiser_id)
+        return json_response(stored, 201)
 
     @get("/v1/campaigns", opt=documented(query=FILTERS, answer="Campaigns, newest first, and the next cursor."))
-    async def list_campaigns(request: Request[Any, Any, Any]) -> Response[bytes]:
+    async def list_campaigns(request: HttpRequest) -> Response[bytes]:
         """List campaigns."""
         caller = await gate.caller(request, *BOOKERS)
-        return _json(await asyncio.to_thread(page_for, store, caller, request.query_params))
+        return json_response(await asyncio.to_thread(page_for, store, caller, request.query_params))
 
     @get("/v1/campaigns/{campaign_id:str}", opt=documented(answer="The campaign."))
-    async def get_campaign(request: Request[Any, Any, Any], campaign_id: FromPath[str]) -> Response[bytes]:
-        """One campaign."""
-        return _campaign(await own(store, await gate.caller(request, *BOOKERS), campaign_id))
+    async def get_campaign(request: HttpRequest, campaign_id: FromPath[str]) -> Response[bytes]:
+        """Read one campaign."""
+        return json_response(await own(store, await gate.caller(request, *BOOKERS), campaign_id))
 
     @patch("/v1/campaigns/{campaign_id:str}", opt=documented(CampaignPatch, answer="The campaign as stored."))
-    async def update_campaign(request: Request[Any, Any, Any], campaign_id: FromPath[str]) -> Response[bytes]:
-        """Change a campaign that nobody has changed since it was read."""
+    async def update_campaign(request: HttpRequest, campaign_id: FromPath[str]) -> Response[bytes]:
+        """Change a campaign, if it was not changed since it was read.
+
+        Raises:
+            BadRequest: if it would change the id.
+        """
         caller = await gate.caller(request, *BOOKERS)
         changes = decode_object(await request.body())
         version = convert(changes, CampaignPatch).version
         old = await own(store, caller, campaign_id)
         if "id" in changes and changes["id"] != campaign_id:
-            raise bad_request("id", changes["id"], "it is fixed: create another campaign instead")
+            raise BadRequest("id", changes["id"], "it is fixed: create another campaign instead")
         whole = {name: value for name, value in msgspec.to_builtins(old).items() if name in _FIELDS}
         writable = ("id", "title", "text", "landing_url", "image_url", "video_url")
         whole["creatives"] = [{name: one[name] for name in writable} for one in whole["creatives"]]
         whole |= {name: value for name, value in changes.items() if name != "version"}
         given = _for(caller, convert(whole, CampaignInput))
         now = datetime.now(UTC)
-        # An end in the past may stay as it is; the internal landing page of a catalogue's ad as well.
-        pages = {creative.landing_url for creative in old.creatives}
+        # The landing pages that the campaign has may stay, also those of a catalogue, which lie on this server.
+        pages = frozenset(creative.landing_url for creative in old.creatives)
         new = msgspec.structs.replace(_checked(given, now, pages), version=version)
         stored = await asyncio.to_thread(store.update, new, now)
-        log.info("campaign changed", campaign_id=campaign_id, version=stored.version)
-        return _campaign(stored)
+        log.info("campaign.changed", campaign_id=campaign_id, version=stored.version)
+        return json_response(stored)
 
-    def changing(state: CampaignState, name: str, text: str) -> HTTPRouteHandler:
-        async def handler(request: Request[Any, Any, Any], campaign_id: FromPath[str]) -> Response[bytes]:
+    def set_state(state: CampaignState, name: str, summary: str) -> HTTPRouteHandler:
+        async def handler(request: HttpRequest, campaign_id: FromPath[str]) -> Response[bytes]:
             caller = await gate.caller(request, *BOOKERS)
             body = await request.body()
             version = decode_body(body, _VERSION).version if body.strip() else None
             await own(store, caller, campaign_id)
             now = datetime.now(UTC)
             stored = await asyncio.to_thread(lambda: store.set_state(campaign_id, state, now, version=version))
-            log.info("campaign state set", campaign_id=campaign_id, state=state.value)
-            return _campaign(stored)
+            log.info("campaign.state_set", campaign_id=campaign_id, state=state.value)
+            return json_response(stored)
 
-        handler.__doc__, handler.__name__ = text, f"{name}_campaign"
+        handler.__doc__, handler.__name__ = summary, f"{name}_campaign"
         path = f"/v1/campaigns/{{campaign_id:str}}/{name}"
         return post(path, status_code=200, opt=documented(VersionOnly, answer="The campaign as stored."))(handler)
 
@@ -135,33 +165,63 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         status_code=200,
         opt=documented(ReviewInput, answer="The creative's campaign as stored."),
     )
-    async def review_creative(request: Request[Any, Any, Any], creative_id: FromPath[str]) -> Response[bytes]:
-        """Approve or reject a creative; only an approved one is served."""
+    async def review_creative(request: HttpRequest, creative_id: FromPath[str]) -> Response[bytes]:
+        """Approve or reject a creative; only approved ones are served.
+
+        Raises:
+            BadRequest: if the note is too long.
+        """
         await gate.caller(request, Role.ADMIN)
         given = decode_body(await request.body(), _REVIEW)
         if len(given.note) > 1_000:
-            raise bad_request("note", given.note, "give at most 1000 characters")
+            raise BadRequest("note", given.note, "give at most 1000 characters")
         review, now = ReviewState(given.review), datetime.now(UTC)
         stored = await asyncio.to_thread(
             lambda: store.review(creative_id, review, now, note=given.note, version=given.version)
         )
-        log.info("creative reviewed", creative_id=creative_id, review=review.value)
-        return _campaign(stored)
+        log.info("creative.reviewed", creative_id=creative_id, review=review.value)
+        return json_response(stored)
+
+    async def deliveries(campaigns: Sequence[Campaign]) -> tuple[Delivery, ...]:
+        shares = [market.participation(one.id) if market.index.get(one.id) else 0.0 for one in campaigns]
+        return await asyncio.to_thread(_deliveries, router.database, campaigns, shares)
+
+    @get("/v1/campaigns/{campaign_id:str}/delivery", opt=documented(answer="Spend and pacing."))
+    async def delivery(request: HttpRequest, campaign_id: FromPath[str]) -> Response[bytes]:
+        """Read spend and pacing of a campaign."""
+        campaign = await own(store, await gate.caller(request, *BOOKERS), campaign_id)
+        return json_response((await deliveries([campaign]))[0])
+
+    @get(
+        "/v1/deliveries",
+        opt=documented(query=FILTERS, answer="Spend and pacing, in the order of the campaigns, and the next cursor."),
+    )
+    async def list_deliveries(request: HttpRequest) -> Response[bytes]:
+        """List spend and pacing of the campaigns that the same query lists."""
+        caller = await gate.caller(request, *BOOKERS)
+        page = await asyncio.to_thread(page_for, store, caller, request.query_params)
+        return json_response(Page[Delivery](items=await deliveries(page.items), cursor=page.cursor))
 
     return [
         create_campaign,
         list_campaigns,
         get_campaign,
         update_campaign,
-        changing(CampaignState.PAUSED, "pause", "Pause a campaign."),
-        changing(CampaignState.ACTIVE, "resume", "Let a paused campaign take part again."),
-        changing(CampaignState.ENDED, "end", "End a campaign for good."),
+        set_state(CampaignState.PAUSED, "pause", "Pause a campaign."),
+        set_state(CampaignState.ACTIVE, "resume", "Resume a paused campaign."),
+        set_state(CampaignState.ENDED, "end", "End a campaign; it cannot be resumed."),
         review_creative,
+        delivery,
+        list_deliveries,
     ]
 
 
 async def own(store: CampaignStore, caller: Caller, campaign_id: str) -> Campaign:
-    """A campaign that the caller may see. Raises NotFound for any other."""
+    """Return a campaign of the caller.
+
+    Raises:
+        NotFound: if there is none with this id, or it is another advertiser's.
+    """
     campaign = await asyncio.to_thread(store.get, campaign_id)
     if caller.role is Role.ADVERTISER and campaign.advertiser_id != caller.advertiser_id:
         raise NotFound("campaign", campaign_id, "there is no such campaign")
@@ -169,7 +229,7 @@ async def own(store: CampaignStore, caller: Caller, campaign_id: str) -> Campaig
 
 
 def page_for(store: CampaignStore, caller: Caller, asked: Mapping[str, str]) -> Page[Campaign]:
-    """The page that FILTERS ask for, of what the caller may see. Raises ApiError for a filter that is wrong."""
+    """Return the page of the caller's campaigns that the query FILTERS select."""
     only(asked, set(FILTERS))
     advertiser = asked.get("advertiser_id", "")
     if caller.role is Role.ADVERTISER:
@@ -186,7 +246,11 @@ def page_for(store: CampaignStore, caller: Caller, asked: Mapping[str, str]) -> 
 
 
 def _for(caller: Caller, given: CampaignInput) -> CampaignInput:
-    """The body with its advertiser: an advertiser books for itself, an administrator says for whom."""
+    """Return the body with its advertiser: an advertiser's key books for itself, an administrator's for the one named.
+
+    Raises:
+        ApiError: 403 if an advertiser's key names another advertiser.
+    """
     if caller.role is not Role.ADVERTISER:
         return given
     if given.advertiser_id not in ("", caller.advertiser_id):
@@ -195,17 +259,38 @@ def _for(caller: Caller, given: CampaignInput) -> CampaignInput:
     return msgspec.structs.replace(given, advertiser_id=caller.advertiser_id)
 
 
-def _checked(given: CampaignInput, now: datetime, pages: set[str] | None = None) -> Campaign:
+def _checked(given: CampaignInput, now: datetime, known_pages: frozenset[str] = frozenset()) -> Campaign:
+    """Return the checked campaign; landing pages are checked unless they are among `known_pages`.
+
+    Raises:
+        BadFields: naming all faults.
+    """
     try:
-        return checked(given, now, pages or ())
+        return checked(given, now, known_pages)
     except BadCampaign as error:
-        raise bad_fields(error.faults) from error
+        raise BadFields(error.faults) from error
 
 
-def _campaign(campaign: Campaign, status: int = 200) -> Response[bytes]:
-    return _json(campaign, status)
-
-
-def _json(value: Any, status: int = 200) -> Response[bytes]:
-    headers = {"Cache-Control": "no-store"}
-    return Response(msgspec.json.encode(value), status_code=status, media_type="application/json", headers=headers)
+def _deliveries(
+    database: Database, campaigns: Sequence[Campaign], participation: Sequence[float]
+) -> tuple[Delivery, ...]:
+    now = datetime.now(UTC)
+    spends = spends_of(database, [campaign.id for campaign in campaigns], now)
+    found = []
+    for campaign, share in zip(campaigns, participation, strict=True):
+        spend = spends[campaign.id]
+        plan = day_plan(campaign, spend, now)
+        found.append(
+            Delivery(
+                campaign_id=campaign.id,
+                version=campaign.version,
+                state=campaign.state,
+                spend=spend,
+                daily_budget_micros=campaign.daily_budget_micros,
+                total_budget_micros=campaign.total_budget_micros,
+                allowance_micros=plan.allowance,
+                planned_micros=plan.planned,
+                participation=share,
+            )
+        )
+    return tuple(found)

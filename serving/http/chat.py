@@ -1,4 +1,4 @@
-"""`/v1/chat/completions` and `/v1/models`: OpenAI's wire format around a live answer."""
+"""`/v1/chat/completions` and `/v1/models`: OpenAI's wire format around a running answer."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from typing import Any
 
 import msgspec
 import structlog
-from litestar import Request, get, post
+from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from serving import tracing
 from serving.accounts.keys import Role
-from serving.answering.answer import LiveAnswer
+from serving.answering.answer import RunningAnswer
 from serving.answering.question import ChatRequest
 from serving.answering.rendering import VisibleDelta
-from serving.errors import ApiError, as_api_error, bad_request, sse_error
+from serving.answering.result import AnswerRequest, AnswerResult
+from serving.errors import ApiError, BadRequest, as_api_error, sse_error
 from serving.http.auth import Gate
-from serving.http.chat_request import parse_chat_request
+from serving.http.bodies import HttpRequest
+from serving.http.chat_request import is_served, parse_chat_request
 from serving.http.documents import documented
 from serving.router import Router
 
@@ -37,49 +39,54 @@ _encode = msgspec.json.Encoder().encode
 
 
 def chat_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
-    """Handlers for completions and the model list."""
-    model, settings = router.room.model, router.settings
-    requests = router.metrics.requests
-    ok = requests.labels("/v1/chat/completions", "200")
+    """Create the handlers of completions and of the model list."""
+    model, settings = router.context.model, router.settings
+    succeeded = router.metrics.requests.labels("/v1/chat/completions", "200")
 
     @post("/v1/chat/completions", status_code=200, opt=documented(ChatRequest, answer="A chat completion with `ads`."))
-    async def completions(request: Request[Any, Any, Any]) -> ASGIApp:
-        """Answer a conversation; the answer may hold labelled sponsored links."""
+    async def completions(request: HttpRequest) -> ASGIApp:
+        """Answer a conversation; the answer may hold labelled sponsored links.
+
+        Raises:
+            ApiError: 503 while the server is going down.
+        """
         arrived = asyncio.get_running_loop().time()
         caller = await gate.caller(request, *ASKERS, anonymous=True)
         question = parse_chat_request(await request.body(), model, settings)
         if router.draining:
-            raise ApiError(503, "the server is going down: ask again, another one will answer", code="draining")
-        live = router.open(question, settings.public_url or _own_address(request), arrived, caller.key_id)
+            raise ApiError(503, "the server is going down: ask again, another router will answer", code="draining")
+        base_url = settings.public_url or _own_address(request)
         with tracing.continued(request.headers):
-            writing = router.begin(live)
-        gone = asyncio.create_task(_cancel_when_gone(request.receive, writing))
+            answer = router.begin_answer(question, owner=caller.key_id, base_url=base_url, arrived=arrived)
+        watcher = asyncio.create_task(_cancel_when_gone(request.receive, answer.task))
         try:
-            if question.request.stream:
-                first = await live.outlet.take()
-            else:
-                await asyncio.wait((writing,))
-                content = "".join([delta.content for delta in live.outlet.whole()])
+            first = await answer.deltas.take() if question.request.stream else []
+            if first:
+                succeeded.inc()
+                return _Stream(answer, model, first, watcher)
+            result = await answer.result()
         except BaseException:
-            await _stop(writing, gone)
+            await _cancel(answer.task, watcher)
             raise
-        ok.inc()
-        if question.request.stream:
-            return _Stream(live, model, first, writing, gone)
-        gone.cancel()
-        return _Json(_completion(live, model, content))
+        watcher.cancel()
+        succeeded.inc()
+        return _Json(_completion(result, model, "".join(delta.content for delta in answer.deltas.take_ready())))
 
     @get("/v1/models", opt=documented(answer="The served model."))
-    async def models(request: Request[Any, Any, Any]) -> dict[str, Any]:
-        """The models that can be asked: one."""
+    async def models(request: HttpRequest) -> dict[str, Any]:
+        """List the models: the one that this router serves."""
         await gate.caller(request, *Role, anonymous=True)
         return {"object": "list", "data": [_model_card(model)]}
 
     @get("/v1/models/{name:path}", opt=documented(answer="The served model."))
-    async def one_model(request: Request[Any, Any, Any], name: FromPath[str]) -> dict[str, Any]:
-        """One model by its name."""
+    async def one_model(request: HttpRequest, name: FromPath[str]) -> dict[str, Any]:
+        """Read one model by its name.
+
+        Raises:
+            ApiError: 404 for another model.
+        """
         await gate.caller(request, *Role, anonymous=True)
-        if name.lstrip("/") != model:
+        if not is_served(name.lstrip("/"), model):
             raise ApiError(404, f"model: this server serves {model!r} alone", "model", "model_not_found")
         return _model_card(model)
 
@@ -87,7 +94,7 @@ def chat_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
 
 
 class _Json:
-    """A whole completion, already encoded."""
+    """A complete response, already encoded."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -100,102 +107,104 @@ class _Json:
 
 
 class _Stream:
-    """The same as server-sent `chat.completion.chunk` events, those that are ready together in one write. A chunk that
-    is a sponsored link has it as `ad`; the last chunk before `[DONE]` carries all `ads` and the `auction`."""
+    """A response of server-sent `chat.completion.chunk` events; deltas that are ready together go in one write.
+
+    A chunk that is a sponsored link carries it as `ad`; the last chunk before `[DONE]` carries all `ads` and the
+    `auction`.
+    """
 
     def __init__(
-        self,
-        live: LiveAnswer,
-        model: str,
-        first: list[VisibleDelta],
-        writing: asyncio.Task[None],
-        gone: asyncio.Task[None],
+        self, answer: RunningAnswer, model: str, first: list[VisibleDelta], watcher: asyncio.Task[None]
     ) -> None:
-        self._live, self._first, self._writing, self._gone = live, first, writing, gone
-        frame = _encode(_frame(live, model, "chat.completion.chunk"))[:-1]
-        self._head = b"data: " + frame + b',"choices":[{"index":0,"delta":'
+        self._answer, self._first, self._watcher = answer, first, watcher
+        self._frame = _encode(_frame(answer.request, model, "chat.completion.chunk"))[:-1]
+        self._head = b"data: " + self._frame + b',"choices":[{"index":0,"delta":'
         self._tail = b',"logprobs":null,"finish_reason":null}]'
-        self._frame = frame
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        options = self._live.question.request.stream_options
+        answer, deltas = self._answer, self._first
         body = self._head + b'{"role":"assistant","content":""}' + self._tail + b"}\n\n"
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-            taken = self._first
-            while taken:
-                body += b"".join([self._chunk(delta) for delta in taken])
-                if not self._writing.done():  # else its end is ready as well, and goes with it
+            while deltas:
+                body += b"".join([self._chunk(delta) for delta in deltas])
+                if not answer.task.done():  # otherwise the last chunk is ready, too, and goes into the same write
                     ready, body = body, b""
                     await send({"type": "http.response.body", "body": ready, "more_body": True})
-                taken = await self._live.outlet.take()
-            if not self._writing.done():
-                await asyncio.wait((self._writing,))
-            body += self._last(options is not None and options.include_usage)
+                deltas = await answer.deltas.take()
+            body += self._end(await answer.result())
         except Exception as error:
             if as_api_error(error).status == 500:
-                log.error("stream failed", auction_id=self._live.auction_id, reason=type(error).__name__)
+                log.error("http.stream_failed", auction_id=answer.request.auction_id, reason=type(error).__name__)
             body += sse_error(error)
         finally:
-            if self._writing.done():
-                self._gone.cancel()
+            if answer.task.done():
+                self._watcher.cancel()
             else:
-                await _stop(self._writing, self._gone)
+                await _cancel(answer.task, self._watcher)
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     def _chunk(self, delta: VisibleDelta) -> bytes:
         chunk = self._head + b'{"content":' + _encode(delta.content) + b"}" + self._tail
         return chunk + (b"}\n\n" if delta.ad is None else b',"ad":' + _encode(delta.ad) + b"}\n\n")
 
-    def _last(self, usage_wanted: bool) -> bytes:
-        live = self._live
-        extras = _encode(_extras(live))[1:]
-        end = b'{},"logprobs":null,"finish_reason":' + _encode(live.finish_reason) + b"}],"
+    def _end(self, result: AnswerResult) -> bytes:
+        """Return the last chunk, the chunk with the usage where it is wanted, and `[DONE]`."""
+        options = result.request.question.request.stream_options
+        extras = _encode(_extras(result))[1:]
+        end = b'{},"logprobs":null,"finish_reason":' + _encode(result.finish_reason) + b"}],"
         body = self._head + end + extras + b"\n\n"
-        if usage_wanted:
-            usage = b',"choices":[],"usage":' + _encode(_usage(live)) + b","
+        if options is not None and options.include_usage:
+            usage = b',"choices":[],"usage":' + _encode(_usage(result)) + b","
             body += b"data: " + self._frame + usage + extras + b"\n\n"
         return body + b"data: [DONE]\n\n"
 
 
-async def _cancel_when_gone(receive: Receive, writing: asyncio.Task[None]) -> None:
+async def _cancel_when_gone(receive: Receive, task: asyncio.Task[AnswerResult]) -> None:
+    """Cancel the answer when the client closes the connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    writing.cancel()
+    task.cancel()
 
 
-async def _stop(*tasks: asyncio.Task[None]) -> None:
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks and wait for their end."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _own_address(request: Request[Any, Any, Any]) -> str:
-    """The address that the request came to: what click links begin with where none is configured."""
+def _own_address(request: HttpRequest) -> str:
+    """Return the address that the request came to; it begins the click links where no public address is configured.
+
+    Raises:
+        BadRequest: if the Host header is no host.
+    """
     host = request.headers.get("host", "")
     if not _HOST.fullmatch(host):
-        raise bad_request("Host", host, "send a host name, or set the server's public address")
+        raise BadRequest("Host", host, "send a host name, or set the server's public address")
     return f"{request.scope['scheme']}://{host}"
 
 
-def _completion(live: LiveAnswer, model: str, content: str) -> bytes:
-    """A `chat.completion` with the extra objects `ads` and `auction`."""
+def _completion(result: AnswerResult, model: str, content: str) -> bytes:
+    """Encode a `chat.completion` with the additional objects `ads` and `auction`."""
     message = {"role": "assistant", "content": content, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": live.finish_reason}
-    frame = _frame(live, model, "chat.completion")
-    return _encode(frame | {"choices": [choice], "usage": _usage(live)} | _extras(live))
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": result.finish_reason}
+    frame = _frame(result.request, model, "chat.completion")
+    return _encode(frame | {"choices": [choice], "usage": _usage(result)} | _extras(result))
 
 
-def _frame(live: LiveAnswer, model: str, kind: str) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{live.auction_id}", "object": kind, "created": live.created, "model": model}
+def _frame(request: AnswerRequest, model: str, kind: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{request.auction_id}", "object": kind, "created": request.created, "model": model}
 
 
-def _extras(live: LiveAnswer) -> dict[str, Any]:
-    return {"ads": live.ads, "auction": {"auction_id": live.auction_id}}
+def _extras(result: AnswerResult) -> dict[str, Any]:
+    return {"ads": result.ads, "auction": {"auction_id": result.request.auction_id}}
 
 
-def _usage(live: LiveAnswer) -> dict[str, int]:
-    prompt, written = (live.done.prompt_tokens, live.done.tokens) if live.done else (0, 0)
+def _usage(result: AnswerResult) -> dict[str, int]:
+    completed = result.completed
+    prompt, written = (completed.prompt_tokens, completed.tokens) if completed else (0, 0)
     return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
 
 

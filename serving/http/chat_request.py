@@ -1,6 +1,6 @@
-"""The request body of `/v1/chat/completions`, decoded and checked; its records are `serving.answering.question`'s.
+"""Decode and check the request body of `/v1/chat/completions`; its records are `serving.answering.question`'s.
 
-Every refusal names the field, the value and the remedy. A field that the router cannot honour is refused rather than
+Every refusal names the field, the value and the remedy. A field that the router cannot honour is refused and not
 ignored, except for sampling fields: the deployed policy's own sampling is part of the auction.
 """
 
@@ -14,31 +14,43 @@ from mechanism.sanitize import clean_query
 from mechanism.types import Profile
 from serving.answering.question import AdsFields, ChatRequest, ProfileFields, Question
 from serving.answering.rendering import without_links
-from serving.errors import ApiError, bad_request
+from serving.errors import ApiError, BadRequest
 from serving.http.bodies import decode_body
 from serving.settings import ServeSettings
 
+DEFAULT_MODEL = "default"
+"""A model name that every router accepts, for the model that it serves."""
 MOST_ADS = 10
 LONGEST_MS = 600_000
 HIGHEST_FLOOR = 10**12
 LONGEST_PLACEMENT = 64
-"""A click token carries it, and has to stay short."""
+"""Click tokens carry the placement and have to stay short."""
 _CURRENCY = re.compile("[A-Z]{3}")
 
 
 _BODY = msgspec.json.Decoder(ChatRequest)
 
 
+def is_served(name: str, model: str) -> bool:
+    """Whether a request for the model `name` is answered by a router that serves `model`."""
+    return name in (model, DEFAULT_MODEL)
+
+
 def parse_chat_request(body: bytes, model: str, settings: ServeSettings) -> Question:
-    """Decodes and checks a request for the served `model`. Raises ApiError (400, 404) in OpenAI's terms."""
+    """Decode and check a request for the served `model`.
+
+    Raises:
+        ApiError: 404 for another model.
+        BadRequest: for fields that the router cannot honour.
+    """
     request = decode_body(body, _BODY)
-    if request.model != model:
-        message = f"model: {request.model[:80]!r}: this server serves {model!r}, see /v1/models"
+    if not is_served(request.model, model):
+        message = f"model: {request.model[:80]!r}: this server serves {model!r}: use that name or {DEFAULT_MODEL!r}"
         raise ApiError(404, message, param="model", code="model_not_found")
     if request.n not in (None, 1):
-        raise bad_request("n", request.n, "leave n at 1: there is one generation per answer")
+        raise BadRequest("n", request.n, "leave n at 1: an answer is one generation")
     if request.seed is not None and not -(2**63) <= request.seed < 2**63:
-        raise bad_request("seed", request.seed, "give a whole number of at most 64 bits")
+        raise BadRequest("seed", request.seed, "give a whole number of at most 64 bits")
     _check_ads(request.ads)
     texts = _texts(request, settings)
     roles = ("system" if m.role == "developer" else m.role for m in request.messages)
@@ -47,70 +59,74 @@ def parse_chat_request(body: bytes, model: str, settings: ServeSettings) -> Ques
 
 
 def _texts(request: ChatRequest, settings: ServeSettings) -> list[str]:
-    """The messages' texts, clean."""
+    """Return the messages' texts, cleaned.
+
+    Raises:
+        BadRequest: for messages that cannot be answered.
+    """
     messages = request.messages
     if not messages or len(messages) > settings.max_messages:
-        raise bad_request("messages", f"{len(messages)} messages", f"send 1 to {settings.max_messages} messages")
+        raise BadRequest("messages", f"{len(messages)} messages", f"send 1 to {settings.max_messages} messages")
     last = len(messages) - 1
     if messages[last].role != "user":
-        raise bad_request(f"messages[{last}].role", messages[last].role, "end with a message of role 'user'")
+        raise BadRequest(f"messages[{last}].role", messages[last].role, "end with a message of role 'user'")
     texts = [message.text() for message in messages]
     length = sum(map(len, texts))
     if length > settings.max_characters:
         remedy = f"shorten the conversation to {settings.max_characters} characters"
-        raise bad_request("messages", f"{length} characters", remedy)
+        raise BadRequest("messages", f"{length} characters", remedy)
     earlier = [_clean(without_links(text), f"messages[{i}].content") for i, text in enumerate(texts[:-1])]
     return [*earlier, clean_query(texts[last], f"messages[{last}].content")]
 
 
 def _known_profile(ads: AdsFields) -> Profile | None:
-    """The profile that may be used: None without consent, or when nothing is told."""
-    told = ads.profile
-    if not ads.consent or told == ProfileFields():
+    """Return the profile that may be used: None without consent, and None where every field is empty."""
+    given = ads.profile
+    if not ads.consent or given == ProfileFields():
         return None
     return Profile(
         id=ads.user_id,
-        age=_clean(told.age, "ads.profile.age"),
-        gender=_clean(told.gender, "ads.profile.gender"),
-        occupation=_clean(told.occupation, "ads.profile.occupation"),
-        location=_clean(told.location, "ads.profile.location"),
-        interests=tuple(_clean(v, "ads.profile.interests") for v in told.interests),
-        history=tuple(_clean(v, "ads.profile.history") for v in told.history),
+        age=_clean(given.age, "ads.profile.age"),
+        gender=_clean(given.gender, "ads.profile.gender"),
+        occupation=_clean(given.occupation, "ads.profile.occupation"),
+        location=_clean(given.location, "ads.profile.location"),
+        interests=tuple(_clean(v, "ads.profile.interests") for v in given.interests),
+        history=tuple(_clean(v, "ads.profile.history") for v in given.history),
     )
 
 
 def _check_ads(ads: AdsFields) -> None:
     if ads.max_ads is not None and not 0 <= ads.max_ads <= MOST_ADS:
-        raise bad_request("ads.max_ads", ads.max_ads, f"give a whole number from 0 to {MOST_ADS}")
+        raise BadRequest("ads.max_ads", ads.max_ads, f"give a whole number from 0 to {MOST_ADS}")
     if ads.tmax_ms is not None and not 1 <= ads.tmax_ms <= LONGEST_MS:
-        raise bad_request("ads.tmax_ms", ads.tmax_ms, f"give milliseconds from 1 to {LONGEST_MS}")
+        raise BadRequest("ads.tmax_ms", ads.tmax_ms, f"give milliseconds from 1 to {LONGEST_MS}")
     if not 0 <= ads.floor_micros <= HIGHEST_FLOOR:
-        raise bad_request("ads.floor_micros", ads.floor_micros, f"give a whole number from 0 to {HIGHEST_FLOOR}")
+        raise BadRequest("ads.floor_micros", ads.floor_micros, f"give a whole number from 0 to {HIGHEST_FLOOR}")
     if ads.currency and not _CURRENCY.fullmatch(ads.currency):
-        raise bad_request("ads.currency", ads.currency, "give an ISO 4217 code such as USD")
-    if ads == _SILENT:
+        raise BadRequest("ads.currency", ads.currency, "give an ISO 4217 code such as USD")
+    if ads == _NO_FIELDS:
         return
-    told = ads.profile
-    lists: dict[str, list[str]] = {"profile.interests": told.interests, "profile.history": told.history}
+    given = ads.profile
+    lists: dict[str, list[str]] = {"profile.interests": given.interests, "profile.history": given.history}
     lists |= {name: getattr(ads, name) for name in _BLOCKED}
     for name, entries in lists.items():
         most = 20 if name.startswith("profile") else 200
         if len(entries) > most:
-            raise bad_request(f"ads.{name}", f"{len(entries)} entries", f"give at most {most}")
-    scalars = {f"profile.{f}": getattr(told, f) for f in ("age", "gender", "occupation", "location")}
+            raise BadRequest(f"ads.{name}", f"{len(entries)} entries", f"give at most {most}")
+    scalars = {f"profile.{f}": getattr(given, f) for f in ("age", "gender", "occupation", "location")}
     scalars |= {
         name: getattr(ads, name)
         for name in ("user_id", "conversation_id", "placement", "category", "country", "language")
     }
     listed = {f"{name}[{i}]": value for name, entries in lists.items() for i, value in enumerate(entries)}
     for place, value in (scalars | listed).items():
-        # A line break would let a profile write its own lines into the prompt.
+        # A line break would let a profile add lines of its own to the prompt.
         most = LONGEST_PLACEMENT if place == "placement" else 200
         if value and (len(value) > most or not value.isprintable()):
-            raise bad_request(f"ads.{place}", value, f"give at most {most} printable characters on one line")
+            raise BadRequest(f"ads.{place}", value, f"give at most {most} printable characters on one line")
 
 
-_SILENT = AdsFields()
+_NO_FIELDS = AdsFields()
 _BLOCKED = ("blocked_categories", "blocked_advertisers", "user_blocked_categories", "user_blocked_advertisers")
 
 

@@ -1,74 +1,92 @@
-"""The OpenAPI document: routes by Litestar, bodies and parameters by the handlers' own notes, schemas by msgspec.
+"""The OpenAPI document: routes by Litestar, bodies and parameters by the handlers' `documented`, schemas by msgspec.
 
-Handlers read their bodies themselves, so that every refusal has one shape; what they expect is noted beside the route.
+Handlers decode their bodies themselves, so that every refusal has one shape; `documented` declares what they expect.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from litestar import Litestar
 from litestar.handlers import HTTPRouteHandler
 
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What the document says of one operation beside its path and its summary."""
+
+    body: type[msgspec.Struct] | None
+    query: Mapping[str, str]
+    answer: str
+    media: str
+    secured: bool
+
+
 _REFUSALS = {
-    "400": "A field is wrong: which, and what to do.",
+    "400": "A field is wrong; the error names it, its value and the remedy.",
     "401": "No valid API key.",
     "403": "The key's role may not do this.",
-    "404": "There is no such thing, or it is somebody else's.",
-    "409": "Somebody changed it meanwhile.",
+    "404": "It does not exist, or it belongs to another owner.",
+    "409": "It was changed since it was read.",
     "413": "The body is too large.",
-    "503": "Not possible just now; see Retry-After.",
+    "503": "Not possible now; see Retry-After.",
 }
 
 
 def documented(
-    body: Any = None,
+    body: type[msgspec.Struct] | None = None,
     query: Mapping[str, str] | None = None,
     answer: str = "",
     media: str = "application/json",
     secured: bool = True,
 ) -> dict[str, Any]:
-    """Notes for the document: the body's type, query parameters with their meaning, what the answer is."""
-    return {"document": {"body": body, "query": query or {}, "answer": answer, "media": media, "secured": secured}}
+    """Declare a handler's operation: the body's type, the query parameters with their meaning, the response.
+
+    The result is the handler's `opt`. `secured` is False for operations that need no key.
+    """
+    return {"operation": Operation(body, query or {}, answer, media, secured)}
 
 
 def openapi(app: Litestar, version: str) -> bytes:
-    """The whole document as JSON."""
+    """Build the document as JSON."""
     handlers = {
         (path, str(method)): handler
         for route in app.routes
         for handler in getattr(route, "route_handlers", ())
         if isinstance(handler, HTTPRouteHandler)
         for path in handler.paths
-        for method in handler.http_methods - {"HEAD"}  # goes without saying beside GET
+        for method in handler.http_methods - {"HEAD"}  # every GET answers HEAD
     }
-    noted = {key: handler.opt["document"] for key, handler in handlers.items() if "document" in handler.opt}
-    bodies = [note["body"] for note in noted.values() if note["body"] is not None]
+    operations: dict[tuple[str, str], Operation] = {
+        key: handler.opt["operation"] for key, handler in handlers.items() if "operation" in handler.opt
+    }
+    bodies = [operation.body for operation in operations.values() if operation.body is not None]
     refs, components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")
-    schemas = dict(zip([id(body) for body in bodies], refs, strict=True))
+    schemas = dict(zip(bodies, refs, strict=True))
     components["Error"] = _ERROR
     paths: dict[str, dict[str, Any]] = {}
-    for (path, method), note in sorted(noted.items()):
-        handler = handlers[path, method]
+    for path, method in sorted(operations):
+        handler, operation = handlers[path, method], operations[path, method]
         template, parameters = _path(path)
         parameters += [
             {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
-            for name, text in note["query"].items()
+            for name, text in operation.query.items()
         ]
-        operation: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "summary": (handler.fn.__doc__ or "").strip().split("\n")[0],
             "operationId": handler.fn.__name__,
             "parameters": parameters,
-            "responses": _responses(note, handler.status_code),
+            "responses": _responses(operation, handler.status_code),
         }
-        if note["body"] is not None:
-            content = {"application/json": {"schema": schemas[id(note["body"])]}}
-            operation["requestBody"] = {"required": True, "content": content}
-        if not note["secured"]:
-            operation["security"] = []
-        paths.setdefault(template, {})[method.lower()] = operation
+        if operation.body is not None:
+            content = {"application/json": {"schema": schemas[operation.body]}}
+            entry["requestBody"] = {"required": True, "content": content}
+        if not operation.secured:
+            entry["security"] = []
+        paths.setdefault(template, {})[method.lower()] = entry
     document = {
         "openapi": "3.1.0",
         "info": {"title": "LLM-Auction router", "version": version},
@@ -80,7 +98,7 @@ def openapi(app: Litestar, version: str) -> bytes:
 
 
 def _path(path: str) -> tuple[str, list[dict[str, Any]]]:
-    """Litestar's `{name:str}` as OpenAPI's `{name}`, with its parameters."""
+    """Translate Litestar's `{name:str}` to OpenAPI's `{name}`; return the path and its parameters."""
     parts, parameters = [], []
     for part in path.split("/"):
         name = part[1:-1].split(":")[0] if part.startswith("{") else ""
@@ -90,10 +108,10 @@ def _path(path: str) -> tuple[str, list[dict[str, Any]]]:
     return "/".join(parts), parameters
 
 
-def _responses(note: Mapping[str, Any], status: int) -> dict[str, Any]:
+def _responses(operation: Operation, status: int) -> dict[str, Any]:
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     found: dict[str, Any] = {code: {"description": text, "content": error} for code, text in _REFUSALS.items()}
-    found[str(status)] = {"description": note["answer"] or "Done.", "content": {note["media"]: {}}}
+    found[str(status)] = {"description": operation.answer or "Done.", "content": {operation.media: {}}}
     return found
 
 

@@ -1,70 +1,96 @@
-"""`/v1/reports`: revenue, impressions and clicks grouped as asked, as JSON or CSV, and the events behind each line."""
+"""`/v1/reports`: revenue, impressions and clicks by group, as JSON or CSV; the events behind each line; time series."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
 
 import msgspec
-from litestar import Request, Response, get
+from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
 from serving.accounts.keys import Role
 from serving.database.cursors import Page
-from serving.errors import bad_request
+from serving.errors import BadRequest
 from serving.http.auth import Caller, Gate
-from serving.http.bodies import choice, number, only
+from serving.http.bodies import HttpRequest, choice, json_response, number, only
 from serving.http.documents import documented
 from serving.reports.rendering import as_csv, as_json
 from serving.reports.reports import Dimension, Line, Query, Record, charges_of, events_of, report, totals
+from serving.reports.series import MOST_STEPS, Answers, Point, Step, Window, answers, points
 from serving.router import Router
 
 READERS = (Role.ADMIN, Role.ADVERTISER)
 _WITHIN = {
     "first_day": "ISO date, in the campaigns' time zones",
     "last_day": "ISO date, inclusive",
-    "campaign": "this campaign alone",
+    "campaign": "only this campaign",
     "advertiser_id": "administrators only",
 }
-_REPORT = {"group_by": f"some of {', '.join(Dimension)}, with commas", "format": "json or csv"} | _WITHIN
+_REPORT = {"group_by": f"any of {', '.join(Dimension)}, separated by commas", "format": "json or csv"} | _WITHIN
 _TRACE = (
-    {dimension.value: "of the line, where it is grouped by it" for dimension in Dimension}
-    | {"currency": "of the line", "auction_id": "instead of a line: one auction's charges", "limit": "1 to 1000"}
-    | {"cursor": "that of the page before"}
+    {dimension.value: "the line's value, if the report is grouped by it" for dimension in Dimension}
+    | {"currency": "the line's", "auction_id": "in place of a line: one auction's charges", "limit": "1 to 1000"}
+    | {"cursor": "`cursor` of the previous page"}
     | _WITHIN
 )
 
+_SERIES = {
+    "step": "hour or day, in UTC",
+    "count": f"number of steps up to now: 1 to {MOST_STEPS}, 24 if left out",
+    "model_version": "only this version",
+    "advertiser_id": "administrators only",
+}
+
 
 class Format(StrEnum):
-    """How a report is written."""
+    """The format of a report."""
 
     JSON = "json"
     CSV = "csv"
 
 
-def report_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
-    """Handlers of reports and their traces."""
-    database = router.database
+class Series(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures over time. `starts` are all steps, also those without figures.
 
-    @get("/v1/reports", opt=documented(query=_REPORT, answer="Lines; each can be traced to its events."))
-    async def read_report(request: Request[Any, Any, Any]) -> Response[Any]:
-        """Auctions, impressions, clicks and revenue."""
+    `answers` (those that had candidates), `ad_load` and `target` (of the ad load, in ads per answer) are None for an
+    advertiser.
+    """
+
+    step: Step
+    starts: tuple[datetime, ...]
+    points: list[Point]
+    answers: list[Answers] | None = None
+    ad_load: float | None = None
+    target: float | None = None
+
+
+def report_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
+    """Create the handlers of reports, of the events behind them, and of series."""
+    database, ad_load = router.database, router.settings.ad_load
+
+    @get("/v1/reports", opt=documented(query=_REPORT, answer="Lines; /v1/reports/events has the events of each."))
+    async def read_report(request: HttpRequest) -> Response[bytes]:
+        """Report auctions, impressions, clicks and revenue."""
         caller = await gate.caller(request, *READERS)
         only(request.query_params, set(_REPORT))
         query = _query(caller, request.query_params)
         kind = choice(request.query_params, "format", Format) or Format.JSON
         lines = await asyncio.to_thread(report, database, query)
-        headers = {"Cache-Control": "no-store"}
-        if kind is Format.CSV:
-            headers["Content-Disposition"] = 'attachment; filename="report.csv"'
-            return Response(as_csv(lines), media_type="text/csv", headers=headers)
-        return Response(as_json(lines), media_type="application/json", headers=headers)
+        if kind is Format.JSON:
+            return json_response(msgspec.Raw(as_json(lines)))
+        headers = {"Cache-Control": "no-store", "Content-Disposition": 'attachment; filename="report.csv"'}
+        return Response(as_csv(lines).encode(), media_type="text/csv", headers=headers)
 
     @get("/v1/reports/events", opt=documented(query=_TRACE, answer="Charge records, newest first, and the cursor."))
-    async def trace(request: Request[Any, Any, Any]) -> Response[bytes]:
-        """The charge records behind a line of a report, or of one auction."""
+    async def trace(request: HttpRequest) -> Response[bytes]:
+        """List the charge records behind a line of a report, or of one auction.
+
+        Raises:
+            BadRequest: without an auction id and without a currency.
+        """
         caller = await gate.caller(request, *READERS)
         asked = request.query_params
         only(asked, set(_TRACE))
@@ -74,32 +100,61 @@ def report_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
                 lambda: charges_of(database, auction_id=auction_id, cursor=cursor, limit=limit)
             )
             mine = tuple(r for r in page.items if caller.is_admin or r.advertiser_id == caller.advertiser_id)
-            return _json(Page[Record](items=mine, cursor=page.cursor))
+            return json_response(Page[Record](items=mine, cursor=page.cursor))
         if not asked.get("currency"):
-            raise bad_request("currency", None, "give the line's currency")
+            raise BadRequest("currency", None, "give the line's currency")
         line = _line(caller, asked)
-        return _json(await asyncio.to_thread(events_of, database, line, cursor, limit))
+        return json_response(await asyncio.to_thread(events_of, database, line, cursor, limit))
 
     @get("/v1/summary", opt=documented(answer="Sums over the whole ledger."))
-    async def summary(request: Request[Any, Any, Any]) -> Response[bytes]:
-        """Revenue and charged events so far, by currency."""
+    async def summary(request: HttpRequest) -> Response[bytes]:
+        """Sum revenue by currency, and charged events."""
         caller = await gate.caller(request, *READERS, anonymous=True)
         found = await asyncio.to_thread(totals, database, caller.advertiser_id)
         revenue: dict[str, int] = {}
         for total in found:
             revenue[total.currency] = revenue.get(total.currency, 0) + total.charged_micros
-        return _json({"revenue_micros": revenue, "charges": sum(total.charges for total in found)})
+        return json_response({"revenue_micros": revenue, "charges": sum(total.charges for total in found)})
 
-    return [read_report, trace, summary]
+    @get(
+        "/v1/reports/series", opt=documented(query=_SERIES, answer="All steps, and the figures of those that have any.")
+    )
+    async def read_series(request: HttpRequest) -> Response[bytes]:
+        """Report revenue, impressions, clicks and answers over time."""
+        caller = await gate.caller(request, *READERS)
+        asked = request.query_params
+        only(asked, set(_SERIES))
+        window = Window(
+            step=choice(asked, "step", Step) or Step.HOUR,
+            count=number(asked, "count", 24, 1, MOST_STEPS),
+            now=datetime.now(UTC),
+            advertiser_id=caller.advertiser_id if not caller.is_admin else asked.get("advertiser_id", ""),
+            model_version=asked.get("model_version", ""),
+        )
+        found = Series(step=window.step, starts=window.starts, points=await asyncio.to_thread(points, database, window))
+        if caller.is_admin:
+            found = msgspec.structs.replace(
+                found,
+                answers=await asyncio.to_thread(answers, database, window),
+                ad_load=router.context.ad_load,
+                target=ad_load.target if ad_load else None,
+            )
+        return json_response(found)
+
+    return [read_report, trace, summary, read_series]
 
 
 def _query(caller: Caller, asked: Mapping[str, str]) -> Query:
-    """The report that a caller may see: an advertiser its own."""
+    """Return the report query; an advertiser's key is limited to its own campaigns.
+
+    Raises:
+        BadRequest: for an unknown dimension.
+    """
     names = [name.strip() for name in asked.get("group_by", "").split(",") if name.strip()]
     known = {dimension.value for dimension in Dimension}
     for name in names:
         if name not in known:
-            raise bad_request("group_by", name, f"use some of {', '.join(Dimension)}")
+            raise BadRequest("group_by", name, f"use some of {', '.join(Dimension)}")
     advertiser = asked.get("advertiser_id", "")
     return Query(
         group_by=tuple(Dimension(name) for name in names),
@@ -111,7 +166,7 @@ def _query(caller: Caller, asked: Mapping[str, str]) -> Query:
 
 
 def _line(caller: Caller, asked: Mapping[str, str]) -> Line:
-    """The line whose events are wanted: its dimensions, not its figures."""
+    """Return the line whose events are wanted: its dimensions; its figures do not matter."""
     return Line(
         **{dimension.value: asked.get(dimension.value) for dimension in Dimension},
         currency=asked["currency"],
@@ -122,7 +177,3 @@ def _line(caller: Caller, asked: Mapping[str, str]) -> Line:
         revenue_micros=0,
         query=_query(caller, asked),
     )
-
-
-def _json(value: Any) -> Response[bytes]:
-    return Response(msgspec.json.encode(value), media_type="application/json", headers={"Cache-Control": "no-store"})

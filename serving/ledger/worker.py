@@ -31,7 +31,7 @@ from serving.ledger.entries import (
     charge_of_click,
     charges_of_interaction,
 )
-from streaming.dead_letters import bury
+from streaming.dead_letters import dead_letter
 from streaming.events import Click, Interaction
 from streaming.log import EventLog, LogProducer, Partition, Record
 from streaming.topics import CLICKS, INTERACTIONS
@@ -279,7 +279,7 @@ class LedgerTask:
 
     def _refuse(self, record: Record, error: InputError) -> None:
         self._dead_letters = self._dead_letters or self._log.producer()
-        bury(self._dead_letters, record, error).result(DEAD_LETTER_S)
+        dead_letter(self._dead_letters, record, error).result(DEAD_LETTER_S)
         self.metrics.refused.labels(record.topic).inc()
         log.error(
             "ledger.record_refused",

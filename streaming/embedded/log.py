@@ -51,6 +51,10 @@ class EmbeddedLog:
         self._lock = threading.RLock()
         root.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def is_local(self) -> bool:
+        return True
+
     def create(self, topics: Iterable[Topic]) -> None:
         with self._lock, FileLock(self._root / "lock").holding():
             for topic in topics:

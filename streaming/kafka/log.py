@@ -30,6 +30,10 @@ class KafkaLog:
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
 
+    @property
+    def is_local(self) -> bool:
+        return False
+
     def create(self, topics: Iterable[Topic]) -> None:
         wanted = {topic.name: topic for topic in topics}
         with translated("create topics"):
@@ -58,6 +62,12 @@ class KafkaLog:
         on_revoked: OnRevoked | None = None,
     ) -> KafkaLogConsumer:
         return KafkaLogConsumer(self._settings, group, topics, on_assigned, on_revoked)
+
+    def maintain(self) -> None:
+        return None  # the brokers apply the topics' retention
+
+    def close(self) -> None:
+        return None  # each producer and consumer has its own connections
 
     def _create(self, admin: Any, wanted: dict[str, Topic]) -> None:
         there = set(admin.list_topics())

@@ -26,8 +26,8 @@ from mechanism.types import Context, MarkerChoice
 from serving.accounts.keys import Role
 from serving.campaigns.catalogue import Catalogue, CatalogueRow, import_catalogue, read_catalogue, write_catalogue
 from serving.http.app import create_app
-from serving.policies.protocol import Completed, PolicyEvent, TextDelta
 from serving.policies.in_process import ThreadedPolicy
+from serving.policies.protocol import Completed, PolicyEvent, TextDelta
 from serving.router import Router
 from serving.settings import ServeSettings
 from streaming.codec import decode
@@ -38,7 +38,7 @@ BROWSER = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/201001
 
 
 def rows(count: int = 6) -> list[CatalogueRow]:
-    """Ads about different things; ad A2 bids 0.20, A3 0.30 and so on."""
+    """Return ads about different things; A2 bids 0.20, A3 0.30 and so on."""
     things = ["running shoes", "coffee beans", "city hotels", "memory mattress", "tax software", "garden tools"]
     return [
         CatalogueRow(
@@ -56,7 +56,7 @@ def rows(count: int = 6) -> list[CatalogueRow]:
 
 
 class WordEncoder:
-    """Hashed bag of words: near enough to meaning for tests, and quick."""
+    """A hashed bag of words: an encoder that is good enough for tests, and fast."""
 
     def encode(self, texts: list[str], /) -> NDArray[np.float32]:
         vectors = np.full((len(texts), 512), 1e-3, np.float32)
@@ -69,8 +69,8 @@ class WordEncoder:
 Script = Callable[[Context], Iterator[str]]
 
 
-def say(*deltas: str) -> Script:
-    """A script that writes the deltas whatever it is asked; `{A2}` becomes that candidate's marker, `{*}` the first."""
+def writes(*deltas: str) -> Script:
+    """Return a script that always writes the deltas; `{A2}` becomes that candidate's marker, `{*}` the first one."""
 
     def script(context: Context) -> Iterator[str]:
         markers = {c.ad.id: render_marker(c.ad) for c in context.candidates}
@@ -83,7 +83,7 @@ def say(*deltas: str) -> Script:
 
 @dataclass
 class ScriptedPolicy:
-    """Stands in for a language model where a test needs to know every character it writes."""
+    """A policy of which a test knows every character that it writes."""
 
     script: Script
     contexts: list[Context] = field(default_factory=list)
@@ -104,7 +104,7 @@ class ScriptedPolicy:
 
 @dataclass
 class Running:
-    """A router that answers at `url`. `admin` is an administrator's key."""
+    """A router that answers at `url`; `admin` is an administrator's key."""
 
     url: str
     policy: Any
@@ -121,12 +121,12 @@ class Running:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0, timeout=20)
 
     def key(self, role: str, advertiser: str = "") -> str:
-        """A new key of a role."""
+        """Issue a key of a role."""
         issued = self.router.accounts.issue(Role(role), "test", datetime.now(UTC), advertiser_id=advertiser)
         return issued.secret
 
     def call(self, method: str, path: str, key: str | None = None, **options: Any) -> httpx.Response:
-        """A request with an API key (an administrator's unless another, or "" for none, is given)."""
+        """Send a request with an API key: an administrator's unless another, or "" for none, is given."""
         key = self.admin if key is None else key
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         headers |= options.pop("headers", {})
@@ -146,7 +146,7 @@ class Running:
         return answer
 
     def click(self, url: str, age_s: float = 2.0, **options: Any) -> httpx.Response:
-        """Follows a link as a person's browser does, somewhat after it was shown."""
+        """Follow a link as a person's browser does, a moment after it was shown."""
         clock = time.time() + age_s
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("serving.http.clicks.time.time", lambda: clock)
@@ -154,17 +154,17 @@ class Running:
             return httpx.request(options.pop("method", "GET"), url, headers=headers, timeout=20, **options)
 
     def revenue(self) -> dict[str, int]:
-        """Sums over the ledger."""
+        """Return the sums over the ledger."""
         found: dict[str, int] = self.call("GET", "/v1/summary").json()["revenue_micros"]
         return found
 
-    def settled(self) -> None:
-        """Waits until the ledger has everything."""
+    def wait_until_charged(self) -> None:
+        """Wait until the ledger has booked all events."""
         until(lambda: self.router.uncharged() == 0)
 
     def logged(self, topic: str) -> list[Any]:
-        """The events of a topic, those of all answers that have begun."""
-        until(lambda: self.router.room.in_flight == 0)
+        """Return the events of a topic, after the end of all answers under way."""
+        until(lambda: self.router.in_flight == 0)
         until(lambda: self.router.events.buffered + self.router.events.waiting == 0)
         with self.router.log.consumer("", [topic]) as consumer:
             records = []
@@ -183,7 +183,7 @@ def running(
     backend: Any = None,
     **settings: Any,
 ) -> Iterator[Running]:
-    """Starts a router on a free port and stops it at the end."""
+    """Start a router on a free port and stop it at the end."""
     path = folder / "catalogue.jsonl"
     if catalogue is None and ads:
         write_catalogue(rows(ads), path)
@@ -218,21 +218,23 @@ def running(
 
 
 def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    """Waits for a condition; fails the test when it does not come."""
+    """Wait for a condition; fail the test when it does not hold in time."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, f"the condition did not hold within {seconds} s"
         time.sleep(0.01)
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    """`start("text with {A2}", script=None, encoder=None, **settings)` gives a running router whose policy writes the
-    given deltas, or runs the script."""
+    """Return `start("text with {A2}", script=None, encoder=None, **settings)`.
+
+    It starts a router whose policy writes the given deltas, or runs the script.
+    """
     with ExitStack() as stack:
 
         def make(*deltas: str, script: Script | None = None, encoder: Any = None, **settings: Any) -> Running:
-            policy = ScriptedPolicy(script or say(*(deltas or ("Hello.",))))
+            policy = ScriptedPolicy(script or writes(*(deltas or ("Hello.",))))
             return stack.enter_context(running(tmp_path, policy, encoder, **settings))
 
         yield make
@@ -240,31 +242,31 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
 
 @pytest.fixture
 def router() -> Callable[..., Any]:
-    """`with router(folder, policy, ...)`: the same for any policy backend."""
+    """Return the context manager `router(folder, policy, ...)`, for any policy backend."""
     return running
 
 
 @pytest.fixture
 def scripted() -> Callable[..., ScriptedPolicy]:
-    """`scripted("text with {A2}")`: a policy that writes it."""
-    return lambda *deltas: ScriptedPolicy(say(*deltas))
+    """Return `scripted("text with {A2}")`, which creates a policy that writes the text."""
+    return lambda *deltas: ScriptedPolicy(writes(*deltas))
 
 
 @pytest.fixture
 def wait_until() -> Callable[..., None]:
-    """`until(condition, seconds)`."""
+    """Return `until(condition, seconds)`."""
     return until
 
 
 @pytest.fixture
 def spans() -> Iterator[Callable[[], dict[str, Any]]]:
-    """`spans()`: what this test's traces have by now, by name."""
+    """Return `spans()`, the finished spans of this test by name."""
     trace, sdk = pytest.importorskip("opentelemetry.trace"), pytest.importorskip("opentelemetry.sdk.trace")
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
     if not isinstance(trace.get_tracer_provider(), sdk.TracerProvider):
-        trace.set_tracer_provider(sdk.TracerProvider())  # once in a process
+        trace.set_tracer_provider(sdk.TracerProvider())  # possible once in a process
     exporter = InMemorySpanExporter()
     trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(exporter))
     yield lambda: {span.name: span for span in exporter.get_finished_spans()}
@@ -273,6 +275,6 @@ def spans() -> Iterator[Callable[[], dict[str, Any]]]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One router for a whole module of tests that leave no trace which others would see."""
-    with running(tmp_path_factory.mktemp("shared"), ScriptedPolicy(say("Try {A1}."))) as router:
+    """One router for all tests of a module that leave no state behind."""
+    with running(tmp_path_factory.mktemp("shared"), ScriptedPolicy(writes("Try {A1}."))) as router:
         yield router

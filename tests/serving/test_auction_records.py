@@ -6,6 +6,7 @@ import random
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,9 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mechanism.types import MarkerChoice
-from serving.accounts.administrator import ensure_administrator
-from serving.accounts.keys import AccountStore, Role
-from serving.answering.auction_records import AuctionLog, AuctionRecord, EvaluationSummary, OwnedRecord, new_auction_id
+from serving.accounts.keys import AccountStore, Role, ensure_administrator
+from serving.answering.auction_records import (
+    AnswerOutcome,
+    AuctionLog,
+    AuctionRecord,
+    EvaluationSummary,
+    OwnedRecord,
+    new_auction_id,
+)
 from serving.auction.eligibility import EligibilityIndex, PlacementRequest, ReachedCaps, rules
 from serving.auction.rates import ClickRates, insertion_rates
 from serving.campaigns.types import (
@@ -108,14 +115,16 @@ def test_an_insertion_rate_is_that_of_at_least_one_marker(markers: list[dict[str
 
 
 def test_the_newest_records_are_kept_and_paged() -> None:
-    fields = {
+    fields: dict[str, Any] = {
         field.name: (getattr(field.type, "__origin__", None) or field.type)()
         for field in msgspec.structs.fields(AuctionRecord)
+        if field.type is not AnswerOutcome
     }
+    fields["outcome"] = AnswerOutcome.CUT
     log, ids = AuctionLog(3), sorted(new_auction_id() for _ in range(5))
     for number, auction_id in enumerate(ids):
         record = AuctionRecord(**fields | {"auction_id": auction_id})
-        log.add(OwnedRecord(record, owner="me" if number % 2 else "", outcome=None))
+        log.add(OwnedRecord(record, owner="me" if number % 2 else "", evaluation=None))
     assert [k.record.auction_id for k in log.newest(None, "", 9)] == ids[:1:-1]
     assert [k.record.auction_id for k in log.newest("me", "", 9)] == [ids[3]]
     assert [k.record.auction_id for k in log.newest(None, ids[3], 9)] == [ids[2]]

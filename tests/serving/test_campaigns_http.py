@@ -70,7 +70,7 @@ def test_a_campaign_is_booked_shown_clicked_and_reported(start: Start, wait_unti
         "https://falcon.example/kite.png",
     )
     assert router.click(ad["click_url"]).headers["location"] == "https://falcon.example/kites?from=chat"
-    router.settled()
+    router.wait_until_charged()
     query = "/v1/reports?group_by=creative_id,placement,model_version"
     lines = router.call("GET", query, falcon).json()["lines"]
     line = next(x for x in lines if x["placement"] == "assistant")
@@ -128,7 +128,7 @@ def test_a_click_on_a_campaign_that_has_ended_since_still_counts(start: Start, w
     router.call("POST", f"/v1/campaigns/{campaign['id']}/end")
     wait_until(lambda: router.router.marketplace.index.get(campaign["id"]) is None)
     assert router.click(url).status_code == 302
-    router.settled()
+    router.wait_until_charged()
     assert router.revenue() == {"EUR": 450_000}
 
 
@@ -281,7 +281,7 @@ def test_what_is_paid_without_a_click(
     approve(router)
     wait_until(lambda: asked(router)["ads"] != [])
     answer = asked(router)
-    router.settled()
+    router.wait_until_charged()
     path = "/v1/reports/events?auction_id=" + answer["auction"]["auction_id"]
     events = router.call("GET", path).json()["items"]
     assert [(e["kind"], e["charged_micros"]) for e in events] == ([(pricing, charged)] if charged else [])
@@ -289,6 +289,6 @@ def test_what_is_paid_without_a_click(
     assert [p["price_micros"] for p in record["payments"]] == [e["charged_micros"] for e in events]
     if charged:  # a click is counted and costs nothing more
         router.click(answer["ads"][0]["click_url"])
-        router.settled()
+        router.wait_until_charged()
         kinds = {e["kind"]: e["charged_micros"] for e in router.call("GET", path).json()["items"]}
         assert kinds == {pricing: charged, "click": 0}

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from serving.answering.answer import LiveAnswer
+from serving.answering.result import AnswerResult
 from serving.database.engine import Database
 from serving.ledger.background import LedgerProcess
 from serving.reports.reports import Query, report
@@ -47,7 +47,7 @@ def test_a_charging_that_is_killed_is_started_again_and_every_click_is_charged_o
     start: Callable[..., Any], wait_until: Callable[..., None]
 ) -> None:
     router = start("Try {A1}. Or {A2}. Or {A3}.", ledger="process")
-    charging = router.router.charging
+    charging = router.router.ledger
     assert isinstance(charging, LedgerProcess)
     ads = router.ask()["ads"]
     for number, ad in enumerate(ads):
@@ -111,6 +111,6 @@ def test_an_answer_leaves_nothing_to_the_garbage_collector(
     try:
         for _ in range(3):
             router.ask()
-        wait_until(lambda: not any(isinstance(thing, LiveAnswer) for thing in gc.get_objects()))
+        wait_until(lambda: not any(isinstance(thing, AnswerResult) for thing in gc.get_objects()))
     finally:
         gc.enable()

@@ -150,7 +150,7 @@ def test_what_the_ledger_refuses_goes_to_the_dead_letters_and_delays_nobody(
     Worker(task, log, poll_s=0.01).run(threading.Event(), until_idle=True)
     charge(log, database)
     assert totals(database) == (60, len(clicked), 200_000 * len(clicked))
-    reasons = [fate.error for topic in (INTERACTIONS, CLICKS) for _, fate in letters(log, topic)]
+    reasons = [origin.error for topic in (INTERACTIONS, CLICKS) for _, origin in letters(log, topic)]
     assert len(reasons) == 3
     assert all("campaign" in reason or "NUL" in reason for reason in reasons)
     assert registry.get_sample_value("llm_auction_ledger_refused_total", {"topic": CLICKS}) == 2

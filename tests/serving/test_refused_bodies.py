@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from serving.answering.question import ChatRequest
 from serving.campaigns.input import CampaignInput
 from serving.errors import ApiError
-from serving.http.bodies import decode_body
-from serving.http.faults import faults
+from serving.http.bodies import decode_body, find_faults
 
 BOOKED = {"name": "Kites", "bid_micros": 1, "currency": "EUR", "creatives": [{"title": "Kite", "landing_url": "x"}]}
 CHAT = {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}], "ads": {}}
@@ -117,4 +116,4 @@ def test_faults_are_found_in_refused_bodies_and_in_no_other(kind: Any, change: d
         fits = True
     except msgspec.ValidationError:
         fits = False
-    assert (not list(faults(body, kind))) == fits
+    assert (not list(find_faults(body, kind))) == fits

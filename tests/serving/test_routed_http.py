@@ -137,7 +137,7 @@ def test_records_reports_and_metrics_tell_the_versions_apart(
             if name not in seen:
                 assert running.click(answer["ads"][0]["click_url"]).status_code == 302
             seen[name] = seen.get(name, 0) + 1
-        running.settled()
+        running.wait_until_charged()
         assert set(seen) == {"v1", "v2"}
         rows = running.call("GET", "/v1/reports?group_by=model_version").json()["lines"]
         for name, count in seen.items():

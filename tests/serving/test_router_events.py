@@ -13,7 +13,7 @@ import pytest
 from mechanism.errors import PolicyError
 from mechanism.markers import render_marker
 from mechanism.types import Context
-from serving.answering.answer import LiveAnswer
+from serving.answering.result import AnswerResult
 from serving.campaigns.types import Pricing
 from serving.errors import Overloaded
 from serving.settings import PSEUDONYMS, derived
@@ -84,7 +84,7 @@ def test_a_followed_link_is_one_click_event_with_its_verdict(start: Start) -> No
     assert {event.auction_id for event in events.values()} == {shown.auction_id}
     assert (events["A1"].verdict, events["A1"].price_micros) == ("valid", 100_000)
     assert (events["A2"].verdict, events["A2"].reason) == ("invalid", "bot")
-    router.settled()
+    router.wait_until_charged()
     assert router.revenue() == {"EUR": 100_000}
 
 
@@ -132,7 +132,7 @@ def test_payments_that_no_click_decides_stand_in_the_event(start: Start) -> None
     assert 0 < prices["A1"][1] < 100_000
     (part,) = event.participations
     assert (part.ad_id, part.price_micros > 0) == ("A3", True)
-    router.settled()
+    router.wait_until_charged()
     assert router.revenue() == {"EUR": prices["A1"][1] + part.price_micros}
     assert answer["ads"][0]["pricing"] == "impression"
 
@@ -156,7 +156,7 @@ def test_a_log_that_is_away_loses_nothing_and_delays_nobody(
     with router(tmp_path, scripted("Try {A2}.")) as running:
         (event,) = running.logged(INTERACTIONS)
         assert event.auction_id == answer["auction"]["auction_id"]
-        running.settled()
+        running.wait_until_charged()
         assert running.revenue() == {"EUR": 200_000}
 
 
@@ -174,5 +174,5 @@ def test_the_log_outlives_the_router(router: Callable[..., Any], scripted: Calla
 
 def test_an_answer_whose_event_cannot_be_built_is_answered(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     router = start("Hello.")
-    monkeypatch.setattr(LiveAnswer, "faults", property(lambda _: 1 / 0))
+    monkeypatch.setattr(AnswerResult, "faults", property(lambda _: 1 / 0))
     assert router.ask()["choices"][0]["message"]["content"] == "Hello."

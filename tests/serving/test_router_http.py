@@ -119,7 +119,7 @@ def test_metrics_tell_requests_fill_and_revenue(start: Start) -> None:
     router.ask(ads={"enabled": False})
     router.post(model="other")
     router.click(answer["ads"][0]["click_url"])
-    router.settled()
+    router.wait_until_charged()
     figures = router.get("/metrics").text
     for line in (
         'http_requests_total{route="/v1/chat/completions",status="200"} 2.0',
@@ -230,7 +230,7 @@ def test_a_client_that_leaves_ends_its_generation(
             with pytest.raises(httpx.ReadTimeout):
                 client.post(f"{running.url}/v1/chat/completions", json=body, timeout=0.3)
         wait_until(lambda: backend.open == 0)
-        wait_until(lambda: running.router.room.in_flight == 0)
+        wait_until(lambda: running.router.in_flight == 0)
         (record,) = running.get("/v1/auctions").json()["items"]
         assert record["outcome"] == "cancelled"
 
@@ -260,7 +260,7 @@ def test_ads_per_answer_are_steered_by_the_ad_load(router: Router, tmp_path: Pat
 
     contexts: list[Context] = []
     with router(tmp_path, None, backend=AsyncScript(writes)) as running:
-        running.router.room.load = 0.5
+        running.router.context.ad_load = 0.5
         record = running.get("/v1/auctions/" + running.ask()["auction"]["auction_id"]).json()
         candidate = next(c for c in record["candidates"] if c["ad_id"] == "A2")
         assert (candidate["bid_micros"], candidate["shown_bid_micros"], record["ad_load"]) == (200_000, 100_000, 0.5)
@@ -337,7 +337,7 @@ def test_the_router_runs_on_postgresql(router: Router, scripted: Router, tmp_pat
     with server, router(tmp_path, policy, database=server.create("router")) as running:
         answer = running.ask()
         running.click(answer["ads"][0]["click_url"])
-        running.settled()
+        running.wait_until_charged()
         assert running.revenue() == {"EUR": 200_000}
         events = running.call("GET", f"/v1/reports/events?auction_id={answer['auction']['auction_id']}").json()["items"]
         assert [e["model_version"] for e in events] == ["0" * 16]

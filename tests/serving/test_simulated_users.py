@@ -29,7 +29,7 @@ def test_their_clicks_are_charged_and_none_is_invalid(start: Callable[..., Runni
     crowd = Users(people, AskingSettings(router.url, rate=12.0, pause_s=0.2, pace=Pace(20_000, 0.2)))
     end = time.monotonic() + AT_MOST_S
     asyncio.run(crowd.run(lambda: crowd.counts["clicked"] >= 10 or time.monotonic() > end))
-    router.settled()
+    router.wait_until_charged()
     counts = dict(crowd.counts)
     assert counts["clicked"] >= 10
     assert set(counts) <= {"asked", "answered", "shown", "clicked"}

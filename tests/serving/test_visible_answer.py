@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mechanism.markers import render_marker
 from mechanism.stream import AdPiece, MarkerStream, TextPiece
 from mechanism.types import Ad
-from serving.answering.rendering import VisibleAnswer, as_read, without_links
+from serving.answering.rendering import VisibleAnswer, rendered_with_titles, without_links
 from serving.auction.offers import Offer
 from serving.campaigns.catalogue import Listing, campaign_of
 
@@ -96,7 +96,7 @@ def test_what_was_read_is_what_was_streamed_with_bare_titles(raw: str, max_ads: 
     stream = MarkerStream(ADS)
     stream.feed(raw)
     stream.finish()
-    text, spans = as_read(stream.answer(), OFFERS, max_ads)
+    text, spans = rendered_with_titles(stream.answer(), OFFERS, max_ads)
     bare = content
     for ad in reversed(visible.ads):
         bare = bare[: ad.span[0]] + ad.title + bare[ad.span[1] :]

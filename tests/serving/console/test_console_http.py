@@ -87,7 +87,7 @@ def test_deliveries_follow_the_list_its_filters_and_its_pages(start: Start) -> N
 def test_a_delivery_has_the_ledgers_spend_also_after_the_end(start: Start, wait_until: Until) -> None:
     router = start("Try {A1}.", ads=1)
     router.click(router.ask()["ads"][0]["click_url"])
-    router.settled()
+    router.wait_until_charged()
     found = router.call("GET", "/v1/campaigns/catalogue-A1/delivery").json()
     spent = (found["spend"]["total_micros"], found["spend"]["day_micros"])
     assert (spent, found["participation"], found["planned_micros"]) == ((100_000, 100_000), 1.0, None)
@@ -100,7 +100,7 @@ def test_a_delivery_has_the_ledgers_spend_also_after_the_end(start: Start, wait_
 def test_the_series_by_role(start: Start) -> None:
     router = start("Try {A1}.", ads=2)
     router.click(router.ask()["ads"][0]["click_url"])
-    router.settled()
+    router.wait_until_charged()
     whole = router.call("GET", "/v1/reports/series?count=2").json()
     assert len(whole["starts"]) == 2
     assert sum(point["revenue_micros"] for point in whole["points"]) == 100_000

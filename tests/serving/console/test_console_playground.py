@@ -89,7 +89,7 @@ def test_a_followed_link_is_charged_once_and_the_total_grows(start: Start, visit
         assert opened.value.evaluate("window.opener") is None
     expect(page.locator("#revenue")).to_have_text("€0.20")
     expect(page.locator("#clicks")).to_have_text("1")
-    router.settled()
+    router.wait_until_charged()
     assert router.revenue() == {"EUR": 200_000}
 
 

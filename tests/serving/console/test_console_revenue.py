@@ -91,7 +91,7 @@ def test_an_answer_appears_by_itself_where_nothing_was(start: Start, visit: Visi
     page = visit(router).open("revenue", router.admin)
     expect(page.locator(".empty")).to_contain_text("no answer had candidates")
     router.ask()
-    router.settled()
+    router.wait_until_charged()
     page.select_option("#period", "hour-168")  # looks at once
     expect(page.locator(".tile dd").nth(1)).to_have_text("1")
     expect(page.locator(".empty")).to_have_count(0)

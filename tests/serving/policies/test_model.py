@@ -52,7 +52,7 @@ def test_a_real_answer_is_labelled_linked_and_billable(
                 clicked = running.click(ad["click_url"], age_s=ages[ad["ad_id"]])
                 assert clicked.headers["location"] == f"/demo/{ad['ad_id']}"
                 spent += ad["bid_micros"]
-        running.settled()
+        running.wait_until_charged()
         assert running.revenue() == ({"USD": spent} if spent else {})
 
 

@@ -1,0 +1,119 @@
+"""The records between the steps of one answer: the request that starts it, and the result that it ends with.
+
+`serving.answering.answer` turns the one into the other; `serving.answering.finalise` records the result and
+`serving.http.chat` sends it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from mechanism.types import AdId, Answer
+from serving.answering.auction_records import AnswerOutcome, EvaluationSummary, new_auction_id
+from serving.answering.question import AdsFields, Question
+from serving.answering.rendering import SponsoredLink
+from serving.auction.offers import Offer
+from serving.auction.separation import Displaced
+from serving.policies.protocol import Completed
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRequest:
+    """A checked question with its identity and its limits.
+
+    `owner` is the id of the API key, empty without one. `base_url` begins the click links. `arrived` is the time of the
+    request on the event loop's clock, `received_at` in UTC. `ad_load` is the factor on the bids that the policy sees.
+    """
+
+    question: Question
+    owner: str
+    base_url: str
+    arrived: float
+    received_at: datetime
+    auction_id: str
+    seed: int
+    max_ads: int
+    ad_load: float
+
+    @classmethod
+    def create(
+        cls, question: Question, *, owner: str, base_url: str, arrived: float, max_ads: int, ad_load: float
+    ) -> AnswerRequest:
+        """Give the question an auction id and a seed; `max_ads` is the router's limit of links in one answer."""
+        wanted, seed = question.request.ads.max_ads, question.request.seed
+        return cls(
+            question=question,
+            owner=owner,
+            base_url=base_url.rstrip("/"),
+            arrived=arrived,
+            received_at=datetime.now(UTC),
+            auction_id=new_auction_id(),
+            seed=secrets.randbits(63) if seed is None else seed % 2**63,
+            max_ads=max_ads if wanted is None else min(max_ads, wanted),
+            ad_load=ad_load,
+        )
+
+    @property
+    def ads(self) -> AdsFields:
+        """The request's `ads` object."""
+        return self.question.request.ads
+
+    @property
+    def created(self) -> int:
+        """Unix time of the request, in seconds."""
+        return int(self.received_at.timestamp())
+
+    @property
+    def version_key(self) -> str:
+        """What the policy version is chosen by: a user and a conversation stay on the version that they saw."""
+        return (self.ads.user_id if self.ads.consent else "") or self.ads.conversation_id or self.auction_id
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerResult:
+    """Everything that is known of an answer when it has ended.
+
+    `offers` are the candidates of the last prompt by ad id, in the order of the prompt, and `apart` the creatives that
+    could not stand beside them; `evaluation` is None where no ads were wanted. `ads` are the sponsored links that the
+    reader saw, `left_out` the ads that the policy wrote past the maximum. `completed` is None unless the policy ended
+    the answer itself. `generations` is 2 where an answer without ads replaced a failed one. `error` is what ended an
+    answer that failed or was cancelled. Times in seconds since the request arrived; `first_token_s` is None without any
+    text.
+    """
+
+    request: AnswerRequest
+    outcome: AnswerOutcome
+    model: str
+    digest: str
+    currency: str
+    evaluation: EvaluationSummary | None
+    offers: Mapping[AdId, Offer]
+    apart: tuple[Displaced, ...]
+    parsed: Answer = field(repr=False)
+    ads: tuple[SponsoredLink, ...]
+    left_out: tuple[AdId, ...]
+    completed: Completed | None
+    generations: int
+    overhead_s: float
+    first_token_s: float | None
+    seconds: float
+    error: Exception | None
+
+    @property
+    def shown(self) -> tuple[AdId, ...]:
+        """The ads that the reader saw, each once, in the order of the text."""
+        return tuple(dict.fromkeys(ad.ad_id for ad in self.ads))
+
+    @property
+    def faults(self) -> list[str]:
+        """Kinds of the broken markers that were removed from the text."""
+        return [fault.kind for fault in self.parsed.faults]
+
+    @property
+    def finish_reason(self) -> str:
+        """OpenAI's `finish_reason`."""
+        ended = self.outcome is AnswerOutcome.ANSWERED and self.completed is not None and self.completed.finished
+        return "stop" if ended else "length"
