@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.serving.mock_upstream import MockSettings, serve
-from benchmarks.serving.numbered import DELTAS, numbered
+from benchmarks.serving.mock_upstream import DELTAS, MockSettings, numbered, serve
 from mechanism.errors import ConfigError, InputError, PolicyError
 from mechanism.types import Ad, Candidate, Context
 from serving import tracing
@@ -109,9 +108,7 @@ async def faked(*answers: Answer, **settings: Any) -> AsyncIterator[tuple[Fake, 
         await asyncio.gather(*fake.handlers)
 
 
-def upstream(
-    port: int, retries: int = 2, breaker: BreakerSettings = BREAKER, **more: Any
-) -> UpstreamSettings:
+def upstream(port: int, retries: int = 2, breaker: BreakerSettings = BREAKER, **more: Any) -> UpstreamSettings:
     calls = CallSettings(retries=retries, backoff_s=0.01, breaker=breaker)
     return UpstreamSettings(f"http://127.0.0.1:{port}", "m", calls=calls, **more)
 
