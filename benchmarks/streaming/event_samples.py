@@ -1,6 +1,6 @@
-"""Made-up traffic, the same for the same numbers: interactions, their clicks, and what has to come out of them.
+"""Synthetic interactions and clicks, reproducible by number, for drills, benchmarks and tests of the workers.
 
-For drills, benchmarks and tests of the workers; how readers really behave is `simulator`'s.
+They do not model how readers behave: `simulator` does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from streaming.events import (
     Span,
     click_id_of,
 )
-from streaming.moments import to_ms
+from streaming.log import to_ms
 
 BEGINNING = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 ADS = ("Trail Boots", "Rain Shell", "Camp Stove")
@@ -29,7 +29,7 @@ CLICK_RATE = 0.3
 
 
 def auction_id(number: int, at: datetime) -> str:
-    """A UUIDv7 that holds the time and the number."""
+    """Return a UUIDv7 that holds the time and the number."""
     ms, noise = to_ms(at) & (1 << 48) - 1, Random(number).getrandbits(12)
     bits = ms << 80 | 7 << 76 | noise << 64 | 2 << 62 | number & (1 << 62) - 1
     text = f"{bits:032x}"
@@ -39,7 +39,7 @@ def auction_id(number: int, at: datetime) -> str:
 def interaction(
     number: int, at: datetime = BEGINNING, *, user: str = "", reader: bool = True, shown: int = 2
 ) -> Interaction:
-    """Answer `number`, with three candidates of which the first `shown` are in the text."""
+    """Return answer `number` with three candidates, of which the first `shown` are in the text."""
     titles = ADS[:shown]
     text = f"For walk {number} on wet hills take " + " and ".join(titles) + ", warm socks and a map."
     raw = text
@@ -91,7 +91,7 @@ def interaction(
 
 
 def clicks(event: Interaction, number: int, within_s: float = 60.0) -> Iterator[Click]:
-    """The valid clicks on answer `number`: on each shown ad with CLICK_RATE, at most `within_s` after it."""
+    """Yield the valid clicks on answer `number`: on each shown ad with CLICK_RATE, within `within_s` seconds."""
     chance = Random(number)
     for shown in event.shown:
         after_s, clicked = chance.uniform(0.5, within_s), chance.random() < CLICK_RATE
@@ -100,7 +100,7 @@ def clicks(event: Interaction, number: int, within_s: float = 60.0) -> Iterator[
 
 
 def click(event: Interaction, ad_id: str, after_s: float, *, reason: str = "") -> Click:
-    """A click on an ad of an answer; an invalid one where there is a reason."""
+    """Return a click on an ad of an answer; a `reason` makes it invalid."""
     campaign = next(candidate.campaign_id for candidate in event.candidates if candidate.ad_id == ad_id)
     return Click(
         occurred_at=event.occurred_at + timedelta(seconds=after_s),

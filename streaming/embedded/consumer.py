@@ -13,8 +13,7 @@ from mechanism.errors import InputError
 from streaming.embedded.frames import Frame
 from streaming.embedded.groups import Membership
 from streaming.embedded.segments import Reader
-from streaming.log import OnAssigned, OnRevoked, Partition, Record, fenced
-from streaming.moments import from_ms
+from streaming.log import OnAssigned, OnRevoked, Partition, Record, fenced, from_ms
 
 BALANCE_S = 0.2
 """How often the members of the group are looked at."""

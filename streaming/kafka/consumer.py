@@ -23,8 +23,7 @@ from streaming.kafka.client_mends import Joining, free_slot
 from streaming.kafka.errors import translated
 from streaming.kafka.producer import ROOM
 from streaming.kafka.settings import KafkaSettings
-from streaming.log import OnAssigned, OnRevoked, Partition, Record, fenced
-from streaming.moments import from_ms
+from streaming.log import OnAssigned, OnRevoked, Partition, Record, fenced, from_ms
 from streaming.topics import LARGEST_RECORD
 
 POLL_INTERVAL_MS = 300_000

@@ -46,8 +46,8 @@ class Attribution:
         return timedelta(seconds=self.window_s + self.lateness_s)
 
 
-class Verdict(NamedTuple):
-    """What is to be said about an auction now."""
+class JudgedAuction(NamedTuple):
+    """The newest judgement of an auction, for its record in the log."""
 
     auction_id: str
     answered_at: datetime
@@ -151,8 +151,8 @@ class Join:
             self._open[auction].settled = True
             self._changed[auction] = None
 
-    def verdicts(self) -> list[Verdict]:
-        """What is to be said now, each once."""
+    def judged_auctions(self) -> list[JudgedAuction]:
+        """Return the auctions whose judgement is new or has changed, each once."""
         found = []
         for auction in list(self._changed):
             entry = self._open[auction]
@@ -163,7 +163,7 @@ class Join:
             if revision <= entry.revision or clicked == entry.said:
                 continue
             entry.said, entry.revision = clicked, revision
-            found.append(_verdict(auction, entry, clicked))
+            found.append(_judged_auction(auction, entry, clicked))
         return found
 
     def close(self) -> Iterable[int]:
@@ -209,7 +209,7 @@ class Join:
         return seconds, len(counted)
 
 
-def _verdict(auction: str, entry: _Open, clicked: Clicked) -> Verdict:
+def _judged_auction(auction: str, entry: _Open, clicked: Clicked) -> JudgedAuction:
     assert entry.answered_at is not None
     assert entry.grades is not None
     grades = entry.grades
@@ -223,7 +223,7 @@ def _verdict(auction: str, entry: _Open, clicked: Clicked) -> Verdict:
         )
         for ad in entry.shown
     )
-    return Verdict(auction, entry.answered_at, entry.revision, ads, grades.quality)
+    return JudgedAuction(auction, entry.answered_at, entry.revision, ads, grades.quality)
 
 
 def _grades(judgement: Judgement) -> Grades:

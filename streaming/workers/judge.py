@@ -19,7 +19,7 @@ from streaming.codec import encode
 from streaming.events import Click, Interaction, Judgement
 from streaming.log import EventLog, LogProducer, LogUnavailable, Partition
 from streaming.topics import CLICKS, INTERACTIONS, JUDGEMENTS
-from streaming.workers.join import Attribution, Join, Verdict
+from streaming.workers.join import Attribution, Join, JudgedAuction
 from streaming.workers.replay import ReplayPoint
 from streaming.workers.task import Batch
 
@@ -139,15 +139,15 @@ class JudgeTask:
             if part is not None and isinstance(event, Interaction | Click | Judgement):
                 self._take(part, record.topic, event, now, batch.looks)
         done: dict[Partition, int] = {}
-        verdicts: list[Verdict] = []
+        judged: list[JudgedAuction] = []
         for number, part in self._parts.items():
             part.replay.passed({p: offset for p, offset in batch.after.items() if p.number == number})
             part.started |= batch.looks > 0 and Partition(JUDGEMENTS, number) not in batch.behind
             if part.started:
                 self._grade(part)
                 self._advance(number, part, batch, now)
-                verdicts += part.join.verdicts()
-        self._write(verdicts, now)
+                judged += part.join.judged_auctions()
+        self._write(judged, now)
         for part in self._parts.values():
             for mark in part.join.close():
                 part.replay.release(mark)
@@ -203,34 +203,34 @@ class JudgeTask:
         if part.join.watermark is not None:
             self.metrics.watermark.labels(number).set(part.join.watermark.timestamp())
 
-    def _write(self, verdicts: Sequence[Verdict], now: datetime) -> None:
+    def _write(self, judged: Sequence[JudgedAuction], now: datetime) -> None:
         """Durably; where the log is away the session ends, and what was open is judged again."""
-        if not verdicts:
+        if not judged:
             return
         judge, version = self._judge.name, self._judge.version
         window_s = self._settings.attribution.window_s
         try:
             producer = self._producer = self._producer or self._log.producer()
-            for verdict in verdicts:
+            for auction in judged:
                 event = Judgement(
                     occurred_at=now,
-                    auction_id=verdict.auction_id,
-                    answered_at=verdict.answered_at,
+                    auction_id=auction.auction_id,
+                    answered_at=auction.answered_at,
                     window_s=window_s,
                     judge=judge,
                     judge_version=version,
-                    revision=verdict.revision,
-                    ads=verdict.ads,
-                    answer_quality=verdict.quality,
+                    revision=auction.revision,
+                    ads=auction.ads,
+                    answer_quality=auction.quality,
                 )
                 producer.append(JUDGEMENTS, event.key.encode(), encode(event))
             producer.flush(FLUSH_S)
         except LogUnavailable:
             self._free()
             raise
-        amended = sum(verdict.revision > 0 for verdict in verdicts)
+        amended = sum(auction.revision > 0 for auction in judged)
         self.metrics.judgements.labels("with_clicks").inc(amended)
-        self.metrics.judgements.labels("without_clicks").inc(len(verdicts) - amended)
+        self.metrics.judgements.labels("without_clicks").inc(len(judged) - amended)
 
     def _free(self) -> None:
         producer, self._producer = self._producer, None

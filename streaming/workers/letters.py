@@ -1,7 +1,7 @@
-"""Dead letters seen and brought back: those of a topic that were not dealt with yet, in their order.
+"""Listing and replaying the dead letters of a topic, in their order.
 
-What was dealt with is a consumer group's offset on `<topic>.dlq`; a letter that still is no event is put behind the
-others again, so that it is kept for the next version, or until it is too old.
+A consumer group's offset on `<topic>.dlq` separates replayed letters from waiting ones. A letter that still cannot be
+decoded is appended behind the others, so that it is kept for the next version, or until it is too old.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from streaming.codec import EventError
-from streaming.dead_letters import Fate, fate, revive
+from streaming.dead_letters import Origin, origin
+from streaming.dead_letters import replay as replay_letter
 from streaming.log import Consumer, EventLog, LogUnavailable, Partition, Record
 from streaming.topics import DLQ_SUFFIX
 from streaming.workers.task import arrival
@@ -24,32 +25,34 @@ FLUSH_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """How many letters went back to their topic, and how many are still no events and were kept."""
+    """Number of letters appended to their topic again, and of those kept because they still cannot be decoded."""
 
     sent: int = 0
     kept: int = 0
 
 
-def letters(log: EventLog, topic: str) -> Iterator[tuple[Record, Fate]]:
-    """The letters that wait, with where they stood and why. Raises InputError for a topic that is not there."""
+def letters(log: EventLog, topic: str) -> Iterator[tuple[Record, Origin]]:
+    """Yield the waiting letters with their origins. InputError for an unknown topic."""
     with _reader(log, topic) as (consumer, ends):
         yield from _until(consumer, ends)
 
 
 def replay(log: EventLog, topic: str, most: int | None = None) -> Replayed:
-    """Puts up to `most` letters (None: all that were there at the start) back to the topic they came from, without
-    their dead letter's headers. Their consumers get them as new records; a letter may go back twice if this is killed.
+    """Replay up to `most` letters (None: all that were there at the start) to the topic that they came from.
+
+    Their consumers get them as new records without the headers of their origin. A letter may be replayed twice if this
+    process is killed.
     """
     producer = log.producer()
     done = Replayed()
     try:
         with _reader(log, topic) as (consumer, ends):
             at: dict[Partition, int] = {}
-            for letter, told in _until(consumer, ends):
+            for letter, came_from in _until(consumer, ends):
                 if most is not None and done.sent + done.kept >= most:
                     break
-                if _is_event(letter, told):
-                    revive(producer, letter)
+                if _is_event(letter, came_from):
+                    replay_letter(producer, letter)
                     done = replace(done, sent=done.sent + 1)
                 else:
                     producer.append(letter.topic, letter.key, letter.value, letter.headers)
@@ -65,8 +68,11 @@ def replay(log: EventLog, topic: str, most: int | None = None) -> Replayed:
 
 @contextmanager
 def _reader(log: EventLog, topic: str) -> Iterator[tuple[Consumer, dict[Partition, int]]]:
-    """A member of the group that owns the topic's letters, and where they end. Raises LogUnavailable where another
-    one deals with them now."""
+    """Join the group that owns the topic's letters; yield its consumer and where the letters end.
+
+    Raises:
+        LogUnavailable: if another process replays them now.
+    """
     owned: set[Partition] = set()
     with log.consumer(GROUP, [topic + DLQ_SUFFIX], on_assigned=owned.update) as consumer:
         consumer.pause({Partition(topic + DLQ_SUFFIX, 0)})
@@ -83,16 +89,16 @@ def _reader(log: EventLog, topic: str) -> Iterator[tuple[Consumer, dict[Partitio
         yield consumer, consumer.ends()
 
 
-def _until(consumer: Consumer, ends: dict[Partition, int]) -> Iterator[tuple[Record, Fate]]:
+def _until(consumer: Consumer, ends: dict[Partition, int]) -> Iterator[tuple[Record, Origin]]:
     while any(consumer.position(partition) < end for partition, end in ends.items()):
         for record in consumer.poll(0.5):
             if record.offset < ends[record.place]:
-                yield record, fate(record)
+                yield record, origin(record)
 
 
-def _is_event(letter: Record, told: Fate) -> bool:
+def _is_event(letter: Record, came_from: Origin) -> bool:
     try:
-        arrival(replace(letter, topic=told.topic))
+        arrival(replace(letter, topic=came_from.topic))
     except EventError:
         return False
     return True

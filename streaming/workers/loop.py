@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from mechanism.errors import AuctionError, InputError
 from streaming.codec import EventError
-from streaming.dead_letters import bury
+from streaming.dead_letters import dead_letter
 from streaming.log import Consumer, EventLog, Fenced, LogProducer, LogUnavailable, Partition, Record
 from streaming.workers.metrics import WorkerMetrics
 from streaming.workers.task import Arrival, Batch, Task, WorkerStopped, arrival
@@ -29,7 +29,7 @@ MOST = 500
 COMMIT_S = 1.0
 LOOK_S = 1.0
 """How often the ends of the partitions are looked up."""
-BURY_S = 30.0
+DEAD_LETTER_S = 30.0
 PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 MOST_UNEXPECTED = 10
 """So many records in a row may fail in a way that no task plans for; then the worker stops: the fault is its own."""
@@ -201,9 +201,9 @@ class Worker:
         """To the dead letters, durably; this process passes over it from now on."""
         if self._letters is None:
             self._letters = self._log.producer()
-        bury(self._letters, record, error).result(BURY_S)
+        dead_letter(self._letters, record, error).result(DEAD_LETTER_S)
         self._refused[record.place].add(record.offset)
-        self.metrics.buried(self._task.name, record.topic)
+        self.metrics.dead_letter(self._task.name, record.topic)
         log.error(
             "set aside",
             worker=self._task.name,

@@ -62,7 +62,7 @@ class WorkerMetrics:
         """A batch, a commit or a look at the log failed: "refused", "unexpected", "unavailable" or "fenced"."""
         self._errors.labels(worker, kind).inc()
 
-    def buried(self, worker: str, topic: str) -> None:
+    def dead_letter(self, worker: str, topic: str) -> None:
         """A record was set aside."""
         self._letters.labels(worker, topic).inc()
 

@@ -27,7 +27,7 @@ from serving.database.migrations import migrate
 from serving.reports.reports import Query, report
 from serving.settings import PSEUDONYMS, derived, signing_secret
 from streaming.codec import encode, topic_of
-from streaming.dead_letters import bury as set_aside
+from streaming.dead_letters import dead_letter
 from streaming.embedded import EmbeddedLog
 from streaming.events import Judgement
 from streaming.log import Partition, Record
@@ -193,7 +193,7 @@ def test_dead_letters_are_listed_replayed_and_kept_while_they_cannot_be_decoded(
     put(log, (CLICKS, b"k", b"{"), (CLICKS, b"wrong key", good[2]))
     address = ["--log", tmp_path / "log"]
     assert call("dlq", "list", *address) == (0, "no dead letters\n")
-    dead_letter(log, good)
+    add_dead_letter(log, good)
     shards = tmp_path / "shards"
     put(log, (INTERACTIONS, b"k", b"{"))
     assert call("worker", "feedback", *address, "--shards", shards, "--until-idle")[0] == 0
@@ -213,11 +213,11 @@ def test_dead_letters_are_listed_replayed_and_kept_while_they_cannot_be_decoded(
     assert call("dlq", "replay", "nothing", *address)[0] == 2
 
 
-def dead_letter(log: EmbeddedLog, good: tuple[str, bytes, bytes]) -> None:
+def add_dead_letter(log: EmbeddedLog, good: tuple[str, bytes, bytes]) -> None:
     """Dead-letter a click for a reason that no longer applies."""
     producer = log.producer()
     refused = Record(good[0], 0, 9, datetime.now(UTC), good[1], good[2])
-    set_aside(producer, refused, InputError("ad", "A0", "not now")).result(WAIT_S)
+    dead_letter(producer, refused, InputError("ad", "A0", "not now")).result(WAIT_S)
     producer.close()
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from mechanism.errors import InputError
 from streaming.addresses import ensure
-from streaming.dead_letters import bury, fate, revive
+from streaming.dead_letters import dead_letter, origin, replay
 from streaming.embedded import EmbeddedLog
 from streaming.log import Consumer, Fenced, Partition, Record
 from streaming.topics import LARGEST_RECORD, Topic, partition_of
@@ -174,12 +174,12 @@ def test_a_new_member_takes_over_where_the_old_one_says(side: Any, read: Read) -
 
 def test_a_member_that_leaves_gives_its_partitions_back(side: Any, read: Read) -> None:
     topic = side.topic()
-    told: list[str] = []
+    events: list[str] = []
     stays = side.consumer(topic)
-    leaves = side.log.consumer(f"{side.own}-readers", [topic], on_revoked=lambda p: told.append("revoked"))
+    leaves = side.log.consumer(f"{side.own}-readers", [topic], on_revoked=lambda p: events.append("revoked"))
     settle([stays, leaves], lambda: bool(leaves.assignment()) and len(stays.assignment() | leaves.assignment()) == 3)
     leaves.close()
-    assert told
+    assert events
     settle([stays], lambda: len(stays.assignment()) == 3)
 
 
@@ -238,18 +238,18 @@ def test_a_dead_letter_says_where_it_stood_and_comes_back(side: Any, read: Read)
     producer = side.log.producer()
     producer.append(topic, b"k", b"\xffpoison", (("trace", b"7"),)).result(WAIT_S)
     (poison,) = read(side.consumer(topic), 1)
-    bury(producer, poison, InputError("clicks event", "\xff", "no JSON")).result(WAIT_S)
+    dead_letter(producer, poison, InputError("clicks event", "\xff", "no JSON")).result(WAIT_S)
     (letter,) = read(side.consumer(dlq, "undertakers"), 1)
-    told = fate(letter)
-    assert (told.topic, told.partition, told.offset, told.timestamp) == (topic, 0, 0, poison.timestamp)
-    assert told.error.startswith("InputError: clicks event")
+    found = origin(letter)
+    assert (found.topic, found.partition, found.offset, found.timestamp) == (topic, 0, 0, poison.timestamp)
+    assert found.error.startswith("InputError: clicks event")
     assert (letter.key, letter.value) == (b"k", b"\xffpoison")
-    revive(producer, letter).result(WAIT_S)
+    replay(producer, letter).result(WAIT_S)
     producer.close()
     again = read(side.consumer(topic, "others"), 2)[1]
     assert (again.key, again.value, again.headers) == (poison.key, poison.value, poison.headers)
     with pytest.raises(InputError, match="not a dead letter"):
-        fate(poison)
+        origin(poison)
 
 
 def test_a_commit_for_a_partition_of_another_member_is_fenced(side: Any) -> None:

@@ -15,7 +15,7 @@ from judge.rules import RuleJudge
 from mechanism.errors import ConfigError
 from streaming.events import Click, Interaction, Judgement
 from streaming.log import Partition
-from streaming.workers.join import Attribution, Join, Verdict
+from streaming.workers.join import Attribution, Join, JudgedAuction
 from streaming.workers.replay import ReplayPoint
 
 ATTRIBUTION = Attribution(window_s=60, settle_s=5, lateness_s=30)
@@ -29,19 +29,19 @@ def feed(join: Join, event: Any) -> None:
     join.interaction(event, 0) if isinstance(event, Interaction) else join.click(event, 0)
 
 
-def said(join: Join) -> list[Verdict]:
+def judged_now(join: Join) -> list[JudgedAuction]:
     judge = RuleJudge()
     answers = [event.to_grade() for event in join.ungraded(100)]
     join.grade({answer.auction_id: grades for answer, grades in zip(answers, judge.grade(answers), strict=True)})
-    return join.verdicts()
+    return join.judged_auctions()
 
 
-def last(verdicts: Iterable[Verdict]) -> dict[str, Verdict]:
+def last(judged: Iterable[JudgedAuction]) -> dict[str, JudgedAuction]:
     """The newest revision of each auction."""
-    found: dict[str, Verdict] = {}
-    for verdict in verdicts:
-        if verdict.auction_id not in found or found[verdict.auction_id].revision < verdict.revision:
-            found[verdict.auction_id] = verdict
+    found: dict[str, JudgedAuction] = {}
+    for auction in judged:
+        if auction.auction_id not in found or found[auction.auction_id].revision < auction.revision:
+            found[auction.auction_id] = auction
     return found
 
 
@@ -63,15 +63,15 @@ def histories(draw: st.DrawFn) -> list[Interaction | Click]:
 def test_order_repetitions_and_lateness_do_not_change_the_last_judgement(
     history: list[Any], data: st.DataObject
 ) -> None:
-    def run(events: list[Any], watermarks: list[int]) -> dict[str, Verdict]:
+    def run(events: list[Any], watermarks: list[int]) -> dict[str, JudgedAuction]:
         join, found = Join(ATTRIBUTION), []
         for event, mark in zip(events, watermarks, strict=True):
             feed(join, event)
             join.advance(after(mark))
-            found += said(join)
+            found += judged_now(join)
             join.close()
         join.advance(after(300))
-        return last(found + said(join))
+        return last(found + judged_now(join))
 
     expected = run(history, [0] * len(history))
     arrivals = data.draw(st.permutations(history + data.draw(st.lists(st.sampled_from(history), max_size=5))))
@@ -87,7 +87,7 @@ def test_the_last_judgement_holds_the_first_valid_click_within_the_window(histor
     for event in history:
         feed(join, event)
     join.advance(after(300))
-    found = last(said(join))
+    found = last(judged_now(join))
     for answer in [event for event in history if isinstance(event, Interaction)]:
         for ad in found[answer.auction_id].ads:
             times = [
@@ -103,24 +103,24 @@ def test_the_first_judgement_waits_for_its_time_and_a_late_click_amends_it() -> 
     join, answer = Join(ATTRIBUTION), interaction(1)
     assert join.interaction(answer, 0)
     join.advance(after(4))
-    assert said(join) == []
+    assert judged_now(join) == []
     join.advance(after(5))
-    (first,) = said(join)
+    (first,) = judged_now(join)
     assert (first.revision, [ad.clicked for ad in first.ads]) == (0, [False, False])
     assert first.quality is not None
     assert all(ad.relevance is not None for ad in first.ads)
     join.click(click(answer, "A1", 7), 0)
-    (second,) = said(join)
+    (second,) = judged_now(join)
     assert (second.revision, [ad.clicked_after_s for ad in second.ads]) == (1, [None, 7.0])
     join.click(click(answer, "A1", 9), 0)
-    assert said(join) == [], "nothing changed"
+    assert judged_now(join) == [], "nothing changed"
 
 
 def test_a_closed_auction_is_forgotten_and_its_clicks_are_counted_as_unmatched() -> None:
     join, answer = Join(ATTRIBUTION), interaction(1)
     join.interaction(answer, 7)
     join.advance(after(89))
-    assert said(join)
+    assert judged_now(join)
     assert list(join.close()) == []
     join.advance(after(91))
     assert list(join.close()) == [7]
@@ -135,10 +135,10 @@ def test_an_interaction_that_comes_hours_late_is_still_given_its_clicks() -> Non
     join.advance(after(7_200))
     join.interaction(answer, 0)
     join.advance(after(7_200))
-    assert len(said(join)) == 1
+    assert len(judged_now(join)) == 1
     join.close()
     join.click(click(answer, "A0", 30), 0)
-    assert [verdict.revision for verdict in said(join)] == [1]
+    assert [auction.revision for auction in judged_now(join)] == [1]
 
 
 def test_what_was_said_before_a_restart_is_not_said_again() -> None:
@@ -148,7 +148,7 @@ def test_what_was_said_before_a_restart_is_not_said_again() -> None:
     feed(before, answer)
     feed(before, clicked)
     before.advance(after(10))
-    (verdict,) = said(before)
+    (auction,) = judged_now(before)
     judgement = Judgement(
         occurred_at=after(10),
         auction_id=answer.auction_id,
@@ -156,9 +156,9 @@ def test_what_was_said_before_a_restart_is_not_said_again() -> None:
         window_s=60,
         judge="rules",
         judge_version="1",
-        revision=verdict.revision,
-        ads=verdict.ads,
-        answer_quality=verdict.quality,
+        revision=auction.revision,
+        ads=auction.ads,
+        answer_quality=auction.quality,
     )
     for order in ([judgement, answer, clicked], [answer, clicked, judgement]):
         again = Join(ATTRIBUTION)
@@ -169,9 +169,9 @@ def test_what_was_said_before_a_restart_is_not_said_again() -> None:
                 feed(again, event)
         assert again.ungraded(10) == [], "a judge is not paid twice"
         again.advance(after(10))
-        assert again.verdicts() == []
+        assert again.judged_auctions() == []
         again.click(click(answer, "A1", 8), 0)
-        assert [v.revision for v in again.verdicts()] == [2]
+        assert [v.revision for v in again.judged_auctions()] == [2]
 
 
 def test_reading_starts_again_where_the_oldest_open_auction_began() -> None:

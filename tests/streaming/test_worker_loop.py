@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from mechanism.errors import InputError
 from streaming.codec import encode
-from streaming.dead_letters import fate
+from streaming.dead_letters import origin
 from streaming.events import CampaignState, Click
 from streaming.log import LogUnavailable, Partition
 from streaming.topics import CAMPAIGNS, CLICKS, all_topics
@@ -149,8 +149,8 @@ def test_what_is_no_event_goes_to_the_dead_letters_with_its_headers(
     assert {letter.value for letter in letters} == {b"{no json", encode(good[0])}
     spoilt = next(letter for letter in letters if letter.value == b"{no json")
     assert spoilt.headers[0] == ("trace", b"7")
-    assert fate(spoilt).topic == CLICKS
-    assert "not one JSON value" in fate(spoilt).error
+    assert origin(spoilt).topic == CLICKS
+    assert "not one JSON value" in origin(spoilt).error
     assert (
         registry.get_sample_value("llm_auction_worker_dead_letters_total", {"worker": task.name, "topic": CLICKS}) >= 2
     )
