@@ -23,7 +23,7 @@ from kubernetes import client
 
 from benchmarks.operators.jobs import NAMESPACE, Jobs, cluster, manifest, patiently
 from benchmarks.operators.operating import Running, operator
-from operators.irpojob.observed import JOB_LABEL
+from operators.irpojob.observe import JOB_LABEL
 from operators.irpojob.plan import Step
 from tests.support.cluster import kwok
 from tests.support.cluster.control_plane import ControlPlane

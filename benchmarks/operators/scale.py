@@ -28,7 +28,7 @@ from urllib3.exceptions import HTTPError
 
 from benchmarks.operators.jobs import NAMESPACE, Jobs, cluster, manifest, patiently
 from benchmarks.operators.operating import operator
-from operators.irpojob.observed import JOB_LABEL
+from operators.irpojob.observe import JOB_LABEL
 from operators.resources.base import GROUP, VERSION
 
 OUT = Path("build/bench/operator-scale.json")

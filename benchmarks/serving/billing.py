@@ -1,7 +1,7 @@
-"""`python -m benchmarks.serving.billing`: billing truth under kills, on SQLite and on PostgreSQL.
+"""`python -m benchmarks.serving.billing`: is the ledger exact after kills, on SQLite and on PostgreSQL?
 
-Writers, and PostgreSQL's server, are killed while they charge; afterwards the ledger must be the reference to the
-micro. Figures go to build/bench/billing.json; the exit status is 1 where a ledger is wrong.
+Writers and PostgreSQL's server are killed while they charge; afterwards the ledger must equal the reference to the
+micro. Figures go to build/bench/billing.json; the exit status is 1 if a ledger is wrong.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
-from benchmarks.serving.billing_check import Comparison, compare
-from benchmarks.serving.billing_events import Plan, write_events
-from benchmarks.serving.billing_reference import Terms, expected
-from benchmarks.serving.billing_writer import write
+from benchmarks.figures import write_figures
+from benchmarks.serving.billing_check import Comparison, Terms, compare, expected
+from benchmarks.serving.billing_traffic import Plan, charge_file, write_events
 from mechanism.errors import AuctionError
 from serving.campaigns.storage import CampaignStore
 from serving.database.engine import Database
@@ -39,11 +38,11 @@ SERVER_KILLS = 6
 
 
 class DrillFailed(AuctionError):
-    """A writer ended by itself with an error."""
+    """A writer exited with an error."""
 
 
 class Trial(msgspec.Struct, kw_only=True):
-    """What was done to the writers and the server of one database, and how long the trial took."""
+    """Numbers of kills of writers and server, and the seconds that the trial took."""
 
     writer_kills: int = 0
     server_kills: int = 0
@@ -51,50 +50,54 @@ class Trial(msgspec.Struct, kw_only=True):
 
 
 class Writers:
-    """The writers' processes; one that is killed is started again at once, on the same file."""
+    """The writers' processes; a killed one is restarted at once on the same file."""
 
     def __init__(self, url: str, files: tuple[Path, ...]) -> None:
         self._url, self._files = url, files
         self._running = [self._start(n) for n in range(len(files))]
 
     def alive(self) -> list[int]:
-        """Which are still at work. Raises DrillFailed where one gave up."""
+        """Return the numbers of the writers that still run.
+
+        Raises:
+            DrillFailed: if one exited with an error.
+        """
         for number, process in enumerate(self._running):
             if process.exitcode not in (None, 0):
-                raise DrillFailed(f"writer {number} ended with status {process.exitcode}")
+                raise DrillFailed(f"writer {number} exited with status {process.exitcode}")
         return [number for number, process in enumerate(self._running) if process.exitcode is None]
 
     def kill(self, number: int) -> bool:
-        """SIGKILL, and a new start. False where it was done in the meantime."""
+        """Kill a writer and restart it; return False if it had finished before."""
         process = self._running[number]
-        process.kill()  # SIGKILL; nothing where it has just ended by itself
+        process.kill()  # does nothing if it has just finished
         process.join()
         killed = process.exitcode != 0
         if killed:
             self._running[number] = self._start(number)
         return killed
 
-    def end(self) -> None:
-        """Leaves none behind."""
+    def stop(self) -> None:
+        """Kill all writers."""
         for process in self._running:
             process.kill()
             process.join()
 
     def _start(self, number: int) -> multiprocessing.process.BaseProcess:
-        process = PROCESSES.Process(target=write, args=(self._url, self._files[number], number), daemon=True)
+        process = PROCESSES.Process(target=charge_file, args=(self._url, self._files[number], number), daemon=True)
         process.start()
         return process
 
 
 def trial(name: str, url: str, server: PostgresServer | None, plan: Plan, progress: Progress, seed: int) -> Trial:
-    """Charges all events of the plan into an empty database, with kills spread over the run."""
+    """Charge all events of the plan into an empty database, with kills spread over the run."""
     migrate(url)
     database, chance, done = Database(url, pool_size=1), random.Random(seed), Trial()
     store = CampaignStore(database)
     for campaign in plan.campaigns:
         store.create(campaign, datetime.now(UTC))
     planned = ["writer"] * (KILLS_PER_WRITER * len(plan.files)) + ["server"] * (SERVER_KILLS if server else 0)
-    # Each kill waits for its number of recorded events, so that all of them fall into the work, however fast it is.
+    # each kill waits for a number of recorded events, so that all kills happen during the work, however fast it is
     kills = sorted((chance.uniform(0.01, 0.97) * plan.events, what) for what in planned)
     task = progress.add_task(name, total=plan.events, kills=0)
     began = time.monotonic()
@@ -115,14 +118,14 @@ def trial(name: str, url: str, server: PostgresServer | None, plan: Plan, progre
             time.sleep(chance.uniform(0, 0.05))
         progress.update(task, completed=_recorded(database), kills=done.writer_kills + done.server_kills)
     finally:
-        writers.end()
+        writers.stop()
         database.close()
     done.seconds = round(time.monotonic() - began, 1)
     return done
 
 
 def check(url: str, plan: Plan) -> Comparison:
-    """The ledger at `url` against the reference."""
+    """Compare the ledger at `url` with the reference."""
     terms = {
         c.id: Terms(c.advertiser_id, c.time_zone, c.daily_budget_micros, c.total_budget_micros) for c in plan.campaigns
     }
@@ -134,7 +137,7 @@ def check(url: str, plan: Plan) -> Comparison:
 
 
 def main() -> int:
-    """Runs the drill on each database asked for, prints a line for each, and writes the figures."""
+
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.serving.billing", description=(__doc__ or "").split("\n")[0]
     )
@@ -144,12 +147,12 @@ def main() -> int:
     parser.add_argument("--only", choices=["sqlite", "postgresql"], help="one database instead of both")
     parser.add_argument("--out", type=Path, default=Path("build/bench/billing.json"))
     given = parser.parse_args()
-    PROCESSES.set_forkserver_preload(["benchmarks.serving.billing_writer", "psycopg"])
+    PROCESSES.set_forkserver_preload(["benchmarks.serving.billing_traffic", "psycopg"])
     console, figures = Console(stderr=True), {}
     names = [given.only] if given.only else ["sqlite", "postgresql"]
     try:
         if "postgresql" in names:
-            programs()  # before the other database's minutes are spent
+            programs()  # fail before minutes are spent on the other database
     except PostgresMissing as missing:
         console.print(f"{missing}; or leave it out with --only sqlite")
         return 2
@@ -177,8 +180,7 @@ def main() -> int:
         **{"events": plan.events, "duplicates": plan.duplicates, "late": plan.late, "writers": given.writers},
         "kills": kills,
     }
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_bytes(msgspec.json.format(msgspec.json.encode(written), indent=2) + b"\n")
+    write_figures(given.out, written)
     for name, (done, found) in figures.items():
         verdict = "exact" if found.exact else "WRONG"
         console.print(
@@ -190,7 +192,7 @@ def main() -> int:
 
 
 def _recorded(database: Database) -> int:
-    """How many events are on record; -1 while the database is away."""
+    """Return the number of recorded events; -1 while the database is unavailable."""
     try:
         with database.read() as connection:
             return int(connection.execute(select(func.count()).select_from(charges)).scalar_one())

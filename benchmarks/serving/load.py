@@ -1,8 +1,8 @@
-"""A load generator for chat completions over HTTP/1.1: what each answer took, frame by frame, and what was lost of it.
+"""A load generator for chat completions over HTTP/1.1 that measures latencies, gaps between frames, and lost frames.
 
-Open loop: requests go out at their appointed moments, whether earlier ones are answered or not, and latencies count
-from those moments, so that a server that stalls cannot make the load lighter. The saturating load, which finds a
-server's maximum, keeps a number of requests open instead. A raw protocol, since it shares the machine with the server.
+The open loop sends requests at scheduled times, whether earlier ones are answered or not, and measures latencies from
+those times, so that a server that stalls does not reduce the load. The saturating load, which finds a server's maximum,
+keeps a number of requests open instead. The client is a raw protocol, because it shares the machine with the server.
 """
 
 from __future__ import annotations
@@ -14,14 +14,55 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from benchmarks.serving.measured import Measured
-from benchmarks.serving.numbered import FIRST, missing
+from benchmarks.figures import percentile
+from benchmarks.serving.mock_upstream import FIRST, missing
 
 LAST_CHUNK = b"\r\n0\r\n\r\n"
 PATIENCE_S = 30.0
-"""A request without an answer for so long has failed."""
+"""A request without an answer for this long has failed."""
+
+
+@dataclass(slots=True)
+class Measured:
+    """The measurements of one load; times in seconds.
+
+    failed     number of requests without an answer
+    lost       number of numbered deltas that did not arrive
+    joined     number of frames that came with the previous one in a single read: a gap of 0
+    latencies  to the last byte of an answer
+    first      to the first numbered delta
+    gaps       between two reads of an answer's frames
+    """
+
+    seconds: float = 0.0
+    answered: int = 0
+    failed: int = 0
+    lost: int = 0
+    frames: int = 0
+    joined: int = 0
+    most_open: int = 0
+    latencies: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """The number of answers a second."""
+        return self.answered / self.seconds
+
+    def latency_ms(self, percent: float) -> float:
+        """Return a percentile of the time to the last byte."""
+        return (percentile(self.latencies, percent) or 0.0) * 1_000
+
+    def first_ms(self, percent: float) -> float:
+        """Return a percentile of the time to the first numbered delta."""
+        return (percentile(self.first, percent) or 0.0) * 1_000
+
+    def gap_ms(self, percent: float) -> float:
+        """Return a percentile of the time between frames."""
+        return (percentile(self.gaps, percent, self.joined) or 0.0) * 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +75,14 @@ class Target:
     headers: bytes = b""
 
     def request(self, number: int) -> bytes:
-        """The bytes of one request."""
+        """Return the bytes of one request."""
         body, host = self.body(number), f"{self.host}:{self.port}".encode()
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\n" % host
         return b"%s%sContent-Length: %d\r\n\r\n%s" % (head, self.headers, len(body), body)
 
 
 class Client(asyncio.Protocol):
-    """One connection: one request at a time, `done(self)` at the end of each answer or of the connection."""
+    """One connection with one request at a time; calls `done(self)` when an answer or the connection ends."""
 
     def __init__(self, measured: Measured, done: Callable[[Client], None]) -> None:
         self.measured = measured
@@ -60,7 +101,7 @@ class Client(asyncio.Protocol):
         self._transport = transport
 
     def ask(self, request: bytes, began: float) -> None:
-        """Sends a request whose time counts from `began`."""
+        """Send a request whose latency is measured from `began`."""
         assert self._transport is not None
         assert not self.busy, "one request at a time"
         self.busy, self.began, self._first, self._until = True, began, 0.0, 0
@@ -86,8 +127,8 @@ class Client(asyncio.Protocol):
             self.measured.failed += 1
             self._done(self)
 
-    def give_up(self) -> None:
-        """Closes the connection; an answer under way has failed."""
+    def abort(self) -> None:
+        """Close the connection; an answer under way has failed."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -123,8 +164,8 @@ class Client(asyncio.Protocol):
         self._done(self)
 
 
-class Crowd:
-    """The connections to one target, made when they are needed and kept."""
+class ConnectionPool:
+    """The connections to one target, opened on demand and reused."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -133,17 +174,17 @@ class Crowd:
         self.freed = asyncio.Event()
         self._idle: list[Client] = []
         self._all: set[Client] = set()
-        self._quiet = asyncio.Event()
+        self._none_open = asyncio.Event()
 
     async def ready(self, measured: Measured, connections: int) -> None:
-        """Opens connections in advance, and counts into `measured` from now on."""
+        """Open connections in advance, and record into `measured` from now on."""
         for client in self._idle:
             client.measured = measured
         while len(self._idle) < connections:
             self._idle.append(await self._connect(measured))
 
     async def send(self, measured: Measured, began: float) -> None:
-        """Sends the next request; does not wait for its answer."""
+        """Send the next request without waiting for its answer."""
         client = self._idle.pop() if self._idle else None
         if client is None or not client.alive:
             try:
@@ -154,26 +195,26 @@ class Crowd:
         self.open += 1
         measured.most_open = max(measured.most_open, self.open)
         self.number += 1
-        self._quiet.clear()
+        self._none_open.clear()
         client.ask(self.target.request(self.number), began)
 
     async def drain(self, seconds: float = PATIENCE_S) -> None:
-        """Waits for the open answers; closes those that do not come."""
+        """Wait for the open answers; abort those that do not arrive in time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self.open:
-                    await self._quiet.wait()
+                    await self._none_open.wait()
         for client in [client for client in self._all if client.busy]:
-            client.give_up()
+            client.abort()
         await asyncio.sleep(0)
 
     def close(self) -> None:
-        """Closes all connections."""
+        """Close all connections."""
         for client in self._all:
-            client.give_up()
+            client.abort()
 
-    def returned(self, client: Client) -> None:
-        """An answer has ended."""
+    def _release(self, client: Client) -> None:
+        """Return a connection whose answer has ended to the pool."""
         self.open -= 1
         self.freed.set()
         if client.alive:
@@ -181,55 +222,57 @@ class Crowd:
         else:
             self._all.discard(client)
         if not self.open:
-            self._quiet.set()
+            self._none_open.set()
 
     async def _connect(self, measured: Measured) -> Client:
         loop = asyncio.get_running_loop()
         _, client = await loop.create_connection(
-            lambda: Client(measured, self.returned), self.target.host, self.target.port
+            lambda: Client(measured, self._release), self.target.host, self.target.port
         )
         self._all.add(client)
         return client
 
 
-async def open_load(crowd: Crowd, rate: float, seconds: float, seed: int = 0, poisson: bool = False) -> Measured:
-    """`rate` requests a second for so long, evenly spaced or as a Poisson process of the seed, and their answers."""
+async def open_load(
+    pool: ConnectionPool, rate: float, seconds: float, seed: int = 0, poisson: bool = False
+) -> Measured:
+    """Send `rate` requests a second for `seconds`, evenly spaced or as a Poisson process, and await their answers."""
     measured, draw, at = Measured(seconds=seconds), random.Random(seed), 0.0
-    await crowd.ready(measured, min(256, max(4, round(rate / 4))))
-    with _undisturbed():
+    await pool.ready(measured, min(256, max(4, round(rate / 4))))
+    with _no_garbage_collection():
         start = time.perf_counter() + 0.05
         while at < seconds:
             wait = start + at - time.perf_counter()
             if wait > 0:
                 await asyncio.sleep(wait)
-            await crowd.send(measured, start + at)
+            await pool.send(measured, start + at)
             at += draw.expovariate(rate) if poisson else 1 / rate
-        await crowd.drain()
+        await pool.drain()
     return measured
 
 
-async def full_load(crowd: Crowd, together: int, seconds: float) -> Measured:
-    """Keeps `together` requests open for so long; counts the answers that ended within that time."""
+async def saturating_load(pool: ConnectionPool, concurrency: int, seconds: float) -> Measured:
+    """Keep `concurrency` requests open for `seconds`, and count the answers that ended within that time."""
     measured = Measured()
-    await crowd.ready(measured, together)
-    with _undisturbed():
+    await pool.ready(measured, concurrency)
+    with _no_garbage_collection():
         start = time.perf_counter()
         while (left := start + seconds - time.perf_counter()) > 0:
-            crowd.freed.clear()
-            while crowd.open < together:
-                await crowd.send(measured, time.perf_counter())
+            pool.freed.clear()
+            while pool.open < concurrency:
+                await pool.send(measured, time.perf_counter())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
-                    await crowd.freed.wait()
+                    await pool.freed.wait()
         measured.seconds, answered = time.perf_counter() - start, measured.answered
-        await crowd.drain()  # what is lost of the answers that are still open counts all the same
+        await pool.drain()  # frames lost of the answers that are still open count as well
     measured.answered = answered
     return measured
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """The generator's own garbage collection stays out of the times."""
+def _no_garbage_collection() -> Iterator[None]:
+    """Keep the generator's own garbage collection out of the measured times."""
     gc.collect()
     gc.disable()
     try:

@@ -1,8 +1,8 @@
 """`python -m benchmarks.serving.mock_upstream`: an OpenAI-compatible model server that answers at once, for benchmarks.
 
-Every stream is the same prebuilt bytes: 64 deltas that carry their number, so that a lost frame is noticed. With
-`--ads` a further one names the first offer of the prompt; with `--gap-ms` they are sent one by one. It knows of HTTP
-what the routers under test need, and no more.
+Every stream consists of the same prebuilt bytes: 64 numbered deltas, so that a lost frame is noticed. With `--ads` a
+further delta contains the marker of the prompt's first offer; with `--gap-ms` the deltas are sent one by one. The
+server implements only as much HTTP as the routers under test need.
 """
 
 from __future__ import annotations
@@ -17,28 +17,44 @@ from dataclasses import dataclass
 
 import msgspec
 
-from benchmarks.serving.numbered import DELTAS, numbered
-
 MODEL = "mock"
+DELTAS = 64
+"""Number of deltas in a stream."""
+FIRST = b"w00 "
+"""The first delta's text on the wire."""
+_NUMBER = re.compile(rb"w(\d\d) ")
 _HEAD = b"HTTP/1.1 %s\r\nContent-Type: %s\r\n"
 _STREAM_HEAD = _HEAD % (b"200 OK", b"text/event-stream; charset=utf-8") + b"Transfer-Encoding: chunked\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 _STREAM = re.compile(rb'"stream"\s*:\s*true')
 _USAGE = re.compile(rb'"include_usage"\s*:\s*true')
-# In the body's JSON a line break is written \n, and a title that had to be escaped is passed over.
+# the body is JSON: titles with escaped characters are skipped
 _OFFER = re.compile(rb'- bid \d+: (@[^@\[\]"\\]+@\[[^\]"\\]+\])')
+
+
+def numbered(number: int) -> str:
+    """Return the text of one delta."""
+    return f"w{number:02d} "
+
+
+def missing(raw: bytes) -> int:
+    """Return how many of a stream's deltas are missing or out of order."""
+    expected = 0
+    for found in _NUMBER.finditer(raw):
+        expected += int(found[1]) == expected
+    return DELTAS - expected
 
 
 @dataclass(frozen=True, slots=True)
 class MockSettings:
-    """`gap_s` seconds between deltas (0: all at once); `ads` writes a marker where the prompt has an offer."""
+    """`gap_s` seconds between deltas (0: all at once); `ads` adds the marker of the prompt's first offer."""
 
     gap_s: float = 0.0
     ads: bool = False
 
 
 class Frames:
-    """The prebuilt bytes. `whole` is one stream without usage; `parts` are its frames, each an HTTP chunk."""
+    """The prebuilt bytes of all answers; `parts` are the frames of a stream, each an HTTP chunk."""
 
     def __init__(self) -> None:
         opening = _frame({"role": "assistant", "content": ""})
@@ -51,13 +67,13 @@ class Frames:
         self._after = b"".join(self.parts[1 + DELTAS // 2 :])
 
     def stream(self, marker: bytes, usage: bool) -> bytes:
-        """A whole stream, the marker in its middle."""
+        """Return a whole stream with the marker in its middle."""
         middle = _frame({"content": marker.decode() + " "}) if marker else b""
         return b"".join((_STREAM_HEAD, self._before, middle, self._after, self.usage if usage else b"", self.done))
 
 
 class Connection(asyncio.Protocol):
-    """One client connection; requests are answered in turn."""
+    """One client connection; requests are answered one after the other."""
 
     def __init__(self, settings: MockSettings, frames: Frames) -> None:
         self._settings = settings
@@ -104,7 +120,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(self._frames.stream(marker, _USAGE.search(body) is not None))
 
     def _pace(self, usage: bool) -> None:
-        """Sends the frames one by one, each at its own moment, so that a late one does not move those after it."""
+        """Send the frames one by one at fixed times, so that a late frame does not delay those after it."""
         assert self._transport is not None
         self._transport.write(_STREAM_HEAD)
         loop, gap, parts = asyncio.get_running_loop(), self._settings.gap_s, self._frames.parts
@@ -123,7 +139,7 @@ class Connection(asyncio.Protocol):
 
 
 async def serve(port: int, settings: MockSettings, host: str = "127.0.0.1") -> asyncio.Server:
-    """Listens; port 0 takes a free one. The caller closes the server."""
+    """Listen on a port (0: a free one); the caller closes the server."""
     frames = Frames()
     return await asyncio.get_running_loop().create_server(
         lambda: Connection(settings, frames), host, port, backlog=4096, reuse_address=True
@@ -131,11 +147,12 @@ async def serve(port: int, settings: MockSettings, host: str = "127.0.0.1") -> a
 
 
 def main() -> int:
-    """Serves until it is told to stop."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving.mock_upstream", description="See the module.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.serving.mock_upstream", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--port", type=int, default=8100)
     parser.add_argument("--gap-ms", type=float, default=0.0, help="between two deltas; 0: all at once")
-    parser.add_argument("--ads", action="store_true", help="write a marker of one of the prompt's offers")
+    parser.add_argument("--ads", action="store_true", help="add the marker of the prompt's first offer")
     given = parser.parse_args()
 
     async def run() -> None:

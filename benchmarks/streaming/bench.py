@@ -1,80 +1,110 @@
-"""`python -m benchmarks.streaming.bench`: what judge, feedback and ledger cost, and how fresh the shards are.
+"""`python -m benchmarks.streaming.bench`: the cost of judge, feedback and ledger, and the age of the shards.
 
-Bytes a second come first, beside plain kafka-python's. Then the workers empty a log that was filled before: events by
-CPU second. Last, traffic comes at a steady rate: the age of clicks when they can be read, and the workers' memory.
-Figures go to build/bench/streaming.json.
+First part: bytes a second, compared with plain kafka-python. Second: the workers process a log that was filled before,
+in events a CPU second. Third: traffic at a steady rate, with the age of clicks when they can be read and the workers'
+memory. Figures go to build/bench/streaming.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 import tempfile
 import time
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 import structlog
 from rich.console import Console
 
-from benchmarks.serving.measured import percentile_ms
-from benchmarks.streaming.ages import Ages
+from benchmarks.figures import machine_name, percentile, write_figures
 from benchmarks.streaming.ceiling import measure
 from benchmarks.streaming.check import Comparison, compare
 from benchmarks.streaming.drill import PARTITIONS, SESSION_S, WORKERS, prepare
-from benchmarks.streaming.processes import Place, Process
+from benchmarks.streaming.processes import Workspace, Process
 from mechanism.errors import AuctionError
 from streaming.kafka.log import KafkaLog
 from streaming.shards import ShardReader
+from streaming.shards.store import ShardStore
 from streaming.topics import CLICKS, INTERACTIONS, all_topics
 from tests.support.kafka.broker import BrokerMissing, KafkaBroker
 from tests.support.postgres import PostgresMissing, PostgresServer
 
 OPTIONS = {"judge": ("--window", "30", "--lateness", "30", "--idle", "2")}
 EVENTS_EACH = 1.71
-"""Events that an interaction of the traffic comes to, its clicks counted."""
+"""Mean number of events of an interaction of the traffic, its clicks included."""
 STALLED_S = 240.0
 QUIET_S = 8.0
 
 
+class Ages:
+    """Measures how old clicks are when a reader of the shards can see them, by polling the manifests."""
+
+    def __init__(self, shards: str) -> None:
+        self._store = ShardStore(shards)
+        self._seen: set[str] = set()
+        self._clicks: set[tuple[str, str]] = set()
+        self.seconds: list[float] = []
+
+    def poll(self) -> None:
+        """Read the new shards; a click is measured once, when its first row can be read."""
+        for partition in self._store.partitions():
+            for shard in self._store.manifest(partition).shards:
+                if shard.path not in self._seen:
+                    self._seen.add(shard.path)
+                    # merged shards (level > 0) repeat earlier rows
+                    if shard.level == 0:
+                        self._add(self._store.table(shard, ["auction_id", "occurred_at", "ads"]).to_pylist())
+
+    def _add(self, rows: list[dict[str, object]]) -> None:
+        now = time.time()
+        for row in rows:
+            auction, answered_at = row["auction_id"], row["occurred_at"]
+            assert isinstance(answered_at, datetime)
+            for ad in row["ads"]:  # type: ignore[attr-defined]
+                if ad["clicked_after_s"] is not None and (auction, ad["ad_id"]) not in self._clicks:
+                    self._clicks.add((str(auction), ad["ad_id"]))
+                    self.seconds.append(now - answered_at.timestamp() - ad["clicked_after_s"])
+
+
 class Bench:
-    """One Kafka and one PostgreSQL; each part has topics, shards and a database of its own."""
+    """One PostgreSQL server; each part has its own broker, shards and database."""
 
     def __init__(self, stack: ExitStack, console: Console) -> None:
         self._stack, self._console = stack, console
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llm-auction-streaming-")))
         self._server = stack.enter_context(PostgresServer())
 
-    def place(self, name: str) -> tuple[Place, KafkaLog]:
-        """A broker, a folder and a database for one part."""
+    def workspace(self, name: str) -> tuple[Workspace, KafkaLog]:
+        """Start a broker, and create a folder and a database, for one part."""
         broker = self._stack.enter_context(KafkaBroker())
         folder = self._folder / name
         folder.mkdir()
-        place = Place(folder, broker.settings(session_s=SESSION_S), self._server.create(name))
-        prepare(place.database)
+        workspace = Workspace(folder, broker.settings(session_s=SESSION_S), self._server.create(name))
+        prepare(workspace.database)
         log = KafkaLog(broker.settings())
         log.create(all_topics(PARTITIONS))
-        return place, log
+        return workspace, log
 
     def backlog(self, interactions: int) -> dict[str, object]:
-        """What the workers need for a log that is full when they start."""
-        place, log = self.place("backlog")
-        with place.producer(interactions, 0.0, 1) as producer:
+        """Measure the workers on a log that is full when they start."""
+        workspace, log = self.workspace("backlog")
+        with workspace.producer(interactions, 0.0, 1) as producer:
             while not producer.ended():
                 time.sleep(0.2)
             produced_cpu_s = producer.cpu_s()
         events = _events(log)
         with ExitStack() as running:
             began = time.monotonic()
-            workers = {kind: running.enter_context(place.worker(kind, *OPTIONS.get(kind, ()))) for kind in WORKERS}
-            self._settle(place, interactions, workers)
+            workers = {kind: running.enter_context(workspace.worker(kind, *OPTIONS.get(kind, ()))) for kind in WORKERS}
+            self._wait_until_done(workspace, interactions, workers)
             seconds = time.monotonic() - began
             cpu_s = {kind: worker.cpu_s() for kind, worker in workers.items()}
             for worker in workers.values():
                 worker.stop()
-        found = compare(place.reference, log, place.shards, place.database)
+        found = compare(workspace.reference, log, workspace.shards, workspace.database)
         learning_s = cpu_s["judge"] + cpu_s["feedback"]
         return {
             "events": events,
@@ -89,28 +119,28 @@ class Bench:
         }
 
     def steady(self, rate: float, seconds: float) -> dict[str, object]:
-        """Ages and memory at a rate of events a second."""
-        place, log = self.place("steady")
+        """Measure ages and memory at `rate` events a second."""
+        workspace, log = self.workspace("steady")
         interactions = round(rate / EVENTS_EACH * seconds)
-        ages, memory = Ages(place.shards), {kind: list[int]() for kind in WORKERS}
+        ages, memory = Ages(workspace.shards), {kind: list[int]() for kind in WORKERS}
         with ExitStack() as running:
-            workers = {kind: running.enter_context(place.worker(kind, *OPTIONS.get(kind, ()))) for kind in WORKERS}
+            workers = {kind: running.enter_context(workspace.worker(kind, *OPTIONS.get(kind, ()))) for kind in WORKERS}
             time.sleep(QUIET_S)
             cpu_s = {kind: worker.cpu_s() for kind, worker in workers.items()}
-            producer = running.enter_context(place.producer(interactions, rate / EVENTS_EACH, 2))
+            producer = running.enter_context(workspace.producer(interactions, rate / EVENTS_EACH, 2))
             began = time.monotonic()
             while not producer.ended():
-                ages.look()
+                ages.poll()
                 for kind, worker in workers.items():
                     memory[kind].append(worker.memory())
                 time.sleep(0.2)
             lasted = time.monotonic() - began
             events = _events(log)
-            self._settle(place, interactions, workers, ages)
+            self._wait_until_done(workspace, interactions, workers, ages)
             cpu_s = {kind: worker.cpu_s() - cpu_s[kind] for kind, worker in workers.items()}
             for worker in workers.values():
                 worker.stop()
-        found: Comparison = compare(place.reference, log, place.shards, place.database)
+        found: Comparison = compare(workspace.reference, log, workspace.shards, workspace.database)
         return {
             "events": events,
             "asked_events_per_s": rate,
@@ -118,41 +148,42 @@ class Bench:
             "seconds": round(lasted, 1),
             "exact": found.exact,
             "clicks": len(ages.seconds),
-            "age_s": {f"p{p}": round(percentile_ms(ages.seconds, p) / 1000, 2) for p in (50, 95, 99)},
+            "age_s": {f"p{p}": round(percentile(ages.seconds, p) or 0.0, 2) for p in (50, 95, 99)},
             "cpu_share": {kind: round(spent / lasted, 3) for kind, spent in cpu_s.items()},
-            "memory_mb": {kind: _parts(samples) for kind, samples in memory.items()},
+            "memory_mb": {kind: _memory_mb(samples) for kind, samples in memory.items()},
         }
 
     def ceiling(self, records: int) -> dict[str, object]:
-        """Bytes a second."""
+        """Measure bytes a second."""
         with KafkaBroker() as broker:
             found = measure(broker.settings(), records)
         return {name: msgspec.structs.asdict(speed) for name, speed in found.items()}
 
-    def _settle(self, place: Place, interactions: int, workers: dict[str, Process], ages: Ages | None = None) -> None:
-        """Until every interaction is in the shards and nothing moves any more."""
-        reader, moved_at, before = ShardReader(place.shards), time.monotonic(), None
+    def _wait_until_done(
+        self, workspace: Workspace, interactions: int, workers: dict[str, Process], ages: Ages | None = None
+    ) -> None:
+        """Wait until every interaction is in the shards and the totals no longer change."""
+        reader, changed_at, before = ShardReader(workspace.shards), time.monotonic(), None
         while True:
             totals = reader.totals()
             now = time.monotonic()
             if totals != before:
-                moved_at, before = now, totals
-            if now - moved_at > (QUIET_S if totals.auctions >= interactions else STALLED_S):
+                changed_at, before = now, totals
+            if now - changed_at > (QUIET_S if totals.auctions >= interactions else STALLED_S):
                 return
             for worker in workers.values():
                 worker.ended()
             if ages is not None:
-                ages.look()
+                ages.poll()
             time.sleep(0.2)
 
 
 def main() -> int:
-    """Runs the parts and writes the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.streaming.bench")
-    parser.add_argument("--interactions", type=int, default=50_000, help="of the part that fills the log first")
-    parser.add_argument("--rate", type=float, default=1_000.0, help="events a second of the steady part")
-    parser.add_argument("--seconds", type=float, default=240.0, help="length of the steady part")
-    parser.add_argument("--records", type=int, default=20_000, help="of the comparison with plain kafka-python")
+    parser.add_argument("--interactions", type=int, default=50_000, help="of the second part")
+    parser.add_argument("--rate", type=float, default=1_000.0, help="events a second of the third part")
+    parser.add_argument("--seconds", type=float, default=240.0, help="length of the third part")
+    parser.add_argument("--records", type=int, default=20_000, help="of the first part")
     parser.add_argument("--out", type=Path, default=Path("build/bench/streaming.json"))
     given = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
@@ -172,9 +203,7 @@ def main() -> int:
     except AuctionError as error:
         console.print(str(error))
         return 1
-    figures["machine"] = platform.processor() or platform.machine()
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=2) + b"\n")
+    write_figures(given.out, figures | {"machine": machine_name()})
     console.print(f"figures: {given.out}")
     return 0
 
@@ -184,8 +213,8 @@ def _events(log: KafkaLog) -> int:
         return sum(consumer.ends().values())
 
 
-def _parts(samples: list[int]) -> dict[str, float]:
-    """Resident memory as a run goes on: when a third is over, when two are, at the end, and at most."""
+def _memory_mb(samples: list[int]) -> dict[str, float]:
+    """Return the resident memory after a third and two thirds of a run, at its end, and its maximum."""
     if not samples:
         return {}
     at = {"third": len(samples) // 3, "two_thirds": 2 * len(samples) // 3, "end": len(samples) - 1}

@@ -1,9 +1,10 @@
-"""Bytes a second of this project's Kafka log beside plain kafka-python's, with the same records, in turns."""
+"""Bytes a second of this project's Kafka log and of plain kafka-python, alternating, with the same records."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 from kafka import KafkaConsumer, KafkaProducer
@@ -18,19 +19,19 @@ ROUNDS = 3
 
 
 class Speed(msgspec.Struct, kw_only=True):
-    """Megabytes a second (best of the rounds), and a CPU second of the client's process."""
+    """Megabytes a second and a CPU second of the client's process, each the best of the rounds."""
 
     per_s: float = 0.0
     per_cpu_s: float = 0.0
 
     def better(self, size: int, seconds: float, cpu_s: float) -> Speed:
-        """With one more round."""
+        """Return the speed with one more round included."""
         per_s, per_cpu_s = size / seconds / 1e6, size / max(cpu_s, 1e-9) / 1e6
         return Speed(per_s=round(max(self.per_s, per_s), 2), per_cpu_s=round(max(self.per_cpu_s, per_cpu_s), 2))
 
 
 def measure(settings: KafkaSettings, records: int) -> dict[str, Speed]:
-    """Writes and reads `records` interactions by both, ROUNDS times, each round into topics of its own."""
+    """Write and read `records` interactions with both clients, ROUNDS times, each round in new topics."""
     events = [interaction(number) for number in range(records)]
     data = [(event.key.encode(), encode(event)) for event in events]
     size = sum(len(key) + len(value) for key, value in data)
@@ -45,10 +46,10 @@ def measure(settings: KafkaSettings, records: int) -> dict[str, Speed]:
     for number in range(ROUNDS):
         ours, plain = f"bench-ours-{number}", f"bench-plain-{number}"
         log.create([Topic(ours), Topic(plain)])
-        timed("produced_plain", lambda topic=plain: _plain_produce(settings, topic, data))  # type: ignore[misc]
-        timed("produced", lambda topic=ours: _produce(log, topic, data))  # type: ignore[misc]
-        timed("consumed_plain", lambda topic=plain: _plain_consume(settings, topic, records))  # type: ignore[misc]
-        timed("consumed", lambda topic=ours: _consume(log, topic, records))  # type: ignore[misc]
+        timed("produced_plain", partial(_plain_produce, settings, plain, data))
+        timed("produced", partial(_produce, log, ours, data))
+        timed("consumed_plain", partial(_plain_consume, settings, plain, records))
+        timed("consumed", partial(_consume, log, ours, records))
     return found
 
 

@@ -1,6 +1,6 @@
-"""Shards and ledger against what the producer wrote down, by plain reading: no code of a worker, no counter of one.
+"""The comparison of judgements, shards and ledger with the producer's reference file.
 
-Everything is counted by sets and sums; what the workers themselves say of their counts is not asked.
+Everything is read plainly and compared by sets and sums, without the workers' code or their counters.
 """
 
 from __future__ import annotations
@@ -26,8 +26,13 @@ SHOWN = 2
 
 
 class Comparison(msgspec.Struct, kw_only=True):
-    """`produced` interactions with `clicks` different charged links. `judged`, `sharded`, `charged` say how many came
-    through: auctions, auctions, links. `lost` and `doubled` add up all differences, `wrong` are those of value."""
+    """Numbers of entries at each stage, and of differences from the reference.
+
+    produced, clicks           interactions and clicked links in the reference
+    judged, sharded, counted   auctions in the judgements, the shards and the ledger
+    sharded_clicks, charged    clicked links in the shards and the ledger
+    lost, doubled, wrong       missing entries, surplus entries, entries with another value
+    """
 
     produced: int = 0
     clicks: int = 0
@@ -44,19 +49,19 @@ class Comparison(msgspec.Struct, kw_only=True):
 
     @property
     def exact(self) -> bool:
-        """Whether nothing is missing, nothing too much, and all of it right."""
+        """Whether there is no difference from the reference."""
         return self.lost == self.doubled == self.wrong == 0
 
 
 def expectations(path: Path) -> dict[str, dict[str, float]]:
-    """Clicked ads with their seconds, by auction."""
+    """Return the clicked ads with their seconds, by auction."""
     decoder = msgspec.json.Decoder(Expected)
     with path.open("rb") as file:
-        return {told.id: told.clicked for told in map(decoder.decode, file)}
+        return {line.id: line.clicked for line in map(decoder.decode, file)}
 
 
 def compare(reference: Path, log: EventLog, shards: str, database: str) -> Comparison:
-    """Reads everything. Memory: some hundred bytes an interaction."""
+    """Compare everything; needs some hundred bytes of memory an interaction."""
     expected = expectations(reference)
     found = Comparison(produced=len(expected), clicks=sum(map(len, expected.values())))
     found.expected_micros = PRICE * found.clicks

@@ -1,15 +1,12 @@
-"""`python -m benchmarks.streaming.drill`: nothing is lost and nothing counts twice between an answer, the shards and
-the
-ledger, on a real Kafka, whatever is killed.
+"""`python -m benchmarks.streaming.drill`: do shards and ledger lose or double anything when processes are killed?
 
-The broker is killed and started again, each worker is killed twice, at random moments of its own work. Figures go to
-build/bench/streaming-drill.json; the exit status is 1 where shards or ledger differ from what was produced.
+On a real Kafka, the broker is killed and restarted, and each worker is killed twice, at random moments of its own work.
+Figures go to build/bench/streaming-drill.json; the exit status is 1 if shards or ledger differ from what was produced.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import random
 import sys
 import tempfile
@@ -25,9 +22,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from benchmarks.figures import machine_name, write_figures
 from benchmarks.streaming.check import Comparison, compare, expectations
 from benchmarks.streaming.event_samples import ADS
-from benchmarks.streaming.processes import Place, Process
+from benchmarks.streaming.processes import Workspace, Process
 from mechanism.errors import AuctionError
 from serving.campaigns.storage import CampaignStore
 from serving.campaigns.types import Campaign, Creative
@@ -44,15 +42,15 @@ KILLS = 2
 WORKERS = ("judge", "feedback", "ledger")
 JUDGE = ("--window", "60", "--lateness", "120")
 SESSION_S = 30.0
-"""So long a killed worker's partitions wait for the next one; with much less a worker on a busy machine looks dead."""
+"""Kafka session time-out: shorter ones make workers on a busy machine look dead."""
 STALLED_S = 300.0
-"""So long nothing may move before the drill gives up."""
+"""The drill gives up after this long without progress."""
 EXTRA_S = 10.0
-"""How long the workers go on after everything is there: what came twice would be seen by then."""
+"""How long the workers keep running after everything has arrived, so that duplicates show."""
 
 
-class Moments:
-    """When what is killed: at random shares of the victim's own work, the broker's at those of the producer."""
+class KillPlan:
+    """When to kill each process, as random shares of its own work; for the broker, of the producer's."""
 
     def __init__(self, seed: int) -> None:
         chance = random.Random(seed)
@@ -61,42 +59,42 @@ class Moments:
         self.away_s = chance.uniform(2.0, 8.0)
 
     def due(self, done: dict[str, float]) -> list[str]:
-        """Who is to be killed now; `done` are shares of the work."""
+        """Return the processes to kill now; `done` are their shares of the work."""
         found = []
-        for name, moments in self._left.items():
-            if moments and done[name] >= moments[0]:
-                moments.pop(0)
+        for name, shares in self._left.items():
+            if shares and done[name] >= shares[0]:
+                shares.pop(0)
                 found.append(name)
         return found
 
 
 class Trial:
-    """One run: the broker, the database, the workers and the producer."""
+    """One run with broker, database, workers and producer."""
 
-    def __init__(self, place: Place, broker: KafkaBroker, interactions: int, seed: int) -> None:
-        self._place, self._broker = place, broker
+    def __init__(self, workspace: Workspace, broker: KafkaBroker, interactions: int, seed: int) -> None:
+        self._workspace, self._broker = workspace, broker
         self._interactions = interactions
-        self._moments = Moments(seed)
-        self._database = Database(place.database, pool_size=1)
-        self._reader = ShardReader(place.shards)
+        self.plan = KillPlan(seed)
+        self._database = Database(workspace.database, pool_size=1)
+        self._reader = ShardReader(workspace.shards)
         self.kills = dict.fromkeys((*WORKERS, "broker"), 0)
 
     def run(self, producer: Process, workers: dict[str, Process], progress: Progress) -> None:
-        """Until everything is where it belongs, or nothing moves any more."""
+        """Kill processes as planned until everything has arrived or nothing changes any more."""
         task = progress.add_task("judged", total=self._interactions, kills=0)
-        moved_at, before = time.monotonic(), dict[str, float]()
+        changed_at, before = time.monotonic(), dict[str, float]()
         while True:
             done = self._done()
             progress.update(
                 task, completed=round(done["feedback"] * self._interactions), kills=sum(self.kills.values())
             )
-            for name in self._moments.due(done):
+            for name in self.plan.due(done):
                 self._kill(name, workers)
             for worker in workers.values():
                 worker.ended()
             now = time.monotonic()
-            moved_at, before = (now, done) if done != before else (moved_at, before)
-            if (producer.ended() and self._complete()) or now - moved_at > STALLED_S:
+            changed_at, before = (now, done) if done != before else (changed_at, before)
+            if (producer.ended() and self._complete()) or now - changed_at > STALLED_S:
                 break
             time.sleep(1.0)
         time.sleep(EXTRA_S)
@@ -106,14 +104,14 @@ class Trial:
         self.kills[name] += 1
         if name == "broker":
             self._broker.kill()
-            time.sleep(self._moments.away_s)
+            time.sleep(self.plan.away_s)
             self._broker.start()
         else:
             workers[name].kill()
 
     def _done(self) -> dict[str, float]:
-        """Shares of the work, judged by what came of it; the judge's by what the feedback worker has of it."""
-        produced = self._place.reference.stat().st_size if self._place.reference.exists() else 0
+        """Return the shares of the work that are done, by its results; the judge's by the feedback worker's shards."""
+        produced = self._workspace.reference.stat().st_size if self._workspace.reference.exists() else 0
         sharded = self._reader.totals().auctions / self._interactions
         counted = self._count("SELECT count(*) FROM auctions") / self._interactions
         return {
@@ -124,7 +122,7 @@ class Trial:
         }
 
     def _complete(self) -> bool:
-        expected = expectations(self._place.reference)
+        expected = expectations(self._workspace.reference)
         clicks = sum(map(len, expected.values()))
         totals = self._reader.totals()
         charged = self._count("SELECT count(*) FROM charges WHERE invalid = ''")
@@ -141,7 +139,7 @@ class Trial:
 
 
 def prepare(url: str) -> None:
-    """A database with the campaigns of the traffic, without budgets: budgets are `benchmarks.serving.billing`'s."""
+    """Create a database with the traffic's campaigns, without budgets, which `benchmarks.serving.billing` covers."""
     migrate(url)
     database, now = Database(url, pool_size=1), datetime.now(UTC)
     for number, title in enumerate(ADS):
@@ -165,7 +163,7 @@ def prepare(url: str) -> None:
 
 
 def drill(interactions: int, seed: int, console: Console) -> tuple[Comparison, dict[str, object]]:
-    """Runs it, and compares. Raises BrokerMissing, PostgresMissing, DrillFailed."""
+    """Run the drill; return the comparison and the other figures."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -176,31 +174,30 @@ def drill(interactions: int, seed: int, console: Console) -> tuple[Comparison, d
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llm-auction-streaming-")))
         server = stack.enter_context(PostgresServer())
         broker = stack.enter_context(KafkaBroker())
-        place = Place(folder, broker.settings(delivery_s=5, session_s=SESSION_S), server.create("drill"))
-        prepare(place.database)
+        workspace = Workspace(folder, broker.settings(delivery_s=5, session_s=SESSION_S), server.create("drill"))
+        prepare(workspace.database)
         log = KafkaLog(broker.settings())
         log.create(all_topics(PARTITIONS))
         began = time.monotonic()
         workers = {
-            name: stack.enter_context(place.worker(name, *(JUDGE if name == "judge" else ()))) for name in WORKERS
+            name: stack.enter_context(workspace.worker(name, *(JUDGE if name == "judge" else ()))) for name in WORKERS
         }
-        producer = stack.enter_context(place.producer(interactions, 0.0, seed))
-        trial = Trial(place, broker, interactions, seed)
+        producer = stack.enter_context(workspace.producer(interactions, 0.0, seed))
+        trial = Trial(workspace, broker, interactions, seed)
         with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
             trial.run(producer, workers, progress)
-        told = {
+        figures = {
             "seconds": round(time.monotonic() - began, 1),
             "kills": trial.kills,
-            "broker_away_s": round(trial._moments.away_s, 1),
+            "broker_away_s": round(trial.plan.away_s, 1),
             "cpu_s": {name: round(process.cpu_s(), 1) for name, process in (workers | {"producer": producer}).items()},
         }
         for worker in workers.values():
             worker.stop()
-        return compare(place.reference, log, place.shards, place.database), told
+        return compare(workspace.reference, log, workspace.shards, workspace.database), figures
 
 
 def main() -> int:
-    """Runs the drill, prints a line, and writes the figures."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.streaming.drill", description=(__doc__ or "").split("\n\n")[0]
     )
@@ -211,16 +208,14 @@ def main() -> int:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     console = Console(stderr=True)
     try:
-        found, told = drill(given.interactions, given.seed, console)
+        found, run = drill(given.interactions, given.seed, console)
     except (BrokerMissing, PostgresMissing) as missing:
         console.print(str(missing))
         return 2
     except AuctionError as error:
         console.print(str(error))
         return 1
-    figures = msgspec.structs.asdict(found) | told | {"machine": platform.processor() or platform.machine()}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=2) + b"\n")
+    write_figures(given.out, msgspec.structs.asdict(found) | run | {"machine": machine_name()})
     verdict = "exact" if found.exact else "WRONG"
     console.print(
         f"{verdict}: {found.produced} produced, {found.judged} judged, {found.sharded} sharded, {found.charged} of "

@@ -1,6 +1,6 @@
-"""The processes of the streaming drill and benchmark: the workers as an operator starts them, and the producer.
+"""The processes of the streaming drill and benchmark: the workers, by their commands, and the producer.
 
-Each can be killed and started again; the CPU time of all its lives is added up.
+Each can be killed and restarted; its CPU time is summed over the restarts.
 """
 
 from __future__ import annotations
@@ -19,42 +19,46 @@ from streaming.kafka.settings import PREFIX, KafkaSettings
 
 
 class DrillFailed(AuctionError):
-    """A process ended by itself."""
+    """A process exited unexpectedly."""
 
 
-class Place:
-    """Where a drill's processes work: one folder, one Kafka, one database."""
+class Workspace:
+    """The folder, the Kafka and the database of a drill's processes."""
 
     def __init__(self, folder: Path, kafka: KafkaSettings, database: str) -> None:
         self.folder = folder
         self.database = database
         self.shards = str(folder / "shards")
         self.reference = folder / "reference.jsonl"
-        told = {"SERVERS": kafka.servers, "SESSION_S": str(kafka.session_s), "DELIVERY_S": str(kafka.delivery_s)}
+        kafka_settings = {
+            "SERVERS": kafka.servers,
+            "SESSION_S": str(kafka.session_s),
+            "DELIVERY_S": str(kafka.delivery_s),
+        }
         paths = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "OMP_NUM_THREADS": "1"}
-        self.environment = os.environ | {PREFIX + name: value for name, value in told.items()} | paths
+        self.environment = os.environ | {PREFIX + name: value for name, value in kafka_settings.items()} | paths
 
     def worker(self, kind: str, *options: str) -> Process:
-        """`llm-auction worker KIND`."""
+        """Return the process of `llm-auction worker KIND`."""
         own = {"feedback": ["--shards", self.shards], "ledger": ["--database", self.database]}.get(kind, [])
         command = ["-m", "cli.main", "--log-level", "error", "worker", kind, "--log", "kafka", *own, *options]
         return Process(kind, command, self)
 
     def producer(self, interactions: int, rate: float, seed: int) -> Process:
-        """The traffic."""
+        """Return the process that produces the traffic."""
         numbers = ["--interactions", str(interactions), "--rate", str(rate), "--seed", str(seed)]
         places = ["--log", "kafka", "--spool", str(self.folder / "spool"), "--reference", str(self.reference)]
         return Process("producer", ["-m", "benchmarks.streaming.traffic", *places, *numbers], self)
 
 
 class Process:
-    """One of them; as a context it is started, and killed at the end."""
+    """One process, started by entering its context and killed by leaving it."""
 
-    def __init__(self, name: str, arguments: list[str], place: Place) -> None:
+    def __init__(self, name: str, arguments: list[str], workspace: Workspace) -> None:
         self.name = name
         self.kills = 0
         self._command = [sys.executable, *arguments]
-        self._place = place
+        self._workspace = workspace
         self._earlier_s = self._last_s = 0.0
         self._process: psutil.Popen | None = None
 
@@ -66,37 +70,41 @@ class Process:
         self._end(signal.SIGKILL)
 
     def ended(self) -> bool:
-        """Whether it has done its work. Raises DrillFailed where it gave up."""
+        """Return whether the process has ended successfully.
+
+        Raises:
+            DrillFailed: if it exited with an error.
+        """
         assert self._process is not None
         self._last_s = self._spent()
         status = self._process.poll()
         if status not in (None, 0):
-            raise DrillFailed(f"{self.name} ended with status {status}: {self._log().read_text('utf-8')[-800:]}")
+            raise DrillFailed(f"{self.name} exited with status {status}: {self._log().read_text('utf-8')[-800:]}")
         return bool(status == 0)
 
     def kill(self) -> None:
-        """SIGKILL, and a new start."""
+        """Kill the process and restart it."""
         self._end(signal.SIGKILL)
         self.kills += 1
         self._start()
 
     def stop(self) -> None:
-        """As an operator ends it."""
+        """Send SIGTERM and wait."""
         self._end(signal.SIGTERM)
 
     def cpu_s(self) -> float:
-        """CPU seconds of all its lives by now."""
+        """Return the CPU seconds so far, over all restarts."""
         return self._earlier_s + self._spent()
 
     def memory(self) -> int:
-        """Resident bytes now."""
+        """Return the current resident memory in bytes."""
         assert self._process is not None
         return int(self._process.memory_info().rss)
 
     def _start(self) -> None:
         with self._log().open("ab") as log:
             self._process = psutil.Popen(
-                self._command, env=self._place.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                self._command, env=self._workspace.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
     def _end(self, how: signal.Signals) -> None:
@@ -109,7 +117,7 @@ class Process:
         self._process, self._last_s = None, 0.0
 
     def _spent(self) -> float:
-        """CPU seconds of this life; of one that is over, what was last seen."""
+        """Return the CPU seconds of the current process, or their last known value if it has ended."""
         try:
             times = self._process.cpu_times() if self._process is not None else None
         except psutil.NoSuchProcess:
@@ -117,4 +125,4 @@ class Process:
         return self._last_s if times is None else max(self._last_s, times.user + times.system)
 
     def _log(self) -> Path:
-        return self._place.folder / f"{self.name}.log"
+        return self._workspace.folder / f"{self.name}.log"

@@ -1,7 +1,7 @@
-"""The producer of the streaming drill and benchmark: made-up interactions and their clicks in real time, through the
-router's own `EventProducer`, and beside it a file that says, in other words, what has to come of them.
+"""`python -m benchmarks.streaming.traffic`: the producer of the streaming drill and benchmark.
 
-A process of its own: `python -m benchmarks.streaming.traffic`; Kafka's address comes in the environment.
+Writes synthetic interactions and their clicks in real time through the router's `EventProducer`, and the expected
+results to a reference file. Kafka's address is in the environment.
 """
 
 from __future__ import annotations
@@ -23,18 +23,21 @@ from streaming.producer import EventProducer
 
 CLICK_RATE = 0.3
 AGAIN_RATE = 0.1
-"""Of clicked links: followed once more, which costs nothing and changes no judgement."""
+"""Share of clicked links that are followed again, which costs nothing and changes no judgement."""
 INVALID_RATE = 0.05
-"""Of answers: with a click that does not count."""
+"""Share of answers with an invalid click."""
 TWICE_RATE = 0.02
-"""Of events: sent twice, as after a lost acknowledgement."""
+"""Share of events that are sent twice, as after a lost acknowledgement."""
 WITHIN_S = 5.0
 MOST_WAITING = 20_000
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """What has to come of one interaction: for each ad that was clicked, after how many seconds first; how many events
-    it had, repetitions left out."""
+    """The expected results of one interaction.
+
+    clicked  for each clicked ad, the seconds until its first click
+    events   number of the interaction's events, without repetitions
+    """
 
     id: str
     clicked: dict[str, float]
@@ -42,7 +45,7 @@ class Expected(msgspec.Struct, frozen=True):
 
 
 def produce(address: str, spool: Path, reference: Path, count: int, rate: float, seed: int) -> None:
-    """Writes `count` interactions, `rate` a second (0: as fast as they are taken); returns when all are in the log."""
+    """Write `count` interactions, `rate` a second (0: unlimited), and return when all are in the log."""
     producer = EventProducer(spool, open_log(address))
     chance, due = Random(seed), list[tuple[float, int, Click]]()
     began, number, ticket = time.time(), 0, 0
@@ -90,7 +93,6 @@ def _put(producer: EventProducer, event: AnyEvent, chance: Random) -> None:
 
 
 def main() -> None:
-    """The process itself."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.streaming.traffic")
     parser.add_argument("--log", required=True)
     parser.add_argument("--spool", type=Path, required=True)

@@ -1,6 +1,6 @@
-"""The live campaigns and the questions of the router's measurement: many kinds of targeting, always the same by seed.
+"""The campaigns and questions of the router's measurement: many kinds of targeting, reproducible by seed.
 
-No two questions are alike, so that no cache of anything that follows from a question can flatter the figures.
+No two questions are alike, so that no cache improves the figures.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ COUNTRIES = ("DE", "FR", "US", "GB", "JP", "BR")
 
 
 def campaign(number: int, chance: random.Random, now: datetime) -> Campaign:
-    """Live campaign `number`: of ten, three are for countries, one each for categories and words, five for all."""
+    """Return live campaign `number`: of ten, three target countries, one a category, one keywords, five everyone."""
     category = chance.choice(list(CATEGORIES))
     words = CATEGORIES[category].split()
     first, second = chance.sample(words, 2)
@@ -83,7 +83,7 @@ def campaign(number: int, chance: random.Random, now: datetime) -> Campaign:
 
 
 def fill(url: str, count: int, seed: int = 1) -> Iterator[int]:
-    """Books `count` live campaigns with an approved creative each in an empty database; yields how many are in."""
+    """Book `count` live campaigns with an approved creative each in an empty database; yield the number so far."""
     migrate(url)
     database, chance, now = Database(url, pool_size=1), random.Random(seed), datetime.now(UTC)
     store = CampaignStore(database)
@@ -97,7 +97,7 @@ def fill(url: str, count: int, seed: int = 1) -> Iterator[int]:
 
 
 def question(number: int) -> str:
-    """The user's message of request `number`."""
+    """Return the user's message of request `number`."""
     chance = random.Random(number)
     category = chance.choice(list(CATEGORIES))
     first, second = chance.sample(CATEGORIES[category].split(), 2)
@@ -105,7 +105,7 @@ def question(number: int) -> str:
 
 
 def body(model: str, number: int, stream: bool) -> bytes:
-    """The request's JSON, as any OpenAI client sends it."""
+    """Return the request's JSON, as OpenAI clients send it."""
     messages = [
         {"role": "system", "content": "You are a helpful assistant."},
         {"role": "user", "content": question(number)},

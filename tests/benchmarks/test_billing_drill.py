@@ -1,4 +1,4 @@
-"""The billing drill's parts: its traffic is as announced, its comparison sees what is wrong, its server comes back."""
+"""The billing drill's parts: its traffic, its reference, its comparison, and a PostgreSQL that is killed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import pytest
 from sqlalchemy import text
 
 from benchmarks.serving.billing import check
-from benchmarks.serving.billing_events import Plan, write_events
-from benchmarks.serving.billing_reference import Terms, expected
-from benchmarks.serving.billing_writer import write
+from benchmarks.serving.billing_check import Terms, expected
+from benchmarks.serving.billing_traffic import Plan, charge_file, write_events
 from serving.campaigns.storage import CampaignStore
 from serving.database.engine import Database
 from serving.database.migrations import migrate
@@ -30,7 +29,7 @@ def plan(tmp_path: Path, database: Database) -> Plan:
     return made
 
 
-def test_the_traffic_is_as_announced(plan: Plan) -> None:
+def test_the_traffic_has_the_planned_duplicates_and_late_clicks(plan: Plan) -> None:
     lines = [json.loads(line) for path in plan.files for line in path.read_text().splitlines()]
     seen = Counter(line["id"] for line in lines)
     assert (len(seen), len(lines), plan.duplicates, plan.late) == (200, 240, 40, 20)
@@ -42,7 +41,7 @@ def test_the_traffic_is_as_announced(plan: Plan) -> None:
 
 def test_the_ledger_agrees_with_the_reference_after_a_replay(plan: Plan, url: str) -> None:
     for number in (1, 0, 1):
-        write(url, plan.files[number], number)
+        charge_file(url, plan.files[number], number)
     found = check(url, plan)
     assert found.exact
     assert 0 < found.charged_micros == found.expected_micros
@@ -62,9 +61,9 @@ def test_the_ledger_agrees_with_the_reference_after_a_replay(plan: Plan, url: st
         "DELETE FROM charges WHERE id = 'click-9' OR charged_micros = 0",
     ],
 )
-def test_the_comparison_sees_what_is_wrong(plan: Plan, url: str, database: Database, wrong: str) -> None:
+def test_the_comparison_finds_each_difference(plan: Plan, url: str, database: Database, wrong: str) -> None:
     for number, path in enumerate(plan.files):
-        write(url, path, number)
+        charge_file(url, path, number)
     database.transact(lambda c: c.execute(text(wrong)))
     assert not check(url, plan).exact
 
@@ -87,7 +86,7 @@ def test_the_reference_caps_each_day_and_the_whole(tmp_path: Path) -> None:
         )
 
 
-def test_what_was_charged_outlives_a_killed_server() -> None:
+def test_charges_survive_a_killed_server() -> None:
     try:
         server = PostgresServer()
     except PostgresMissing as missing:
@@ -108,7 +107,7 @@ def test_what_was_charged_outlives_a_killed_server() -> None:
     assert not server.folder.exists()
 
 
-def test_a_missing_server_is_missed_with_its_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_server_is_reported_with_its_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(postgres_server, "DEBIAN", tmp_path)
     with pytest.raises(PostgresMissing, match="apt-get install postgresql"):

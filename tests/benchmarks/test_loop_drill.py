@@ -1,4 +1,4 @@
-"""The loop drill's traffic: real events that the real workers take, clicked by the simulated population."""
+"""The loop drill: its traffic passes through the real workers; promotion, refusal and rollback are as recorded."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DIGEST = "ab" * 32
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[EmbeddedLog, list[AnyEvent]]:
-    """A log with sixty answers of the shipped model and what became of them."""
+    """A log with sixty answers of the shipped model and their clicks."""
     log = EmbeddedLog(tmp_path_factory.mktemp("log"))
     log.create(all_topics())
     traffic = Traffic.begin(BEGIN, 20, 20, 0)
@@ -49,7 +49,7 @@ def clicks(events: list[AnyEvent]) -> list[Click]:
     return [event for event in events if isinstance(event, Click)]
 
 
-def test_time_runs_on_and_some_ads_are_clicked(served: tuple[EmbeddedLog, list[AnyEvent]]) -> None:
+def test_event_time_advances_and_some_ads_are_clicked(served: tuple[EmbeddedLog, list[AnyEvent]]) -> None:
     _, events = served
     times = [answer.occurred_at for answer in answers(events)]
     assert len(times) == 60
@@ -61,7 +61,9 @@ def test_time_runs_on_and_some_ads_are_clicked(served: tuple[EmbeddedLog, list[A
     assert all((answer.reader is not None) == answer.consent for answer in answers(events))
 
 
-def test_the_workers_and_the_guard_take_every_event(served: tuple[EmbeddedLog, list[AnyEvent]], tmp_path: Path) -> None:
+def test_the_workers_and_the_guard_process_every_event(
+    served: tuple[EmbeddedLog, list[AnyEvent]], tmp_path: Path
+) -> None:
     log, events = served
     settle(log, str(tmp_path / "shards"), events, 1_800.0, within_s=60.0)
     reader = ShardReader(str(tmp_path / "shards"))
@@ -76,7 +78,9 @@ def test_the_workers_and_the_guard_take_every_event(served: tuple[EmbeddedLog, l
     assert sum(answer.revenue or 0 for answer in seen) == sum(click.price_micros for click in clicks(events))
 
 
-def test_shuffled_clicks_are_as_many_on_other_ads(served: tuple[EmbeddedLog, list[AnyEvent]], tmp_path: Path) -> None:
+def test_shuffled_clicks_keep_their_number_and_change_their_ads(
+    served: tuple[EmbeddedLog, list[AnyEvent]], tmp_path: Path
+) -> None:
     _, events = served
     poisoned = shuffled(events, np.random.default_rng(0))
     assert answers(poisoned) == answers(events)
@@ -84,11 +88,11 @@ def test_shuffled_clicks_are_as_many_on_other_ads(served: tuple[EmbeddedLog, lis
     assert {click.click_id for click in clicks(poisoned)} != {click.click_id for click in clicks(events)}
     log = EmbeddedLog(tmp_path / "log")
     log.create(all_topics())
-    put(log, poisoned)  # every event is one that consumers take
+    put(log, poisoned)  # every event is valid
 
 
 def almost_the_same(tmp_path: Path, number: int) -> Path:
-    """The shipped model, its weights moved by next to nothing: another digest."""
+    """Return the shipped model with minimally changed weights, so that its digest differs."""
     policy = Policy.load("tiny")
     next(iter(policy.model.parameters())).data += 1e-7 * number
     folder = tmp_path / f"model-{number}"
@@ -98,12 +102,14 @@ def almost_the_same(tmp_path: Path, number: int) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_what_passes_is_promoted_and_what_is_slow_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the training is left out: versions are the base again, refused where their clicks were shuffled."""
+def test_a_passed_model_is_promoted_and_a_slow_one_rolled_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training alone is replaced: each version is the base model, and shuffled clicks fail the gates."""
     made: list[str] = []
 
-    def retrained(config: Any, shards: str, registry: Registry, serving: str, *_: Any, **told: Any) -> RetrainOutcome:
-        passed = told["reason"] != loop.POISONED
+    def retrained(
+        config: Any, shards: str, registry: Registry, serving: str, *_: Any, **options: Any
+    ) -> RetrainOutcome:
+        passed = options["reason"] != loop.POISONED
         made.append(shards)
         verdict: Any = "passed" if passed else "failed"
         decision = Decision((Gate("click_predictor", verdict, "made up", {}, {}),), config.gates)
@@ -112,16 +118,16 @@ def test_what_passes_is_promoted_and_what_is_slow_goes_back(tmp_path: Path, monk
         return RetrainOutcome(entry, decision, "nowhere")
 
     monkeypatch.setattr(retraining, "retrain", retrained)
-    # so few answers say nothing on revenue
+    # revenue of so few answers is noise
     lenient = partial(GuardSettings, revenue=5.0, experience=50.0)
     for name, value in (("RETRAININGS", 1), ("EARLY", 50), ("LEAST", 60), ("GuardSettings", lenient)):
         monkeypatch.setattr(loop, name, value)
     out = tmp_path / "loop.json"
     with pytest.raises(typer.Exit):  # no version earns more than the first
         loop.main(100, 30, 20, "tiny", None, 0, tmp_path / "drill", out)
-    told = json.loads(out.read_text())
-    assert [version["decision"] for version in told["versions"]] == ["first", "promoted", "refused", "rolled back"]
-    kinds = [(change["kind"], change["version"], change["by"]) for change in told["history"]]
+    figures = json.loads(out.read_text())
+    assert [version["decision"] for version in figures["versions"]] == ["first", "promoted", "refused", "rolled back"]
+    kinds = [(change["kind"], change["version"], change["by"]) for change in figures["history"]]
     assert kinds == [
         ("start", "v0001", "drill"),
         ("promote", "v0002", "gates"),
@@ -129,9 +135,9 @@ def test_what_passes_is_promoted_and_what_is_slow_goes_back(tmp_path: Path, monk
         ("promote", "v0004", "gates"),
         ("rollback", "v0004", "guard"),
     ]
-    assert "take up to" in told["history"][-1]["why"]
-    assert told["versions"][0]["served"]["answers"] == 100
-    assert told["checks"]["shuffled clicks are refused by the gates"]
-    assert told["checks"]["a version slowed down is rolled back"]
-    assert not told["passed"]
+    assert "take up to" in figures["history"][-1]["why"]
+    assert figures["versions"][0]["served"]["answers"] == 100
+    assert figures["checks"]["shuffled clicks are refused by the gates"]
+    assert figures["checks"]["a version slowed down is rolled back"]
+    assert not figures["passed"]
     assert made[1] != made[0] == made[2]

@@ -1,4 +1,4 @@
-"""The measuring tools: the mock model server, and a load generator that must notice what a server does wrong."""
+"""The router benchmark's mock model server, and its load generator, which must notice a server's faults."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ import httpx
 import openai
 import pytest
 
-from benchmarks.serving import load, router_campaigns
-from benchmarks.serving.measured import Measured, percentile_ms
-from benchmarks.serving.mock_upstream import MockSettings, serve
-from benchmarks.serving.numbered import DELTAS, missing, numbered
+from benchmarks.figures import percentile
+from benchmarks.serving import load, router_traffic
+from benchmarks.serving.mock_upstream import DELTAS, MockSettings, missing, numbered, serve
 from serving.auction.eligibility.request import words
 from serving.campaigns.snapshots import snapshot
 from serving.campaigns.types import CampaignState, ReviewState
@@ -86,15 +85,15 @@ def test_a_request_in_pieces_is_answered_once_it_is_whole() -> None:
 
 
 def body(number: int) -> bytes:
-    return router_campaigns.body("mock", number, stream=True)
+    return router_traffic.body("mock", number, stream=True)
 
 
 def test_every_answer_is_counted_with_its_frames() -> None:
-    async def run() -> Measured:
+    async def run() -> load.Measured:
         server = await serve(0, MockSettings())
-        crowd = load.Crowd(load.Target(server.sockets[0].getsockname()[1], body))
+        crowd = load.ConnectionPool(load.Target(server.sockets[0].getsockname()[1], body))
         measured = await load.open_load(crowd, rate=200, seconds=0.5)
-        most = await load.full_load(crowd, 4, 0.2)
+        most = await load.saturating_load(crowd, 4, 0.2)
         crowd.close()
         server.close()
         assert most.answered > 4
@@ -130,7 +129,7 @@ def test_what_a_bad_server_does_is_noticed(answer: bytes, failed: int, lost: int
                 self.transport.close()
 
         server = await asyncio.get_running_loop().create_server(Bad, "127.0.0.1", 0)
-        crowd = load.Crowd(load.Target(server.sockets[0].getsockname()[1], body))
+        crowd = load.ConnectionPool(load.Target(server.sockets[0].getsockname()[1], body))
         measured = await load.open_load(crowd, rate=50, seconds=0.1)
         crowd.close()
         server.close()
@@ -145,7 +144,7 @@ def test_a_stall_counts_against_every_request_that_was_due_in_it() -> None:
 
     async def run() -> None:
         server = await serve(0, MockSettings(gap_s=0.2 / (DELTAS + 1)))  # 0.2 s an answer
-        crowd = load.Crowd(load.Target(server.sockets[0].getsockname()[1], body))
+        crowd = load.ConnectionPool(load.Target(server.sockets[0].getsockname()[1], body))
         measured = await load.open_load(crowd, rate=100, seconds=0.2)
         crowd.close()
         server.close()
@@ -163,24 +162,24 @@ def test_deltas_out_of_order_are_missed_like_lost_ones() -> None:
 
 
 def test_percentiles_count_the_frames_that_came_together_as_zero() -> None:
-    assert percentile_ms([0.001 * n for n in range(1, 101)], 99) == pytest.approx(99)
-    assert percentile_ms([0.004, 0.002], 50, zeros=2) == 0
-    assert percentile_ms([0.004, 0.002], 75, zeros=2) == pytest.approx(2)
-    assert percentile_ms([0.004, 0.002], 99, zeros=2) == pytest.approx(4)
-    assert percentile_ms([], 99) == 0
+    assert percentile([*range(1, 101)], 99) == 99
+    assert percentile([4, 2], 50, zeros=2) == 0
+    assert percentile([4, 2], 75, zeros=2) == 2
+    assert percentile([4, 2], 99, zeros=2) == 4
+    assert percentile([], 99) is None
 
 
 def test_the_campaigns_of_the_measurement_are_live_and_no_two_questions_alike(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'db.sqlite3'}"
-    assert list(router_campaigns.fill(url, 20)) == list(range(1, 21))
+    assert list(router_traffic.fill(url, 20)) == list(range(1, 21))
     database = Database(url)
     found = snapshot(database, datetime.now(UTC)).campaigns
     database.close()
     assert len(found) == 20
     assert all(c.state is CampaignState.ACTIVE and c.creatives[0].review is ReviewState.APPROVED for c in found)
-    questions = {router_campaigns.question(n) for n in range(1_000)}
+    questions = {router_traffic.question(n) for n in range(1_000)}
     assert len(questions) == 1_000
-    made = router_campaigns.campaign(1, Random(1), datetime.now(UTC))
+    made = router_traffic.campaign(1, Random(1), datetime.now(UTC))
     assert any(set(words(made.creatives[0].text)) & set(words(question)) for question in questions)
 
 

@@ -1,7 +1,8 @@
-"""What the billing drill bills: campaigns with tight budgets, and clicks that come twice, late and out of order.
+"""The billing drill's traffic and writers: tight budgets, and clicks that repeat, come late and out of order.
 
-Everything follows from a seed. The events lie in one file for each writer, as JSON lines; a writer that was killed
-reads its file from the start again, as a consumer of an event log would.
+Everything follows from a seed. Each writer is a process that charges the events of its own file (JSON lines), as the
+ledger worker would. A writer that was killed reads its file from the start again, like a consumer without an offset:
+only the ledger keeps events from counting twice.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from pathlib import Path
 import msgspec
 
 from serving.campaigns.types import Campaign, CampaignState
-from serving.ledger.entries import ChargeEvent
+from serving.database.engine import Database
+from serving.ledger.charging import Ledger
+from serving.ledger.entries import ChargeEvent, Offset
 
 START = datetime(2026, 11, 20, tzinfo=UTC)
 SPAN = timedelta(days=3)
@@ -24,9 +27,14 @@ ZONES = ("UTC", "America/Los_Angeles", "Asia/Kolkata", "Pacific/Auckland")
 DUPLICATED, LATE, INVALID = 0.2, 0.1, 0.02
 CAMPAIGNS, ADVERTISERS = 200, 40
 
+CONSUMER = "drill"
+LARGEST_BATCH = 200
+RETRY_S = 120.0
+"""Longer than any outage of the drill: a writer waits until the database is back."""
+
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What was written: the campaigns, and a file of events for each writer."""
+    """The campaigns, and a file of events for each writer."""
 
     campaigns: tuple[Campaign, ...]
     files: tuple[Path, ...]
@@ -36,16 +44,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_events(folder: Path, events: int, writers: int, seed: int) -> Plan:
-    """Makes `events` different clicks on up to 200 campaigns and spreads them, with their duplicates, over the files.
+    """Write `events` different clicks on up to 200 campaigns, and their duplicates, to the writers' files.
 
-    Money is odd on purpose: budgets end in the middle of a price, so that the last charge is a part of one.
+    Prices are odd numbers of micros, so that budgets run out in the middle of a price and the last charge is partial.
     """
     chance = random.Random(seed)
     number = max(4, min(CAMPAIGNS, events // 25))
     late = set(chance.sample(range(events), round(events * LATE)))
     clicks = [_click(chance, n, events, chance.randrange(number), n in late) for n in range(events)]
     repeated = chance.sample(range(events), round(events * DUPLICATED))
-    # (place in the stream, writer, event): a duplicate comes later, mostly through another writer.
+    # (position in the stream, writer, event): a duplicate comes later, mostly through another writer
     stream = [(float(n), chance.randrange(writers), click) for n, click in enumerate(clicks)]
     stream += [(chance.uniform(n, events), chance.randrange(writers), clicks[n]) for n in repeated]
     stream.sort(key=lambda item: item[0])
@@ -75,12 +83,12 @@ def _click(chance: random.Random, number: int, events: int, campaign: int, late:
 
 
 def _campaigns(chance: random.Random, number: int, clicks: Iterable[ChargeEvent]) -> Iterable[Campaign]:
-    """A quarter without budgets, a quarter each with a daily, a total and both, around what is asked of them."""
-    asked: dict[str, int] = defaultdict(int)
+    """Yield campaigns: a quarter each without budget, with a daily, a total and both, below the sum of their clicks."""
+    spend: dict[str, int] = defaultdict(int)
     for click in clicks:
-        asked[click.campaign_id] += click.price_micros
+        spend[click.campaign_id] += click.price_micros
     for n in range(number):
-        own = asked[f"campaign-{n}"]
+        own = spend[f"campaign-{n}"]
         yield Campaign(
             id=f"campaign-{n}",
             advertiser_id=f"advertiser-{n % ADVERTISERS}",
@@ -100,3 +108,17 @@ def _campaigns(chance: random.Random, number: int, clicks: Iterable[ChargeEvent]
 
 def _currency(campaign: int) -> str:
     return "EUR" if campaign % ADVERTISERS % 3 else "USD"
+
+
+def charge_file(url: str, path: Path, partition: int) -> None:
+    """Charge all events of a file in batches of random size, each with the offset after it."""
+    chance = random.Random()
+    database = Database(url, pool_size=1, retry_s=RETRY_S)
+    ledger, decoder = Ledger(database), msgspec.json.Decoder(ChargeEvent)
+    events = [decoder.decode(line) for line in path.read_bytes().splitlines()]
+    done = 0
+    while done < len(events):
+        batch = events[done : done + chance.randint(1, LARGEST_BATCH)]
+        done += len(batch)
+        ledger.book(batch, offsets=[Offset(consumer=CONSUMER, partition=partition, next_offset=done)])
+    database.close()

@@ -1,6 +1,6 @@
-"""The streaming drill's judgement of shards and ledger: it finds what is missing, what is twice and what is wrong.
+"""The streaming drill's comparison of shards and ledger: it finds missing, duplicate and wrong entries.
 
-The drill itself, on a Kafka that is killed, is `make drill-streaming`.
+The full drill, on a Kafka that is killed, is `make drill-streaming`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import create_engine, text
 
 from benchmarks.streaming.check import Comparison, compare
-from benchmarks.streaming.drill import WORKERS, Moments, prepare
+from benchmarks.streaming.drill import WORKERS, KillPlan, prepare
 from benchmarks.streaming.traffic import produce
 from judge.rules import RuleJudge
 from serving.database.engine import Database
@@ -72,7 +72,7 @@ def run(log: EmbeddedLog, task: Task) -> None:
 
 
 def judge(log: EmbeddedLog) -> None:
-    """Until its event time, which follows the clock here, has passed everything that was written before."""
+    """Judge until the event time, which follows the clock here, has passed everything written before."""
     registry, stop, written = CollectorRegistry(), threading.Event(), time.time()
     task = JudgeTask(log, RuleJudge(), JudgeSettings(Attribution(60, 0.1), idle_s=0.1), registry=registry)
     thread = threading.Thread(target=Worker(task, log, poll_s=0.05).run, args=(stop,))
@@ -122,19 +122,19 @@ def test_a_ledger_that_differs_is_found(done: Done, statement: str, field: str) 
     assert getattr(found, field) > 0
 
 
-def test_shards_that_lack_something_are_found(done: Done) -> None:
+def test_missing_and_surplus_interactions_are_found(done: Done) -> None:
     lines = (done.folder / "reference").read_bytes().splitlines(keepends=True)
     more = lines[0].replace(b'"id":"01', b'"id":"02')
     (done.folder / "reference").write_bytes(b"".join([*lines, more]))
-    assert done.compared().lost >= 3  # neither judged nor in the shards, nor counted
+    assert done.compared().lost >= 3  # not judged, not in the shards and not counted
     (done.folder / "reference").write_bytes(b"".join(lines[1:]))
     assert done.compared().doubled >= 2
 
 
-def test_every_victim_is_killed_within_its_own_work() -> None:
-    moments = Moments(5)
+def test_every_process_is_killed_during_its_own_work() -> None:
+    plan = KillPlan(5)
     shares = [step / 100 for step in range(101)]
-    killed = [name for share in shares for name in moments.due(dict.fromkeys((*WORKERS, "broker"), share))]
+    killed = [name for share in shares for name in plan.due(dict.fromkeys((*WORKERS, "broker"), share))]
     assert sorted(killed) == sorted([*WORKERS, *WORKERS, "broker"])
 
 
