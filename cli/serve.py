@@ -159,7 +159,7 @@ def run_router(
     """Run a router until SIGTERM or Ctrl+C and then until the answers under way are written."""
     import uvicorn
 
-    from serving.accounts.administrator import ensure_administrator
+    from serving.accounts.keys import ensure_administrator
     from serving.campaigns.catalogue import import_catalogue
     from serving.http.app import create_app
     from serving.router import Router

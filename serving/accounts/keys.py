@@ -1,19 +1,21 @@
-"""API keys: who may do what. Keys are shown once, stored as a keyed hash, rotated with an overlap, and revoked.
+"""API keys and their roles. A key is shown once, stored as a keyed hash, rotated with an overlap, and revoked.
 
-A key is 256 random bits, so it cannot be guessed or found by trying, and a slow password hash would only slow down
-every request. One HMAC-SHA256 is right: whoever reads the table learns no key, and without the secret, which is not in
-the database, can neither test a key against it nor write a row for one of their own.
+A key has 256 random bits, so it cannot be guessed, and a slow password hash would only slow down every request. One
+HMAC-SHA256 is enough: a reader of the table learns no key, and without the secret, which is not in the database, can
+neither test a key against the table nor add a row for a key.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import secrets
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -30,16 +32,17 @@ log = structlog.get_logger(__name__)
 
 BOOTSTRAP_VARIABLE = "LLM_AUCTION_ADMIN_KEY"
 BOOTSTRAP_ID = "bootstrap_"
+KEY_FILE = "admin-key"
 SHORTEST_KEY, LONGEST_KEY = 32, 256
 PREFIX = "lla_"
 DOMAIN = b"llm-auction api key 1\0"
 CACHE_S = 5.0
-USE_NOTED_EVERY = timedelta(minutes=1)
+RECORD_USE_EVERY = timedelta(minutes=1)
 LONGEST_OVERLAP = timedelta(days=90)
 
 
 class Role(StrEnum):
-    """What a key is for: everything; the campaigns of one advertiser; asking for answers with ads."""
+    """What a key allows: everything; the campaigns of one advertiser; requesting answers with ads."""
 
     ADMIN = "admin"
     ADVERTISER = "advertiser"
@@ -47,7 +50,7 @@ class Role(StrEnum):
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A key as it may be listed. `advertiser_id` is set for advertisers' keys alone."""
+    """A key as it is listed, without its secret. Only an advertiser's key has an `advertiser_id`."""
 
     id: str
     role: Role
@@ -59,12 +62,12 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     last_used_at: datetime | None
 
     def valid(self, now: datetime) -> bool:
-        """Whether it opens anything at `now`."""
+        """Return whether the key is accepted at `now`."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
 class IssuedKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A new key with its `secret`, which is nowhere else and is not shown again."""
+    """A new key with its `secret`, which is stored nowhere and not shown again."""
 
     key: ApiKey
     secret: str
@@ -74,8 +77,11 @@ class IssuedKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AccountStore:
-    """The keys of one database. `hash_secrets` are kept outside it, newest first; a key hashed under an older one
-    is hashed anew when it is next used, so that a secret can be replaced without replacing the keys."""
+    """The keys of one database.
+
+    `hash_secrets` are kept outside the database, newest first. A key that was hashed with an older secret is hashed
+    with the newest one when it is next used, so that a secret can be replaced without replacing the keys.
+    """
 
     def __init__(self, database: Database, hash_secrets: Sequence[bytes]) -> None:
         if not hash_secrets or any(len(secret) < SHORTEST_KEY for secret in hash_secrets):
@@ -93,7 +99,11 @@ class AccountStore:
         advertiser_id: str = "",
         expires_at: datetime | None = None,
     ) -> IssuedKey:
-        """A new key. Raises InputError unless exactly the advertisers' keys name an advertiser."""
+        """Create a key.
+
+        Raises:
+            InputError: if an advertiser's key names no advertiser, or another key names one.
+        """
         if (role is Role.ADVERTISER) != bool(advertiser_id):
             raise InputError("advertiser_id", advertiser_id, "an advertiser's key names its advertiser, no other does")
         if expires_at is not None:
@@ -104,8 +114,11 @@ class AccountStore:
         return IssuedKey(key=key, secret=secret)
 
     def find(self, secret: str, now: datetime) -> ApiKey | None:
-        """The valid key that `secret` is, or None. Remembered for five seconds: so long a revoked key may still work
-        in other routers. The use is noted at most once a minute."""
+        """Return the key whose secret this is; None if there is none, or it is not valid.
+
+        The result is cached for five seconds, during which other routers may still accept a revoked key. The use is
+        recorded at most once a minute.
+        """
         known = self.cached(secret, now)
         if known is not None:
             return known
@@ -119,14 +132,14 @@ class AccountStore:
         key = _key(row)
         if not key.valid(now):
             return None
-        self._note_use(key, digests[0], row["digest"] != digests[0], now)
+        self._record_use(key, digests[0], row["digest"] != digests[0], now)
         if len(self._cache) >= 10_000:
             self._cache.clear()
         self._cache[digests[0]] = (time.monotonic(), key)
         return key
 
     def cached(self, secret: str, now: datetime) -> ApiKey | None:
-        """The same without asking the database: None also where the key was not looked up in the last seconds."""
+        """Return the same from the cache alone: None also if the key was not looked up in the last five seconds."""
         digests = self._digests(secret)
         looked_up_at, key = self._cache.get(digests[0], (0.0, None)) if digests else (0.0, None)
         if key is None or time.monotonic() - looked_up_at >= CACHE_S or not key.valid(now):
@@ -134,9 +147,10 @@ class AccountStore:
         return key
 
     def rotate(self, key_id: str, overlap: timedelta, now: datetime) -> IssuedKey:
-        """A new key with the old one's rights; the old one ends after `overlap`, or earlier if it was to end earlier.
+        """Create a key with the rights of an old one, which expires after `overlap` if it does not expire earlier.
 
-        Raises InputError for a key that is not valid, or an overlap outside 0..90 days.
+        Raises:
+            InputError: if the old key is not valid, or the overlap is not 0 to 90 days.
         """
         if not timedelta(0) <= overlap <= LONGEST_OVERLAP:
             raise InputError("overlap", str(overlap), f"give a time from 0 to {LONGEST_OVERLAP.days} days")
@@ -158,7 +172,7 @@ class AccountStore:
         return IssuedKey(key=key, secret=secret)
 
     def revoke(self, key_id: str, now: datetime) -> ApiKey:
-        """Ends a key at once and for good. Raises InputError where there is no such key."""
+        """Revoke a key at once and for good; an unknown id is an InputError."""
 
         def work(connection: Connection) -> ApiKey:
             open_ = (api_keys.c.id == key_id) & api_keys.c.revoked_at.is_(None)
@@ -173,7 +187,7 @@ class AccountStore:
         return key
 
     def keys(self, advertiser_id: str = "") -> list[ApiKey]:
-        """All keys, or one advertiser's, oldest first."""
+        """Return all keys, or those of one advertiser, oldest first."""
         query = select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id)
         if advertiser_id:
             query = query.where(api_keys.c.advertiser_id == advertiser_id)
@@ -181,16 +195,18 @@ class AccountStore:
             return [_key(row) for row in connection.execute(query).mappings()]
 
     def bootstrap(self, environment: Mapping[str, str], now: datetime) -> ApiKey | None:
-        """Makes the value of LLM_AUCTION_ADMIN_KEY an administrator's key, and ends the one made so before.
+        """Make the value of LLM_AUCTION_ADMIN_KEY an administrator's key, and revoke the one of an earlier value.
 
-        None where the variable is not set. A key that was revoked stays revoked, also when the variable still has it.
-        Raises ConfigError for a value too short to be secret.
+        Return None if the variable is not set. A revoked key stays revoked, even if the variable still holds it.
+
+        Raises:
+            ConfigError: if the value is too short to be secret, or not ASCII.
         """
         secret = environment.get(BOOTSTRAP_VARIABLE)
         if secret is None:
             return None
         if not SHORTEST_KEY <= len(secret) <= LONGEST_KEY:
-            remedy = f"use {SHORTEST_KEY} random characters or more, e.g. of `openssl rand -base64 48`"
+            remedy = f"use {SHORTEST_KEY} random characters or more, for example from `openssl rand -base64 48`"
             raise ConfigError(BOOTSTRAP_VARIABLE, f"<{len(secret)} characters>", remedy)
         digests = self._digests(secret)
         if not digests:
@@ -214,22 +230,44 @@ class AccountStore:
         connection.execute(insert(api_keys).values(values))
 
     def _digests(self, secret: str) -> list[bytes]:
-        """The keyed hashes of a key, under the newest secret first; none for what cannot be a key."""
+        """Return the hashes of a key, with the newest hash secret first; none if it cannot be a key."""
         if not SHORTEST_KEY <= len(secret) <= LONGEST_KEY or not secret.isascii():
             return []
         return [hmac.new(own, DOMAIN + secret.encode(), hashlib.sha256).digest() for own in self._secrets]
 
-    def _note_use(self, key: ApiKey, digest: bytes, is_old_hash: bool, now: datetime) -> None:
-        if not is_old_hash and key.last_used_at is not None and now - key.last_used_at < USE_NOTED_EVERY:
+    def _record_use(self, key: ApiKey, digest: bytes, is_old_hash: bool, now: datetime) -> None:
+        if not is_old_hash and key.last_used_at is not None and now - key.last_used_at < RECORD_USE_EVERY:
             return
-        noted = or_(api_keys.c.last_used_at.is_(None), api_keys.c.last_used_at < now)
+        older = or_(api_keys.c.last_used_at.is_(None), api_keys.c.last_used_at < now)
         changed = update(api_keys).where(api_keys.c.id == key.id)
         try:
-            self._database.transact(lambda c: c.execute(changed.where(noted).values(last_used_at=now)))
+            self._database.transact(lambda c: c.execute(changed.where(older).values(last_used_at=now)))
             if is_old_hash:
                 self._database.transact(lambda c: c.execute(changed.values(digest=digest)))
-        except SQLAlchemyError as error:  # a key is valid also where its use cannot be noted
-            log.warning("use of a key not noted", key_id=key.id, reason=type(error).__name__)
+        except SQLAlchemyError as error:  # the key is valid even if its use cannot be recorded
+            log.warning("accounts.key_use_not_recorded", key_id=key.id, reason=type(error).__name__)
+
+
+def ensure_administrator(
+    accounts: AccountStore, state_dir: Path, now: datetime, environment: Mapping[str, str] = os.environ
+) -> Path | None:
+    """Ensure that a router has an administrator's key: from the environment, or made once and kept in a file.
+
+    Return the file, which only its owner can read, if the key was made now or at an earlier start; None if the
+    environment gives the key, or another administrator's key is valid.
+    """
+    if accounts.bootstrap(environment, now) is not None:
+        return None
+    path = state_dir / KEY_FILE
+    if path.exists() and accounts.find(path.read_text(encoding="ascii").strip(), now) is not None:
+        return path
+    if any(key.role is Role.ADMIN and key.valid(now) for key in accounts.keys()):  # noqa: SIM118
+        return None
+    issued = accounts.issue(Role.ADMIN, "made at the first start", now)
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii") as file:
+        file.write(issued.secret + "\n")
+    return path
 
 
 def _new(

@@ -17,8 +17,18 @@ from serving.errors import BadRequest
 from serving.http.auth import Caller, Gate
 from serving.http.bodies import HttpRequest, choice, json_response, number, only
 from serving.http.documents import documented
-from serving.reports.rendering import as_csv, as_json
-from serving.reports.reports import Dimension, Line, Query, Record, charges_of, events_of, report, totals
+from serving.reports.reports import (
+    Dimension,
+    Line,
+    Query,
+    Record,
+    as_csv,
+    as_json,
+    charges_of,
+    events_of,
+    report,
+    totals,
+)
 from serving.reports.series import MOST_STEPS, Answers, Point, Step, Window, answers, points
 from serving.router import Router
 

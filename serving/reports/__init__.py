@@ -1,1 +1,1 @@
-"""Reports and curves over the ledger's counters."""
+"""Reports and curves over what the ledger counted."""

@@ -1,22 +1,23 @@
-"""Reports over the counters, grouped as asked, and the charge records behind each of their lines.
+"""Reports over the ledger's counters, grouped by any dimensions, and the charge records behind each of their lines.
 
-Days are those of the campaigns' time zones. Money of different currencies is never added, so every line has one.
-Writing a report as JSON or CSV is `serving.reports.rendering`.
+Days are those of the campaigns' time zones. Money of different currencies is never added: every line has one currency.
 """
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
+import io
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
 import msgspec
 from msgspec.structs import replace
-from sqlalchemy import BigInteger, ColumnElement, Connection, cast, func, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Connection, Table, cast, func, select, tuple_
 
 from mechanism.errors import InputError
-from mechanism.types import Micros
+from mechanism.types import MICROS_PER_UNIT, Micros
 from serving.database.columns import checked_moment
 from serving.database.cursors import Page, checked_limit, read_cursor, write_cursor
 from serving.database.engine import Database
@@ -25,10 +26,12 @@ from serving.ledger.entries import reason_of
 
 MOST_LINES = 100_000
 FIGURES = ("auctions", "impressions", "clicks", "charged_clicks", "revenue_micros")
+# Spreadsheets read a cell that starts with one of these as a formula, and may run it.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 class Dimension(StrEnum):
-    """What a report can be grouped by."""
+    """A column that a report can be grouped by."""
 
     CAMPAIGN = "campaign_id"
     CREATIVE = "creative_id"
@@ -38,8 +41,10 @@ class Dimension(StrEnum):
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
-    """Which report: grouped by any dimensions, from `first_day` to `last_day` inclusive (ISO dates; empty: without
-    limit), for one advertiser or (empty) all, for one campaign or (empty) all."""
+    """Which report: how it is grouped and limited; an empty limit is no limit.
+
+    `first_day` and `last_day` are ISO dates, both included.
+    """
 
     group_by: tuple[Dimension, ...] = ()
     first_day: str = ""
@@ -57,8 +62,11 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a report; a dimension that it is not grouped by is None. `query` leads back to the events. `auctions`
-    counts each auction once in which any creative of the line stood in the prompt."""
+    """One line of a report; a dimension that the report is not grouped by is None.
+
+    `auctions` counts each auction once in whose prompt any creative of the line stood. `query` is the report's, so that
+    a line can be sent back to ask for its events.
+    """
 
     campaign_id: str | None = None
     creative_id: str | None = None
@@ -75,7 +83,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One charge as the ledger keeps it; `reason` as in `serving.ledger.entries.ChargeResult`."""
+    """One charge record of the ledger; `reason` is that of `serving.ledger.entries.ChargeResult`."""
 
     id: str
     kind: str
@@ -96,7 +104,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Total(msgspec.Struct, frozen=True, kw_only=True):
-    """What an advertiser was charged in one currency, in all, and by how many charges."""
+    """What an advertiser was charged in one currency, and in how many charges."""
 
     advertiser_id: str
     currency: str
@@ -105,7 +113,11 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def report(database: Database, query: Query) -> list[Line]:
-    """The lines, sorted by their dimensions. Raises InputError where they are more than 100,000."""
+    """Return the lines of a report, sorted by their dimensions.
+
+    Raises:
+        InputError: if they are more than 100,000.
+    """
     keys = [report_counters.c[name] for name in (*query.group_by, "currency")]
     scope = _scope(query)
     columns = [report_counters.c[f"{scope}_auctions"], *(report_counters.c[name] for name in FIGURES[1:])]
@@ -113,18 +125,20 @@ def report(database: Database, query: Query) -> list[Line]:
     chosen = select(*keys, *sums).where(*_within(query, report_counters)).group_by(*keys).order_by(*keys)
     with database.read() as connection:
         rows = connection.execute(chosen.limit(MOST_LINES + 1)).mappings().all()
-        twice = {}
+        twice: dict[tuple[str, ...], int] = {}
         if scope in ("advertiser", "all") and Dimension.DAY not in query.group_by:
             twice = _counted_twice(connection, query)
     if len(rows) > MOST_LINES:
-        raise InputError("report", f"more than {MOST_LINES} lines", "take fewer days or fewer dimensions")
+        raise InputError("report", f"more than {MOST_LINES} lines", "ask for fewer days or fewer dimensions")
     lines = [Line(**row, query=query) for row in rows]
-    return [replace(line, auctions=line.auctions - twice.get(_place(line), 0)) for line in lines] if twice else lines
+    return [replace(line, auctions=line.auctions - twice.get(_key(line), 0)) for line in lines] if twice else lines
 
 
 def events_of(database: Database, line: Line, cursor: str = "", limit: int = 100) -> Page[Record]:
-    """The charge records behind a line, newest first: their charges add up to its revenue, and its clicks are the valid
-    ones among them. Uncharged and invalid events are there too, with their reasons."""
+    """Return the charge records behind a line, newest first, uncharged and invalid events included.
+
+    Their charges add up to the line's revenue; the valid clicks among them are its clicks.
+    """
     conditions = [*_within(line.query, charges), charges.c.currency == line.currency]
     for dimension in Dimension:
         value = getattr(line, dimension.value)
@@ -136,19 +150,39 @@ def events_of(database: Database, line: Line, cursor: str = "", limit: int = 100
 def charges_of(
     database: Database, *, auction_id: str = "", event_id: str = "", cursor: str = "", limit: int = 100
 ) -> Page[Record]:
-    """The charge records of one auction or one event, newest first; of neither, all."""
+    """Return the charge records of one auction or one event, or all, newest first."""
     conditions = [charges.c.auction_id == auction_id] if auction_id else []
     conditions += [charges.c.id == event_id] if event_id else []
     return _records(database, conditions, cursor, limit)
 
 
 def totals(database: Database, advertiser_id: str = "") -> list[Total]:
-    """What each advertiser, or one, was charged in all."""
+    """Return what each advertiser, or one, was charged in all."""
     query = select(advertiser_totals).order_by(advertiser_totals.c.advertiser_id, advertiser_totals.c.currency)
     if advertiser_id:
         query = query.where(advertiser_totals.c.advertiser_id == advertiser_id)
     with database.read() as connection:
         return [Total(**row) for row in connection.execute(query).mappings()]
+
+
+def as_json(lines: Sequence[Line]) -> bytes:
+    """Return `{"lines": [...]}`; each line holds its query, so that it can be sent back to ask for its events."""
+    return msgspec.json.encode({"lines": lines})
+
+
+def as_csv(lines: Sequence[Line]) -> str:
+    """Return one CSV row per line, under a header; revenue in micros and in units of the currency.
+
+    An apostrophe is put before text that a spreadsheet would read as a formula.
+    """
+    dimensions = [dimension.value for dimension in (lines[0].query.group_by if lines else tuple(Dimension))]
+    text = io.StringIO()
+    writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerow([*dimensions, "currency", *FIGURES, "revenue"])
+    for line in lines:
+        names = [_escaped(getattr(line, name)) for name in (*dimensions, "currency")]
+        writer.writerow([*names, *(getattr(line, name) for name in FIGURES), _units(line.revenue_micros)])
+    return text.getvalue()
 
 
 def _records(database: Database, conditions: list[ColumnElement[bool]], cursor: str, limit: int) -> Page[Record]:
@@ -169,7 +203,7 @@ def _records(database: Database, conditions: list[ColumnElement[bool]], cursor: 
 
 
 def _scope(query: Query) -> str:
-    """Whose creatives a line may bring together: one creative's, one campaign's, one advertiser's or all."""
+    """Return the scope of a line, which selects its auction counter: creative, campaign, advertiser or all."""
     if Dimension.CREATIVE in query.group_by:
         return "creative"
     if Dimension.CAMPAIGN in query.group_by or query.campaign:
@@ -178,25 +212,25 @@ def _scope(query: Query) -> str:
 
 
 def _counted_twice(connection: Connection, query: Query) -> dict[tuple[str, ...], int]:
-    """By the values of a line's keys, its auctions that counted on two of the report's days."""
+    """Return the auctions that are counted on two of the report's days, by the values of a line's keys."""
     table = auction_overlaps
     keys = [table.c[name] for name in (*query.group_by, "currency")]
-    whose = [table.c.advertiser_id == query.advertiser_id, table.c.earlier_day >= query.first_day]
-    whose += [table.c.day <= query.last_day] if query.last_day else []
-    found = connection.execute(select(*keys, _sum(table.c.auctions)).where(*whose).group_by(*keys))
-    return {tuple(place): number for *place, number in found}
+    chosen = [table.c.advertiser_id == query.advertiser_id, table.c.earlier_day >= query.first_day]
+    chosen += [table.c.day <= query.last_day] if query.last_day else []
+    found = connection.execute(select(*keys, _sum(table.c.auctions)).where(*chosen).group_by(*keys))
+    return {tuple(key): number for *key, number in found}
 
 
-def _place(line: Line) -> tuple[str, ...]:
+def _key(line: Line) -> tuple[str, ...]:
     return tuple(getattr(line, name) for name in (*line.query.group_by, "currency"))
 
 
 def _sum(column: ColumnElement[int]) -> ColumnElement[int]:
-    """PostgreSQL's sum of a bigint is a decimal."""
+    # PostgreSQL's sum of a bigint is a decimal.
     return cast(func.sum(column), BigInteger)
 
 
-def _within(query: Query, table: Any) -> list[ColumnElement[bool]]:
+def _within(query: Query, table: Table) -> list[ColumnElement[bool]]:
     conditions = [
         (query.first_day, table.c.day >= query.first_day),
         (query.last_day, table.c.day <= query.last_day),
@@ -214,3 +248,11 @@ def _check_day(name: str, day: str) -> None:
         pass
     if day:
         raise InputError(name, day, "give an ISO date such as 2026-11-24")
+
+
+def _escaped(cell: str) -> str:
+    return f"'{cell}" if cell.startswith(FORMULA) else cell
+
+
+def _units(micros: Micros) -> str:
+    return f"{micros // MICROS_PER_UNIT}.{micros % MICROS_PER_UNIT:06d}"

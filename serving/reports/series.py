@@ -1,7 +1,7 @@
-"""Revenue and experience over time: the hourly counters as points of a curve, by the hour or by the UTC day.
+"""Revenue and experience over time: the hourly counters as points of a curve, by hour or by UTC day.
 
-Money of different currencies is never added: each point has one. Sums by campaign and by the campaigns' own days are
-`serving.reports.reports`.
+Money of different currencies is never added: each point has one currency. For sums by campaign and by the campaigns'
+own days see `serving.reports.reports`.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ MOST_STEPS = 744
 
 
 class Step(StrEnum):
-    """The width of a point."""
+    """The length of a step on the time axis."""
 
     HOUR = "hour"
     DAY = "day"
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """The last `count` hours or UTC days up to `now`, the one that is not over included; for one advertiser or (empty)
-    all, for one model version or (empty) all."""
+    """The last `count` hours or UTC days up to `now`, including the current one.
+
+    It is limited to one advertiser and to one model version, unless these are empty.
+    """
 
     step: Step
     count: int
@@ -48,14 +50,16 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def starts(self) -> tuple[datetime, ...]:
-        """When each step begins, the oldest first."""
+        """The start of each step, the oldest first."""
         last, width = _start(self.now, self.step), timedelta(hours=24 if self.step is Step.DAY else 1)
         return tuple(last - back * width for back in reversed(range(self.count)))
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """What one model version brought in one step, in one currency. A click counts when it was made, which may be a step
-    after its impression."""
+    """The figures of one model version in one step and one currency.
+
+    A click counts at its own time, which may be a step after its impression.
+    """
 
     start: datetime
     model_version: str
@@ -67,7 +71,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answers(msgspec.Struct, frozen=True, kw_only=True):
-    """Answers of one model version that had candidates, those of them that showed an ad, and the ads shown."""
+    """Answers of one model version that had candidates, those that showed an ad (`filled`), and the ads shown."""
 
     start: datetime
     model_version: str
@@ -77,14 +81,14 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def points(database: Database, window: Window) -> list[Point]:
-    """The points at which anything happened, oldest first."""
+    """Return the points of the steps in which anything happened, oldest first."""
     own = [hourly_counters.c.advertiser_id == window.advertiser_id] if window.advertiser_id else []
     rows = _summed(database, window, hourly_counters, ("currency", "model_version"), own)
     return [Point(**row) for row in rows]
 
 
 def answers(database: Database, window: Window) -> list[Answers]:
-    """Answers in all, whosever ads they showed; the window's advertiser plays no part."""
+    """Return the counts of answers, oldest first; the window's advertiser does not limit them."""
     rows = _summed(database, window, hourly_answers, ("model_version",), [])
     return [Answers(**row) for row in rows]
 
@@ -92,7 +96,7 @@ def answers(database: Database, window: Window) -> list[Answers]:
 def _summed(
     database: Database, window: Window, table: Table, keys: tuple[str, ...], own: list[ColumnElement[bool]]
 ) -> list[dict[str, Any]]:
-    """Hours are summed up by the database, days out of them here: cutting moments is where databases differ."""
+    # The database adds up hours, this function days: truncating moments is different SQL on each database.
     names = [column.name for column in table.columns if not column.primary_key]
     conditions = [table.c.hour >= window.starts[0], table.c.hour <= window.now, *own]
     if window.model_version:

@@ -21,8 +21,7 @@ from serving.campaigns.types import Campaign, Pricing
 from serving.database.engine import Database
 from serving.ledger.charging import Ledger
 from serving.ledger.entries import Auction, AuctionEntry, BadAuctions
-from serving.reports.rendering import as_csv, as_json
-from serving.reports.reports import Dimension, Line, Query, Record, charges_of, events_of, report
+from serving.reports.reports import Dimension, Line, Query, Record, as_csv, as_json, charges_of, events_of, report
 from tests.serving.database.samples import NOW, campaign, click, creative
 
 
