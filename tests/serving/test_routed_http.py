@@ -111,6 +111,16 @@ def test_the_split_follows_the_file(
         assert gauge(running, "version_share", version="v1", model_version=digest("v1")[:16]) is None
 
 
+def test_the_default_model_is_whatever_version_answers(
+    fleet: Fleet, router: Callable[..., Any], tmp_path: Path
+) -> None:
+    fleet.write(v1=50, v2=50)
+    with router(tmp_path, None, backend=fleet.policy()) as running:
+        answers = [running.ask(model="default")["choices"][0]["message"]["content"] for _ in range(40)]
+        assert {answer.split(maxsplit=1)[0] for answer in answers} == {"v1", "v2"}
+        assert running.post(model="default", stream=True).text.rstrip().endswith("data: [DONE]")
+
+
 def test_a_user_and_a_conversation_stay_on_their_version(
     fleet: Fleet, router: Callable[..., Any], tmp_path: Path
 ) -> None:
