@@ -1,14 +1,14 @@
-// Requests to this router, with the key of this tab; failures as errors that say what the router said.
+// Requests to this router with the key of this tab; a failure is an error with the router's message.
 
 const SLOT = "llm-auction-key";
 
 export const key = {
   get: () => sessionStorage.getItem(SLOT) ?? "",
   set: (secret) => sessionStorage.setItem(SLOT, secret),
-  forget: () => sessionStorage.removeItem(SLOT),
+  remove: () => sessionStorage.removeItem(SLOT),
 };
 
-export class Refused extends Error {
+export class RequestError extends Error {
   constructor(status, message) {
     super(message);
     this.status = status;
@@ -24,15 +24,15 @@ export async function request(path, { method = "GET", body, signal, secret = key
     response = await fetch(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refused(0, "the router cannot be reached");
+    throw new RequestError(0, "the router cannot be reached");
   }
   if (response.ok) return response;
-  let said = `the router answered ${response.status}`;
+  let message = `the router answered with status ${response.status}`;
   try {
-    said = (await response.json()).error.message;
-  } catch { /* not one of the router's own answers */ }
-  if (response.status === 401 && secret) document.dispatchEvent(new CustomEvent("key-refused", { detail: secret }));
-  throw new Refused(response.status, said);
+    message = (await response.json()).error.message;
+  } catch { /* not an answer of the router itself, but of a proxy */ }
+  if (response.status === 401 && secret) document.dispatchEvent(new CustomEvent("key-rejected", { detail: secret }));
+  throw new RequestError(response.status, message);
 }
 
 export const read = async (path, options) => (await request(path, options)).json();
@@ -54,12 +54,13 @@ export async function* serverEvents(response) {
   }
 }
 
-// Calls `work` now and every so often while `wanted()` and the page is seen; gives a function that calls it at once.
+// Calls `work` now and every `milliseconds` while `wanted()` is true and the page is visible. Returns a function that
+// calls it at once; a call while it runs takes place when it has ended.
 export function polling(work, milliseconds, wanted) {
   let timer = 0;
   let again = false;
   let busy = false;
-  async function turn() {
+  async function poll() {
     clearTimeout(timer);
     if (busy) {
       again = true;
@@ -71,9 +72,9 @@ export function polling(work, milliseconds, wanted) {
     } finally {
       busy = false;
     }
-    timer = setTimeout(turn, again ? 0 : milliseconds);
+    timer = setTimeout(poll, again ? 0 : milliseconds);
     again = false;
   }
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) turn(); });
-  return turn;
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) poll(); });
+  return poll;
 }

@@ -1,4 +1,4 @@
-// The console: which view is shown, to whom, and the totals above them all.
+// The console: chooses the view, depending on the caller's role, and shows the totals in the header.
 import { byId, setText } from "./elements.js";
 import { polling, read } from "./api.js";
 import { money } from "./format.js";
@@ -8,36 +8,36 @@ import * as chat from "./chat.js";
 import * as revenue from "./revenue.js";
 
 const VIEWS = { playground: chat, campaigns, revenue };
-const WHY = {
-  playground: "This router answers holders of a key only. Keys of administrators and publishers may chat.",
-  campaigns: "Campaigns are shown to holders of a key: all of them to an administrator, its own to an advertiser.",
-  revenue: "Revenue is shown to holders of a key: all of it to an administrator, its own spend to an advertiser.",
+const KEY_NEEDED = {
+  playground: "Chat on this router needs an API key of an administrator or a publisher.",
+  campaigns: "Campaigns need an API key: an administrator sees all of them, an advertiser its own.",
+  revenue: "Revenue needs an API key: an administrator sees all of it, an advertiser its own spend.",
 };
 let shown = "";
 let signingIn = false;
 
-const wanted = () => {
-  const asked = location.hash.slice(1);
-  return offered().includes(asked) ? asked : offered()[0];
+const requestedView = () => {
+  const name = location.hash.slice(1);
+  return offered().includes(name) ? name : offered()[0];
 };
 
 function route() {
-  const view = wanted();
+  const view = requestedView();
   const closed = signingIn || !may(view);
   for (const name of Object.keys(VIEWS)) byId(`view-${name}`).hidden = closed || name !== view;
   byId("view-closed").hidden = !closed;
-  setText(byId("closed-text"), signingIn && may(view) ? "A key shows campaigns and revenue beside the playground." : WHY[view]);
+  setText(byId("closed-text"), signingIn && may(view) ? "An API key opens campaigns and revenue as well." : KEY_NEEDED[view]);
   for (const link of document.querySelectorAll("nav [data-view]")) {
     link.hidden = !offered().includes(link.dataset.view);
     if (link.dataset.view === view && !signingIn) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  const now = closed ? "" : view;
-  if (shown !== now) {
+  const next = closed ? "" : view;
+  if (shown !== next) {
     if (shown) VIEWS[shown].leave?.();
-    shown = now;
+    shown = next;
   }
-  if (now) VIEWS[now].enter();
+  if (next) VIEWS[next].enter();
 }
 
 const totals = polling(async () => {

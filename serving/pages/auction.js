@@ -1,20 +1,20 @@
-// The panel: one auction record as a summary, a table of candidates, what a click costs, and who was left out.
+// The auction panel: one auction record as a summary, a table of candidates with prices, and the excluded creatives.
 import { element } from "./elements.js";
 import { count, decimal, momentUtc, money, percent } from "./format.js";
 import { REASONS } from "./reasons.js";
 
 const MOST_NAMED = 50;
 const OUTCOMES = {
-  answered: "Answered", cut: "Cut short by its deadline", cancelled: "Stopped by the reader", failed: "Failed",
+  answered: "Answered", cut: "Ended by its deadline", cancelled: "Stopped by the reader", failed: "Failed",
 };
-const PRICING = { click: "per click", impression: "per impression", participation: "for taking part" };
+const PRICING = { click: "per click", impression: "per impression", participation: "for participation" };
 
 function facts(record) {
   const [kind, digest] = record.model_digest.includes(":") ? ["", record.model_digest] : ["sha256 ", record.model_digest];
   const pairs = [
     ["Outcome", OUTCOMES[record.outcome] ?? record.outcome],
     ["Time", element("time", { datetime: new Date(record.created * 1000).toISOString() }, momentUtc(record.created * 1000))],
-    ["Took", `${decimal(record.seconds, 2)} s; the router ${decimal(record.overhead_ms, 1)} ms`],
+    ["Duration", `${decimal(record.seconds, 2)} s, ${decimal(record.overhead_ms, 1)} ms of it in the router`],
     ["Model", record.model],
     ["Weights", element("code", { title: digest }, `${kind}${digest.length > 16 ? `${digest.slice(0, 12)}…` : digest}`)],
     ["Eligible", `${count(record.eligible)} ${record.eligible === 1 ? "creative" : "creatives"} of ${count(record.campaigns)} campaigns`],
@@ -53,7 +53,7 @@ function candidateRow(record, candidate, shown) {
     element("span", { class: "sub" }, `${candidate.advertiser} · ${candidate.ad_id}`));
   const bid = [money(candidate.bid_micros, record.currency, true)];
   if (candidate.shown_bid_micros !== candidate.bid_micros) {
-    bid.push(element("span", { class: "sub" }, `read as ${money(candidate.shown_bid_micros, record.currency)}`));
+    bid.push(element("span", { class: "sub" }, `shown as ${money(candidate.shown_bid_micros, record.currency)}`));
   }
   return element("tr", shown ? { class: "shown" } : {}, name,
     element("td", { class: "number" }, bid),
@@ -64,22 +64,22 @@ function candidateRow(record, candidate, shown) {
 
 function explanation(record, shown) {
   const total = `${record.candidates.length} ${record.candidates.length === 1 ? "candidate" : "candidates"}, ${shown} shown. `;
-  if (!record.markers.length) return `${total}The policy opened no marker: it found no offer worth a place in this answer.`;
+  if (!record.markers.length) return `${total}The policy opened no marker: it inserted no offer into this answer.`;
   const inexact = record.markers.some((marker) => !marker.exact);
   return `${total}A marker is a place where the policy inserted an offer; the share is each candidate's probability there. ` +
-    (inexact ? "≈: offers whose titles begin alike share their group's probability evenly. " : "") +
-    "A click costs exactly the bid.";
+    (inexact ? "≈: offers whose titles begin with the same words share the probability of their group evenly. " : "") +
+    "A click costs the bid.";
 }
 
 function exclusions(record) {
   const byReason = new Map();
   for (const one of [...record.exclusions, ...record.apart]) {
     if (!byReason.has(one.reason)) byReason.set(one.reason, []);
-    byReason.get(one.reason).push(one.winner ? `${one.ad_id} (beside ${one.winner})` : one.ad_id || one.campaign_id);
+    byReason.get(one.reason).push(one.winner ? `${one.ad_id} (separated from ${one.winner})` : one.ad_id || one.campaign_id);
   }
   const total = record.exclusions.length + record.apart.length;
-  const title = element("h3", {}, `Left out: ${count(total)}`);
-  if (!total) return [title, element("p", { class: "quiet" }, "Nobody: every creative was eligible, and none had to be kept apart.")];
+  const title = element("h3", {}, `Excluded: ${count(total)}`);
+  if (!total) return [title, element("p", { class: "quiet" }, "None: every creative was eligible, and none was separated from a competitor.")];
   const list = [...byReason].sort((a, b) => b[1].length - a[1].length).map(([reason, ids]) => {
     const more = ids.length > MOST_NAMED ? ` and ${count(ids.length - MOST_NAMED)} more` : "";
     return element("details", { class: "reason" },
@@ -92,7 +92,7 @@ function exclusions(record) {
 function candidates(record) {
   if (!record.candidates.length) {
     const reason = record.generations > 1 ? "The auction failed; the answer was written without ads." : "No auction was held for this answer.";
-    return [element("p", { class: "caption" }, record.campaigns ? "Nobody was eligible: the answer was written without ads." : reason)];
+    return [element("p", { class: "caption" }, record.campaigns ? "No creative was eligible: the answer was written without ads." : reason)];
   }
   const shown = new Map(record.shown.map((ad) => [ad.ad_id, ad]));
   const reach = (c) => Math.max(0, ...record.markers.map((m) => m.probabilities[c.ad_id] ?? 0));
@@ -106,7 +106,7 @@ function candidates(record) {
     element("div", { class: "scroller", tabindex: 0, role: "region", "aria-label": "Candidates of this auction" }, table),
   ];
   if (record.left_out.length) {
-    found.push(element("p", { class: "quiet" }, `Written past the most links of this answer, and left out with their sentence: ${record.left_out.join(", ")}`));
+    found.push(element("p", { class: "quiet" }, `Beyond the maximum number of links of this answer, and removed with their sentence: ${record.left_out.join(", ")}`));
   }
   return found;
 }

@@ -1,13 +1,13 @@
-// One campaign in the table: made once, then brought up to date in place, so that polling moves no focus.
+// One campaign in the table: created once and updated in place, so that polling does not move the focus.
 import { button, element, outwardLink, setText, svg } from "./elements.js";
 import { money, percent } from "./format.js";
 
-const PER = { click: "per click", impression: "× click rate, per impression", participation: "× click rate, for taking part" };
+const PER = { click: "per click", impression: "× click rate, per impression", participation: "× click rate, for participation" };
 const STATES = { active: "good", paused: "gold", ended: "grey" };
 const REVIEWS = { approved: "good", pending: "gold", rejected: "bad" };
-export const COLUMNS = ["Campaign", "State", "Bid", "Today", "In all", "Pacing", "Actions"];
+export const COLUMNS = ["Campaign", "State", "Bid", "Today", "Total", "Pacing", "Actions"];
 
-// Spent and planned as shares of a budget; hidden where there is none.
+// A bar with the spent and the planned share of a budget; hidden without a budget.
 function bar() {
   const spent = svg("rect", { class: "spent", height: 6, width: 0, rx: 1 });
   const plan = svg("rect", { class: "plan", y: -2, height: 10, width: 1.4 });
@@ -28,7 +28,7 @@ function amount(label) {
 
 function pacing(campaign, delivery) {
   const running = delivery.state === "active";
-  const taking = running ? `takes part in ${percent(delivery.participation)} of auctions` : "takes no part";
+  const taking = running ? `takes part in ${percent(delivery.participation)} of auctions` : "does not take part";
   if (campaign.pacing === "asap") return ["As soon as possible", taking, ""];
   if (delivery.allowance_micros === null) return ["No budget to pace", taking, ""];
   if (delivery.planned_micros === null) return ["Closed today", taking, ""];
@@ -38,16 +38,16 @@ function pacing(campaign, delivery) {
   return [words, `${spent} spent, ${planned} planned by now; ${taking}`, tone];
 }
 
-// `acts` is what the caller may do: set(campaign, "pause" or "resume"), and review(campaign, creative, verdict) or null.
-export function campaignRow(acts) {
+// `actions` of the caller: set(campaign, "pause" or "resume"), and review(campaign, creative, review) or null.
+export function campaignRow(actions) {
   let campaign = null;
   let unfolded = false;
   const [title, owner] = [element("span", { class: "name" }), element("span", { class: "sub" })];
   const [state, waiting] = [element("span", { class: "badge" }), element("span", { class: "sub review" })];
   const [bid, per] = [element("span", { class: "figure" }), element("span", { class: "sub" })];
-  const [today, total] = [amount("Today"), amount("In all")];
+  const [today, total] = [amount("Today"), amount("Total")];
   const [pace, plan] = [element("span", { class: "pace" }), element("span", { class: "sub" })];
-  const toggle = button("", () => acts.set(campaign, campaign.state === "active" ? "pause" : "resume"));
+  const toggle = button("", () => actions.set(campaign, campaign.state === "active" ? "pause" : "resume"));
   const creatives = button("", () => unfold(!unfolded), { "aria-expanded": "false" });
   const list = element("ul", { class: "creatives" });
   const detail = element("tr", { class: "detail", hidden: true }, element("td", { colspan: COLUMNS.length }, list));
@@ -66,17 +66,17 @@ export function campaignRow(acts) {
   }
 
   function creativeItem(one) {
-    const verdicts = acts.review && one.review !== "approved" ? [button("Approve", () => acts.review(campaign, one, "approved"), { "aria-label": `Approve ${one.title}` })] : [];
-    if (acts.review && one.review !== "rejected") verdicts.push(button("Reject", () => acts.review(campaign, one, "rejected"), { "aria-label": `Reject ${one.title}` }));
+    const reviews = actions.review && one.review !== "approved" ? [button("Approve", () => actions.review(campaign, one, "approved"), { "aria-label": `Approve ${one.title}` })] : [];
+    if (actions.review && one.review !== "rejected") reviews.push(button("Reject", () => actions.review(campaign, one, "rejected"), { "aria-label": `Reject ${one.title}` }));
     return element("li", {},
       element("div", {}, element("b", {}, one.title), " ", element("span", { class: `badge ${REVIEWS[one.review]}` }, one.review),
         element("span", { class: "sub" }, one.text || "no text"),
         element("span", { class: "sub" }, outwardLink(one.landing_url, one.landing_url), one.review_note ? ` · ${one.review_note}` : "")),
-      element("div", { class: "verdicts" }, verdicts));
+      element("div", { class: "verdicts" }, reviews));
   }
 
   function show(next) {
-    // An older answer may arrive after a newer one.
+    // Responses may arrive out of order.
     if (campaign && next.version <= campaign.version) return;
     campaign = next;
     setText(title, campaign.name);

@@ -1,4 +1,4 @@
-// Campaigns with live spend and pacing: the list by filters and pages, brought up to date every few seconds.
+// Campaigns with live spend and pacing: the list by filters and pages, refreshed every few seconds.
 import { byId, element, setText } from "./elements.js";
 import { polling, read, request } from "./api.js";
 import { timeOfDay } from "./format.js";
@@ -20,35 +20,35 @@ function query() {
   return new URLSearchParams(Object.entries(wanted).filter(([, value]) => value !== ""));
 }
 
-const acts = () => ({
+const actions = () => ({
   set: (campaign, verb) => act(`/v1/campaigns/${encodeURIComponent(campaign.id)}/${verb}`, {}),
-  // With the version that was seen: a creative that changed meanwhile is not approved unseen.
+  // With the displayed version: a creative that has changed since is not approved unseen.
   review: caller.role === "admin" ? (campaign, creative, review) =>
     act(`/v1/creatives/${encodeURIComponent(creative.id)}/review`, { review, version: campaign.version }) : null,
 });
 
 async function act(path, body) {
-  say("");
+  report("");
   try {
     const changed = await (await request(path, { method: "POST", body })).json();
     rows.get(changed.id)?.show(changed);
   } catch (error) {
     if (error.status === 409) await reload();
-    say(error.status === 409 ? "Somebody changed this campaign meanwhile: here it is as it is now." : `Not done: ${error.message}`);
+    report(error.status === 409 ? "This campaign was changed in the meantime; this is its current version." : `Failed: ${error.message}`);
   }
   live();
 }
 
-const say = (text) => setText(byId("campaigns-said"), text);
+const report = (text) => setText(byId("campaigns-message"), text);
 
 async function reload() {
   const turn = ++asked;
   place.setAttribute("aria-busy", "true");
-  if (!rows.size) place.replaceChildren(element("p", { class: "quiet loading" }, "Reading campaigns …"));
+  if (!rows.size) place.replaceChildren(element("p", { class: "quiet loading" }, "Loading campaigns …"));
   try {
     const [list, deliveries] = await Promise.all([read(`/v1/campaigns?${query()}`), read(`/v1/deliveries?${query()}`)]);
     if (turn !== asked) return;
-    if (broken) say("");
+    if (broken) report("");
     draw(list.items, deliveries.items);
     byId("older").hidden = !list.cursor;
     byId("older").dataset.cursor = list.cursor;
@@ -65,13 +65,13 @@ function draw(campaigns, deliveries) {
   if (!campaigns.length) {
     rows = new Map();
     const filtered = [...query().keys()].some((name) => !["limit", "cursor"].includes(name));
-    place.replaceChildren(element("p", { class: "empty" }, filtered ? "No campaign fits these filters." :
-      "There is no campaign yet. Book one with POST /v1/campaigns; it appears here by itself."));
+    place.replaceChildren(element("p", { class: "empty" }, filtered ? "No campaign matches these filters." :
+      "There are no campaigns yet. Create one with POST /v1/campaigns; it appears here automatically."));
     return;
   }
   const found = new Map();
   for (const campaign of campaigns) {
-    const row = rows.get(campaign.id) ?? campaignRow(acts());
+    const row = rows.get(campaign.id) ?? campaignRow(actions());
     row.show(campaign);
     found.set(campaign.id, row);
   }
@@ -79,13 +79,13 @@ function draw(campaigns, deliveries) {
   const same = rows.size === found.size && [...rows.keys()].every((id, i) => id === [...found.keys()][i]);
   rows = found;
   if (same && place.querySelector("table")) return;
-  const head = element("tr", {}, COLUMNS.map((name) => element("th", { scope: "col", class: ["Bid", "Today", "In all"].includes(name) ? "number" : "" }, name)));
+  const head = element("tr", {}, COLUMNS.map((name) => element("th", { scope: "col", class: ["Bid", "Today", "Total"].includes(name) ? "number" : "" }, name)));
   const body = element("tbody", {}, [...rows.values()].map((row) => row.nodes));
   place.replaceChildren(element("div", { class: "scroller", tabindex: 0, role: "region", "aria-label": "Campaigns" },
     element("table", { class: "cards" }, element("thead", {}, head), body)));
 }
 
-// Spend alone is asked for again and again; the campaigns themselves when one of them has changed.
+// Polls the spend; the campaigns are read again only when one of them has changed.
 const live = polling(async () => {
   const turn = asked;
   try {
@@ -109,8 +109,8 @@ function fresh() {
 function failed(error) {
   broken = true;
   byId("campaigns-fresh").classList.add("stale");
-  setText(byId("campaigns-fresh"), rows.size ? "Not live: what is shown is older" : "Not live");
-  say(`Campaigns could not be read: ${error.message}. Trying again.`);
+  setText(byId("campaigns-fresh"), rows.size ? "Not live: figures are out of date" : "Not live");
+  report(`Could not load campaigns: ${error.message}. Trying again.`);
   if (!rows.size) place.replaceChildren();
 }
 
@@ -129,13 +129,13 @@ export function leave() {
   active = false;
 }
 
-// Another key: nothing of the one before may stay.
+// Removes everything of the former key.
 export function reset() {
   asked++;
   pages = [""];
   rows = new Map();
   place.replaceChildren();
-  say("");
+  report("");
   setText(byId("campaigns-fresh"), "");
 }
 

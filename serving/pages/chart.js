@@ -1,5 +1,5 @@
-// A small chart over time as SVG: stacked bars for what adds up, lines for rates. Drawn for the width that there is;
-// the pointer or the arrow keys read single steps.
+// A small chart over time as SVG: stacked bars for sums, lines for rates. Drawn for the available width; the pointer or
+// the arrow keys select single steps.
 import { element, setText, svg } from "./elements.js";
 import { dayUtc, hourUtc } from "./format.js";
 
@@ -7,7 +7,7 @@ const HEIGHT = 168;
 const EDGE = { left: 58, right: 8, top: 8, bottom: 22 };
 const LABEL_PX = 78;
 
-// 1, 2 or 5 times a power of ten, for at most four lines; whole numbers where only those can be.
+// At most four grid lines at 1, 2 or 5 times a power of ten; whole numbers for counts.
 function ticks(most, whole) {
   if (!(most > 0)) return [0, 1];
   const power = 10 ** Math.floor(Math.log10(most / 3));
@@ -22,10 +22,10 @@ function stepName(start, step) {
   return step === "day" ? dayUtc(start) : `${dayUtc(start)}, ${hourUtc(start)}–${hourUtc(new Date(+start + 3600e3))}`;
 }
 
-// `series`: [{ name, colour, values }], a value of null being "nothing to say"; `total` (of an index) heads the reading.
+// `series`: [{ name, colour, values }], where a value of null means no data; `total(index)` is shown first in the reading.
 export function chart({ title, note = "", kind, starts, step, series, format, axis = format, whole = false, target = null, total }) {
   const reading = element("output", { class: "reading" });
-  const drawing = svg("svg", { role: "img", tabindex: 0, "aria-label": `${title}; arrow keys read single steps` });
+  const drawing = svg("svg", { role: "img", tabindex: 0, "aria-label": `${title}; use the arrow keys to select single steps` });
   const figure = element("figure", { class: "chart" },
     element("figcaption", {}, element("b", {}, title), note ? element("span", { class: "quiet" }, ` ${note}`) : null, reading), drawing);
   let chosen = -1;
@@ -61,7 +61,7 @@ export function chart({ title, note = "", kind, starts, step, series, format, ax
     });
   }
 
-  // Round hours, midnights, or days counted back from today, as far apart as their names are wide.
+  // Labels round hours, midnights, or days counted back from today, as far apart as the labels are wide.
   function isNamed(i) {
     if (byHour) return starts[i].getUTCHours() % [1, 2, 3, 6, 12, 24].find((n) => n * slot >= LABEL_PX * 0.7 || n === 24) === 0;
     const days = step === "hour" ? 24 : 1;
@@ -98,8 +98,8 @@ export function chart({ title, note = "", kind, starts, step, series, format, ax
     for (const end of ["x1", "x2"]) guide.setAttribute(end, x(i));
     const parts = series.filter((one) => one.values[i]).map((one) => `${brief(one.name)} ${format(one.values[i])}`);
     const all = total ? total(i) : sums[i];
-    const said = all === null ? "nothing to say" : format(all) + (parts.length > 1 ? ` (${parts.join(", ")})` : "");
-    setText(reading, `${stepName(starts[i], step)}: ${said}`);
+    const figures = all === null ? "no data" : format(all) + (parts.length > 1 ? ` (${parts.join(", ")})` : "");
+    setText(reading, `${stepName(starts[i], step)}: ${figures}`);
   }
 
   drawing.addEventListener("pointermove", (event) => {

@@ -1,5 +1,5 @@
-// The playground: sends questions, shows answers while they stream, and each answer's auction.
-// Links are made from the answer's `ad` objects alone, never from its text.
+// The playground: sends questions, shows answers while they stream, and the auction of each answer.
+// Links are made from the `ad` objects of the answer alone, never from its text.
 import { button, byId, element, outwardLink, setText } from "./elements.js";
 import { read, request, serverEvents } from "./api.js";
 import { showAuction } from "./auction.js";
@@ -17,14 +17,14 @@ export async function enter() {
     model = (await read("/v1/models")).data[0].id;
     setText(byId("model"), model);
     setText(byId("status"), "");
-    // On a phone it would cover half of the page with a keyboard.
+    // On a phone the focus would open a keyboard over half of the page.
     if (matchMedia("(pointer: fine)").matches) question.focus({ preventScroll: true });
   } catch (error) {
-    setText(byId("status"), `No answers just now: ${error.message}. Reload the page to try again.`);
+    setText(byId("status"), `No answers at the moment: ${error.message}. Reload the page to try again.`);
   }
 }
 
-// Another key must not find the conversation of the one before.
+// Removes the conversation of the former key.
 export function reset() {
   running?.abort();
   history.length = 0;
@@ -58,7 +58,7 @@ function adOptions() {
     enabled: byId("enabled").checked,
     consent,
     max_ads: Number(byId("max_ads").value),
-    // Without consent the profile does not even leave the browser.
+    // Without consent the profile does not leave the browser.
     profile: consent ? { interests, location: byId("location").value.trim() } : {},
   };
 }
@@ -100,14 +100,14 @@ async function ask(text) {
   if (last && article.isConnected) {
     const id = last.auction.auction_id;
     const shown = last.ads.length;
-    const again = button(shown ? `Auction: ${shown} shown` : "Auction: no ad shown", () => showRecord(id, again, true), { class: "again" });
-    article.append(again);
-    await showRecord(id, again);
+    const open = button(shown ? `Auction: ${shown} shown` : "Auction: no ad shown", () => showRecord(id, open, true), { class: "again" });
+    article.append(open);
+    await showRecord(id, open);
     article.scrollIntoView({ block: "end" });
   }
 }
 
-// The record of the answer whose button it is, which is marked; with `focus` the reader is brought to the panel.
+// Shows an auction record and marks the button it belongs to; `focus` moves the focus to the panel.
 async function showRecord(id, source, focus = false) {
   for (const other of conversation.querySelectorAll(".again")) other.toggleAttribute("aria-pressed", false);
   source.setAttribute("aria-pressed", "true");
@@ -117,7 +117,7 @@ async function showRecord(id, source, focus = false) {
     const back = button("Back to the answer", () => { source.scrollIntoView({ block: "center" }); source.focus(); }, { class: "plain back" });
     showAuction(panel, record, back);
   } catch (error) {
-    const why = error.status === 404 ? "This auction's record is no longer kept." : `No record: ${error.message}`;
+    const why = error.status === 404 ? "The record of this auction is no longer available." : `No record: ${error.message}`;
     panel.replaceChildren(element("p", { class: "quiet" }, why));
   }
   panel.removeAttribute("aria-busy");
@@ -137,7 +137,7 @@ async function submit() {
   if (running) return running.abort();
   const text = question.value.trim();
   if (!text) return;
-  // A question that is quicker than the model's name waits for it; where there is none, `enter` has said so.
+  // A question typed before the model's name has arrived waits for it; on failure `enter` has shown the error.
   if (!model) await enter();
   if (!model || running || question.value.trim() !== text) return;
   question.value = "";

@@ -1,4 +1,4 @@
-// Elements of the page. Text is only ever set as text: nothing here, or anywhere else, reads markup.
+// Elements of the page. Text is always set as text; no code of the console parses markup.
 
 export const byId = (id) => document.getElementById(id);
 
@@ -22,12 +22,12 @@ export function button(text, onClick, attributes = {}) {
   return made;
 }
 
-// Sets text only where it differs, so that polling disturbs neither a selection nor a screen reader.
+// Sets text only if it differs, so that polling does not disturb a selection or a screen reader.
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-// A link where the address is one of the web's (or of this server), else plain text.
+// A link if the address is an HTTP address (or relative to this server), else plain text.
 export function outwardLink(address, text, attributes = {}) {
   let url = null;
   try {

@@ -1,4 +1,4 @@
-// Figures and moments as text; English, like the page.
+// Formats figures and times as English text.
 
 const formats = new Map();
 
@@ -12,7 +12,7 @@ function formatter(currency, digits) {
   return formats.get(key);
 }
 
-// To the currency's own places, and with `exact` to the micro.
+// With the decimal places of the currency; `exact` shows up to the micro.
 export function money(micros, currency, exact = false) {
   return formatter(currency, exact ? 6 : undefined).format(micros / 1e6);
 }

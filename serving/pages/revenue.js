@@ -1,4 +1,4 @@
-// Revenue and experience over time, by hour or day and model version: sums, small charts, and the same as a table.
+// Revenue and experience over time, by hour or day and by model version: totals, small charts, and a table.
 import { byId, element, setText } from "./elements.js";
 import { polling, read } from "./api.js";
 import { chart } from "./chart.js";
@@ -18,7 +18,7 @@ const over = (part, whole) => (whole ? part / whole : null);
 const roundPercent = (share) => percent(share).replace(".0%", "%");
 const short = (version) => version || NONE;
 
-// Values by step of what `pick` takes from the rows, null where no row is; of one version, or (undefined) of all.
+// Sums `pick(row)` by step, null for steps without rows; of one version, or of all if `version` is undefined.
 function along(series, rows, pick, version) {
   const sums = new Map();
   for (const row of rows) if (version === undefined || row.version === version) sums.set(row.start, (sums.get(row.start) ?? 0) + pick(row));
@@ -28,7 +28,7 @@ function along(series, rows, pick, version) {
 const ratio = (above, below) => above.map((value, i) => (below[i] ? (value ?? 0) / below[i] : null));
 const sum = (values) => values.reduce((all, value) => all + (value ?? 0), 0);
 
-// Rows of points and answers under one name for each version; those beyond the colours are together.
+// Names the version of each row; versions beyond the number of colours are combined as "others".
 function sorted(series) {
   const weight = new Map();
   for (const point of series.points) weight.set(point.model_version, (weight.get(point.model_version) ?? 0) + point.impressions + point.clicks);
@@ -92,7 +92,7 @@ function charts(series, found, currency, own) {
     draw(own ? "Spend" : "Revenue", "bars", found.revenue, (micros) => money(micros, currency), { note: per }),
     draw("Impressions", "bars", found.impressions, count, { note: per, whole: true }),
     draw("Clicks", "bars", found.clicks, count, { note: per, whole: true }),
-    draw("Click-through rate", "lines", found.ctr, percent, { axis: roundPercent, note: "clicks / impressions of the same step" }),
+    draw("Click-through rate", "lines", found.ctr, percent, { axis: roundPercent, note: "clicks / impressions of the same period" }),
   ];
   if (found.answers) {
     made.push(draw("Revenue per answer", "lines", found.earned, (micros) => money(micros, currency, true), { axis: (micros) => money(micros, currency), note: "of answers with candidates" }));
@@ -116,12 +116,12 @@ function asTable(series, found, currency, own) {
   const rows = series.starts.map((start, i) => element("tr", {}, element("th", { scope: "row" }, name(new Date(start))),
     columns.slice(1).map(([, values, format]) => element("td", { class: "number" }, values[i] === null ? "–" : format(values[i]))))).reverse();
   const head = element("tr", {}, columns.map(([title], i) => element("th", { scope: "col", class: i ? "number" : "" }, title)));
-  return element("details", { class: "raw" }, element("summary", {}, "The same as a table"),
+  return element("details", { class: "raw" }, element("summary", {}, "Show as a table"),
     element("div", { class: "scroller", tabindex: 0, role: "region", "aria-label": "Figures over time" },
       element("table", {}, element("thead", {}, head), element("tbody", {}, rows))));
 }
 
-// One line a version, the newest last: whether each earns more than the one before it.
+// One line per version, the newest last, to compare what each earns with the one before.
 function byVersion(series, found, currency) {
   const first = (name) => found.answers(name).findIndex((value) => value !== null);
   const names = found.names.filter((name) => sum(found.answers(name))).sort((a, b) => first(a) - first(b));
@@ -158,7 +158,7 @@ function draw(series) {
   if (!series.points.length && !series.answers?.length) {
     place.replaceChildren(element("p", { class: "empty" }, own ?
       "None of your ads was shown in this period." :
-      "Nothing happened in this period: no answer had candidates. Ask something in the playground, and it appears here within seconds."));
+      "No data in this period: no answer had candidates. Ask a question in the playground, and it appears here within seconds."));
     return;
   }
   const unpaid = currency === undefined;
@@ -166,9 +166,9 @@ function draw(series) {
     tiles(series, found, unpaid ? "USD" : currency, own), found.answers ? byVersion(series, found, unpaid ? "USD" : currency) : "",
     legend(found.names), charts(series, found, unpaid ? "USD" : currency, own),
     asTable(series, found, unpaid ? "USD" : currency, own),
-    element("p", { class: "quiet notes" }, "Hours and days are UTC; the last step is not over. " +
-      (currencies.length > 1 ? `${own ? "Spend" : "Revenue"} is in ${currency} alone, everything else in all currencies together. ` : "") +
-      "A click counts when it was made, which may be a step after its impression."));
+    element("p", { class: "quiet notes" }, "Hours and days are in UTC; the last one is not over. " +
+      (currencies.length > 1 ? `${own ? "Spend" : "Revenue"} is in ${currency} only; all other figures include every currency. ` : "") +
+      "A click counts in the hour or day in which it was made, which may be later than that of its impression."));
 }
 
 const live = polling(async () => {
@@ -176,25 +176,25 @@ const live = polling(async () => {
   const [step, steps] = byId("period").value.split("-");
   const wanted = new URLSearchParams({ step, count: steps });
   if (byId("version").value) wanted.set("model_version", byId("version").value);
-  if (!last) place.replaceChildren(element("p", { class: "quiet loading" }, "Reading figures …"));
+  if (!last) place.replaceChildren(element("p", { class: "quiet loading" }, "Loading figures …"));
   try {
     const series = await read(`/v1/reports/series?${wanted}`);
     if (turn !== asked || !active) return;
     last = series;
     redraw();
-    setText(byId("series-said"), "");
+    setText(byId("series-message"), "");
     byId("series-fresh").classList.remove("stale");
     setText(byId("series-fresh"), `Live · ${timeOfDay(new Date())}`);
   } catch (error) {
     if (turn !== asked || !active) return;
     byId("series-fresh").classList.add("stale");
-    setText(byId("series-fresh"), last ? "Not live: what is shown is older" : "Not live");
-    setText(byId("series-said"), `Figures could not be read: ${error.message}. Trying again.`);
+    setText(byId("series-fresh"), last ? "Not live: figures are out of date" : "Not live");
+    setText(byId("series-message"), `Could not load figures: ${error.message}. Trying again.`);
     if (!last) place.replaceChildren();
   }
 }, EVERY_MS, () => active);
 
-// Only what has changed is drawn again: a reading under the pointer stays.
+// Draws only when the figures have changed, so that a reading under the pointer stays.
 function redraw() {
   const now = JSON.stringify([last, byId("currency").value]);
   if (now === drawn) return;
@@ -215,14 +215,14 @@ export function leave() {
   active = false;
 }
 
-// Another key: nothing of the one before may stay.
+// Removes everything of the former key.
 export function reset() {
   asked++;
   last = null;
   drawn = "";
   place.replaceChildren();
   options(byId("version"), [""], ["all"]);
-  setText(byId("series-said"), "");
+  setText(byId("series-message"), "");
   setText(byId("series-fresh"), "");
 }
 

@@ -1,15 +1,15 @@
-// Who is using the console: the key of this tab, what its role may see, and the form that asks for one.
+// The caller: the key of this tab, the views of its role, and the sign-in form.
 import { byId, setText } from "./elements.js";
 import { key, read } from "./api.js";
 
 const ROLES = { admin: "Administrator", advertiser: "Advertiser", publisher: "Publisher" };
 const VIEWS = { admin: ["playground", "campaigns", "revenue"], advertiser: ["campaigns", "revenue"], publisher: ["playground"] };
 
-// role null: nobody in particular.
+// `role` is null without a key.
 export const caller = { role: null, advertiser_id: "", anonymous_chat: false };
 let changed = () => {};
 
-// Views that make sense to offer: to somebody without a key all of them, since a key opens them.
+// Views in the navigation; without a key all of them, since a key opens them.
 export const offered = () => (caller.role ? VIEWS[caller.role] : VIEWS.admin);
 export const may = (view) => (caller.role ? offered().includes(view) : view === "playground" && caller.anonymous_chat);
 
@@ -23,29 +23,29 @@ export async function open(onChange) {
   changed = onChange;
   byId("sign-in").addEventListener("submit", (event) => { event.preventDefault(); signIn(byId("key").value.trim()); });
   byId("sign").addEventListener("click", () => (caller.role ? signOut() : askForKey()));
-  document.addEventListener("key-refused", (event) => {
-    // Not while it is being tried: the form says so itself.
-    if (event.detail === key.get()) signOut("Your key is no longer valid: it was revoked, or has expired.");
+  document.addEventListener("key-rejected", (event) => {
+    // Not while it is tried at sign-in: the form shows that error.
+    if (event.detail === key.get()) signOut("Your key is no longer valid: it was revoked or has expired.");
   });
   try {
     await find(key.get());
   } catch (error) {
-    key.forget();
-    setText(byId("sign-said"), error.status === 0 ? "The router cannot be reached. Reload the page to try again." : "The key of this tab is no longer valid.");
+    key.remove();
+    setText(byId("sign-message"), error.status === 0 ? "The router cannot be reached. Reload the page to try again." : "The key of this tab is no longer valid.");
     if (error.status !== 0) await find("").catch(() => {});
   }
   show();
 }
 
 async function signIn(secret) {
-  setText(byId("sign-said"), "");
+  setText(byId("sign-message"), "");
   try {
-    // Nothing that is no key in a header: the browser would refuse it with a riddle.
-    if (!/^[\x21-\x7e]+$/.test(secret)) throw new Error("A key has letters, digits and signs only.");
+    // The browser rejects other characters in a header with an unhelpful error.
+    if (!/^[\x21-\x7e]+$/.test(secret)) throw new Error("A key consists of ASCII letters, digits and punctuation only.");
     await find(secret);
   } catch (error) {
-    const refused = error.status === 401 ? "This key is not valid: it was mistyped, revoked, or is another router's." : error.message;
-    setText(byId("sign-said"), refused);
+    const message = error.status === 401 ? "This key is not valid: it was mistyped or revoked, or belongs to another router." : error.message;
+    setText(byId("sign-message"), message);
     byId("key").select();
     return;
   }
@@ -56,9 +56,9 @@ async function signIn(secret) {
 }
 
 function signOut(why = "") {
-  key.forget();
+  key.remove();
   Object.assign(caller, { role: null, advertiser_id: "" });
-  setText(byId("sign-said"), why);
+  setText(byId("sign-message"), why);
   show();
 }
 

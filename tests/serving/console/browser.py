@@ -1,4 +1,4 @@
-"""Where a Chromium is, and a tab of it that remembers what must not have happened."""
+"""Finds Chromium, and opens tabs that record their errors and their requests to other servers."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Request
 
 VARIABLE = "LLM_AUCTION_CHROMIUM"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-REMEDY = f"Chromium is not installed: `apt-get install chromium` (Debian, Ubuntu), or say where it is with {VARIABLE}"
-# The headless browser's own name would make every click a robot's.
+REMEDY = f"Chromium is not installed: `apt-get install chromium` (Debian, Ubuntu), or set {VARIABLE} to its path"
+# The headless browser's own user agent would make every click invalid.
 READER = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/150.0.0.0 Safari/537.36"
 
 
 class ChromiumMissing(Exception):
-    """There is no Chromium on this machine; the message says how to install it."""
+    """Chromium is not installed; the message says how to install it."""
 
 
 def chromium(environment: Mapping[str, str] = os.environ) -> Path:
-    """The program: what the variable names, else what is on PATH. Raises ChromiumMissing."""
+    """Return the program: the one that the variable names, else the one on PATH."""
     given = environment.get(VARIABLE)
     found = given or next(filter(None, (shutil.which(name, path=environment.get("PATH")) for name in NAMES)), None)
     if found is None or not Path(found).is_file():
@@ -30,22 +30,21 @@ def chromium(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 class Tab:
-    """A page of the console. `errors` are what its console complained of, `elsewhere` the requests that went to another
-    server."""
+    """A page of the console. `errors` holds its console's errors, `foreign_requests` its requests to other servers."""
 
     def __init__(self, context: BrowserContext, address: str) -> None:
         self.address = address
         self.errors: list[str] = []
-        self.elsewhere: list[str] = []
+        self.foreign_requests: list[str] = []
         context.on("request", self._requested)
-        context.on("console", self._said)
+        context.on("console", self._logged)
         context.on("weberror", lambda error: self.errors.append(str(error.error)))
         self.page: Page = context.new_page()
 
     def open(self, view: str = "", key: str = "") -> Page:
-        """The console at a view, signed in where a key is given."""
+        """Open the console at a view, signed in if a key is given."""
         self.page.goto(f"{self.address}/#{view}")
-        # until the console knows who is there, what is typed would be lost
+        # Typed text is lost until the console knows its caller.
         self.page.locator("nav [aria-current=page], #view-closed:not([hidden])").first.wait_for(state="attached")
         if key:
             if not self.page.locator("#key").is_visible():
@@ -55,12 +54,12 @@ class Tab:
         return self.page
 
     def sign_in(self, key: str) -> None:
-        """Types a key into the form that asks for one."""
+        """Type a key into the sign-in form."""
         self.page.fill("#key", key)
         self.page.keyboard.press("Enter")
 
     def ask(self, question: str = "Good running shoes?") -> str:
-        """Asks, waits for the end of the answer and its auction, and gives the auction's id."""
+        """Ask a question, wait for the answer and its auction, and return the auction's id."""
         answers = self.page.locator(".again")
         before = answers.count()
         self.page.fill("#question", question)
@@ -69,14 +68,14 @@ class Tab:
         self.page.locator("#auction .raw").wait_for()
         return self.page.locator("#auction .raw summary code").inner_text()
 
-    def look(self) -> None:
-        """What a reader who comes back to the tab sees: it asks the router at once instead of in some seconds."""
+    def refresh(self) -> None:
+        """Poll the router at once, as when a reader returns to the tab."""
         self.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
 
     def _requested(self, request: Request) -> None:
         if not request.url.startswith(self.address + "/"):
-            self.elsewhere.append(request.url)
+            self.foreign_requests.append(request.url)
 
-    def _said(self, message: ConsoleMessage) -> None:
+    def _logged(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
             self.errors.append(message.text)

@@ -1,4 +1,4 @@
-"""The console in real Chromium; a test ends with an empty error console and no request to anybody else."""
+"""The console in real Chromium; a test ends with an empty error console and no request to another server."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from playwright.sync_api import Browser, expect, sync_playwright
 from serving.campaigns.catalogue import DEMO_PATH, Catalogue, CatalogueRow, read_catalogue, write_catalogue
 from tests.serving.console.browser import READER, ChromiumMissing, Tab, chromium
 
-PATIENCE_MS = 15_000  # of a machine that is busy with other things
+PATIENCE_MS = 15_000  # on a busy machine
 OPTIONS = ["--no-sandbox", "--disable-dev-shm-usage"]  # root, as in containers, has no sandbox
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One browser for a module: as long as Playwright runs, no other test of the process may run an event loop."""
+    """One browser per module: while Playwright runs, no other test of the process can run an event loop."""
     try:
         program = chromium()
     except ChromiumMissing as missing:
@@ -33,27 +33,27 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Callable[..., Tab]]:
-    """`visit(router, phone=False, complaints=0)`: a tab; at the end it must have complained exactly so often."""
+    """`visit(router, phone=False, errors=0)` opens a tab, which must have logged that many errors at the end."""
     with ExitStack() as stack:
         opened: list[tuple[Tab, int]] = []
 
-        def make(router: Any, phone: bool = False, complaints: int = 0) -> Tab:
+        def make(router: Any, phone: bool = False, errors: int = 0) -> Tab:
             size = {"width": 390, "height": 844} if phone else {"width": 1280, "height": 800}
             context = browser.new_context(viewport=size, user_agent=READER)  # type: ignore[arg-type]
             context.set_default_timeout(PATIENCE_MS)
             stack.callback(context.close)
-            opened.append((Tab(context, router.url), complaints))
+            opened.append((Tab(context, router.url), errors))
             return opened[-1][0]
 
         yield make
-        for tab, complaints in opened:
-            assert tab.elsewhere == []
-            assert len(tab.errors) == complaints, tab.errors
+        for tab, errors in opened:
+            assert tab.foreign_requests == []
+            assert len(tab.errors) == errors, tab.errors
 
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Catalogue:
-    """Three ads whose landing pages are the router's own; A1 bids 0.10, A2 0.20 and A3 0.30 EUR."""
+    """Three ads with landing pages on the router; A1 bids 0.10, A2 0.20 and A3 0.30 EUR."""
     things = ("Running Shoes", "Coffee Beans", "City Hotels")
     listed = [
         CatalogueRow(

@@ -1,4 +1,4 @@
-"""Campaigns in a browser: live spend and pacing, pausing and reviewing, each role's own part of them."""
+"""Campaigns in a browser: live spend and pacing, pausing and reviewing, and the view of each role."""
 
 from __future__ import annotations
 
@@ -27,16 +27,14 @@ def row(page: Any, name: str) -> Any:
     return page.locator(".cards tr", has=page.get_by_role("rowheader", name=name))
 
 
-def test_spend_grows_before_the_eyes_and_a_paused_campaign_is_left_out(
-    start: Start, visit: Visit, demo: Catalogue
-) -> None:
+def test_spend_is_live_and_a_paused_campaign_is_excluded(start: Start, visit: Visit, demo: Catalogue) -> None:
     router = start("Try {A2}.", catalogue=demo)
     changes = {"version": 2, "daily_budget_micros": 1_000_000, "pacing": "even"}
     assert router.call("PATCH", "/v1/campaigns/catalogue-A2", json=changes).status_code == 200
     reader, tab = visit(router), visit(router)
     page = tab.open("campaigns", router.admin)
     own = row(page, "Brand2 Coffee Beans")
-    today, total = own.locator("td[data-label=Today]"), own.locator("td[data-label='In all']")
+    today, total = own.locator("td[data-label=Today]"), own.locator("td[data-label=Total]")
     expect(today).to_contain_text("€0.00of €1.00")
     expect(own.locator(".pacing")).to_contain_text("planned by now; takes part in")
     router.router.marketplace.index.set_participation("catalogue-A2", 1.0)
@@ -49,36 +47,36 @@ def test_spend_grows_before_the_eyes_and_a_paused_campaign_is_left_out(
     expect(total).to_contain_text("€0.20no limit")
     own.get_by_role("button", name="Pause").click()
     expect(own.locator(".badge")).to_have_text("paused")
-    expect(own.locator(".pacing")).to_contain_text("takes no part")
-    said = reader.page.locator(".reason", has_text="The advertiser has paused the campaign")
-    for _ in range(50):  # until the router has taken the change over
+    expect(own.locator(".pacing")).to_contain_text("does not take part")
+    excluded = reader.page.locator(".reason", has_text="The advertiser has paused the campaign")
+    for _ in range(50):  # until the router has applied the change
         reader.ask("Coffee?")
-        if said.count():
+        if excluded.count():
             break
-    said.locator("summary").click()
-    expect(said.locator(".ids")).to_have_text("A2")
+    excluded.locator("summary").click()
+    expect(excluded.locator(".ids")).to_have_text("A2")
     expect(reader.page.locator(".assistant").last.locator(".ad")).to_have_count(0)
     own.get_by_role("button", name="Resume").click()
     expect(own.locator(".badge")).to_have_text("active")
 
 
-def test_an_administrator_reviews_what_was_seen(start: Start, visit: Visit) -> None:
+def test_an_administrator_cannot_review_a_version_that_was_not_displayed(start: Start, visit: Visit) -> None:
     router = start(ads=0)
     booked = book(router)
-    tab = visit(router, complaints=1)  # the browser's own line about the 409
+    tab = visit(router, errors=1)  # the browser logs the 409
     page = tab.open("campaigns", router.admin)
     own = row(page, "Spring 1")
     expect(own).to_contain_text("1 to review")
     own.get_by_role("button", name="1 creative").click()
-    # Changed in between, before the console looks again:
-    seen: list[str] = []
-    page.on("request", lambda request: seen.append(request.url) if request.url.endswith("/review") else None)
-    page.route("**/v1/deliveries?*", lambda route: route.continue_() if seen else route.abort())
+    # Changed before the console polls again:
+    reviewed: list[str] = []
+    page.on("request", lambda request: reviewed.append(request.url) if request.url.endswith("/review") else None)
+    page.route("**/v1/deliveries?*", lambda route: route.continue_() if reviewed else route.abort())
     changed = {"version": 1, "creatives": [booked["creatives"][0] | {"title": "Kite B"}]}
     changed["creatives"] = [{n: v for n, v in changed["creatives"][0].items() if not n.startswith("review")}]
     assert router.call("PATCH", "/v1/campaigns/c1", json=changed).status_code == 200
     page.get_by_role("button", name="Approve Kite 1").click()
-    expect(page.locator("#campaigns-said")).to_contain_text("Somebody changed this campaign meanwhile")
+    expect(page.locator("#campaigns-message")).to_contain_text("This campaign was changed in the meantime")
     page.get_by_role("button", name="Approve Kite B").click()
     expect(page.locator(".creatives .badge")).to_have_text("approved")
     expect(own).not_to_contain_text("to review")
@@ -86,7 +84,7 @@ def test_an_administrator_reviews_what_was_seen(start: Start, visit: Visit) -> N
     tab.errors[:] = [error for error in tab.errors if "ERR_FAILED" not in error]
 
 
-def test_an_advertiser_sees_and_pauses_its_own_alone(start: Start, visit: Visit) -> None:
+def test_an_advertiser_sees_and_pauses_only_its_own_campaigns(start: Start, visit: Visit) -> None:
     router = start(ads=3)
     book(router, 1, "Falcon")
     book(router, 2, "Eagle")
@@ -103,7 +101,7 @@ def test_an_advertiser_sees_and_pauses_its_own_alone(start: Start, visit: Visit)
     assert router.call("GET", "/v1/campaigns/c1").json()["state"] == "paused"
 
 
-def test_lists_are_filtered_and_paged(start: Start, visit: Visit) -> None:
+def test_the_list_is_filtered_and_paged(start: Start, visit: Visit) -> None:
     router = start(ads=0)
     for number in range(27):
         book(router, number, state="paused" if number % 9 == 0 else "active")
@@ -119,24 +117,24 @@ def test_lists_are_filtered_and_paged(start: Start, visit: Visit) -> None:
     page.fill("#filter-text", "ring 9")
     expect(names).to_have_text(["Spring 9"])
     page.fill("#filter-advertiser", "Eagle")
-    expect(page.locator(".empty")).to_have_text("No campaign fits these filters.")
+    expect(page.locator(".empty")).to_have_text("No campaign matches these filters.")
 
 
-def test_without_campaigns_and_without_a_router_it_says_so(start: Start, visit: Visit) -> None:
+def test_an_empty_list_and_an_unreachable_router_are_reported(start: Start, visit: Visit) -> None:
     router = start(ads=0)
     tab = visit(router)
     page = tab.open("campaigns", router.admin)
-    expect(page.locator(".empty")).to_contain_text("There is no campaign yet.")
+    expect(page.locator(".empty")).to_contain_text("There are no campaigns yet.")
     book(router)
-    tab.look()
+    tab.refresh()
     expect(page.locator(".cards .name")).to_have_text(["Spring 1"])
     page.route("**/v1/**", lambda route: route.abort())
-    tab.look()
-    expect(page.locator("#campaigns-said")).to_contain_text("the router cannot be reached. Trying again.")
-    expect(page.locator("#campaigns-fresh")).to_have_text("Not live: what is shown is older")
+    tab.refresh()
+    expect(page.locator("#campaigns-message")).to_contain_text("the router cannot be reached. Trying again.")
+    expect(page.locator("#campaigns-fresh")).to_have_text("Not live: figures are out of date")
     expect(page.locator(".cards .name")).to_have_text(["Spring 1"])
     page.unroute("**/v1/**")
-    tab.look()
+    tab.refresh()
     expect(page.locator("#campaigns-fresh")).to_contain_text("Live ·")
-    expect(page.locator("#campaigns-said")).to_have_text("")
-    tab.errors.clear()  # the browser's own lines about the requests that failed
+    expect(page.locator("#campaigns-message")).to_have_text("")
+    tab.errors.clear()  # the browser logs the failed requests

@@ -1,4 +1,4 @@
-"""What the console asks the router for: who is asking, live deliveries, figures over time, its own files."""
+"""What the console requests: its caller, live deliveries, figures over time, and its files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Start = Callable[..., Any]
 Until = Callable[..., None]
 
 
-def test_a_key_says_what_it_may(start: Start) -> None:
+def test_the_caller_has_the_role_of_its_key(start: Start) -> None:
     router = start(ads=0, anonymous_chat=False)
     falcon = router.call("GET", "/v1/caller", router.key("advertiser", "Falcon")).json()
     assert (falcon["role"], falcon["advertiser_id"], falcon["anonymous_chat"]) == ("advertiser", "Falcon", False)
@@ -28,7 +28,7 @@ def test_a_key_says_what_it_may(start: Start) -> None:
     assert router.call("GET", "/v1/caller", "lla_" + "x" * 43).status_code == 401
 
 
-def test_every_file_of_the_page_is_served_and_needs_nothing_from_elsewhere(start: Start) -> None:
+def test_every_file_is_served_and_refers_to_no_other_server(start: Start) -> None:
     router = start(ads=0)
     pages = resources.files("serving") / "pages"
     assert {name for name, _ in PAGES.values()} == {file.name for file in pages.iterdir()}
@@ -44,7 +44,7 @@ def test_every_file_of_the_page_is_served_and_needs_nothing_from_elsewhere(start
     assert not re.search(r"<script(?![^>]*src=)|<style|\sstyle=|\son\w+=", router.get("/").text)
 
 
-def test_every_reason_has_words(start: Start) -> None:
+def test_every_reason_has_a_description(start: Start) -> None:
     text = (resources.files("serving") / "pages" / "reasons.js").read_text("utf-8")
     assert set(re.findall(r"^  (\w+): \"", text, re.MULTILINE)) == {*Reason, *SeparationReason}
 
@@ -58,7 +58,7 @@ BOOKED = {
 }
 
 
-def test_deliveries_follow_the_list_its_filters_and_its_pages(start: Start) -> None:
+def test_deliveries_have_the_filters_and_pages_of_campaigns(start: Start) -> None:
     router = start("Try {A1}.", ads=2)
     for number, advertiser in enumerate(("Falcon", "Eagle", "Falcon")):
         body = BOOKED | {"id": f"c{number}", "name": f"Kite {number}", "advertiser_id": advertiser}
@@ -84,7 +84,7 @@ def test_deliveries_follow_the_list_its_filters_and_its_pages(start: Start) -> N
     assert router.call("GET", "/v1/deliveries?colour=red").json()["error"]["param"] == "colour"
 
 
-def test_a_delivery_has_the_ledgers_spend_also_after_the_end(start: Start, wait_until: Until) -> None:
+def test_a_delivery_has_the_spend_of_the_ledger_after_the_campaigns_end(start: Start, wait_until: Until) -> None:
     router = start("Try {A1}.", ads=1)
     router.click(router.ask()["ads"][0]["click_url"])
     router.wait_until_charged()
@@ -111,7 +111,7 @@ def test_the_series_by_role(start: Start) -> None:
     assert [(p["impressions"], p["clicks"], p["revenue_micros"]) for p in own["points"]] == [(1, 1, 100_000)]
     assert own["answers"] is own["ad_load"] is None
     other = router.key("advertiser", "Brand2")
-    for query in ("", "?advertiser_id=Brand1"):  # another's figures are not to be had by asking
+    for query in ("", "?advertiser_id=Brand1"):  # figures of another advertiser are never shown
         assert router.call("GET", f"/v1/reports/series{query}", other).json()["points"] == []
     assert router.call("GET", "/v1/reports/series?advertiser_id=Brand2").json()["points"] == []
     assert router.call("GET", "/v1/reports/series", router.key("publisher")).status_code == 403
@@ -120,7 +120,7 @@ def test_the_series_by_role(start: Start) -> None:
         assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
-def test_a_missing_browser_is_named_with_its_package(tmp_path: Path) -> None:
+def test_a_missing_browser_is_reported_with_its_package(tmp_path: Path) -> None:
     with pytest.raises(ChromiumMissing, match="apt-get install chromium"):
         chromium({"PATH": str(tmp_path)})
     with pytest.raises(ChromiumMissing, match=f"{VARIABLE}=/nowhere/chromium"):

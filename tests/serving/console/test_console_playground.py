@@ -20,7 +20,7 @@ Visit = Callable[..., Any]
 Until = Callable[..., None]
 
 
-def test_an_answer_streams_and_its_auction_is_told(start: Start, visit: Visit, demo: Catalogue) -> None:
+def test_an_answer_streams_and_its_auction_is_shown(start: Start, visit: Visit, demo: Catalogue) -> None:
     more = threading.Event()
 
     def script(context: Context) -> Iterator[str]:
@@ -47,12 +47,12 @@ def test_an_answer_streams_and_its_auction_is_told(start: Start, visit: Visit, d
     assert panel.locator("tbody tr").count() == 2
     expect(panel.locator("dt", has_text="Weights").locator("xpath=..")).to_contain_text("sha256 0000")
     expect(panel.locator("time")).to_contain_text("UTC")
-    left_out = panel.locator(".reason", has_text="The advertiser has paused the campaign")
-    left_out.locator("summary").click()
-    expect(left_out.locator(".ids")).to_have_text("A3")
+    excluded = panel.locator(".reason", has_text="The advertiser has paused the campaign")
+    excluded.locator("summary").click()
+    expect(excluded.locator(".ids")).to_have_text("A3")
 
 
-def test_stopping_ends_the_answer_with_what_was_written(start: Start, visit: Visit, wait_until: Until) -> None:
+def test_stopping_keeps_the_text_written_so_far(start: Start, visit: Visit, wait_until: Until) -> None:
     ended = threading.Event()
 
     def script(context: Context) -> Iterator[str]:
@@ -81,7 +81,7 @@ def test_a_followed_link_is_charged_once_and_the_total_grows(start: Start, visit
     page = tab.open()
     expect(page.locator("#revenue")).to_have_text("none yet")
     tab.ask("Coffee?")
-    page.wait_for_timeout(1_100)  # a click within a second of the answer is no reader's
+    page.wait_for_timeout(1_100)  # an earlier click would be invalid
     for _ in range(2):
         with page.expect_popup() as opened:
             page.get_by_role("link", name="Brand2 Coffee Beans").click()
@@ -99,7 +99,7 @@ HOSTILE = "<img src=x onerror=document.title='owned'>"
 def test_markup_in_titles_answers_names_and_addresses_stays_text(start: Start, visit: Visit) -> None:
     now = datetime.now(UTC)
     router = start(f"{HOSTILE}<script>document.title='owned'</script> [a](javascript:alert(1)) {{x1}}", ads=0)
-    # What the API would refuse: as if it had been written around it.
+    # The API would reject this campaign: it is written to the database directly.
     ad = Creative(id="x1", title=HOSTILE, text=f"<b>{HOSTILE}</b>", landing_url="javascript:document.title='owned'")
     campaign = Campaign(
         id="x",
@@ -119,7 +119,7 @@ def test_markup_in_titles_answers_names_and_addresses_stays_text(start: Start, v
     router.router.campaigns.review("x1", ReviewState.APPROVED, now)
     tab = visit(router)
     page = tab.open(key=router.admin)
-    while True:  # until the router has taken the campaign over
+    while True:  # until the router has read the campaign
         tab.ask()
         if page.locator("#auction tbody tr").count():
             break
@@ -140,14 +140,14 @@ def test_markup_in_titles_answers_names_and_addresses_stays_text(start: Start, v
     assert "unsafe" not in policy
 
 
-def test_everything_is_reached_with_the_keyboard(start: Start, visit: Visit, demo: Catalogue) -> None:
+def test_everything_is_reachable_with_the_keyboard(start: Start, visit: Visit, demo: Catalogue) -> None:
     router = start("Try {A1}.", catalogue=demo)
     page = visit(router).open()
     expect(page.locator("#question")).to_be_focused()
     page.keyboard.type("Shoes?")
     page.keyboard.press("Enter")
     page.locator("#auction .raw").wait_for()
-    page.keyboard.press("Shift+Tab")  # back over the options to the answer
+    page.keyboard.press("Shift+Tab")  # back from the question, over the options, to the answer
     expect(page.locator(".options summary")).to_be_focused()
     page.keyboard.press("Shift+Tab")
     expect(page.locator(".again")).to_be_focused()
@@ -164,7 +164,7 @@ def test_everything_is_reached_with_the_keyboard(start: Start, visit: Visit, dem
 
 def test_a_closed_router_asks_for_a_key(start: Start, visit: Visit) -> None:
     router = start("Try {A1}.", anonymous_chat=False)
-    tab = visit(router, complaints=1)  # the browser's own line about the refusal of the wrong key
+    tab = visit(router, errors=1)  # the browser logs the 401 for the wrong key
     page = tab.open()
     expect(page.locator("#question")).to_be_hidden()
     tab.sign_in("lla_" + "x" * 43)
@@ -182,23 +182,23 @@ def test_a_closed_router_asks_for_a_key(start: Start, visit: Visit) -> None:
     assert page.evaluate("sessionStorage.length") == 0
 
 
-def test_what_is_no_key_of_this_router_is_refused_on_an_open_one(start: Start, visit: Visit) -> None:
+def test_an_unknown_key_is_rejected_on_a_router_with_open_chat(start: Start, visit: Visit) -> None:
     tab = visit(start())
     page = tab.open("campaigns")
     for wrong in ("something", "schlüssel"):
         tab.sign_in(wrong)
-        expect(page.locator("#sign-said")).to_contain_text("key")
+        expect(page.locator("#sign-message")).to_contain_text("key")
     expect(page.locator("#view-campaigns")).to_be_hidden()
 
 
-def test_a_key_that_is_revoked_meanwhile_signs_out(start: Start, visit: Visit, wait_until: Until) -> None:
+def test_a_revoked_key_signs_out(start: Start, visit: Visit, wait_until: Until) -> None:
     router = start(ads=1)
-    tab = visit(router, complaints=1)
+    tab = visit(router, errors=1)
     page = tab.open("campaigns", router.key("advertiser", "Brand1"))
     expect(page.locator(".cards .name")).to_have_count(1)
     number = next(k["id"] for k in router.call("GET", "/v1/keys").json()["items"] if k["role"] == "advertiser")
     router.call("POST", f"/v1/keys/{number}/revoke")
-    expect(page.locator("#sign-said")).to_contain_text("no longer valid")
+    expect(page.locator("#sign-message")).to_contain_text("no longer valid")
     expect(page.locator(".cards")).to_have_count(0)
 
 

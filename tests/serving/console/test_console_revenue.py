@@ -1,4 +1,4 @@
-"""Revenue and experience over time in a browser: what the charts and the table say is what the ledger has."""
+"""Revenue and experience over time in a browser: charts and table agree with the ledger."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ Visit = Callable[..., Any]
 
 
 def traffic(router: Any, version: str, hours_ago: int, answers: int, shown: int, clicks: int) -> None:
-    """Answers with candidates A1 and A2 of which some showed A1, and clicks on it for 0.25 EUR each."""
+    """Record answers with candidates A1 and A2, of which some showed A1, and clicks on it for 0.25 EUR each."""
     at = datetime.now(UTC) - timedelta(hours=hours_ago)
     name = f"{version}-{hours_ago}"
     other = AuctionEntry(campaign_id="catalogue-A2", creative_id="A2")
-    both = [(AuctionEntry(campaign_id="catalogue-A1", creative_id="A1", shown=n < shown), other) for n in range(answers)]
+    both = [
+        (AuctionEntry(campaign_id="catalogue-A1", creative_id="A1", shown=n < shown), other) for n in range(answers)
+    ]
     batch = [Auction(id=f"{name}-{n}", occurred_at=at, model_version=version, entries=both[n]) for n in range(answers)]
     Ledger(router.router.database).book(auctions=batch)
     usual = {"campaign_id": "catalogue-A1", "creative_id": "A1", "currency": "EUR", "price_micros": 250_000}
@@ -34,7 +36,7 @@ def tiles(page: Any) -> dict[str, str]:
     return {one.locator("dt").inner_text(): one.locator("dd").first.inner_text() for one in found.all()}
 
 
-def test_the_figures_are_the_ledgers(start: Start, visit: Visit) -> None:
+def test_the_figures_agree_with_the_ledger(start: Start, visit: Visit) -> None:
     router = start(ads=2)
     traffic(router, "m1", 30, answers=10, shown=4, clicks=2)
     traffic(router, "m1", 3, answers=8, shown=4, clicks=1)
@@ -56,7 +58,7 @@ def test_the_figures_are_the_ledgers(start: Start, visit: Visit) -> None:
     expect(lines.nth(1).locator("td")).to_have_text(["2", "€0.50", "€0.25", "100.0%", "1.00"])
     revenue = page.locator(".chart").filter(has=page.get_by_text("Revenue", exact=True))
     bars = revenue.locator("rect")
-    assert bars.count() == 2  # one hour, two model versions upon each other
+    assert bars.count() == 2  # one hour, two model versions stacked
     heights = [float(bars.nth(i).get_attribute("height")) for i in range(2)]
     assert heights[1] == 2 * heights[0]
     svg = revenue.locator("svg")
@@ -64,7 +66,7 @@ def test_the_figures_are_the_ledgers(start: Start, visit: Visit) -> None:
     for _ in range(4):
         page.keyboard.press("ArrowLeft")
     expect(revenue.locator(".reading")).to_contain_text("€0.75 (m1 €0.25, m2 €0.50)")
-    page.get_by_text("The same as a table").click()
+    page.get_by_text("Show as a table").click()
     line = page.locator("details tbody tr").nth(3)
     expect(line.locator("td")).to_have_text(["€0.75", "6", "3", "50.0%", "10", "60.0%", "0.60"])
     page.select_option("#version", "m2")
@@ -74,7 +76,7 @@ def test_the_figures_are_the_ledgers(start: Start, visit: Visit) -> None:
     expect(page.locator(".tile dd").first).to_have_text("€1.25")
 
 
-def test_an_advertiser_sees_its_own_spend_and_nothing_of_the_platform(start: Start, visit: Visit) -> None:
+def test_an_advertiser_sees_only_its_own_spend(start: Start, visit: Visit) -> None:
     router = start(ads=2)
     traffic(router, "m1", 1, answers=5, shown=4, clicks=1)
     page = visit(router).open("revenue", router.key("advertiser", "Brand1"))
@@ -86,13 +88,13 @@ def test_an_advertiser_sees_its_own_spend_and_nothing_of_the_platform(start: Sta
     expect(tab_of_another.locator(".empty")).to_have_text("None of your ads was shown in this period.")
 
 
-def test_an_answer_appears_by_itself_where_nothing_was(start: Start, visit: Visit) -> None:
+def test_a_new_answer_appears_automatically(start: Start, visit: Visit) -> None:
     router = start("Try {A1}.", ads=2)
     page = visit(router).open("revenue", router.admin)
     expect(page.locator(".empty")).to_contain_text("no answer had candidates")
     router.ask()
     router.wait_until_charged()
-    page.select_option("#period", "hour-168")  # looks at once
+    page.select_option("#period", "hour-168")  # polls at once
     expect(page.locator(".tile dd").nth(1)).to_have_text("1")
     expect(page.locator(".empty")).to_have_count(0)
 
