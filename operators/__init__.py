@@ -1,0 +1,1 @@
+"""The Kubernetes operator: custom resources, their reconcilers, and the process that runs them."""

@@ -1,7 +1,7 @@
-"""Rounds of a reconciler over the objects of one kind: read, decide, write the status, then act.
+"""Reconcile passes over the objects of one kind: read, decide, write the status, then act.
 
-The status is written first and only over the version that was read: a decision on stale knowledge is refused by the
-API server before anything is done. What a kind's objects are and how they are read is in its `Kind`.
+The status is written first, and only over the version that was read: the API server refuses a decision on outdated
+state before any action is taken. What differs between kinds is in their `Reconciler`.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import structlog
 
-from operators.actions import Action, Apply, Create, Delete, Note, Outcome, Refusal, Say
 from operators.kube import MANAGER, ApiError, KubeApi
 from operators.metrics import OperatorMetrics
-from operators.resources.base import API_VERSION, ApiModel
+from operators.objects import DesiredState, desired_state, owned_by
+from operators.reconciliation import Action, Annotate, Apply, Create, Delete, Event, Reconciliation, Refusal
+from operators.resources.base import API_VERSION, ApiModel, Manifest, Status, timestamp
 from operators.workqueue import Queue
 
 log = structlog.get_logger(__name__)
@@ -28,41 +29,31 @@ Key = tuple[str, str]
 """Namespace and name."""
 LONGEST_WAIT_S = 60.0
 LONGEST_REFUSED_S = 15.0
+LONGEST_MESSAGE = 1000
 
-
-class Wanted(Protocol):
-    """What every kind's `Desired` has."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def namespace(self) -> str: ...
-    @property
-    def uid(self) -> str: ...
-    @property
-    def status(self) -> ApiModel: ...
-
-
-D = TypeVar("D", bound=Wanted)
-S = TypeVar("S", bound=ApiModel)
+Spec = TypeVar("Spec", bound=ApiModel)
+Observed = TypeVar("Observed")
+S = TypeVar("S", bound=Status)
 
 
 @dataclass(frozen=True)
-class Kind(Generic[D, S]):
-    """A kind with its reconciler. `decide` reads what it needs beside the object and returns the outcome; `read` makes
-    the object out of the API's. Raises whatever pydantic does for an object that an older schema let through."""
+class Reconciler(Generic[Spec, Observed, S]):
+    """How objects of a kind are reconciled: `observe` reads the cluster, `reconcile` is a pure function.
 
-    name: str
-    read: Callable[[Mapping[str, Any]], D]
-    decide: Callable[[D, Refusal | None, datetime], Outcome[S]]
-    phase: Callable[[S], str]
-    ends: tuple[str, ...] = ()
-    """Phases after which nothing happens any more."""
+    `observe` also receives the refusal of the previous pass. In a phase of `final_phases` an object stays as it is.
+    """
+
+    kind: str
+    spec: type[Spec]
+    status: type[S]
+    observe: Callable[[DesiredState[Spec, S], Refusal | None], Observed]
+    reconcile: Callable[[Observed, DesiredState[Spec, S], datetime], Reconciliation[S]]
+    final_phases: tuple[str, ...] = ()
 
 
 @dataclass
-class _Noted:
-    """What is remembered of an object between rounds; lost with the process, and not missed."""
+class _Memory:
+    """State of an object between passes. It is lost with the process; nothing depends on it."""
 
     refused: Refusal | None = None
     failures: int = 0
@@ -70,144 +61,149 @@ class _Noted:
 
 
 @dataclass
-class Controller(Generic[D, S]):
-    """Threads that look at the objects of a kind, each time at what the API server has now: what a watch has told may
-    be old, and what it missed is never told."""
+class Controller(Generic[Spec, Observed, S]):
+    """Threads that reconcile the objects of one kind.
 
-    kind: Kind[D, S]
+    Each pass reads the current state from the API server, because watch events can be outdated or missing.
+    """
+
+    reconciler: Reconciler[Spec, Observed, S]
     api: KubeApi
     metrics: OperatorMetrics
     queue: Queue[Key] = field(default_factory=Queue)
-    _noted: dict[Key, _Noted] = field(default_factory=dict)
+    _memory: dict[Key, _Memory] = field(default_factory=dict)
     _threads: list[threading.Thread] = field(default_factory=list)
 
+    @property
+    def kind(self) -> str:
+        """The reconciled kind."""
+        return self.reconciler.kind
+
     def start(self, threads: int) -> None:
-        """Begins to look at what is due."""
+        """Start the worker threads."""
         for number in range(threads):
-            thread = threading.Thread(target=self._work, name=f"{self.kind.name}-{number}", daemon=True)
+            thread = threading.Thread(target=self._work, name=f"{self.kind}-{number}", daemon=True)
             thread.start()
             self._threads.append(thread)
 
     def stop(self) -> None:
-        """Ends after the rounds that are under way."""
+        """Stop the worker threads after their current passes."""
         self.queue.close()
         for thread in self._threads:
             thread.join()
 
     def unfinished(self) -> list[Key]:
-        """Objects that were not at their end when they were last looked at."""
-        return [key for key, noted in list(self._noted.items()) if noted.phase not in self.kind.ends]
+        """Return the objects that were not in a final phase after their last pass."""
+        return [key for key, memory in list(self._memory.items()) if memory.phase not in self.reconciler.final_phases]
 
     def _work(self) -> None:
         while (taken := self.queue.take()) is not None:
             key, due = taken
             try:
-                self.look(key, due)
+                self.reconcile(key, due)
             finally:
                 self.queue.done(key)
 
-    def look(self, key: Key, due: float) -> None:
-        """One round for one object. `due`: when it was asked for, by the monotonic clock."""
-        noted = self._noted.setdefault(key, _Noted())
+    def reconcile(self, key: Key, due: float) -> None:
+        """Run one pass for an object that was due at `due` (monotonic clock), and queue the next one."""
+        memory = self._memory.setdefault(key, _Memory())
         try:
-            item = self.api.get(API_VERSION, self.kind.name, *key)
+            item = self.api.get(API_VERSION, self.kind, *key)
             if item is None:
                 self._forget(key)
                 return
-            again = self._round(item, noted, due)
+            requeue_after_s = self._pass(item, memory, due)
             result = "done"
         except ApiError as error:
-            noted.failures += 1
-            again = min(LONGEST_WAIT_S, 0.25 * 2.0 ** min(noted.failures, 10))
-            # changed, or deleted, while it was looked at: the next look sees it as it is
+            memory.failures += 1
+            requeue_after_s = min(LONGEST_WAIT_S, 0.25 * 2.0 ** min(memory.failures, 10))
+            # Changed or deleted during the pass: the next pass reads the new state.
             result = "stale" if error.status in (404, 409) else "refused"
             if result == "refused":
-                log.warning("operator.refused", kind=self.kind.name, namespace=key[0], name=key[1], error=str(error))
+                log.warning("operator.refused", kind=self.kind, namespace=key[0], name=key[1], error=str(error))
         except Exception:
-            noted.failures += 1
-            again = LONGEST_WAIT_S
+            memory.failures += 1
+            requeue_after_s = LONGEST_WAIT_S
             result = "defect"
-            log.exception("operator.defect", kind=self.kind.name, namespace=key[0], name=key[1])
-        self.metrics.rounds.labels(self.kind.name, result).inc()
-        if again is not None:
-            self.queue.add(key, again)
+            log.exception("operator.defect", kind=self.kind, namespace=key[0], name=key[1])
+        self.metrics.rounds.labels(self.kind, result).inc()
+        if requeue_after_s is not None:
+            self.queue.add(key, requeue_after_s)
 
-    def _round(self, item: Mapping[str, Any], noted: _Noted, due: float) -> float | None:
-        desired = self.kind.read(item)
-        outcome: Outcome[S] = self.kind.decide(desired, noted.refused, datetime.now(UTC))
+    def _pass(self, item: Manifest, memory: _Memory, due: float) -> float | None:
+        """Return the seconds until the next pass."""
+        desired = desired_state(item, self.reconciler.spec, self.reconciler.status)
+        observed = self.reconciler.observe(desired, memory.refused)
+        outcome = self.reconciler.reconcile(observed, desired, datetime.now(UTC))
         if outcome.status != desired.status:
-            self._write(desired, outcome.status, item["metadata"]["resourceVersion"])
-        self._count(noted, self.kind.phase(outcome.status))
-        self.metrics.delay.labels(self.kind.name).observe(time.monotonic() - due)
-        for said in outcome.events:
-            self._say(desired, said)
+            self._write_status(desired, outcome.status, item["metadata"]["resourceVersion"])
+        self._count_phase(memory, outcome.status.phase)
+        self.metrics.delay.labels(self.kind).observe(time.monotonic() - due)
+        for event in outcome.events:
+            self._write_event(desired, event)
         refused = None
         for action in outcome.actions:
             refused = self._act(action, desired) or refused
-        noted.refused = refused
+        memory.refused = refused
         if refused is not None:
-            noted.failures += 1
-            return min(LONGEST_REFUSED_S, 0.5 * 2.0 ** min(noted.failures, 10))
-        noted.failures = 0
-        return outcome.again_s
+            memory.failures += 1
+            return min(LONGEST_REFUSED_S, 0.5 * 2.0 ** min(memory.failures, 10))
+        memory.failures = 0
+        return outcome.requeue_after_s
 
-    def _write(self, desired: D, status: ApiModel, version: str) -> None:
+    def _write_status(self, desired: DesiredState[Spec, S], status: S, version: str) -> None:
         meta = {"name": desired.name, "namespace": desired.namespace, "resourceVersion": version}
-        body = {"apiVersion": API_VERSION, "kind": self.kind.name, "metadata": meta, "status": status.to_api()}
+        body = {"apiVersion": API_VERSION, "kind": self.kind, "metadata": meta, "status": status.to_api()}
         self.api.apply(body, subresource="status", force=True)
 
-    def _act(self, action: Action, desired: D) -> Refusal | None:
-        """Does an action; returns what the API server has against a child (a name that is taken, a wrong field)."""
+    def _act(self, action: Action, desired: DesiredState[Spec, S]) -> Refusal | None:
+        """Take an action; return the API server's refusal of an owned object (name taken, invalid field)."""
         match action:
             case Delete(version, kind, name, uid, now):
                 self.api.delete(version, kind, desired.namespace, name, uid, now=now)
                 return None
-            case Note(name, uid, annotations):
+            case Annotate(name, uid, annotations):
                 self.api.annotate("v1", "Pod", desired.namespace, name, uid, annotations)
                 return None
             case Apply(manifest, force):
                 try:
                     self.api.apply(manifest, force=force)
                 except ApiError as error:
-                    return _refusal(manifest, error, present=False)
+                    return _refusal(manifest, error, name_taken=False)
             case Create(manifest):
                 try:
                     self.api.create(manifest)
                 except ApiError as error:
                     if error.status == 409:
-                        return self._unless_ours(manifest, desired, error)
-                    return _refusal(manifest, error, present=False)
+                        return self._refusal_unless_owned(manifest, desired, error)
+                    return _refusal(manifest, error, name_taken=False)
         return None
 
-    def _unless_ours(self, manifest: Mapping[str, Any], desired: D, error: ApiError) -> Refusal | None:
-        """What is there under a child's name may be the child itself, which the watch has not told yet."""
+    def _refusal_unless_owned(
+        self, manifest: Manifest, desired: DesiredState[Spec, S], error: ApiError
+    ) -> Refusal | None:
+        """Accept an existing object that belongs to `desired`: an earlier pass created it."""
         meta = manifest["metadata"]
-        there = self.api.get(manifest["apiVersion"], manifest["kind"], meta["namespace"], meta["name"])
-        owners = (there or {}).get("metadata", {}).get("ownerReferences") or ()
-        if there is None or any(owner["uid"] == desired.uid for owner in owners):
+        existing = self.api.get(manifest["apiVersion"], manifest["kind"], meta["namespace"], meta["name"])
+        if existing is None or owned_by(existing, desired.uid):
             return None
-        return _refusal(manifest, error, present=True)
+        return _refusal(manifest, error, name_taken=True)
 
-    def _say(self, desired: D, said: Say) -> None:
-        """An event; one that cannot be written is not worth a second try, the status says the same."""
-        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        self.metrics.events.labels(self.kind.name, said.reason).inc()
-        about = {"kind": self.kind.name, "namespace": desired.namespace, "name": desired.name}
-        log.info("operator.event", **about, reason=str(said.reason), message=said.message[:1000])
-        event = {
+    def _write_event(self, desired: DesiredState[Spec, S], event: Event) -> None:
+        """Write an event. A failure is logged and not retried, since the status holds the same information."""
+        now = timestamp(datetime.now(UTC))
+        message = event.message[:LONGEST_MESSAGE]
+        self.metrics.events.labels(self.kind, event.reason).inc()
+        about = {"kind": self.kind, "namespace": desired.namespace, "name": desired.name}
+        log.info("operator.event", **about, reason=str(event.reason), message=message)
+        body = {
             "apiVersion": "v1",
             "kind": "Event",
             "metadata": {"name": f"{desired.name}.{uuid.uuid4().hex[:16]}", "namespace": desired.namespace},
-            "involvedObject": {
-                "apiVersion": API_VERSION,
-                "kind": self.kind.name,
-                "namespace": desired.namespace,
-                "name": desired.name,
-                "uid": desired.uid,
-            },
-            "type": said.type,
-            "reason": str(said.reason),
-            "message": said.message[:1000],
+            "involvedObject": {"apiVersion": API_VERSION, **about, "uid": desired.uid},
+            "type": event.type,
+            "reason": str(event.reason),
+            "message": message,
             "source": {"component": MANAGER},
             "reportingComponent": MANAGER,
             "firstTimestamp": now,
@@ -215,27 +211,27 @@ class Controller(Generic[D, S]):
             "count": 1,
         }
         try:
-            self.api.create(event)
+            self.api.create(body)
         except ApiError as error:
-            log.warning("operator.event_lost", reason=said.reason, error=str(error))
+            log.warning("operator.event_lost", reason=event.reason, error=str(error))
 
-    def _count(self, noted: _Noted, phase: str) -> None:
-        if noted.phase != phase:
-            if noted.phase:
-                self.metrics.objects.labels(self.kind.name, noted.phase).dec()
-            self.metrics.objects.labels(self.kind.name, phase).inc()
-            noted.phase = phase
+    def _count_phase(self, memory: _Memory, phase: str) -> None:
+        if memory.phase != phase:
+            if memory.phase:
+                self.metrics.objects.labels(self.kind, memory.phase).dec()
+            self.metrics.objects.labels(self.kind, phase).inc()
+            memory.phase = phase
 
     def _forget(self, key: Key) -> None:
-        noted = self._noted.pop(key, None)
-        if noted is not None and noted.phase:
-            self.metrics.objects.labels(self.kind.name, noted.phase).dec()
+        memory = self._memory.pop(key, None)
+        if memory is not None and memory.phase:
+            self.metrics.objects.labels(self.kind, memory.phase).dec()
 
 
-def _refusal(manifest: Mapping[str, Any], error: ApiError, *, present: bool) -> Refusal:
-    """Raises the error where it is about the server and not about the child."""
+def _refusal(manifest: Manifest, error: ApiError, *, name_taken: bool) -> Refusal:
+    """Convert an error about an owned object; raise any other error again."""
     if error.status not in (400, 403, 409, 422):
         raise error
-    what = f"{manifest['kind']} {manifest['metadata']['name']}"
-    message = f"{what}: another object has this name" if present else f"{what}: {error}"
-    return Refusal(message, for_good=error.status in (400, 422) and not present)
+    which = f"{manifest['kind']} {manifest['metadata']['name']}"
+    message = f"{which}: another object has this name" if name_taken else f"{which}: {error}"
+    return Refusal(message, permanent=error.status in (400, 422) and not name_taken)

@@ -1,33 +1,34 @@
-"""The few calls to the API server that reconcilers need, over the kubernetes client's connection, as plain JSON.
+"""The operator's network access: API server calls as plain JSON, and the metrics pages of router pods.
 
-Every kind that the operator touches, and what it may do with it, is in USED: the role in `operators.rbac` is made of
-it, and a call that is not in it is refused here before the API server could.
+USED lists every kind that the operator accesses, with the verbs. `operators.rbac` derives the role from it, and a call
+that is not listed is refused here before it is sent.
 """
 
 from __future__ import annotations
 
 import json
+import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote
 
 from kubernetes import client, config
 from urllib3.exceptions import HTTPError
 
 from mechanism.errors import AuctionError, InputError
-from operators.resources.base import API_VERSION
+from operators.resources.base import API_VERSION, Manifest
 
 MANAGER = "llm-auction-operator"
 JSON = "application/json"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 TIMEOUT_S = 30.0
+METRICS_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A kind as the API server spells it, whether it lives in a namespace, and the verbs that the operator uses."""
+    """Access to one kind: its plural name in URLs, the verbs that the operator uses, and whether it is namespaced."""
 
     plural: str
     verbs: tuple[str, ...]
@@ -51,46 +52,54 @@ USED: Mapping[tuple[str, str], Use] = {
     ("v1", "Node"): Use("nodes", ("list", "watch", "get"), namespaced=False),
     ("v1", "Event"): Use("events", ("create",)),
 }
-"""Server-side apply is a patch, and a create where the object is not there yet."""
+"""Server-side apply needs `patch`, and `create` where the object may not exist yet."""
 
 
 class ApiError(AuctionError):
-    """The API server refused a request or could not be reached; `status` is HTTP's, 0 where there was no answer."""
+    """A request that the API server refused or that did not reach it. `status`: HTTP status, 0 without a response."""
 
     def __init__(self, status: int, message: str) -> None:
         self.status = status
         super().__init__(message)
 
 
+class _Tolerate:
+    """Suppresses an ApiError with one of these HTTP statuses."""
+
+    def __init__(self, *statuses: int) -> None:
+        self.statuses = statuses
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        return isinstance(error, ApiError) and error.status in self.statuses
+
+
 class KubeApi:
-    """A connection to one API server; safe to use from several threads."""
+    """A client of one API server; safe to use from several threads."""
 
-    def __init__(self, connection: client.ApiClient, watch_calls: Callable[[str, str], None] | None = None) -> None:
-        """`watch_calls` is told verb and resource (`pods`, `irpojobs/status`) of every call."""
+    def __init__(self, connection: client.ApiClient, on_call: Callable[[str, str], None] | None = None) -> None:
+        """Use `connection`; `on_call` receives verb and resource (`pods`, `irpojobs/status`) of every call."""
         self._connection = connection
-        self._told = watch_calls or (lambda verb, resource: None)
+        self._on_call = on_call or (lambda verb, resource: None)
 
-    def get(self, version: str, kind: str, namespace: str | None, name: str) -> dict[str, Any] | None:
-        """An object; None if there is none."""
-        try:
-            found: dict[str, Any] = self._call("get", "GET", version, kind, namespace, name)
-        except ApiError as error:
-            if error.status == 404:
-                return None
-            raise
-        return found
+    def get(self, version: str, kind: str, namespace: str | None, name: str) -> Manifest | None:
+        """Return an object, or None if it does not exist."""
+        with _Tolerate(404):
+            return self._call("get", "GET", version, kind, namespace, name)
+        return None
 
-    def list(self, version: str, kind: str, namespace: str | None, labels: str) -> list[dict[str, Any]]:
-        """All objects with these labels that there are now."""
+    def list(self, version: str, kind: str, namespace: str | None, labels: str) -> list[Manifest]:
+        """Return all objects that match a label selector."""
         query = f"?labelSelector={quote(labels)}"
-        found: list[dict[str, Any]] = self._call("list", "GET", version, kind, namespace, query=query)["items"]
-        return found
+        items: list[Manifest] = self._call("list", "GET", version, kind, namespace, query=query)["items"]
+        return items
 
-    def apply(self, manifest: Mapping[str, Any], *, subresource: str = "", force: bool = False) -> dict[str, Any]:
-        """Server-side apply. Without `force` another manager's fields are a conflict (409)."""
+    def apply(self, manifest: Manifest, *, subresource: str = "", force: bool = False) -> None:
+        """Apply a manifest server-side. Without `force` a field of another manager is a conflict (409)."""
         meta = manifest["metadata"]
-        query = f"?fieldManager={MANAGER}&force={'true' if force else 'false'}"
-        made: dict[str, Any] = self._call(
+        self._call(
             "patch",
             "PATCH",
             manifest["apiVersion"],
@@ -98,57 +107,45 @@ class KubeApi:
             meta.get("namespace"),
             meta["name"],
             subresource,
-            query,
-            manifest,
-            APPLY,
+            query=f"?fieldManager={MANAGER}&force={'true' if force else 'false'}",
+            body=manifest,
+            content=APPLY,
         )
-        return made
 
-    def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """A new object; 409 if there is one of its name."""
-        meta = manifest["metadata"]
-        made: dict[str, Any] = self._call(
+    def create(self, manifest: Manifest) -> None:
+        """Create an object; an existing one of its name is a conflict (409)."""
+        self._call(
             "create",
             "POST",
             manifest["apiVersion"],
             manifest["kind"],
-            meta.get("namespace"),
+            manifest["metadata"].get("namespace"),
             query=f"?fieldManager={MANAGER}",
             body=manifest,
         )
-        return made
 
     def delete(self, version: str, kind: str, namespace: str | None, name: str, uid: str, *, now: bool = False) -> None:
-        """Removes an object of that uid and, in the background, what it owns; nothing if it is gone already."""
-        options: dict[str, Any] = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        """Delete the object with this uid and, in the background, what it owns; does nothing if it is gone."""
+        options: Manifest = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         if now:
             options["gracePeriodSeconds"] = 0
-        try:
+        with _Tolerate(404, 409):  # 409: the name belongs to another uid, so this object is gone
             self._call("delete", "DELETE", version, kind, namespace, name, body=options)
-        except ApiError as error:
-            if error.status not in (404, 409):  # 409: another uid, so ours is gone
-                raise
 
     def annotate(
         self, version: str, kind: str, namespace: str | None, name: str, uid: str, annotations: Mapping[str, str]
     ) -> None:
-        """Writes annotations onto an object of that uid; nothing if it is gone already."""
+        """Set annotations on the object with this uid; does nothing if it is gone."""
         body = {"metadata": {"uid": uid, "annotations": dict(annotations)}}
-        try:
+        with _Tolerate(404, 409):  # 409: the name belongs to another uid, so this object is gone
             self._call("patch", "PATCH", version, kind, namespace, name, body=body, content=MERGE)
-        except ApiError as error:
-            if error.status not in (404, 409):  # 409: another uid, so ours is gone
-                raise
 
     def serves(self, version: str) -> bool:
-        """Whether the API server knows a group and version."""
-        try:
+        """Return whether the API server serves a group and version."""
+        with _Tolerate(404):
             self._send("GET", f"/apis/{version}", None, "")
-        except ApiError as error:
-            if error.status == 404:
-                return False
-            raise
-        return True
+            return True
+        return False
 
     def _call(
         self,
@@ -160,46 +157,58 @@ class KubeApi:
         name: str = "",
         subresource: str = "",
         query: str = "",
-        body: Mapping[str, Any] | None = None,
+        body: Manifest | None = None,
         content: str = JSON,
-    ) -> Any:
+    ) -> Manifest:
         use = USED[version, kind]
         if verb not in (use.status_verbs if subresource else use.verbs):
             raise KeyError(f"{verb} {use.plural}{'/' if subresource else ''}{subresource} is not in USED")
-        self._told(verb, f"{use.plural}/{subresource}" if subresource else use.plural)
+        self._on_call(verb, f"{use.plural}/{subresource}" if subresource else use.plural)
         root = f"/api/{version}" if "/" not in version else f"/apis/{version}"
-        inside = f"/namespaces/{namespace}" if use.namespaced and namespace else ""
-        parts = [root + inside, use.plural, *([name] if name else []), *([subresource] if subresource else [])]
+        prefix = f"/namespaces/{namespace}" if use.namespaced and namespace else ""
+        parts = [root + prefix, use.plural, *([name] if name else []), *([subresource] if subresource else [])]
         return self._send(method, "/".join(parts) + query, body, content)
 
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None, content: str) -> Any:
+    def _send(self, method: str, path: str, body: Manifest | None, content: str) -> Manifest:
         headers = {"Accept": "application/json"} | ({"Content-Type": content} if body is not None else {})
         try:
-            made = self._connection.param_serialize(method, path, header_params=headers, auth_settings=["BearerToken"])
+            request = self._connection.param_serialize(
+                method, path, header_params=headers, auth_settings=["BearerToken"]
+            )
             text = None if body is None else json.dumps(body)
-            # the pool's own request: the client's would parse a patch of a type that it does not know
-            answer = self._connection.rest_client.pool_manager.request(
-                method, made[1], body=text, headers=made[2], timeout=TIMEOUT_S
+            # The pool's request, not the client's: the client rejects patch content types that it does not know.
+            response = self._connection.rest_client.pool_manager.request(
+                method, request[1], body=text, headers=request[2], timeout=TIMEOUT_S
             )
         except (HTTPError, OSError) as error:
             raise ApiError(0, f"the API server does not answer: {error}") from error
-        if answer.status >= 400:
-            raise ApiError(answer.status, _words(answer.data) or f"{method} {path}: HTTP {answer.status}")
-        return json.loads(answer.data)
+        if response.status >= 400:
+            raise ApiError(response.status, _error_message(response.data) or f"{method} {path}: HTTP {response.status}")
+        result: Manifest = json.loads(response.data)
+        return result
 
 
-def _words(data: bytes) -> str:
-    """The API server's own message."""
+def _error_message(data: bytes) -> str:
     try:
         return str(json.loads(data).get("message") or "")
     except (ValueError, AttributeError):
         return data[:500].decode(errors="replace")
 
 
-def connect(kubeconfig: str = "") -> client.ApiClient:
-    """The connection that a kubeconfig describes; without one, that of the pod this runs in, else the user's own.
+def read_metrics(address: str) -> str | None:
+    """Return the metrics page at HOST:PORT, or None if it cannot be read."""
+    try:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=METRICS_TIMEOUT_S) as response:
+            return bytes(response.read()).decode()
+    except (OSError, ValueError):
+        return None
 
-    Raises InputError where there is none.
+
+def connect(kubeconfig: str = "") -> client.ApiClient:
+    """Connect by a kubeconfig; without one by the pod's service account, or else by the user's default kubeconfig.
+
+    Raises:
+        InputError: if there is no usable configuration.
     """
     settings = client.Configuration()
     try:

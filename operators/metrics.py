@@ -1,4 +1,4 @@
-"""What the operator counts, for Prometheus."""
+"""The operator's Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 
 
 
 class OperatorMetrics:
-    """All of them, in one registry. `kind` is a resource's kind, `phase` the word in its status."""
+    """All metrics in one registry. Label `kind` is a resource's kind, `phase` its status' phase."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -17,26 +17,26 @@ class OperatorMetrics:
         )
         self.events = Counter(
             "llm_auction_operator_events_total",
-            "Transitions told, by kind and reason.",
+            "Events written, by kind and reason.",
             ["kind", "reason"],
             registry=self.registry,
         )
         self.delay = Histogram(
             "llm_auction_operator_delay_seconds",
-            "From an event to the status that follows from it.",
+            "Time from the event that queued an object to the status written for it.",
             ["kind"],
             buckets=SECONDS,
             registry=self.registry,
         )
         self.rounds = Counter(
             "llm_auction_operator_rounds_total",
-            "Looks at objects, by kind and how they ended.",
+            "Reconcile passes, by kind and result.",
             ["kind", "result"],
             registry=self.registry,
         )
         self.calls = Counter(
             "llm_auction_operator_api_calls_total",
-            "Calls to the API server.",
+            "Requests to the API server.",
             ["verb", "resource"],
             registry=self.registry,
         )

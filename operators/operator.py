@@ -1,6 +1,6 @@
-"""The operator as a program: kopf watches, and every event of an object or its children has that object looked at.
+"""The operator's process: kopf watches the cluster, and each event queues the object that it concerns.
 
-The handlers decide nothing; what is looked at is read anew from the API server by `operators.controller`.
+The watch handlers decide nothing: `operators.controller` reads the current state from the API server.
 """
 
 from __future__ import annotations
@@ -20,37 +20,57 @@ from kubernetes import client
 from prometheus_client import start_http_server
 
 from mechanism.errors import InputError
-from operators.auctionservice.manifests import SERVICE_LABEL
-from operators.auctionservice.observe import Sight as ServiceSight
-from operators.auctionservice.observe import auctionservice_kind
-from operators.auctionservice.observed import Desired as DesiredService
-from operators.controller import Controller
-from operators.irpojob.observe import Sight, irpojob_kind
-from operators.irpojob.observed import JOB_LABEL, Desired, not_ready_since
-from operators.kube import ApiError, KubeApi
+from operators.auctionservice import observe as auctionservice
+from operators.auctionservice.reconcile import reconcile as reconcile_auctionservice
+from operators.controller import Controller, Reconciler
+from operators.irpojob import observe as irpojob
+from operators.irpojob.reconcile import reconcile as reconcile_irpojob
+from operators.kube import ApiError, KubeApi, read_metrics
 from operators.metrics import OperatorMetrics
-from operators.resources.auctionservice import AuctionServiceStatus
+from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus
 from operators.resources.base import API_VERSION, GROUP, VERSION
-from operators.resources.irpojob import IRPOJobStatus
-from operators.resources.retrainpolicy import RetrainPolicyStatus
-from operators.retrainpolicy.observe import Sight as PolicySight
-from operators.retrainpolicy.observe import retrainpolicy_kind
-from operators.retrainpolicy.observed import POLICY_LABEL
-from operators.retrainpolicy.observed import Desired as DesiredPolicy
+from operators.resources.irpojob import IRPOJobSpec, IRPOJobStatus
+from operators.resources.retrainpolicy import RetrainPolicySpec, RetrainPolicyStatus
+from operators.retrainpolicy import observe as retrainpolicy
+from operators.retrainpolicy.reconcile import reconcile as reconcile_retrainpolicy
 
 log = structlog.get_logger(__name__)
 
 RETRIES_S = (1, 1, 2, 3, 5, 8, 13, 21, *[30] * 1000)
-"""Waits between tries to reach an API server that is away; in the end the process gives up and is started anew."""
+"""Waits between attempts to reach an unavailable API server; after the last one the process exits and is restarted."""
 CRD_WAIT_S = 120.0
-MOST_LOGINS, LOGINS_WITHIN_S = 4, 120.0
+MAX_LOGINS, LOGIN_WINDOW_S = 4, 120.0
 LOGIN_LASTS = timedelta(minutes=30)
-"""Then the token is read anew; Kubernetes renews that of a pod within the hour."""
+"""Then the token is read again; Kubernetes renews that of a pod within the hour."""
+
+IRPOJobReconciler = Reconciler[IRPOJobSpec, irpojob.Observed, IRPOJobStatus]
+ServiceReconciler = Reconciler[AuctionServiceSpec, auctionservice.Observed, AuctionServiceStatus]
+PolicyReconciler = Reconciler[RetrainPolicySpec, retrainpolicy.Observed, RetrainPolicyStatus]
+
+
+def irpojob_reconciler(observer: irpojob.Observer) -> IRPOJobReconciler:
+    """Return the reconciler of IRPOJobs."""
+    final = ("Complete", "Failed")
+    return Reconciler("IRPOJob", IRPOJobSpec, IRPOJobStatus, observer.observe, reconcile_irpojob, final)
+
+
+def auctionservice_reconciler(observer: auctionservice.Observer) -> ServiceReconciler:
+    """Return the reconciler of AuctionServices."""
+    return Reconciler(
+        "AuctionService", AuctionServiceSpec, AuctionServiceStatus, observer.observe, reconcile_auctionservice
+    )
+
+
+def retrainpolicy_reconciler(observer: retrainpolicy.Observer) -> PolicyReconciler:
+    """Return the reconciler of RetrainPolicies."""
+    return Reconciler(
+        "RetrainPolicy", RetrainPolicySpec, RetrainPolicyStatus, observer.observe, reconcile_retrainpolicy
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the operator runs. No namespaces: all of them. Addresses as HOST:PORT; empty: none."""
+    """Settings of the process. No namespaces: all. Addresses are HOST:PORT; an empty one switches the server off."""
 
     namespaces: tuple[str, ...] = ()
     threads: int = 4
@@ -59,7 +79,7 @@ class Settings:
 
 
 class Operator:
-    """All controllers over one connection. `run` blocks until it is stopped by a signal or by `stop`."""
+    """All controllers over one connection. `run` blocks until a signal or `stop` ends it."""
 
     def __init__(self, connection: client.ApiClient, settings: Settings) -> None:
         self.settings = settings
@@ -67,21 +87,25 @@ class Operator:
         self.connection = connection
         self.api = KubeApi(connection, lambda verb, resource: self.metrics.calls.labels(verb, resource).inc())
         self.nodes: dict[str, datetime | None] = {}
-        self.irpojobs: Controller[Desired, IRPOJobStatus] = Controller(
-            irpojob_kind(Sight(self.api, lambda: self.nodes)), self.api, self.metrics
+        """Since when each watched node has not been Ready, None if it is."""
+        self.irpojobs = Controller(
+            irpojob_reconciler(irpojob.Observer(self.api, lambda: self.nodes)), self.api, self.metrics
         )
-        self.services: Controller[DesiredService, AuctionServiceStatus] = Controller(
-            auctionservice_kind(ServiceSight(self.api)), self.api, self.metrics
+        self.services = Controller(
+            auctionservice_reconciler(auctionservice.Observer(self.api, read_metrics)), self.api, self.metrics
         )
-        self.policies: Controller[DesiredPolicy, RetrainPolicyStatus] = Controller(
-            retrainpolicy_kind(PolicySight(self.api)), self.api, self.metrics
-        )
+        self.policies = Controller(retrainpolicy_reconciler(retrainpolicy.Observer(self.api)), self.api, self.metrics)
         self._stop = threading.Event()
         self._logins: list[float] = []
         self._refused = False
 
     def run(self) -> None:
-        """Watches and reconciles. Raises ApiError where the API server refuses the operator's credentials for good."""
+        """Watch and reconcile until stopped.
+
+        Raises:
+            ApiError: if the API server keeps refusing the operator's credentials, or lacks its kinds.
+            InputError: if an address is malformed or in use.
+        """
         wait_for_definitions(self.api)
         server = None
         if self.settings.metrics:
@@ -96,7 +120,7 @@ class Operator:
         try:
             kopf.run(
                 registry=self._registry(),
-                settings=quiet_settings(),
+                settings=kopf_settings(),
                 standalone=True,
                 clusterwide=not self.settings.namespaces,
                 namespaces=self.settings.namespaces,
@@ -108,37 +132,42 @@ class Operator:
                 server.shutdown()
                 server.server_close()
         if self._refused:
-            raise ApiError(401, "the API server refuses the operator's credentials: see its service account and token")
+            raise ApiError(
+                401, "the API server refuses the operator's credentials: check its service account and token"
+            )
 
     def stop(self) -> None:
-        """Has `run` return."""
+        """Make `run` return."""
         self._stop.set()
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
         kopf.on.login(registry=registry)(self._login)
-        kopf.on.startup(registry=registry)(self._startup)
-        kopf.on.cleanup(registry=registry)(self._cleanup)
+        kopf.on.startup(registry=registry)(self._start)
+        kopf.on.cleanup(registry=registry)(self._clean_up)
         kopf.on.event(GROUP, VERSION, "irpojobs", registry=registry)(self._irpojob_changed)
         kopf.on.event(GROUP, VERSION, "auctionservices", registry=registry)(self._service_changed)
         kopf.on.event(GROUP, VERSION, "retrainpolicies", registry=registry)(self._policy_changed)
-        ours = {POLICY_LABEL: kopf.PRESENT}
-        kopf.on.event(GROUP, VERSION, "irpojobs", labels=ours, registry=registry)(self._policy_child_changed)
-        kopf.on.event("batch", "v1", "jobs", labels=ours, registry=registry)(self._policy_child_changed)
-        marked = {SERVICE_LABEL: kopf.PRESENT}
-        kopf.on.event("apps", "v1", "deployments", labels=marked, registry=registry)(self._deployment_changed)
-        kopf.on.event("batch", "v1", "jobs", labels={JOB_LABEL: kopf.PRESENT}, registry=registry)(self._child_changed)
+        of_policies = {retrainpolicy.POLICY_LABEL: kopf.PRESENT}
+        kopf.on.event(GROUP, VERSION, "irpojobs", labels=of_policies, registry=registry)(self._object_of_policy_changed)
+        kopf.on.event("batch", "v1", "jobs", labels=of_policies, registry=registry)(self._object_of_policy_changed)
+        of_services = {auctionservice.SERVICE_LABEL: kopf.PRESENT}
+        kopf.on.event("apps", "v1", "deployments", labels=of_services, registry=registry)(self._deployment_changed)
+        of_irpojobs = {irpojob.JOB_LABEL: kopf.PRESENT}
+        kopf.on.event("batch", "v1", "jobs", labels=of_irpojobs, registry=registry)(self._job_changed)
         kopf.on.event("", "v1", "nodes", registry=registry)(self._node_changed)
         return registry
 
     async def _login(self, **_: Any) -> kopf.ConnectionInfo:
-        """The connection that the actions use, for the watches. Each time another one by its expiry: kopf takes none
-        again that was refused once, and an API server that starts may refuse what is good. One that refuses again and
-        again ends the process, which is then started anew."""
+        """Give kopf the connection that the controllers use.
+
+        Its expiry makes it a new one each time, because kopf never retries credentials that were refused once, and an
+        API server that is starting may refuse valid ones. Repeated refusals end the process, which is then restarted.
+        """
         now = time.monotonic()
-        self._logins = [*(at for at in self._logins if now - at < LOGINS_WITHIN_S), now]
-        if len(self._logins) > MOST_LOGINS:
-            # to raise here would end kopf's logins and nothing else
+        self._logins = [*(at for at in self._logins if now - at < LOGIN_WINDOW_S), now]
+        if len(self._logins) > MAX_LOGINS:
+            # An exception here would end kopf's logins only.
             self._refused = True
             self._stop.set()
         elif len(self._logins) > 1:
@@ -156,13 +185,13 @@ class Operator:
             expiration=datetime.now(UTC) + LOGIN_LASTS,
         )
 
-    async def _startup(self, **_: Any) -> None:
+    async def _start(self, **_: Any) -> None:
         self.irpojobs.start(self.settings.threads)
         self.services.start(self.settings.threads)
         self.policies.start(self.settings.threads)
 
-    async def _cleanup(self, **_: Any) -> None:
-        self._stop.set()  # kopf's thread that waits for it would keep the process alive after a signal
+    async def _clean_up(self, **_: Any) -> None:
+        self._stop.set()  # kopf has a thread that waits for it and would keep the process alive after a signal
         self.irpojobs.stop()
         self.services.stop()
         self.policies.stop()
@@ -175,33 +204,33 @@ class Operator:
         assert namespace is not None
         self.policies.queue.add((namespace, name))
 
-    async def _policy_child_changed(self, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
+    async def _object_of_policy_changed(self, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
         assert namespace is not None
-        self.policies.queue.add((namespace, labels[POLICY_LABEL]))
+        self.policies.queue.add((namespace, labels[retrainpolicy.POLICY_LABEL]))
 
     async def _service_changed(self, namespace: str | None, name: str, **_: Any) -> None:
         assert namespace is not None
         self.services.queue.add((namespace, name))
-        for key in self.policies.unfinished():  # they may wait for its stable version
+        for key in self.policies.unfinished():  # they may be waiting for its stable version
             if key[0] == namespace:
                 self.policies.queue.add(key)
 
     async def _deployment_changed(self, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
         assert namespace is not None
-        self.services.queue.add((namespace, labels[SERVICE_LABEL]))
+        self.services.queue.add((namespace, labels[auctionservice.SERVICE_LABEL]))
 
-    async def _child_changed(self, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
+    async def _job_changed(self, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
         assert namespace is not None
-        self.irpojobs.queue.add((namespace, labels[JOB_LABEL]))
+        self.irpojobs.queue.add((namespace, labels[irpojob.JOB_LABEL]))
 
     async def _node_changed(self, name: str, type: str, body: Mapping[str, Any], **_: Any) -> None:
-        """A node that goes silent, comes back or goes concerns every job with a pod on it: few nodes do, so all."""
+        """Queue all unfinished IRPOJobs when a node's readiness changes, which is rare."""
         before = self.nodes.get(name)
         if type == "DELETED":
             self.nodes.pop(name, None)
             changed = True
         else:
-            self.nodes[name] = not_ready_since(body)
+            self.nodes[name] = irpojob.not_ready_since(dict(body))
             changed = (before is None) != (self.nodes[name] is None)
         if changed:
             for key in self.irpojobs.unfinished():
@@ -209,15 +238,19 @@ class Operator:
 
 
 def address(text: str, option: str) -> tuple[str, int]:
-    """Host (all where it is left out) and port. Raises InputError."""
+    """Parse HOST:PORT; without a host, all interfaces.
+
+    Raises:
+        InputError: if the text has another form.
+    """
     host, _, port = text.rpartition(":")
     if not port.isdigit() or not 0 < int(port) < 65536:
         raise InputError(option, text, "give HOST:PORT, such as 127.0.0.1:9090")
     return host.strip("[]") or "0.0.0.0", int(port)
 
 
-def quiet_settings() -> kopf.OperatorSettings:
-    """Kopf only watches: it posts no events, keeps no notes on objects, and looks for no new kinds."""
+def kopf_settings() -> kopf.OperatorSettings:
+    """Return settings with which kopf only watches: no events, no annotations, no scan for new kinds."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.scanning.disabled = True
@@ -231,9 +264,10 @@ def quiet_settings() -> kopf.OperatorSettings:
 
 
 def wait_for_definitions(api: KubeApi, seconds: float = CRD_WAIT_S) -> None:
-    """Returns once the API server knows our kinds; they may be on their way with the same chart.
+    """Wait until the API server serves the operator's kinds; the same chart may be installing them.
 
-    Raises ApiError where it does not in time, or cannot be reached.
+    Raises:
+        ApiError: if it does not in time, or cannot be reached.
     """
     end = time.monotonic() + seconds
     while True:

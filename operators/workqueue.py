@@ -1,4 +1,7 @@
-"""Keys of objects to look at: each at most once at a time, now or later, so that a hundred events are one look."""
+"""A work queue of object keys: deduplicated, delayed, and never handing one key to two threads at once.
+
+Any number of events for a key that waits lead to one reconcile pass; events during a pass lead to one more after it.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +16,30 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Queue(Generic[K]):
-    """Threads take keys and say when they are done with them; what was added in the meantime comes after that."""
+    """Worker threads `take` keys and report `done`; a key added while it is taken is queued again after that."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._heap: list[tuple[float, int, K]] = []
         self._due: dict[K, float] = {}
-        """When each key that is not taken is due; an entry of the heap with another time has been replaced."""
+        """Due time of each waiting key. A heap entry with another time is obsolete and skipped."""
         self._taken: dict[K, float | None] = {}
-        """Keys that a thread looks at, and when they are due again."""
+        """Keys that a thread is working on, with the time at which they are due again."""
         self._order = itertools.count()
         self._closed = False
 
     def add(self, key: K, after_s: float = 0.0) -> None:
-        """Has a key looked at in so many seconds; an earlier time that is noted already stays."""
+        """Queue a key to be due in `after_s` seconds; if it is queued already, the earlier time counts."""
         due = time.monotonic() + after_s
         with self._changed:
             if key in self._taken:
-                noted = self._taken[key]
-                self._taken[key] = due if noted is None else min(noted, due)
+                next_due = self._taken[key]
+                self._taken[key] = due if next_due is None else min(next_due, due)
             else:
                 self._put(key, due)
 
     def take(self) -> tuple[K, float] | None:
-        """The next key that is due, and since when (by the monotonic clock); waits for one. None once it is closed."""
+        """Block until a key is due; return it with its due time (monotonic clock). None: the queue is closed."""
         with self._changed:
             while not self._closed:
                 while self._heap and self._due.get(self._heap[0][2]) != self._heap[0][0]:
@@ -51,14 +54,14 @@ class Queue(Generic[K]):
             return None
 
     def done(self, key: K) -> None:
-        """Ends a look."""
+        """Release a taken key; it is queued again if it was added in the meantime."""
         with self._changed:
             due = self._taken.pop(key)
             if due is not None:
                 self._put(key, due)
 
     def close(self) -> None:
-        """Has every thread that takes go home."""
+        """Close the queue: blocked and later take() calls return None."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

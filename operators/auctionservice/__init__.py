@@ -1,1 +1,4 @@
-"""What the operator does for an AuctionService: the decision is `reconcile.reconcile`, a pure function."""
+"""AuctionService: `observe` reads the cluster, `rollout` moves the traffic to a new version, `reconcile` does the rest.
+
+`reconcile` and `rollout` are pure, `manifests` renders the objects, `guards` compares versions.
+"""

@@ -1,56 +1,58 @@
-"""The objects that a service consists of, as Kubernetes' manifests. What goes into them is decided elsewhere."""
+"""The objects of an AuctionService as Kubernetes manifests, rendered from its specification and status."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
-from operators.auctionservice.observed import Desired
+from operators.auctionservice.observe import (
+    DIGEST_LABEL,
+    METRICS_PORT,
+    PART_LABEL,
+    POLICY,
+    ROUTER,
+    SERVICE_LABEL,
+    Desired,
+    short,
+)
+from operators.objects import owned_object
 from operators.resources.auctionservice import AuctionServiceStatus, Model, Pods
-from operators.resources.base import API_VERSION, GROUP
+from operators.resources.base import GROUP, Manifest
 
-SERVICE_LABEL = f"{GROUP}/auctionservice"
-PART_LABEL = "app.kubernetes.io/component"
+KIND = "AuctionService"
 VERSION_LABEL = f"{GROUP}/version"
-DIGEST_LABEL = f"{GROUP}/digest"
 ROUTES_ANNOTATION = f"{GROUP}/routes"
-"""On a router's pod: the route file that it should follow by now."""
-ROUTER, POLICY = "router", "policy"
-HTTP_PORT, METRICS_PORT = 8080, 9090
+"""Annotation of a router's pod: generation of the route file that it should follow by now."""
+HTTP_PORT = 8080
 TRITON_HTTP, TRITON_GRPC, TRITON_METRICS = 8000, 8001, 8002
 ROUTES_FOLDER, ROUTES_FILE = "/etc/llm-auction/routes", "routes.json"
 STATE = "/var/lib/llm-auction"
 BUILT = f"{STATE}/models"
 PRE_STOP_S = 10
-"""How long a pod goes on as before after it was taken off the endpoints: other nodes hear of that a little later."""
-MARGIN_S = 15
-LAST_WORDS = "FallbackToLogsOnError"
-"""Of a container that fails, the end of its log is in its status, where the operator reads it."""
-
-
-def short(digest: str) -> str:
-    """What of a digest names objects and, on Triton, the model (`policy-<12 digits>`)."""
-    return digest[:12]
+"""How long a pod keeps serving after its removal from the endpoints: other nodes learn of that with a delay."""
+SHUTDOWN_MARGIN_S = 15
+DEFAULT_ROUTERS = 2
+TERMINATION_MESSAGE_POLICY = "FallbackToLogsOnError"
+"""The end of a failed container's log becomes part of its status, where the operator reads it."""
 
 
 def router_name(service: str) -> str:
-    """Name of the routers' Deployment, autoscaler and disruption budget."""
+    """Return the name of the routers' Deployment, autoscaler and disruption budget."""
     return f"{service}-router"
 
 
 def routes_name(service: str) -> str:
-    """Name of the ConfigMap with the route file."""
+    """Return the name of the ConfigMap with the route file."""
     return f"{service}-routes"
 
 
 def policy_name(service: str, digest: str) -> str:
-    """Name of a version's Deployment and Service."""
+    """Return the name of a version's Deployment and Service."""
     return f"{service}-policy-{short(digest)}"
 
 
 def routes_file(service: Desired, status: AuctionServiceStatus) -> str:
-    """The route file, in the form that `llm-auction serve --routes` reads (serving/policies/route_file.py)."""
+    """Render the route file that `llm-auction serve --routes` reads (serving/policies/route_file.py)."""
     versions = [
         {
             "name": one.name,
@@ -63,12 +65,12 @@ def routes_file(service: Desired, status: AuctionServiceStatus) -> str:
     return json.dumps({"generation": status.routes_generation, "versions": versions}, indent=1) + "\n"
 
 
-def manifests(service: Desired, status: AuctionServiceStatus, models: Sequence[Model]) -> list[dict[str, Any]]:
-    """All objects of a service in the order in which they are needed; `models` are the versions with servers."""
-    made: list[dict[str, Any]] = []
+def manifests(service: Desired, status: AuctionServiceStatus, models: Sequence[Model]) -> list[Manifest]:
+    """Render all objects of a service in the order of their creation; `models` are the versions with servers."""
+    result: list[Manifest] = []
     for model in models:
-        made += [_policy_service(service, model), _policy_deployment(service, model)]
-    made += [
+        result += [_policy_service(service, model), _policy_deployment(service, model)]
+    result += [
         _object(service, "v1", "ConfigMap", routes_name(service.name), ROUTER)
         | {"data": {ROUTES_FILE: routes_file(service, status)}},
         _router_service(service),
@@ -76,44 +78,30 @@ def manifests(service: Desired, status: AuctionServiceStatus, models: Sequence[M
         _disruption_budget(service),
     ]
     if service.spec.router.autoscaling is not None:
-        made.append(_autoscaler(service))
-    return made
+        result.append(_autoscaler(service))
+    return result
 
 
 def selector(service: str, part: str) -> dict[str, str]:
-    """The labels by which a part's pods are found."""
+    """Return the labels that select the pods of a part (routers or policy servers)."""
     return {SERVICE_LABEL: service, PART_LABEL: part}
 
 
-def _object(service: Desired, version: str, kind: str, name: str, part: str, **labels: str) -> dict[str, Any]:
-    owner = {
-        "apiVersion": API_VERSION,
-        "kind": "AuctionService",
-        "name": service.name,
-        "uid": service.uid,
-        "controller": True,
-        "blockOwnerDeletion": False,
-    }
-    common = {"app.kubernetes.io/name": "llm-auction", "app.kubernetes.io/managed-by": "llm-auction-operator"}
-    metadata = {
-        "name": name,
-        "namespace": service.namespace,
-        "labels": {**common, **selector(service.name, part), **labels},
-        "ownerReferences": [owner],
-    }
-    return {"apiVersion": version, "kind": kind, "metadata": metadata}
+def _object(service: Desired, version: str, kind: str, name: str, part: str, **labels: str) -> Manifest:
+    labels = {"app.kubernetes.io/name": "llm-auction", **selector(service.name, part), **labels}
+    return owned_object(service, KIND, version, kind, name, labels)
 
 
-def _router_service(service: Desired) -> dict[str, Any]:
-    made = _object(service, "v1", "Service", service.name, ROUTER)
+def _router_service(service: Desired) -> Manifest:
     ports = [
         {"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"},
         {"name": "metrics", "port": METRICS_PORT, "targetPort": "metrics", "protocol": "TCP"},
     ]
-    return made | {"spec": {"selector": selector(service.name, ROUTER), "ports": ports}}
+    spec = {"selector": selector(service.name, ROUTER), "ports": ports}
+    return _object(service, "v1", "Service", service.name, ROUTER) | {"spec": spec}
 
 
-def _router_deployment(service: Desired) -> dict[str, Any]:
+def _router_deployment(service: Desired) -> Manifest:
     router = service.spec.router
     options = {
         "host": "0.0.0.0",
@@ -148,16 +136,16 @@ def _router_deployment(service: Desired) -> dict[str, Any]:
         "startupProbe": _probe("/livez", "http", period=2, failures=90),
         "livenessProbe": _probe("/livez", "http", period=10, failures=3),
         "readinessProbe": _probe("/readyz", "http", period=3, failures=2),
-        "terminationMessagePolicy": LAST_WORDS,
+        "terminationMessagePolicy": TERMINATION_MESSAGE_POLICY,
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_S}}},
     }
-    own = [
+    volumes = [
         ({"name": "llm-auction-routes", "configMap": {"name": routes_name(service.name)}}, ROUTES_FOLDER, True),
         ({"name": "llm-auction-state", "emptyDir": {}}, STATE, False),
         ({"name": "llm-auction-tmp", "emptyDir": {}}, "/tmp", False),
     ]
-    template = _template(service, router, ROUTER, container, own)
-    template["spec"]["terminationGracePeriodSeconds"] = PRE_STOP_S + router.drain_seconds + MARGIN_S
+    template = _template(service, router, ROUTER, container, volumes)
+    template["spec"]["terminationGracePeriodSeconds"] = PRE_STOP_S + router.drain_seconds + SHUTDOWN_MARGIN_S
     template["spec"]["topologySpreadConstraints"] = [
         {
             "maxSkew": 1,
@@ -168,25 +156,26 @@ def _router_deployment(service: Desired) -> dict[str, Any]:
     ]
     spec = _deployment_spec(service, ROUTER, template)
     if router.autoscaling is None:
-        spec["replicas"] = router.replicas or 2
+        spec["replicas"] = router.replicas or DEFAULT_ROUTERS
     return _object(service, "apps/v1", "Deployment", router_name(service.name), ROUTER) | {"spec": spec}
 
 
-def _policy_service(service: Desired, model: Model) -> dict[str, Any]:
-    """Without an address of its own: the routers' gRPC clients spread over the pods that they find by the name."""
-    made = _object(service, "v1", "Service", policy_name(service.name, model.digest), POLICY, **_version(model))
+def _policy_service(service: Desired, model: Model) -> Manifest:
+    """Render a headless Service, so that the routers' gRPC clients balance over the pods that its name resolves to."""
     ports = [
         {"name": "grpc", "port": TRITON_GRPC, "targetPort": "grpc", "protocol": "TCP"},
         {"name": "metrics", "port": TRITON_METRICS, "targetPort": "metrics", "protocol": "TCP"},
     ]
-    chosen = {**selector(service.name, POLICY), DIGEST_LABEL: short(model.digest)}
-    return made | {"spec": {"clusterIP": "None", "selector": chosen, "ports": ports}}
+    pods = {**selector(service.name, POLICY), DIGEST_LABEL: short(model.digest)}
+    name = policy_name(service.name, model.digest)
+    spec = {"clusterIP": "None", "selector": pods, "ports": ports}
+    return _object(service, "v1", "Service", name, POLICY, **_version(model)) | {"spec": spec}
 
 
-def _policy_deployment(service: Desired, model: Model) -> dict[str, Any]:
+def _policy_deployment(service: Desired, model: Model) -> Manifest:
     policy = service.spec.policy
     repository = policy.source.repository or BUILT
-    container: dict[str, Any] = {
+    container: Manifest = {
         "name": "policy",
         "image": policy.image,
         "imagePullPolicy": service.spec.image_pull_policy,
@@ -209,10 +198,10 @@ def _policy_deployment(service: Desired, model: Model) -> dict[str, Any]:
         "startupProbe": _probe("/v2/health/ready", "http", period=5, failures=max(2, policy.start_seconds // 5)),
         "livenessProbe": _probe("/v2/health/live", "http", period=10, failures=6),
         "readinessProbe": _probe("/v2/health/ready", "http", period=3, failures=2),
-        "terminationMessagePolicy": LAST_WORDS,
+        "terminationMessagePolicy": TERMINATION_MESSAGE_POLICY,
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_S}}},
     }
-    own = [
+    volumes = [
         (
             {"name": "llm-auction-shm", "emptyDir": {"medium": "Memory", "sizeLimit": policy.shared_memory}},
             "/dev/shm",
@@ -221,15 +210,16 @@ def _policy_deployment(service: Desired, model: Model) -> dict[str, Any]:
         ({"name": "llm-auction-tmp", "emptyDir": {}}, "/tmp", False),
     ]
     if policy.source.registry is not None:
-        own.append(({"name": "llm-auction-models", "emptyDir": {}}, BUILT, False))
-    template = _template(service, policy, POLICY, container, own, **_version(model))
+        volumes.append(({"name": "llm-auction-models", "emptyDir": {}}, BUILT, False))
+    template = _template(service, policy, POLICY, container, volumes, **_version(model))
     if policy.source.registry is not None:
         template["spec"]["initContainers"] = [_builder(service, model, template["spec"]["containers"][0])]
     if policy.gpus:
-        limits = {policy.gpu_resource: policy.gpus}
-        told = template["spec"]["containers"][0].setdefault("resources", {})
-        told["limits"] = {**told.get("limits", {}), **limits}
-    template["spec"]["terminationGracePeriodSeconds"] = PRE_STOP_S + service.spec.router.drain_seconds + MARGIN_S
+        resources = template["spec"]["containers"][0].setdefault("resources", {})
+        resources["limits"] = {**resources.get("limits", {}), policy.gpu_resource: policy.gpus}
+    template["spec"]["terminationGracePeriodSeconds"] = (
+        PRE_STOP_S + service.spec.router.drain_seconds + SHUTDOWN_MARGIN_S
+    )
     spec = _deployment_spec(service, POLICY, template, **{DIGEST_LABEL: short(model.digest)})
     spec["replicas"] = policy.replicas
     spec["progressDeadlineSeconds"] = policy.start_seconds + 600
@@ -237,8 +227,8 @@ def _policy_deployment(service: Desired, model: Model) -> dict[str, Any]:
     return _object(service, "apps/v1", "Deployment", name, POLICY, **_version(model)) | {"spec": spec}
 
 
-def _builder(service: Desired, model: Model, beside: dict[str, Any]) -> dict[str, Any]:
-    """Makes the model repository out of the registry's entry before the server starts."""
+def _builder(service: Desired, model: Model, server: Manifest) -> Manifest:
+    """Render the init container that builds the model repository from the registry's entry."""
     policy = service.spec.policy
     device = ["--device=gpu"] if policy.gpus else []
     return {
@@ -247,11 +237,11 @@ def _builder(service: Desired, model: Model, beside: dict[str, Any]) -> dict[str
         "imagePullPolicy": service.spec.image_pull_policy,
         "command": ["llm-auction", "triton", "build", str(policy.source.registry)],
         "args": [f"--version={model.name}", f"--out={BUILT}", *device],
-        "env": beside["env"],
-        "envFrom": beside["envFrom"],
-        "terminationMessagePolicy": LAST_WORDS,
-        "volumeMounts": [one for one in beside["volumeMounts"] if one["mountPath"] != "/dev/shm"],
-        "securityContext": beside["securityContext"],
+        "env": server["env"],
+        "envFrom": server["envFrom"],
+        "terminationMessagePolicy": TERMINATION_MESSAGE_POLICY,
+        "volumeMounts": [one for one in server["volumeMounts"] if one["mountPath"] != "/dev/shm"],
+        "securityContext": server["securityContext"],
         "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
     }
 
@@ -260,17 +250,20 @@ def _template(
     service: Desired,
     pods: Pods,
     part: str,
-    container: dict[str, Any],
-    own: Sequence[tuple[dict[str, Any], str, bool]],
+    container: Manifest,
+    volumes: Sequence[tuple[Manifest, str, bool]],
     **labels: str,
-) -> dict[str, Any]:
-    """A pod template: what all our pods have in common around one container. `own`: volume, where, read-only."""
+) -> Manifest:
+    """Render the pod template around a container. `volumes`: source, mount path, read-only."""
     security = pods.pod_security.to_api()
     container = container | {
         "resources": pods.resources.to_api(),
         "envFrom": [one.to_api() for one in pods.env_from],
         "volumeMounts": [
-            *({"name": source["name"], "mountPath": path, "readOnly": fixed} for source, path, fixed in own),
+            *(
+                {"name": source["name"], "mountPath": path, "readOnly": read_only}
+                for source, path, read_only in volumes
+            ),
             *(volume.mount() for volume in pods.volumes),
         ],
         "securityContext": {
@@ -279,9 +272,9 @@ def _template(
             "capabilities": {"drop": ["ALL"]},
         },
     }
-    spec: dict[str, Any] = {
+    spec: Manifest = {
         "containers": [container],
-        "volumes": [*(source for source, _, _ in own), *(volume.source() for volume in pods.volumes)],
+        "volumes": [*(source for source, _, _ in volumes), *(volume.source() for volume in pods.volumes)],
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}, **security},
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -293,13 +286,13 @@ def _template(
         spec["priorityClassName"] = pods.priority_class_name
     if pods.service_account_name is not None:
         spec["serviceAccountName"] = pods.service_account_name
-    marks = {"app.kubernetes.io/name": "llm-auction", **selector(service.name, part), **labels}
-    metadata = {"labels": {**pods.pod_labels, **marks}, "annotations": dict(pods.pod_annotations)}
+    pod_labels = {"app.kubernetes.io/name": "llm-auction", **selector(service.name, part), **labels}
+    metadata = {"labels": {**pods.pod_labels, **pod_labels}, "annotations": dict(pods.pod_annotations)}
     return {"metadata": metadata, "spec": spec}
 
 
-def _deployment_spec(service: Desired, part: str, template: dict[str, Any], **labels: str) -> dict[str, Any]:
-    """New pods are ready before old ones go."""
+def _deployment_spec(service: Desired, part: str, template: Manifest, **labels: str) -> Manifest:
+    """Render the part that both Deployments share: new pods are ready before old ones end."""
     return {
         "selector": {"matchLabels": {**selector(service.name, part), **labels}},
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
@@ -308,16 +301,16 @@ def _deployment_spec(service: Desired, part: str, template: dict[str, Any], **la
     }
 
 
-def _disruption_budget(service: Desired) -> dict[str, Any]:
+def _disruption_budget(service: Desired) -> Manifest:
     spec = {
         "maxUnavailable": service.spec.router.max_unavailable,
         "selector": {"matchLabels": selector(service.name, ROUTER)},
     }
-    made = _object(service, "policy/v1", "PodDisruptionBudget", router_name(service.name), ROUTER)
-    return made | {"spec": spec}
+    name = router_name(service.name)
+    return _object(service, "policy/v1", "PodDisruptionBudget", name, ROUTER) | {"spec": spec}
 
 
-def _autoscaler(service: Desired) -> dict[str, Any]:
+def _autoscaler(service: Desired) -> Manifest:
     scaling = service.spec.router.autoscaling
     assert scaling is not None
     name = router_name(service.name)
@@ -336,7 +329,7 @@ def _version(model: Model) -> dict[str, str]:
     return {VERSION_LABEL: model.name, DIGEST_LABEL: short(model.digest)}
 
 
-def _probe(path: str, port: str, period: int, failures: int) -> dict[str, Any]:
+def _probe(path: str, port: str, period: int, failures: int) -> Manifest:
     return {
         "httpGet": {"path": path, "port": port},
         "periodSeconds": period,

@@ -1,25 +1,28 @@
-"""Reads what the reconciler of AuctionService needs: the service, its children, and what each router says of itself."""
+"""The observed state of an AuctionService: its objects, its policy servers, and the figures of each router."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
 
-from operators.actions import Outcome, Refusal
-from operators.auctionservice.manifests import DIGEST_LABEL, METRICS_PORT, PART_LABEL, POLICY, ROUTER, SERVICE_LABEL
-from operators.auctionservice.meter import Meter, Read, Scrape, read_all, read_metrics
-from operators.auctionservice.observed import Child, Desired, Observed, SeenRouter, Servers, window
-from operators.auctionservice.reconcile import reconcile
-from operators.controller import Kind
-from operators.desired import desired_state
-from operators.kube import KubeApi
-from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus
+from mechanism.weights import model_version
+from operators.auctionservice.guards import Counts
+from operators.auctionservice.meter import Meter, ReadMetrics, Scrape, VersionKey, VersionReport, read_all
+from operators.objects import DesiredState, Reader, owned_by
+from operators.reconciliation import Refusal
+from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus, Model
+from operators.resources.base import GROUP, Manifest
 
-LONGEST_WORDS = 500
+Desired = DesiredState[AuctionServiceSpec, AuctionServiceStatus]
+
+SERVICE_LABEL = f"{GROUP}/auctionservice"
+PART_LABEL = "app.kubernetes.io/component"
+DIGEST_LABEL = f"{GROUP}/digest"
+ROUTER, POLICY = "router", "policy"
+METRICS_PORT = 9090
+LONGEST_OUTPUT = 500
 STARTING = ("ContainerCreating", "PodInitializing")
-CHILDREN = (
+OWNED_KINDS = (
     ("apps/v1", "Deployment"),
     ("v1", "Service"),
     ("v1", "ConfigMap"),
@@ -28,104 +31,174 @@ CHILDREN = (
 )
 
 
-@dataclass(frozen=True)
-class Sight:
-    """Where the children of a service and the figures of its routers are seen."""
+def short(digest: str) -> str:
+    """Return the prefix of a digest that names objects and, on Triton, the model (`policy-<12 digits>`)."""
+    return digest[:12]
 
-    api: KubeApi
-    read: Read = read_metrics
+
+def key_of(model: Model) -> VersionKey:
+    """Return the key by which routers report on a version."""
+    return model.name, model_version(model.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedObject:
+    """An object that belongs to the service."""
+
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The pods of a Deployment: wanted, ready, and what keeps one of the others from being ready."""
+
+    wanted: int
+    ready: int
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedRouter:
+    """A router's pod.
+
+    `generation` is None if its metrics at `address` could not be read, or if it follows no route file.
+    """
+
+    pod: str
+    ready: bool
+    generation: int | None = None
+    versions: Mapping[VersionKey, VersionReport] = field(default_factory=dict)
+    uid: str = ""
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The objects of a service, its servers, and the API server's last refusal of one of its objects.
+
+    `policies`: Deployments of policy servers by `short` digest; `counts`: by model version, over the `window`.
+    """
+
+    owned: tuple[OwnedObject, ...] = ()
+    policies: Mapping[str, Servers] = field(default_factory=dict)
+    router: Servers = Servers(0, 0)
+    routers: tuple[ObservedRouter, ...] = ()
+    counts: Mapping[str, Counts] = field(default_factory=dict)
+    refused: Refusal | None = None
+
+    @property
+    def active_routers(self) -> list[ObservedRouter]:
+        """Routers that follow a route file or may receive traffic."""
+        return [router for router in self.routers if router.generation is not None or router.ready]
+
+    def servers_of(self, model: Model) -> Servers:
+        """Return the policy servers of a version."""
+        return self.policies.get(short(model.digest), Servers(0, 0))
+
+    def counts_of(self, model: Model) -> Counts:
+        """Return what the routers counted of a version."""
+        return self.counts.get(model_version(model.digest), Counts())
+
+
+def window(status: AuctionServiceStatus) -> str:
+    """Name the time over which the candidate is compared; it ends when the candidate's share changes."""
+    return "" if status.candidate is None else f"{status.candidate.digest}/{status.step}/{status.weight}"
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Reads the state of AuctionServices; `read` returns a router's metrics page."""
+
+    api: Reader
+    read: ReadMetrics
     meter: Meter = field(default_factory=Meter)
 
-    def decide(self, desired: Desired, refused: Refusal | None, now: datetime) -> Outcome[AuctionServiceStatus]:
-        """One round of the reconciler on what is there now."""
+    def observe(self, desired: Desired, refused: Refusal | None) -> Observed:
+        """Read the objects of a service and the figures of its routers; nothing for one that is being deleted."""
         if desired.deleting:
             self.meter.forget(desired.uid)
-            return Outcome(desired.status)
-        return reconcile(self.observe(desired, refused), desired, now)
-
-    def observe(self, desired: Desired, refused: Refusal | None) -> Observed:
-        """The children of a service, and its routers by their own figures."""
+            return Observed()
         labels = f"{SERVICE_LABEL}={desired.name}"
-        children: list[Child] = []
+        owned: list[OwnedObject] = []
         policies: dict[str, Servers] = {}
         router = Servers(0, 0)
-        found_pods = self.api.list("v1", "Pod", desired.namespace, labels)
-        for version, kind in CHILDREN:
+        pods = self.api.list("v1", "Pod", desired.namespace, labels)
+        for version, kind in OWNED_KINDS:
             for item in self.api.list(version, kind, desired.namespace, labels):
-                meta = item["metadata"]
-                if not any(owner.get("uid") == desired.uid for owner in meta.get("ownerReferences") or ()):
+                if not owned_by(item, desired.uid):
                     continue
-                children.append(Child(version, kind, meta["name"], meta["uid"]))
+                meta = item["metadata"]
+                owned.append(OwnedObject(version, kind, meta["name"], meta["uid"]))
                 if kind == "Deployment" and meta["labels"].get(PART_LABEL) == POLICY:
-                    of = meta["labels"][DIGEST_LABEL]
-                    policies[of] = _servers(item, [p for p in found_pods if _label(p, DIGEST_LABEL) == of])
+                    digest = meta["labels"][DIGEST_LABEL]
+                    policies[digest] = _servers(item, [p for p in pods if _label(p, DIGEST_LABEL) == digest])
                 elif kind == "Deployment":
-                    router = _servers(item, [p for p in found_pods if _label(p, PART_LABEL) == ROUTER])
-        pods = [
+                    router = _servers(item, [p for p in pods if _label(p, PART_LABEL) == ROUTER])
+        running = [
             pod
-            for pod in found_pods
+            for pod in pods
             if _label(pod, PART_LABEL) == ROUTER and (pod.get("status") or {}).get("phase") == "Running"
         ]
-        addresses = {pod["metadata"]["uid"]: _address(pod) for pod in pods if (pod["status"].get("podIP"))}
-        found = read_all(addresses.values(), self.read)
-        scrapes = {uid: found[address] for uid, address in addresses.items() if address in found}
+        scrapes = self._scrape(running)
         counts = self.meter.add(desired.uid, window(desired.status), scrapes)
-        routers = tuple(_router(pod, scrapes.get(pod["metadata"]["uid"])) for pod in pods)
-        return Observed(tuple(children), policies, router, routers, counts, refused)
+        routers = tuple(_router(pod, scrapes.get(pod["metadata"]["uid"])) for pod in running)
+        return Observed(tuple(owned), policies, router, routers, counts, refused)
+
+    def _scrape(self, pods: Iterable[Manifest]) -> dict[str, Scrape]:
+        """Return the figures of the routers that could be read, by uid."""
+        addresses = {pod["metadata"]["uid"]: _address(pod) for pod in pods}
+        found = read_all(filter(None, addresses.values()), self.read)
+        return {uid: found[address] for uid, address in addresses.items() if address in found}
 
 
-def _label(pod: Mapping[str, Any], name: str) -> str:
+def _label(pod: Manifest, name: str) -> str:
     return str((pod["metadata"].get("labels") or {}).get(name, ""))
 
 
-def _servers(item: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> Servers:
-    """Pods of the newest template count alone: others may have other weights or settings."""
-    status = item.get("status") or {}
-    current = int(status.get("observedGeneration") or 0) >= int(item["metadata"].get("generation") or 0)
+def _servers(deployment: Manifest, pods: Iterable[Manifest]) -> Servers:
+    """Count ready pods of the newest template only: older ones may have other weights or settings."""
+    status = deployment.get("status") or {}
+    current = int(status.get("observedGeneration") or 0) >= int(deployment["metadata"].get("generation") or 0)
     ready = int(status.get("readyReplicas") or 0)
-    troubles = filter(None, map(trouble, pods))
-    return Servers(int((item.get("spec") or {}).get("replicas", 1)), ready if current else 0, next(troubles, ""))
+    wanted = int((deployment.get("spec") or {}).get("replicas", 1))
+    return Servers(wanted, ready if current else 0, next(filter(None, map(trouble, pods)), ""))
 
 
-def trouble(pod: Mapping[str, Any]) -> str:
-    """What keeps a pod from being ready, if it is more than that it starts: no node for it, an image that cannot be
-    had, a container that ended, with the last line of its log."""
+def trouble(pod: Manifest) -> str:
+    """Describe what keeps a pod from being ready; "" for a pod that is ready or just starting.
+
+    That is a pod without a node, an image that cannot be pulled, or a container that ended (with its last log line).
+    """
     name, status = pod["metadata"]["name"], pod.get("status") or {}
     for one in status.get("conditions") or ():
         if one["type"] == "PodScheduled" and one["status"] == "False":
             return f"pod {name}: {one.get('message') or one.get('reason')}"
-    for of in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
-        waiting = (of.get("state") or {}).get("waiting") or {}
-        ended = (of.get("state") or {}).get("terminated") or (of.get("lastState") or {}).get("terminated") or {}
-        if of.get("ready") or not (ended.get("exitCode") or waiting.get("reason") not in (None, *STARTING)):
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        state, last_state = container.get("state") or {}, container.get("lastState") or {}
+        waiting = state.get("waiting") or {}
+        ended = state.get("terminated") or last_state.get("terminated") or {}
+        if container.get("ready") or not (ended.get("exitCode") or waiting.get("reason") not in (None, *STARTING)):
             continue
         if not ended.get("exitCode"):
-            return f"pod {name}, {of['name']}: {waiting['reason']} {waiting.get('message') or ''}".rstrip()
+            return f"pod {name}, {container['name']}: {waiting['reason']} {waiting.get('message') or ''}".rstrip()
         *_, last = (ended.get("message") or ended.get("reason") or "").strip().splitlines() or [""]
-        return f"pod {name}, {of['name']} ended with {ended['exitCode']}: {last[:LONGEST_WORDS]}"
+        return f"pod {name}, {container['name']} ended with {ended['exitCode']}: {last[:LONGEST_OUTPUT]}"
     return ""
 
 
-def _address(pod: Mapping[str, Any]) -> str:
-    ip = str(pod["status"]["podIP"])
-    return f"[{ip}]:{METRICS_PORT}" if ":" in ip else f"{ip}:{METRICS_PORT}"
+def _address(pod: Manifest) -> str:
+    """Return HOST:PORT of a router's metrics, "" before it has an address."""
+    ip = str(pod["status"].get("podIP") or "")
+    host = f"[{ip}]" if ":" in ip else ip
+    return f"{host}:{METRICS_PORT}" if ip else ""
 
 
-def _router(pod: Mapping[str, Any], scrape: Scrape | None) -> SeenRouter:
+def _router(pod: Manifest, scrape: Scrape | None) -> ObservedRouter:
     meta, conditions = pod["metadata"], (pod.get("status") or {}).get("conditions") or ()
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
     ready = ready and "deletionTimestamp" not in meta
-    if scrape is None:
-        where = _address(pod) if pod["status"].get("podIP") else ""
-        return SeenRouter(meta["name"], ready, uid=meta["uid"], address=where)
-    return SeenRouter(meta["name"], ready, scrape.generation, scrape.refusing, scrape.versions, meta["uid"])
-
-
-def desired_of(item: Mapping[str, Any]) -> Desired:
-    """A service out of the API's object."""
-    return desired_state(item, AuctionServiceSpec, AuctionServiceStatus)
-
-
-def auctionservice_kind(sight: Sight) -> Kind[Desired, AuctionServiceStatus]:
-    """The kind, for a controller."""
-    return Kind("AuctionService", desired_of, sight.decide, lambda status: status.phase)
+    scrape = scrape or Scrape()
+    return ObservedRouter(meta["name"], ready, scrape.generation, scrape.versions, meta["uid"], _address(pod))

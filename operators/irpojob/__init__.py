@@ -1,1 +1,1 @@
-"""The reconciler of IRPOJob: from a job and what is seen of its pods to what to do next."""
+"""IRPOJob: `observe` reads the cluster, `reconcile` is a pure decision, `manifests` renders the objects."""

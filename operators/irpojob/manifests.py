@@ -1,18 +1,18 @@
-"""The objects that a job is made of: its configuration, the name service of its pods, and one Job for each step.
+"""The objects of an IRPOJob: a ConfigMap with its configuration, a headless Service for its pods, a Job per step.
 
-All of them belong to the job by owner reference, so that Kubernetes removes them with it, operator or no operator.
+All have an owner reference to the IRPOJob, so that Kubernetes deletes them with it even while no operator runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import yaml
 
-from operators.irpojob.observed import ATTEMPT_LABEL, EPOCH_LABEL, JOB_LABEL, STEP_LABEL, Desired
+from operators.irpojob.observe import ATTEMPT_LABEL, EPOCH_LABEL, JOB_LABEL, STEP_LABEL, Desired
 from operators.irpojob.plan import Place, Step, job_name, pods_of
-from operators.resources.base import API_VERSION
+from operators.objects import owned_object
+from operators.resources.base import Manifest
 from operators.resources.irpojob import IRPOJobSpec, OptimisationPods, StepPods
 from operators.resources.pods import EnvVar
 from trainers.config import dump_config
@@ -24,43 +24,43 @@ CONFIG_FOLDER = "/etc/llm-auction"
 GATES_FILE = "gates.yaml"
 CONTAINER = "train"
 LOCK_WAIT_S = 900
-"""How long pods wait for the run's lock: an object store's lease of a dead pod ends after five minutes."""
+"""How long pods wait for the run's lock. In an object store, the lease of a dead pod expires after five minutes."""
 SHUTDOWN_S = 30
-MESSAGE = "/dev/termination-log"
+TERMINATION_LOG = "/dev/termination-log"
 
 
 def config_name(job: Desired) -> str:
-    """Name of the ConfigMap with the run's configuration."""
+    """Return the name of the ConfigMap with the run's configuration."""
     return f"{job.name}-config"
 
 
 def service_name(job: Desired) -> str:
-    """Name of the headless Service under which the job's pods find each other."""
+    """Return the name of the headless Service by which the pods of a step resolve each other."""
     return f"{job.name}-pods"
 
 
-def config_map(job: Desired) -> dict[str, Any]:
-    """The run's configuration and its gates, as the trainer reads them."""
+def config_map(job: Desired) -> Manifest:
+    """Render the configuration of the run and its gates, as the trainer reads them."""
     data = {"config.yaml": dump_config(job.spec.run_config(job.name))}
     if job.spec.gates is not None:
         data[GATES_FILE] = yaml.safe_dump(job.spec.gates, sort_keys=True)
     return {
-        **_head(job, "v1", "ConfigMap", config_name(job), {JOB_LABEL: job.name}),
+        **_object(job, "v1", "ConfigMap", config_name(job), {JOB_LABEL: job.name}),
         "immutable": True,
         "data": data,
     }
 
 
-def service(job: Desired) -> dict[str, Any]:
-    """Gives each pod of a step a name of its own, ready or not."""
+def service(job: Desired) -> Manifest:
+    """Render the headless Service, which gives each pod a DNS name before it is ready."""
     return {
-        **_head(job, "v1", "Service", service_name(job), {JOB_LABEL: job.name}),
+        **_object(job, "v1", "Service", service_name(job), {JOB_LABEL: job.name}),
         "spec": {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": {JOB_LABEL: job.name}},
     }
 
 
-def step_job(job: Desired, place: Place, attempt: int) -> dict[str, Any]:
-    """The Job of an attempt at a step: every pod at once, and none of them tried again by Kubernetes itself."""
+def step_job(job: Desired, place: Place, attempt: int) -> Manifest:
+    """Render the Job of an attempt at a step: all pods at once, and no retries by Kubernetes."""
     count, pods = pods_of(job.spec, place.step)
     labels = {
         JOB_LABEL: job.name,
@@ -68,7 +68,7 @@ def step_job(job: Desired, place: Place, attempt: int) -> dict[str, Any]:
         STEP_LABEL: str(place.step),
         ATTEMPT_LABEL: str(attempt),
     }
-    spec: dict[str, Any] = {
+    spec: Manifest = {
         "backoffLimit": 0,
         "completions": count,
         "parallelism": count,
@@ -81,29 +81,19 @@ def step_job(job: Desired, place: Place, attempt: int) -> dict[str, Any]:
             "spec": _pod(job, place, attempt, pods),
         },
     }
-    head = _head(job, "batch/v1", "Job", job_name(job.name, place, attempt), labels)
+    result = _object(job, "batch/v1", "Job", job_name(job.name, place, attempt), labels)
     if job.spec.queue_name is not None:
-        head["metadata"]["labels"][QUEUE_LABEL] = job.spec.queue_name
+        result["metadata"]["labels"][QUEUE_LABEL] = job.spec.queue_name
         spec["suspend"] = True
-    return {**head, "spec": spec}
+    return {**result, "spec": spec}
 
 
-def _head(job: Desired, version: str, kind: str, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
-    owner = {"apiVersion": API_VERSION, "kind": KIND, "name": job.name, "uid": job.uid, "controller": True}
-    return {
-        "apiVersion": version,
-        "kind": kind,
-        "metadata": {
-            "name": name,
-            "namespace": job.namespace,
-            "labels": {**LABELS, **labels},
-            "ownerReferences": [owner],
-        },
-    }
+def _object(job: Desired, version: str, kind: str, name: str, labels: Mapping[str, str]) -> Manifest:
+    return owned_object(job, KIND, version, kind, name, {**LABELS, **labels})
 
 
-def _pod(job: Desired, place: Place, attempt: int, pods: StepPods) -> dict[str, Any]:
-    """One pod of a step, with the run's configuration in it and a name of its own."""
+def _pod(job: Desired, place: Place, attempt: int, pods: StepPods) -> Manifest:
+    """Render a pod of a step: with the run's configuration mounted and a DNS name."""
     volume = {"name": "config", "configMap": {"name": config_name(job)}}
     mount = {"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True}
     pod = pod_around(job.spec, pods, arguments(job, place, attempt), [(volume, mount)])
@@ -114,21 +104,20 @@ def pod_around(
     spec: IRPOJobSpec,
     pods: StepPods,
     arguments: Sequence[str],
-    own: Sequence[tuple[dict[str, Any], dict[str, Any]]] = (),
-) -> dict[str, Any]:
-    """A pod that runs the console script with these arguments, as the specification has pods. `own`: further volumes
-    and their mounts."""
+    extra_volumes: Sequence[tuple[Manifest, Manifest]] = (),
+) -> Manifest:
+    """Render a pod that runs the console script with these arguments. `extra_volumes`: volumes with their mounts."""
     selector = {**spec.node_selector, **pods.node_selector}
     if pods.gpus and spec.gpu.type is not None:
         selector[spec.gpu.node_label] = spec.gpu.type
-    volumes = [*(volume for volume, _ in own), *(v.source() for v in spec.volumes)]
-    mounts = [*(mount for _, mount in own), *(v.mount() for v in spec.volumes)]
+    volumes = [*(volume for volume, _ in extra_volumes), *(v.source() for v in spec.volumes)]
+    mounts = [*(mount for _, mount in extra_volumes), *(v.mount() for v in spec.volumes)]
     if pods.shared_memory is not None:
         volumes.append(
             {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": str(pods.shared_memory)}}
         )
         mounts.append({"name": "shared-memory", "mountPath": "/dev/shm"})
-    capabilities: dict[str, Any] = {"drop": ["ALL"]}
+    capabilities: Manifest = {"drop": ["ALL"]}
     if isinstance(pods, OptimisationPods) and pods.ipc_lock:
         capabilities["add"] = ["IPC_LOCK"]
     container = {
@@ -142,11 +131,11 @@ def pod_around(
         "resources": _resources(spec, pods),
         "volumeMounts": mounts,
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": capabilities},
-        # the last words of a pod that failed are in its status, and so in the job's, when the pod is gone
-        "terminationMessagePath": MESSAGE,
+        # A failed pod's output is kept in its status, from which the operator copies it before the pod is gone.
+        "terminationMessagePath": TERMINATION_LOG,
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
-    result: dict[str, Any] = {
+    result: Manifest = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": SHUTDOWN_S,
         "enableServiceLinks": False,
@@ -168,31 +157,31 @@ def pod_around(
     return result
 
 
-def _environment(spec: IRPOJobSpec, pods: StepPods) -> list[dict[str, Any]]:
-    """Ours first, then the job's, then the step's: a name given again replaces what came before it."""
-    # the images' user has no home, and libraries want one
-    ours: dict[str, dict[str, Any]] = {"HOME": {"name": "HOME", "value": "/tmp"}}
+def _environment(spec: IRPOJobSpec, pods: StepPods) -> list[Manifest]:
+    """Merge the variables of the operator, the job and the step; later ones replace earlier ones of the same name."""
+    # The images' user has no home directory, but libraries expect one.
+    defaults: dict[str, Manifest] = {"HOME": {"name": "HOME", "value": "/tmp"}}
     if spec.storage.cache is not None:
-        ours["LLM_AUCTION_CACHE"] = {"name": "LLM_AUCTION_CACHE", "value": spec.storage.cache}
-    given: list[EnvVar] = [*spec.env, *pods.env]
-    return list({**ours, **{one.name: one.to_api() for one in given}}.values())
+        defaults["LLM_AUCTION_CACHE"] = {"name": "LLM_AUCTION_CACHE", "value": spec.storage.cache}
+    specified: list[EnvVar] = [*spec.env, *pods.env]
+    return list({**defaults, **{one.name: one.to_api() for one in specified}}.values())
 
 
-def _resources(spec: IRPOJobSpec, pods: StepPods) -> dict[str, Any]:
-    asked = pods.resources.to_api()
+def _resources(spec: IRPOJobSpec, pods: StepPods) -> Manifest:
+    resources = pods.resources.to_api()
     if pods.gpus:
-        asked["limits"] = {**asked.get("limits", {}), spec.gpu.resource: pods.gpus}
-    return asked
+        resources["limits"] = {**resources.get("limits", {}), spec.gpu.resource: pods.gpus}
+    return resources
 
 
 def run_url(job: Desired) -> str:
-    """The run directory."""
+    """Return the URL or path of the run directory."""
     return f"{job.spec.storage.url}/{job.name}"
 
 
 def arguments(job: Desired, place: Place, attempt: int) -> list[str]:
-    """What the console script is asked to do in a step's pods."""
-    always = [
+    """Return the console script's arguments in a step's pods."""
+    common = [
         "--log-format",
         "json",
         "train",
@@ -202,27 +191,31 @@ def arguments(job: Desired, place: Place, attempt: int) -> list[str]:
         "--wait",
         str(LOCK_WAIT_S),
         "--outcome",
-        MESSAGE,
+        TERMINATION_LOG,
     ]
     count, pods = pods_of(job.spec, place.step)
-    own: list[str] = []
+    step_arguments: list[str] = []
     match place.step:
         case Step.REWARD:
-            own = ["--phase", "feedback", "--phase", "reward_model"]
+            step_arguments = ["--phase", "feedback", "--phase", "reward_model"]
         case Step.ROLLOUTS:
-            own = ["--phase", "rollouts"]
+            step_arguments = ["--phase", "rollouts"]
             if count > 1:
-                own += ["--shard", f"$(JOB_COMPLETION_INDEX)/{count}"]
+                step_arguments += ["--shard", f"$(JOB_COMPLETION_INDEX)/{count}"]
         case Step.PAIRS:
             shards = job.spec.steps.rollouts.pods
-            # the shards of the rollouts become one here, where one pod is alone with the run
-            own = [*(["--phase", "rollouts", "--shard", f"all/{shards}"] if shards > 1 else []), "--phase", "pairs"]
+            # Merges the rollout shards here, where a single pod works on the run.
+            step_arguments = [
+                *(["--phase", "rollouts", "--shard", f"all/{shards}"] if shards > 1 else []),
+                "--phase",
+                "pairs",
+            ]
         case Step.OPTIMISATION:
-            own = ["--phase", "policy"]
+            step_arguments = ["--phase", "policy"]
             if count > 1:
                 assert isinstance(pods, OptimisationPods)
                 name, service = job_name(job.name, place, attempt), service_name(job)
-                own += [
+                step_arguments += [
                     "--node",
                     f"$(JOB_COMPLETION_INDEX)/{count}",
                     "--meet",
@@ -231,7 +224,7 @@ def arguments(job: Desired, place: Place, attempt: int) -> list[str]:
                     f"{name}-$(JOB_COMPLETION_INDEX).{service}",
                 ]
         case Step.EVALUATION:
-            own = ["--phase", "evaluation"]
+            step_arguments = ["--phase", "evaluation"]
         case Step.REGISTRATION:
-            return always if job.spec.gates is None else [*always, "--gates", f"{CONFIG_FOLDER}/{GATES_FILE}"]
-    return [*always, "--epoch", str(place.epoch), *own]
+            return common if job.spec.gates is None else [*common, "--gates", f"{CONFIG_FOLDER}/{GATES_FILE}"]
+    return [*common, "--epoch", str(place.epoch), *step_arguments]

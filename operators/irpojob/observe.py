@@ -1,49 +1,117 @@
-"""Reads what the reconciler of IRPOJob needs: the job, its Jobs and pods, and whether their nodes are there."""
+"""The observed state of an IRPOJob: its Jobs and pods, and the readiness of their nodes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
-from operators.actions import Outcome, Refusal
-from operators.controller import Kind
-from operators.desired import desired_state
-from operators.irpojob.observed import JOB_LABEL, Desired, Observed, not_ready_since, owned_by, seen_job, seen_pod
-from operators.irpojob.reconcile import reconcile
-from operators.kube import KubeApi
+from operators.irpojob.plan import Place, Step
+from operators.objects import DesiredState, JobState, Reader, job_state, owned_by, parse_moment
+from operators.reconciliation import Refusal
+from operators.resources.base import GROUP, Manifest
 from operators.resources.irpojob import IRPOJobSpec, IRPOJobStatus
+
+Desired = DesiredState[IRPOJobSpec, IRPOJobStatus]
+
+JOB_LABEL = f"{GROUP}/irpojob"
+EPOCH_LABEL = f"{GROUP}/epoch"
+STEP_LABEL = f"{GROUP}/step"
+ATTEMPT_LABEL = f"{GROUP}/attempt"
+INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedJob:
+    """A Kubernetes Job of the IRPOJob. `suspended`: Kueue has not admitted it, or has revoked the admission."""
+
+    name: str
+    uid: str
+    place: Place
+    attempt: int
+    state: JobState
+    message: str = ""
+    suspended: bool = False
+    ready: int = 0
+    deleting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedPod:
+    """A pod of the IRPOJob.
+
+    - `owner`: uid of its Job;
+    - `placed`: when it was bound to a node whose kubelet has not reported on it yet, else None;
+    - `gone_by`: end of its grace period, once it is being deleted;
+    - `exit_code`, `ended` (Kubernetes' reason), `output` (termination message) and `finished`: of its ended container.
+    """
+
+    name: str
+    uid: str
+    owner: str
+    place: Place
+    attempt: int
+    phase: str
+    created: datetime
+    index: int = 0
+    node: str | None = None
+    placed: datetime | None = None
+    gone_by: datetime | None = None
+    exit_code: int | None = None
+    ended: str = ""
+    output: str = ""
+    finished: datetime | None = None
+    waiting: str = ""
+    waiting_for: str = ""
+    unschedulable: str = ""
+    disrupted: str = ""
+
+    @property
+    def live(self) -> bool:
+        """Whether it uses resources of a node, or may do so later."""
+        return self.phase not in ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Jobs and pods of one IRPOJob, its pods' nodes, and the API server's last refusal of one of its objects.
+
+    `nodes`: since when each node has not been Ready, None if it is; `gone`: nodes that no longer exist.
+    """
+
+    jobs: tuple[ObservedJob, ...] = ()
+    pods: tuple[ObservedPod, ...] = ()
+    nodes: Mapping[str, datetime | None] = field(default_factory=dict)
+    gone: frozenset[str] = frozenset()
+    refused: Refusal | None = None
 
 
 @dataclass(frozen=True)
-class Sight:
-    """Where the children of a job are seen. `nodes`: since when each node that the watch told is not Ready, None: it
-    is; those that it has not told (yet) are asked for."""
+class Observer:
+    """Reads the state of IRPOJobs.
 
-    api: KubeApi
+    `nodes` returns what the node watch knows, as in `Observed.nodes`; other nodes are read from the API server.
+    """
+
+    api: Reader
     nodes: Callable[[], Mapping[str, datetime | None]]
 
-    def decide(self, desired: Desired, refused: Refusal | None, now: datetime) -> Outcome[IRPOJobStatus]:
-        """One round of the reconciler on what is there now."""
-        if desired.deleting:
-            return Outcome(desired.status)
-        return reconcile(self.observe(desired, refused), desired, now)
-
     def observe(self, desired: Desired, refused: Refusal | None) -> Observed:
-        """The children of a job and the nodes of its pods."""
+        """Read the Jobs and pods of an IRPOJob and the nodes of its pods; nothing for one that is being deleted."""
+        if desired.deleting:
+            return Observed()
         labels = f"{JOB_LABEL}={desired.name}"
-        found = self.api.list("batch/v1", "Job", desired.namespace, labels)
-        jobs = tuple(seen_job(item) for item in found if owned_by(item, desired.uid))
-        # pods of Jobs that are gone count as well: they may still run, and nothing may start beside them
+        items = self.api.list("batch/v1", "Job", desired.namespace, labels)
+        jobs = tuple(observed_job(item) for item in items if owned_by(item, desired.uid))
+        # Include pods whose Job is gone: they may still run, and no new pod may start beside them.
         items = self.api.list("v1", "Pod", desired.namespace, labels)
-        pods = tuple(seen_pod(item) for item in items if _of_a_job(item))
+        pods = tuple(observed_pod(item) for item in items if _belongs_to_a_job(item))
         nodes: dict[str, datetime | None] = {}
         gone = set()
-        known = self.nodes()
+        watched = self.nodes()
         for name in {pod.node for pod in pods if pod.live and pod.node is not None}:
-            if name in known:
-                nodes[name] = known[name]
+            if name in watched:
+                nodes[name] = watched[name]
             elif (node := self.api.get("v1", "Node", None, name)) is None:
                 gone.add(name)
             else:
@@ -51,16 +119,71 @@ class Sight:
         return Observed(jobs, pods, nodes, frozenset(gone), refused)
 
 
-def _of_a_job(item: Mapping[str, Any]) -> bool:
-    """Not a pod that somebody made with a copy of our labels."""
+def _belongs_to_a_job(item: Manifest) -> bool:
+    """Return False for a pod that carries the labels but was not created by a Job."""
     return any(owner.get("kind") == "Job" for owner in item["metadata"].get("ownerReferences") or ())
 
 
-def desired_of(item: Mapping[str, Any]) -> Desired:
-    """A job out of the API's object."""
-    return desired_state(item, IRPOJobSpec, IRPOJobStatus)
+def place_of(labels: Mapping[str, str]) -> tuple[Place, int]:
+    """Parse step and attempt from an object's labels."""
+    return Place(int(labels[EPOCH_LABEL]), Step(labels[STEP_LABEL])), int(labels[ATTEMPT_LABEL])
 
 
-def irpojob_kind(sight: Sight) -> Kind[Desired, IRPOJobStatus]:
-    """The kind, for a controller."""
-    return Kind("IRPOJob", desired_of, sight.decide, lambda status: status.phase, ("Complete", "Failed"))
+def observed_job(item: Manifest) -> ObservedJob:
+    """Parse a Kubernetes Job."""
+    meta, spec, status = item["metadata"], item.get("spec") or {}, item.get("status") or {}
+    place, attempt = place_of(meta["labels"])
+    state, condition = job_state(item)
+    return ObservedJob(
+        name=meta["name"],
+        uid=meta["uid"],
+        place=place,
+        attempt=attempt,
+        state=state,
+        message=f"{condition.get('reason', '')}: {condition.get('message', '')}" if state == "failed" else "",
+        suspended=bool(spec.get("suspend")),
+        ready=int(status.get("ready") or 0) + int(status.get("succeeded") or 0),
+        deleting="deletionTimestamp" in meta,
+    )
+
+
+def observed_pod(item: Manifest) -> ObservedPod:
+    """Parse a pod."""
+    meta, status = item["metadata"], item.get("status") or {}
+    place, attempt = place_of(meta["labels"])
+    conditions = {c["type"]: c for c in status.get("conditions") or ()}
+    scheduled, target = conditions.get("PodScheduled", {}), conditions.get("DisruptionTarget", {})
+    bound = scheduled.get("status") == "True"
+    container: Manifest = next(iter(status.get("containerStatuses") or ()), {})
+    state = container.get("state") or {}
+    ended, waiting = state.get("terminated") or {}, state.get("waiting") or {}
+    created = parse_moment(meta["creationTimestamp"])
+    assert created is not None
+    return ObservedPod(
+        name=meta["name"],
+        uid=meta["uid"],
+        owner=next(one["uid"] for one in meta["ownerReferences"] if one["kind"] == "Job"),
+        place=place,
+        attempt=attempt,
+        phase=status.get("phase", "Pending"),
+        created=created,
+        index=int((meta.get("annotations") or {}).get(INDEX_ANNOTATION) or 0),
+        node=(item.get("spec") or {}).get("nodeName"),
+        placed=parse_moment(scheduled.get("lastTransitionTime")) if bound and not container else None,
+        gone_by=parse_moment(meta.get("deletionTimestamp")),
+        exit_code=ended.get("exitCode"),
+        ended=ended.get("reason") or status.get("reason") or "",
+        output=(ended.get("message") or status.get("message") or "").strip(),
+        finished=parse_moment(ended.get("finishedAt")),
+        waiting=waiting.get("reason") or "",
+        waiting_for=waiting.get("message") or "",
+        unschedulable=scheduled.get("message", "") if scheduled.get("status") == "False" else "",
+        disrupted=target.get("message", "") or target.get("reason", "") if target.get("status") == "True" else "",
+    )
+
+
+def not_ready_since(node: Manifest) -> datetime | None:
+    """Return since when a node has not been Ready; None if it is Ready or has not reported yet."""
+    conditions = (node.get("status") or {}).get("conditions") or ()
+    ready = next((one for one in conditions if one.get("type") == "Ready"), None)
+    return None if ready is None or ready.get("status") == "True" else parse_moment(ready.get("lastTransitionTime"))

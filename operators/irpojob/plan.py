@@ -1,4 +1,4 @@
-"""The steps of a run in order, and which pods each of them gets."""
+"""The steps of a run in order, the names of their Jobs, and the pods of each step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from operators.resources.irpojob import IRPOJobSpec, StepPods
 
 
 class Step(StrEnum):
-    """A step of an epoch. Each is one Kubernetes Job and one or two phases of `llm-auction train`."""
+    """A step of an epoch: one Kubernetes Job, which runs one or two phases of `llm-auction train`."""
 
     REWARD = "reward"
     ROLLOUTS = "rollouts"
@@ -27,14 +27,14 @@ SHORT = {
     Step.EVALUATION: "eval",
     Step.REGISTRATION: "register",
 }
-"""As names of Jobs say it: with the longest job's name, three digits of the epoch, four of the attempt and of a pod's
-index they are as long as a host's name may be."""
+"""The steps in names of Jobs. With the longest IRPOJob name, a three-digit epoch, a four-digit attempt and a four-digit
+pod index, the pod's name just fits the 63 characters of a host name."""
 EPOCH_STEPS = (Step.REWARD, Step.ROLLOUTS, Step.PAIRS, Step.OPTIMISATION, Step.EVALUATION)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A step of an epoch (from 1)."""
+    """A step of an epoch; epochs count from 1."""
 
     epoch: int
     step: Step
@@ -44,18 +44,18 @@ class Place:
 
 
 def places(epochs: int) -> tuple[Place, ...]:
-    """All steps of a run in order: five in each epoch, and the registration of the best one."""
+    """Return all steps of a run in order: five per epoch, then the registration of the best epoch."""
     every = [Place(epoch, step) for epoch in range(1, epochs + 1) for step in EPOCH_STEPS]
     return (*every, Place(epochs, Step.REGISTRATION))
 
 
 def job_name(name: str, place: Place, attempt: int) -> str:
-    """Name of the Kubernetes Job of an attempt at a step."""
+    """Return the name of the Kubernetes Job for an attempt at a step."""
     return f"{name}-e{place.epoch}-{SHORT[place.step]}-{attempt}"
 
 
 def pods_of(spec: IRPOJobSpec, step: Step) -> tuple[int, StepPods]:
-    """How many pods a step has, and what they are like."""
+    """Return the number of a step's pods and their settings."""
     steps = spec.steps
     match step:
         case Step.REWARD:

@@ -1,77 +1,76 @@
-"""What to do next for a job: a pure function of what is wanted, what is seen and the time.
+"""Reconciles an IRPOJob: a pure function of the observed state, the desired state and the time.
 
-A change of mind (a step done, a restart, a pause) is a change of the status and of nothing else; the next round then
-finds Jobs that no longer fit it and removes them. So an operator that dies at any moment goes on where it was.
+Every decision (a finished step, a restart, a suspension) changes the status alone; the next pass finds the Jobs that no
+longer match it and deletes them. So an operator that is killed at any moment continues where it was.
 """
 
 from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta
-from typing import Any
 
 from mechanism.errors import ConfigError
-from operators.actions import Action, Apply, Create, Delete, Outcome, Say
 from operators.conditions import JobCondition, JobReason
-from operators.irpojob.failures import HOPELESS, STUCK_S, Cause, cause_of, held_up, stuck
+from operators.irpojob.failures import HOPELESS, STUCK_S, Cause, cause_of, start_problem, stuck
 from operators.irpojob.manifests import config_map, service, step_job
-from operators.irpojob.observed import Desired, Observed, SeenJob, SeenPod
+from operators.irpojob.observe import Desired, Observed, ObservedJob, ObservedPod
 from operators.irpojob.plan import Place, Step, job_name, places, pods_of
-from operators.resources.base import API_VERSION
+from operators.reconciliation import Apply, Create, Delete, Draft, Reconciliation
+from operators.resources.base import API_VERSION, Manifest
 from operators.resources.irpojob import Failure, IRPOJobStatus
-from operators.resources.status import with_condition
 
 LONGEST_BACKOFF_S = 600
-LOOK_AGAIN_S = 300.0
-"""How often a job is looked at when nothing happens: an event may have been missed."""
+RESYNC_S = 300.0
+"""Time until the next pass when nothing happens: a watch event may have been missed."""
 STARTING_S = 15.0
 ENDED_S = 3600.0
 
 
-def reconcile(observed: Observed, desired: Desired, now: datetime) -> Outcome[IRPOJobStatus]:
-    """What to do for a job now, and the status to show."""
+def reconcile(observed: Observed, desired: Desired, now: datetime) -> Reconciliation[IRPOJobStatus]:
+    """Decide the status and the actions for an IRPOJob."""
     if desired.deleting:
-        return Outcome(desired.status)  # Kubernetes removes the children by their owner
-    return _Round(observed, desired, now.replace(microsecond=0)).decide()
+        return Reconciliation(desired.status)  # Kubernetes deletes the owned objects
+    return _Pass(observed, desired, now.replace(microsecond=0)).run()
 
 
-class _Round:
-    """One look at one job. Collects the changes of its status, the actions and the events."""
+class _Pass:
+    """One reconcile pass over one IRPOJob."""
 
     def __init__(self, observed: Observed, desired: Desired, now: datetime) -> None:
-        self.seen, self.job, self.now = observed, desired, now
+        self.observed, self.job, self.now = observed, desired, now
         self.spec = desired.spec
-        self.status = desired.status.model_copy(update={"observed_generation": desired.generation})
-        self.actions: list[Action] = []
-        self.events: list[Say] = []
-        self.again_s = LOOK_AGAIN_S
+        self.draft = Draft(desired, now, RESYNC_S)
 
-    def decide(self) -> Outcome[IRPOJobStatus]:
-        if not self._accepted() or self._over():
-            return self._ended()
-        while (current := self._current()) is not None and current.state == "succeeded":
-            self._step_done(current)
+    def run(self) -> Reconciliation[IRPOJobStatus]:
+        if not self._accept_configuration() or self._over():
+            return self._finish_ended()
+        while (current := self._current_job()) is not None and current.state == "succeeded":
+            self._complete_step(current)
             if self._over():
-                return self._ended()
+                return self._finish_ended()
         if self.spec.suspend:
             self._suspend()
-            return self._outcome()
+            return self._finish()
         self._resume()
-        if self._past_deadline():
-            return self._ended()
-        if current is not None and (cause := self._trouble(current)) is not None:
-            self._heal_or_fail(cause)
+        if self._fail_past_deadline():
+            return self._finish_ended()
+        if current is not None and (cause := self._failure(current)) is not None:
+            self._restart_or_fail(cause)
             if self._over():
-                return self._ended()
+                return self._finish_ended()
             current = None
         if current is not None:
-            self._remove_strays()
-            self._watch(current)
+            self._delete_obsolete()
+            self._report_progress(current)
         else:
-            self._start_when_clear()
-        return self._outcome()
+            self._start_step()
+        return self._finish()
 
-    # -- what is there ---------------------------------------------------------------------------------------------
+    # -- the current step ------------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> IRPOJobStatus:
+        return self.draft.status
 
     @property
     def place(self) -> Place:
@@ -80,91 +79,94 @@ class _Round:
     def _over(self) -> bool:
         return self.status.completion_time is not None
 
-    def _accepted(self) -> bool:
-        """Checks the configuration by the trainer's own schema; the API server's rules are not all of it."""
+    def _accept_configuration(self) -> bool:
+        """Check the configuration by the trainer's own schema; the API server's rules cover only a part of it."""
         try:
             config = self.spec.run_config(self.job.name)
         except ConfigError as error:
-            self._condition(JobCondition.ACCEPTED, False, JobReason.INVALID_SPEC, str(error))
+            self.draft.set_condition(JobCondition.ACCEPTED, False, JobReason.INVALID_SPEC, str(error))
             self.plan = places(1)
             if not self._over():
                 self._fail(JobReason.INVALID_SPEC, str(error))
             return False
         self.plan = places(config.epochs)
-        self._condition(JobCondition.ACCEPTED, True, JobReason.VALID, "the configuration has been checked")
+        self.draft.set_condition(JobCondition.ACCEPTED, True, JobReason.VALID, "the configuration has been checked")
         return True
 
-    def _current(self) -> SeenJob | None:
-        """The Job of the present attempt at the present step, unless it is on its way out."""
+    def _current_job(self) -> ObservedJob | None:
+        """Return the Job of the current attempt at the current step, unless it is being deleted."""
         wanted = (self.place, self.status.attempt)
-        return next((one for one in self.seen.jobs if (one.place, one.attempt) == wanted and not one.deleting), None)
+        return next(
+            (one for one in self.observed.jobs if (one.place, one.attempt) == wanted and not one.deleting), None
+        )
 
-    def _pods_of(self, job: SeenJob) -> list[SeenPod]:
-        """Its own, not those of an earlier job of the same name that are still on their way out."""
-        return [pod for pod in self.seen.pods if pod.owner == job.uid]
+    def _pods_of(self, job: ObservedJob) -> list[ObservedPod]:
+        """Return a Job's pods, without those of an earlier Job of the same name that are still terminating."""
+        return [pod for pod in self.observed.pods if pod.owner == job.uid]
 
-    def _given_up(self, pod: SeenPod) -> bool:
-        """Whether a pod's node is gone, or has been silent for so long that the pod no longer counts; or the pod should
-        have ended so long ago that its node cannot be trusted with it."""
+    def _is_lost(self, pod: ObservedPod) -> bool:
+        """Return whether a pod no longer counts as running.
+
+        Its node is gone or has been silent for `nodeLossSeconds`, or its deletion is overdue by as much.
+        """
         if pod.gone_by is not None and (self.now - pod.gone_by).total_seconds() >= self.spec.node_loss_seconds:
             return True
         if pod.node is None:
             return False
-        if pod.node in self.seen.gone:
+        if pod.node in self.observed.gone:
             return True
-        since = self.seen.nodes.get(pod.node)
+        since = self.observed.nodes.get(pod.node)
         return since is not None and (self.now - since).total_seconds() >= self.spec.node_loss_seconds
 
-    # -- how a step goes -------------------------------------------------------------------------------------------
+    # -- results and failures of a step ----------------------------------------------------------------------------
 
-    def _step_done(self, job: SeenJob) -> None:
-        pods = [pod for pod in self._pods_of(job) if pod.index == 0 and pod.words]
-        told = _told(pods[0].words) if pods else {}
-        found = str(told.get("found") or "")
-        message = f"{self.place} is done{': ' if found else ''}{found}"
-        self.events.append(Say(JobReason.STEP_COMPLETE, message))
-        done = self.status.steps_done + 1
+    def _complete_step(self, job: ObservedJob) -> None:
+        pods = [pod for pod in self._pods_of(job) if pod.index == 0 and pod.output]
+        outcome = _parse_outcome(pods[0].output) if pods else {}
+        found = str(outcome.get("found") or "")
+        self.draft.emit(JobReason.STEP_COMPLETE, f"{self.place} is done{': ' if found else ''}{found}")
         last = self.place.step is Step.REGISTRATION
-        self._set(steps_done=done, out_of_memory=0, not_before=None)
-        if not last:
-            return
-        best, version = told.get("best_epoch"), told.get("model_version")
-        refused_by = str(told.get("refused_by") or "")
-        self._set(
+        self.draft.update(steps_done=self.status.steps_done + 1, out_of_memory=0, not_before=None)
+        if last:
+            self._complete_run(outcome)
+
+    def _complete_run(self, outcome: Manifest) -> None:
+        best, version = outcome.get("best_epoch"), outcome.get("model_version")
+        refused_by = str(outcome.get("refused_by") or "")
+        self.draft.update(
             best_epoch=best,
             model_version=version,
-            model_digest=told.get("model_digest"),
-            model_status=told.get("model_status"),
+            model_digest=outcome.get("model_digest"),
+            model_status=outcome.get("model_status"),
             refused_by=refused_by,
         )
         result = f"epoch {best} is the best and is registered as {version}" if version else "no epoch beats the base"
         if refused_by:
             result += f", refused by its gates: {refused_by}"
-        message = f"all {len(self.plan)} steps are done: {result if told else 'see the model registry'}"
+        message = f"all {len(self.plan)} steps are done: {result if outcome else 'see the model registry'}"
         self._end("Complete")
-        self._condition(JobCondition.COMPLETE, True, JobReason.COMPLETE, message)
-        self._condition(JobCondition.PROGRESSING, False, JobReason.COMPLETE, message)
-        self.events.append(Say(JobReason.COMPLETE, message))
+        self.draft.set_condition(JobCondition.COMPLETE, True, JobReason.COMPLETE, message)
+        self.draft.set_condition(JobCondition.PROGRESSING, False, JobReason.COMPLETE, message)
+        self.draft.emit(JobReason.COMPLETE, message)
 
-    def _trouble(self, current: SeenJob) -> Cause | None:
-        """Why the present attempt cannot go on, if it cannot."""
+    def _failure(self, current: ObservedJob) -> Cause | None:
+        """Return why the current attempt cannot continue, or None if it can."""
         pods = self._pods_of(current)
         if current.state == "failed":
             return cause_of(current, pods)
-        lost = next((pod for pod in pods if pod.live and self._given_up(pod)), None)
+        lost = next((pod for pod in pods if pod.live and self._is_lost(pod)), None)
         if lost is not None:
-            node = f"node {lost.node} of pod {lost.name}"
-            gone = lost.node in self.seen.gone
-            return Cause(JobReason.NODE_LOST, f"{node} {'is gone' if gone else 'does not answer'}", lost)
+            problem = "is gone" if lost.node in self.observed.gone else "does not answer"
+            return Cause(JobReason.NODE_LOST, f"node {lost.node} of pod {lost.name} {problem}", lost)
         for pod in pods:
             if pod.live and pod.placed is not None and (self.now - pod.placed).total_seconds() >= STUCK_S:
-                return Cause(JobReason.NODE_LOST, f"node {pod.node} has not taken up pod {pod.name}", pod)
+                return Cause(JobReason.NODE_LOST, f"node {pod.node} has not started pod {pod.name}", pod)
         return stuck(pods, self.now)
 
-    def _heal_or_fail(self, cause: Cause) -> None:
-        """Starts the whole step again, or ends the job where that is no use or has been tried often enough."""
+    def _restart_or_fail(self, cause: Cause) -> None:
+        """Restart the whole step, or fail the job if a restart cannot help or the restarts are used up."""
         status, place = self.status, self.place
-        self._set(
+        self.draft.update(
             last_failure=Failure(
                 reason=cause.reason,
                 message=cause.message,
@@ -176,214 +178,209 @@ class _Round:
                 time=self.now,
             )
         )
-        told = f"{place}: {cause.message}"
+        failure = f"{place}: {cause.message}"
         if cause.reason is JobReason.OUT_OF_MEMORY:
-            self._set(out_of_memory=status.out_of_memory + 1)
+            self.draft.update(out_of_memory=status.out_of_memory + 1)
             if self.status.out_of_memory >= 2:
-                self._fail(cause.reason, f"{told}; twice at the same size, so a third start would end alike")
+                self._fail(cause.reason, f"{failure}; twice at the same size, so a third attempt would fail as well")
                 return
         if cause.reason in HOPELESS or cause.reason in (JobReason.IMAGE_UNAVAILABLE, JobReason.POD_UNSTARTABLE):
-            self._fail(cause.reason, told)
+            self._fail(cause.reason, failure)
             return
         if status.restarts >= self.spec.max_restarts:
             used = f"after {status.restarts} of {self.spec.max_restarts} restarts"
-            self._fail(JobReason.RESTARTS_EXHAUSTED, f"{used}, {cause.reason}: {told}")
+            self._fail(JobReason.RESTARTS_EXHAUSTED, f"{used}, {cause.reason}: {failure}")
             return
         wait = min(LONGEST_BACKOFF_S, self.spec.backoff_seconds * 2**status.restarts)
-        message = f"{told}; restart {status.restarts + 1} of {self.spec.max_restarts} in {wait} s"
-        self.events.append(Say(cause.reason, message, "Warning"))
-        self._set(
+        message = f"{failure}; restart {status.restarts + 1} of {self.spec.max_restarts} in {wait} s"
+        self.draft.emit(cause.reason, message, warn=True)
+        self.draft.update(
             restarts=status.restarts + 1,
             attempt=status.attempt + 1,
             phase="Restarting",
             not_before=self.now + timedelta(seconds=wait),
         )
-        self._condition(JobCondition.PROGRESSING, True, JobReason.RESTARTING, message)
+        self.draft.set_condition(JobCondition.PROGRESSING, True, JobReason.RESTARTING, message)
 
-    def _start_when_clear(self) -> None:
-        """Makes the step's Job as soon as its back-off is over and nothing is left of what ran before."""
-        if self.seen.refused is not None and self.seen.refused.for_good:
-            self._fail(JobReason.CHILD_REFUSED, self.seen.refused.message)
-            self._remove_strays()
+    def _start_step(self) -> None:
+        """Create the step's Job once its back-off is over and nothing of earlier attempts is left."""
+        refused = self.observed.refused
+        if refused is not None and refused.permanent:
+            self._fail(JobReason.CHILD_REFUSED, refused.message)
+            self._delete_obsolete()
             return
-        waiting = self._remove_strays()
+        remaining = self._delete_obsolete()
         if self.status.not_before is not None and self.now < self.status.not_before:
-            self._soon((self.status.not_before - self.now).total_seconds())
+            self.draft.requeue_within((self.status.not_before - self.now).total_seconds())
             return
-        if waiting:
-            self._soon(2.0)
+        if remaining:
+            self.draft.requeue_within(2.0)
             return
         if self.status.start_time is None:
-            self._set(start_time=self.now, active_since=self.now)
-        for old in self.seen.jobs:  # of attempts before, kept until now for their logs
-            if old.state == "failed" and not old.deleting:
-                self._delete_job(old)
-        self.actions += [
+            self.draft.update(start_time=self.now, active_since=self.now)
+        for job in self.observed.jobs:  # failed Jobs of earlier attempts, kept until now for their logs
+            if job.state == "failed" and not job.deleting:
+                self._delete_job(job)
+        self.draft.actions += [
             Apply(config_map(self.job)),
             Apply(service(self.job)),
             Create(step_job(self.job, self.place, self.status.attempt)),
         ]
-        if self.seen.refused is not None:
-            self._condition(JobCondition.PROGRESSING, False, JobReason.CHILD_REFUSED, self.seen.refused.message)
+        if refused is not None:
+            self.draft.set_condition(JobCondition.PROGRESSING, False, JobReason.CHILD_REFUSED, refused.message)
             return
-        self._set(phase="Pending", not_before=None)
-        name = job_name(self.job.name, self.place, self.status.attempt)
-        self._progressing(JobReason.STARTING, f"asks for Job {name}")
-        self._soon(STARTING_S)
+        self.draft.update(phase="Pending", not_before=None)
+        message = f"creating Job {job_name(self.job.name, self.place, self.status.attempt)}"
+        # Every step starts with this reason: a new Job is an event although the reason is the same as before.
+        before = self.draft.condition(JobCondition.PROGRESSING)
+        changed = before is None or before.message != f"{self.place}: {message}"
+        self._set_progress(JobReason.STARTING, message, emit=changed)
+        self.draft.requeue_within(STARTING_S)
 
-    def _watch(self, current: SeenJob) -> None:
-        """Says how far the present attempt is."""
+    def _report_progress(self, current: ObservedJob) -> None:
+        """Set phase and Progressing condition from the current Job's pods."""
         count, _ = pods_of(self.spec, self.place.step)
         pods = self._pods_of(current)
-        unplaced = next((pod for pod in pods if pod.live and pod.unschedulable), None)
-        doubtful = [pod for pod in pods if pod.live and pod.node and self.seen.nodes.get(pod.node) is not None]
+        unscheduled = next((pod for pod in pods if pod.live and pod.unschedulable), None)
+        phase = "Pending" if current.ready == 0 else "Running"
         if current.suspended:
-            self._set(phase="Queued")
-            self._progressing(JobReason.QUEUED, f"waits for queue {self.spec.queue_name}")
-        elif unplaced is not None:
-            self._set(phase="Pending")
-            self._progressing(JobReason.UNSCHEDULABLE, f"pod {unplaced.name}: {unplaced.unschedulable}", warn=True)
-        elif (held := held_up(pods)) is not None:
-            self._set(phase="Pending" if current.ready == 0 else "Running")
-            until = (held.pod.created if held.pod else self.now) + timedelta(seconds=STUCK_S)
-            self._progressing(held.reason, f"{held.message}; given up at {until:%H:%M:%S} UTC", warn=True)
-            self._soon(STARTING_S)
+            self.draft.update(phase="Queued")
+            self._set_progress(JobReason.QUEUED, f"waits for queue {self.spec.queue_name}")
+        elif unscheduled is not None:
+            self.draft.update(phase="Pending")
+            message = f"pod {unscheduled.name}: {unscheduled.unschedulable}"
+            self._set_progress(JobReason.UNSCHEDULABLE, message, warn=True)
+        elif (problem := start_problem(pods)) is not None:
+            self.draft.update(phase=phase)
+            until = (problem.pod.created if problem.pod else self.now) + timedelta(seconds=STUCK_S)
+            message = f"{problem.message}; the job fails at {until:%H:%M:%S} UTC if this persists"
+            self._set_progress(problem.reason, message, warn=True)
+            self.draft.requeue_within(STARTING_S)
         elif current.ready >= count:
-            self._set(phase="Running")
-            self._progressing(JobReason.RUNNING, f"{count} of {count} pods run")
+            self.draft.update(phase="Running")
+            self._set_progress(JobReason.RUNNING, f"{count} of {count} pods run")
         else:
-            self._set(phase="Pending" if current.ready == 0 else "Running")
-            self._progressing(JobReason.STARTING, f"{current.ready} of {count} pods run")
-            self._soon(STARTING_S)
-        if doubtful:
-            self._soon(max(1.0, self.spec.node_loss_seconds / 4))
+            self.draft.update(phase=phase)
+            self._set_progress(JobReason.STARTING, f"{current.ready} of {count} pods run")
+            self.draft.requeue_within(STARTING_S)
+        if any(pod.live and pod.node and self.observed.nodes.get(pod.node) is not None for pod in pods):
+            self.draft.requeue_within(max(1.0, self.spec.node_loss_seconds / 4))
 
-    # -- pausing, and the end --------------------------------------------------------------------------------------
+    # -- suspension and end ----------------------------------------------------------------------------------------
 
     def _suspend(self) -> None:
         if self.status.phase not in ("Suspending", "Suspended"):
-            self._set(
+            self.draft.update(
                 phase="Suspending",
                 attempt=self.status.attempt + 1,
                 active_seconds=self._active_s(),
                 active_since=None,
                 not_before=None,
             )
-            self.events.append(Say(JobReason.SUSPENDING, f"{self.place}: its pods end"))
-        if self._remove_strays():
-            self._condition(JobCondition.SUSPENDED, False, JobReason.SUSPENDING, "pods are ending")
-            self._soon(5.0)
+            self.draft.emit(JobReason.SUSPENDING, f"{self.place}: its pods are being deleted")
+        if self._delete_obsolete():
+            self.draft.set_condition(JobCondition.SUSPENDED, False, JobReason.SUSPENDING, "pods are being deleted")
+            self.draft.requeue_within(5.0)
         elif self.status.phase == "Suspending":
-            self._set(phase="Suspended")
-            self.events.append(Say(JobReason.SUSPENDED, "no pod is left"))
+            self.draft.update(phase="Suspended")
+            self.draft.emit(JobReason.SUSPENDED, "no pod is left")
         if self.status.phase == "Suspended":
-            message = "no pod is left; set spec.suspend to false to go on"
-            self._condition(JobCondition.SUSPENDED, True, JobReason.SUSPENDED, message)
-        self._condition(JobCondition.PROGRESSING, False, JobReason.SUSPENDED, "spec.suspend is set")
+            message = "no pod is left; set spec.suspend to false to continue"
+            self.draft.set_condition(JobCondition.SUSPENDED, True, JobReason.SUSPENDED, message)
+        self.draft.set_condition(JobCondition.PROGRESSING, False, JobReason.SUSPENDED, "spec.suspend is set")
 
     def _resume(self) -> None:
         if self.status.phase not in ("Suspending", "Suspended"):
             return
-        self._set(phase="Pending", active_since=self.now if self.status.start_time else None)
-        self._condition(JobCondition.SUSPENDED, False, JobReason.RESUMED, f"goes on with {self.place}")
-        self.events.append(Say(JobReason.RESUMED, f"goes on with {self.place}"))
+        self.draft.update(phase="Pending", active_since=self.now if self.status.start_time else None)
+        message = f"continues with {self.place}"
+        self.draft.set_condition(JobCondition.SUSPENDED, False, JobReason.RESUMED, message)
+        self.draft.emit(JobReason.RESUMED, message)
 
     def _active_s(self) -> int:
         since = self.status.active_since
         return self.status.active_seconds + (int((self.now - since).total_seconds()) if since else 0)
 
-    def _past_deadline(self) -> bool:
+    def _fail_past_deadline(self) -> bool:
         allowed = self.spec.active_deadline_seconds
         if allowed is None:
             return False
         left = allowed - self._active_s()
         if left > 0:
-            self._soon(left)
+            self.draft.requeue_within(left)
             return False
-        last = next((one for one in self.status.conditions if one.type == JobCondition.PROGRESSING), None)
-        doing = f"; at last {last.reason}: {last.message}" if last is not None else ""
-        message = f"{self.place} was not done after {allowed} s (activeDeadlineSeconds){doing}"
+        last = self.draft.condition(JobCondition.PROGRESSING)
+        progress = f"; last state {last.reason}: {last.message}" if last is not None else ""
+        message = f"{self.place} was not done after {allowed} s (activeDeadlineSeconds){progress}"
         self._fail(JobReason.DEADLINE_EXCEEDED, message)
         return True
 
     def _fail(self, reason: JobReason, message: str) -> None:
         self._end("Failed")
-        self._condition(JobCondition.FAILED, True, reason, message)
-        self._condition(JobCondition.PROGRESSING, False, reason, message)
-        self.events.append(Say(reason, message, "Warning"))
+        self.draft.set_condition(JobCondition.FAILED, True, reason, message)
+        self.draft.set_condition(JobCondition.PROGRESSING, False, reason, message)
+        self.draft.emit(reason, message, warn=True)
 
     def _end(self, phase: str) -> None:
-        self._set(
+        self.draft.update(
             phase=phase, completion_time=self.now, active_seconds=self._active_s(), active_since=None, not_before=None
         )
 
-    def _ended(self) -> Outcome[IRPOJobStatus]:
-        """After the end nothing runs any more, and the job goes when its time is up. Ended Jobs stay for their logs."""
-        self.again_s = 5.0 if self._remove_strays() else ENDED_S
+    def _finish_ended(self) -> Reconciliation[IRPOJobStatus]:
+        """Delete what still runs of an ended job, and the job itself after its TTL. Ended Jobs stay for their logs."""
+        self.draft.requeue_after_s = 5.0 if self._delete_obsolete() else ENDED_S
         ttl, end = self.spec.ttl_seconds_after_finished, self.status.completion_time
         if ttl is not None and end is not None:
             left = ttl - (self.now - end).total_seconds()
             if left <= 0:
-                self.actions.append(Delete(API_VERSION, "IRPOJob", self.job.name, self.job.uid))
+                self.draft.actions.append(Delete(API_VERSION, "IRPOJob", self.job.name, self.job.uid))
             else:
-                self._soon(left)
-        return self._outcome()
+                self.draft.requeue_within(left)
+        return self._finish()
 
-    # -- tools -----------------------------------------------------------------------------------------------------
+    # -- actions and status ----------------------------------------------------------------------------------------
 
-    def _remove_strays(self) -> bool:
-        """Removes Jobs that do not fit the status; whether any of them, or a live pod of theirs, is still there."""
-        keep = None if self._over() or self.spec.suspend else self._current()
-        left = False
-        for job in self.seen.jobs:
+    def _delete_obsolete(self) -> bool:
+        """Delete Jobs that do not match the status; return whether one of them or a live pod of one still exists."""
+        keep = None if self._over() or self.spec.suspend else self._current_job()
+        remaining = False
+        for job in self.observed.jobs:
             if job.state == "active" and (keep is None or job.uid != keep.uid):
-                left = True
+                remaining = True
                 if not job.deleting:
                     self._delete_job(job)
-        for pod in self.seen.pods:
+        for pod in self.observed.pods:
             if not pod.live or (keep is not None and pod.owner == keep.uid):
                 continue
-            if self._given_up(pod):
-                # its node cannot confirm the end; the run's lock and names keep a pod that still runs from harm
-                self.actions.append(Delete("v1", "Pod", pod.name, pod.uid, now=True))
+            if self._is_lost(pod):
+                # Its node cannot confirm the end. If the pod still runs, the run's lock keeps it from doing harm.
+                self.draft.actions.append(Delete("v1", "Pod", pod.name, pod.uid, now=True))
             else:
-                left = True
-        return left
+                remaining = True
+        return remaining
 
-    def _delete_job(self, job: SeenJob) -> None:
-        self.actions.append(Delete("batch/v1", "Job", job.name, job.uid))
+    def _delete_job(self, job: ObservedJob) -> None:
+        self.draft.actions.append(Delete("batch/v1", "Job", job.name, job.uid))
 
-    def _set(self, **changes: Any) -> None:
-        self.status = self.status.model_copy(update=changes)
-
-    def _soon(self, seconds: float) -> None:
-        self.again_s = min(self.again_s, max(0.5, seconds))
-
-    def _progressing(self, reason: JobReason, message: str, *, warn: bool = False) -> None:
-        before = next((one for one in self.status.conditions if one.type == JobCondition.PROGRESSING), None)
+    def _set_progress(self, reason: JobReason, message: str, *, warn: bool = False, emit: bool | None = None) -> None:
+        """Set the Progressing condition; with an event if `emit` says so, by default if the reason has changed."""
+        before = self.draft.condition(JobCondition.PROGRESSING)
         text = f"{self.place}: {message}"
-        made = reason is JobReason.STARTING and message.startswith("asks ")
-        if before is None or (before.message != text if made else before.reason != reason):
-            self.events.append(Say(reason, text, "Warning" if warn else "Normal"))
-        self._condition(JobCondition.PROGRESSING, True, reason, text)
+        if emit if emit is not None else before is None or before.reason != reason:
+            self.draft.emit(reason, text, warn=warn)
+        self.draft.set_condition(JobCondition.PROGRESSING, True, reason, text)
 
-    def _condition(self, type_: JobCondition, holds: bool, reason: JobReason, message: str) -> None:
-        conditions = with_condition(
-            self.status.conditions, type_, holds, reason, message, self.now, self.job.generation
-        )
-        self._set(conditions=conditions)
-
-    def _outcome(self) -> Outcome[IRPOJobStatus]:
+    def _finish(self) -> Reconciliation[IRPOJobStatus]:
         place = self.place
-        done = self.status.steps_done
-        self._set(epoch=place.epoch, step=str(place.step), progress=f"{done}/{len(self.plan)}")
-        return Outcome(self.status, tuple(self.actions), tuple(self.events), self.again_s)
+        progress = f"{self.status.steps_done}/{len(self.plan)}"
+        self.draft.update(epoch=place.epoch, step=str(place.step), progress=progress)
+        return self.draft.finish()
 
 
-def _told(words: str) -> dict[str, Any]:
-    """What a pod that ended well wrote for the operator; nothing where it wrote something else."""
+def _parse_outcome(text: str) -> Manifest:
+    """Parse the JSON object that a pod leaves for the operator; return {} for any other text."""
     try:
-        told = json.loads(words)
+        outcome = json.loads(text)
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return outcome if isinstance(outcome, dict) else {}

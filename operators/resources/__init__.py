@@ -1,1 +1,1 @@
-"""The custom resources as Pydantic models, and the CustomResourceDefinitions made from them. Free of any I/O."""
+"""Pydantic models of the custom resources, and the CustomResourceDefinitions generated from them. No I/O."""

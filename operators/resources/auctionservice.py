@@ -1,4 +1,4 @@
-"""AuctionService: routers, policy servers for each policy version, and how a new version takes over the traffic."""
+"""AuctionService: routers, policy servers for each policy version, and the rollout of a new version."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from operators.resources.base import (
     Moment,
     Name,
     Quantity,
+    Status,
     checked,
     checked_value,
     rule,
@@ -30,7 +31,7 @@ class Model(ApiModel):
     """A version of the policy."""
 
     name: Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)]
-    """Name of the version; with `policy.registry` that of the registered model."""
+    """Name of the version; with `policy.source.registry` that of the registered model."""
     digest: Annotated[
         str,
         Field(pattern="^[0-9a-f]{64}$"),
@@ -39,7 +40,7 @@ class Model(ApiModel):
             rule("self.matches('^[0-9a-f]{64}$')", "give 64 hex digits, as `llm-auction triton build` prints them"),
         ),
     ]
-    """sha256 of its weights, as `llm-auction triton build` prints it. No version with other weights gets traffic."""
+    """sha256 of its weights, as `llm-auction triton build` prints it. A version with other weights gets no traffic."""
 
 
 VOLUMES = (
@@ -47,52 +48,52 @@ VOLUMES = (
     rule(
         "self.volumes.all(v, !v.name.startsWith('llm-auction-') && !(v.mountPath in ['/tmp', '/dev/shm']) &&"
         " !v.mountPath.startsWith('/var/lib/llm-auction') && !v.mountPath.startsWith('/etc/llm-auction'))",
-        "volumes must not be named llm-auction-... or lie at /tmp, /dev/shm, /var/lib/llm-auction or /etc/llm-auction",
+        "volumes must not be named llm-auction-* or mounted at /tmp, /dev/shm, /var/lib/llm-auction, /etc/llm-auction",
     ),
 )
 
 
 class ServerSecurity(PodSecurity):
-    """As which user the containers run. They never get capabilities, more privileges or a root that can be written."""
+    """User and groups of the containers, which get no capabilities, no further privileges and a read-only root."""
 
     run_as_non_root: bool = True
     """Refuse to start as root."""
 
 
 class Pods(PodFields):
-    """What routers and policy servers say of their pods."""
+    """Pod settings of routers and policy servers."""
 
     resources: Resources = Resources()
     """CPU and memory of each pod."""
     service_account_name: Name | None = None
-    """Service account. Its token is never mounted."""
+    """Service account of the pods. Its token is never mounted."""
     pod_security: ServerSecurity = ServerSecurity()
-    """As which user the containers run."""
+    """User and groups of the containers."""
 
 
 class Autoscaling(ApiModel):
-    """A HorizontalPodAutoscaler over the routers' CPU."""
+    """A HorizontalPodAutoscaler on the routers' CPU."""
 
     model_config = checked(rule("self.minReplicas <= self.maxReplicas", "minReplicas must not exceed maxReplicas"))
     min_replicas: Replicas = 2
-    """Fewest routers."""
+    """Smallest number of routers."""
     max_replicas: Replicas = 10
-    """Most routers."""
+    """Largest number of routers."""
     target_cpu_percent: Annotated[int, Field(ge=1, le=1000)] = 60
-    """CPU to hold on average, in per cent of what the routers request."""
+    """Target of the average CPU, in per cent of what the routers request."""
     scale_down_seconds: Annotated[int, Field(ge=0, le=3600)] = 300
-    """For how long fewer routers must have been enough before there are fewer."""
+    """Seconds for which fewer routers must suffice before their number is reduced."""
 
 
 class SecretKey(ApiModel):
-    """A value that a Secret keeps."""
+    """A value in a Secret."""
 
     secret_key_ref: KeyOf
-    """The Secret's key."""
+    """Name and key of the Secret."""
 
 
 class Router(Pods):
-    """The routers: what users' questions and clicks come to."""
+    """The routers, which receive users' questions and clicks."""
 
     model_config = checked(
         *VOLUMES,
@@ -105,46 +106,46 @@ class Router(Pods):
     image: Image
     """Container image with llm-auction and its extras `serve` and `triton`."""
     replicas: Replicas | None = None
-    """How many routers; without it and without autoscaling 2."""
+    """Number of routers; 2 without it and without autoscaling."""
     autoscaling: Autoscaling | None = None
-    """How many routers, by load."""
+    """Number of routers by load."""
     max_unavailable: Annotated[int, Field(ge=1, le=1000)] = 1
-    """How many routers may be missing while nodes are drained (PodDisruptionBudget)."""
+    """Number of routers that may be missing while nodes are drained (PodDisruptionBudget)."""
     model_name: Annotated[str, Field(pattern="^[A-Za-z0-9][-A-Za-z0-9._]*$", max_length=63)] = "llm-auction"
-    """Name of the model in the API, whichever version answers."""
+    """Name of the model in the API, the same for all versions."""
     database: SecretKey
     """URL of the PostgreSQL database."""
     secret: SecretKey
-    """At least 32 random characters, from which the keys of click links and API keys are derived."""
+    """At least 32 random characters, from which the keys for click links and API keys are derived."""
     public_url: Annotated[str, Field(pattern="^https?://[^ ]+$", max_length=512)] | None = None
-    """What click links begin with; none: the address that a question came to."""
+    """Base URL of click links; by default the address to which the question was sent."""
     currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "USD"
-    """Currency of questions that name none."""
+    """Currency of questions that do not name one."""
     candidates: Annotated[int, Field(ge=1, le=100)] = 20
-    """Ads in one prompt."""
+    """Number of ads in a prompt."""
     max_ads: Annotated[int, Field(ge=1, le=10)] = 3
-    """Most sponsored links in one answer."""
+    """Largest number of sponsored links in an answer."""
     in_flight: Annotated[int, Field(ge=1, le=100_000)] = 256
-    """Answers that one router has under way before it answers 503."""
+    """Largest number of answers in progress in a router; beyond it, it responds with 503."""
     anonymous: bool = False
-    """Whether callers without an API key may chat."""
+    """Whether callers without an API key may ask questions."""
     drain_seconds: Annotated[int, Field(ge=1, le=600)] = 30
-    """Seconds that answers under way get when a router goes."""
+    """Seconds for answers in progress when a router is shut down."""
 
 
 class Source(ApiModel):
-    """Where policy servers find models: one of the two. A folder lies below the mountPath of a volume."""
+    """Source of the models: either field. A folder must lie below the mountPath of a volume."""
 
     model_config = checked(rule("has(self.repository) != has(self.registry)", "give one of repository and registry"))
     repository: MountPath | None = None
-    """Folder of a Triton model repository, as `llm-auction triton build` makes it."""
+    """Folder of a Triton model repository, as built by `llm-auction triton build`."""
     registry: Annotated[str, Field(pattern=r"^(/|[a-z][a-z0-9+.-]*://)[^:]*[^:/]$", max_length=1024)] | None = None
-    """Folder or URL (s3://bucket/prefix) that holds `models/`: an IRPOJob's storage.url. Each pod builds its repository
-    from it; what an object store asks for comes by env and envFrom."""
+    """Folder or URL (s3://bucket/prefix) that contains `models/`: an IRPOJob's storage.url. Each pod builds its model
+    repository from it. Set the variables of an object store by env and envFrom."""
 
 
 class Policy(Pods):
-    """The policy servers: Triton Inference Server, a deployment for each version."""
+    """The policy servers: Triton Inference Server, one Deployment per version."""
 
     model_config = checked(
         *VOLUMES,
@@ -160,193 +161,194 @@ class Policy(Pods):
         ),
     )
     image: Image
-    """Container image with tritonserver and the packages that the policy needs."""
+    """Container image with tritonserver and the packages of the policy."""
     source: Source
-    """Where the models are."""
+    """Source of the models."""
     replicas: Replicas = 1
-    """Policy servers of each version that has traffic."""
+    """Number of policy servers of each version."""
     gpus: Annotated[int, Field(ge=0, le=16)] = 0
     """GPUs of each pod."""
     gpu_resource: Name = "nvidia.com/gpu"
     """Name of the resource that counts GPUs."""
     shared_memory: Quantity = "1Gi"
-    """Size of /dev/shm, over which Triton talks to its Python processes; it counts as the pod's memory."""
+    """Size of /dev/shm, by which Triton communicates with its Python processes; it counts as the pod's memory."""
     start_seconds: Annotated[int, Field(ge=10, le=7200)] = 600
-    """How long a server may take to load its model before it is started again."""
+    """Seconds that a server may take to load its model before it is restarted."""
 
 
 class CanaryStep(ApiModel):
-    """A share of the traffic and how long it stays there."""
+    """A share of the traffic and its duration."""
 
     weight: Percent
-    """Per cent of the questions that the new version answers."""
+    """Share of the questions that the new version answers, in per cent."""
     pause_seconds: Seconds = 300
-    """At least so long, and until enough answers have been compared."""
+    """Least duration of the step, which also lasts until `guards.minAnswers` answers were compared."""
 
 
 class Guards(ApiModel):
-    """What must hold while a new version has traffic. Rates are compared with the stable version's over the same time,
-    and count as broken only where chance does not explain them (one-sided, at `confidence`)."""
+    """Limits for a new version while it has traffic.
+
+    Rates are compared with those of the stable version over the same time. A limit counts as broken only if chance does
+    not explain the difference (one-sided test at `confidence`).
+    """
 
     min_answers: Annotated[int, Field(ge=0, le=10_000_000)] = 200
-    """Answers of the new version in a step before it goes on."""
+    """Answers of the new version that a step needs."""
     confidence: Annotated[float, Field(ge=0.5, le=0.9999)] = 0.99
-    """How sure it must be that a guard is broken: 0.99 is one false alarm in a hundred looks at an equal version."""
+    """Confidence of each test: 0.99 means one false alarm in a hundred tests of an equal version."""
     max_error_rate: Share = 0.02
-    """Answers that failed, of all."""
+    """Largest share of failed answers."""
     max_error_rise: Share = 0.01
-    """The same, above the stable version's."""
+    """Largest increase of that share over the stable version's."""
     max_latency_ratio: Ratio = 1.25
-    """95th percentile of an answer's seconds, of the stable version's."""
+    """Largest ratio of the 95th percentile of seconds per answer to the stable version's."""
     min_revenue_ratio: Ratio = 0.9
-    """Clicked bids per answer, of the stable version's."""
+    """Smallest ratio of clicked bids per answer to the stable version's."""
     min_click_rate_ratio: Ratio = 0.8
-    """Experience: clicks per shown ad, of the stable version's."""
+    """Smallest ratio of clicks per shown ad to the stable version's (readers' experience)."""
     max_ad_load_ratio: Ratio = 1.25
-    """Experience: shown ads per answer, of the stable version's."""
+    """Largest ratio of shown ads per answer to the stable version's (readers' experience)."""
 
 
 class Rollout(ApiModel):
-    """How a new version takes over."""
+    """The rollout of a new version."""
 
     model_config = checked(
         rule(
             "self.steps.all(s, self.steps.filter(t, t.weight == s.weight).size() == 1) &&"
             " self.steps.map(s, s.weight).isSorted()",
-            "weights of steps must rise",
+            "weights of steps must increase",
         )
     )
     steps: list[CanaryStep] = Field([CanaryStep(weight=5), CanaryStep(weight=25), CanaryStep(weight=50)], max_length=16)
-    """Shares before the whole; none: all of it as soon as the version is ready and its weights are verified."""
+    """Shares before 100 per cent; without steps a version gets all traffic as soon as it is ready and verified."""
     guards: Guards = Guards()
-    """What must hold meanwhile; else the version is rolled back."""
+    """Limits meanwhile; a version that breaks one is rolled back."""
     max_weight: Annotated[int, Field(ge=0, le=100)] = 100
-    """Hold: a new version gets no larger share than this until it is raised. 0: it is loaded and verified only."""
+    """Largest share of a new version, in per cent, until it is raised. 0: the version is loaded and verified only."""
     paused: bool = False
-    """No further step is taken; guards go on."""
+    """Take no further step; the guards stay active."""
     attempt: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    """Raise it to try a version again that was rolled back."""
+    """Increase it to retry a version that was rolled back."""
     ready_seconds: Annotated[int, Field(ge=10, le=86_400)] = 1200
-    """How long a new version may take until it is ready and verified, before it is given up."""
+    """Seconds within which a new version must be ready and verified; otherwise it is rolled back."""
     unready_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
-    """For how long a version with a share of the traffic may be unready before it is rolled back."""
+    """Seconds for which a new version with traffic may be unready before it is rolled back."""
     keep_seconds: Annotated[int, Field(ge=0, le=86_400)] = 300
-    """How long the servers of the version before stay after a promotion, for a quick way back."""
+    """Seconds for which the previous version's servers are kept after a promotion, for a quick return."""
 
 
 class AuctionServiceSpec(ApiModel):
-    """What to serve, with which routers and policy servers, and how a new version takes over."""
+    """What to serve, with which routers and policy servers, and how to roll out a new version."""
 
     model: Model
-    """The version to serve. A new one takes over step by step."""
+    """The version to serve. A change starts a rollout."""
     router: Router
     """The routers."""
     policy: Policy
     """The policy servers."""
     rollout: Rollout = Rollout()
-    """How a new version takes over."""
+    """The rollout of a new version."""
     image_pull_policy: PullPolicy = "IfNotPresent"
-    """When images are pulled."""
+    """When to pull images."""
     image_pull_secrets: list[NamedObject] = Field([], max_length=16)
-    """Secrets for the images' registry."""
+    """Pull Secrets of the images' registry."""
 
 
 class Traffic(ApiModel):
-    """A version's part."""
+    """A version in the route file."""
 
     name: str
-    """The version."""
+    """Name of the version."""
     digest: str
     """sha256 of its weights."""
     weight: int
-    """Per cent of the questions that routers are told to send to it."""
+    """Share of the questions that routers should send to it, in per cent."""
     ready: bool
     """Whether its servers are ready and every router has verified its weights."""
     reason: str = ""
-    """Why not."""
+    """Why it is not ready."""
 
 
 class Rejected(ApiModel):
-    """A version that was given up."""
+    """A version that was rolled back."""
 
     name: str
-    """The version."""
+    """Name of the version."""
     digest: str
     """sha256 of its weights."""
     attempt: int
     """`spec.rollout.attempt` at that time."""
     reason: str
-    """One word; see docs/operators.md."""
+    """Reason in one word; see docs/operators.md."""
     message: str
-    """What was measured, and against what."""
+    """The measured value and the limit."""
     time: Moment
-    """When."""
+    """Time of the rollback."""
 
 
 class Retiring(ApiModel):
     """A version without traffic whose servers still run."""
 
     name: str
-    """The version."""
+    """Name of the version."""
     digest: str
     """sha256 of its weights."""
     until: Moment
-    """When they may go."""
+    """Earliest time at which the servers are deleted."""
 
 
 class Compared(ApiModel):
     """What routers counted of a version since the step began."""
 
     answers: int = 0
-    """Answers, failed ones too."""
+    """Answers, including failed ones."""
     error_rate: float = 0
-    """Failed answers, of all."""
+    """Share of failed answers."""
     p95_seconds: float | None = None
-    """95th percentile of an answer's seconds, from the histogram."""
+    """95th percentile of seconds per answer, from the histogram."""
     revenue_micros_per_answer: float = 0
-    """Clicked bids per answer."""
+    """Clicked bids per answer, in micros."""
     ads_per_answer: float = 0
     """Shown ads per answer."""
     click_rate: float | None = None
     """Clicks per shown ad."""
 
 
-class AuctionServiceStatus(ApiModel):
-    """What the operator has seen and done."""
+class AuctionServiceStatus(Status):
+    """State of the service as the operator observed it."""
 
-    observed_generation: int = 0
-    """The generation of the service that this status is about."""
     phase: Literal["Pending", "Serving", "Starting", "Canary", "Held", "Paused", "RolledBack"] = "Pending"
-    """In one word; the conditions say more."""
+    """Summary in one word."""
     stable: Model | None = None
-    """The last good version."""
+    """The last version that passed its rollout."""
     candidate: Model | None = None
-    """The version that is taking over."""
+    """The version that is being rolled out."""
     step: int = -1
-    """The step that the candidate is at, from 0; -1: it has no traffic yet."""
+    """The candidate's step, from 0; -1 while it has no traffic."""
     weight: int = 0
-    """The candidate's share, per cent."""
+    """The candidate's share in per cent."""
     step_since: Moment | None = None
-    """Since when."""
+    """Start of the step."""
     unready_since: Moment | None = None
-    """Since when the candidate is not ready although it has traffic."""
+    """Since when a candidate with traffic has not been ready."""
     traffic: list[Traffic] = Field([])
-    """Every version in the route file."""
+    """All versions in the route file."""
     routes_generation: int = 0
-    """Counts the route files; routers report which one they follow."""
+    """Generation of the route file; routers report which one they follow."""
     rejected: Rejected | None = None
-    """The last version that was given up."""
+    """The last version that was rolled back."""
     retiring: list[Retiring] = Field([])
     """Versions without traffic whose servers still run."""
     candidate_figures: Compared | None = None
     """What routers counted of the candidate in this step."""
     stable_figures: Compared | None = None
-    """What they counted of the stable version in the same time."""
+    """What routers counted of the stable version in the same time."""
     routers: str = ""
-    """Routers that are ready, of those wanted."""
+    """Ready routers, of those wanted."""
     router_replicas: int = 0
-    """How many routers there are, for `kubectl scale` and autoscalers."""
+    """Number of routers, for `kubectl scale` and autoscalers."""
     router_selector: str = ""
-    """By which labels they are found."""
+    """Labels that select the routers."""
     conditions: list[Condition] = Field([])
     """Available, Progressing and RolledBack, with reasons and messages."""

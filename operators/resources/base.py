@@ -1,6 +1,6 @@
-"""What all models of resources share: Kubernetes' spelling, strict fields, and how rules for the API server are noted.
+"""What the models of all custom resources share: camelCase names, strict fields, CEL rules, conditions.
 
-How a model becomes a schema of Kubernetes' is `operators.resources.structural`'s business.
+`operators.resources.structural` turns a model into the schema of a CustomResourceDefinition.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ GROUP = "llm-auction.io"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 
+Manifest = dict[str, Any]
+"""A Kubernetes object, or a part of one, as JSON. Its shape is defined by Kubernetes."""
+
 
 class ApiModel(BaseModel):
-    """Base of all parts of a resource: camelCase in the API, unknown names are errors, values are fixed once read.
+    """Base of every part of a resource: camelCase in the API, unknown fields are errors, instances are frozen.
 
     The docstring below a field is its description in `kubectl explain`.
     """
@@ -31,40 +34,40 @@ class ApiModel(BaseModel):
         allow_inf_nan=False,
     )
 
-    def to_api(self) -> dict[str, Any]:
-        """As the API server keeps it: camelCase, and what is unset left out."""
+    def to_api(self) -> Manifest:
+        """Serialise for the API server: camelCase names, unset fields left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def rule(expression: str, message: str) -> dict[str, str]:
-    """A rule in the Common Expression Language that the API server checks; `message` says what to do."""
+    """Return a validation rule in CEL for the API server; `message` names the remedy."""
     return {"rule": expression, "message": message}
 
 
 def checked(*rules: dict[str, str]) -> ConfigDict:
-    """The `model_config` of a model for which rules hold."""
-    noted: list[JsonValue] = [{**one} for one in rules]
-    return ConfigDict(json_schema_extra={"x-kubernetes-validations": noted})
+    """Return the `model_config` that attaches rules to a model."""
+    validations: list[JsonValue] = [{**one} for one in rules]
+    return ConfigDict(json_schema_extra={"x-kubernetes-validations": validations})
 
 
 def checked_value(longest: int, *rules: dict[str, str]) -> WithJsonSchema:
-    """The same for a single string, in place of a pattern, which the API server prints without a word of advice."""
-    noted = [{**one} for one in rules]
-    return WithJsonSchema({"type": "string", "maxLength": longest, "x-kubernetes-validations": noted})
+    """Return a string's schema with rules in place of a pattern: the API server prints a pattern without a remedy."""
+    validations = [{**one} for one in rules]
+    return WithJsonSchema({"type": "string", "maxLength": longest, "x-kubernetes-validations": validations})
 
 
 def immutable(names: Iterable[str], optional: Iterable[str] = ()) -> tuple[dict[str, str], ...]:
-    """Rules for the fields of an object that stay as they were made. `optional` ones may be missing, and stay so."""
-    why = "is immutable: make a new object"
-    always = [rule(f"self.{name} == oldSelf.{name}", f"{name} {why}") for name in names]
-    maybe = [
+    """Return the rules that make fields immutable; `optional` fields may be missing and then stay missing."""
+    remedy = "is immutable: make a new object"
+    required_rules = [rule(f"self.{name} == oldSelf.{name}", f"{name} {remedy}") for name in names]
+    optional_rules = [
         rule(
             f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})",
-            f"{name} {why}",
+            f"{name} {remedy}",
         )
         for name in optional
     ]
-    return (*always, *maybe)
+    return (*required_rules, *optional_rules)
 
 
 _NUMBER = r"([0-9]+(\.[0-9]*)?|\.[0-9]+)"
@@ -80,32 +83,44 @@ Quantity = Annotated[
         }
     ),
 ]
-"""An amount as Kubernetes writes it: 4, 500m, 64Gi."""
+"""A Kubernetes quantity: 4, 500m, 64Gi."""
 
 Name = Annotated[str, Field(min_length=1, max_length=253)]
 """The name of another object."""
 
 
-def _zulu(moment: AwareDatetime) -> str:
+def timestamp(moment: AwareDatetime) -> str:
+    """Format a UTC time as Kubernetes does: 2026-11-25T12:00:00Z."""
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-Moment = Annotated[AwareDatetime, PlainSerializer(_zulu, when_used="json")]
-"""A moment in UTC, to the second, as Kubernetes writes it."""
+Moment = Annotated[AwareDatetime, PlainSerializer(timestamp, when_used="json")]
+"""A UTC time with a resolution of one second, in Kubernetes' format."""
 
 
 class Condition(ApiModel):
-    """One thing that is true, false or unknown of an object; all types and reasons are in docs/operators.md."""
+    """One aspect of an object's state. docs/operators.md lists all types and reasons."""
 
     type: str = Field(max_length=316)
-    """What is said, in CamelCase."""
+    """The aspect, in CamelCase."""
     status: str = Field(pattern="^(True|False|Unknown)$")
     """True, False or Unknown."""
     reason: str = Field(max_length=1024)
-    """Why, in one CamelCase word that programs may rely on."""
+    """Cause of the status, as one CamelCase word that programs can rely on."""
     message: str = Field(max_length=32768)
-    """Why, for people: what happened, where, and what to do."""
+    """Cause of the status for people: what happened, where, and what to do."""
     last_transition_time: Moment
-    """Since when the status has been what it is."""
+    """Time of the last change of the status."""
     observed_generation: int | None = None
-    """The generation of the object that this was said of."""
+    """Generation of the object that the condition describes."""
+
+
+class Status(ApiModel):
+    """Fields that the statuses of all kinds share."""
+
+    observed_generation: int = 0
+    """Generation of the object that this status describes."""
+    phase: str = ""
+    """Summary in one word."""
+    conditions: list[Condition] = Field([])
+    """Conditions with reasons and messages."""

@@ -1,31 +1,27 @@
-"""CustomResourceDefinitions from the models. `python -m operators.resources.crds` writes them for the Helm chart.
-
-A further kind is one more line in KINDS.
-"""
+"""CustomResourceDefinitions of the models in KINDS. `python -m operators.resources.crds` writes them for the chart."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import BaseModel
 
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus
-from operators.resources.base import GROUP, VERSION, rule
+from operators.resources.base import GROUP, VERSION, Manifest, rule
 from operators.resources.irpojob import IRPOJobSpec, IRPOJobStatus
 from operators.resources.retrainpolicy import RetrainPolicySpec, RetrainPolicyStatus
 from operators.resources.structural import inlined, structural
 
 CHART = Path(__file__).parents[2] / "charts" / "llm-auction" / "crds"
-HEADER = "# Made from the models in operators/resources by `make crds`. Do not edit.\n"
+HEADER = "# Generated from the models in operators/resources by `make crds`. Do not edit.\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of `kubectl get`; of priority 1: only with `-o wide`."""
+    """A column of `kubectl get`; with priority 1 only of `kubectl get -o wide`."""
 
     name: str
     path: str
@@ -36,7 +32,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One custom resource. `rules` hold for the whole object, `name_length` for its name; `scale` are JSON paths."""
+    """A custom resource. `name_length`: longest name; `rules`: for the whole object; `scale`: JSON paths."""
 
     kind: str
     plural: str
@@ -51,12 +47,11 @@ class Kind:
 
     @property
     def name(self) -> str:
-        """Name of the definition."""
+        """The name of the definition."""
         return f"{self.plural}.{GROUP}"
 
 
 def _reason(condition: str) -> str:
-    """JSON path of a condition's reason."""
     return f'.status.conditions[?(@.type=="{condition}")].reason'
 
 
@@ -73,33 +68,33 @@ KINDS: tuple[Kind, ...] = (
             Column("Phase", ".status.phase"),
             Column("Epoch", ".status.epoch", "integer"),
             Column("Step", ".status.step"),
-            Column("Progress", ".status.progress", description="Steps done, of all"),
+            Column("Progress", ".status.progress", description="Steps done, of all steps"),
             Column("Restarts", ".status.restarts", "integer"),
             Column("Model", ".status.modelVersion"),
-            Column("Failed", _reason("Failed"), description="Why the job failed, if it has"),
+            Column("Failed", _reason("Failed"), description="Reason of the failure"),
             Column("Age", ".metadata.creationTimestamp", "date"),
             Column("Doing", _reason("Progressing"), priority=1),
             Column("Last failure", ".status.lastFailure.reason", priority=1),
             Column("Queue", ".spec.queueName", priority=1),
         ),
         name_length=40,
-        rules=(rule("self.metadata.name != 'models'", "the name models is taken by the model registry"),),
+        rules=(rule("self.metadata.name != 'models'", "the name models is reserved for the model registry"),),
     ),
     Kind(
         kind="AuctionService",
         plural="auctionservices",
         short=("auction",),
         description="Routers that answer with sponsored links, policy servers for each version of the policy, and the "
-        "way a new version takes over the traffic: step by step, guarded, and back by itself.",
+        "rollout of a new version: step by step, guarded, with automatic rollback.",
         spec=AuctionServiceSpec,
         status=AuctionServiceStatus,
         columns=(
             Column("Phase", ".status.phase"),
             Column("Stable", ".status.stable.name"),
             Column("Candidate", ".status.candidate.name"),
-            Column("Share", ".status.weight", "integer", description="The candidate's share, per cent"),
+            Column("Share", ".status.weight", "integer", description="The candidate's share in per cent"),
             Column("Routers", ".status.routers"),
-            Column("Doing", _reason("Progressing"), description="What a new version waits for, or what became of it"),
+            Column("Doing", _reason("Progressing"), description="What a new version waits for, or its result"),
             Column("Age", ".metadata.creationTimestamp", "date"),
             Column("Rejected", ".status.rejected.name", priority=1),
             Column("Why", ".status.rejected.reason", priority=1),
@@ -115,13 +110,13 @@ KINDS: tuple[Kind, ...] = (
         kind="RetrainPolicy",
         plural="retrainpolicies",
         short=("retrain",),
-        description="When the stable version of an AuctionService is trained anew from the log of what it served, with "
-        "which IRPOJob, and whether a result that passes takes over.",
+        description="Retrains the stable version of an AuctionService from the log of what it served: when, with which "
+        "IRPOJob, and whether a result that passes the gates is promoted.",
         spec=RetrainPolicySpec,
         status=RetrainPolicyStatus,
         columns=(
             Column("Phase", ".status.phase"),
-            Column("Ready", _reason("Ready"), description="Watching, or what keeps it from that"),
+            Column("Ready", _reason("Ready"), description="Watching, or what prevents it"),
             Column("Service", ".spec.service.name"),
             Column("New", ".status.seen.new", "integer", description="Judged interactions since the last retraining"),
             Column("Job", ".status.active"),
@@ -135,8 +130,8 @@ KINDS: tuple[Kind, ...] = (
 )
 
 
-def definition(kind: Kind) -> dict[str, Any]:
-    """The CustomResourceDefinition of a kind."""
+def definition(kind: Kind) -> Manifest:
+    """Render the CustomResourceDefinition of a kind."""
     spec = structural(inlined(kind.spec))
     status = structural(inlined(kind.status), defaults=False)
     status.pop("required", None)
@@ -146,7 +141,7 @@ def definition(kind: Kind) -> dict[str, Any]:
     longest = kind.name_length
     naming = rule(
         f"self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= {longest}",
-        f"the name begins with a letter, has lower-case letters, digits and -, and at most {longest} characters",
+        f"the name must begin with a letter and have at most {longest} lower-case letters, digits and -",
     )
     schema = {
         "type": "object",
@@ -161,7 +156,7 @@ def definition(kind: Kind) -> dict[str, Any]:
             "status": status,
         },
     }
-    subresources: dict[str, Any] = {"status": {}}
+    subresources: Manifest = {"status": {}}
     if kind.scale:
         subresources["scale"] = dict(kind.scale)
     return {
@@ -193,17 +188,17 @@ def definition(kind: Kind) -> dict[str, Any]:
     }
 
 
-def _column(column: Column) -> dict[str, Any]:
-    told: dict[str, Any] = {"name": column.name, "jsonPath": column.path, "type": column.type}
+def _column(column: Column) -> Manifest:
+    result: Manifest = {"name": column.name, "jsonPath": column.path, "type": column.type}
     if column.priority:
-        told["priority"] = column.priority
+        result["priority"] = column.priority
     if column.description:
-        told["description"] = column.description
-    return told
+        result["description"] = column.description
+    return result
 
 
 def rendered() -> dict[str, str]:
-    """Every definition as YAML, by file name."""
+    """Render every definition as YAML, by file name."""
     return {
         f"{kind.plural}.yaml": HEADER + yaml.safe_dump(definition(kind), sort_keys=False, width=110, allow_unicode=True)
         for kind in KINDS
@@ -211,7 +206,7 @@ def rendered() -> dict[str, str]:
 
 
 def main(folder: Path) -> None:
-    """Writes the definitions into a folder."""
+    """Write the definitions into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in rendered().items():
         (folder / name).write_text(text, encoding="utf-8")

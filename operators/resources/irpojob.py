@@ -1,8 +1,8 @@
-"""IRPOJob: one training run, each of its steps a Kubernetes Job. The configuration is the trainer's own schema."""
+"""IRPOJob: a training run, one Kubernetes Job per step. Its configuration has the trainer's own schema."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
@@ -10,8 +10,10 @@ from mechanism.errors import ConfigError
 from operators.resources.base import (
     ApiModel,
     Condition,
+    Manifest,
     Moment,
     Quantity,
+    Status,
     checked,
     immutable,
     rule,
@@ -32,39 +34,39 @@ class StepPods(ApiModel):
     gpus: Annotated[int, Field(ge=0, le=16)] = 0
     """GPUs of each pod."""
     shared_memory: Quantity | None = None
-    """Size of /dev/shm, which counts as the pod's memory; none: the container runtime's 64 MB. NCCL wants gigabytes."""
+    """Size of /dev/shm, which counts as the pod's memory; by default the runtime's 64 MB. NCCL needs gigabytes."""
     env: list[EnvVar] = Field([], max_length=128)
-    """Variables of this step, beside and before the job's."""
+    """Variables of this step. They override the job's."""
     node_selector: Labels = Field({})
-    """Labels that nodes must have, beside the job's."""
+    """Labels that nodes must have, in addition to the job's."""
     pod_annotations: Labels = Field({})
-    """Annotations of this step's pods, beside the job's."""
+    """Annotations of this step's pods, in addition to the job's."""
 
 
 class RolloutPods(StepPods):
     """The pods that sample answers."""
 
     pods: PodCount = 1
-    """Over how many pods the contexts are divided."""
+    """Number of pods among which the contexts are divided."""
 
 
 class OptimisationPods(StepPods):
-    """The pods that optimise together: one torchrun in each, meeting at the first by c10d rendezvous."""
+    """The pods that optimise together: one torchrun in each, with a c10d rendezvous at the first."""
 
     model_config = checked(
         rule(
             "self.gpus == 0 || self.gpus == self.processesPerPod",
-            "with GPUs, give processesPerPod the same number as gpus: a process for each",
+            "with GPUs, give processesPerPod the same number as gpus: one process for each",
         )
     )
     pods: PodCount = 1
-    """How many pods optimise together; a pod is a node's share."""
+    """Number of pods, usually one per node."""
     processes_per_pod: Annotated[int, Field(ge=1, le=16)] = 1
-    """Training processes in each pod: one for each of its GPUs."""
+    """Training processes in each pod, one for each of its GPUs."""
     port: Annotated[int, Field(ge=1024, le=65535)] = 29_400
-    """Port of the first pod at which the others meet it."""
+    """Rendezvous port of the first pod."""
     ipc_lock: bool = False
-    """Adds the capability IPC_LOCK, which registering memory with InfiniBand and other RDMA devices needs."""
+    """Add the capability IPC_LOCK, which InfiniBand and other RDMA devices need to register memory."""
 
 
 class Steps(ApiModel):
@@ -72,30 +74,30 @@ class Steps(ApiModel):
 
     reward: StepPods = StepPods()
     """Feedback and the reward update: the policy answers, users click, the click predictor is fitted. One pod. In the
-    first epoch it makes the warm start, too."""
+    first epoch it also runs the warm start."""
     rollouts: RolloutPods = RolloutPods()
-    """Several answers of the policy to each context."""
+    """Several sampled answers of the policy for each context."""
     pairs: StepPods = StepPods()
-    """Winners and losers among the answers, and what the reference policy thinks of them. One pod."""
+    """Preference pairs of the answers, with their log probabilities under the reference policy. One pod."""
     optimisation: OptimisationPods = OptimisationPods()
-    """Preference optimisation, under DeepSpeed where config.optimisation.zero_stage is set."""
+    """Preference optimisation, with DeepSpeed if config.optimisation.zero_stage is set."""
     evaluation: StepPods = StepPods()
-    """Figures on validation contexts, and the guards. One pod; at the end one more registers the best epoch."""
+    """Evaluation on validation contexts, and the guards. One pod; a last one registers the best epoch."""
 
 
 class Gpu(ApiModel):
-    """Which GPUs the steps that ask for any get."""
+    """The kind of GPUs for steps that request any."""
 
     type: Annotated[str, Field(min_length=1, max_length=63)] | None = None
-    """Value of the node label, such as NVIDIA-H100-80GB-HBM3; none: any."""
+    """Value of the node label, such as NVIDIA-H100-80GB-HBM3; by default any."""
     node_label: Annotated[str, Field(min_length=1, max_length=317)] = "nvidia.com/gpu.product"
-    """Node label that names a node's GPUs."""
+    """Label of nodes that names the kind of their GPUs."""
     resource: Annotated[str, Field(min_length=1, max_length=253)] = "nvidia.com/gpu"
     """Name of the resource that counts them."""
 
 
 class Storage(ApiModel):
-    """Where the run and its models are kept, for all pods alike."""
+    """Storage of the run and its models, the same for all pods."""
 
     model_config = checked(
         rule(
@@ -108,15 +110,15 @@ class Storage(ApiModel):
     """Absolute path below a volume, or the URL of an object store (s3://bucket/prefix). The run directory is
     `<url>/<name of the job>`, the model registry `<url>/models`."""
     cache: Annotated[str, Field(pattern="^/", max_length=512)] | None = None
-    """With an object store: absolute path below a volume that all pods share, for local copies and for checkpoints
-    inside preference optimisation."""
+    """Only with an object store: absolute path below a volume that all pods share, for local copies and for checkpoints
+    of preference optimisation."""
 
 
-Training = Annotated[dict[str, Any], AfterValidator(check_training), WithJsonSchema(training_schema())]
+Training = Annotated[Manifest, AfterValidator(check_training), WithJsonSchema(training_schema())]
 
 
 class IRPOJobSpec(PodFields):
-    """What to train, on which pods, and how long to try."""
+    """What to train, on which pods, and when to give up."""
 
     model_config = checked(
         *immutable(
@@ -148,18 +150,20 @@ class IRPOJobSpec(PodFields):
         ),
         rule(
             "self.steps.rollouts.pods <= self.config.rollout.contexts",
-            "steps.rollouts.pods must be at most config.rollout.contexts: each pod answers some of them",
+            "steps.rollouts.pods must be at most config.rollout.contexts: each pod needs at least one context",
         ),
-        rule("self.config.epochs <= 999", "config.epochs must be at most 999: the names of Jobs have room for these"),
+        rule(
+            "self.config.epochs <= 999", "config.epochs must be at most 999: the names of Jobs have three digits for it"
+        ),
         rule(
             "!self.storage.url.startsWith('/') || self.volumes.exists(v, !v.readOnly && has(v.persistentVolumeClaim) &&"
             " (self.storage.url == v.mountPath || self.storage.url.startsWith(v.mountPath + '/')))",
-            "storage.url must lie below the mountPath of a volume with a persistentVolumeClaim that can be written",
+            "storage.url must lie below the mountPath of a writable volume with a persistentVolumeClaim",
         ),
         rule(
             "!has(self.storage.cache) || self.volumes.exists(v, !v.readOnly && has(v.persistentVolumeClaim) &&"
             " (self.storage.cache == v.mountPath || self.storage.cache.startsWith(v.mountPath + '/')))",
-            "storage.cache must lie below the mountPath of a volume with a persistentVolumeClaim that can be written",
+            "storage.cache must lie below the mountPath of a writable volume with a persistentVolumeClaim",
         ),
         rule(
             "self.storage.url.startsWith('/') || has(self.storage.cache) || self.config.optimisation.checkpoint_steps"
@@ -174,117 +178,119 @@ class IRPOJobSpec(PodFields):
     )
 
     config: Training
-    """The run's configuration, as in the file for `llm-auction train`: base model, epochs, feedback from the simulator
+    """Configuration of the run, as in a file for `llm-auction train`: base model, epochs, feedback from the simulator
     or from shards of the event log, lambda, delta_th, M, beta, the reference policy. Its name is the job's."""
     image: Image
     """Container image with llm-auction and its extra `train`."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
-    """When the image is pulled."""
+    """When to pull the image."""
     image_pull_secrets: list[NamedObject] = Field([], max_length=16)
-    """Secrets for the image's registry."""
+    """Pull Secrets of the image's registry."""
     gates: GatesField | None = None
-    """What must hold before the result may serve, in the trainer's spelling. It is measured on the held-out part of
-    the log when the model is registered; a model that does not pass is registered as refused. `{}` asks for all gates
-    at their defaults; without the field there are none."""
+    """Gates that the result must pass before it may serve, with the trainer's field names. They are measured on the
+    held-out part of the log when the model is registered; a model that does not pass is registered as refused. `{}`
+    applies all gates with their defaults; without the field there are none."""
     storage: Storage
-    """Where the run and its models are kept."""
+    """Storage of the run and its models."""
     steps: Steps = Steps()
     """The pods of each step."""
     gpu: Gpu = Gpu()
-    """Which GPUs the steps that ask for any get."""
+    """The kind of GPUs for steps that request any."""
     pod_security: PodSecurity = PodSecurity()
-    """As which user the containers run."""
+    """User and groups of the containers."""
     queue_name: Annotated[str, Field(min_length=1, max_length=63)] | None = None
-    """LocalQueue of Kueue that admits each step's Job."""
+    """Kueue LocalQueue that admits the Job of each step."""
     suspend: bool = False
-    """Frees every pod; set back to false, the run goes on from its last checkpoint."""
+    """Delete all pods. When it is set back to false, the run continues from its last checkpoint."""
     active_deadline_seconds: Annotated[int, Field(ge=1, le=315_360_000)] | None = None
-    """Seconds that the job may be active, from its first step and without the time it is suspended; then it fails."""
+    """Seconds from the first step after which the job fails; time suspended does not count."""
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
-    """How often a step may be started again after a failure that a new start may heal, over the whole job."""
+    """Number of restarts after failures that a restart can fix, over the whole job."""
     backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 10
-    """Wait before the first restart; it doubles with each further one, up to 600 seconds."""
+    """Seconds before the first restart; doubled for each further one, up to 600."""
     node_loss_seconds: Annotated[int, Field(ge=0, le=3600)] = 60
-    """For how long a node may be NotReady before its pods are given up and the step starts again."""
+    """Seconds for which a node may be NotReady before its pods are deleted and the step restarts."""
     ttl_seconds_after_finished: Seconds | None = None
-    """Seconds after its end when the job is deleted with all that belongs to it; none: it stays. The run directory
-    and the registered model stay in any case."""
+    """Seconds after its end at which the job and its objects are deleted; by default never. The run directory and the
+    registered model are kept in any case."""
 
     def run_config(self, name: str) -> RunConfig:
-        """The trainer's configuration of a job of that name. Raises ConfigError for what its schema refuses."""
+        """Return the trainer's configuration of a job with this name.
+
+        Raises:
+            ConfigError: if the trainer's schema refuses it.
+        """
         processes = self.steps.optimisation.pods * self.steps.optimisation.processes_per_pod
         optimisation = {**self.config.get("optimisation", {}), "processes": processes}
         try:
             return RunConfig.model_validate({"name": name, **self.config, "optimisation": optimisation})
         except ValueError as error:
-            raise ConfigError("spec.config", str(error), "mend it and create the job anew") from error
+            raise ConfigError("spec.config", str(error), "correct it and create the job again") from error
 
 
 class Failure(ApiModel):
-    """How a step last failed."""
+    """The last failure of a step."""
 
     reason: str
-    """One word; see docs/operators.md."""
+    """Reason in one word; see docs/operators.md."""
     message: str
-    """What happened, with the container's last words where it has any."""
+    """What happened, with the container's termination message if it has one."""
     epoch: int
     """Epoch of the step."""
     step: str
-    """The step."""
+    """Name of the step."""
     pod: str | None = None
     """The pod that failed first."""
     node: str | None = None
-    """Its node."""
+    """Node of that pod."""
     exit_code: int | None = None
-    """Exit code of its container."""
+    """Exit code of that pod's container."""
     time: Moment
-    """When it was noticed."""
+    """Time at which the operator noticed it."""
 
 
-class IRPOJobStatus(ApiModel):
-    """What the operator has seen and done."""
+class IRPOJobStatus(Status):
+    """State of the job as the operator observed it."""
 
-    observed_generation: int = 0
-    """The generation of the job that this status is about."""
     phase: Literal["Pending", "Queued", "Running", "Restarting", "Suspending", "Suspended", "Complete", "Failed"] = (
         "Pending"
     )
-    """In one word; the conditions say more."""
+    """Summary in one word."""
     epoch: int = 0
-    """The epoch that is being worked on, from 1."""
+    """The current epoch, from 1."""
     step: str = ""
-    """The step that is being worked on."""
+    """The current step."""
     progress: str = ""
-    """Steps done, of all."""
+    """Steps done, of all steps."""
     steps_done: int = 0
-    """How many steps are done."""
+    """Number of steps done."""
     attempt: int = 0
-    """Counts the starts of steps that were not the step's first; it is part of the names of the pods."""
+    """Number of restarts and suspensions so far; part of the names of Jobs and pods."""
     restarts: int = 0
-    """How many of `maxRestarts` are used."""
+    """Number of restarts used, of `maxRestarts`."""
     out_of_memory: int = 0
-    """How often the present step ran out of memory."""
+    """Number of times that the current step ran out of memory."""
     not_before: Moment | None = None
-    """When the present step may start again."""
+    """Earliest time of the current step's restart."""
     start_time: Moment | None = None
-    """When the first step was started."""
+    """Start of the first step."""
     active_since: Moment | None = None
-    """Since when the job is active; missing while it is suspended."""
+    """Start of the current active period; missing while the job is suspended."""
     active_seconds: int = 0
-    """How long it was active before."""
+    """Duration of the earlier active periods."""
     completion_time: Moment | None = None
-    """When it ended, well or not."""
+    """End of the job, whether complete or failed."""
     best_epoch: int | None = None
-    """The epoch whose policy is the best; 0: none is better than the base model."""
+    """The epoch with the best policy; 0 if none is better than the base model."""
     model_version: str | None = None
     """The registered model."""
     model_digest: str | None = None
-    """sha256 of its weights, as an AuctionService asks for it."""
+    """sha256 of its weights, as `spec.model.digest` of an AuctionService needs it."""
     model_status: Literal["trained", "candidate", "refused"] | None = None
-    """What the gates made of it: a candidate may serve, a refused model may not, a trained one they never saw."""
+    """Result of the gates: a candidate may serve, a refused model may not, a trained one was not measured."""
     refused_by: str = ""
-    """Which gates refused it, and why."""
+    """The gates that refused it, with their reasons."""
     last_failure: Failure | None = None
-    """How a step last failed."""
+    """The last failure of a step."""
     conditions: list[Condition] = Field([])
     """Accepted, Progressing, Suspended, Complete and Failed, with reasons and messages."""

@@ -1,15 +1,15 @@
-"""What a resource may say about the pods that are made for it: Kubernetes' own shapes, cut to what is passed on whole.
+"""Pod settings inside a resource: the subset of Kubernetes' own fields that is passed on unchanged.
 
-A field that is missing here is refused by the API server's validation and not ignored.
+The API server refuses any other field instead of ignoring it.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from operators.resources.base import ApiModel, Name, Quantity, checked, rule
+from operators.resources.base import ApiModel, Manifest, Name, Quantity, checked, rule
 
 Image = Annotated[str, Field(pattern=r"^\S+$", max_length=1024)]
 Labels = Annotated[dict[str, str], Field(max_length=64)]
@@ -18,16 +18,16 @@ Resource = Annotated[dict[str, Quantity], Field(max_length=32)]
 
 
 class KeyOf(ApiModel):
-    """One key of a Secret or ConfigMap in the same namespace."""
+    """A key of a Secret or ConfigMap in the same namespace."""
 
     name: Name
     """Name of the object."""
     key: Name
-    """Key in it."""
+    """Key in the object."""
 
 
 class EnvSource(ApiModel):
-    """Where a variable's value is kept."""
+    """Source of a variable's value."""
 
     model_config = checked(
         rule("has(self.secretKeyRef) != has(self.configMapKeyRef)", "give one of secretKeyRef and configMapKeyRef")
@@ -45,20 +45,20 @@ class EnvVar(ApiModel):
     name: Annotated[str, Field(pattern="^[-._a-zA-Z][-._a-zA-Z0-9]*$", max_length=253)]
     """Name of the variable."""
     value: Annotated[str, Field(max_length=32768)] | None = None
-    """Its value. A secret belongs into a Secret, not here."""
+    """Value. Put secret values into a Secret and use valueFrom."""
     value_from: EnvSource | None = None
-    """Where its value is kept."""
+    """Source of the value."""
 
 
 class NamedObject(ApiModel):
-    """An object of the same namespace."""
+    """An object in the same namespace."""
 
     name: Name
-    """Its name."""
+    """Name of the object."""
 
 
 class EnvFrom(ApiModel):
-    """An object whose every key becomes a variable."""
+    """An object all of whose keys become environment variables."""
 
     model_config = checked(rule("has(self.secretRef) != has(self.configMapRef)", "give one of secretRef, configMapRef"))
     secret_ref: NamedObject | None = None
@@ -71,27 +71,27 @@ class ClaimVolume(ApiModel):
     """A PersistentVolumeClaim."""
 
     claim_name: Name
-    """Its name."""
+    """Name of the object."""
 
 
 class SecretVolume(ApiModel):
-    """A Secret as files."""
+    """A Secret, mounted as files."""
 
     secret_name: Name
-    """Its name."""
+    """Name of the object."""
 
 
 class EmptyDir(ApiModel):
-    """A folder that ends with its pod."""
+    """A folder that is deleted with its pod."""
 
     medium: Literal["", "Memory"] = ""
     """Empty: the node's disk. Memory: a tmpfs, which counts as the container's memory."""
     size_limit: Quantity | None = None
-    """How large it may get before the pod is evicted."""
+    """Size above which the pod is evicted."""
 
 
 class Volume(ApiModel):
-    """A volume and where the container sees it."""
+    """A volume and its mount in the container."""
 
     model_config = checked(
         rule(
@@ -105,84 +105,84 @@ class Volume(ApiModel):
     mount_path: MountPath
     """Absolute path in the container."""
     sub_path: Annotated[str, Field(max_length=512)] | None = None
-    """Folder inside the volume to mount in place of its root."""
+    """Folder inside the volume to mount instead of its root."""
     read_only: bool = False
-    """Mount it so that nothing can be written."""
+    """Mount it read-only."""
     persistent_volume_claim: ClaimVolume | None = None
-    """A claim. With several pods in a phase it must be of a kind that several nodes can mount (ReadWriteMany)."""
+    """A claim. With several pods in a step, several nodes must be able to mount it (ReadWriteMany)."""
     secret: SecretVolume | None = None
-    """A Secret as files."""
+    """A Secret, mounted as files."""
     config_map: NamedObject | None = None
-    """A ConfigMap as files."""
+    """A ConfigMap, mounted as files."""
     empty_dir: EmptyDir | None = None
-    """A folder that ends with its pod, for caches."""
+    """A folder that is deleted with its pod, for caches."""
 
-    def source(self) -> dict[str, Any]:
-        """The volume as a pod's specification has it."""
+    def source(self) -> Manifest:
+        """Render the volume for a pod's specification."""
         return {k: v for k, v in self.to_api().items() if k not in ("mountPath", "subPath", "readOnly")}
 
-    def mount(self) -> dict[str, Any]:
-        """The mount as a container's specification has it."""
+    def mount(self) -> Manifest:
+        """Render the mount for a container's specification."""
         return {k: v for k, v in self.to_api().items() if k in ("name", "mountPath", "subPath", "readOnly")}
 
 
 class Toleration(ApiModel):
-    """A taint of nodes that pods put up with."""
+    """A node taint that pods tolerate."""
 
     key: Name | None = None
-    """Key of the taint; none, with operator Exists: any."""
+    """Key of the taint. Without it, and with operator Exists, every taint is tolerated."""
     operator: Literal["Equal", "Exists"] = "Equal"
-    """Equal compares the value, Exists does not."""
+    """Equal compares the value; Exists ignores it."""
     value: Annotated[str, Field(max_length=63)] | None = None
     """Value of the taint."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """Effect of the taint; none: any."""
+    """Effect of the taint; without it every effect."""
     toleration_seconds: int | None = None
-    """For NoExecute: how long it is put up with."""
+    """For NoExecute: how long the taint is tolerated."""
 
 
 class Resources(ApiModel):
-    """What a pod's container asks of its node."""
+    """Resource requests and limits of a pod's container."""
 
     requests: Resource | None = None
-    """Amounts that the scheduler keeps free for it, such as cpu: 4 and memory: 64Gi."""
+    """Amounts that the scheduler reserves, such as cpu: 4 and memory: 64Gi."""
     limits: Resource | None = None
-    """Amounts that it may not exceed: past its memory it is killed."""
+    """Amounts that the container may not exceed: beyond its memory limit it is killed."""
 
 
 class PodSecurity(ApiModel):
-    """As which user the container runs. It never gets more privileges than that user has."""
+    """User and groups of the container. It cannot gain more privileges than that user has."""
 
     run_as_user: Annotated[int, Field(ge=0)] | None = None
-    """User id; none: the image's."""
+    """User id; by default the image's."""
     run_as_group: Annotated[int, Field(ge=0)] | None = None
-    """Group id; none: the image's."""
+    """Group id; by default the image's."""
     run_as_non_root: bool | None = None
-    """Refuse to start as root. The namespace's Pod Security Standard `restricted` asks for it."""
+    """Refuse to start as root, as the Pod Security Standard `restricted` requires."""
     fs_group: Annotated[int, Field(ge=0)] | None = None
-    """Group that owns the volumes' files."""
+    """Group that owns the files of the volumes."""
     supplemental_groups: Annotated[list[int], Field(max_length=32)] | None = None
-    """Further groups."""
+    """Additional groups."""
 
 
 class PodFields(ApiModel):
-    """What a resource says alike about all pods of a part."""
+    """Settings that apply to all pods of a part."""
 
     env: list[EnvVar] = Field([], max_length=128)
     """Environment variables of the containers."""
     env_from: list[EnvFrom] = Field([], max_length=16)
     """Secrets and ConfigMaps whose keys become variables, such as an object store's credentials."""
     volumes: list[Volume] = Field([], max_length=16)
-    """Volumes."""
+    """Volumes of the pods."""
     node_selector: Labels = Field({})
     """Labels that nodes must have."""
     tolerations: list[Toleration] = Field([], max_length=16)
-    """Taints that the pods put up with."""
+    """Node taints that the pods tolerate."""
     priority_class_name: Name | None = None
-    """PriorityClass."""
+    """PriorityClass of the pods."""
     service_account_name: Name | None = None
-    """Service account, such as one that may read an object store. Its token is not mounted unless this names one."""
+    """Service account, such as one with access to an object store. Without it no token is mounted."""
     pod_labels: Labels = Field({})
-    """Further labels of the pods."""
+    """Additional labels of the pods."""
     pod_annotations: Labels = Field({})
-    """Annotations of the pods."""
+    """Additional annotations of the pods."""

@@ -1,4 +1,4 @@
-"""RetrainPolicy: when a served model is trained anew from its own log, how, and what becomes of the result."""
+"""RetrainPolicy: when and how a served model is retrained from its log, and whether the result is promoted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
-from operators.resources.base import ApiModel, Condition, Moment, Name, checked, rule
+from operators.resources.base import ApiModel, Condition, Manifest, Moment, Name, Status, checked, rule
 from operators.resources.irpojob import IRPOJobSpec, StepPods
 from operators.resources.pods import Labels, NamedObject
 from operators.resources.structural import inlined
@@ -14,31 +14,30 @@ from operators.resources.training import GatesField, check_training, template_sc
 from trainers.config import TriggerConfig
 
 
-def _triggers(value: dict[str, Any]) -> dict[str, Any]:
+def _triggers(value: Manifest) -> Manifest:
     TriggerConfig.model_validate(value)
     return value
 
 
-Triggers = Annotated[dict[str, Any], AfterValidator(_triggers), WithJsonSchema(inlined(TriggerConfig))]
+Triggers = Annotated[Manifest, AfterValidator(_triggers), WithJsonSchema(inlined(TriggerConfig))]
 
 
-def _lasting(model: type[ApiModel]) -> list[dict[str, str]]:
-    """A model's rules without those that compare with what was before, since a template may change, and without those
-    on what a template leaves out."""
+def _template_rules(model: type[ApiModel]) -> list[dict[str, str]]:
+    """Return a model's rules, without those on immutability and on fields that a template leaves out."""
     extra: Any = model.model_config["json_schema_extra"]
     rules: list[dict[str, str]] = extra["x-kubernetes-validations"]
-    foreign = ("oldSelf", "self.gates", "self.config.epochs")
-    return [one for one in rules if not any(word in one["rule"] for word in foreign)]
+    excluded = ("oldSelf", "self.gates", "self.config.epochs")
+    return [one for one in rules if not any(word in one["rule"] for word in excluded)]
 
 
-TemplateTraining = Annotated[dict[str, Any], AfterValidator(check_training), WithJsonSchema(template_schema())]
+TemplateTraining = Annotated[Manifest, AfterValidator(check_training), WithJsonSchema(template_schema())]
 
 
 class TemplateSpec(IRPOJobSpec):
-    """An IRPOJob's specification. Base model, feedback and epochs follow from the policy."""
+    """An IRPOJob's specification. The policy determines base model, feedback source and epochs."""
 
     model_config = checked(
-        *_lasting(IRPOJobSpec),
+        *_template_rules(IRPOJobSpec),
         rule("!has(self.config.base)", "leave out config.base: it is the service's stable version"),
         rule(
             "!has(self.config.feedback) || !(has(self.config.feedback.source) || has(self.config.feedback.path) ||"
@@ -47,64 +46,64 @@ class TemplateSpec(IRPOJobSpec):
         ),
         rule(
             "!has(self.config.epochs) || self.config.epochs == 1",
-            "leave out config.epochs: it is 1, for a log is that of one policy",
+            "leave out config.epochs: it is 1, because a log comes from one policy",
         ),
-        rule("!has(self.gates)", "leave out gates: they are the policy's own"),
-        rule("!has(self.config.warm_start)", "leave out config.warm_start: the stable version was warmed"),
-        rule("!self.suspend", "leave out suspend: pause the policy, or suspend its job"),
+        rule("!has(self.gates)", "leave out gates: set them in the policy's spec.gates"),
+        rule("!has(self.config.warm_start)", "leave out config.warm_start: the stable version is warm-started already"),
+        rule("!self.suspend", "leave out suspend: set the policy's spec.paused, or suspend its IRPOJob"),
     )
 
     config: TemplateTraining
-    """The run's configuration, as in the file for `llm-auction train`, without base model, feedback and epochs."""
+    """Configuration of the run, as in a file for `llm-auction train`, without base, feedback source and epochs."""
 
 
 class Template(ApiModel):
-    """What is made when a retraining is due."""
+    """The IRPOJob that is created when a retraining is due."""
 
     labels: Labels = Field({})
     """Labels of the IRPOJob."""
     annotations: Labels = Field({})
     """Annotations of the IRPOJob."""
     spec: TemplateSpec
-    """Specification of the IRPOJob. The service's versions are in the registry at its storage.url."""
+    """Specification of the IRPOJob. Its storage.url must hold the registry with the service's versions."""
 
 
 class Schedule(ApiModel):
-    """Moments at which a retraining is made, if there is enough to learn from."""
+    """Times at which a retraining starts, provided that `triggers.at_least` interactions are new."""
 
     cron: Annotated[str, Field(pattern=r"^(@(hourly|daily|weekly|monthly)|(\S+\s+){4}\S+)$", max_length=128)]
-    """Minute, hour, day, month and weekday, such as `0 3 * * *`."""
+    """Minute, hour, day, month and weekday, such as `0 3 * * *`; or @hourly, @daily, @weekly, @monthly."""
     time_zone: Annotated[str, Field(min_length=1, max_length=64)] = "UTC"
-    """Time zone, such as Europe/Paris."""
+    """Time zone of the schedule, such as Europe/Paris."""
 
 
 class Source(ApiModel):
-    """The log to learn from."""
+    """The log of judged interactions."""
 
     shards: Annotated[str, Field(min_length=1, max_length=1024)]
-    """Folder on a volume of the template, or URL (s3://bucket/prefix), that `llm-auction worker feedback` writes to."""
+    """Folder on a volume of the template, or URL (s3://bucket/prefix), written by `llm-auction worker feedback`."""
 
 
 class Look(ApiModel):
-    """How the log is looked at: by a Job with the template's image, volumes and variables."""
+    """The Job that reads the log to decide whether a retraining is due; it has the template's image and volumes."""
 
     every_seconds: Annotated[int, Field(ge=30, le=86_400)] = 600
-    """Seconds between two looks."""
+    """Seconds between two such Jobs."""
     pods: StepPods = StepPods()
-    """The Job's one pod."""
+    """Pod of the Job."""
 
 
 class History(ApiModel):
-    """How many ended IRPOJobs stay. Their run directories and models stay in any case."""
+    """How many ended IRPOJobs are kept. Their run directories and models are always kept."""
 
     complete: Annotated[int, Field(ge=0, le=100)] = 3
-    """Complete ones."""
+    """Complete IRPOJobs to keep."""
     failed: Annotated[int, Field(ge=0, le=100)] = 3
-    """Failed ones."""
+    """Failed IRPOJobs to keep."""
 
 
 class RetrainPolicySpec(ApiModel):
-    """When to train anew, from what, how, and what becomes of the result."""
+    """When to retrain, from which log, how, and whether to promote the result."""
 
     model_config = checked(
         rule(
@@ -114,106 +113,103 @@ class RetrainPolicySpec(ApiModel):
         ),
     )
     service: NamedObject
-    """The AuctionService whose stable version is trained on; of the same namespace."""
+    """The AuctionService, in the same namespace, whose stable version is retrained."""
     source: Source
-    """The log to learn from."""
+    """The log to train on."""
     triggers: Triggers = Field({}, validate_default=False)
-    """When a retraining is due: by number of new judged interactions, age or drift; in the trainer's spelling."""
+    """When a retraining is due: by number of new judged interactions, age or drift, with the trainer's field names."""
     schedule: Schedule | None = None
-    """When one is due by the clock, beside the triggers."""
+    """When one is due by the clock, in addition to the triggers."""
     look: Look = Look()
-    """How the log is looked at."""
+    """How often and with which pod the log is checked."""
     template: Template
-    """The IRPOJob to make."""
+    """The IRPOJob to create."""
     gates: GatesField = Field({}, validate_default=False)
-    """What must hold before a result is offered to the service, measured on the log against the stable version:
-    off-policy estimates, the click predictor, monotonicity, quality, invalid insertions, latency; in the trainer's
-    spelling."""
+    """Gates that a result must pass, measured on the log against the stable version: off-policy estimates, the click
+    predictor, monotonicity, quality, invalid insertions, latency; with the trainer's field names."""
     promote: bool = False
-    """Whether a result that passes becomes the service's `spec.model`, whose canary then decides. The field is taken
-    over from whoever else writes it. False: the status names the result, and somebody else decides."""
+    """Whether a result that passes becomes the service's `spec.model`, so that its rollout begins. The operator then
+    takes the field over from other writers. Without it the status only names the result."""
     history: History = History()
-    """How many ended IRPOJobs stay."""
+    """How many ended IRPOJobs are kept."""
     paused: bool = False
-    """Nothing new is begun; what runs goes on."""
+    """Start nothing new; a running retraining continues."""
 
     def trigger_config(self) -> TriggerConfig:
-        """The triggers with their defaults."""
+        """Return the triggers with their defaults."""
         return TriggerConfig.model_validate(self.triggers)
 
 
 class Seen(ApiModel):
-    """What the last look at the log found."""
+    """Result of a look at the log."""
 
     time: Moment
-    """When."""
+    """Time of the result."""
     serving: str
     """The stable version at that time."""
     new: int
     """Usable judged interactions since the last retraining."""
     watermark: Moment | None = None
-    """Up to when the log is complete."""
+    """Time up to which the log is complete."""
     due: bool
-    """Whether a retraining was due by the triggers."""
+    """Whether a trigger made a retraining due."""
     trigger: str | None = None
-    """Which of them."""
+    """The trigger."""
     reason: str
-    """Why, or what it is waiting for."""
+    """Why a retraining is due, or what it is waiting for."""
 
 
 class Result(ApiModel):
-    """What became of a retraining."""
+    """Result of a retraining."""
 
     job: str
-    """Its IRPOJob."""
+    """Name of its IRPOJob."""
     trigger: str
-    """What made it due."""
+    """Why it started: a trigger, or the schedule."""
     outcome: Literal["Passed", "Refused", "Failed"]
-    """Passed the gates, refused by them, or failed before."""
+    """Whether it passed the gates, was refused by them, or failed before."""
     message: str
-    """Why."""
+    """Cause of the outcome."""
     model: str | None = None
     """The registered version."""
     digest: str | None = None
     """sha256 of its weights."""
     time: Moment
-    """When."""
+    """Time at which the operator noticed it."""
 
 
-class RetrainPolicyStatus(ApiModel):
-    """What the operator has seen and done."""
+class RetrainPolicyStatus(Status):
+    """State of the policy as the operator observed it."""
 
-    observed_generation: int = 0
-    """The generation of the policy that this status is about."""
     phase: Literal["Waiting", "Looking", "Training", "Paused"] = "Waiting"
-    """In one word."""
+    """Summary in one word."""
     waiting_for: str = ""
-    """What it is waiting for, in words."""
+    """What the policy is waiting for, as text."""
     looks: int = 0
-    """Looks at the log; part of the names of their Jobs."""
+    """Number of looks at the log so far; part of the names of their Jobs."""
     look_since: Moment | None = None
-    """When the last look began."""
+    """Start of the current look."""
     asked: str = ""
-    """What asked for a retraining whatever the triggers say; empty: nothing."""
+    """What requests a retraining regardless of the triggers (the schedule), or empty."""
     looked: Moment | None = None
-    """When the last look ended."""
+    """End of the last look."""
     seen: Seen | None = None
-    """What the last look that succeeded found."""
+    """Result of the last successful look."""
     runs: int = 0
-    """Retrainings so far; part of the names of their IRPOJobs."""
+    """Number of retrainings so far; part of the names of their IRPOJobs."""
     active: Name | None = None
-    """The IRPOJob that runs."""
+    """The running IRPOJob."""
     active_trigger: str = ""
-    """What made it due."""
+    """Why it started: a trigger, or the schedule."""
     active_base: str = ""
-    """The version that it begins from."""
+    """The version that it starts from."""
     last_run: Moment | None = None
-    """When the last retraining began."""
+    """Start of the last retraining."""
     last_scheduled: Moment | None = None
-    """The last moment of the schedule that was heeded."""
+    """The last scheduled time that the operator acted on."""
     next_scheduled: Moment | None = None
-    """The next one."""
+    """The next scheduled time."""
     last_result: Result | None = None
-    """What became of the last retraining."""
+    """Result of the last retraining."""
     conditions: list[Condition] = Field([])
     """Ready and Training, with reasons and messages."""

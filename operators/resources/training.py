@@ -1,18 +1,20 @@
-"""The trainer's configuration inside a resource: its schema with rules for the API server, less what the resource says
-itself (the run's name and its processes)."""
+"""The trainer's configuration inside a resource: its schema, with its cross-field checks as CEL rules.
+
+The run's name and its number of processes follow from other fields of the resource and are left out.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, WithJsonSchema
 
-from operators.resources.base import rule
-from operators.resources.structural import inlined
+from operators.resources.base import Manifest, rule
+from operators.resources.structural import Schema, inlined
 from trainers.config import GateSettings, RunConfig
 
 ELSEWHERE = {"name": "metadata.name", "optimisation.processes": "steps.optimisation.pods and processesPerPod"}
-"""Fields of the trainer's that the resource has under another name."""
+"""Fields of the trainer's configuration that follow from another field of the resource."""
 
 RULES: dict[str, list[dict[str, str]]] = {
     "": [
@@ -22,24 +24,24 @@ RULES: dict[str, list[dict[str, str]]] = {
         ),
         rule(
             "self.feedback.source != 'shards' || self.reward.source != 'oracle'",
-            "reward.source oracle knows simulated users only, not those of feedback.source shards",
+            "reward.source oracle needs simulated users, which feedback.source shards does not have",
         ),
         rule(
             "self.feedback.source != 'shards' || !has(self.warm_start)",
-            "warm_start needs a simulated world: register a warmed model and start from it",
+            "warm_start needs a simulated world: register a warm-started model and start from it",
         ),
     ],
     "world": [
         rule(
             "has(self.path) != (self.kind == 'builtin')",
-            "path belongs to the kinds webis and tables, and to them only",
+            "path belongs to the kinds webis and tables, and to no other",
         ),
     ],
     "feedback": [
-        rule("has(self.path) == (self.source == 'shards')", "path belongs to the source shards, and to it only"),
+        rule("has(self.path) == (self.source == 'shards')", "path belongs to the source shards, and to no other"),
         rule(
             "self.source != 'shards' || !has(self.judge)",
-            "judge belongs to the source simulator: shards have been judged already",
+            "judge belongs to the source simulator: shards are judged already",
         ),
         rule("!has(self.since) || !has(self.until) || self.since < self.until", "since must be before until"),
     ],
@@ -47,8 +49,7 @@ RULES: dict[str, list[dict[str, str]]] = {
         rule("self.sft_weight == 0.0 || self.shared_prefix", "sft_weight needs shared_prefix"),
     ],
 }
-"""The checks between fields that `trainers.config` makes in Python, in the API server's language, by section."""
-
+"""The checks between fields that `trainers.config` makes in Python, as CEL rules by section."""
 
 GATE_RULES: dict[str, list[dict[str, str]]] = {
     "simulator": RULES["world"],
@@ -59,23 +60,25 @@ GATE_RULES: dict[str, list[dict[str, str]]] = {
         ),
     ],
 }
-"""The same for the gates."""
+"""The same for the gates' settings."""
 
 
-def training_schema() -> dict[str, Any]:
-    """JSON schema of the configuration in a resource, without references."""
+def training_schema() -> Schema:
+    """Return the JSON schema of the configuration in a resource, without references."""
     schema = inlined(RunConfig)
     del schema["properties"]["name"]
     schema["required"] = [name for name in schema.get("required", []) if name != "name"]
     if not schema["required"]:
         del schema["required"]
     del schema["properties"]["optimisation"]["properties"]["processes"]
-    return _ruled(schema, RULES)
+    return _with_rules(schema, RULES)
 
 
-def template_schema() -> dict[str, Any]:
-    """The same where base model, feedback and epochs follow from elsewhere: they have no defaults, which would tell of
-    a base model that is not taken. What is said of them is the resource's to refuse."""
+def template_schema() -> Schema:
+    """Return the schema for a template, in which the policy determines base model, feedback source and epochs.
+
+    These fields have no defaults here, since a default would not be used. The resource's rules refuse values for them.
+    """
     schema = training_schema()
     del schema["x-kubernetes-validations"]
     feedback = schema["properties"]["feedback"]
@@ -85,29 +88,33 @@ def template_schema() -> dict[str, Any]:
     return schema
 
 
-def _ruled(schema: dict[str, Any], by_section: dict[str, list[dict[str, str]]]) -> dict[str, Any]:
+def _with_rules(schema: Schema, by_section: dict[str, list[dict[str, str]]]) -> Schema:
     for section, rules in by_section.items():
         part = schema["properties"][section] if section else schema
         part["x-kubernetes-validations"] = rules
     return schema
 
 
-def check_gates(value: dict[str, Any]) -> dict[str, Any]:
-    """Refuses what the gates' own schema refuses. Raises ValueError."""
+def check_gates(value: Manifest) -> Manifest:
+    """Validate gates by the trainer's schema, which raises a ValueError for what it refuses."""
     GateSettings.model_validate(value)
     return value
 
 
 GatesField = Annotated[
-    dict[str, Any], AfterValidator(check_gates), WithJsonSchema(_ruled(inlined(GateSettings), GATE_RULES))
+    Manifest, AfterValidator(check_gates), WithJsonSchema(_with_rules(inlined(GateSettings), GATE_RULES))
 ]
-"""Thresholds of the gates in a resource, in the trainer's spelling."""
+"""Thresholds of the gates in a resource, with the trainer's field names."""
 
 
-def check_training(value: dict[str, Any]) -> dict[str, Any]:
-    """Refuses, as the API server does, what the resource says elsewhere. Raises ValueError."""
+def check_training(value: Manifest) -> Manifest:
+    """Refuse fields that follow from other fields of the resource, as the API server does.
+
+    Raises:
+        ValueError: if such a field is set.
+    """
     for name, place in ELSEWHERE.items():
         section, _, field = name.rpartition(".")
         if field in (value.get(section) or {} if section else value):
-            raise ValueError(f"config.{name} is not set here: it follows from {place}")
+            raise ValueError(f"config.{name} cannot be set here: it follows from {place}")
     return value

@@ -1,1 +1,1 @@
-"""What the operator does for a RetrainPolicy: the decision is `reconcile.reconcile`, a pure function."""
+"""RetrainPolicy: `observe` reads the cluster, `reconcile` is a pure decision, `manifests` renders the objects."""

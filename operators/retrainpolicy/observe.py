@@ -1,64 +1,94 @@
-"""Reads what the reconciler of RetrainPolicy needs: the policy, its service, its IRPOJobs and the Job that looks."""
+"""The observed state of a RetrainPolicy: its AuctionService, its IRPOJobs and its look Jobs.
+
+A look is a Job that runs `llm-auction due` on the log of judged interactions (`spec.look`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
 
-from operators.actions import Outcome, Refusal
-from operators.controller import Kind
-from operators.desired import desired_state
-from operators.kube import KubeApi
-from operators.resources.base import API_VERSION
+from operators.objects import DesiredState, JobState, Reader, job_state, owned_by, true_conditions
+from operators.reconciliation import Refusal
+from operators.resources.base import API_VERSION, GROUP, Manifest
 from operators.resources.retrainpolicy import RetrainPolicySpec, RetrainPolicyStatus
-from operators.retrainpolicy.observed import POLICY_LABEL, Desired, Observed, SeenLook, SeenRun
-from operators.retrainpolicy.reconcile import reconcile
+
+POLICY_LABEL = f"{GROUP}/retrainpolicy"
+Desired = DesiredState[RetrainPolicySpec, RetrainPolicyStatus]
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedRun:
+    """An IRPOJob of the policy. `phase` is its status' phase."""
+
+    name: str
+    uid: str
+    created: datetime
+    phase: str = "Pending"
+    message: str = ""
+    best_epoch: int | None = None
+    model: str | None = None
+    digest: str | None = None
+    refused_by: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is complete or has failed."""
+        return self.phase in ("Complete", "Failed")
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedLook:
+    """A look Job. `output` is its container's termination message, or else the reason of its failure."""
+
+    name: str
+    uid: str
+    state: JobState = "active"
+    output: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """`service`: whether the AuctionService exists; `stable`: its stable version, None if it has none."""
+
+    service: bool = False
+    stable: str | None = None
+    runs: tuple[ObservedRun, ...] = ()
+    looks: tuple[ObservedLook, ...] = ()
+    refused: Refusal | None = None
 
 
 @dataclass(frozen=True)
-class Sight:
-    """Where what concerns a policy is seen."""
+class Observer:
+    """Reads the state of RetrainPolicies."""
 
-    api: KubeApi
-
-    def decide(self, desired: Desired, refused: Refusal | None, now: datetime) -> Outcome[RetrainPolicyStatus]:
-        """One round of the reconciler on what is there now."""
-        if desired.deleting:
-            return Outcome(desired.status)
-        return reconcile(self.observe(desired, refused), desired, now)
+    api: Reader
 
     def observe(self, desired: Desired, refused: Refusal | None) -> Observed:
-        """The service and the children of a policy."""
-        labels, place = f"{POLICY_LABEL}={desired.name}", desired.namespace
-        service = self.api.get(API_VERSION, "AuctionService", place, desired.spec.service.name)
+        """Read the service and the owned objects of a policy; nothing for one that is being deleted."""
+        if desired.deleting:
+            return Observed()
+        labels, namespace = f"{POLICY_LABEL}={desired.name}", desired.namespace
+        service = self.api.get(API_VERSION, "AuctionService", namespace, desired.spec.service.name)
         stable = ((service or {}).get("status") or {}).get("stable") or {}
-        runs = [i for i in self.api.list(API_VERSION, "IRPOJob", place, labels) if _owned(i, desired.uid)]
-        jobs = [i for i in self.api.list("batch/v1", "Job", place, labels) if _owned(i, desired.uid)]
-        words = {}
+        runs = [i for i in self.api.list(API_VERSION, "IRPOJob", namespace, labels) if owned_by(i, desired.uid)]
+        jobs = [i for i in self.api.list("batch/v1", "Job", namespace, labels) if owned_by(i, desired.uid)]
+        outputs = {}
         if jobs:
-            for pod in self.api.list("v1", "Pod", place, labels):
-                words[(pod["metadata"].get("labels") or {}).get("job-name", "")] = _words(pod)
-        looks = tuple(_look(item, words.get(item["metadata"]["name"], "")) for item in jobs)
+            for pod in self.api.list("v1", "Pod", namespace, labels):
+                outputs[(pod["metadata"].get("labels") or {}).get("job-name", "")] = _termination_message(pod)
+        looks = tuple(_look(item, outputs.get(item["metadata"]["name"], "")) for item in jobs)
         return Observed(service is not None, stable.get("name"), tuple(map(_run, runs)), looks, refused)
 
 
-def _owned(item: Mapping[str, Any], uid: str) -> bool:
-    return any(owner.get("uid") == uid for owner in item["metadata"].get("ownerReferences") or ())
-
-
-def _run(item: Mapping[str, Any]) -> SeenRun:
+def _run(item: Manifest) -> ObservedRun:
     meta, status = item["metadata"], item.get("status") or {}
-    failed: Mapping[str, Any] = next(
-        (c for c in status.get("conditions") or () if c["type"] == "Failed" and c["status"] == "True"), {}
-    )
-    return SeenRun(
+    return ObservedRun(
         name=meta["name"],
         uid=meta["uid"],
         created=datetime.fromisoformat(meta["creationTimestamp"]),
         phase=status.get("phase") or "Pending",
-        message=failed.get("message", ""),
+        message=true_conditions(item).get("Failed", {}).get("message", ""),
         best_epoch=status.get("bestEpoch"),
         model=status.get("modelVersion"),
         digest=status.get("modelDigest"),
@@ -66,30 +96,16 @@ def _run(item: Mapping[str, Any]) -> SeenRun:
     )
 
 
-def _look(item: Mapping[str, Any], words: str) -> SeenLook:
-    held = {c["type"]: c for c in (item.get("status") or {}).get("conditions") or () if c.get("status") == "True"}
-    state: Literal["active", "succeeded", "failed"] = "active"
-    if "Complete" in held:
-        state = "succeeded"
-    elif "Failed" in held:
-        state, words = "failed", words or str(held["Failed"].get("message", ""))
-    return SeenLook(item["metadata"]["name"], item["metadata"]["uid"], state, words)
+def _look(item: Manifest, output: str) -> ObservedLook:
+    state, condition = job_state(item)
+    if state == "failed":
+        output = output or str(condition.get("message", ""))
+    return ObservedLook(item["metadata"]["name"], item["metadata"]["uid"], state, output)
 
 
-def _words(pod: Mapping[str, Any]) -> str:
-    """The last words of a pod's container."""
+def _termination_message(pod: Manifest) -> str:
     for container in (pod.get("status") or {}).get("containerStatuses") or ():
         ended = (container.get("state") or {}).get("terminated") or {}
         if ended.get("message"):
             return str(ended["message"]).strip()
     return ""
-
-
-def desired_of(item: Mapping[str, Any]) -> Desired:
-    """A policy out of the API's object."""
-    return desired_state(item, RetrainPolicySpec, RetrainPolicyStatus)
-
-
-def retrainpolicy_kind(sight: Sight) -> Kind[Desired, RetrainPolicyStatus]:
-    """The kind, for a controller."""
-    return Kind("RetrainPolicy", desired_of, sight.decide, lambda status: status.phase)

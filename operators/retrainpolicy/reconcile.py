@@ -1,8 +1,8 @@
-"""What to do next for a policy: a pure function of what is wanted, what is seen and the time.
+"""Reconciles a RetrainPolicy: a pure function of the observed state, the desired state and the time.
 
-Every so often a Job looks at the log and says whether a retraining is due. When it is, or when the schedule asks for
-one and there is enough to learn from, an IRPOJob is made from the template. Its result passes the gates or does not,
-and is offered to the service where the policy promotes.
+At an interval a look Job checks the log for a due retraining. When one is due, or when the schedule requests one and
+there are enough new interactions, an IRPOJob is created from the template. A result that passes the gates becomes the
+service's model if the policy promotes.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 from pydantic import ValidationError
 
-from operators.actions import Action, Apply, Create, Delete, Outcome, Say
 from operators.conditions import PolicyCondition, PolicyReason
+from operators.reconciliation import Apply, Create, Delete, Draft, Reconciliation
 from operators.resources.base import API_VERSION
 from operators.resources.retrainpolicy import Result, RetrainPolicyStatus, Seen
-from operators.resources.status import with_condition
-from operators.retrainpolicy.manifests import irpojob, look, look_name, promotion, run_name
-from operators.retrainpolicy.observed import Desired, Observed, SeenRun
+from operators.retrainpolicy.manifests import irpojob, look_job, look_name, promotion, run_name
+from operators.retrainpolicy.observe import Desired, Observed, ObservedLook, ObservedRun
 
-LOOK_AGAIN_S = 60.0
+RESYNC_S = 60.0
+"""Time until the next pass when nothing happens."""
 BUSY_S = 15.0
-TOLD = {PolicyReason.PAUSED, PolicyReason.COOLDOWN}
-"""Reasons for which nothing is begun that are worth an event; looks come and go all day."""
-RANGES = {
+IDLE_EVENTS = {PolicyReason.PAUSED, PolicyReason.COOLDOWN}
+"""Reasons of an idle policy that get an event; looks recur too often for one."""
+FIELD_RANGES = {
     "minute": "0 to 59",
     "hour": "0 to 23",
     "day-of-month": "1 to 31 and a day of its month",
@@ -36,66 +36,70 @@ RANGES = {
 MACROS = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@weekly": "0 0 * * 0", "@monthly": "0 0 1 * *"}
 
 
-def reconcile(observed: Observed, desired: Desired, now: datetime) -> Outcome[RetrainPolicyStatus]:
-    """What to do for a policy now, and the status to show."""
+def reconcile(observed: Observed, desired: Desired, now: datetime) -> Reconciliation[RetrainPolicyStatus]:
+    """Decide the status and the actions for a RetrainPolicy."""
     if desired.deleting:
-        return Outcome(desired.status)  # Kubernetes removes the children by their owner
-    return _Round(observed, desired, now.replace(microsecond=0)).decide()
+        return Reconciliation(desired.status)  # Kubernetes deletes the owned objects
+    return _Pass(observed, desired, now.replace(microsecond=0)).run()
 
 
 def next_moment(cron: str, time_zone: str, after: datetime) -> datetime:
-    """The schedule's first moment after another. Raises ValueError for a schedule or time zone that is none."""
+    """Return the first scheduled time after `after`.
+
+    Raises:
+        ValueError: if the schedule is invalid or never occurs, or the time zone is unknown.
+    """
     try:
         local = after.astimezone(ZoneInfo(time_zone))
-        found: datetime = next(CronSim(MACROS.get(cron, cron), local))
+        moment: datetime = next(CronSim(MACROS.get(cron, cron), local))
     except StopIteration as error:
-        raise ValueError(f"{cron!r} never comes: mend its day and month") from error
+        raise ValueError(f"{cron!r} never occurs: correct its day and month") from error
     except CronSimError as error:
         field = str(error).removeprefix("Bad ")
-        remedy = f"its {field} must be {RANGES[field]}" if field in RANGES else f"{error}: give five fields"
-        raise ValueError(f"{cron!r} is no schedule: {remedy}") from error
+        remedy = f"its {field} must be {FIELD_RANGES[field]}" if field in FIELD_RANGES else f"{error}: give five fields"
+        raise ValueError(f"{cron!r} is not a schedule: {remedy}") from error
     except (LookupError, OSError, ValueError) as error:
-        raise ValueError(f"{time_zone!r} is no time zone: give one such as Europe/Paris or UTC") from error
-    return found.astimezone(after.tzinfo)
+        raise ValueError(f"{time_zone!r} is not a time zone: give one such as Europe/Paris or UTC") from error
+    return moment.astimezone(after.tzinfo)
 
 
-class _Round:
-    """One look at one policy. Collects the changes of its status, the actions and the events."""
+class _Pass:
+    """One reconcile pass over one RetrainPolicy."""
 
     def __init__(self, observed: Observed, desired: Desired, now: datetime) -> None:
-        self.seen, self.policy, self.now = observed, desired, now
+        self.observed, self.policy, self.now = observed, desired, now
         self.spec = desired.spec
         self.triggers = desired.spec.trigger_config()
-        self.status = desired.status.model_copy(update={"observed_generation": desired.generation})
-        self.actions: list[Action] = []
-        self.events: list[Say] = []
-        self.again_s = LOOK_AGAIN_S
+        self.draft = Draft(desired, now, RESYNC_S)
 
-    def decide(self) -> Outcome[RetrainPolicyStatus]:
-        self._judge()
-        self._clear()
-        problem = self._schedule()
-        if self._unready(problem):
-            return self._outcome()
-        self._condition(PolicyCondition.READY, True, PolicyReason.WATCHING, "the log and the service are there")
+    @property
+    def status(self) -> RetrainPolicyStatus:
+        return self.draft.status
+
+    def run(self) -> Reconciliation[RetrainPolicyStatus]:
+        self._record_result()
+        self._delete_history()
+        problem = self._apply_schedule()
+        if not self._ready(problem):
+            return self.draft.finish()
         if self.status.active is not None:
             self._train()
         elif self.spec.paused:
-            self._wait(PolicyReason.PAUSED, "`paused` to be lifted", "Paused")
-        elif (until := self._cooldown()) is not None and self.now < until:
-            self._wait(PolicyReason.COOLDOWN, f"the cooldown until {_told(until)}")
+            self._wait(PolicyReason.PAUSED, "`paused` to be unset", "Paused")
+        elif (until := self._cooldown_end()) is not None and self.now < until:
+            self._wait(PolicyReason.COOLDOWN, f"the cooldown until {until:%Y-%m-%d %H:%M} UTC")
         else:
             self._look()
-        return self._outcome()
+        return self.draft.finish()
 
-    # -- what runs -------------------------------------------------------------------------------------------------
+    # -- the active retraining -------------------------------------------------------------------------------------
 
-    def _run(self) -> SeenRun | None:
-        return next((run for run in self.seen.runs if run.name == self.status.active), None)
+    def _active_run(self) -> ObservedRun | None:
+        return next((run for run in self.observed.runs if run.name == self.status.active), None)
 
-    def _judge(self) -> None:
-        """What became of a retraining that has ended."""
-        run = self._run()
+    def _record_result(self) -> None:
+        """Record the result of a retraining that has ended, and promote its model if it passed."""
+        run = self._active_run()
         if run is None or not run.ended:
             return
         if run.phase == "Failed":
@@ -118,170 +122,171 @@ class _Round:
                 "time": self.now,
             }
         )
-        self._set(active=None, active_trigger="", active_base="", last_result=result)
-        self._say(reason, f"{run.name}: {message}", warn=outcome != "Passed")
+        self.draft.update(active=None, active_trigger="", active_base="", last_result=result)
+        self.draft.emit(reason, f"{run.name}: {message}", warn=outcome != "Passed")
         if outcome == "Passed" and self.spec.promote and run.model is not None and run.digest is not None:
-            self.actions.append(Apply(promotion(self.policy, run.model, run.digest), force=True))
-            self._say(
-                PolicyReason.PROMOTED, f"{run.model} is the model of {self.spec.service.name} now, its canary begins"
-            )
+            self.draft.actions.append(Apply(promotion(self.policy, run.model, run.digest), force=True))
+            message = f"{run.model} is now the model of {self.spec.service.name}; its canary begins"
+            self.draft.emit(PolicyReason.PROMOTED, message)
 
-    def _clear(self) -> None:
-        """Ended IRPOJobs past the history's limits, and looks that are over."""
+    def _delete_history(self) -> None:
+        """Delete ended IRPOJobs beyond the history limits, and look Jobs that are over."""
         for phase, limit in (("Complete", self.spec.history.complete), ("Failed", self.spec.history.failed)):
-            ended = sorted((run for run in self.seen.runs if run.phase == phase), key=lambda run: run.created)
+            ended = sorted((run for run in self.observed.runs if run.phase == phase), key=lambda run: run.created)
             for run in ended[: max(0, len(ended) - limit)]:
-                self.actions.append(Delete(API_VERSION, "IRPOJob", run.name, run.uid))
+                self.draft.actions.append(Delete(API_VERSION, "IRPOJob", run.name, run.uid))
         current = look_name(self.policy.name, self.status.looks)
-        for seen in self.seen.looks:
-            if seen.name != current or self.status.look_since is None:
-                self.actions.append(Delete("batch/v1", "Job", seen.name, seen.uid))
+        for look in self.observed.looks:
+            if look.name != current or self.status.look_since is None:
+                self._delete_look(look)
 
     def _train(self) -> None:
-        """The IRPOJob is made again until it is seen: a status was written, and perhaps nothing after it."""
-        run, name = self._run(), self.status.active
+        """Create the IRPOJob until it is observed: an operator may have died between the status and the creation."""
+        run, name = self._active_run(), self.status.active
         assert name is not None
         assert self.status.last_run is not None
         if run is None:
-            self.actions.append(Create(irpojob(self.policy, name, self.status.active_base, self.status.last_run)))
-            self.again_s = BUSY_S
+            manifest = irpojob(self.policy, name, self.status.active_base, self.status.last_run)
+            self.draft.actions.append(Create(manifest))
+            self.draft.requeue_after_s = BUSY_S
         phase = run.phase if run is not None else "Pending"
-        self._set(phase="Training", waiting_for=f"IRPOJob {name}, which is {phase}")
-        self._condition(PolicyCondition.TRAINING, True, PolicyReason.TRAINING, self.status.waiting_for)
+        self.draft.update(phase="Training", waiting_for=f"IRPOJob {name}, which is {phase}")
+        self._set_condition(PolicyCondition.TRAINING, True, PolicyReason.TRAINING, self.status.waiting_for)
 
-    # -- when ------------------------------------------------------------------------------------------------------
+    # -- schedule and prerequisites --------------------------------------------------------------------------------
 
-    def _schedule(self) -> str:
-        """Notes what the clock asks for; returns what is wrong with the schedule."""
+    def _apply_schedule(self) -> str:
+        """Note a retraining that the schedule requests; return what is wrong with the schedule, else ""."""
         schedule = self.spec.schedule
         if schedule is None:
-            self._set(next_scheduled=None)
+            self.draft.update(next_scheduled=None)
             return ""
         last = self.status.last_scheduled or self.policy.created
         try:
             due = next_moment(schedule.cron, schedule.time_zone, last)
             if due <= self.now:
-                # moments that passed while nobody looked are one
-                self._set(last_scheduled=self.now)
+                # All scheduled times that passed while no operator ran count as one.
+                self.draft.update(last_scheduled=self.now)
                 if not self.spec.paused and self.status.active is None:
-                    self._set(asked="schedule")
+                    self.draft.update(asked="schedule")
                 due = next_moment(schedule.cron, schedule.time_zone, self.now)
         except ValueError as error:
             return str(error)
-        self._set(next_scheduled=due)
+        self.draft.update(next_scheduled=due)
         return ""
 
-    def _unready(self, problem: str) -> bool:
-        if problem:
-            self._not_ready(PolicyReason.BAD_SCHEDULE, f"spec.schedule: {problem}")
-        elif self.seen.refused is not None:
-            self._not_ready(PolicyReason.CHILD_REFUSED, self.seen.refused.message)
-            return False
-        elif not self.seen.service:
-            self._not_ready(PolicyReason.NO_SERVICE, f"AuctionService {self.spec.service.name} to be made")
-        elif self.seen.stable is None:
-            self._not_ready(PolicyReason.NO_STABLE_VERSION, f"a stable version of {self.spec.service.name}")
-        else:
-            return False
-        return self.status.active is None
+    def _ready(self, schedule_problem: str) -> bool:
+        """Set the Ready condition; return whether the pass can go on.
 
-    def _cooldown(self) -> datetime | None:
+        A retraining that runs already goes on in any case. A refused object is created again in each pass.
+        """
+        if schedule_problem:
+            self._set_not_ready(PolicyReason.BAD_SCHEDULE, f"spec.schedule: {schedule_problem}")
+        elif not self.observed.service:
+            self._set_not_ready(PolicyReason.NO_SERVICE, f"AuctionService {self.spec.service.name} to be created")
+        elif self.observed.stable is None:
+            self._set_not_ready(PolicyReason.NO_STABLE_VERSION, f"a stable version of {self.spec.service.name}")
+        elif self.observed.refused is not None:
+            self._set_not_ready(PolicyReason.CHILD_REFUSED, self.observed.refused.message)
+            return True
+        else:
+            message = "the log and the service are available"
+            self._set_condition(PolicyCondition.READY, True, PolicyReason.WATCHING, message)
+            return True
+        return self.status.active is not None
+
+    def _cooldown_end(self) -> datetime | None:
         last = self.status.last_run
         return None if last is None else last + timedelta(hours=self.triggers.cooldown_hours)
 
+    # -- looks -----------------------------------------------------------------------------------------------------
+
     def _look(self) -> None:
-        """A look that is under way, over or due; and what follows from it."""
-        assert self.seen.stable is not None
+        """Start a look that is due, or act on the one in progress."""
         name = look_name(self.policy.name, self.status.looks)
-        current = next((one for one in self.seen.looks if one.name == name), None)
+        current = next((look for look in self.observed.looks if look.name == name), None)
         if self.status.look_since is not None:
-            if current is None:
-                self.actions.append(Create(look(self.policy, name, self.seen.stable, self.status.last_run)))
-            elif current.state == "failed":
-                self._set(look_since=None, looked=self.now)
-                self.actions.append(Delete("batch/v1", "Job", current.name, current.uid))
-                self._not_ready(PolicyReason.LOOK_FAILED, f"the log to be readable: {current.words or 'see the Job'}")
-                return
-            elif current.state == "succeeded":
-                self._heed(current.words)
-                self.actions.append(Delete("batch/v1", "Job", current.name, current.uid))
-                return
-            self.again_s = BUSY_S
-            self._wait(PolicyReason.LOOKING, f"Job {name}, which looks at the log", "Looking")
+            self._continue_look(name, current)
             return
         looked = self.status.looked
         due = looked is None or self.now >= looked + timedelta(seconds=self.spec.look.every_seconds)
         if due or self.status.asked:
-            self._set(looks=self.status.looks + 1, look_since=self.now)
-            name = look_name(self.policy.name, self.status.looks)
-            self.actions.append(Create(look(self.policy, name, self.seen.stable, self.status.last_run)))
-            self.again_s = BUSY_S
-            self._wait(PolicyReason.LOOKING, f"Job {name}, which looks at the log", "Looking")
+            self.draft.update(looks=self.status.looks + 1, look_since=self.now)
+            self._create_look(look_name(self.policy.name, self.status.looks))
         elif self.status.seen is not None:
             self._wait(PolicyReason.NOT_DUE, self.status.seen.reason)
 
-    def _heed(self, words: str) -> None:
-        """What a look has found."""
-        assert self.seen.stable is not None
-        self._set(look_since=None, looked=self.now)
+    def _continue_look(self, name: str, look: ObservedLook | None) -> None:
+        if look is None:
+            self._create_look(name)
+        elif look.state == "active":
+            self._wait_for_look(name)
+        else:
+            self.draft.update(look_since=None, looked=self.now)
+            if look.state == "failed":
+                self._set_not_ready(PolicyReason.LOOK_FAILED, f"a readable log: {look.output or 'see the Job'}")
+            else:
+                self._apply_look(look.output)
+            self._delete_look(look)
+
+    def _create_look(self, name: str) -> None:
+        assert self.observed.stable is not None
+        manifest = look_job(self.policy, name, self.observed.stable, self.status.last_run)
+        self.draft.actions.append(Create(manifest))
+        self._wait_for_look(name)
+
+    def _wait_for_look(self, name: str) -> None:
+        self.draft.requeue_after_s = BUSY_S
+        self._wait(PolicyReason.LOOKING, f"Job {name}, which reads the log", "Looking")
+
+    def _delete_look(self, look: ObservedLook) -> None:
+        self.draft.actions.append(Delete("batch/v1", "Job", look.name, look.uid))
+
+    def _apply_look(self, output: str) -> None:
+        """Start a retraining if the look found that one is due, or if one was requested and enough data is new."""
+        assert self.observed.stable is not None
         try:
-            told = json.loads(words)
-            seen = Seen.model_validate({**told, "time": self.now, "serving": self.seen.stable})
+            decision = json.loads(output)
+            seen = Seen.model_validate({**decision, "time": self.now, "serving": self.observed.stable})
         except (ValueError, TypeError, ValidationError):
-            self._not_ready(PolicyReason.LOOK_FAILED, f"a look that can be read, not {words[:200]!r}")
+            self._set_not_ready(PolicyReason.LOOK_FAILED, f"a valid result of the look, not {output[:200]!r}")
             return
-        self._set(seen=seen)
+        self.draft.update(seen=seen)
         asked = self.status.asked
         enough = seen.new >= self.triggers.at_least
-        if seen.due or (asked and enough):
-            trigger = seen.trigger or asked
-            number = self.status.runs + 1
-            name = run_name(self.policy.name, number)
-            self._set(
-                runs=number,
-                active=name,
-                active_trigger=trigger,
-                active_base=self.seen.stable,
-                last_run=self.now,
-                asked="",
-            )
-            why = seen.reason if seen.due else f"asked for by the {asked}, with {seen.new} new interactions"
-            self._say(PolicyReason.TRAINING, f"{name} begins from {self.seen.stable}: {why}")
-            self._train()
+        if not (seen.due or (asked and enough)):
+            self.draft.update(asked="")
+            self._wait(PolicyReason.NOT_DUE, seen.reason)
             return
-        self._set(asked="")
-        self._wait(PolicyReason.NOT_DUE, seen.reason)
+        number = self.status.runs + 1
+        name = run_name(self.policy.name, number)
+        self.draft.update(
+            runs=number,
+            active=name,
+            active_trigger=seen.trigger or asked,
+            active_base=self.observed.stable,
+            last_run=self.now,
+            asked="",
+        )
+        why = seen.reason if seen.due else f"requested by the {asked}, with {seen.new} new interactions"
+        self.draft.emit(PolicyReason.TRAINING, f"{name} starts from {self.observed.stable}: {why}")
+        self._train()
 
-    # -- telling ---------------------------------------------------------------------------------------------------
+    # -- status ----------------------------------------------------------------------------------------------------
 
     def _wait(self, reason: PolicyReason, what: str, phase: str = "Waiting") -> None:
-        self._set(phase=phase, waiting_for=what[:2048])
-        self._condition(PolicyCondition.TRAINING, False, reason, f"waiting for {what}")
+        self.draft.update(phase=phase, waiting_for=what[:2048])
+        self._set_condition(PolicyCondition.TRAINING, False, reason, f"waiting for {what}")
 
-    def _not_ready(self, reason: PolicyReason, what: str) -> None:
+    def _set_not_ready(self, reason: PolicyReason, what: str) -> None:
         phase = "Training" if self.status.active else "Paused" if self.spec.paused else "Waiting"
-        self._set(phase=phase, waiting_for=what[:2048])
-        self._condition(PolicyCondition.READY, False, reason, what)
+        self.draft.update(phase=phase, waiting_for=what[:2048])
+        self._set_condition(PolicyCondition.READY, False, reason, what)
 
-    def _condition(self, kind: PolicyCondition, holds: bool, reason: PolicyReason, message: str) -> None:
-        before = next((one.reason for one in self.status.conditions if one.type == kind), None)
-        if before != reason and (kind is PolicyCondition.READY or reason in TOLD):
-            self._say(reason, message, warn=kind is PolicyCondition.READY and not holds)
-        self._set(
-            conditions=with_condition(
-                self.status.conditions, kind, holds, reason, message, self.now, self.policy.generation
-            )
-        )
-
-    def _set(self, **changes: object) -> None:
-        self.status = self.status.model_copy(update=changes)
-
-    def _say(self, reason: PolicyReason, message: str, warn: bool = False) -> None:
-        self.events.append(Say(reason, message, "Warning" if warn else "Normal"))
-
-    def _outcome(self) -> Outcome[RetrainPolicyStatus]:
-        return Outcome(self.status, tuple(self.actions), tuple(self.events), self.again_s)
-
-
-def _told(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M} UTC"
+    def _set_condition(self, kind: PolicyCondition, holds: bool, reason: PolicyReason, message: str) -> None:
+        """Set a condition, with an event if its reason has changed and is worth one."""
+        before = self.draft.condition(kind)
+        changed = before is None or before.reason != reason
+        if changed and (kind is PolicyCondition.READY or reason in IDLE_EVENTS):
+            self.draft.emit(reason, message, warn=kind is PolicyCondition.READY and not holds)
+        self.draft.set_condition(kind, holds, reason, message)

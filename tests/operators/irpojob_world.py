@@ -1,6 +1,6 @@
-"""A small model of Kubernetes for the reconciler's properties: Jobs, pods and nodes, and what may befall them.
+"""A model of Kubernetes for the IRPOJob reconciler: Jobs, pods and nodes, and the failures that can happen to them.
 
-It keeps to what the Job controller does: all pods at once, one that fails fails the Job, which then ends the others.
+As with the Job controller, all pods start at once, and one failed pod fails its Job, which then deletes the others.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from operators.actions import Apply, Create, Delete, Outcome
-from operators.irpojob.observed import Desired, Observed, SeenJob, SeenPod, place_of
+from operators.irpojob.observe import Desired, Observed, ObservedJob, ObservedPod, place_of
 from operators.irpojob.plan import Place, Step
 from operators.irpojob.reconcile import reconcile
+from operators.reconciliation import Apply, Create, Delete, Reconciliation
 from operators.resources.irpojob import IRPOJobSpec, IRPOJobStatus
 
 BEGIN = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -21,30 +21,30 @@ GRACE = timedelta(seconds=30)
 
 
 def spec_of(**changes: Any) -> IRPOJobSpec:
-    """A specification of two epochs with two rollout pods and two optimisation pods."""
-    made: dict[str, Any] = {
+    """Return a specification of two epochs with two rollout pods and two optimisation pods."""
+    spec: dict[str, Any] = {
         "config": {"epochs": 2},
         "image": "llm-auction:1",
         "storage": {"url": "s3://bucket/auction"},
         "steps": {"rollouts": {"pods": 2}, "optimisation": {"pods": 2}},
         **changes,
     }
-    return IRPOJobSpec.model_validate(made)
+    return IRPOJobSpec.model_validate(spec)
 
 
 @dataclass
 class World:
-    """One job and what there is of it. `done` are the steps that were finished, in order, `ran` the names ever made."""
+    """One IRPOJob and its cluster. `done`: finished steps in order; `ran`: names of all Jobs that were created."""
 
     desired: Desired
     now: datetime = BEGIN
-    jobs: dict[str, SeenJob] = field(default_factory=dict)
-    pods: dict[str, SeenPod] = field(default_factory=dict)
+    jobs: dict[str, ObservedJob] = field(default_factory=dict)
+    pods: dict[str, ObservedPod] = field(default_factory=dict)
     nodes: dict[str, datetime | None] = field(default_factory=lambda: {"n0": None, "n1": None})
     deleted: bool = False
     done: list[Place] = field(default_factory=list)
     ran: list[str] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
     _uids: Any = field(default_factory=itertools.count)
 
     @classmethod
@@ -61,32 +61,32 @@ class World:
     def observed(self) -> Observed:
         return Observed(tuple(self.jobs.values()), tuple(self.pods.values()), dict(self.nodes))
 
-    def look(self, acts: int | None = None) -> Outcome[IRPOJobStatus]:
-        """A round; an operator that dies in it has written the status and done the first `acts` actions."""
+    def reconcile(self, acts: int | None = None) -> Reconciliation[IRPOJobStatus]:
+        """Run a pass. With `acts` the operator dies in it, after writing the status and taking so many actions."""
         outcome = reconcile(self.observed(), self.desired, self.now)
         self.desired = replace(self.desired, status=outcome.status)
-        self.said += [str(one.reason) for one in outcome.events]
+        self.events += [str(one.reason) for one in outcome.events]
         for action in outcome.actions[:acts]:
             self._do(action)
         return outcome
 
-    def settle(self, rounds: int = 12) -> None:
-        """Rounds until one changes nothing."""
-        for _ in range(rounds):
+    def settle(self, passes: int = 12) -> None:
+        """Run passes until one changes nothing."""
+        for _ in range(passes):
             before = (self.desired, dict(self.jobs), dict(self.pods))
-            self.look()
+            self.reconcile()
             if before == (self.desired, self.jobs, self.pods):
                 return
 
     def wait(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
-    # -- what Kubernetes does --------------------------------------------------------------------------------------
+    # -- Kubernetes ------------------------------------------------------------------------------------------------
 
     def _do(self, action: Apply | Create | Delete) -> None:
         match action:
             case Create(manifest) if manifest["kind"] == "Job" and manifest["metadata"]["name"] not in self.jobs:
-                self._make(manifest)
+                self._create(manifest)
             case Delete(_, "Job", name, uid) if name in self.jobs and self.jobs[name].uid == uid:
                 self.jobs[name] = replace(self.jobs[name], deleting=True)
             case Delete(_, "Pod", name, uid, now) if name in self.pods and self.pods[name].uid == uid:
@@ -95,32 +95,34 @@ class World:
             case Delete(_, "IRPOJob", _, _):
                 self.deleted = True
 
-    def _make(self, manifest: dict[str, Any]) -> None:
+    def _create(self, manifest: dict[str, Any]) -> None:
         name = manifest["metadata"]["name"]
         live = [pod.name for pod in self.pods.values() if pod.live and self._answers(pod)]
-        assert not live, f"{name} is made beside {live}"
-        assert not [job.name for job in self.jobs.values() if job.state == "active"], f"{name} is made beside a Job"
+        assert not live, f"{name} is created beside {live}"
+        assert not [job.name for job in self.jobs.values() if job.state == "active"], f"{name} is created beside a Job"
         self.ran.append(name)
         place, attempt = place_of(manifest["metadata"]["labels"])
         owner = f"j{next(self._uids)}"
-        self.jobs[name] = SeenJob(name, owner, place, attempt, "active")
+        self.jobs[name] = ObservedJob(name, owner, place, attempt, "active")
         ready = [node for node, since in self.nodes.items() if since is None]
         for index in range(manifest["spec"]["completions"]):
             node, phase = (ready[index % len(ready)], "Running") if ready else (None, "Pending")
             pod = f"{name}-{index}"
-            self.pods[pod] = SeenPod(pod, f"p{next(self._uids)}", owner, place, attempt, phase, self.now, index, node)
-        self._count(name)
+            self.pods[pod] = ObservedPod(
+                pod, f"p{next(self._uids)}", owner, place, attempt, phase, self.now, index, node
+            )
+        self._count_ready(name)
 
-    def _pods_of(self, job: SeenJob) -> list[SeenPod]:
+    def _pods_of(self, job: ObservedJob) -> list[ObservedPod]:
         return [pod for pod in self.pods.values() if pod.owner == job.uid]
 
-    def _count(self, name: str) -> None:
+    def _count_ready(self, name: str) -> None:
         job = self.jobs[name]
         running = [pod for pod in self._pods_of(job) if pod.phase in ("Running", "Succeeded")]
         self.jobs[name] = replace(job, ready=len(running))
 
     def tick(self) -> None:
-        """The scheduler, the Job controller, kubelets of nodes that answer and the garbage collector catch up."""
+        """Let the scheduler, the Job controller, the responding kubelets and the garbage collector catch up."""
         ready = [node for node, since in self.nodes.items() if since is None]
         for pod in list(self.pods.values()):
             if pod.node is None and ready:
@@ -147,35 +149,35 @@ class World:
                 if state == "succeeded":
                     self.done.append(job.place)
 
-    # -- what may befall -------------------------------------------------------------------------------------------
+    # -- failures and successes ------------------------------------------------------------------------------------
 
-    def running(self) -> list[SeenPod]:
-        """Pods that run on a node that answers."""
+    def running(self) -> list[ObservedPod]:
+        """Return the pods that run on a responding node."""
         return [
             pod for pod in self.pods.values() if pod.phase == "Running" and pod.gone_by is None and self._answers(pod)
         ]
 
-    def _answers(self, pod: SeenPod) -> bool:
+    def _answers(self, pod: ObservedPod) -> bool:
         return pod.node is None or self.nodes[pod.node] is None
 
     def succeed(self) -> None:
         for pod in self.running():
-            words = '{"found": "fine", "best_epoch": 2, "model_version": "v1"}'
-            self.pods[pod.name] = replace(pod, phase="Succeeded", exit_code=0, words=words, finished=self.now)
+            output = '{"found": "fine", "best_epoch": 2, "model_version": "v1"}'
+            self.pods[pod.name] = replace(pod, phase="Succeeded", exit_code=0, output=output, finished=self.now)
 
-    def fail(self, pod: SeenPod, code: int, ended: str = "Error") -> None:
+    def fail(self, pod: ObservedPod, code: int, ended: str = "Error") -> None:
         self.pods[pod.name] = replace(
-            pod, phase="Failed", exit_code=code, ended=ended, words="last words", finished=self.now
+            pod, phase="Failed", exit_code=code, ended=ended, output="last output", finished=self.now
         )
 
-    def evict(self, pod: SeenPod) -> None:
+    def evict(self, pod: ObservedPod) -> None:
         self.pods.pop(pod.name)
 
     def lose(self, node: str) -> None:
         self.nodes[node] = self.nodes[node] or self.now
 
     def recover(self, node: str) -> None:
-        """The node's kubelet is back: it ends what was deleted meanwhile, and goes on with the rest."""
+        """Let the node's kubelet respond again: it ends deleted pods and continues with the others."""
         self.nodes[node] = None
 
     def active(self) -> list[str]:

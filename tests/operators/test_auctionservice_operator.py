@@ -1,7 +1,7 @@
-"""A version takes over, and one is rolled back, on a real API server with its controllers.
+"""Rollout and rollback on a real API server with its controllers.
 
-Nodes only say that pods run; what routers would say comes from the routers' own metrics class, after the route file in
-the ConfigMap that the operator wrote.
+The nodes are simulated and only report that pods run. The routers' figures come from the router's own metrics class,
+driven by the route file in the ConfigMap that the operator wrote.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ import pytest
 from kubernetes import client
 
 from mechanism.weights import model_version
-from operators.auctionservice.observe import Sight, auctionservice_kind
+from operators.auctionservice.observe import Observer
 from operators.controller import Controller
 from operators.kube import KubeApi
 from operators.metrics import OperatorMetrics
+from operators.operator import auctionservice_reconciler
 from serving.metrics import Metrics
 from tests.support.cluster.control_plane import ControlPlane
 
 from .conftest import define, eventually
-from .services import digest, model, spec
+from .service_world import digest, model, spec
 
 PLACE = ("llm-auction.io", "v1alpha1")
 
 
 class Site:
-    """One service, its operator (looked at by the test's own calls), and readers who come to the routers."""
+    """One service, a controller whose passes the test runs itself, and simulated routers with readers."""
 
     def __init__(self, api: client.ApiClient, namespace: str) -> None:
         self.namespace = namespace
@@ -38,24 +39,24 @@ class Site:
             client.AppsV1Api(api),
         )
         kube = KubeApi(api)
-        self.controller = Controller(auctionservice_kind(Sight(kube, self.read)), kube, OperatorMetrics())
+        self.controller = Controller(auctionservice_reconciler(Observer(kube, self.read)), kube, OperatorMetrics())
         self.metrics: dict[str, Metrics] = {}
         self.failing: set[str] = set()
         self.wrong: set[str] = set()
         self.stuck = False
 
     def read(self, address: str) -> str | None:
-        """What the router at an address says: it follows the file, and some questions have come since."""
+        """Return the metrics of the router at an address: it follows the file and has answered some questions."""
         try:
-            kept = self.core.read_namespaced_config_map("ads-routes", self.namespace)
+            routes_map = self.core.read_namespaced_config_map("ads-routes", self.namespace)
         except client.ApiException:
             return None
-        routes = json.loads(kept.data["routes.json"])
+        routes = json.loads(routes_map.data["routes.json"])
         metrics = self.metrics.setdefault(address, Metrics())
-        told = {}
+        reports = {}
         for one in routes["versions"]:
             version, good = model_version(one["digest"]), one["name"] not in self.wrong
-            told[one["name"]] = (version, float(one["weight"]) if good else 0.0, good)
+            reports[one["name"]] = (version, float(one["weight"]) if good else 0.0, good)
             for i in range(40 if one["weight"] and good else 0):
                 failed = one["name"] in self.failing and i % 4 == 0
                 metrics.answers.labels("failed" if failed else "answered", version).inc()
@@ -64,24 +65,26 @@ class Site:
                 metrics.clicks.labels("valid", version).inc(i % 2)
                 metrics.clicked.labels("USD", version).inc(100_000 * (i % 2))
         if not self.stuck:
-            metrics.follow(routes["generation"], False, told)
+            metrics.follow(routes["generation"], False, reports)
         return metrics.render().decode()
 
     def create(self, **changes: Any) -> None:
         body = {"apiVersion": "/".join(PLACE), "kind": "AuctionService", "metadata": {"name": "ads"}}
         quick = {"rollout__steps": [{"weight": 20, "pauseSeconds": 1}], "rollout__keepSeconds": 1}
         store = [{"name": "store", "mountPath": "/models", "emptyDir": {}}]
-        made = spec("v1", policy__volumes=store, **quick, **changes)
-        self.objects.create_namespaced_custom_object(*PLACE, self.namespace, "auctionservices", {**body, "spec": made})
+        specification = spec("v1", policy__volumes=store, **quick, **changes)
+        self.objects.create_namespaced_custom_object(
+            *PLACE, self.namespace, "auctionservices", {**body, "spec": specification}
+        )
 
     def patch(self, **spec: Any) -> None:
         self.objects.patch_namespaced_custom_object(*PLACE, self.namespace, "auctionservices", "ads", {"spec": spec})
 
     def status(self) -> dict[str, Any]:
-        self.controller.look((self.namespace, "ads"), time.monotonic())
+        self.controller.reconcile((self.namespace, "ads"), time.monotonic())
         found = self.objects.get_namespaced_custom_object(*PLACE, self.namespace, "auctionservices", "ads")
-        told: dict[str, Any] = found.get("status", {})
-        return told
+        status: dict[str, Any] = found.get("status", {})
+        return status
 
     def weights(self) -> dict[str, int]:
         return {one["name"]: one["weight"] for one in self.status()["traffic"]}
@@ -94,13 +97,13 @@ class Site:
 @pytest.fixture
 def site(kwok_plane: ControlPlane, kwok_api: client.ApiClient, kwok_namespace: str) -> Site:
     define(kwok_api)
-    made = Site(kwok_api, kwok_namespace)
-    made.create()
-    eventually("v1 serves", lambda: made.status().get("phase") == "Serving")
-    return made
+    site = Site(kwok_api, kwok_namespace)
+    site.create()
+    eventually("v1 serves", lambda: site.status().get("phase") == "Serving")
+    return site
 
 
-def test_a_version_takes_over_and_a_bad_one_goes_back(site: Site) -> None:
+def test_a_version_takes_over_and_a_bad_one_is_rolled_back(site: Site) -> None:
     assert site.weights() == {"v1": 100}
     site.patch(model=model("v2"))
     seen: list[int] = []
@@ -128,27 +131,27 @@ def test_a_version_with_other_weights_gets_no_traffic(site: Site) -> None:
     site.wrong.add("v2")
     site.patch(model=model("v2"))
 
-    def said() -> str:
+    def reason() -> str:
         conditions = {one["type"]: one for one in site.status()["conditions"]}
         return str(conditions["Progressing"]["reason"])
 
-    eventually("the routers refuse it", lambda: said() == "NotVerified")
+    eventually("the routers refuse it", lambda: reason() == "NotVerified")
     assert site.weights() == {"v1": 100, "v2": 0}
 
 
-def test_a_router_that_is_behind_is_told_on_its_pod(site: Site) -> None:
+def test_a_router_that_is_behind_is_annotated(site: Site) -> None:
     site.stuck = True
     site.patch(model=model("v2"))
 
-    def told() -> set[str]:
+    def annotations() -> set[str]:
         site.status()
         pods = site.core.list_namespaced_pod(site.namespace, label_selector="app.kubernetes.io/component=router").items
         return {(pod.metadata.annotations or {}).get("llm-auction.io/routes", "") for pod in pods}
 
-    eventually("their kubelets look", lambda: told() == {str(site.status()["routesGeneration"])})
+    eventually("the pods are annotated", lambda: annotations() == {str(site.status()["routesGeneration"])})
 
 
-def test_autoscaling_comes_and_goes_with_its_field(site: Site, kwok_api: client.ApiClient) -> None:
+def test_the_autoscaler_follows_its_field(site: Site, kwok_api: client.ApiClient) -> None:
     scalers = client.AutoscalingV2Api(kwok_api)
     site.patch(router={"autoscaling": {"maxReplicas": 4}, "resources": {"requests": {"cpu": "100m"}}})
     site.status()
@@ -159,15 +162,17 @@ def test_autoscaling_comes_and_goes_with_its_field(site: Site, kwok_api: client.
     assert scalers.list_namespaced_horizontal_pod_autoscaler(site.namespace).items == []
 
 
-def test_routers_are_scaled_as_a_deployment_is(site: Site, kwok_plane: ControlPlane) -> None:
+def test_kubectl_scale_sets_the_number_of_routers(site: Site, kwok_plane: ControlPlane) -> None:
     kwok_plane.kubectl("scale", "auctionservice", "ads", "--replicas=3", "-n", site.namespace)
 
     def three() -> bool:
         return site.status().get("routerReplicas") == 3
 
     eventually("there are three routers", three)
-    told = kwok_plane.kubectl("get", "auctionservice", "ads", "--subresource=scale", "-o", "json", "-n", site.namespace)
-    scale = json.loads(told)
+    output = kwok_plane.kubectl(
+        "get", "auctionservice", "ads", "--subresource=scale", "-o", "json", "-n", site.namespace
+    )
+    scale = json.loads(output)
     assert (scale["spec"]["replicas"], scale["status"]["replicas"]) == (3, 3)
     pods = site.core.list_namespaced_pod(site.namespace, label_selector=scale["status"]["selector"]).items
     assert len(pods) == 3

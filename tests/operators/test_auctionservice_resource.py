@@ -1,4 +1,4 @@
-"""What the API server takes and refuses of an AuctionService, and whether it takes what is made for one."""
+"""Which AuctionServices the API server accepts and refuses, and whether it accepts a service's objects."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
 from operators.auctionservice.manifests import manifests
-from operators.auctionservice.observed import Desired
+from operators.auctionservice.observe import Desired
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus, Model, Traffic
 from tests.support.cluster.control_plane import ControlPlane
 
-from .services import digest, spec
+from .service_world import digest, spec
 
 PLACE = ("llm-auction.io", "v1alpha1")
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "operators"
@@ -53,8 +53,8 @@ def test_defaults_are_those_of_the_models(api: client.ApiClient, namespace: str)
 STORE = {"name": "store", "mountPath": "/models", "persistentVolumeClaim": {"claimName": "models"}}
 REFUSED = {
     "an unknown field": ({"colour": "red"}, "unknown field"),
-    "weights that are no digest": ({"model__digest": "latest"}, "digest"),
-    "two ways to count routers": (
+    "a malformed digest": ({"model__digest": "latest"}, "digest"),
+    "replicas and autoscaling": (
         {
             "router__replicas": 2,
             "router__autoscaling": {"maxReplicas": 4},
@@ -62,47 +62,50 @@ REFUSED = {
         },
         "give replicas or autoscaling, not both",
     ),
-    "a load of nothing": ({"router__autoscaling": {"maxReplicas": 4}}, "autoscaling needs resources.requests.cpu"),
-    "more routers than the most": (
+    "autoscaling without a CPU request": (
+        {"router__autoscaling": {"maxReplicas": 4}},
+        "autoscaling needs resources.requests.cpu",
+    ),
+    "more routers than the maximum": (
         {
             "router__autoscaling": {"minReplicas": 5, "maxReplicas": 4},
             "router__resources": {"requests": {"cpu": 1}},
         },
         "minReplicas must not exceed maxReplicas",
     ),
-    "a certainty in per cent": (
+    "a confidence in per cent": (
         {"rollout__guards": {"confidence": 99}},
         "must be at least 0.5 and at most 0.9999",
     ),
-    "a digest with its kind": (
+    "a digest with a prefix": (
         {"model": {"name": "v1", "digest": "sha256:" + "0" * 64}},
         "give 64 hex digits, as `llm-auction triton build` prints them",
     ),
-    "a share twice": ({"rollout__steps": [{"weight": 5}, {"weight": 5}]}, "weights of steps must rise"),
-    "shares that fall": ({"rollout__steps": [{"weight": 50}, {"weight": 5}]}, "weights of steps must rise"),
-    "no share": ({"rollout__steps": [{"weight": 0}]}, "weight"),
-    "a hold above the whole": ({"rollout__maxWeight": 101}, "maxWeight"),
-    "models from nowhere": ({"policy__source": {}}, "give one of repository and registry"),
-    "models from two places": (
+    "a share twice": ({"rollout__steps": [{"weight": 5}, {"weight": 5}]}, "weights of steps must increase"),
+    "decreasing shares": ({"rollout__steps": [{"weight": 50}, {"weight": 5}]}, "weights of steps must increase"),
+    "a share of 0": ({"rollout__steps": [{"weight": 0}]}, "weight"),
+    "a maxWeight above 100": ({"rollout__maxWeight": 101}, "maxWeight"),
+    "no source of models": ({"policy__source": {}}, "give one of repository and registry"),
+    "two sources of models": (
         {"policy__source": {"repository": "/models", "registry": "/models"}},
         "give one of repository and registry",
     ),
     "models outside all volumes": ({"policy__source": {"repository": "/other"}}, "must lie below the mountPath"),
     "a registry outside all volumes": ({"policy__source": {"registry": "/other"}}, "must lie below the mountPath"),
-    "a registry that is no place": ({"policy__source": {"registry": "other"}}, "registry"),
-    "a volume in our place": ({"router__volumes": [{**STORE, "mountPath": "/tmp"}]}, "volumes must not be named"),
+    "a relative registry": ({"policy__source": {"registry": "other"}}, "registry"),
+    "a volume at a reserved path": ({"router__volumes": [{**STORE, "mountPath": "/tmp"}]}, "volumes must not be named"),
     "no secret": ({"router__secret": None}, "secret"),
-    "a currency that is none": ({"router__currency": "dollars"}, "currency"),
+    "a malformed currency": ({"router__currency": "dollars"}, "currency"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_honoured_is_refused(api: client.ApiClient, namespace: str, case: str) -> None:
-    changes, words = REFUSED[case]
+def test_an_invalid_specification_is_refused(api: client.ApiClient, namespace: str, case: str) -> None:
+    changes, expected = REFUSED[case]
     with pytest.raises(ApiException) as refused:
         create(api, namespace, service(**copy.deepcopy(changes)))
     assert refused.value.status in (400, 422)
-    assert words in str(refused.value.body)
+    assert expected in str(refused.value.body)
 
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -128,7 +131,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_api_server_takes_every_object_of_a_service(
+def test_the_api_server_accepts_every_object_of_a_service(
     own_control_plane: ControlPlane, namespace: str, tmp_path: Path, shape: str
 ) -> None:
     traffic = [Traffic(name=n, digest=digest(n), weight=w, ready=True) for n, w in (("v1", 90), ("v2", 10))]
@@ -138,14 +141,14 @@ def test_the_api_server_takes_every_object_of_a_service(
     models = [Model(name=one.name, digest=one.digest) for one in traffic]
     items = manifests(desired, AuctionServiceStatus(traffic=traffic, routes_generation=3), models)
     (tmp_path / "all.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
-    told = own_control_plane.kubectl(
+    output = own_control_plane.kubectl(
         "apply", "--server-side", "--validate=strict", "-n", namespace, "-f", str(tmp_path / "all.json")
     )
-    assert told.count("serverside-applied") == len(items)
-    assert ("horizontalpodautoscaler" in told) == (shape == "scaled")
+    assert output.count("serverside-applied") == len(items)
+    assert ("horizontalpodautoscaler" in output) == (shape == "scaled")
 
 
-def test_no_pod_may_write_its_root_or_become_root() -> None:
+def test_no_pod_can_write_its_root_or_become_root() -> None:
     made = AuctionServiceSpec.model_validate(spec(**SHAPES["on GPUs, from a registry"]))
     desired = Desired("ads", "shop", "u-1", 1, datetime.now(UTC), made, AuctionServiceStatus())
     items = manifests(desired, AuctionServiceStatus(), [Model(name="v1", digest=digest("v1"))])
@@ -160,12 +163,12 @@ def test_no_pod_may_write_its_root_or_become_root() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("0[45]-*.yaml")), ids=lambda path: path.stem)
-def test_the_examples_are_read_as_they_are_kept(api: client.ApiClient, namespace: str, path: Path) -> None:
+def test_the_examples_are_stored_unchanged(api: client.ApiClient, namespace: str, path: Path) -> None:
     made = yaml.safe_load(path.read_text(encoding="utf-8"))
     kept = create(api, namespace, made)
     assert AuctionServiceSpec.model_validate(kept["spec"]) == AuctionServiceSpec.model_validate(made["spec"])
 
 
 def test_kubectl_explains_the_service(own_control_plane: ControlPlane) -> None:
-    told = own_control_plane.kubectl("explain", "auctionservice.spec.rollout")
-    assert "Hold: a new version gets no larger share than this" in told
+    output = own_control_plane.kubectl("explain", "auctionservice.spec.rollout")
+    assert "Largest share of a new version" in " ".join(output.split())

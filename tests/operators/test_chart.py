@@ -1,4 +1,4 @@
-"""The Helm chart: what it renders, that a real API server takes it, that it leaves nothing, that its commands exist."""
+"""The Helm chart: what it renders, that it installs and uninstalls cleanly, that its commands have its options."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from cli.triton import app as triton_app
 from cli.worker import app as worker_app
 from operators import rbac
 from operators.auctionservice.manifests import manifests
-from operators.auctionservice.observed import Desired
+from operators.auctionservice.observe import Desired
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus, Model
 from operators.resources.crds import KINDS
 from tests.support.cluster import tools
 from tests.support.cluster.control_plane import ControlPlane
 
-from .services import digest, spec
+from .service_world import digest, spec
 
 CHART = Path(__file__).parents[2] / "charts" / "llm-auction"
 EVERYTHING: dict[str, Any] = {
@@ -53,7 +53,7 @@ def program() -> Path:
 
 
 class Helm:
-    """The program, for one API server or for none."""
+    """The helm program, for an API server or without one."""
 
     def __init__(self, program: Path, folder: Path, kubeconfig: Path | None = None) -> None:
         self.program, self.folder = program, folder
@@ -61,12 +61,12 @@ class Helm:
         self.environment = home | ({"KUBECONFIG": str(kubeconfig)} if kubeconfig else {})
 
     def try_(self, *arguments: str, **values: Any) -> subprocess.CompletedProcess[str]:
-        told = list(arguments)
+        given = list(arguments)
         if values:
             path = self.folder / "values.json"
             path.write_text(json.dumps(values))
-            told += ["--values", str(path)]
-        command = [str(self.program), *told]
+            given += ["--values", str(path)]
+        command = [str(self.program), *given]
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120, check=False)
 
     def __call__(self, *arguments: str, **values: Any) -> str:
@@ -103,7 +103,7 @@ def test_the_chart_passes_helms_own_checks(helm: Helm) -> None:
     helm("lint", "--strict", str(CHART), **EVERYTHING)
 
 
-def test_by_default_there_is_an_operator_and_nothing_else_that_runs(helm: Helm) -> None:
+def test_by_default_only_the_operator_runs(helm: Helm) -> None:
     items = helm.render()
     assert named(items, "Deployment") == {"shop-llm-auction-operator"}
     deployment = next(item for item in items if item["kind"] == "Deployment")
@@ -111,7 +111,7 @@ def test_by_default_there_is_an_operator_and_nothing_else_that_runs(helm: Helm) 
     assert not [item for item in items if item["kind"] in ("Secret", "AuctionService", "PodMonitor")]
 
 
-def test_no_pod_may_be_root_write_its_root_or_use_the_api_without_need(helm: Helm) -> None:
+def test_no_pod_can_be_root_write_its_root_or_use_the_api_without_need(helm: Helm) -> None:
     found = dict(pods(helm.render(**EVERYTHING)))
     assert {name.rpartition("-")[2] for name in found} == {"operator", "judge", "feedback", "ledger"}
     for name, pod in found.items():
@@ -123,7 +123,7 @@ def test_no_pod_may_be_root_write_its_root_or_use_the_api_without_need(helm: Hel
             assert container["resources"]["limits"]["memory"]
 
 
-def test_rights_are_those_that_the_code_uses_and_bound_to_the_namespaces_named(helm: Helm) -> None:
+def test_the_rights_are_those_of_the_code_and_bound_to_the_given_namespaces(helm: Helm) -> None:
     assert rbac.CHART.read_text(encoding="utf-8") == rbac.rendered(), "run `make crds`"
     wide = helm.render()
     role = next(i for i in wide if i["kind"] == "ClusterRole" and i["metadata"]["name"].endswith("-operator"))
@@ -139,7 +139,7 @@ def test_rights_are_those_that_the_code_uses_and_bound_to_the_namespaces_named(h
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("values", "expected"),
     [
         ({"operater": {}}, "operater"),
         ({"operator": {"threads": 0}}, "threads"),
@@ -150,19 +150,19 @@ def test_rights_are_those_that_the_code_uses_and_bound_to_the_namespaces_named(h
         ({"operator": {"namespaces": ["other"]}, "auctionServices": {"ads": spec()}}, "operator.namespaces: add"),
     ],
 )
-def test_values_that_cannot_be_honoured_are_refused(helm: Helm, values: dict[str, Any], words: str) -> None:
+def test_invalid_values_are_refused(helm: Helm, values: dict[str, Any], expected: str) -> None:
     done = helm.try_("template", "shop", str(CHART), **values)
     assert done.returncode != 0
-    assert words in done.stderr
+    assert expected in done.stderr
 
 
 @pytest.mark.usefixtures("definitions")
-def test_an_installation_is_taken_and_leaves_nothing_but_the_definitions(
+def test_the_chart_installs_and_an_uninstall_leaves_only_the_definitions(
     installing: Helm, own_control_plane: ControlPlane, namespace: str
 ) -> None:
     place = ("--namespace", namespace)
-    told = installing("install", "shop", str(CHART), *place, **EVERYTHING)
-    assert "wait auctionservice/ads --for=condition=Available" in told
+    notes = installing("install", "shop", str(CHART), *place, **EVERYTHING)
+    assert "wait auctionservice/ads --for=condition=Available" in notes
     mine = ("-l", "app.kubernetes.io/instance=shop", "-o", "name", "--ignore-not-found")
     kinds = own_control_plane.kubectl("api-resources", "--verbs=list,delete", "-o", "name").split()
     namespaced = own_control_plane.kubectl("api-resources", "--verbs=list", "--namespaced=true", "-o", "name").split()
@@ -199,7 +199,7 @@ def single(function: Any) -> Any:
     return typer.main.get_command(app)
 
 
-def test_every_option_that_the_chart_and_the_operator_pass_is_one_that_the_commands_have(helm: Helm) -> None:
+def test_the_commands_have_every_option_that_the_chart_and_the_operator_pass(helm: Helm) -> None:
     workers, triton = group(worker_app), group(triton_app)
     known = {
         "operator": single(operator),

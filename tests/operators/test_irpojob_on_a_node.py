@@ -1,6 +1,6 @@
-"""A training job from its first step to the registered model, in pods that really run: DeepSpeed over two of them.
+"""A training job from its first step to the registered model, in pods that really run, with DeepSpeed over two pods.
 
-Minutes on a quiet machine; on one core with others, half an hour.
+Minutes on a quiet machine; half an hour on one busy core.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 from kubernetes import client
 
 from benchmarks.operators.operating import Running
-from operators.irpojob.observed import JOB_LABEL, STEP_LABEL
+from operators.irpojob.observe import JOB_LABEL, STEP_LABEL
 from operators.resources.irpojob import IRPOJobSpec
 from tests.support.cluster.node import Node
 from trainers.artifacts.registry import Registry
@@ -23,7 +23,7 @@ from trainers.optimisation.launch import run_optimisation
 from trainers.optimisation.worker import COMPLETE, TRAJECTORY, OptimisationJob
 
 from .conftest import eventually
-from .shop import shared_folder
+from .live_service import shared_folder
 
 PLACE = ("llm-auction.io", "v1alpha1")
 STEP_S = 1500.0
@@ -44,7 +44,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 @pytest.fixture
 def runs(tmp_path: Path, pods_api: client.ApiClient, pods_namespace: str) -> Iterator[Path]:
-    """A folder of this machine that the pods see through a claim."""
+    """Share a folder of this machine with the pods."""
     folder = tmp_path / "runs"
     folder.mkdir()
     with shared_folder(pods_api, pods_namespace, "runs", folder):
@@ -52,7 +52,7 @@ def runs(tmp_path: Path, pods_api: client.ApiClient, pods_namespace: str) -> Ite
 
 
 def spec_of(image: str, stage: int) -> dict[str, Any]:
-    """Two pods optimise together; everything else has one, rollouts two."""
+    """Return a specification with two pods for rollouts and two for optimisation."""
     return {
         "image": image,
         "config": {**CONFIG, "optimisation": {**CONFIG["optimisation"], "zero_stage": stage}},
@@ -66,7 +66,7 @@ def spec_of(image: str, stage: int) -> dict[str, Any]:
 
 
 def losses_of_one_process(run: Path, spec: dict[str, Any], out: Path) -> list[float]:
-    """The same optimisation on the same pairs, in this process and without DeepSpeed."""
+    """Run the same optimisation on the same pairs in this process without DeepSpeed; return its losses."""
     config = IRPOJobSpec.model_validate(spec).run_config("tiny-run")
     alone = config.optimisation.at_epoch(1).model_copy(update={"processes": 1, "zero_stage": None})
     pairs = RunDirectory(run).phase("pairs", 1).fetch() / "groups.parquet"
@@ -101,9 +101,9 @@ def test_two_pods_under_deepspeed_train_as_one_process(
         return status().get("phase") in ("Complete", "Failed")
 
     if disturbed:
-        # a worker is lost once a checkpoint is there: the group goes on from it
+        # Delete a worker once there is a checkpoint: the step continues from it.
         checkpoints = run / "epoch-001" / "policy.checkpoints"
-        eventually("a checkpoint is whole", lambda: ended() or any(checkpoints.glob(f"*/{COMPLETE}")), 3 * STEP_S)
+        eventually("a checkpoint is complete", lambda: ended() or any(checkpoints.glob(f"*/{COMPLETE}")), 3 * STEP_S)
         assert not ended(), status()
         labels = f"{JOB_LABEL}=tiny-run,{STEP_LABEL}=optimisation"
         worker = sorted(

@@ -1,6 +1,6 @@
-"""The operator at work on a real API server with its controllers; the nodes only say that pods run.
+"""The operator on a real API server with its controllers; the nodes are simulated and only report that pods run.
 
-It runs in a process of its own under its own service account, so that a right it lacks is a test that fails.
+It runs as a separate process under its own service account, so that a missing right fails a test.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 from kubernetes import client
 
 from benchmarks.operators.operating import Running, operator
-from operators.irpojob.observed import JOB_LABEL
+from operators.irpojob.observe import JOB_LABEL
 from tests.support.cluster import kwok
 from tests.support.cluster.control_plane import ControlPlane
 
@@ -26,7 +26,7 @@ PLACE = ("llm-auction.io", "v1alpha1")
 def operated(
     kwok_plane: ControlPlane, kwok_api: client.ApiClient, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, Running]]:
-    """A namespace in which the operator looks after jobs, and its process."""
+    """Run the operator for a namespace."""
     define(kwok_api)
     with fresh_namespace(kwok_api) as namespace:
         folder = tmp_path_factory.mktemp("operator")
@@ -35,7 +35,7 @@ def operated(
 
 
 class Cluster:
-    """The objects of the namespace, as the tests ask for them."""
+    """Access to the objects of the namespace."""
 
     def __init__(self, api: client.ApiClient, namespace: str, running: Running) -> None:
         self.namespace, self.operator = namespace, running
@@ -46,11 +46,11 @@ class Cluster:
         )
 
     def create(self, *, run_for: str = "1s", code: int = 0, step: str = "reward", **spec: Any) -> str:
-        """A job of one epoch whose pods end after this time, those of `step` with this exit code; its name."""
+        """Create a job of one epoch, whose pods end after `run_for`, those of `step` with this exit code; return its name."""
         name = spec.pop("name", f"job-{uuid.uuid4().hex[:8]}")
         steps = spec.pop("steps", {})
         steps[step] = {**steps.get(step, {}), "podAnnotations": {kwok.EXIT_CODE: str(code)}}
-        made = {
+        specification = {
             "image": "llm-auction:0.1.0",
             "config": {"epochs": 1},
             "storage": {"url": "s3://bucket/auction"},
@@ -59,7 +59,7 @@ class Cluster:
             "steps": steps,
             **spec,
         }
-        body = {"apiVersion": "/".join(PLACE), "kind": "IRPOJob", "metadata": {"name": name}, "spec": made}
+        body = {"apiVersion": "/".join(PLACE), "kind": "IRPOJob", "metadata": {"name": name}, "spec": specification}
         self.objects.create_namespaced_custom_object(*PLACE, self.namespace, "irpojobs", body)
         return name
 
@@ -90,7 +90,7 @@ class Cluster:
         items = self.batch.list_namespaced_job(self.namespace, label_selector=f"{JOB_LABEL}={name}").items
         return [item.metadata.name for item in sorted(items, key=lambda item: item.metadata.creation_timestamp)]
 
-    def children(self, name: str) -> list[str]:
+    def owned_objects(self, name: str) -> list[str]:
         labels = {"label_selector": f"{JOB_LABEL}={name}"}
         return [
             *self.jobs(name),
@@ -113,7 +113,7 @@ def cluster(kwok_api: client.ApiClient, operated: tuple[str, Running]) -> Cluste
     return Cluster(kwok_api, *operated)
 
 
-def test_a_job_goes_through_its_steps_to_the_end(cluster: Cluster) -> None:
+def test_a_job_runs_all_its_steps(cluster: Cluster) -> None:
     name = cluster.create(steps={"rollouts": {"pods": 3}, "optimisation": {"pods": 2}})
     eventually("it is complete", lambda: cluster.phase(name) == "Complete")
     status = cluster.status(name)
@@ -139,7 +139,7 @@ def test_bad_input_fails_at_once(cluster: Cluster) -> None:
     assert "BadInput" in cluster.events(name)
 
 
-def test_a_group_is_started_again_until_its_restarts_are_used(cluster: Cluster) -> None:
+def test_a_step_restarts_until_the_restarts_are_used(cluster: Cluster) -> None:
     name = cluster.create(step="optimisation", code=1, steps={"optimisation": {"pods": 2}}, maxRestarts=1)
     eventually("it has failed", lambda: cluster.phase(name) == "Failed")
     assert cluster.reason(name, "Failed") == "RestartsExhausted"
@@ -148,18 +148,18 @@ def test_a_group_is_started_again_until_its_restarts_are_used(cluster: Cluster) 
     assert not cluster.live(name)
 
 
-def test_an_evicted_pod_has_its_step_started_again(cluster: Cluster) -> None:
+def test_an_evicted_pod_restarts_its_step(cluster: Cluster) -> None:
     name = cluster.create(run_for="6s")
     eventually("it runs", lambda: cluster.phase(name) == "Running")
     [pod] = cluster.live(name)
     eviction = {"metadata": {"name": pod.metadata.name, "namespace": cluster.namespace}}
     cluster.core.create_namespaced_pod_eviction(pod.metadata.name, cluster.namespace, eviction)
-    eventually("the step is started again", lambda: f"{name}-e1-reward-1" in cluster.jobs(name))
+    eventually("the step restarts", lambda: f"{name}-e1-reward-1" in cluster.jobs(name))
     assert cluster.status(name)["lastFailure"]["reason"] == "PodLost"
     cluster.delete(name)
 
 
-def test_a_pause_frees_every_pod_and_the_run_goes_on(cluster: Cluster) -> None:
+def test_suspension_deletes_every_pod_and_the_run_continues_after_it(cluster: Cluster) -> None:
     name = cluster.create(run_for="4s", steps={"rollouts": {"pods": 2}})
     eventually("it runs", lambda: cluster.phase(name) == "Running")
     cluster.change(name, suspend=True)
@@ -170,16 +170,16 @@ def test_a_pause_frees_every_pod_and_the_run_goes_on(cluster: Cluster) -> None:
     assert cluster.status(name)["restarts"] == 0
 
 
-def test_deletion_leaves_nothing_also_while_the_operator_is_down(cluster: Cluster) -> None:
+def test_deletion_leaves_nothing_even_while_the_operator_is_down(cluster: Cluster) -> None:
     name = cluster.create(run_for="300s")
     eventually("it runs", lambda: cluster.phase(name) == "Running")
     cluster.operator.kill()
     cluster.delete(name)
-    eventually("nothing is left", lambda: not cluster.children(name))
+    eventually("nothing is left", lambda: not cluster.owned_objects(name))
     cluster.operator.start()
 
 
-def test_a_killed_operator_goes_on_where_it_was(cluster: Cluster) -> None:
+def test_a_killed_operator_continues_where_it_was(cluster: Cluster) -> None:
     name = cluster.create(run_for="2s")
     eventually("it runs", lambda: cluster.phase(name) == "Running")
     for _ in range(2):
@@ -188,10 +188,12 @@ def test_a_killed_operator_goes_on_where_it_was(cluster: Cluster) -> None:
     eventually("it is complete", lambda: cluster.phase(name) == "Complete")
     assert cluster.jobs(name) == [
         f"{name}-e1-{step}-0" for step in ("reward", "rollout", "pairs", "opt", "eval", "register")
-    ], "no step was made twice"
+    ], "no step ran twice"
 
 
-def test_a_silent_node_is_given_up(cluster: Cluster, kwok_plane: ControlPlane) -> None:
+def test_the_pods_of_a_silent_node_are_deleted_and_the_step_restarts(
+    cluster: Cluster, kwok_plane: ControlPlane
+) -> None:
     [lonely] = kwok.add_nodes(kwok_plane, 1, prefix="lonely", labels={"lonely": "yes"})
     name = cluster.create(
         run_for="300s", nodeSelector={"lonely": "yes"}, nodeLossSeconds=3, step="reward", maxRestarts=1
@@ -203,14 +205,14 @@ def test_a_silent_node_is_given_up(cluster: Cluster, kwok_plane: ControlPlane) -
         {"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown", "message": "Kubelet stopped posting."}
     ]
     cluster.core.patch_node_status(lonely, {"status": {"conditions": lost}})
-    eventually("the node is given up", lambda: cluster.status(name)["restarts"] == 1)
+    eventually("the step restarts", lambda: cluster.status(name)["restarts"] == 1)
     assert cluster.status(name)["lastFailure"]["reason"] == "NodeLost"
     eventually("its pod is gone", lambda: not [p for p in cluster.live(name) if "-reward-0-" in p.metadata.name])
     cluster.core.delete_node(lonely)
     cluster.delete(name)
 
 
-def test_a_name_that_is_taken_is_told_and_waited_for(cluster: Cluster) -> None:
+def test_a_job_waits_for_a_name_that_is_taken_and_reports_it(cluster: Cluster) -> None:
     other = {
         "metadata": {"name": "taken-e1-reward-0"},
         "spec": {
@@ -221,10 +223,10 @@ def test_a_name_that_is_taken_is_told_and_waited_for(cluster: Cluster) -> None:
     cluster.batch.create_namespaced_job(cluster.namespace, other)
     cluster.create(name="taken")
 
-    def told() -> bool:
+    def reported() -> bool:
         conditions = cluster.status("taken").get("conditions", [])
         return any(c["reason"] == "ChildRefused" and "another object has this name" in c["message"] for c in conditions)
 
-    eventually("the name is told", told)
+    eventually("the name is reported", reported)
     cluster.batch.delete_namespaced_job("taken-e1-reward-0", cluster.namespace, propagation_policy="Background")
-    eventually("it goes on", lambda: cluster.phase("taken") == "Complete")
+    eventually("the job continues", lambda: cluster.phase("taken") == "Complete")

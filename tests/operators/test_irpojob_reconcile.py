@@ -1,4 +1,4 @@
-"""What the reconciler decides: each situation by itself, then whatever may befall a job, in any order."""
+"""The IRPOJob reconciler: single situations, then any sequence of events."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from operators.irpojob.plan import EPOCH_STEPS, Place, Step, job_name, places
 
 from .irpojob_world import GRACE, World
 
-HEALING = {"PodFailed", "PodLost", "NodeLost", "OutOfMemory"}
+RESTARTABLE = {"PodFailed", "PodLost", "NodeLost", "OutOfMemory"}
 
 
 def run_to(world: World, step: Step) -> None:
-    """Lets steps succeed until the pods of this one run."""
+    """Let steps succeed until the pods of this one run."""
     for _ in range(60):
         world.settle()
         if world.status.step == step and world.running():
@@ -46,11 +46,11 @@ def test_a_run_goes_through_its_steps_one_after_the_other() -> None:
     assert world.ran == [job_name("quick", place, 0) for place in places(2)]
     assert (world.status.best_epoch, world.status.model_version) == (2, "v1")
     assert world.status.progress == "11/11"
-    assert world.said.count("StepComplete") == 11
-    assert world.said[-1] == "Complete"
+    assert world.events.count("StepComplete") == 11
+    assert world.events[-1] == "Complete"
 
 
-def test_one_lost_pod_starts_the_whole_group_again() -> None:
+def test_one_lost_pod_restarts_the_whole_step() -> None:
     world = World.of()
     run_to(world, Step.OPTIMISATION)
     world.fail(world.running()[1], 1)
@@ -60,15 +60,15 @@ def test_one_lost_pod_starts_the_whole_group_again() -> None:
     assert world.status.restarts == 1
     assert world.status.last_failure is not None
     assert (world.status.last_failure.reason, world.status.last_failure.exit_code) == ("PodFailed", 1)
-    assert "last words" in message(world, "Progressing")
-    assert not world.running(), "nothing starts before the back-off is over"
+    assert "last output" in message(world, "Progressing")
+    assert not world.running(), "no pod starts before the back-off is over"
     world.wait(11)
     world.settle()
     assert world.ran[-1] == "quick-e1-opt-1"
     assert len(world.running()) == 2
 
 
-def test_the_wait_doubles_with_each_restart() -> None:
+def test_the_back_off_doubles_with_each_restart() -> None:
     world = World.of(backoffSeconds=10, maxRestarts=9)
     waits = []
     for _ in range(4):
@@ -82,7 +82,7 @@ def test_the_wait_doubles_with_each_restart() -> None:
     assert waits == [10, 20, 40, 80]
 
 
-def test_restarts_come_to_an_end_with_the_last_failure_told() -> None:
+def test_the_job_fails_with_the_last_failure_when_its_restarts_are_used() -> None:
     world = World.of(maxRestarts=1, backoffSeconds=0)
     for _ in range(2):
         run_to(world, Step.REWARD)
@@ -93,21 +93,21 @@ def test_restarts_come_to_an_end_with_the_last_failure_told() -> None:
     assert "after 1 of 1 restarts, PodFailed: reward of epoch 1" in message(world, "Failed")
 
 
-@pytest.mark.parametrize(("code", "word"), [(2, "BadInput"), (3, "GuardFired")])
-def test_what_no_restart_heals_fails_at_once_with_the_containers_words(code: int, word: str) -> None:
+@pytest.mark.parametrize(("code", "expected"), [(2, "BadInput"), (3, "GuardFired")])
+def test_what_a_restart_cannot_fix_fails_at_once_with_the_containers_message(code: int, expected: str) -> None:
     world = World.of()
     run_to(world, Step.ROLLOUTS)
     first, second = world.running()
-    world.fail(first, 1)  # ended by the other's end, and listed first
+    world.fail(first, 1)  # deleted because the other failed, but listed first
     world.fail(second, code)
     world.tick()
     world.settle()
-    assert reason(world, "Failed") == word
-    assert "last words" in message(world, "Failed")
+    assert reason(world, "Failed") == expected
+    assert "last output" in message(world, "Failed")
     assert world.status.restarts == 0
 
 
-def test_out_of_memory_once_is_tried_again_and_twice_is_the_end() -> None:
+def test_out_of_memory_restarts_once_and_then_fails() -> None:
     world = World.of(maxRestarts=9, backoffSeconds=0)
     run_to(world, Step.OPTIMISATION)
     world.fail(world.running()[0], 137, "OOMKilled")
@@ -137,9 +137,9 @@ def test_a_dead_node_never_leaves_a_job_running() -> None:
     world.lose("n1")
     world.wait(59)
     world.settle()
-    assert world.status.phase == "Running", "a node may be silent for a moment"
+    assert world.status.phase == "Running", "a node may be silent for a short time"
     world.wait(1)
-    world.look()
+    world.reconcile()
     assert world.status.last_failure is not None
     assert world.status.last_failure.reason == "NodeLost"
     world.tick()
@@ -150,7 +150,7 @@ def test_a_dead_node_never_leaves_a_job_running() -> None:
     assert world.ran[-1] == "quick-e1-opt-1"
 
 
-def test_a_node_that_does_not_take_up_a_pod_has_the_step_started_again_elsewhere() -> None:
+def test_a_node_that_does_not_start_a_pod_makes_the_step_restart_elsewhere() -> None:
     world = World.of(nodeLossSeconds=60, backoffSeconds=0)
     run_to(world, Step.OPTIMISATION)
     pod = world.running()[1]
@@ -159,11 +159,11 @@ def test_a_node_that_does_not_take_up_a_pod_has_the_step_started_again_elsewhere
     world.settle()
     assert world.status.restarts == 0
     world.wait(1)
-    world.look()
+    world.reconcile()
     assert world.status.last_failure is not None
-    assert "has not taken up pod" in world.status.last_failure.message
+    assert "has not started pod" in world.status.last_failure.message
     world.settle()
-    # it does not end either: its node says that it is ready, and does nothing
+    # The pod does not end either: its node reports Ready but does nothing.
     stuck = replace(world.pods[pod.name], gone_by=world.now + GRACE)
     for _ in range(3):
         world.tick()
@@ -178,7 +178,7 @@ def test_a_node_that_does_not_take_up_a_pod_has_the_step_started_again_elsewhere
     assert world.ran[-1] == "quick-e1-opt-1"
 
 
-def test_a_pause_frees_every_pod_and_the_run_goes_on_after_it() -> None:
+def test_suspension_deletes_every_pod_and_the_run_continues_after_it() -> None:
     world = World.of()
     run_to(world, Step.OPTIMISATION)
     world.set_spec(suspend=True)
@@ -194,7 +194,7 @@ def test_a_pause_frees_every_pod_and_the_run_goes_on_after_it() -> None:
     world.set_spec(suspend=False)
     world.settle()
     assert world.ran[-1] == "quick-e1-opt-1"
-    assert world.status.restarts == 0, "a pause is no failure"
+    assert world.status.restarts == 0, "a suspension is no failure"
 
 
 def test_time_suspended_does_not_count_towards_the_deadline() -> None:
@@ -214,22 +214,22 @@ def test_time_suspended_does_not_count_towards_the_deadline() -> None:
     world.wait(1)
     world.settle()
     assert reason(world, "Failed") == "DeadlineExceeded"
-    assert "at last Running: reward of epoch 1" in message(world, "Failed")
+    assert "last state Running: reward of epoch 1" in message(world, "Failed")
     world.tick()
     assert not world.active()
 
 
-def test_a_finished_job_is_deleted_when_its_time_is_up() -> None:
+def test_a_finished_job_is_deleted_after_its_ttl() -> None:
     world = World.of(config={"epochs": 1}, ttlSecondsAfterFinished=60)
     for _ in range(20):
         world.settle()
         world.succeed()
         world.tick()
     assert world.status.phase == "Complete"
-    assert world.look().again_s == 60
+    assert world.reconcile().requeue_after_s == 60
     assert not world.deleted
     world.wait(60)
-    world.look()
+    world.reconcile()
     assert world.deleted
 
 
@@ -247,8 +247,8 @@ def test_an_image_that_cannot_be_pulled_fails_after_five_minutes() -> None:
     [pod] = world.running()
     world.pods[pod.name] = replace(pod, phase="Pending", waiting="ImagePullBackOff", waiting_for="no such image")
     world.settle()
-    assert reason(world, "Progressing") == "ImageUnavailable", "told at once, before anything is given up"
-    assert "ImagePullBackOff: no such image; given up at 12:0" in message(world, "Progressing")
+    assert reason(world, "Progressing") == "ImageUnavailable", "reported at once, before the job fails"
+    assert "ImagePullBackOff: no such image; the job fails at 12:0" in message(world, "Progressing")
     world.wait(298)
     world.settle()
     assert world.status.phase != "Failed"
@@ -259,7 +259,7 @@ def test_an_image_that_cannot_be_pulled_fails_after_five_minutes() -> None:
 
 
 EVENTS = st.one_of(
-    st.tuples(st.just("look"), st.integers(0, 6)),
+    st.tuples(st.just("reconcile"), st.integers(0, 6)),
     st.tuples(st.just("fail"), st.integers(0, 3), st.sampled_from([1, 1, 1, 2, 3, 4, 137, 143])),
     st.tuples(st.just("evict"), st.integers(0, 3)),
     st.tuples(st.just("lose"), st.integers(0, 1)),
@@ -273,11 +273,11 @@ EVENTS = st.one_of(
 )
 
 
-def befall(world: World, event: tuple[Any, ...]) -> None:
+def apply_event(world: World, event: tuple[Any, ...]) -> None:
     running = world.running()
     match event:
-        case ("look", acts):
-            world.look(acts)  # the operator dies after so many actions
+        case ("reconcile", acts):
+            world.reconcile(acts)  # the operator dies after this many actions
         case ("fail", which, code) if running:
             world.fail(running[which % len(running)], code)
         case ("evict", which) if running:
@@ -303,14 +303,14 @@ def befall(world: World, event: tuple[Any, ...]) -> None:
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(events=st.lists(EVENTS, max_size=30), restarts=st.integers(0, 3))
-def test_whatever_befalls_a_job_it_ends_with_a_true_reason_and_leaves_nothing_running(
+def test_after_any_events_a_job_ends_with_the_right_reason_and_nothing_running(
     events: list[tuple[Any, ...]], restarts: int
 ) -> None:
     world = World.of(maxRestarts=restarts)
     codes: set[int] = set()
     for event in events:
         before = {pod.name for pod in world.running()}
-        befall(world, event)
+        apply_event(world, event)
         if event[0] == "fail" and before:
             codes.add(event[2])
     world.set_spec(suspend=False)
@@ -333,12 +333,12 @@ def test_whatever_befalls_a_job_it_ends_with_a_true_reason_and_leaves_nothing_ru
     if world.status.phase == "Complete":
         assert sorted(set(world.done), key=places(2).index) == list(places(2))
         return
-    told = reason(world, "Failed")
-    why = world.status.last_failure
-    assert told in {"BadInput", "GuardFired", "OutOfMemory", "RestartsExhausted"}
-    assert why is not None
-    if told == "RestartsExhausted":
+    failed = reason(world, "Failed")
+    failure = world.status.last_failure
+    assert failed in {"BadInput", "GuardFired", "OutOfMemory", "RestartsExhausted"}
+    assert failure is not None
+    if failed == "RestartsExhausted":
         assert world.status.restarts == restarts
-        assert why.reason in HEALING
+        assert failure.reason in RESTARTABLE
     else:
-        assert {"BadInput": 2, "GuardFired": 3}.get(told, why.exit_code) in codes
+        assert {"BadInput": 2, "GuardFired": 3}.get(failed, failure.exit_code) in codes

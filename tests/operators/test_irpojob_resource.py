@@ -1,4 +1,4 @@
-"""What the API server itself takes and refuses of an IRPOJob, before any operator has seen it."""
+"""Which IRPOJobs the API server accepts and refuses, without an operator."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("definitions")
 
 
 def irpojob(**changes: Any) -> dict[str, Any]:
-    """The first example with changes by dotted path (`steps__optimisation__pods=3`); None removes."""
+    """Return the first example with changes by dotted path (`steps__optimisation__pods=3`)."""
     made: dict[str, Any] = yaml.safe_load((EXAMPLES / "01-quick.yaml").read_text(encoding="utf-8"))
     for path, value in changes.items():
         *parents, last = path.split("__")
@@ -47,7 +47,7 @@ def refusal(api: client.ApiClient, namespace: str, made: dict[str, Any]) -> str:
     return str(refused.value.body)
 
 
-def test_defaults_are_filled_in_and_make_the_trainers_configuration(api: client.ApiClient, namespace: str) -> None:
+def test_defaults_are_those_of_the_trainers_configuration(api: client.ApiClient, namespace: str) -> None:
     kept = create(api, namespace, irpojob())
     assert kept["spec"]["maxRestarts"] == 3
     assert kept["spec"]["config"]["optimisation"]["warm_up"] == 0.1
@@ -62,22 +62,22 @@ REFUSED = {
     "a run's name": ({"config__name": "other"}, "unknown field"),
     "its processes": ({"config__optimisation__processes": 4}, "unknown field"),
     "no epochs": ({"config__epochs": 0}, "greater than or equal to 1"),
-    "a beta of nothing": ({"config__optimisation__beta": 0}, "beta"),
-    "a stage that is none": ({"config__optimisation__zero_stage": 4}, "Unsupported value: 4"),
-    "a batch that cannot be shared": (
+    "a beta of 0": ({"config__optimisation__beta": 0}, "beta"),
+    "an unknown stage": ({"config__optimisation__zero_stage": 4}, "Unsupported value: 4"),
+    "a batch that cannot be divided": (
         {"steps__optimisation__pods": 3},
         "must be a multiple of steps.optimisation.pods times processesPerPod",
     ),
     "gates without a log": ({"gates": {}}, "gates read the log that the base model wrote"),
-    "a gate that is none": ({"gates": {"luck": 1}}, "unknown field"),
+    "an unknown gate": ({"gates": {"luck": 1}}, "unknown field"),
     "more pods than contexts": ({"steps__rollouts__pods": 301}, "at most config.rollout.contexts"),
-    "epochs without end": ({"config__epochs": 1000}, "at most 999"),
+    "too many epochs": ({"config__epochs": 1000}, "at most 999"),
     "idle GPUs": (
         {"steps__optimisation__gpus": 8, "steps__optimisation__processesPerPod": 4},
         "give processesPerPod the same number as gpus",
     ),
-    "a step past all sense": ({"config__optimisation__learning_rate": 2800}, "learning_rate"),
-    "one answer, and so no winner": ({"config__rollout__samples": 1}, "samples"),
+    "a learning rate above the limit": ({"config__optimisation__learning_rate": 2800}, "learning_rate"),
+    "one answer, so no pair": ({"config__rollout__samples": 1}, "samples"),
     "an image with a space": ({"image": "My Image"}, "image"),
     "a path outside all volumes": ({"storage__url": "/elsewhere/run"}, "storage.url must lie below"),
     "a path beside a volume": ({"storage__url": "/runs-2"}, "storage.url must lie below"),
@@ -92,7 +92,7 @@ REFUSED = {
         {"storage__url": "s3://bucket/auction", "config__optimisation__checkpoint_steps": 5},
         "needs storage.cache",
     ),
-    "a secret's value and its place": (
+    "a value and its source": (
         {"env": [{"name": "K", "value": "v", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]},
         "not both",
     ),
@@ -105,19 +105,19 @@ REFUSED = {
         "path belongs to the source shards",
     ),
     "a world without a path": ({"config__world": {"kind": "webis"}}, "path belongs to the kinds"),
-    "an amount that is none": ({"steps__reward__resources": {"limits": {"memory": "many"}}}, "memory"),
-    "a negative patience": ({"maxRestarts": -1}, "maxRestarts"),
+    "a malformed quantity": ({"steps__reward__resources": {"limits": {"memory": "many"}}}, "memory"),
+    "a negative number of restarts": ({"maxRestarts": -1}, "maxRestarts"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_honoured_is_refused(api: client.ApiClient, namespace: str, case: str) -> None:
-    changes, words = REFUSED[case]
-    assert words in refusal(api, namespace, irpojob(**copy.deepcopy(changes)))
+def test_an_invalid_specification_is_refused(api: client.ApiClient, namespace: str, case: str) -> None:
+    changes, expected = REFUSED[case]
+    assert expected in refusal(api, namespace, irpojob(**copy.deepcopy(changes)))
 
 
 @pytest.mark.parametrize("name", ["models", "1st", "a" * 41, "with.dot"])
-def test_names_that_children_could_not_carry_are_refused(api: client.ApiClient, namespace: str, name: str) -> None:
+def test_names_that_owned_objects_could_not_carry_are_refused(api: client.ApiClient, namespace: str, name: str) -> None:
     made = irpojob()
     made["metadata"]["name"] = name
     assert "name" in refusal(api, namespace, made)
@@ -136,9 +136,7 @@ def test_names_that_children_could_not_carry_are_refused(api: client.ApiClient, 
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_what_a_run_depends_on_stays_as_it_was_made(
-    api: client.ApiClient, namespace: str, change: dict[str, Any]
-) -> None:
+def test_what_a_run_depends_on_is_immutable(api: client.ApiClient, namespace: str, change: dict[str, Any]) -> None:
     create(api, namespace, irpojob())
     with pytest.raises(ApiException) as refused:
         client.CustomObjectsApi(api).patch_namespaced_custom_object(
@@ -147,7 +145,7 @@ def test_what_a_run_depends_on_stays_as_it_was_made(
     assert f"{next(iter(change))} is immutable: make a new object" in refused.value.body
 
 
-def test_how_long_to_try_and_whether_to_pause_may_change(api: client.ApiClient, namespace: str) -> None:
+def test_limits_and_suspension_can_change(api: client.ApiClient, namespace: str) -> None:
     create(api, namespace, irpojob())
     change = {"suspend": True, "maxRestarts": 9, "activeDeadlineSeconds": 60, "ttlSecondsAfterFinished": 1}
     kept = client.CustomObjectsApi(api).patch_namespaced_custom_object(
@@ -157,14 +155,14 @@ def test_how_long_to_try_and_whether_to_pause_may_change(api: client.ApiClient, 
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_examples_pass_a_dry_run_of_the_server(own_control_plane: ControlPlane, namespace: str, path: Path) -> None:
-    told = own_control_plane.kubectl("apply", "--server-side", "--dry-run=server", "-n", namespace, "-f", str(path))
+def test_the_examples_pass_a_server_side_dry_run(own_control_plane: ControlPlane, namespace: str, path: Path) -> None:
+    output = own_control_plane.kubectl("apply", "--server-side", "--dry-run=server", "-n", namespace, "-f", str(path))
     documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-    assert told.count("serverside-applied (server dry run)") == len(documents)
+    assert output.count("serverside-applied (server dry run)") == len(documents)
 
 
 def test_kubectl_explains_the_job(own_control_plane: ControlPlane) -> None:
-    told = own_control_plane.kubectl("explain", "irpojob.spec.config.preference")
-    assert "delta_th: by how many bid points" in " ".join(told.split())
-    assert "(at least 0, default 10.0)" in " ".join(told.split())
+    output = own_control_plane.kubectl("explain", "irpojob.spec.config.preference")
+    assert "delta_th: by how many bid points" in " ".join(output.split())
+    assert "(at least 0, default 10.0)" in " ".join(output.split())
     assert "What to train, on which pods" in own_control_plane.kubectl("explain", "irpo.spec")

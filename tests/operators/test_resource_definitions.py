@@ -1,4 +1,4 @@
-"""The definitions of the custom resources follow from the models, and explain every field."""
+"""The definitions of the custom resources: generated from the models, with a description of every field."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from operators.resources.crds import CHART, KINDS, Kind, definition, rendered
 from operators.resources.structural import inlined, structural
 
 
-def test_the_charts_definitions_are_those_of_the_models() -> None:
-    kept = {path.name: path.read_text(encoding="utf-8") for path in CHART.glob("*.yaml")}
-    assert kept == rendered(), "run `make crds`"
+def test_the_charts_definitions_are_current() -> None:
+    committed = {path.name: path.read_text(encoding="utf-8") for path in CHART.glob("*.yaml")}
+    assert committed == rendered(), "run `make crds`"
 
 
 def fields(node: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -29,8 +29,8 @@ def fields(node: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
 def test_every_field_is_described(kind: Kind) -> None:
     schema = definition(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    silent = [path for path, one in fields(schema, kind.kind.lower()) if not one.get("description")]
-    assert silent == [f"{kind.kind.lower()}.metadata"]  # Kubernetes' own
+    undescribed = [path for path, one in fields(schema, kind.kind.lower()) if not one.get("description")]
+    assert undescribed == [f"{kind.kind.lower()}.metadata"]  # Kubernetes' own
 
 
 class Part(BaseModel):
@@ -74,10 +74,10 @@ class Limited(BaseModel):
     word: str = Field("", description="Word.")
 
 
-def test_limits_are_told_and_those_that_the_server_prints_wrongly_are_rules() -> None:
+def test_limits_are_described_and_fractional_ones_are_rules() -> None:
     found = structural(inlined(Limited))["properties"]
-    told = {name: one["description"] for name, one in found.items()}
-    assert told == {
+    descriptions = {name: one["description"] for name, one in found.items()}
+    assert descriptions == {
         "whole": "Whole. (1 to 9, default 3)",
         "share": "Share. (above 0.25, below 1, default 0.5)",
         "free": "Free. (default 2.0)",
@@ -98,12 +98,14 @@ def test_a_value_of_two_types_has_no_structural_schema() -> None:
         structural(inlined(Either))
 
 
-def test_every_condition_and_reason_is_explained_and_the_page_says_the_same() -> None:
+def test_every_condition_and_reason_is_explained_and_the_page_is_current() -> None:
     for names, meanings in (
         (conditions.JobCondition, conditions.JOB_CONDITIONS),
         (conditions.JobReason, conditions.JOB_REASONS),
         (conditions.ServiceCondition, conditions.SERVICE_CONDITIONS),
         (conditions.ServiceReason, conditions.SERVICE_REASONS),
+        (conditions.PolicyCondition, conditions.POLICY_CONDITIONS),
+        (conditions.PolicyReason, conditions.POLICY_REASONS),
     ):
         assert set(meanings) == set(names)
     page = conditions.PAGE.read_text(encoding="utf-8")

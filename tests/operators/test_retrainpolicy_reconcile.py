@@ -1,4 +1,4 @@
-"""When a policy trains anew, what it waits for, and what becomes of the result: the reconciler as a function."""
+"""The RetrainPolicy reconciler: when it retrains, what it waits for, and what it does with the result."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.actions import Apply, Create, Delete, Outcome
+from operators.reconciliation import Action, Apply, Create, Delete, Reconciliation, Refusal
 from operators.resources.retrainpolicy import RetrainPolicySpec, RetrainPolicyStatus
-from operators.retrainpolicy.observed import Desired, Observed, SeenLook, SeenRun
+from operators.retrainpolicy.observe import Desired, Observed, ObservedLook, ObservedRun
 from operators.retrainpolicy.reconcile import next_moment, reconcile
 
 START = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
@@ -24,62 +24,63 @@ DIGEST = "d" * 64
 
 
 def spec(**changes: Any) -> dict[str, Any]:
-    made: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))["spec"]
-    made.pop("schedule")
-    return made | changes
+    example: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))["spec"]
+    example.pop("schedule")
+    return example | changes
 
 
 @dataclass
 class World:
-    """One policy, its children, and a clock."""
+    """One policy, its objects and a clock."""
 
     spec: dict[str, Any] = field(default_factory=spec)
     status: RetrainPolicyStatus = field(default_factory=RetrainPolicyStatus)
     now: datetime = START
     stable: str | None = "v1"
-    runs: dict[str, SeenRun] = field(default_factory=dict)
-    looks: dict[str, SeenLook] = field(default_factory=dict)
-    made: list[dict[str, Any]] = field(default_factory=list)
+    runs: dict[str, ObservedRun] = field(default_factory=dict)
+    looks: dict[str, ObservedLook] = field(default_factory=dict)
+    created: list[dict[str, Any]] = field(default_factory=list)
     promoted: list[dict[str, Any]] = field(default_factory=list)
+    refused: Refusal | None = None
     most_at_once: int = 0
 
-    def step(self, seconds: float = 0) -> Outcome[RetrainPolicyStatus]:
+    def step(self, seconds: float = 0) -> Reconciliation[RetrainPolicyStatus]:
         self.now += timedelta(seconds=seconds)
-        made = RetrainPolicySpec.model_validate(self.spec)
-        desired = Desired("nightly", "shop", "u-1", 1, START, made, self.status)
-        seen = Observed(True, self.stable, tuple(self.runs.values()), tuple(self.looks.values()))
-        outcome = reconcile(seen, desired, self.now)
+        parsed = RetrainPolicySpec.model_validate(self.spec)
+        desired = Desired("nightly", "shop", "u-1", 1, START, parsed, self.status)
+        observed = Observed(True, self.stable, tuple(self.runs.values()), tuple(self.looks.values()), self.refused)
+        outcome = reconcile(observed, desired, self.now)
         self.status = outcome.status
         for action in outcome.actions:
             self.act(action)
         self.most_at_once = max(self.most_at_once, sum(not run.ended for run in self.runs.values()))
         return outcome
 
-    def act(self, action: Any) -> None:
+    def act(self, action: Action) -> None:
         match action:
             case Create(manifest):
                 name = manifest["metadata"]["name"]
                 if manifest["kind"] == "Job":
-                    self.looks.setdefault(name, SeenLook(name, f"u-{name}"))
+                    self.looks.setdefault(name, ObservedLook(name, f"u-{name}"))
                 else:
-                    self.made.append(manifest)
-                    self.runs.setdefault(name, SeenRun(name, f"u-{name}", self.now))
+                    self.created.append(manifest)
+                    self.runs.setdefault(name, ObservedRun(name, f"u-{name}", self.now))
             case Apply(manifest):
                 self.promoted.append(manifest["spec"]["model"])
             case Delete(_, kind, name, _):
                 (self.looks if kind == "Job" else self.runs).pop(name)
 
-    def found(self, new: int, due: bool = False, **more: Any) -> None:
-        """The look that is under way ends."""
-        words = json.dumps({"new": new, "watermark": None, "due": due, "reason": "told", "trigger": None, **more})
-        self.looks = {name: SeenLook(name, one.uid, "succeeded", words) for name, one in self.looks.items()}
+    def finish_look(self, new: int, due: bool = False, **more: Any) -> None:
+        """Let the current look succeed, then run a pass."""
+        output = json.dumps({"new": new, "watermark": None, "due": due, "reason": "because", "trigger": None, **more})
+        self.looks = {name: ObservedLook(name, one.uid, "succeeded", output) for name, one in self.looks.items()}
         self.step(1)
 
-    def ends(self, phase: str = "Complete", **more: Any) -> None:
-        """The run that is under way ends."""
+    def finish_run(self, phase: str = "Complete", **more: Any) -> None:
+        """Let the current run end, then run a pass."""
         for name, run in self.runs.items():
             if not run.ended:
-                self.runs[name] = SeenRun(name, run.uid, run.created, phase, **more)
+                self.runs[name] = ObservedRun(name, run.uid, run.created, phase, **more)
         self.step(1)
 
     def condition(self, kind: str) -> tuple[str, str]:
@@ -90,7 +91,7 @@ class World:
 def training(**changes: Any) -> World:
     world = World(spec(**changes))
     world.step()
-    world.found(30_000, True, trigger="new interactions")
+    world.finish_look(30_000, True, trigger="new interactions")
     assert world.status.phase == "Training"
     return world
 
@@ -102,11 +103,11 @@ def test_it_waits_for_a_service_with_a_stable_version() -> None:
     assert world.looks == {}
 
 
-def test_the_log_is_looked_at_again_and_again_and_the_status_says_what_is_waited_for() -> None:
+def test_looks_recur_and_the_status_says_what_the_policy_waits_for() -> None:
     world = World()
     world.step()
     assert (world.status.phase, list(world.looks)) == ("Looking", ["nightly-look-1"])
-    world.found(500, reason="500 new judged interactions: waiting for 1500 more")
+    world.finish_look(500, reason="500 new judged interactions: waiting for 1500 more")
     assert world.status.waiting_for == "500 new judged interactions: waiting for 1500 more"
     assert world.condition("Training") == ("False", "NotDue")
     assert world.looks == {}
@@ -116,10 +117,12 @@ def test_the_log_is_looked_at_again_and_again_and_the_status_says_what_is_waited
     assert list(world.looks) == ["nightly-look-2"]
 
 
-def test_a_look_that_fails_is_told_and_tried_again() -> None:
+def test_a_failed_look_is_reported_and_retried() -> None:
     world = World()
     world.step()
-    world.looks = {n: SeenLook(n, one.uid, "failed", "shards: 'x': no such folder") for n, one in world.looks.items()}
+    world.looks = {
+        n: ObservedLook(n, one.uid, "failed", "shards: 'x': no such folder") for n, one in world.looks.items()
+    }
     world.step(1)
     assert world.condition("Ready") == ("False", "LookFailed")
     assert "no such folder" in world.status.waiting_for
@@ -129,23 +132,23 @@ def test_a_look_that_fails_is_told_and_tried_again() -> None:
     assert list(world.looks) == ["nightly-look-2"]
 
 
-def test_a_retraining_that_is_due_is_an_irpojob_from_the_template_on_the_stable_version_and_the_log() -> None:
+def test_a_retraining_is_an_irpojob_of_the_template_with_the_stable_version_and_the_log() -> None:
     world = training()
-    made = world.made[0]
-    assert (made["kind"], made["metadata"]["name"]) == ("IRPOJob", "nightly-1")
-    config = made["spec"]["config"]
+    job = world.created[0]
+    assert (job["kind"], job["metadata"]["name"]) == ("IRPOJob", "nightly-1")
+    config = job["spec"]["config"]
     assert config["base"] == "/training/models-registry/models/v1"
     assert config["feedback"]["source"] == "shards"
     assert config["feedback"]["path"] == "/training/shards"
     assert config["feedback"]["until"] == "2026-11-25T12:00:01Z"
-    assert made["spec"]["gates"] == {"min_auc": 0.6}
-    assert made["metadata"]["labels"]["team"] == "ads"
-    assert made["metadata"]["ownerReferences"][0]["uid"] == "u-1"
+    assert job["spec"]["gates"] == {"min_auc": 0.6}
+    assert job["metadata"]["labels"]["team"] == "ads"
+    assert job["metadata"]["ownerReferences"][0]["uid"] == "u-1"
 
 
-def test_a_result_that_is_better_is_offered_to_the_service() -> None:
+def test_a_result_that_passes_becomes_the_services_model() -> None:
     world = training()
-    world.ends(best_epoch=1, model="nightly-1-model", digest=DIGEST)
+    world.finish_run(best_epoch=1, model="nightly-1-model", digest=DIGEST)
     assert world.promoted == [{"name": "nightly-1-model", "digest": DIGEST}]
     assert world.status.last_result is not None
     assert world.status.last_result.outcome == "Passed"
@@ -160,60 +163,60 @@ def test_a_result_that_is_better_is_offered_to_the_service() -> None:
         ("Failed", {"message": "guard collapse"}, "Failed"),
     ],
 )
-def test_a_result_that_is_no_better_changes_nothing(phase: str, more: dict[str, Any], outcome: str) -> None:
+def test_a_result_that_does_not_pass_changes_nothing(phase: str, more: dict[str, Any], outcome: str) -> None:
     world = training()
-    world.ends(phase, **more)
+    world.finish_run(phase, **more)
     assert world.promoted == []
     assert world.status.last_result is not None
     assert world.status.last_result.outcome == outcome
 
 
-def test_a_policy_that_does_not_promote_names_the_result_only() -> None:
+def test_a_policy_that_does_not_promote_only_names_the_result() -> None:
     world = training(promote=False)
-    world.ends(best_epoch=1, model="nightly-1-model", digest=DIGEST)
+    world.finish_run(best_epoch=1, model="nightly-1-model", digest=DIGEST)
     assert world.promoted == []
     assert world.status.last_result is not None
     assert (world.status.last_result.model, world.status.last_result.digest) == ("nightly-1-model", DIGEST)
 
 
-def test_the_cooldown_begins_with_the_retraining() -> None:
+def test_the_cooldown_begins_at_the_start_of_the_retraining() -> None:
     world = training()
-    world.ends(best_epoch=0)
+    world.finish_run(best_epoch=0)
     world.step(5 * 3600)
     assert "cooldown until 2026-11-25 18:00" in world.status.waiting_for
     world.step(3600)
     assert world.status.phase == "Looking"
 
 
-def test_a_pause_begins_nothing_and_lets_what_runs_go_on() -> None:
+def test_a_paused_policy_starts_nothing_and_lets_a_retraining_continue() -> None:
     world = training()
     world.spec["paused"] = True
     world.step(1)
     assert world.status.phase == "Training"
-    world.ends(best_epoch=1, model="m", digest=DIGEST)
+    world.finish_run(best_epoch=1, model="m", digest=DIGEST)
     world.step(100_000)
     assert (world.status.phase, world.looks) == ("Paused", {})
 
 
-def test_the_schedule_asks_and_enough_must_be_new() -> None:
+def test_the_schedule_requests_a_retraining_if_enough_is_new() -> None:
     world = World(spec(schedule={"cron": "0 3 * * *", "timeZone": "Europe/Paris"}))
     world.step()
     assert world.status.next_scheduled == datetime(2026, 11, 26, 2, 0, tzinfo=UTC)
-    world.found(2500)
+    world.finish_look(2500)
     assert world.status.phase == "Waiting"
     world.step(14 * 3600)
     assert world.status.asked == "schedule"
-    world.found(2500)
+    world.finish_look(2500)
     assert world.status.active == "nightly-1"
     assert world.status.active_trigger == "schedule"
 
     world = World(spec(schedule={"cron": "0 3 * * *", "timeZone": "Europe/Paris"}))
     world.step(14 * 3600)
-    world.found(10)
+    world.finish_look(10)
     assert (world.status.active, world.status.asked) == (None, "")
 
 
-def test_a_schedule_keeps_to_its_time_zone_when_clocks_change() -> None:
+def test_a_schedule_follows_its_time_zone_when_clocks_change() -> None:
     before = datetime(2026, 10, 24, 12, tzinfo=UTC)
     first = next_moment("0 3 * * *", "Europe/Paris", before)
     assert (first, next_moment("0 3 * * *", "Europe/Paris", first)) == (
@@ -228,21 +231,31 @@ def test_a_schedule_keeps_to_its_time_zone_when_clocks_change() -> None:
         ("61 * * * *", "UTC", "its minute must be 0 to 59"),
         ("0 25 * * *", "UTC", "its hour must be 0 to 23"),
         ("0 0 31 2 *", "UTC", "its day-of-month must be 1 to 31 and a day of its month"),
-        ("0 3 * * *", "Mars/Base", "'Mars/Base' is no time zone"),
+        ("0 3 * * *", "Mars/Base", "'Mars/Base' is not a time zone"),
     ],
 )
-def test_a_schedule_that_never_comes_is_told(cron: str, zone: str, remedy: str) -> None:
+def test_an_invalid_schedule_is_reported(cron: str, zone: str, remedy: str) -> None:
     world = World(spec(schedule={"cron": cron, "timeZone": zone}))
-    said = [event.reason for _ in range(2) for event in world.step(1).events]
-    assert said == ["BadSchedule"], "once, as an event"
+    reasons = [event.reason for _ in range(2) for event in world.step(1).events]
+    assert reasons == ["BadSchedule"], "one event"
     assert world.condition("Ready") == ("False", "BadSchedule")
     assert remedy in world.status.waiting_for
 
 
-def test_a_pause_shows_whatever_else_is_missing() -> None:
+def test_a_paused_policy_is_shown_as_paused_even_without_a_stable_version() -> None:
     world = World(spec(paused=True), stable=None)
     world.step()
     assert world.status.phase == "Paused"
+
+
+def test_a_refused_object_stays_reported_until_it_is_created() -> None:
+    world = World(refused=Refusal("Job nightly-look-1: another object has this name", permanent=False))
+    reasons = [event.reason for _ in range(3) for event in world.step(1).events]
+    assert reasons.count("ChildRefused") == 1
+    assert world.condition("Ready") == ("False", "ChildRefused")
+    world.refused = None
+    world.step(1)
+    assert world.condition("Ready") == ("True", "Watching")
 
 
 def test_history_keeps_the_newest() -> None:
@@ -251,18 +264,18 @@ def test_history_keeps_the_newest() -> None:
         while world.status.active is None:
             world.step(1000)
             if world.looks:
-                world.found(30_000, True, trigger="new interactions")
-        world.ends(best_epoch=1, model="m", digest=DIGEST)
+                world.finish_look(30_000, True, trigger="new interactions")
+        world.finish_run(best_epoch=1, model="m", digest=DIGEST)
     world.step(1)
     assert list(world.runs) == ["nightly-3"]
 
 
-def test_an_operator_that_died_between_status_and_action_makes_the_job() -> None:
+def test_an_operator_that_died_between_status_and_action_creates_the_job() -> None:
     world = training()
     world.runs.clear()
     world.step(1)
     assert list(world.runs) == ["nightly-1"]
-    assert world.made[0] == world.made[1]
+    assert world.created[0] == world.created[1]
 
 
 MOVES = st.one_of(
@@ -279,36 +292,36 @@ MOVES = st.one_of(
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(MOVES, max_size=50))
-def test_whatever_happens_one_retraining_runs_at_a_time_and_only_better_results_are_promoted(
+def test_after_any_events_one_retraining_runs_at_a_time_and_only_passing_results_are_promoted(
     moves: list[tuple[str, Any]],
 ) -> None:
     world = World(spec(schedule={"cron": "0 3 * * *", "timeZone": "UTC"}))
-    better = 0
-    for what, value in moves:
-        if what == "found":
-            world.found(value, value > 20_000, trigger="new interactions" if value > 20_000 else None)
-        elif what == "garbage":
-            world.looks = {n: SeenLook(n, one.uid, "succeeded", value) for n, one in world.looks.items()}
-        elif what == "failed":
-            world.looks = {n: SeenLook(n, one.uid, "failed", "why") for n, one in world.looks.items()}
-        elif what == "ends":
-            better += value == "Complete" and any(not run.ended for run in world.runs.values())
-            world.ends(value, best_epoch=1, model="m", digest=DIGEST)
-        elif what == "paused":
+    passed = 0
+    for move, value in moves:
+        if move == "found":
+            world.finish_look(value, value > 20_000, trigger="new interactions" if value > 20_000 else None)
+        elif move == "garbage":
+            world.looks = {n: ObservedLook(n, one.uid, "succeeded", value) for n, one in world.looks.items()}
+        elif move == "failed":
+            world.looks = {n: ObservedLook(n, one.uid, "failed", "why") for n, one in world.looks.items()}
+        elif move == "ends":
+            passed += value == "Complete" and any(not run.ended for run in world.runs.values())
+            world.finish_run(value, best_epoch=1, model="m", digest=DIGEST)
+        elif move == "paused":
             world.spec["paused"] = value
-        elif what == "stable":
+        elif move == "stable":
             world.stable = value
-        elif what == "lost":
+        elif move == "lost":
             world.looks.clear()
-        begun = world.status.runs
-        world.step(value if what == "wait" else 1)
+        runs = world.status.runs
+        world.step(value if move == "wait" else 1)
         assert world.most_at_once <= 1
         assert len(world.looks) <= 1
-        assert len(world.promoted) == better
+        assert len(world.promoted) == passed
         assert world.status.waiting_for
-        if world.spec.get("paused") and what == "paused":
-            assert world.status.runs == begun
+        if world.spec.get("paused") and move == "paused":
+            assert world.status.runs == runs
         finished = [run for run in world.runs.values() if run.ended]
         assert len([run for run in finished if run.phase == "Complete"]) <= 6
-    names = [made["metadata"]["name"] for made in world.made]
+    names = [job["metadata"]["name"] for job in world.created]
     assert len(set(names)) == world.status.runs

@@ -1,4 +1,4 @@
-"""What the API server takes and refuses of a RetrainPolicy, and of what is made for one."""
+"""Which RetrainPolicies the API server accepts and refuses, and whether it accepts a policy's objects."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
 from operators.resources.retrainpolicy import RetrainPolicySpec, RetrainPolicyStatus
-from operators.retrainpolicy.manifests import irpojob, look
-from operators.retrainpolicy.observed import Desired
+from operators.retrainpolicy.manifests import irpojob, look_job
+from operators.retrainpolicy.observe import Desired
 from tests.support.cluster.control_plane import ControlPlane
 
 PLACE = ("llm-auction.io", "v1alpha1")
@@ -42,7 +42,7 @@ def create(api: client.ApiClient, namespace: str, made: dict[str, Any]) -> dict[
     return kept
 
 
-def test_the_example_is_taken_its_triggers_get_the_trainers_defaults_and_its_template_may_change(
+def test_the_example_is_accepted_with_the_trainers_default_triggers_and_a_mutable_template(
     api: client.ApiClient, namespace: str
 ) -> None:
     kept = create(api, namespace, policy())
@@ -56,15 +56,15 @@ def test_the_example_is_taken_its_triggers_get_the_trainers_defaults_and_its_tem
 
 REFUSED = {
     "an unknown trigger": ({"triggers__moon": "full"}, "unknown field"),
-    "a trigger of nothing": ({"triggers__new_interactions": 0}, "new_interactions"),
+    "a trigger of 0": ({"triggers__new_interactions": 0}, "new_interactions"),
     "a base of its own": ({"template__spec__config__base": "smollm2-135m"}, "leave out config.base"),
     "feedback of its own": (
         {"template__spec__config__feedback": {"source": "shards", "path": "/x"}},
         "leave out source, path, judge, since and until of config.feedback",
     ),
     "gates of its own": ({"template__spec__gates": {}}, "leave out gates"),
-    "a gate that cannot be": ({"gates__min_auc": 2}, "min_auc"),
-    "an estimate that misses": (
+    "a gate out of range": ({"gates__min_auc": 2}, "min_auc"),
+    "an estimator that does not fit": (
         {"gates__offpolicy": {"action": "ads", "method": "snips"}},
         "action ads needs method dr",
     ),
@@ -73,29 +73,29 @@ REFUSED = {
         "path belongs to the kinds webis and tables",
     ),
     "several epochs": ({"template__spec__config__epochs": 2}, "leave out config.epochs"),
-    "a log beside all volumes": ({"source__shards": "/elsewhere"}, "source.shards must lie below the mountPath"),
-    "a schedule that is none": ({"schedule__cron": "at dawn"}, "cron"),
-    "a look without a pause": ({"look__everySeconds": 1}, "everySeconds"),
+    "a log outside all volumes": ({"source__shards": "/elsewhere"}, "source.shards must lie below the mountPath"),
+    "a malformed schedule": ({"schedule__cron": "at dawn"}, "cron"),
+    "looks without a pause": ({"look__everySeconds": 1}, "everySeconds"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_honoured_is_refused(api: client.ApiClient, namespace: str, case: str) -> None:
-    changes, words = REFUSED[case]
+def test_an_invalid_specification_is_refused(api: client.ApiClient, namespace: str, case: str) -> None:
+    changes, expected = REFUSED[case]
     with pytest.raises(ApiException) as refused:
         create(api, namespace, policy(**copy.deepcopy(changes)))
     assert refused.value.status in (400, 422)
-    assert words in str(refused.value.body)
+    assert expected in str(refused.value.body)
 
 
-def test_the_api_server_takes_what_is_made_for_a_policy(
+def test_the_api_server_accepts_every_object_of_a_policy(
     own_control_plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
     spec, now = RetrainPolicySpec.model_validate(policy()["spec"]), datetime(2026, 11, 25, tzinfo=UTC)
     desired = Desired("nightly", namespace, "9f1c6b6e-8b0c-4b9e-9d8d-000000000000", 1, now, spec, RetrainPolicyStatus())
-    items = [irpojob(desired, "nightly-1", "v1", now), look(desired, "nightly-look-1", "v1", now)]
+    items = [irpojob(desired, "nightly-1", "v1", now), look_job(desired, "nightly-look-1", "v1", now)]
     (tmp_path / "all.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
-    told = own_control_plane.kubectl(
+    output = own_control_plane.kubectl(
         "apply", "--server-side", "--validate=strict", "-n", namespace, "-f", str(tmp_path / "all.json")
     )
-    assert told.count("serverside-applied") == 2
+    assert output.count("serverside-applied") == 2

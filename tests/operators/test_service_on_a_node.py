@@ -1,5 +1,7 @@
-"""A service in pods that really run: routers and Triton on one node, a new version under traffic, one that never comes,
-and a retraining from the log whose result takes over. Minutes on a quiet machine."""
+"""A service in pods that really run: a rollout under traffic, a version that fails, a retraining that takes over.
+
+Minutes on a quiet machine.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ from tests.trainers.logged_traffic import served, write
 from trainers.artifacts.registry import Registry
 
 from .conftest import eventually
-from .shop import PLACE, Shop, opened, spec, stock, wrap_triton
+from .live_service import PLACE, LiveService, opened, spec, stock, wrap_triton
 
 STEP_S = 1500.0
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
@@ -38,7 +40,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 @pytest.fixture(scope="module")
 def triton() -> None:
-    """The prepared server."""
+    """Skip the test if Triton is not prepared."""
     try:
         server.locate()
     except ConfigError as error:
@@ -47,7 +49,7 @@ def triton() -> None:
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """The folder of a PostgreSQL server's socket, which every user may enter, and the address of a stocked database."""
+    """Return the folder of a PostgreSQL server's socket, open to every user, and the address of a filled database."""
     try:
         postgres = PostgresServer(durable=False)
     except PostgresMissing as missing:
@@ -61,8 +63,10 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, s
 
 @dataclass
 class Models:
-    """A registry with the shipped policy and a copy with slightly other weights. `place`: where pods find the registry
-    and the log; `store`: the variables that they need for it; `folder`: the volume that they see as /auction."""
+    """A registry with the shipped policy and a copy with slightly other weights.
+
+    `place`: address of the registry and the log for pods; `store`: variables for it; `folder`: the volume /auction.
+    """
 
     folder: Path
     registry: Registry
@@ -75,7 +79,7 @@ class Models:
 
 @pytest.fixture
 def models(request: pytest.FixtureRequest, own_node: Node, tmp_path: Path) -> Iterator[Models]:
-    """On the volume, or (with the parameter "s3") in an object store."""
+    """Fill a registry on the volume or, with the parameter "s3", in an object store."""
     folder = tmp_path / "auction"
     folder.mkdir()
     with ExitStack() as stack:
@@ -93,7 +97,7 @@ def models(request: pytest.FixtureRequest, own_node: Node, tmp_path: Path) -> It
 
 
 @pytest.fixture
-def shop(
+def service(
     triton: None,
     running: Running,
     database: tuple[Path, str],
@@ -101,33 +105,35 @@ def shop(
     pods_api: client.ApiClient,
     pods_namespace: str,
     pod_image: str,
-) -> Iterator[Shop]:
-    """The service, serving its first version."""
-    made = spec(pod_image, *models.first, wrap_triton(models.folder), f"{models.place}/registry")
-    with opened(pods_api, pods_namespace, models.folder, database, made, models.store) as found:
+) -> Iterator[LiveService]:
+    """Run the service with its first version."""
+    specification = spec(pod_image, *models.first, wrap_triton(models.folder), f"{models.place}/registry")
+    with opened(pods_api, pods_namespace, models.folder, database, specification, models.store) as found:
         yield found
 
 
-def test_a_new_version_takes_over_under_traffic_and_one_that_never_comes_does_not(shop: Shop, models: Models) -> None:
+def test_a_new_version_takes_over_under_traffic_and_one_that_never_starts_does_not(
+    service: LiveService, models: Models
+) -> None:
     name, digest = models.second
-    with shop.readers():
-        eventually("readers are answered", lambda: shop.outcomes["answered"] >= 5, 300)
-        shop.change({"model": {"name": name, "digest": digest}})
-        eventually("both versions have traffic", lambda: shop.status().get("phase") == "Canary", STEP_S)
-        eventually("the new version is the stable one", lambda: shop.serves(name), STEP_S)
-        by_version = shop.answered()
+    with service.readers():
+        eventually("readers are answered", lambda: service.outcomes["answered"] >= 5, 300)
+        service.change({"model": {"name": name, "digest": digest}})
+        eventually("both versions have traffic", lambda: service.status().get("phase") == "Canary", STEP_S)
+        eventually("the new version is the stable one", lambda: service.serves(name), STEP_S)
+        by_version = service.answered()
         assert by_version[model_version(models.first[1])] >= 5
         assert by_version[model_version(digest)] >= 20
 
-        # these are the first version's weights: whatever is built of it, it is not what was asked for
-        shop.change({"model": {"name": models.first[0], "digest": "f" * 64}, "rollout": {"readySeconds": 60}})
-        eventually("it is given up", lambda: shop.status().get("phase") == "RolledBack", STEP_S)
-        assert shop.status()["rejected"]["digest"] == "f" * 64
-        assert [one["name"] for one in shop.status()["traffic"]] == [name]
-        before = shop.outcomes["answered"]
-        eventually("the stable version goes on", lambda: shop.outcomes["answered"] >= before + 5, 300)
-    assert set(shop.outcomes) == {"answered"}, shop.outcomes
-    assert set(shop.clicks) == {302}, shop.clicks
+        # The first version's weights have another digest than this one, so it can never be verified.
+        service.change({"model": {"name": models.first[0], "digest": "f" * 64}, "rollout": {"readySeconds": 60}})
+        eventually("it is rolled back", lambda: service.status().get("phase") == "RolledBack", STEP_S)
+        assert service.status()["rejected"]["digest"] == "f" * 64
+        assert [one["name"] for one in service.status()["traffic"]] == [name]
+        before = service.outcomes["answered"]
+        eventually("the stable version keeps answering", lambda: service.outcomes["answered"] >= before + 5, 300)
+    assert set(service.outcomes) == {"answered"}, service.outcomes
+    assert set(service.clicks) == {302}, service.clicks
 
 
 RETRAINING: dict[str, Any] = {
@@ -155,11 +161,11 @@ GATES: dict[str, Any] = {
     "quality_margin": 1.0,
     "max_latency_ratio": 100,
 }
-"""Wide open where they would weigh the model: on so few answers they could not tell, and the way is what is tried."""
+"""Limits that any model passes: so few answers cannot decide, and the test is about the process."""
 
 
 def policy(image: str, place: str) -> dict[str, Any]:
-    """Retrains as soon as there are answers to learn from, and has the result take over."""
+    """Return a policy that retrains as soon as there are answers to learn from, and promotes the result."""
     return {
         "service": {"name": "ads"},
         "source": {"shards": f"{place}/shards"},
@@ -185,7 +191,7 @@ def policy(image: str, place: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("models", ["volume", "s3"], indirect=True)
 def test_a_service_is_trained_on_its_log_and_the_result_takes_over(
-    shop: Shop, models: Models, pods_api: client.ApiClient, pods_namespace: str, pod_image: str
+    service: LiveService, models: Models, pods_api: client.ApiClient, pods_namespace: str, pod_image: str
 ) -> None:
     name, digest = models.first
     base = Policy.load(str(models.registry.fetch(name)))
@@ -200,18 +206,18 @@ def test_a_service_is_trained_on_its_log_and_the_result_takes_over(
         *PLACE, pods_namespace, "retrainpolicies", body | {"spec": policy(pod_image, models.place)}
     )
 
-    def told() -> dict[str, Any]:
-        found: dict[str, Any] = shop.objects("retrainpolicies", "steady").get("status") or {}
+    def status() -> dict[str, Any]:
+        found: dict[str, Any] = service.objects("retrainpolicies", "steady").get("status") or {}
         return found
 
-    with shop.readers():
-        eventually("the log is looked at", lambda: "seen" in told(), STEP_S)
-        assert told()["seen"]["new"] == 260
-        eventually("a retraining ends", lambda: "lastResult" in told(), 4 * STEP_S)
-        result = told()["lastResult"]
+    with service.readers():
+        eventually("the log is read", lambda: "seen" in status(), STEP_S)
+        assert status()["seen"]["new"] == 260
+        eventually("a retraining ends", lambda: "lastResult" in status(), 4 * STEP_S)
+        result = status()["lastResult"]
         assert result["outcome"] == "Passed", result
         entry = models.registry.get(result["model"])
         assert (entry.parent, entry.digest, entry.status) == (name, result["digest"], "candidate")
-        eventually("the result is the stable version", lambda: shop.serves(entry.version), STEP_S)
-        eventually("it answers", lambda: shop.answered().get(model_version(entry.digest), 0) > 0, 300)
-    assert set(shop.outcomes) == {"answered"}, shop.outcomes
+        eventually("the result is the stable version", lambda: service.serves(entry.version), STEP_S)
+        eventually("it answers", lambda: service.answered().get(model_version(entry.digest), 0) > 0, 300)
+    assert set(service.outcomes) == {"answered"}, service.outcomes

@@ -1,4 +1,4 @@
-"""The objects that a job is made of: what is in them, and that the API server takes them as they are."""
+"""The objects of an IRPOJob: their content, and that the API server accepts them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from operators.irpojob.manifests import config_map, service, step_job
-from operators.irpojob.observed import Desired
+from operators.irpojob.observe import Desired
 from operators.irpojob.plan import EPOCH_STEPS, Place, Step, job_name
 from operators.resources.irpojob import IRPOJobSpec, IRPOJobStatus
 from tests.support.cluster.control_plane import ControlPlane
@@ -21,33 +21,33 @@ GOLDEN = Path(__file__).with_name("golden") / "h100-optimisation.yaml"
 
 
 def job_of(example: str, namespace: str = "default", **changes: Any) -> Desired:
-    """An example as the operator reads it."""
-    made = yaml.safe_load((EXAMPLES / f"{example}.yaml").read_text(encoding="utf-8"))
-    spec = IRPOJobSpec.model_validate({**made["spec"], **changes})
-    return Desired(made["metadata"]["name"], namespace, "0-0-0", 1, datetime.now(UTC), spec, IRPOJobStatus())
+    """Return an example as the operator reads it."""
+    example_job = yaml.safe_load((EXAMPLES / f"{example}.yaml").read_text(encoding="utf-8"))
+    spec = IRPOJobSpec.model_validate({**example_job["spec"], **changes})
+    return Desired(example_job["metadata"]["name"], namespace, "0-0-0", 1, datetime.now(UTC), spec, IRPOJobStatus())
 
 
 def container(job: Desired, step: Step) -> dict[str, Any]:
-    """The one container of a step's pods."""
+    """Return the container of a step's pods."""
     [only] = step_job(job, Place(1, step), 0)["spec"]["template"]["spec"]["containers"]
     return dict(only)
 
 
 @pytest.mark.parametrize("example", ["01-quick", "02-two-pods", "03-h100"])
-def test_the_api_server_takes_every_child(
+def test_the_api_server_accepts_every_object(
     own_control_plane: ControlPlane, namespace: str, tmp_path: Path, example: str
 ) -> None:
     job = job_of(example, namespace)
-    made = [config_map(job), service(job), *(step_job(job, Place(1, step), 0) for step in Step)]
-    file = tmp_path / "children.yaml"
-    file.write_text(yaml.safe_dump_all(made), encoding="utf-8")
-    told = own_control_plane.kubectl("create", "--dry-run=server", "--validate=strict", "-o", "name", "-f", str(file))
-    assert len(told.splitlines()) == 2 + len(Step)
+    items = [config_map(job), service(job), *(step_job(job, Place(1, step), 0) for step in Step)]
+    file = tmp_path / "objects.yaml"
+    file.write_text(yaml.safe_dump_all(items), encoding="utf-8")
+    output = own_control_plane.kubectl("create", "--dry-run=server", "--validate=strict", "-o", "name", "-f", str(file))
+    assert len(output.splitlines()) == 2 + len(Step)
 
 
-def test_the_optimisation_on_eight_nodes_of_eight_h100_is_as_it_was_reviewed() -> None:
-    made = step_job(job_of("03-h100"), Place(2, Step.OPTIMISATION), 1)
-    assert made == yaml.safe_load(GOLDEN.read_text(encoding="utf-8"))
+def test_the_optimisation_on_eight_nodes_of_eight_h100_is_as_reviewed() -> None:
+    job = step_job(job_of("03-h100"), Place(2, Step.OPTIMISATION), 1)
+    assert job == yaml.safe_load(GOLDEN.read_text(encoding="utf-8"))
 
 
 def test_the_configuration_is_the_trainers_own_with_the_jobs_name_and_processes() -> None:
@@ -56,13 +56,13 @@ def test_the_configuration_is_the_trainers_own_with_the_jobs_name_and_processes(
 
 
 def test_a_queue_admits_each_step() -> None:
-    made = step_job(job_of("01-quick", queueName="training"), Place(1, Step.PAIRS), 0)
-    assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "training"
-    assert made["spec"]["suspend"] is True
+    job = step_job(job_of("01-quick", queueName="training"), Place(1, Step.PAIRS), 0)
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "training"
+    assert job["spec"]["suspend"] is True
     assert "suspend" not in step_job(job_of("01-quick"), Place(1, Step.PAIRS), 0)["spec"]
 
 
-def test_gpus_are_asked_for_where_a_step_has_some_and_nowhere_else() -> None:
+def test_gpus_are_requested_only_for_steps_that_have_some() -> None:
     job = job_of("02-two-pods", gpu={"type": "NVIDIA-L4"}, steps={"rollouts": {"gpus": 2}})
     with_gpus = step_job(job, Place(1, Step.ROLLOUTS), 0)["spec"]["template"]["spec"]
     without = step_job(job, Place(1, Step.PAIRS), 0)["spec"]["template"]["spec"]
@@ -72,11 +72,11 @@ def test_gpus_are_asked_for_where_a_step_has_some_and_nowhere_else() -> None:
     assert "limits" not in without["containers"][0]["resources"]
 
 
-def test_a_variable_of_a_step_goes_before_that_of_the_job() -> None:
+def test_a_variable_of_a_step_overrides_that_of_the_job() -> None:
     env = [{"name": "A", "value": "job"}, {"name": "B", "value": "job"}]
     job = job_of("02-two-pods", env=env, steps={"pairs": {"env": [{"name": "A", "value": "step"}]}})
-    given = {one["name"]: one["value"] for one in container(job, Step.PAIRS)["env"]}
-    assert given == {"HOME": "/tmp", "LLM_AUCTION_CACHE": "/shared/cache", "A": "step", "B": "job"}
+    variables = {one["name"]: one["value"] for one in container(job, Step.PAIRS)["env"]}
+    assert variables == {"HOME": "/tmp", "LLM_AUCTION_CACHE": "/shared/cache", "A": "step", "B": "job"}
 
 
 def test_pods_get_no_token_and_no_privileges() -> None:
@@ -88,29 +88,25 @@ def test_pods_get_no_token_and_no_privileges() -> None:
     }
 
 
-def test_shards_meet_again_before_the_pairs() -> None:
+def test_rollout_shards_are_merged_before_the_pairs() -> None:
     job = job_of("02-two-pods")
     assert container(job, Step.ROLLOUTS)["args"][-2:] == ["--shard", "$(JOB_COMPLETION_INDEX)/4"]
     assert container(job, Step.PAIRS)["args"][-6:] == ["--phase", "rollouts", "--shard", "all/4", "--phase", "pairs"]
 
 
-def test_gates_are_told_to_the_pod_that_registers_and_to_no_other() -> None:
+def test_only_the_registration_gets_the_gates() -> None:
     gates = {"min_auc": 0.6, "offpolicy": {"action": "ads"}}
     log = {"config": {"feedback": {"source": "shards", "path": "/data/shards"}, "epochs": 1}}
     job = job_of("01-quick", gates=gates, **log)
-    told = load_gates_text(config_map(job)["data"]["gates.yaml"])
-    assert (told.min_auc, told.offpolicy.action) == (0.6, "ads")
+    parsed = GateSettings.model_validate(yaml.safe_load(config_map(job)["data"]["gates.yaml"]))
+    assert (parsed.min_auc, parsed.offpolicy.action) == (0.6, "ads")
     assert container(job, Step.REGISTRATION)["args"][-2:] == ["--gates", "/etc/llm-auction/gates.yaml"]
     assert all("--gates" not in container(job, step)["args"] for step in EPOCH_STEPS)
     assert "gates.yaml" not in config_map(job_of("01-quick"))["data"]
     assert "--gates" not in container(job_of("01-quick"), Step.REGISTRATION)["args"]
 
 
-def load_gates_text(text: str) -> GateSettings:
-    return GateSettings.model_validate(yaml.safe_load(text))
-
-
-def test_the_longest_names_of_pods_are_names_of_hosts() -> None:
+def test_the_longest_pod_names_are_valid_host_names() -> None:
     longest = job_name("a" * 40, Place(999, Step.REGISTRATION), 9999)
     assert len(longest) <= 63
     assert (

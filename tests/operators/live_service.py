@@ -1,5 +1,7 @@
-"""A service that really serves, for tests on a node: PostgreSQL with campaigns, and a volume with a registry, a log and
-a Triton that this machine has prepared."""
+"""A service that really runs, for tests on a node: PostgreSQL with campaigns, and a volume with a registry and a log.
+
+The tests prepare the volume, with a Triton server, on this machine.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from typing import Any
 import httpx
 from kubernetes import client
 
-from operators.auctionservice.meter import parsed, read_metrics
+from operators.auctionservice.meter import parsed
+from operators.kube import read_metrics
 from serving.campaigns.catalogue import Catalogue, import_catalogue
 from serving.campaigns.storage import CampaignStore
 from serving.database.engine import Database
@@ -31,12 +34,12 @@ PLACE = ("llm-auction.io", "v1alpha1")
 QUESTIONS = ("Which shoes for a wet trail?", "How do I sleep better?", "What is a good travel headphone?")
 BROWSER = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
 READING_S = 1.5
-"""Between answer and click: links that are followed at once were not followed by people."""
+"""Time between answer and click: a link that is followed at once is not counted as a reader's click."""
 
 
 @contextmanager
 def shared_folder(api: client.ApiClient, namespace: str, claim: str, folder: Path) -> Iterator[None]:
-    """A folder of this machine that pods see through a claim."""
+    """Make a folder of this machine available to pods through a claim."""
     core: Any = client.CoreV1Api(api)
     volume = f"{namespace}-{claim}"
     spec = {
@@ -56,7 +59,7 @@ def shared_folder(api: client.ApiClient, namespace: str, claim: str, folder: Pat
 
 
 def wrap_triton(folder: Path) -> list[dict[str, str]]:
-    """Puts a `tritonserver` into `folder`/bin that is the prepared one; the variables that a pod needs for it."""
+    """Write a `tritonserver` to `folder`/bin that runs the prepared one; return the variables for it."""
     prepared = server.locate()
     (folder / "bin").mkdir()
     script = folder / "bin" / "tritonserver"
@@ -65,7 +68,7 @@ def wrap_triton(folder: Path) -> list[dict[str, str]]:
         f'#!/bin/sh\nexec {prepared.server}/bin/tritonserver --backend-directory={backends} "$@"\n', encoding="ascii"
     )
     script.chmod(0o755)
-    # the model's process takes the first python3 of PATH
+    # the model's process uses the first python3 on PATH
     path = ["/auction/bin", f"{prepared.environment}/bin", f"{sys.prefix}/bin", "/usr/bin", "/bin"]
     return [
         {"name": "PATH", "value": os.pathsep.join(path)},
@@ -75,7 +78,7 @@ def wrap_triton(folder: Path) -> list[dict[str, str]]:
 
 
 def stock(url: str, catalogue: Catalogue) -> None:
-    """Tables and approved campaigns."""
+    """Create the tables and approved campaigns."""
     migrate(url)
     database = Database(url)
     try:
@@ -85,8 +88,10 @@ def stock(url: str, catalogue: Catalogue) -> None:
 
 
 def spec(image: str, version: str, digest: str, triton: list[dict[str, str]], registry: str) -> dict[str, Any]:
-    """One router and one Triton a version, both without rights; a canary that a test can wait for. `registry` is one
-    that pods see; the Secret `store` holds what an object store asks for."""
+    """Return a specification with one router, one Triton per version, and a canary short enough for a test.
+
+    `registry` is its address for pods; the Secret `store` holds the variables of an object store.
+    """
     pods = {"podSecurity": {"runAsUser": 1000, "runAsGroup": 1000}}
     auction = {"name": "auction", "mountPath": "/auction", "persistentVolumeClaim": {"claimName": "auction"}}
     database = {"name": "database", "mountPath": "/database", "persistentVolumeClaim": {"claimName": "database"}}
@@ -115,15 +120,15 @@ def spec(image: str, version: str, digest: str, triton: list[dict[str, str]], re
         "rollout": {
             "steps": [{"weight": 50, "pauseSeconds": 5}],
             "keepSeconds": 5,
-            # both versions wait for the same cores, and the one trained here shows more ads: only failures may tell
+            # Both versions share the same cores, and the one trained here shows more ads: only failures are compared.
             "guards": {"minAnswers": 20, "maxLatencyRatio": 100, "maxAdLoadRatio": 100},
         },
     }
 
 
 @dataclass
-class Shop:
-    """A service by the name of `ads` and the readers who ask it."""
+class LiveService:
+    """The AuctionService `ads` and its readers."""
 
     api: client.ApiClient
     namespace: str
@@ -134,28 +139,28 @@ class Shop:
     _over: threading.Event = field(default_factory=threading.Event)
 
     def objects(self, plural: str, name: str) -> dict[str, Any]:
-        """An object of ours."""
+        """Read a custom resource."""
         api: Any = client.CustomObjectsApi(self.api)
         found: dict[str, Any] = api.get_namespaced_custom_object(*PLACE, self.namespace, plural, name)
         return found
 
     def status(self) -> dict[str, Any]:
-        """The service's."""
-        told: dict[str, Any] = self.objects("auctionservices", "ads").get("status") or {}
-        return told
+        """Read the service's status."""
+        status: dict[str, Any] = self.objects("auctionservices", "ads").get("status") or {}
+        return status
 
     def change(self, changes: dict[str, Any]) -> None:
-        """What its owner edits."""
+        """Change the service's specification."""
         api: Any = client.CustomObjectsApi(self.api)
         api.patch_namespaced_custom_object(*PLACE, self.namespace, "auctionservices", "ads", {"spec": changes})
 
     def serves(self, version: str) -> bool:
-        """Whether a version is the stable one and nothing is on its way."""
-        told = self.status()
-        return told.get("phase") == "Serving" and told["stable"]["name"] == version
+        """Return whether a version is the stable one and no other is taking over."""
+        status = self.status()
+        return status.get("phase") == "Serving" and status["stable"]["name"] == version
 
     def answered(self) -> dict[str, int]:
-        """Answers by model version, as the routers count them."""
+        """Return the routers' counts of answers, by model version."""
         core: Any = client.CoreV1Api(self.api)
         found = Counter[str]()
         labels = "app.kubernetes.io/component=router"
@@ -167,7 +172,7 @@ class Shop:
 
     @contextmanager
     def readers(self) -> Iterator[None]:
-        """Somebody asks all the time, and follows the links."""
+        """Ask questions and follow links for as long as the context lasts."""
         core: Any = client.CoreV1Api(self.api)
         self.address = f"http://{core.read_namespaced_service('ads', self.namespace).spec.cluster_ip}"
         thread = threading.Thread(target=self._read, daemon=True)
@@ -206,11 +211,13 @@ def opened(
     namespace: str,
     folder: Path,
     database: tuple[Path, str],
-    made: dict[str, Any],
+    spec: dict[str, Any],
     store: dict[str, str],
-) -> Iterator[Shop]:
-    """The service, once its first version serves. `database`: the folder of its socket and its address. `store`: the
-    variables of an object store, if one is used."""
+) -> Iterator[LiveService]:
+    """Create the service and wait until its first version serves.
+
+    `database`: folder of its socket, and its address; `store`: variables of an object store, if one is used.
+    """
     core: Any = client.CoreV1Api(api)
     socket, url = database
     address = url.replace(str(socket), "/database")
@@ -219,8 +226,8 @@ def opened(
     core.create_namespaced_secret(namespace, {"metadata": {"name": "store"}, "stringData": store})
     with shared_folder(api, namespace, "auction", folder), shared_folder(api, namespace, "database", socket):
         objects: Any = client.CustomObjectsApi(api)
-        body = {"apiVersion": "/".join(PLACE), "kind": "AuctionService", "metadata": {"name": "ads"}, "spec": made}
+        body = {"apiVersion": "/".join(PLACE), "kind": "AuctionService", "metadata": {"name": "ads"}, "spec": spec}
         objects.create_namespaced_custom_object(*PLACE, namespace, "auctionservices", body)
-        shop = Shop(api, namespace, folder)
-        eventually("the first version serves", lambda: shop.serves(made["model"]["name"]), 600)
-        yield shop
+        service = LiveService(api, namespace, folder)
+        eventually("the first version serves", lambda: service.serves(spec["model"]["name"]), 600)
+        yield service

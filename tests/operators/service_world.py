@@ -1,4 +1,4 @@
-"""A service as the tests want it, and a small world in which its children behave: servers, routers, readers."""
+"""A model of Kubernetes for the AuctionService reconciler: one service, its policy servers, routers and readers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mechanism.weights import model_version
-from operators.actions import Outcome
 from operators.auctionservice.guards import Counts
-from operators.auctionservice.manifests import short
-from operators.auctionservice.observed import Desired, Observed, SeenRouter, Servers, Verdict, window
+from operators.auctionservice.manifests import VERSION_LABEL
+from operators.auctionservice.meter import VersionReport
+from operators.auctionservice.observe import Desired, Observed, ObservedRouter, Servers, short, window
 from operators.auctionservice.reconcile import reconcile
+from operators.reconciliation import Apply, Reconciliation
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus
 
 START = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
@@ -28,8 +29,8 @@ def model(name: str) -> dict[str, str]:
 
 
 def spec(name: str = "v1", **changes: Any) -> dict[str, Any]:
-    """The specification with changes by dotted path (`rollout__maxWeight=5`)."""
-    made: dict[str, Any] = {
+    """Return a specification with changes by dotted path (`rollout__maxWeight=5`)."""
+    result: dict[str, Any] = {
         "model": model(name),
         "router": {
             "image": "llm-auction:0.1.0",
@@ -48,15 +49,15 @@ def spec(name: str = "v1", **changes: Any) -> dict[str, Any]:
     }
     for path, value in changes.items():
         *parents, last = path.split("__")
-        at = made
+        at = result
         for parent in parents:
             at = at.setdefault(parent, {})
         at[last] = value
-    return made
+    return result
 
 
 def counts(answers: int, failed: int = 0, slow: int = 0, clicks: int | None = None, bid: int = 500_000) -> Counts:
-    """Answers of which so many failed, and so many took more than a second; half of them quick."""
+    """Return counts with `failed` failed answers and `slow` answers of more than a second; half take under 0.1 s."""
     clicks = answers // 4 if clicks is None else clicks
     quick = answers - slow
     buckets = dict(zip(BOUNDS, (quick // 2, quick, quick, answers), strict=True))
@@ -65,7 +66,11 @@ def counts(answers: int, failed: int = 0, slow: int = 0, clicks: int | None = No
 
 @dataclass
 class World:
-    """One service, its children and a clock. Servers are ready once they are in `ready`; routers follow on `sync()`."""
+    """One service, its objects and a clock.
+
+    Servers of the versions in `ready` are ready; `wrong` versions have other weights; routers read the route file in
+    `sync()`, those in `silent` serve no metrics.
+    """
 
     spec: dict[str, Any]
     status: AuctionServiceStatus = field(default_factory=AuctionServiceStatus)
@@ -82,60 +87,63 @@ class World:
     running: set[str] = field(default_factory=set)
 
     def desired(self) -> Desired:
-        made = AuctionServiceSpec.model_validate(self.spec)
-        return Desired("ads", "shop", "u-1", self.generation, START, made, self.status)
+        parsed = AuctionServiceSpec.model_validate(self.spec)
+        return Desired("ads", "shop", "u-1", self.generation, START, parsed, self.status)
 
     def observed(self) -> Observed:
         policies = {short(digest(name)): Servers(1, int(name in self.ready)) for name in self.running}
         counted = self.counted if window(self.status) == self.window else {}
-        told = {model_version(digest(name)): one for name, one in counted.items()}
-        return Observed((), policies, Servers(2, 2), tuple(self.router(i) for i in (0, 1)), told)
+        by_version = {model_version(digest(name)): one for name, one in counted.items()}
+        return Observed((), policies, Servers(2, 2), tuple(self.router(i) for i in (0, 1)), by_version)
 
-    def router(self, number: int) -> SeenRouter:
+    def router(self, number: int) -> ObservedRouter:
         if number in self.silent:
-            return SeenRouter(f"ads-router-{number}", True)
+            return ObservedRouter(f"ads-router-{number}", True)
         generation = self.followed[number]
         versions = {}
-        for name, of, weight in self.files.get(generation, []):
+        for name, weights, weight in self.files.get(generation, []):
             good = name in self.ready and name not in self.wrong
-            versions[name, model_version(of)] = Verdict(float(weight) if good else 0.0, good)
-        answering = any(verdict.ready and verdict.share for verdict in versions.values())
-        return SeenRouter(f"ads-router-{number}", answering, generation, False, versions)
+            versions[name, model_version(weights)] = VersionReport(float(weight) if good else 0.0, good)
+        answering = any(report.ready and report.share for report in versions.values())
+        return ObservedRouter(f"ads-router-{number}", answering, generation, versions)
 
-    def step(self, seconds: float = 0) -> Outcome[AuctionServiceStatus]:
-        """Some time passes, then the operator looks."""
+    def step(self, seconds: float = 0) -> Reconciliation[AuctionServiceStatus]:
+        """Let time pass, then run one reconcile pass."""
         self.now += timedelta(seconds=seconds)
         outcome = reconcile(self.observed(), self.desired(), self.now)
         self.status = outcome.status
         self.files[self.status.routes_generation] = [(t.name, t.digest, t.weight) for t in self.status.traffic]
-        self.events += [say.reason for say in outcome.events]
-        self.running = {
-            action.manifest["metadata"]["labels"]["llm-auction.io/version"]
-            for action in outcome.actions
-            if hasattr(action, "manifest")
-            and action.manifest["kind"] == "Deployment"
-            and "llm-auction.io/version" in action.manifest["metadata"]["labels"]
-        }
+        self.events += [event.reason for event in outcome.events]
+        applied = [action.manifest for action in outcome.actions if isinstance(action, Apply)]
+        labels = [item["metadata"]["labels"] for item in applied if item["kind"] == "Deployment"]
+        self.running = {one[VERSION_LABEL] for one in labels if VERSION_LABEL in one}
         if window(self.status) != self.window:
             self.window, self.counted = window(self.status), {}
         return outcome
 
     def sync(self) -> None:
-        """Every router has read the newest route file."""
+        """Let every router read the newest route file."""
         self.followed = [self.status.routes_generation] * 2
 
-    def settle(self, *names: str, looks: int = 4) -> None:
-        """Servers of these versions get ready, routers follow, the operator looks; several times."""
+    def settle(self, *names: str, passes: int = 4) -> None:
+        """Make the servers of these versions ready, then alternate reconcile passes and `sync()`."""
         self.ready |= set(names)
-        for _ in range(looks):
+        for _ in range(passes):
             self.step(1)
             self.sync()
 
     def weights(self) -> dict[str, int]:
         return {one.name: one.weight for one in self.status.traffic}
 
-    def ask(self, name: str, **changes: Any) -> None:
-        """The owner asks for another version."""
+    def condition(self, kind: str) -> tuple[str, str]:
+        found = next(one for one in self.status.conditions if one.type == kind)
+        return found.status, found.reason
+
+    def message(self, kind: str) -> str:
+        return next(one.message for one in self.status.conditions if one.type == kind)
+
+    def request(self, name: str, **changes: Any) -> None:
+        """Change `spec.model`, and other fields by dotted path."""
         self.spec = self.spec | {"model": model(name)}
         self.generation += 1
         for path, value in changes.items():
@@ -143,13 +151,38 @@ class World:
             self.spec = self.spec | {section: {**self.spec[section], key: value}}
 
     def count(self, **by_name: Counts) -> None:
-        """Readers came; sums since the step began."""
+        """Set what the routers have counted since the step began."""
         self.counted = {name.replace("_", "-"): one for name, one in by_name.items()}
 
+    def count_equal(self, answers: int = 500) -> None:
+        """Let both versions answer equally well."""
+        stable, candidate = self.status.stable, self.status.candidate
+        assert stable is not None
+        assert candidate is not None
+        self.counted = {stable.name: counts(answers), candidate.name: counts(answers)}
 
-def healthy(world: World, answers: int = 500) -> None:
-    """Both versions answer equally well."""
-    stable, candidate = world.status.stable, world.status.candidate
-    assert stable is not None
-    assert candidate is not None
-    world.counted = {stable.name: counts(answers), candidate.name: counts(answers)}
+
+def serving(name: str = "v1", **changes: Any) -> World:
+    """Return a world in which a first version serves."""
+    world = World(spec(name, **changes))
+    world.settle(name)
+    assert world.status.phase == "Serving"
+    return world
+
+
+def canary(**changes: Any) -> World:
+    """Return a world in which v1 serves and v2 has its first share."""
+    world = serving(**changes)
+    world.request("v2")
+    world.settle("v2")
+    return world
+
+
+BROKEN = {
+    "ErrorRate": counts(300, failed=30),
+    "Latency": counts(300, slow=60),
+    "Revenue": counts(300, bid=200_000),
+    "ClickRate": counts(300, clicks=20, bid=2_500_000),
+    "AdLoad": Counts(300, 0, 900, 230, 230 * 500_000, counts(300).buckets),
+}
+"""Counts of a candidate that break the guard of this reason."""

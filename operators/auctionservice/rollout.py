@@ -1,0 +1,296 @@
+"""How a new version takes over an AuctionService's traffic, step by step, and how it is rolled back.
+
+A candidate first gets servers but no traffic. Once they are ready and every router has verified its weights, it gets
+the shares of `rollout.steps`, each until enough time has passed and enough answers were compared. A broken guard, or
+servers that stay unready, roll it back in the same pass: the stable version has all traffic again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from operators.auctionservice.guards import Breach, breach
+from operators.auctionservice.observe import Desired, Observed, Servers, key_of
+from operators.conditions import ServiceReason
+from operators.reconciliation import Draft
+from operators.resources.auctionservice import AuctionServiceStatus, CanaryStep, Model, Rejected, Retiring
+
+FINAL_STEP = CanaryStep(weight=100, pause_seconds=0)
+"""The step after the last one of `rollout.steps`: promotion."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The Progressing condition. `active`: a version is taking over."""
+
+    active: bool
+    reason: ServiceReason
+    message: str
+
+
+class Rollout:
+    """The rollout of one service in one reconcile pass; `advance` changes the draft and sets `progress`."""
+
+    def __init__(self, observed: Observed, desired: Desired, draft: Draft[AuctionServiceStatus]) -> None:
+        self.observed, self.draft, self.now = observed, draft, draft.now
+        self.target, self.settings = desired.spec.model, desired.spec.rollout
+        self.before = desired.status
+        self.steps = [*self.settings.steps, FINAL_STEP]
+        self.progress = Progress(False, ServiceReason.SERVING, "no version is taking over")
+
+    @property
+    def status(self) -> AuctionServiceStatus:
+        return self.draft.status
+
+    def advance(self) -> None:
+        """Choose the candidate and move it to the step it may have."""
+        self._choose_candidate()
+        candidate = self.status.candidate
+        if candidate is None:
+            return
+        if self.status.stable is None:
+            self._start_first_version(candidate)
+        elif self.status.step < 0:
+            self._start_candidate(candidate)
+        else:
+            self._advance_candidate(candidate)
+
+    # -- which version ---------------------------------------------------------------------------------------------
+
+    def _choose_candidate(self) -> None:
+        """Make `spec.model` the candidate unless it is stable already, was rejected, or has a name in use."""
+        target, stable, candidate = self.target, self.status.stable, self.status.candidate
+        if candidate is not None and candidate.digest != target.digest:
+            self.draft.emit(ServiceReason.ABORTED, f"{candidate.name}: spec.model names another version", warn=True)
+            self.draft.update(candidate=None, step=-1, weight=0, step_since=None, unready_since=None)
+            self._retire(candidate, 0)
+            candidate = None
+        if stable is not None and target.digest == stable.digest:
+            self.draft.update(stable=target, phase="Serving")  # its name may have changed
+            return
+        rejected = self.status.rejected
+        tried = rejected is not None and (rejected.digest, rejected.attempt) == (target.digest, self.settings.attempt)
+        if stable is not None and tried and candidate is None:
+            assert rejected is not None
+            self.draft.update(phase="RolledBack")
+            message = f"{target.name} was rolled back: {rejected.message}"
+            self.progress = Progress(False, ServiceReason(rejected.reason), message)
+        elif stable is not None and target.name == stable.name:
+            self.draft.update(phase="Serving")
+            message = f"{target.name} is the stable version's name, which has the weights {stable.digest[:12]}"
+            self.progress = Progress(False, ServiceReason.NAME_TAKEN, message)
+        elif candidate is None:
+            retiring = [one for one in self.status.retiring if one.digest != target.digest]
+            self.draft.update(
+                candidate=target, step=-1, weight=0, step_since=self.now, unready_since=None, retiring=retiring
+            )
+            self.draft.emit(ServiceReason.STARTING, f"{target.name} gets policy servers and no traffic yet")
+        else:
+            self.draft.update(candidate=target)
+
+    def _start_first_version(self, candidate: Model) -> None:
+        """Promote the first version as soon as it can answer; there is no version to roll back to before that."""
+        blocker = self.blocker(candidate)
+        if blocker is None:
+            self._promote(candidate)
+            return
+        self.draft.update(phase="Pending")
+        self.progress = blocker
+
+    def _start_candidate(self, candidate: Model) -> None:
+        """Enter the first step when the candidate is verified; reject it after `readySeconds`."""
+        blocker = self.blocker(candidate)
+        if blocker is None and self.settings.paused:
+            self.draft.update(phase="Paused")
+            self.progress = Progress(True, ServiceReason.PAUSED, "ready and verified, rollout.paused is set")
+        elif blocker is None:
+            self._enter_step(candidate, 0, may_grow=True)
+        elif (self.now - self._step_since()).total_seconds() >= self.settings.ready_seconds:
+            self._reject(candidate, blocker.reason, blocker.message)
+        else:
+            self.draft.update(phase="Starting")
+            self.progress = blocker
+
+    def _advance_candidate(self, candidate: Model) -> None:
+        """Reject a candidate that breaks a guard, apply changed settings, and enter the next step when it is time."""
+        broken = self._unready(candidate) or self._broken_guard(candidate)
+        if broken is not None:
+            self._reject(candidate, broken.reason, broken.message)
+            return
+        blocker = self.blocker(candidate)
+        # The specification may allow a smaller or larger share than before.
+        may_grow = blocker is None and not self.settings.paused
+        if self._enter_step(candidate, self.status.step, may_grow=may_grow) or self._held():
+            return
+        missing = self._missing_for_next_step(candidate, blocker)
+        if self.settings.paused:
+            self.draft.update(phase="Paused")
+            message = f"at {self.status.weight}%, rollout.paused is set"
+            self.progress = Progress(True, ServiceReason.PAUSED, message)
+        elif missing:
+            self.draft.update(phase="Canary")
+            step = f"step {self.status.step + 1} of {len(self.settings.steps)}, {self.status.weight}%"
+            self.progress = Progress(True, ServiceReason.CANARY, f"{step}: the next one needs {missing}")
+        else:
+            self._enter_step(candidate, self.status.step + 1, may_grow=True)
+
+    # -- steps -----------------------------------------------------------------------------------------------------
+
+    def _step_since(self) -> datetime:
+        return self.status.step_since or self.now
+
+    def _current_step(self) -> CanaryStep:
+        return self.steps[min(self.status.step, len(self.steps) - 1)]
+
+    def _enter_step(self, candidate: Model, number: int, *, may_grow: bool) -> bool:
+        """Give the candidate the share of a step, or promote it at the last one; return whether anything changed."""
+        number = min(number, len(self.steps) - 1)
+        weight = min(self.steps[number].weight, self.settings.max_weight)
+        if not may_grow:
+            weight = min(weight, self.status.weight)
+        if number == len(self.steps) - 1 and weight == 100:
+            self._promote(candidate)
+            return True
+        self.draft.update(phase="Canary")
+        message = f"{candidate.name} has {weight}% of the questions"
+        self.progress = Progress(True, ServiceReason.CANARY, message)
+        if (number, weight) == (self.status.step, self.status.weight):
+            return False
+        self.draft.update(step=number, weight=weight, step_since=self.now, unready_since=None)
+        self.draft.emit(ServiceReason.CANARY, f"{candidate.name} gets {weight}% of the questions")
+        self._held()
+        return True
+
+    def _held(self) -> bool:
+        """Return whether `maxWeight` limits the current step's share, and report it."""
+        wanted = self._current_step().weight
+        if wanted <= self.settings.max_weight:
+            return False
+        self.draft.update(phase="Held")
+        message = f"at {self.status.weight}%: rollout.maxWeight limits the step's {wanted}%"
+        self.progress = Progress(True, ServiceReason.HELD, message)
+        return True
+
+    def _missing_for_next_step(self, candidate: Model, blocker: Progress | None) -> str:
+        """Describe what the candidate still needs for its next step; "" if nothing."""
+        left = self._current_step().pause_seconds - (self.now - self._step_since()).total_seconds()
+        answers = self.settings.guards.min_answers - self.observed.counts_of(candidate).answers
+        missing = [
+            f"{left:.0f} s more" if left > 0 else "",
+            f"{answers} more answers" if answers > 0 else "",
+            blocker.message if blocker is not None else "",
+        ]
+        return ", ".join(one for one in missing if one)
+
+    def _promote(self, model: Model) -> None:
+        old = self.status.stable
+        self.draft.update(
+            stable=model,
+            candidate=None,
+            step=-1,
+            weight=0,
+            step_since=None,
+            unready_since=None,
+            phase="Serving",
+            candidate_figures=None,
+            stable_figures=None,
+        )
+        self.draft.emit(ServiceReason.PROMOTED, f"{model.name} has all of the questions")
+        self.progress = Progress(False, ServiceReason.PROMOTED, f"{model.name} has taken over")
+        if old is not None:
+            self._retire(old, self.settings.keep_seconds)
+
+    def _reject(self, candidate: Model, reason: ServiceReason, message: str) -> None:
+        """Roll back to the stable version."""
+        assert self.status.stable is not None
+        rejected = Rejected(
+            name=candidate.name,
+            digest=candidate.digest,
+            attempt=self.settings.attempt,
+            reason=reason,
+            message=message[:2048],
+            time=self.now,
+        )
+        self.draft.update(
+            candidate=None,
+            step=-1,
+            weight=0,
+            step_since=None,
+            unready_since=None,
+            phase="RolledBack",
+            rejected=rejected,
+        )
+        back = f"{self.status.stable.name} has all of the questions again"
+        self.draft.emit(reason, f"{candidate.name} is rolled back, {back}: {message}", warn=True)
+        self.progress = Progress(False, reason, f"{candidate.name} was rolled back: {message}")
+        self._retire(candidate, 0)
+
+    def _retire(self, model: Model, seconds: int) -> None:
+        others = [one for one in self.status.retiring if one.digest != model.digest]
+        until = self.now + timedelta(seconds=seconds)
+        self.draft.update(retiring=[*others, Retiring(name=model.name, digest=model.digest, until=until)])
+
+    # -- the state of a version ------------------------------------------------------------------------------------
+
+    def blocker(self, model: Model) -> Progress | None:
+        """Return why a version may not have (more) traffic yet.
+
+        None: its servers are ready, and all routers follow the route file and have verified its weights.
+        """
+        servers = self.observed.servers_of(model)
+        if servers.ready < servers.wanted or not servers.wanted:
+            message = f"{servers.ready} of {servers.wanted} policy servers of {model.name} are ready"
+            return Progress(True, ServiceReason.POLICY_NOT_READY, with_trouble(message, servers))
+        problem = self._routers_behind(model)
+        if problem:
+            return Progress(True, ServiceReason.ROUTERS_BEHIND, problem)
+        routers, key = self.observed.active_routers, key_of(model)
+        refusing = [router.pod for router in routers if key not in router.versions or not router.versions[key].ready]
+        if refusing:
+            message = (
+                f"{len(refusing)} of {len(routers)} routers give {model.name} no traffic, among them {refusing[0]}"
+            )
+            causes = "not ready, other weights than its digest, or no trial answer"
+            return Progress(True, ServiceReason.NOT_VERIFIED, f"{message}: {causes}")
+        return None
+
+    def _routers_behind(self, model: Model) -> str:
+        """Describe what keeps the routers from following a route file with this version; "" if nothing."""
+        if (model.name, model.digest) not in {(one.name, one.digest) for one in self.before.traffic}:
+            return f"{model.name} is not in the route file yet"
+        routers, generation = self.observed.active_routers, self.before.routes_generation
+        if not routers:
+            return f"no router follows route file {generation} yet"
+        unread = [router for router in routers if router.generation is None]
+        if unread:
+            message = f"the figures of {len(unread)} of {len(routers)} routers cannot be read, those of {unread[0].pod}"
+            remedy = "see its log, and allow the operator to connect to that port (NetworkPolicy)"
+            return f"{message} at http://{unread[0].address}/metrics for one: {remedy}"
+        behind = [router for router in routers if (router.generation or 0) < generation]
+        return f"{len(behind)} of {len(routers)} routers do not follow route file {generation} yet" if behind else ""
+
+    def _unready(self, model: Model) -> Breach | None:
+        """Return a breach if a version with traffic has been unready for `unreadySeconds`."""
+        key = key_of(model)
+        reports = [router.versions[key] for router in self.observed.routers if key in router.versions]
+        ready = self.observed.servers_of(model).ready > 0 and (not reports or any(one.ready for one in reports))
+        if ready:
+            self.draft.update(unready_since=None)
+            return None
+        since = self.status.unready_since or self.now
+        self.draft.update(unready_since=since)
+        if (self.now - since).total_seconds() < self.settings.unready_seconds:
+            return None
+        return Breach(ServiceReason.UNREADY, f"not ready since {since:%H:%M:%S} UTC, with {self.status.weight}%")
+
+    def _broken_guard(self, candidate: Model) -> Breach | None:
+        assert self.status.stable is not None
+        new, stable = self.observed.counts_of(candidate), self.observed.counts_of(self.status.stable)
+        self.draft.update(candidate_figures=new.compared(), stable_figures=stable.compared())
+        return breach(new, stable, self.settings.guards)
+
+
+def with_trouble(message: str, servers: Servers) -> str:
+    """Append what keeps one of the pods from being ready, if that is known."""
+    return f"{message}; {servers.trouble}" if servers.trouble else message
