@@ -1,14 +1,13 @@
-"""`make drill-loop`: does the model get better from its own log alone, and does what is bad stay out?
+"""`make drill-loop`: does retraining from its own log improve the model, and are bad models rejected?
 
-Five retrainings in a row from what the simulated population was shown and clicked, each promoted if its gates pass; a
-sixth from shuffled clicks, which the gates have to refuse; a seventh that serves ten times slower, which the live guard
-has to roll back. Log, judge, feedback worker, shards, retraining, gates, promotion and guard are the real ones; time is
-the events' own (`benchmarks.loop.traffic`). Figures by version go to build/bench/loop.json.
+Five retrainings in a row from what the simulated users were shown and clicked, each promoted if its gates pass; a sixth
+from shuffled clicks, which the gates must refuse; a seventh that serves ten times slower, which the guard must roll
+back. Log, judge, feedback worker, shards, retraining, gates, promotion and guard are real; time is event time
+(`benchmarks.loop.traffic`). Figures by version go to build/bench/loop.json.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -23,7 +22,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.loop.traffic import Server, Traffic, put, revenue, settle, shuffled
+from benchmarks.figures import write_figures
+from benchmarks.loop.traffic import Server, Traffic, put, revenue, run_workers, shuffled
 from cli.promote import routable_version
 from mechanism.objective import Penalty
 from mechanism.statistics import bootstrap_interval
@@ -46,9 +46,9 @@ RETRAININGS = 5
 SLOWED = 10.0
 CAUTION = 0.2
 EARLY = 100
-"""Answers of a new version after which the guard has a first look."""
+"""Answers of a new version before the guard's first check."""
 LEAST = 300
-"""Answers before it keeps one."""
+"""Answers before the guard keeps a version."""
 POISONED = "shuffled clicks"
 
 
@@ -67,7 +67,7 @@ class Drill:
         self.log = new_log(self.folder / "log")
         self.shards = str(self.folder / "shards")
         self.samples = AnswerSamples(SampleSettings(click_window_s=WINDOW.total_seconds()), Penalty())
-        # written many at a time, no answer takes long enough to bother a reader: here every factor counts
+        # answers are generated in batches and all quick, so that any ratio of latencies must count
         self.monitor = CanaryMonitor(self.deployment, self.samples, GuardSettings(min_answers=LEAST, fast_s=0.0))
         self.feed = LogFeed(self.log, self.samples)
         self.events: list[AnyEvent] = []
@@ -76,13 +76,13 @@ class Drill:
 
     @property
     def serving(self) -> str:
-        """The version that has the traffic."""
+        """The version with most of the traffic."""
         version = self.deployment.serving()
         assert version is not None
         return version.name
 
     def start(self) -> None:
-        """Serves the shipped base."""
+        """Register and route to the shipped base model."""
         from inference.models import resolve
 
         entry = self.registry.register(resolve("tiny")[0], base="tiny", notes="the shipped base")
@@ -90,8 +90,7 @@ class Drill:
         self.versions[entry.version] = {"version": entry.version, "decision": "first"}
 
     def serve(self, count: int, slowed: float = 1.0) -> str:
-        """Traffic on the version that is routed, as the guard reads it; what the guard decides at the end ("" where
-        nothing is on probation)."""
+        """Serve traffic with the routed version and return the guard's decision; "" without a version on probation."""
         from inference.policy import Policy
 
         version = self.deployment.serving()
@@ -101,8 +100,8 @@ class Drill:
         self.events += events
         while self.feed.poll(0.2):
             pass
-        self._note(version.name, events)
-        # the clicks of the last answers come within the window
+        self._record(version.name, events)
+        # the clicks of the last answers arrive within the window
         found = self.monitor.check(self.traffic.now + WINDOW)
         if found is None:
             return ""
@@ -114,14 +113,14 @@ class Drill:
         }
         if decision.action == "rollback":
             self.versions[version.name]["decision"] = "rolled back"
-        self._say(f"{version.name}: guard: {decision.action}: {decision.reason}")
+        self._print(f"{version.name}: guard: {decision.action}: {decision.reason}")
         return decision.action
 
     def retrain(self, log: EmbeddedLog, shards: str, events: Sequence[AnyEvent], what: str) -> RetrainOutcome:
-        """Lets a log of `events` be judged and written to shards, and retrains the serving version from them."""
+        """Have a log of `events` judged and written to shards, and retrain the serving version from them."""
         from trainers.retraining import retrain
 
-        settle(log, shards, events, WINDOW.total_seconds())
+        run_workers(log, shards, events, WINDOW.total_seconds())
         self.traffic.now += WINDOW
         parent, began = self.serving, time.process_time()
         outcome = retrain(
@@ -130,7 +129,7 @@ class Drill:
             self.registry,
             parent,
             self.folder / "retrainings",
-            self._say,
+            self._print,
             reason=what,
             now=self.traffic.now,
         )
@@ -144,19 +143,19 @@ class Drill:
             "gates": outcome.decision.to_dict(),
             "cpu_s": time.process_time() - began,
         }
-        self._say(f"{name}: {self.versions[name]['decision']} {'; '.join(outcome.decision.reasons)}")
+        self._print(f"{name}: {self.versions[name]['decision']} {'; '.join(outcome.decision.reasons)}")
         return outcome
 
     def promote(self, outcome: RetrainOutcome) -> None:
-        """Routes to what passed its gates."""
+        """Route the traffic to a model that passed its gates."""
         assert outcome.entry is not None
         self.deployment.promote(routable_version(self.registry, outcome.entry), "gates", "every gate passed")
 
     def revenue_of(self, version: str) -> float:
-        """Its served revenue per query, in points."""
+        """Return a version's served revenue per query, in points."""
         return float(np.mean(self.revenues[version]))
 
-    def _note(self, version: str, events: Sequence[AnyEvent]) -> None:
+    def _record(self, version: str, events: Sequence[AnyEvent]) -> None:
         found = self.revenues.setdefault(version, [])
         found += revenue(events)
         answers = [event for event in events if isinstance(event, Interaction)]
@@ -166,23 +165,24 @@ class Drill:
         served["clicks"] += len(events) - len(answers)
         served["revenue_per_query"] = bootstrap_interval(found, 0).to_dict()
         served["trust"] = self.traffic.population.trust
-        told = served["revenue_per_query"]
-        self._say(f"{version}: {len(found)} answers, {told['mean']:.1f} ({told['lo']:.1f} to {told['hi']:.1f}) a query")
+        mean = served["revenue_per_query"]
+        self._print(
+            f"{version}: {len(found)} answers, {mean['mean']:.1f} ({mean['lo']:.1f} to {mean['hi']:.1f}) a query"
+        )
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self.console.print(f"{datetime.now(UTC):%H:%M:%S} {text}", highlight=False, markup=False)
 
 
 def cautious(config: RetrainConfig) -> RetrainConfig:
-    """The same in a small step, for a version that is to pass its gates whatever the others came to: what the guard
-    makes of it is the question."""
+    """Return the configuration with a small learning rate, so that the model passes its gates and reaches the guard."""
     optimisation = config.optimisation
     slow = optimisation.model_copy(update={"learning_rate": optimisation.learning_rate * CAUTION})
     return config.model_copy(update={"optimisation": slow})
 
 
 def new_log(folder: Path) -> EmbeddedLog:
-    """An event log with all topics."""
+    """Create an event log with all topics."""
     log = EmbeddedLog(folder)
     log.create(all_topics())
     return log
@@ -190,15 +190,19 @@ def new_log(folder: Path) -> EmbeddedLog:
 
 def main(
     answers: Annotated[int, typer.Option(help="Answers served before each retraining.", min=2 * EARLY)] = 1_500,
-    profiles: Annotated[int, typer.Option(help="People of the world.", min=10)] = 1_000,
+    profiles: Annotated[int, typer.Option(help="Users of the world.", min=10)] = 1_000,
     candidates: Annotated[int, typer.Option(help="Ads in each prompt.", min=2)] = 20,
     config: Annotated[str, typer.Option(help="Retraining configuration.")] = "tiny",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting of it: key.path=value.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     folder: Annotated[Path, typer.Option(help="Log, shards, runs; emptied first.")] = Path("build/drills/loop"),
-    out: Annotated[Path, typer.Option(help="Where the figures go.")] = Path("build/bench/loop.json"),
+    out: Annotated[Path, typer.Option(help="File for the figures.")] = Path("build/bench/loop.json"),
 ) -> None:
-    """Runs the drill; exit status 1 where it does not show what it should."""
+    """Run the drill; exit status 1 if a check fails.
+
+    Raises:
+        typer.Exit: if a check fails.
+    """
     console, began = Console(), time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
     settings = load_retraining(config, set_ or [])
@@ -215,17 +219,16 @@ def main(
 
     def write(*, finished: bool = False) -> dict[str, bool]:
         checks = checked(drill)
-        told = result | {
+        figures = result | {
             "versions": list(drill.versions.values()),
-            "history": [told_change(c) for c in drill.deployment.history()],
+            "history": [change_values(c) for c in drill.deployment.history()],
             "checks": checks,
             "finished": finished,
             "passed": finished and all(checks.values()),
             "seconds": time.monotonic() - began,
             "cpu_s": time.process_time(),
         }
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        write_figures(out, figures)
         return checks
 
     drill.start()
@@ -257,11 +260,11 @@ def main(
 
 
 def checked(drill: Drill) -> dict[str, bool]:
-    """What the drill has to show, as far as it has come."""
-    served = [name for name, told in drill.versions.items() if "served" in told and told["decision"] != "rolled back"]
+    """Return the drill's checks on what has happened so far."""
+    served = [name for name, v in drill.versions.items() if "served" in v and v["decision"] != "rolled back"]
     first, best = served[0], served[-1]
-    poisoned = [told for told in drill.versions.values() if told.get("trained_on") == POISONED]
-    slowed = [told for told in drill.versions.values() if str(told.get("trained_on", "")).endswith("slowed down")]
+    poisoned = [v for v in drill.versions.values() if v.get("trained_on") == POISONED]
+    slowed = [v for v in drill.versions.values() if str(v.get("trained_on", "")).endswith("slowed down")]
     return {
         "revenue per query rises from version to version": all(
             drill.revenue_of(a) < drill.revenue_of(b) for a, b in pairwise(served)
@@ -269,13 +272,13 @@ def checked(drill: Drill) -> dict[str, bool]:
         "revenue per query rises to 1.8 times the first": (
             drill.revenue_of(best) >= WANTED_RATIO * drill.revenue_of(first)
         ),
-        "shuffled clicks are refused by the gates": [told["decision"] for told in poisoned] == ["refused"],
-        "a version slowed down is rolled back": [told["decision"] for told in slowed] == ["rolled back"],
+        "shuffled clicks are refused by the gates": [v["decision"] for v in poisoned] == ["refused"],
+        "a version slowed down is rolled back": [v["decision"] for v in slowed] == ["rolled back"],
     }
 
 
-def told_change(change: Change) -> dict[str, Any]:
-    """A line of the history for JSON."""
+def change_values(change: Change) -> dict[str, Any]:
+    """Return a change as values for JSON."""
     return {
         "at": change.at.isoformat(),
         "kind": change.kind,
@@ -286,23 +289,23 @@ def told_change(change: Change) -> dict[str, Any]:
 
 
 def table(drill: Drill) -> Table:
-    """Versions in the terminal."""
+    """Return the versions as a table."""
     found = Table("version", "trained on", "answers", "revenue/query", "ads/answer", "decision", "why")
-    for told in drill.versions.values():
-        served = told.get("served")
-        revenue_told = ""
+    for version in drill.versions.values():
+        served = version.get("served")
+        revenue_text = ""
         if served:
             r = served["revenue_per_query"]
-            revenue_told = f"{r['mean']:.1f} ({r['lo']:.1f} to {r['hi']:.1f})"
-        guard = told.get("guard", {})
-        why = guard.get("reason", "") if guard.get("decision") == "rollback" else "; ".join(told.get("reasons", ()))
+            revenue_text = f"{r['mean']:.1f} ({r['lo']:.1f} to {r['hi']:.1f})"
+        guard = version.get("guard", {})
+        why = guard.get("reason", "") if guard.get("decision") == "rollback" else "; ".join(version.get("reasons", ()))
         found.add_row(
-            told["version"],
-            told.get("trained_on", ""),
+            version["version"],
+            version.get("trained_on", ""),
             str(served["answers"]) if served else "",
-            revenue_told,
+            revenue_text,
             f"{served['ads'] / served['answers']:.2f}" if served else "",
-            told["decision"],
+            version["decision"],
             why[:80],
         )
     return found

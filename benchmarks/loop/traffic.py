@@ -1,7 +1,7 @@
-"""Traffic for the loop's drill: the simulated population asks, a policy answers, both go to the real event log.
+"""Traffic for the loop's drill: simulated users ask, a policy answers, and both go to the real event log.
 
-No HTTP and no waiting: time is the events' own, and answers are written many at a time. Everything behind the log
-(judge, feedback worker, shards) runs as it is; how people click is `simulator.users`', by a truth that no trainer sees.
+There is no HTTP and no waiting: time is event time, and answers are generated in batches. Everything behind the log
+(judge, feedback worker, shards) is real. `simulator.users` decides what is clicked, by a truth that no trainer sees.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import heapq
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,7 @@ from streaming.workers.task import Task
 BATCH = 50
 MAX_ADS = 3
 RETURN_S = 300.0
-"""When somebody who comes back asks again."""
+"""Seconds after which a returning user asks again."""
 if TYPE_CHECKING:
     from inference.policy import Policy
 
@@ -59,7 +59,7 @@ _KEY = b"the loop drill's key of pseudonyms"
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A version that answers. `slowed` makes each answer take so many times its own time."""
+    """A version that answers; `slowed` multiplies the time that each answer takes."""
 
     policy: Policy
     digest: str
@@ -68,7 +68,7 @@ class Server:
 
 @dataclass(slots=True)
 class Traffic:
-    """The world's clock and its people. `every_s` seconds of event time lie between two questions."""
+    """The world's clock and its users. `every_s` is the mean event time between two questions, in seconds."""
 
     world: World
     population: Population
@@ -80,7 +80,7 @@ class Traffic:
 
     @classmethod
     def begin(cls, at: datetime, profiles: int, candidates: int, seed: int) -> Traffic:
-        """A world of so many people at a moment. Every text of theirs is encoded once."""
+        """Start a world of `profiles` users at a time, with the texts of their questions and interests encoded."""
         from inference.encoder import shared_encoder
 
         world = World(seed, profiles)
@@ -90,36 +90,36 @@ class Traffic:
         return cls(world, people, at, candidates)
 
     def serve(self, server: Server, count: int, log: EventLog) -> list[AnyEvent]:
-        """`count` questions answered, read and clicked; the events, durable in the log."""
+        """Answer `count` questions, click, append the events durably to the log, and return them."""
         events: list[AnyEvent] = []
         while count > 0:
-            asked = [self._asked() for _ in range(min(BATCH, count))]
-            count -= len(asked)
-            events += self._answered(server, asked)
+            questions = [self._next_question() for _ in range(min(BATCH, count))]
+            count -= len(questions)
+            events += self._answer(server, questions)
         put(log, events)
         return events
 
-    def _asked(self) -> tuple[datetime, Query]:
-        """The next question: of somebody who has come back, or of anybody."""
+    def _next_question(self) -> tuple[datetime, Query]:
+        """Return the next question: of a returning user if one is due, else of a new one."""
         self.now += timedelta(seconds=self.every_s * float(self.population.rng.exponential()))
         if self._returning and self._returning[0][0] <= self.now.timestamp():
             user = heapq.heappop(self._returning)[1]
             return self.now, self.population.asks(next(p for p in self.world.profiles if p.id == user))
         return self.now, self.population.asks(self.population.arrives())
 
-    def _answered(self, server: Server, asked: Sequence[tuple[datetime, Query]]) -> list[AnyEvent]:
+    def _answer(self, server: Server, questions: Sequence[tuple[datetime, Query]]) -> list[AnyEvent]:
         rng = self.population.rng
-        contexts = [self.world.sample_context(query, rng, self.candidates) for _, query in asked]
+        contexts = [self.world.sample_context(query, rng, self.candidates) for _, query in questions]
         began = time.process_time()
-        settings = server.policy.with_sampling(max_ads=MAX_ADS)
+        settings = replace(server.policy.sampling, max_ads=MAX_ADS)
         seed = int(rng.integers(2**31))
         answers = [own[0] for own in server.policy.generate(contexts, 1, seed, settings)]
         spent = time.process_time() - began
         pause = spent * (server.slowed - 1.0)
         time.sleep(pause)
-        seconds = (spent + pause) / len(asked)
+        seconds = (spent + pause) / len(questions)
         events: list[AnyEvent] = []
-        for (at, query), context, generation in zip(asked, contexts, answers, strict=True):
+        for (at, query), context, generation in zip(questions, contexts, answers, strict=True):
             self.number += 1
             consents = self.population.consents(query.profile)
             event = self._interaction(server, at, context, generation, seed, seconds, consents)
@@ -138,7 +138,7 @@ class Traffic:
         seconds: float,
         consents: bool,
     ) -> Interaction:
-        """As `serving.answering.interactions` writes it."""
+        """Return the event as `serving.answering.interactions` records it."""
         answer, settings = generation.answer, server.policy.sampling
         return Interaction(
             occurred_at=at,
@@ -192,7 +192,7 @@ class Traffic:
 
 
 def click(event: Interaction, ad: AdId, after_s: float) -> Click:
-    """A valid click on an ad of an answer."""
+    """Return a valid click on an ad of an answer."""
     price = next(shown.price_micros for shown in event.shown if shown.ad_id == ad)
     campaign = next(candidate.campaign_id for candidate in event.candidates if candidate.ad_id == ad)
     return Click(
@@ -208,7 +208,7 @@ def click(event: Interaction, ad: AdId, after_s: float) -> Click:
 
 
 def shuffled(events: Sequence[AnyEvent], rng: np.random.Generator) -> list[AnyEvent]:
-    """The same answers and as many clicks, on any of the shown ads: what a click farm leaves."""
+    """Return the same answers with as many clicks on random shown ads, as a click farm would leave them."""
     answers = [event for event in events if isinstance(event, Interaction)]
     delays = [
         (event.occurred_at - at[event.auction_id]).total_seconds()
@@ -216,13 +216,13 @@ def shuffled(events: Sequence[AnyEvent], rng: np.random.Generator) -> list[AnyEv
         for event in events
         if isinstance(event, Click)
     ]
-    places = [(answer, shown.ad_id) for answer in answers for shown in answer.shown]
-    hit = rng.permutation(len(places))[: len(delays)]
-    return [*answers, *(click(*places[int(i)], delay) for i, delay in zip(hit, delays, strict=True))]
+    shown_ads = [(answer, shown.ad_id) for answer in answers for shown in answer.shown]
+    hit = rng.permutation(len(shown_ads))[: len(delays)]
+    return [*answers, *(click(*shown_ads[int(i)], delay) for i, delay in zip(hit, delays, strict=True))]
 
 
 def revenue(events: Sequence[AnyEvent]) -> list[float]:
-    """Points paid for each answer."""
+    """Return the points paid for each answer."""
     paid = {event.auction_id: 0.0 for event in events if isinstance(event, Interaction)}
     for event in events:
         if isinstance(event, Click):
@@ -230,9 +230,14 @@ def revenue(events: Sequence[AnyEvent]) -> list[float]:
     return list(paid.values())
 
 
-def settle(log: EventLog, shards: str, events: Sequence[AnyEvent], window_s: float, within_s: float = 600.0) -> None:
-    """Lets the judge and the feedback worker take what was put into a log, all of it, and ends them. Raises
-    TimeoutError."""
+def run_workers(
+    log: EventLog, shards: str, events: Sequence[AnyEvent], window_s: float, within_s: float = 600.0
+) -> None:
+    """Run the judge and the feedback worker until they have processed all events of a log.
+
+    Raises:
+        TimeoutError: if they have not after `within_s` seconds.
+    """
     stop = threading.Event()
     judging = JudgeSettings(Attribution(window_s, 1.0, 60.0), idle_s=0.5)
     tasks: tuple[Task, ...] = (
@@ -256,7 +261,7 @@ def settle(log: EventLog, shards: str, events: Sequence[AnyEvent], window_s: flo
 
 
 def put(log: EventLog, events: Sequence[AnyEvent]) -> None:
-    """Appends events durably, the clicks after all answers, as they come."""
+    """Append events durably, in the order of their event time."""
     producer = log.producer()
     for event in sorted(events, key=lambda event: event.occurred_at):
         producer.append(topic_of(event), event.key.encode(), encode(event))
@@ -266,7 +271,7 @@ def put(log: EventLog, events: Sequence[AnyEvent]) -> None:
 
 def _reader(context: Context, generation: Generation) -> Reader:
     profile, answer = context.profile, generation.answer
-    told: dict[str, Any] = {}
+    personal: dict[str, Any] = {}
     if profile is not None:
         about = ReaderProfile(
             age=profile.age,
@@ -276,6 +281,6 @@ def _reader(context: Context, generation: Generation) -> Reader:
             interests=profile.interests,
             history=profile.history,
         )
-        told = {"user_id": pseudonym(profile.id, _KEY), "profile": about}
+        personal = {"user_id": pseudonym(profile.id, _KEY), "profile": about}
     spans = tuple(Span(i.ad_id, i.start, i.end) for i in answer.insertions)
-    return Reader(query=context.query, raw=answer.raw, text=answer.text, spans=spans, **told)
+    return Reader(query=context.query, raw=answer.raw, text=answer.text, spans=spans, **personal)

@@ -1,4 +1,4 @@
-"""IRPOJobs for drills on nodes that only say that pods run, and a cluster to have them in."""
+"""IRPOJobs for drills, and a cluster for them whose kwok nodes only simulate that pods run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMESPACE = "training"
 
 @contextmanager
 def cluster(nodes: int) -> Iterator[tuple[ControlPlane, client.ApiClient]]:
-    """A control plane with its controllers, so many of kwok's nodes and our kinds."""
+    """Start a control plane with its controllers, kwok nodes and this project's custom resources."""
     with ControlPlane(controllers=True) as plane:
         kwok.start(plane)
         kwok.add_nodes(plane, nodes)
@@ -35,7 +35,7 @@ def cluster(nodes: int) -> Iterator[tuple[ControlPlane, client.ApiClient]]:
 
 
 def manifest(name: str, run_for: str, codes: dict[Step, int] | None = None, **spec: Any) -> dict[str, Any]:
-    """A job of one epoch whose pods run for this time; those of some steps end with these exit codes."""
+    """Return a job of one epoch whose pods run for `run_for`; the pods of the steps in `codes` exit with that code."""
     steps = {step: {"podAnnotations": {kwok.EXIT_CODE: str(code)}} for step, code in (codes or {}).items()}
     return {
         "apiVersion": API_VERSION,
@@ -53,34 +53,34 @@ def manifest(name: str, run_for: str, codes: dict[Step, int] | None = None, **sp
 
 
 class Jobs:
-    """The jobs of the namespace, as their owner sees them."""
+    """The IRPOJobs of the namespace, accessed as by their owner."""
 
     def __init__(self, api: client.ApiClient) -> None:
         self._objects: Any = client.CustomObjectsApi(api)
         self._place = (GROUP, VERSION, NAMESPACE, "irpojobs")
 
-    def create(self, made: dict[str, Any]) -> None:
-        """A new job; tried again while the API server is away."""
-        patiently(lambda: self._objects.create_namespaced_custom_object(*self._place, made), 409)
+    def create(self, job: dict[str, Any]) -> None:
+        """Create a job, retrying while the API server is unavailable."""
+        retrying(lambda: self._objects.create_namespaced_custom_object(*self._place, job), 409)
 
     def delete(self, name: str) -> None:
-        """Deletes a job."""
-        patiently(lambda: self._objects.delete_namespaced_custom_object(*self._place, name), 404)
+        """Delete a job, if it exists."""
+        retrying(lambda: self._objects.delete_namespaced_custom_object(*self._place, name), 404)
 
     def all(self) -> dict[str, dict[str, Any]]:
-        """Every job's status, by name."""
-        found = patiently(lambda: self._objects.list_namespaced_custom_object(*self._place))
+        """Return every job's status, by name."""
+        found = retrying(lambda: self._objects.list_namespaced_custom_object(*self._place))
         return {item["metadata"]["name"]: item.get("status") or {} for item in found["items"]}
 
 
-def patiently(call: Callable[[], Any], fine: int = 0, seconds: float = 180.0) -> Any:
-    """What a call answers, tried again while the API server is away; nothing where it refuses with status `fine`."""
+def retrying(call: Callable[[], Any], accepted: int = 0, seconds: float = 180.0) -> Any:
+    """Return a call's result, retrying while the API server is unavailable; None if it refuses with `accepted`."""
     end = time.monotonic() + seconds
     while True:
         try:
             return call()
         except ApiException as error:
-            if error.status == fine:
+            if error.status == accepted:
                 return None
             if error.status is not None and error.status < 500 and error.status not in (0, 429):
                 raise
@@ -89,7 +89,7 @@ def patiently(call: Callable[[], Any], fine: int = 0, seconds: float = 180.0) ->
         except OSError:
             if time.monotonic() > end:
                 raise
-        except Exception as error:  # urllib3's, of a server that is away
+        except Exception as error:  # urllib3 has its own errors for a server that is unavailable
             if type(error).__module__.partition(".")[0] != "urllib3" or time.monotonic() > end:
                 raise
         time.sleep(0.5)

@@ -1,14 +1,13 @@
-"""A drill: whatever is killed under twenty jobs at a time, each ends Complete or with a true reason; nothing is left.
+"""`python -m benchmarks.operators.kills`: do IRPOJobs end correctly when pods, nodes and servers are killed?
 
-Pods are failed, evicted and deleted, nodes go silent, the operator and the API server are killed in the middle of their
-work. Nodes and pods exist in the API only (kwok), so that time can be short: a step of a real run takes minutes, here
-seconds. Run as `python -m benchmarks.operators.kills`.
+While twenty jobs run, pods are failed, evicted and deleted, nodes stop reporting, and the operator and the API server
+are killed. Each job must end Complete or with the true reason, and leave nothing behind. Nodes and pods exist only in
+the API (kwok), so that steps take seconds. Figures go to build/bench/operator.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import tempfile
 import time
@@ -21,7 +20,8 @@ from typing import Any
 
 from kubernetes import client
 
-from benchmarks.operators.jobs import NAMESPACE, Jobs, cluster, manifest, patiently
+from benchmarks.figures import write_figures
+from benchmarks.operators.jobs import NAMESPACE, Jobs, cluster, manifest, retrying
 from benchmarks.operators.operating import Running, operator
 from operators.irpojob.observe import JOB_LABEL
 from operators.irpojob.plan import Step
@@ -33,50 +33,49 @@ PLANNED = {2: "BadInput", 3: "GuardFired", 4: "OutOfMemory", 1: "RestartsExhaust
 ENDS = ("Complete", "Failed")
 HEALING = {"PodFailed", "PodLost", "NodeLost"}
 LONGEST_S = 900.0
-"""How long the jobs may take to end after the last disturbance."""
+"""How long the jobs may take to end after the last fault."""
 
 
 @dataclass
 class Drill:
-    """The cluster, what was done to it, and by which exit code some jobs are meant to fail."""
+    """The cluster, the jobs, the injected faults, and the exit codes with which some jobs are planned to fail."""
 
     plane: ControlPlane
     api: client.ApiClient
     running: Running
-    dice: random.Random
+    rng: random.Random
     epochs: int
     planned: dict[str, int] = field(default_factory=dict)
-    made: list[str] = field(default_factory=list)
+    created: list[str] = field(default_factory=list)
     ended: dict[str, dict[str, Any]] = field(default_factory=dict)
     done: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        # plain dictionaries and keywords in place of the client's models
+        # the client's methods accept plain dictionaries, which its annotations do not say
         self.jobs = Jobs(self.api)
         self.core: Any = client.CoreV1Api(self.api)
         self.batch: Any = client.BatchV1Api(self.api)
 
-    def keep_going(self, count: int) -> None:
-        """Takes note of jobs that have ended, deletes them and makes others until so many go on; every fifth of all is
-        bound to fail in some step."""
+    def refill(self, count: int) -> None:
+        """Record and delete the jobs that have ended, and create new ones until `count` run."""
         for name, status in self.jobs.all().items():
             if status.get("phase") in ENDS:
                 self.ended[name] = status
                 self.jobs.delete(name)
-        for number in range(len(self.made), len(self.ended) + count):
+        for number in range(len(self.created), len(self.ended) + count):
             self._make(number)
 
     def _make(self, number: int) -> None:
-        """A job of two optimisation pods and two rollout pods."""
+        """Create a job with two optimisation pods and two rollout pods; every fifth is planned to fail in some step."""
         name = f"job-{number:03d}"
-        self.made.append(name)
+        self.created.append(name)
         codes: dict[Step, int] = {}
         if number % 5 == 4:
             self.planned[name] = code = [2, 3, 4, 1][number // 5 % 4]
-            codes = {self.dice.choice([Step.REWARD, Step.ROLLOUTS, Step.OPTIMISATION]): code}
-        made = manifest(
+            codes = {self.rng.choice([Step.REWARD, Step.ROLLOUTS, Step.OPTIMISATION]): code}
+        job = manifest(
             name,
-            f"{self.dice.randint(4, 12)}s",
+            f"{self.rng.randint(4, 12)}s",
             codes,
             config={"epochs": self.epochs},
             maxRestarts=40,
@@ -84,13 +83,13 @@ class Drill:
             nodeLossSeconds=5,
         )
         if self.planned.get(name) == 1:
-            made["spec"]["maxRestarts"] = 2
+            job["spec"]["maxRestarts"] = 2
         for step in ("rollouts", "optimisation"):
-            made["spec"]["steps"].setdefault(step, {})["pods"] = 2
-        self.jobs.create(made)
+            job["spec"]["steps"].setdefault(step, {})["pods"] = 2
+        self.jobs.create(job)
 
-    def disturb(self) -> None:
-        """One thing goes wrong; counted if there was something for it to befall."""
+    def inject_fault(self) -> None:
+        """Inject a random fault; it is counted if there was a target for it."""
         kinds: list[tuple[int, Callable[[], bool]]] = [
             (10, self.fail_pod),
             (6, self.delete_pod),
@@ -100,45 +99,45 @@ class Drill:
             (3, self.kill_api_server),
             (2, self.pause),
         ]
-        [what] = self.dice.choices([one for _, one in kinds], [weight for weight, _ in kinds])
+        [what] = self.rng.choices([one for _, one in kinds], [weight for weight, _ in kinds])
         if what():
             self.done[what.__name__] += 1
 
     def _pod(self) -> Any | None:
-        found = patiently(lambda: self.core.list_namespaced_pod(NAMESPACE, label_selector=JOB_LABEL)).items
+        found = retrying(lambda: self.core.list_namespaced_pod(NAMESPACE, label_selector=JOB_LABEL)).items
         live = [pod for pod in found if pod.status.phase == "Running"]
-        return self.dice.choice(live) if live else None
+        return self.rng.choice(live) if live else None
 
     def fail_pod(self) -> bool:
-        """A container ends with an error."""
+        """Let a container end with an error."""
         if (pod := self._pod()) is None:
             return False
         ended = {"exitCode": 1, "reason": "Error", "message": "drill", "finishedAt": _now(), "startedAt": _now()}
         state = {"name": "train", "image": "", "imageID": "", "ready": False, "restartCount": 0}
         status = {"phase": "Failed", "containerStatuses": [{**state, "state": {"terminated": ended}}]}
         name = pod.metadata.name
-        patiently(lambda: self.core.patch_namespaced_pod_status(name, NAMESPACE, {"status": status}), 404)
+        retrying(lambda: self.core.patch_namespaced_pod_status(name, NAMESPACE, {"status": status}), 404)
         return True
 
     def delete_pod(self) -> bool:
-        """Somebody deletes a pod."""
+        """Delete a pod."""
         if (pod := self._pod()) is None:
             return False
-        patiently(lambda: self.core.delete_namespaced_pod(pod.metadata.name, NAMESPACE), 404)
+        retrying(lambda: self.core.delete_namespaced_pod(pod.metadata.name, NAMESPACE), 404)
         return True
 
     def evict_pod(self) -> bool:
-        """A node is drained."""
+        """Evict a pod, as draining its node does."""
         if (pod := self._pod()) is None:
             return False
         name = pod.metadata.name
         body = {"metadata": {"name": name, "namespace": NAMESPACE}}
-        patiently(lambda: self.core.create_namespaced_pod_eviction(name, NAMESPACE, body), 404)
+        retrying(lambda: self.core.create_namespaced_pod_eviction(name, NAMESPACE, body), 404)
         return True
 
     def silence_node(self) -> bool:
-        """A node's kubelet is not heard of any more; later another node of its name takes its place."""
-        name = f"kwok-{self.dice.randrange(4)}"
+        """Stop a node's heartbeats for some seconds."""
+        name = f"kwok-{self.rng.randrange(4)}"
         silent = {"metadata": {"annotations": {kwok.ANNOTATION: None}}}
         unknown = [
             {
@@ -149,45 +148,45 @@ class Drill:
                 "lastTransitionTime": _now(),
             }
         ]
-        patiently(lambda: self.core.patch_node(name, silent), 404)
-        patiently(lambda: self.core.patch_node_status(name, {"status": {"conditions": unknown}}), 404)
-        time.sleep(self.dice.uniform(3, 12))
-        patiently(lambda: self.core.patch_node(name, {"metadata": {"annotations": {kwok.ANNOTATION: "fake"}}}), 404)
+        retrying(lambda: self.core.patch_node(name, silent), 404)
+        retrying(lambda: self.core.patch_node_status(name, {"status": {"conditions": unknown}}), 404)
+        time.sleep(self.rng.uniform(3, 12))
+        retrying(lambda: self.core.patch_node(name, {"metadata": {"annotations": {kwok.ANNOTATION: "fake"}}}), 404)
         return True
 
     def kill_operator(self) -> bool:
-        """The operator is killed in the middle of whatever it does."""
+        """Kill the operator and restart it."""
         self.running.kill()
-        time.sleep(self.dice.uniform(0, 5))
+        time.sleep(self.rng.uniform(0, 5))
         self.running.start()
         return True
 
     def kill_api_server(self) -> bool:
-        """The API server is killed, and comes back."""
+        """Kill the API server and restart it."""
         self.plane.kill_api_server()
-        time.sleep(self.dice.uniform(0, 3))
+        time.sleep(self.rng.uniform(0, 3))
         self.plane.start_api_server()
         return True
 
     def pause(self) -> bool:
-        """An owner suspends a job and resumes it."""
+        """Suspend a job and resume it."""
         going = [name for name, one in self.jobs.all().items() if one.get("phase") not in ENDS]
         if not going:
             return False
-        name = self.dice.choice(sorted(going))
+        name = self.rng.choice(sorted(going))
         objects: Any = client.CustomObjectsApi(self.api)
         for held in (True, False):
             body = {"spec": {"suspend": held}}
-            patiently(
+            retrying(
                 lambda body=body: objects.patch_namespaced_custom_object(  # type: ignore[misc]
                     "llm-auction.io", "v1alpha1", NAMESPACE, "irpojobs", name, body
                 )
             )
-            time.sleep(self.dice.uniform(0, 4))
+            time.sleep(self.rng.uniform(0, 4))
         return True
 
     def wait(self) -> dict[str, dict[str, Any]]:
-        """All jobs that there were once the last have ended, or when it has taken too long."""
+        """Wait until all jobs have ended, at most LONGEST_S, and return every job's status."""
         end = time.monotonic() + LONGEST_S
         while True:
             found = self.ended | self.jobs.all()
@@ -196,25 +195,25 @@ class Drill:
             time.sleep(2)
 
     def true_reason(self, name: str, status: dict[str, Any]) -> bool:
-        """Whether a failed job says what was in fact done to it."""
+        """Return whether a failed job's condition and last failure match what was done to it."""
         failed = next(c for c in status["conditions"] if c["type"] == "Failed" and c["status"] == "True")
-        told, last = failed["reason"], status["lastFailure"]
+        reason, last = failed["reason"], status["lastFailure"]
         if name not in self.planned:
-            return told == "RestartsExhausted" and status["restarts"] == 40 and last["reason"] in HEALING
+            return reason == "RestartsExhausted" and status["restarts"] == 40 and last["reason"] in HEALING
         code = self.planned[name]
-        if told == PLANNED[code] and code != 1:
+        if reason == PLANNED[code] and code != 1:
             return bool(last["exitCode"] == code)
-        return bool(code == 1 and told == "RestartsExhausted" and status["restarts"] == 2)
+        return bool(code == 1 and reason == "RestartsExhausted" and status["restarts"] == 2)
 
     def live(self) -> list[str]:
-        """Pods that hold resources and Jobs that make some."""
-        pods = patiently(lambda: self.core.list_namespaced_pod(NAMESPACE, label_selector=JOB_LABEL)).items
-        jobs = patiently(lambda: self.batch.list_namespaced_job(NAMESPACE, label_selector=JOB_LABEL)).items
+        """Return the pods that hold resources and the Jobs that still create some."""
+        pods = retrying(lambda: self.core.list_namespaced_pod(NAMESPACE, label_selector=JOB_LABEL)).items
+        jobs = retrying(lambda: self.batch.list_namespaced_job(NAMESPACE, label_selector=JOB_LABEL)).items
         held = [pod.metadata.name for pod in pods if pod.status.phase not in ("Succeeded", "Failed")]
         return held + [job.metadata.name for job in jobs if job.status.active]
 
     def left_after_deletion(self, names: list[str], seconds: float = 180.0) -> list[str]:
-        """What is left of jobs that are deleted while the operator is down."""
+        """Delete jobs while the operator is down, and return the objects that remain."""
         self.running.kill()
         for name in names:
             self.jobs.delete(name)
@@ -239,29 +238,31 @@ def _now() -> str:
 
 
 def main() -> None:
-    """Runs the drill and writes its figures; ends with 1 if a job is stuck, lies or leaves something."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=20, help="at a time: where one has ended, another is made")
-    parser.add_argument("--seconds", type=float, default=3600.0, help="for how long things go wrong")
-    parser.add_argument("--pause", type=float, default=6.0, help="mean seconds between two disturbances")
+    """Run the drill; exit status 1 if a job is stuck, has a wrong reason or leaves something behind."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.operators.kills", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--jobs", type=int, default=20, help="jobs at a time: where one has ended, another is created")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="duration of the faults")
+    parser.add_argument("--pause", type=float, default=6.0, help="mean seconds between two faults")
     parser.add_argument("--epochs", type=int, default=6, help="of each job: five steps of 4 to 12 seconds in each")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--out", type=Path, default=OUT)
-    asked = parser.parse_args()
+    given = parser.parse_args()
     begun = time.monotonic()
     with (
         cluster(4) as (plane, api),
         tempfile.TemporaryDirectory() as folder,
         operator(api, plane.kubeconfig, NAMESPACE, Path(folder)) as running,
     ):
-        drill = Drill(plane, api, running, random.Random(asked.seed), asked.epochs)
-        end = time.monotonic() + asked.seconds
+        drill = Drill(plane, api, running, random.Random(given.seed), given.epochs)
+        end = time.monotonic() + given.seconds
         while (left_s := end - time.monotonic()) > 0:
-            drill.keep_going(asked.jobs)
-            time.sleep(min(left_s, drill.dice.expovariate(1 / asked.pause)))
-            drill.disturb()
-            print(f"{left_s:.0f} s left, {len(drill.made)} jobs made, {drill.done.total()} disturbances", flush=True)
-        names = drill.made
+            drill.refill(given.jobs)
+            time.sleep(min(left_s, drill.rng.expovariate(1 / given.pause)))
+            drill.inject_fault()
+            print(f"{left_s:.0f} s left, {len(drill.created)} jobs created, {drill.done.total()} faults", flush=True)
+        names = drill.created
         found = drill.wait()
         held = drill.live()
         left = drill.left_after_deletion([name for name in found if name not in drill.ended])
@@ -272,7 +273,7 @@ def main() -> None:
     wrong = sorted(name for name, one in found.items() if one.get("phase") == "Complete" and name in drill.planned)
     figures = {
         "jobs": len(names),
-        "at_a_time": asked.jobs,
+        "at_a_time": given.jobs,
         "complete": phases["Complete"],
         "failed_with_reason": len(failed) - len(untrue),
         "failed_with_untrue_reason": untrue,
@@ -282,16 +283,15 @@ def main() -> None:
         "orphans": len(held) + len(left),
         "orphan_names": held + left,
         "restarts": sum(int(one.get("restarts") or 0) for one in found.values()),
-        "disturbed_for_s": asked.seconds,
+        "disturbed_for_s": given.seconds,
         "disturbances": dict(sorted(drill.done.items())),
         "reasons": dict(Counter(_reason(one) for one in failed.values())),
         "seconds": round(time.monotonic() - begun),
-        "seed": asked.seed,
+        "seed": given.seed,
         "date": _now(),
     }
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(figures, indent=2))
+    write_figures(given.out, figures)
+    print(given.out.read_text(encoding="utf-8"), end="")
     if untrue or stuck or held or left or wrong or len(found) != len(names):
         raise SystemExit(1)
 

@@ -1,4 +1,4 @@
-"""The operator in a process of its own, under its own service account and with no more rights than its role gives."""
+"""The operator as a process with its own service account and only the permissions of its role."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from operators.rbac import rules
 
 CHECKOUT = Path(__file__).parents[2]
 ACCOUNT = "llm-auction-operator"
-LASTS_S = 24 * 3600
-END_S = 25.0
+TOKEN_S = 24 * 3600
+STOP_S = 25.0
 """A pod has thirty seconds between SIGTERM and SIGKILL."""
 
 
 def grant(api: client.ApiClient, home: str, namespaces: Sequence[str]) -> str:
-    """Makes the account in namespace `home`, with its roles for `namespaces`; returns a token of it."""
+    """Create the service account in namespace `home` with its roles for `namespaces`, and return its token."""
     core: Any = client.CoreV1Api(api)
     roles: Any = client.RbacAuthorizationV1Api(api)
     core.create_namespaced_service_account(home, {"metadata": {"name": ACCOUNT}})
@@ -38,14 +38,14 @@ def grant(api: client.ApiClient, home: str, namespaces: Sequence[str]) -> str:
     for namespace in namespaces:
         roles.create_namespaced_role(namespace, {"metadata": {"name": ACCOUNT}, "rules": rules(cluster=False)})
         roles.create_namespaced_role_binding(namespace, binding("Role", ACCOUNT))
-    # nobody renews it here, as the kubelet does in a pod
-    wanted = {"spec": {"expirationSeconds": LASTS_S}}
+    # long-lived, because no kubelet renews it as in a pod
+    wanted = {"spec": {"expirationSeconds": TOKEN_S}}
     token: str = core.create_namespaced_service_account_token(ACCOUNT, home, wanted).status.token
     return token
 
 
 def kubeconfig_with(token: str, admin: Path, target: Path) -> Path:
-    """The administrator's kubeconfig with a token in place of the certificate."""
+    """Write the administrator's kubeconfig with a token in place of the certificate."""
     config = yaml.safe_load(admin.read_text(encoding="utf-8"))
     config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
     target.write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -53,7 +53,7 @@ def kubeconfig_with(token: str, admin: Path, target: Path) -> Path:
 
 
 class Running:
-    """The operator's process; can be killed and started again."""
+    """The operator's process, which can be killed and restarted."""
 
     def __init__(self, kubeconfig: Path, namespaces: Sequence[str], log: Path) -> None:
         self.command = [sys.executable, "-m", "cli.main", "operator", "--kubeconfig", str(kubeconfig), "--metrics", ""]
@@ -67,14 +67,14 @@ class Running:
             self.process = subprocess.Popen(self.command, cwd=CHECKOUT, stdout=log, stderr=log)
 
     def kill(self) -> None:
-        """In the middle of whatever it does."""
+        """Kill the process with SIGKILL."""
         self.process.kill()
         self.process.wait()
 
 
 @contextmanager
 def operator(api: client.ApiClient, admin: Path, namespace: str, folder: Path) -> Iterator[Running]:
-    """The operator for one namespace, in which its account lives as well."""
+    """Run the operator for one namespace, which also holds its service account."""
     access = kubeconfig_with(grant(api, namespace, [namespace]), admin, folder / "operator.kubeconfig")
     running = Running(access, [namespace], folder / "operator.log")
     try:
@@ -83,7 +83,7 @@ def operator(api: client.ApiClient, admin: Path, namespace: str, folder: Path) -
     finally:
         running.process.terminate()
         try:
-            running.process.wait(END_S)
+            running.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             running.kill()
             raise

@@ -1,14 +1,12 @@
-"""Whether off-policy intervals hold the truth: repeated trials on the built-in world, where the truth can be measured.
+"""`python -m benchmarks.trainers.offpolicy`: do off-policy confidence intervals cover the truth?
 
-`python -m benchmarks.trainers.offpolicy` logs one policy's answers with simulated clicks, estimates another's revenue
-and
-experience per query from the log alone, compares with the click model's expectation over many fresh answers of that
-other one, prints a table and writes `build/bench/offpolicy.json`.
+Each trial on the built-in world logs one policy's answers with simulated clicks, estimates another policy's revenue and
+experience per query from the log alone, and compares the estimates with the click model's expectation over many fresh
+answers of that other policy. Figures go to build/bench/offpolicy.json.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.figures import write_figures
 from inference.encoder import shared_encoder
 from inference.policy import Policy
 from inference.scoring import Sampler
@@ -41,15 +40,15 @@ METHODS = ("dr", "snips", "ips")
 ACTIONS: tuple[Action, ...] = ("answer", "ads")
 FIGURES = ("revenue", "experience")
 WANTED = 0.9
-"""Share of the trials in which the interval must hold the truth."""
+"""Share of the trials in which the interval must cover the truth."""
 LAM = 1.0
 WIDTH = 88
-"""Columns that the table needs, also where the output goes to a file."""
+"""Columns of the table, also when the output goes to a file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What all trials share."""
+    """The world and settings of all trials."""
 
     world: World
     truth: ClickModel
@@ -57,13 +56,13 @@ class Bench:
     candidates: int
 
     def contexts(self, count: int, rng: np.random.Generator) -> list[Context]:
-        """Random questions of the world, each under bids of its own."""
+        """Return random questions of the world, each with its own bids."""
         queries = [*self.world.train_queries, *self.world.test_queries]
         chosen = rng.choice(len(queries), size=count, replace=count > len(queries))
         return [self.world.sample_context(queries[i], rng, self.candidates) for i in chosen]
 
     def log(self, logging: Sampler, count: int, rng: np.random.Generator) -> list[Sampled]:
-        """One shown answer to each of `count` contexts, with its clicks."""
+        """Return one shown answer to each of `count` contexts, with its clicks."""
         contexts = self.contexts(count, rng)
         answers = logging.policy.generate(contexts, 1, int(rng.integers(2**31)), logging.settings)
         return [
@@ -72,7 +71,7 @@ class Bench:
         ]
 
     def expected(self, sampler: Sampler, count: int, rng: np.random.Generator) -> dict[str, tuple[float, float]]:
-        """True mean revenue and experience per query of a sampler, with standard errors, on `count` contexts."""
+        """Return a sampler's true mean revenue and experience per query, with standard errors, on `count` contexts."""
         contexts = self.contexts(count, rng)
         answers = sampler.policy.generate(contexts, 1, int(rng.integers(2**31)), sampler.settings)
         pairs = [(c, own[0].answer) for c, own in zip(contexts, answers, strict=True)]
@@ -87,17 +86,21 @@ def main(
     trials: Annotated[int, typer.Option(help="Logs to estimate from.", min=1)] = 50,
     contexts: Annotated[int, typer.Option(help="Logged contexts in each.", min=2)] = 250,
     fitting: Annotated[int, typer.Option(help="Contexts of an earlier log, for the pCTR model.")] = 1000,
-    fresh: Annotated[int, typer.Option(help="Fresh answers that measure the truth.", min=2)] = 3000,
+    fresh: Annotated[int, typer.Option(help="Fresh answers to measure the truth.", min=2)] = 3000,
     candidates: Annotated[int, typer.Option(help="Ads in each prompt.")] = 20,
-    logging: Annotated[str, typer.Option(help="Model that answers and is logged: a name or folder.")] = "tiny",
-    target: Annotated[str, typer.Option(help="Model that is evaluated: a name or folder.")] = "tiny",
+    logging: Annotated[str, typer.Option(help="Model whose answers are logged: a name or folder.")] = "tiny",
+    target: Annotated[str, typer.Option(help="Model to estimate: a name or folder.")] = "tiny",
     logging_temperature: Annotated[float, typer.Option(help="Its sampling temperature.")] = 1.0,
     target_temperature: Annotated[float, typer.Option(help="Its sampling temperature.")] = 0.7,
-    clip: Annotated[float | None, typer.Option(help="Weights above this count as this.")] = None,
+    clip: Annotated[float | None, typer.Option(help="Upper limit of the importance weights.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
-    out: Annotated[Path, typer.Option(help="Where the figures go.")] = Path("build/bench/offpolicy.json"),
+    out: Annotated[Path, typer.Option(help="File for the figures.")] = Path("build/bench/offpolicy.json"),
 ) -> None:
-    """Runs the trials; fails where the configured estimate's intervals hold the truth too seldom."""
+    """Run the trials; exit status 1 if the configured estimate's intervals cover the truth too seldom.
+
+    Raises:
+        typer.Exit: if they do.
+    """
     console, began = Console(), time.monotonic()
     rng = np.random.default_rng([seed, 31])
     penalty = PenaltyConfig().penalty()
@@ -127,7 +130,6 @@ def main(
         "fresh_answers": fresh,
         "pctr": {"auc": quality.auc, "calibration_error": quality.calibration_error, "examples": quality.examples},
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
     found: list[dict[str, Estimate]] = []
     for number in track(range(trials), "trials", console=console):
         log = bench.log(old, contexts, rng)
@@ -141,8 +143,8 @@ def main(
             "estimates": rows,
             "seconds": time.monotonic() - began,
         }
-        # after every trial, so that a run that is cut short still tells what it saw
-        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        # after every trial, so that an interrupted run leaves figures
+        write_figures(out, result)
     Console(width=max(console.width, WIDTH)).print(_table(rows, trials))
     console.print(f"logging model: revenue {served['revenue'][0]:.2f}, experience {served['experience'][0]:.2f}; {out}")
     if not passed:
@@ -158,7 +160,7 @@ def _estimates(
     settings: OffPolicySettings,
     seed: int,
 ) -> dict[str, Estimate]:
-    """Every method on every action for both figures, by "figure/method/action"."""
+    """Return the estimate of every method, action and figure, by "figure/method/action"."""
     evidence = gather(log, old, new, predictor, penalty, LAM, settings, seed)
     return {
         f"{figure}/{method}/{action}": estimate(
@@ -171,7 +173,7 @@ def _estimates(
 
 
 def _judged(estimates: Sequence[Estimate], truth: tuple[float, float]) -> dict[str, Any]:
-    """One estimator over all trials. A refused estimate holds nothing."""
+    """Return an estimator's coverage and errors over all trials; a refused estimate covers nothing."""
     usable = [e for e in estimates if e.refusal is None]
     covered = sum(e.value.lo <= truth[0] <= e.value.hi for e in usable)
     means = [e.value.mean for e in estimates]

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from benchmarks.loop import drill as loop
-from benchmarks.loop.traffic import Server, Traffic, put, revenue, settle, shuffled
+from benchmarks.loop.traffic import Server, Traffic, put, revenue, run_workers, shuffled
 from inference.policy import Policy
 from mechanism.objective import Penalty
 from serving.canary.guard import GuardSettings
@@ -65,7 +65,7 @@ def test_the_workers_and_the_guard_process_every_event(
     served: tuple[EmbeddedLog, list[AnyEvent]], tmp_path: Path
 ) -> None:
     log, events = served
-    settle(log, str(tmp_path / "shards"), events, 1_800.0, within_s=60.0)
+    run_workers(log, str(tmp_path / "shards"), events, 1_800.0, within_s=60.0)
     reader = ShardReader(str(tmp_path / "shards"))
     totals = reader.totals()
     assert (totals.auctions, totals.clicks, totals.orphans) == (60, len(clicks(events)), 0)

@@ -7,7 +7,7 @@ from typing import Any
 
 from kubernetes import client
 
-from benchmarks.operators.jobs import patiently
+from benchmarks.operators.jobs import retrying
 from benchmarks.operators.operating import ACCOUNT, Running, grant, kubeconfig_with, operator
 from tests.support.cluster.control_plane import ControlPlane
 
@@ -83,7 +83,7 @@ def test_credentials_that_stay_refused_end_the_process(
 
     def create(name: str) -> None:
         body = {"apiVersion": "/".join(PLACE), "kind": "AuctionService", "metadata": {"name": name}, "spec": spec()}
-        patiently(lambda: objects.create_namespaced_custom_object(*PLACE, kwok_namespace, "auctionservices", body))
+        retrying(lambda: objects.create_namespaced_custom_object(*PLACE, kwok_namespace, "auctionservices", body))
 
     access = kubeconfig_with(
         grant(kwok_api, kwok_namespace, [kwok_namespace]), kwok_plane.kubeconfig, tmp_path / "kubeconfig"
