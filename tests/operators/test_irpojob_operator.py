@@ -46,7 +46,7 @@ class Cluster:
         )
 
     def create(self, *, run_for: str = "1s", code: int = 0, step: str = "reward", **spec: Any) -> str:
-        """Create a job of one epoch, whose pods end after `run_for`, those of `step` with this exit code; return its name."""
+        """Create a job of one epoch, whose pods end after `run_for`, those of `step` with `code`; return its name."""
         name = spec.pop("name", f"job-{uuid.uuid4().hex[:8]}")
         steps = spec.pop("steps", {})
         steps[step] = {**steps.get(step, {}), "podAnnotations": {kwok.EXIT_CODE: str(code)}}

@@ -1,4 +1,4 @@
-{{/* Names and what all pods of the chart have in common. */}}
+{{/* Names, labels and security settings that all pods of the chart share. */}}
 {{- define "llm-auction.name" -}}
 {{- if contains "llm-auction" .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-llm-auction" .Release.Name | trunc 50 | trimSuffix "-" }}{{ end }}
 {{- end }}
@@ -22,7 +22,7 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
-{{/* Role, binding and account names of one scope. */}}
+{{/* Names of role, binding and account of one scope. */}}
 {{- define "llm-auction.subject" -}}
 - kind: ServiceAccount
   name: {{ include "llm-auction.account" . }}
