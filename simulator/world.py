@@ -1,20 +1,21 @@
 """The built-in world: advertisers, users and what they ask. Deterministic by seed; no text of it is random prose.
 
-100 ads in 50 categories, 3,000 profiles with five queries each; of every profile four queries train and one tests
-(12,000 / 3,000), as in arXiv 2512.10551, section 5. Bids are drawn afresh for every context.
+100 invented ads in 50 categories (`data/catalogue.yaml`), 3,000 profiles with five queries each; of every profile four
+queries train and one tests (12,000 / 3,000), as in arXiv 2512.10551, section 5. Every context gets fresh bids.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from importlib import resources
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from mechanism.prompt import MICROS_PER_POINT
 from mechanism.types import Ad, Candidate, Context, Profile
-from simulator.catalogue import Category, builtin_categories
 from simulator.language import QUERY_TEMPLATES, fill
 
 AGES = ("18-24", "25-34", "35-44", "45-54", "55-64", "65+")
@@ -53,6 +54,39 @@ PROFILES = 3_000
 QUERIES_PER_PROFILE = 5
 TOP_RELEVANT = 10
 """How many of a context's candidates are its most relevant ads; the others are drawn at random."""
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """One need of users: its name, aspects that users ask about, ad-free advice, and the ads that serve it."""
+
+    name: str
+    domain: str
+    aspects: tuple[str, ...]
+    advice: tuple[str, ...]
+    ads: tuple[Ad, ...]
+
+
+@cache
+def builtin_categories() -> tuple[Category, ...]:
+    """Read the 50 categories in file order; ad ids are `A1` to `A100` in the same order."""
+    rows = yaml.safe_load((resources.files("simulator") / "data" / "catalogue.yaml").read_text(encoding="utf-8"))
+    categories: list[Category] = []
+    for row in rows:
+        first = 1 + sum(len(c.ads) for c in categories)
+        ads = tuple(
+            Ad(
+                id=f"A{first + i}",
+                title=title,
+                text=text,
+                advertiser=title.split()[0],
+                category=row["category"],
+                landing_url=f"https://{title.split()[0].lower()}.example/{row['category'].replace(' ', '-')}",
+            )
+            for i, (title, text) in enumerate(row["ads"])
+        )
+        categories.append(Category(row["category"], row["domain"], tuple(row["aspects"]), tuple(row["advice"]), ads))
+    return tuple(categories)
 
 
 @dataclass(frozen=True, slots=True)

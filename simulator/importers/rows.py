@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mechanism.errors import InputError
-from simulator.importers.report import ReportBuilder, RowIssue
+from simulator.importers.dataset import ReportBuilder, RowIssue
 
 LONGEST_RECORD = 50
 """Most lines one quoted CSV record may span: an open quote must not swallow the rest of a file."""

@@ -12,8 +12,7 @@ from pathlib import Path
 from mechanism.errors import InputError
 from mechanism.sanitize import clean_ad, clean_query
 from mechanism.types import Ad, AdId
-from simulator.importers.dataset import ImportedData, ImportedQuery, match_key
-from simulator.importers.report import ReportBuilder
+from simulator.importers.dataset import ImportedData, ImportedQuery, ReportBuilder, match_key
 from simulator.importers.rows import Row, csv_rows, jsonl_rows
 
 CATALOGUE = ("id", "title", "text"), ("advertiser", "category", "landing_url")

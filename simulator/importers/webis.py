@@ -11,8 +11,7 @@ from pathlib import Path
 from mechanism.errors import InputError
 from mechanism.sanitize import clean_ad, clean_query
 from mechanism.types import Ad, AdId
-from simulator.importers.dataset import ImportedData, ImportedQuery, match_key, same_title
-from simulator.importers.report import ReportBuilder
+from simulator.importers.dataset import ImportedData, ImportedQuery, ReportBuilder, match_key, same_title
 from simulator.importers.rows import csv_rows, text_rows
 
 QUALITIES, QUERIES, PAIRS = "_qualities.csv", "_queries.txt", "_query_pairs.csv"

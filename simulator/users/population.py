@@ -20,7 +20,7 @@ from mechanism.errors import ConfigError, InputError
 from mechanism.files import replace_file
 from mechanism.types import AdId, Profile
 from simulator.clicks import ClickModel
-from simulator.slow import SlowSettings, UserState
+from simulator.fatigue import FatigueSettings, UserState
 from simulator.users.reading import Read
 from simulator.world import Query, World
 
@@ -30,11 +30,11 @@ _CONSENTS = 10_000
 @dataclass(frozen=True, slots=True)
 class PopulationSettings:
     """`consenting` is the share of users who let their profile and question be used. A simulated day, by which fatigue
-    fades, passes in `day_s` seconds. `slow` are the parameters of fatigue and trust."""
+    fades, passes in `day_s` seconds. `fatigue` are the parameters of fatigue and trust."""
 
     consenting: float = 0.9
     day_s: float = 600.0
-    slow: SlowSettings = field(default_factory=SlowSettings)
+    fatigue: FatigueSettings = field(default_factory=FatigueSettings)
 
     def __post_init__(self) -> None:
         if not 0 <= self.consenting <= 1:
@@ -89,13 +89,13 @@ class Population:
     @property
     def questions_a_session(self) -> float:
         """How many a new user asks in the mean, while their trust is as at the start."""
-        return 1.0 / (1.0 - UserState(settings=self._settings.slow).return_probability)
+        return 1.0 / (1.0 - UserState(settings=self._settings.fatigue).return_probability)
 
     @property
     def trust(self) -> float:
         """The mean trust of all who have asked."""
         known = [state.trust for state in self._states.values()]
-        return float(np.mean(known)) if known else UserState(settings=self._settings.slow).trust
+        return float(np.mean(known)) if known else UserState(settings=self._settings.fatigue).trust
 
     def save(self, path: Path) -> None:
         """Writes what users carry, in one step."""
@@ -115,4 +115,4 @@ class Population:
         return now / self._settings.day_s * 86_400.0
 
     def _state(self, profile: Profile) -> UserState:
-        return self._states.get(profile.id) or UserState(settings=self._settings.slow)
+        return self._states.get(profile.id) or UserState(settings=self._settings.fatigue)

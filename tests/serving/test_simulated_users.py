@@ -11,7 +11,7 @@ from typing import Any
 
 from cli.serve import builtin_catalogue
 from serving.campaigns.catalogue import read_catalogue
-from simulator.slow import SlowSettings
+from simulator.fatigue import FatigueSettings
 from simulator.users.asking import AskingSettings, Users
 from simulator.users.population import Population, PopulationSettings
 from simulator.users.reading import Pace
@@ -25,7 +25,7 @@ def test_their_clicks_are_charged_and_none_is_invalid(start: Callable[..., Runni
     ads = read_catalogue(builtin_catalogue(tmp_path, 0))
     router = start("For that, {*} is what people like best.", catalogue=ads, candidates=1)
     # nobody tires and everybody trusts: this is about the way of a click, not about what is clicked
-    people = Population(World(), PopulationSettings(1.0, 0.01, SlowSettings(click_floor=1.0)), 0)
+    people = Population(World(), PopulationSettings(1.0, 0.01, FatigueSettings(click_floor=1.0)), 0)
     crowd = Users(people, AskingSettings(router.url, rate=12.0, pause_s=0.2, pace=Pace(20_000, 0.2)))
     end = time.monotonic() + AT_MOST_S
     asyncio.run(crowd.run(lambda: crowd.counts["clicked"] >= 10 or time.monotonic() > end))

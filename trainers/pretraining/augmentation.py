@@ -14,8 +14,8 @@ import numpy as np
 
 from mechanism.types import Candidate, Context
 from simulator.brands import description, new_need, renamed
-from simulator.catalogue import Category
 from simulator.language import QUERY_TEMPLATES, Woven, compose, fill
+from simulator.world import Category
 
 FOLLOW_UPS = ("And for {aspect}?", "What about {aspect}?", "It is for {aspect}.", "And which {need} for {aspect}?")
 

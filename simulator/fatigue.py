@@ -19,7 +19,7 @@ FORGOTTEN = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class SlowSettings:
+class FatigueSettings:
     """Parameters. Click probability is multiplied by 2^-(count / tolerance) for the ad and for its advertiser, where a
     count fades by half every `half_life` seconds; a clicked impression counts `clicked_weight` more, since the need is
     met. Trust moves towards the quality of each answer: relevance minus `overload` for each ad beyond
@@ -42,15 +42,15 @@ class SlowSettings:
         for name in ("half_life", "ad_tolerance", "advertiser_tolerance"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
-                raise InputError(f"slow.{name}", value, "give a finite number above 0")
+                raise InputError(f"fatigue.{name}", value, "give a finite number above 0")
         for name in ("gain", "loss", "click_floor", "return_floor", "return_ceiling"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise InputError(f"slow.{name}", getattr(self, name), "give a number in [0, 1]")
+                raise InputError(f"fatigue.{name}", getattr(self, name), "give a number in [0, 1]")
         for name in ("clicked_weight", "overload", "comfortable_ads"):
             if not 0.0 <= getattr(self, name) < math.inf:
-                raise InputError(f"slow.{name}", getattr(self, name), "give 0 or more")
+                raise InputError(f"fatigue.{name}", getattr(self, name), "give 0 or more")
         if self.return_floor > self.return_ceiling:
-            raise InputError("slow.return_floor", self.return_floor, "give at most slow.return_ceiling")
+            raise InputError("fatigue.return_floor", self.return_floor, "give at most fatigue.return_ceiling")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class UserState:
     ads: Mapping[AdId, float] = field(default_factory=dict)
     advertisers: Mapping[str, float] = field(default_factory=dict)
     owners: Mapping[AdId, str] = field(default_factory=dict)
-    settings: SlowSettings = SlowSettings()
+    settings: FatigueSettings = FatigueSettings()
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.trust <= 1.0:

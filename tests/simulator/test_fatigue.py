@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mechanism.errors import InputError
 from mechanism.types import Ad
-from simulator.slow import SlowSettings, UserState
+from simulator.fatigue import FatigueSettings, UserState
 
 ADS = [Ad(f"A{i}", f"Title {i}", "text", f"advertiser {i // 2}") for i in range(6)]
 DAY = 86_400.0
@@ -91,7 +91,7 @@ def test_good_answers_build_trust_slowly_and_bad_ones_or_floods_cost_it_quickly(
     for _ in range(200):
         good = good.after([], [], 1.0, 0, 0.0)
         irrelevant = irrelevant.after([], [], 0.0, 0, 0.0)
-    s = SlowSettings()
+    s = FatigueSettings()
     assert good.return_probability == pytest.approx(s.return_ceiling)
     assert irrelevant.return_probability == pytest.approx(s.return_floor)
 
@@ -127,4 +127,4 @@ def test_bad_input_is_refused_by_name(place: str, arguments: tuple[list[Ad], lis
 )
 def test_bad_settings_are_refused_by_name(bad: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(bad))):
-        SlowSettings(**bad)  # type: ignore[arg-type]  # one field of many, each a number
+        FatigueSettings(**bad)  # type: ignore[arg-type]  # one field of many, each a number
