@@ -119,11 +119,11 @@ def next_state(
     else:
         allowance = state.allowance if campaign.daily_budget_micros is None else allowance
     span = overlap_s(intervals, anchor_s, math.inf)
-    closed = PacingState(
-        state.participation, now_s, total, state.spend, state.exposure, day, allowance, anchor_s, anchor_spent
-    )
-    if span <= 0:  # for the rest of the day
-        return closed
+    if span <= 0:  # closed for the rest of the day
+        return PacingState(
+            state.participation, now_s, total, state.spend, state.exposure, day, allowance, anchor_s, anchor_spent
+        )
+    # Rates are in micros per open second: the even line's, the wanted one back to it, and the possible one.
     even = max(0, allowance - anchor_spent) / span
     line = anchor_spent + even * overlap_s(intervals, anchor_s, now_s)
     wanted = max(0.0, even + (line - spent_today) * settings.catch_up / span)
