@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import html
 import time
-from typing import Any
 
 import structlog
-from litestar import Request, Response, get, route
+from litestar import Response, get, route
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
@@ -20,6 +19,7 @@ from mechanism.errors import AuctionError
 from serving.campaigns.catalogue import DEMO_PATH
 from serving.clicks.decision import FORGED, VALID, WITHDRAWN, ClickRules
 from serving.clicks.invalid_traffic import ClickRequest
+from serving.http.bodies import HttpRequest
 from serving.http.documents import documented
 from serving.router import Router
 from streaming.events import Click
@@ -44,7 +44,7 @@ def click_routes(router: Router) -> list[HTTPRouteHandler]:
         status_code=302,
         opt=documented(answer="To the advertiser.", media="text/html", secured=False),
     )
-    async def follow(request: Request[Any, Any, Any], token: FromPath[str]) -> Response[str]:
+    async def follow(request: HttpRequest, token: FromPath[str]) -> Response[str]:
         """Follow a sponsored link."""
         address = request.client.host if request.client else ""
         click = ClickRequest(request.method, dict(request.headers), address)
