@@ -1,4 +1,4 @@
-"""The campaign API over real HTTP: booked, reviewed, shown, clicked and found in the report; and who may do what."""
+"""The campaign API over real HTTP: campaigns created, reviewed, shown, clicked and reported; rights of each role."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 Start = Callable[..., Any]
-BOOKED = {
+CAMPAIGN = {
     "name": "Spring",
     "state": "active",
     "category": "kites",
@@ -31,8 +31,8 @@ BOOKED = {
 KITES = [{"role": "user", "content": "Which kites for windy beaches?"}]
 
 
-def book(router: Any, key: str, **changes: Any) -> dict[str, Any]:
-    response = router.call("POST", "/v1/campaigns", key, json=BOOKED | changes)
+def create(router: Any, key: str, **changes: Any) -> dict[str, Any]:
+    response = router.call("POST", "/v1/campaigns", key, json=CAMPAIGN | changes)
     assert response.status_code == 201, response.text
     campaign: dict[str, Any] = response.json()
     return campaign
@@ -43,26 +43,26 @@ def approve(router: Any, creative: str = "kite-1") -> None:
     assert response.status_code == 200, response.text
 
 
-def asked(router: Any, **body: Any) -> dict[str, Any]:
+def ask(router: Any, **body: Any) -> dict[str, Any]:
     answer: dict[str, Any] = router.ask(messages=KITES, **body)
     return answer
 
 
 def excluded(router: Any, answer: dict[str, Any]) -> dict[str, str]:
-    """Reason by creative of that auction."""
+    """Return the reasons of exclusion in the auction of an answer, by creative."""
     record = router.get("/v1/auctions/" + answer["auction"]["auction_id"]).json()
     return {e["ad_id"]: e["reason"] for e in record["exclusions"]}
 
 
-def test_a_campaign_is_booked_shown_clicked_and_reported(start: Start, wait_until: Callable[..., None]) -> None:
+def test_a_campaign_is_created_shown_clicked_and_reported(start: Start, wait_until: Callable[..., None]) -> None:
     router = start("Try {kite-1}.", ads=2)
     falcon = router.key("advertiser", "Falcon")
-    campaign = book(router, falcon)
+    campaign = create(router, falcon)
     assert (campaign["advertiser_id"], campaign["version"]) == ("Falcon", 1)
-    wait_until(lambda: excluded(router, asked(router)).get("kite-1") == "review_pending")
+    wait_until(lambda: excluded(router, ask(router)).get("kite-1") == "review_pending")
     approve(router)
-    wait_until(lambda: asked(router)["ads"] != [])
-    answer = asked(router, ads={"placement": "assistant"})
+    wait_until(lambda: ask(router)["ads"] != [])
+    answer = ask(router, ads={"placement": "assistant"})
     (ad,) = answer["ads"]
     assert (ad["campaign_id"], ad["advertiser"], ad["creative"]["image_url"]) == (
         campaign["id"],
@@ -76,7 +76,7 @@ def test_a_campaign_is_booked_shown_clicked_and_reported(start: Start, wait_unti
     line = next(x for x in lines if x["placement"] == "assistant")
     figures = [line[n] for n in ("creative_id", "impressions", "clicks", "revenue_micros", "model_version", "currency")]
     assert figures == ["kite-1", 1, 1, 450_000, "0" * 16, "EUR"]
-    assert all(x["creative_id"] == "kite-1" for x in lines)  # the catalogue's ads are others'
+    assert all(x["creative_id"] == "kite-1" for x in lines)  # the catalogue's ads belong to other advertisers
     trace = "&".join(f"{n}={line[n]}" for n in ("creative_id", "placement", "model_version", "currency"))
     (event,) = router.call("GET", f"/v1/reports/events?{trace}", falcon).json()["items"]
     assert (event["auction_id"], event["charged_micros"]) == (answer["auction"]["auction_id"], 450_000)
@@ -84,33 +84,33 @@ def test_a_campaign_is_booked_shown_clicked_and_reported(start: Start, wait_unti
     assert {r["revenue"] for r in rows if r["placement"] == "assistant"} == {"0.450000"}
 
 
-def test_a_spent_budget_ends_the_showing(start: Start, wait_until: Callable[..., None]) -> None:
+def test_a_campaign_with_a_spent_budget_is_not_shown(start: Start, wait_until: Callable[..., None]) -> None:
     router = start("Try {kite-1}.", ads=0)
-    book(router, router.key("advertiser", "Falcon"))
+    create(router, router.key("advertiser", "Falcon"))
     approve(router)
-    wait_until(lambda: asked(router)["ads"] != [])
-    router.click(asked(router)["ads"][0]["click_url"])  # 0.45 of 0.60: the rest does not cover a second bid
-    wait_until(lambda: excluded(router, asked(router)) == {"kite-1": "budget_total"})
-    assert asked(router)["ads"] == []
+    wait_until(lambda: ask(router)["ads"] != [])
+    router.click(ask(router)["ads"][0]["click_url"])  # 0.45 of 0.60: the rest does not cover a second bid
+    wait_until(lambda: excluded(router, ask(router)) == {"kite-1": "budget_total"})
+    assert ask(router)["ads"] == []
 
 
 def test_pause_resume_change_and_end_reach_the_auction(start: Start, wait_until: Callable[..., None]) -> None:
     router = start("Try {kite-1}.", ads=0)
     key = router.key("advertiser", "Falcon")
-    path = "/v1/campaigns/" + book(router, key)["id"]
+    path = "/v1/campaigns/" + create(router, key)["id"]
     approve(router)
-    wait_until(lambda: asked(router)["ads"] != [])
+    wait_until(lambda: ask(router)["ads"] != [])
     assert router.call("POST", path + "/pause", key).json()["state"] == "paused"
-    wait_until(lambda: excluded(router, asked(router)) == {"kite-1": "paused"})
+    wait_until(lambda: excluded(router, ask(router)) == {"kite-1": "paused"})
     version = router.call("POST", path + "/resume", key).json()["version"]
     stale = router.call("PATCH", path, key, json={"version": version - 1, "bid_micros": 1})
     assert (stale.status_code, stale.json()["error"]["param"]) == (409, "version")
     changed = router.call("PATCH", path, key, json={"version": version, "bid_micros": 330_000}).json()
     assert (changed["bid_micros"], changed["name"]) == (330_000, "Spring")
     assert changed["creatives"][0]["review"] == "approved"
-    wait_until(lambda: [a["bid_micros"] for a in asked(router)["ads"]] == [330_000])
-    shown = asked(router)["ads"][0]
-    creatives = [BOOKED["creatives"][0] | {"title": "Eagle Kites"}]  # a changed creative waits for its review again
+    wait_until(lambda: [a["bid_micros"] for a in ask(router)["ads"]] == [330_000])
+    shown = ask(router)["ads"][0]
+    creatives = [CAMPAIGN["creatives"][0] | {"title": "Eagle Kites"}]  # a changed creative waits for its review again
     again = router.call("PATCH", path, key, json={"version": changed["version"], "creatives": creatives}).json()
     assert again["creatives"][0]["review"] == "pending"
     wait_until(lambda: router.click(shown["click_url"]).status_code == 410)
@@ -121,10 +121,10 @@ def test_pause_resume_change_and_end_reach_the_auction(start: Start, wait_until:
 
 def test_a_click_on_a_campaign_that_has_ended_since_still_counts(start: Start, wait_until: Callable[..., None]) -> None:
     router = start("Try {kite-1}.", ads=0)
-    campaign = book(router, router.key("advertiser", "Falcon"))
+    campaign = create(router, router.key("advertiser", "Falcon"))
     approve(router)
-    wait_until(lambda: asked(router)["ads"] != [])
-    url = asked(router)["ads"][0]["click_url"]
+    wait_until(lambda: ask(router)["ads"] != [])
+    url = ask(router)["ads"][0]["click_url"]
     router.call("POST", f"/v1/campaigns/{campaign['id']}/end")
     wait_until(lambda: router.router.marketplace.index.get(campaign["id"]) is None)
     assert router.click(url).status_code == 302
@@ -134,7 +134,7 @@ def test_a_click_on_a_campaign_that_has_ended_since_still_counts(start: Start, w
 
 def test_all_bad_fields_are_named_at_once(start: Start) -> None:
     router = start(ads=0)
-    wrong = BOOKED | {
+    wrong = CAMPAIGN | {
         "advertiser_id": "Falcon",
         "currency": "euro",
         "bid_micros": -1,
@@ -169,7 +169,7 @@ def test_lists_are_filtered_and_paged(start: Start) -> None:
     router = start(ads=0)
     key = router.key("advertiser", "Falcon")
     for number in range(5):
-        book(router, key, name=f"Kite {number}", creatives=[], state="paused" if number % 2 else "active")
+        create(router, key, name=f"Kite {number}", creatives=[], state="paused" if number % 2 else "active")
     names, cursor = [], ""
     for size in (2, 2, 1):
         page = router.call("GET", f"/v1/campaigns?limit=2&cursor={cursor}", key).json()
@@ -184,22 +184,22 @@ def test_lists_are_filtered_and_paged(start: Start) -> None:
         assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
-ADMIN, FALCON, EAGLE, PUBLISHER, NOBODY, WRONG = "admin", "falcon", "eagle", "publisher", "nobody", "wrong"
+ADMIN, FALCON, EAGLE, PUBLISHER, ANONYMOUS, WRONG = "admin", "falcon", "eagle", "publisher", "anonymous", "wrong"
 
 
-def test_each_role_may_do_its_own_and_nothing_else(start: Start) -> None:
+def test_each_role_has_its_own_rights_and_no_others(start: Start) -> None:
     router = start(anonymous_chat=False, ads=2)
     keys = {
         ADMIN: router.admin,
         FALCON: router.key("advertiser", "Falcon"),
         EAGLE: router.key("advertiser", "Eagle"),
         PUBLISHER: router.key("publisher"),
-        NOBODY: "",
+        ANONYMOUS: "",
         WRONG: "lla_" + "x" * 43,
     }
-    path = "/v1/campaigns/" + book(router, keys[FALCON])["id"]
+    path = "/v1/campaigns/" + create(router, keys[FALCON])["id"]
     chat = {"model": "scripted", "messages": KITES}
-    closed = {NOBODY: 401, WRONG: 401}
+    closed = {ANONYMOUS: 401, WRONG: 401}
     matrix: list[tuple[str, str, Any, dict[str, int]]] = [
         ("POST", "/v1/chat/completions", chat, {ADMIN: 200, FALCON: 403, EAGLE: 403, PUBLISHER: 200}),
         ("GET", "/v1/models", None, {ADMIN: 200, FALCON: 200, EAGLE: 200, PUBLISHER: 200}),
@@ -228,11 +228,11 @@ def test_each_role_may_do_its_own_and_nothing_else(start: Start) -> None:
     items = router.call("GET", "/v1/campaigns", keys[EAGLE]).json()["items"]
     foreign = router.call("GET", "/v1/campaigns?advertiser_id=Falcon", keys[EAGLE]).json()["items"]
     assert items == foreign == []
-    foreign = router.call("POST", "/v1/campaigns", keys[EAGLE], json=BOOKED | {"advertiser_id": "Falcon"})
+    foreign = router.call("POST", "/v1/campaigns", keys[EAGLE], json=CAMPAIGN | {"advertiser_id": "Falcon"})
     assert foreign.status_code == 403
 
 
-def test_an_auction_is_told_to_who_asked_only(start: Start) -> None:
+def test_an_auction_record_is_shown_to_the_requesting_key_and_administrators(start: Start) -> None:
     router = start(anonymous_chat=False)
     one, other = router.key("publisher"), router.key("publisher")
     body = {"model": "scripted", "messages": KITES}
@@ -260,7 +260,7 @@ def test_keys_are_shown_once_rotated_and_revoked(start: Start) -> None:
     assert (bad.status_code, bad.json()["error"]["param"]) == (400, "advertiser_id")
 
 
-def test_an_open_router_takes_stand_ins_but_no_invalid_key(start: Start) -> None:
+def test_an_open_router_accepts_placeholder_keys_but_no_revoked_key(start: Start) -> None:
     router = start()
     key = router.key("publisher")
     body = {"model": "scripted", "messages": KITES}
@@ -273,21 +273,21 @@ def test_an_open_router_takes_stand_ins_but_no_invalid_key(start: Start) -> None
 @pytest.mark.parametrize(
     ("pricing", "charged"), [("impression", 9_000), ("participation", 9_000), ("click", 0)]
 )  # 0.45 x 0.02; the script's one marker gives its only candidate all of its probability
-def test_what_is_paid_without_a_click(
+def test_impressions_and_participations_are_charged_without_a_click(
     start: Start, wait_until: Callable[..., None], pricing: str, charged: int
 ) -> None:
     router = start("Try {kite-1}.", ads=0)
-    book(router, router.key("advertiser", "Falcon"), pricing=pricing)
+    create(router, router.key("advertiser", "Falcon"), pricing=pricing)
     approve(router)
-    wait_until(lambda: asked(router)["ads"] != [])
-    answer = asked(router)
+    wait_until(lambda: ask(router)["ads"] != [])
+    answer = ask(router)
     router.wait_until_charged()
     path = "/v1/reports/events?auction_id=" + answer["auction"]["auction_id"]
     events = router.call("GET", path).json()["items"]
     assert [(e["kind"], e["charged_micros"]) for e in events] == ([(pricing, charged)] if charged else [])
     record = router.get("/v1/auctions/" + answer["auction"]["auction_id"]).json()
     assert [p["price_micros"] for p in record["payments"]] == [e["charged_micros"] for e in events]
-    if charged:  # a click is counted and costs nothing more
+    if charged:  # a click is counted and costs nothing
         router.click(answer["ads"][0]["click_url"])
         router.wait_until_charged()
         kinds = {e["kind"]: e["charged_micros"] for e in router.call("GET", path).json()["items"]}

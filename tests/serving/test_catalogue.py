@@ -1,4 +1,4 @@
-"""The catalogue file: every row counts or is reported, and no destination is anything but a web address."""
+"""The catalogue file: every row is read or reported; landing pages are web addresses or the router's own pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write(path: Path, *lines: object) -> Path:
     return path
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_a_catalogue_is_read_back_as_written(tmp_path: Path) -> None:
     other = msgspec.structs.replace(GOOD, id="A2", landing_url="/demo/A2", bid_micros=0)
     write_catalogue([GOOD, other], tmp_path / "ads.jsonl")
     catalogue = read_catalogue(tmp_path / "ads.jsonl")
@@ -70,12 +70,12 @@ def test_a_bad_field_is_named_with_its_line(tmp_path: Path, field: str, value: o
         msgspec.json.encode(GOOD)[:-1] + b',"colour":"red"}',
     ],
 )
-def test_a_line_of_another_shape_is_reported(tmp_path: Path, line: bytes) -> None:
+def test_a_line_that_is_no_row_is_reported(tmp_path: Path, line: bytes) -> None:
     with pytest.raises(InputError, match=r"ads\.jsonl:1"):
         read_catalogue(write(tmp_path / "ads.jsonl", line))
 
 
-def test_ids_are_unique_and_currencies_one(tmp_path: Path) -> None:
+def test_repeated_ids_and_mixed_currencies_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="an id of its own"):
         read_catalogue(write(tmp_path / "ads.jsonl", GOOD, GOOD))
     foreign = msgspec.structs.replace(GOOD, id="A2", currency="USD")
@@ -83,14 +83,14 @@ def test_ids_are_unique_and_currencies_one(tmp_path: Path) -> None:
         read_catalogue(write(tmp_path / "ads.jsonl", GOOD, foreign))
 
 
-def test_an_empty_or_missing_file_is_no_catalogue(tmp_path: Path) -> None:
+def test_an_empty_or_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no ads"):
         read_catalogue(write(tmp_path / "ads.jsonl"))
     with pytest.raises(InputError, match="readable"):
         read_catalogue(tmp_path / "none.jsonl")
 
 
-def test_the_secret_is_made_once_and_kept_from_others(tmp_path: Path) -> None:
+def test_the_signing_secret_is_made_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
     secret = signing_secret(tmp_path / "state", {})
     assert len(secret) >= 32
     assert signing_secret(tmp_path / "state", {}) == secret
@@ -101,7 +101,7 @@ def test_the_secret_is_made_once_and_kept_from_others(tmp_path: Path) -> None:
         signing_secret(tmp_path / "state", {})
 
 
-def test_a_short_secret_is_refused_without_showing_it(tmp_path: Path) -> None:
+def test_a_short_signing_secret_is_refused_without_showing_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         signing_secret(tmp_path, {"LLM_AUCTION_SECRET": "hunter2"})
     assert "hunter2" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Charging beside the router: it is told of, survives its own death and the router's, and charges once all the same."""
+"""The ledger process beside a router: charges are reported and booked once, even if one of the two is killed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from streaming.topics import CLICKS
 DYING_ROUTER = """
 import os, sys, time
 from serving.ledger.background import LedgerProcess
-charging = LedgerProcess(sys.argv[1], sys.argv[2], lambda *_: None)
-charging.start()
-while charging.pid is None:
+ledger = LedgerProcess(sys.argv[1], sys.argv[2], lambda *_: None)
+ledger.start()
+while ledger.pid is None:
     time.sleep(0.01)
-print(charging.pid, flush=True)
+print(ledger.pid, flush=True)
 os.kill(os.getpid(), 9)
 """
 
@@ -43,28 +43,26 @@ def charged(router: Any) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in found)
 
 
-def test_a_charging_that_is_killed_is_started_again_and_every_click_is_charged_once(
+def test_a_killed_process_is_restarted_and_every_click_is_charged_once(
     start: Callable[..., Any], wait_until: Callable[..., None]
 ) -> None:
     router = start("Try {A1}. Or {A2}. Or {A3}.", ledger="process")
-    charging = router.router.ledger
-    assert isinstance(charging, LedgerProcess)
+    ledger = router.router.ledger
+    assert isinstance(ledger, LedgerProcess)
     ads = router.ask()["ads"]
     for number, ad in enumerate(ads):
         assert router.click(ad["click_url"]).status_code == 302
         if number < 2:
-            wait_until(lambda: charging.pid is not None)
-            before = charging.pid
+            wait_until(lambda: ledger.pid is not None)
+            before = ledger.pid
             os.kill(before, signal.SIGKILL)
-            wait_until(lambda before=before: charging.pid != before)
+            wait_until(lambda before=before: ledger.pid != before)
     wait_until(lambda: router.router.uncharged() == 0, 30)
     assert router.revenue() == {"EUR": 600_000}
-    assert charged(router) <= 600_000  # what a killed process did not tell any more is in the ledger all the same
+    assert charged(router) <= 600_000  # charges that a killed process could not report are in the ledger
 
 
-def test_the_router_hears_what_was_charged_and_what_went_wrong(
-    start: Callable[..., Any], wait_until: Callable[..., None]
-) -> None:
+def test_charges_and_log_events_reach_the_router(start: Callable[..., Any], wait_until: Callable[..., None]) -> None:
     router = start("Try {A2}.", ledger="process")
     (ad,) = router.ask()["ads"]
     router.click(ad["click_url"])
@@ -76,9 +74,7 @@ def test_the_router_hears_what_was_charged_and_what_went_wrong(
     wait_until(lambda: router.router.uncharged() == 0)
 
 
-def test_a_stop_delivers_what_is_queued(
-    router: Callable[..., Any], scripted: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_stop_books_queued_clicks(router: Callable[..., Any], scripted: Callable[..., Any], tmp_path: Path) -> None:
     with router(tmp_path, scripted("Try {A2}."), ledger="process") as running:
         (ad,) = running.ask()["ads"]
         running.click(ad["click_url"])
@@ -88,7 +84,7 @@ def test_a_stop_delivers_what_is_queued(
     database.close()
 
 
-def test_a_charging_ends_with_a_router_that_was_killed(tmp_path: Path, wait_until: Callable[..., None]) -> None:
+def test_the_process_ends_when_its_router_was_killed(tmp_path: Path, wait_until: Callable[..., None]) -> None:
     command = [
         sys.executable,
         "-c",

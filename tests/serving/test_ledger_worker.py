@@ -1,5 +1,4 @@
-"""The ledger worker: what a log holds is charged once, whatever is repeated, killed or refused, and under the model
-version of its auction."""
+"""The ledger worker: the events of a log are charged once, through repetitions, restarts and refusals."""
 
 from __future__ import annotations
 
@@ -72,7 +71,7 @@ def write(log: EmbeddedLog, *events: AnyEvent) -> None:
 
 
 def charge(log: EmbeddedLog, database: Database, **settings: float) -> LedgerTask:
-    """A worker that takes everything there is, and ends."""
+    """Run a worker that books everything in the log, and ends."""
     task = LedgerTask(log, database, LedgerSettings(**{"gathered_s": 0.0} | settings))  # type: ignore[arg-type]
     Worker(task, log, poll_s=0.01).run(threading.Event(), until_idle=True)
     return task
@@ -84,12 +83,12 @@ def traffic(count: int) -> tuple[list[Interaction], list[AnyEvent]]:
 
 
 def totals(database: Database) -> tuple[int, int, int]:
-    """Impressions, clicks and micros of all reports."""
+    """Return the impressions, clicks and micros of all reports."""
     lines = report(database, Query())
     return sum(x.impressions for x in lines), sum(x.clicks for x in lines), sum(x.revenue_micros for x in lines)
 
 
-def test_what_comes_twice_is_charged_once_and_offsets_stand_with_it(log: EmbeddedLog, database: Database) -> None:
+def test_repeated_events_are_charged_once_and_offsets_are_stored(log: EmbeddedLog, database: Database) -> None:
     shown, clicked = traffic(60)
     for _ in range(2):
         write(log, *shown, *clicked)
@@ -107,35 +106,34 @@ def test_small_transactions_charge_the_same(log: EmbeddedLog, database: Database
     assert totals(database) == (120, len(clicked), 200_000 * len(clicked))
 
 
-def test_a_click_whose_link_did_not_say_the_model_is_charged_under_that_of_its_auction(
+def test_a_click_without_a_model_version_is_charged_under_that_of_its_auction(
     log: EmbeddedLog, database: Database
 ) -> None:
     first, second, third = (interaction(number) for number in range(3))
-    unsaid = [msgspec.structs.replace(click(event, "A0", 2.0), model_version="") for event in (first, second, third)]
+    unversioned = [
+        msgspec.structs.replace(click(event, "A0", 2.0), model_version="") for event in (first, second, third)
+    ]
     write(log, first)
     charge(log, database)
-    write(log, *unsaid, second)
+    write(log, *unversioned, second)
     charge(log, database)
-    versions = [charges_of(database, event_id=event.click_id).items[0].model_version for event in unsaid]
-    assert versions == ["1", "1", ""]  # on record, in the same transaction, not known: charged all the same
+    versions = [charges_of(database, event_id=event.click_id).items[0].model_version for event in unversioned]
+    assert versions == ["1", "1", ""]  # auction on record, in the same transaction, unknown: charged in every case
     assert totals(database)[1:] == (3, 600_000)
 
 
-def test_the_thread_tells_what_it_charged_and_ends_with_everything_charged(
-    log: EmbeddedLog, database: Database
-) -> None:
-    event, told = interaction(1), list[tuple[ChargeEvent, ChargeResult]]()
+def test_the_thread_reports_charges_and_books_everything_before_it_stops(log: EmbeddedLog, database: Database) -> None:
+    event, reported = interaction(1), list[tuple[ChargeEvent, ChargeResult]]()
     write(log, event, click(event, "A0", 2.0), click(event, "A0", 1.0, reason="prefetch"))
-    charging = LedgerThread(log, database, lambda *both: told.append(both), 0.01)
-    charging.start()
-    charging.stop(30)
-    assert {(outcome.reason, outcome.charged_micros) for _, outcome in told} == {("invalid:prefetch", 0), ("", 200_000)}
+    thread = LedgerThread(log, database, lambda *both: reported.append(both), 0.01)
+    thread.start()
+    thread.stop(30)
+    results = {(result.reason, result.charged_micros) for _, result in reported}
+    assert results == {("invalid:prefetch", 0), ("", 200_000)}
     assert totals(database) == (2, 1, 200_000)
 
 
-def test_what_the_ledger_refuses_goes_to_the_dead_letters_and_delays_nobody(
-    log: EmbeddedLog, database: Database
-) -> None:
+def test_refused_events_go_to_the_dead_letters_and_delay_no_others(log: EmbeddedLog, database: Database) -> None:
     shown, clicked = traffic(30)
     unknown = interaction(100)
     candidates = tuple(msgspec.structs.replace(c, campaign_id="c9") for c in unknown.candidates)
@@ -169,11 +167,11 @@ def test_impressions_and_participations_are_charged_from_the_interaction(log: Em
     kinds = {(r.creative_id, r.kind, r.charged_micros) for r in charges_of(database, auction_id=event.auction_id).items}
     assert kinds == {("A0", "impression", 700), ("A2", "participation", 30)}
     assert totals(database) == (1, 0, 730)
-    assert sum(line.auctions for line in report(database, Query())) == 1  # a failed one counts for nobody
+    assert sum(line.auctions for line in report(database, Query())) == 1  # a failed answer counts for no campaign
 
 
 def test_another_log_is_read_from_its_beginning(log: EmbeddedLog, database: Database, tmp_path: Path) -> None:
-    """Offsets belong to one log: a new one under the same database must not lose its first records."""
+    # Offsets belong to one log: the first records of a new log on the same database must be read.
     shown, clicked = traffic(40)
     write(log, *shown[:20], *(c for c in clicked if c.key in {s.key for s in shown[:20]}))
     charge(log, database)
@@ -185,18 +183,18 @@ def test_another_log_is_read_from_its_beginning(log: EmbeddedLog, database: Data
     assert totals(database) == (80, len(clicked), 200_000 * len(clicked))
 
 
-def test_a_database_that_is_locked_is_waited_for(log: EmbeddedLog, database: Database) -> None:
+def test_the_worker_waits_for_a_locked_database(log: EmbeddedLog, database: Database) -> None:
     shown, clicked = traffic(10)
     write(log, *shown, *clicked)
     lock = sqlite3.connect(str(database.engine.url.database), isolation_level=None)
     lock.execute("BEGIN IMMEDIATE")
-    charging = LedgerThread(log, database, lambda *_: None, 0.01)
-    charging.start()
+    thread = LedgerThread(log, database, lambda *_: None, 0.01)
+    thread.start()
     threading.Event().wait(0.3)
     assert totals(database) == (0, 0, 0)
     lock.execute("ROLLBACK")
     lock.close()
-    charging.stop(30)
+    thread.stop(30)
     assert totals(database) == (20, len(clicked), 200_000 * len(clicked))
 
 

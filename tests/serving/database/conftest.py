@@ -1,4 +1,4 @@
-"""Every test of the store runs on SQLite and on PostgreSQL: a fresh, migrated database on each."""
+"""Databases for the tests: each test runs on a fresh SQLite and on a fresh PostgreSQL database."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _numbers = count()
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A server for the session, with a migrated database to copy."""
+    """A PostgreSQL server for the session, with a migrated database to copy."""
     try:
         server = PostgresServer(durable=False)
     except PostgresMissing as missing:
@@ -29,7 +29,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The address of a database without tables."""
+    """The URL of a database without tables."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'empty.sqlite3'}"
         return
@@ -41,7 +41,7 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The address of a migrated database."""
+    """The URL of a migrated database."""
     if request.param == "sqlite":
         address = f"sqlite:///{tmp_path / 'store.sqlite3'}"
         migrate(address)
@@ -55,7 +55,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def database(url: str) -> Iterator[Database]:
-    """The same, opened."""
     opened = Database(url)
     yield opened
     opened.close()

@@ -1,4 +1,4 @@
-"""Campaigns and events for the tests of the store."""
+"""Sample campaigns and charge events."""
 
 from __future__ import annotations
 

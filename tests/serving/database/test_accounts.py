@@ -1,4 +1,4 @@
-"""API keys: shown once, kept as a keyed hash, bound to a role, rotated with an overlap, revoked for good."""
+"""API keys: shown once, stored as a keyed hash, bound to a role, rotated with an overlap, revoked for good."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def accounts(database: Database) -> AccountStore:
 
 
 def elsewhere(database: Database, *secrets: bytes) -> AccountStore:
-    """Another router's view, which remembers nothing."""
+    """The keys as another router reads them, with an empty cache."""
     return AccountStore(database, secrets or [SECRET])
 
 
-def test_a_key_opens_what_it_was_issued_for(accounts: AccountStore, database: Database) -> None:
+def test_a_key_is_found_by_its_secret_alone(accounts: AccountStore, database: Database) -> None:
     issued = accounts.issue(Role.ADVERTISER, "Brand's own", NOW, advertiser_id="a1")
     found = accounts.find(issued.secret, NOW)
     assert found is not None
@@ -35,7 +35,7 @@ def test_a_key_opens_what_it_was_issued_for(accounts: AccountStore, database: Da
     assert accounts.issue(Role.ADMIN, "boss", NOW).secret != issued.secret
 
 
-def test_the_key_is_neither_in_the_database_nor_in_what_is_printed(accounts: AccountStore, database: Database) -> None:
+def test_the_secret_is_neither_in_the_database_nor_in_a_repr(accounts: AccountStore, database: Database) -> None:
     issued = accounts.issue(Role.PUBLISHER, "site", NOW)
     with database.read() as connection:
         stored = repr(connection.execute(text("SELECT * FROM api_keys")).all())
@@ -43,14 +43,14 @@ def test_the_key_is_neither_in_the_database_nor_in_what_is_printed(accounts: Acc
     assert elsewhere(database, OTHER).find(issued.secret, NOW) is None  # the hash is keyed
 
 
-def test_exactly_advertisers_keys_name_an_advertiser(accounts: AccountStore) -> None:
+def test_advertisers_keys_and_no_others_name_an_advertiser(accounts: AccountStore) -> None:
     for role, advertiser in ((Role.ADVERTISER, ""), (Role.ADMIN, "a1"), (Role.PUBLISHER, "a1")):
         with pytest.raises(InputError, match="advertiser_id"):
             accounts.issue(role, "x", NOW, advertiser_id=advertiser)
     assert accounts.keys() == []
 
 
-def test_a_rotated_key_works_until_the_overlap_is_over(accounts: AccountStore, database: Database) -> None:
+def test_a_rotated_key_works_until_the_overlap_ends(accounts: AccountStore, database: Database) -> None:
     old = accounts.issue(Role.ADVERTISER, "x", NOW, advertiser_id="a1")
     new = accounts.rotate(old.key.id, timedelta(hours=1), NOW)
     assert (new.key.role, new.key.advertiser_id) == (Role.ADVERTISER, "a1")
@@ -64,7 +64,7 @@ def test_a_rotated_key_works_until_the_overlap_is_over(accounts: AccountStore, d
         accounts.rotate(new.key.id, timedelta(days=1_000), after)
 
 
-def test_rotation_does_not_lengthen_a_life(accounts: AccountStore) -> None:
+def test_rotation_does_not_extend_the_expiry(accounts: AccountStore) -> None:
     end = NOW + timedelta(minutes=5)
     old = accounts.issue(Role.ADMIN, "x", NOW, expires_at=end)
     new = accounts.rotate(old.key.id, timedelta(days=1), NOW)
@@ -85,24 +85,24 @@ def test_a_revoked_key_is_refused_for_good(accounts: AccountStore, database: Dat
         accounts.revoke("key_none", NOW)
 
 
-def test_the_last_use_is_noted_about_every_minute(accounts: AccountStore, database: Database) -> None:
+def test_the_last_use_is_recorded_once_a_minute(accounts: AccountStore, database: Database) -> None:
     issued = accounts.issue(Role.ADMIN, "x", NOW)
     uses = [0, 30, 61]
-    noted = []
+    recorded = []
     for seconds in uses:
         elsewhere(database).find(issued.secret, NOW + timedelta(seconds=seconds))
-        noted.append(accounts.keys()[0].last_used_at)
-    assert noted == [NOW, NOW, NOW + timedelta(seconds=61)]
+        recorded.append(accounts.keys()[0].last_used_at)
+    assert recorded == [NOW, NOW, NOW + timedelta(seconds=61)]
 
 
-def test_keys_outlive_the_secret_that_they_are_hashed_under(accounts: AccountStore, database: Database) -> None:
+def test_keys_are_rehashed_when_the_hash_secret_is_replaced(accounts: AccountStore, database: Database) -> None:
     issued = accounts.issue(Role.ADMIN, "x", NOW)
     assert elsewhere(database, OTHER, SECRET).find(issued.secret, NOW) is not None
     assert elsewhere(database, OTHER).find(issued.secret, NOW) is not None
     assert elsewhere(database, SECRET).find(issued.secret, NOW) is None
 
 
-def test_lookups_are_remembered_but_not_beyond_validity(accounts: AccountStore, database: Database) -> None:
+def test_lookups_are_cached_until_the_key_expires(accounts: AccountStore, database: Database) -> None:
     issued = accounts.issue(Role.ADMIN, "x", NOW, expires_at=NOW + timedelta(seconds=3))
     assert accounts.cached(issued.secret, NOW) is None
     accounts.find(issued.secret, NOW)
@@ -110,11 +110,11 @@ def test_lookups_are_remembered_but_not_beyond_validity(accounts: AccountStore, 
     assert accounts.cached(issued.secret, NOW + timedelta(seconds=3)) is None
 
 
-def test_the_environment_brings_the_first_key(accounts: AccountStore, database: Database) -> None:
+def test_the_environment_gives_the_first_administrator_key(accounts: AccountStore, database: Database) -> None:
     assert accounts.bootstrap({}, NOW) is None
     first, second = {BOOTSTRAP_VARIABLE: "f" * 40}, {BOOTSTRAP_VARIABLE: "s" * 40}
-    made = accounts.bootstrap(first, NOW)
-    assert made == elsewhere(database).bootstrap(first, NOW)
+    key = accounts.bootstrap(first, NOW)
+    assert key == elsewhere(database).bootstrap(first, NOW)
     found = elsewhere(database).find("f" * 40, NOW)
     assert found is not None
     assert found.role is Role.ADMIN
@@ -129,10 +129,10 @@ def test_the_environment_brings_the_first_key(accounts: AccountStore, database: 
         assert not short or short not in str(raised.value)
 
 
-def test_a_revoked_first_key_does_not_come_back(accounts: AccountStore, database: Database) -> None:
+def test_a_revoked_environment_key_stays_revoked(accounts: AccountStore, database: Database) -> None:
     environment = {BOOTSTRAP_VARIABLE: "f" * 40}
-    made = accounts.bootstrap(environment, NOW)
-    assert made is not None
-    accounts.revoke(made.id, NOW)
+    key = accounts.bootstrap(environment, NOW)
+    assert key is not None
+    accounts.revoke(key.id, NOW)
     accounts.bootstrap(environment, NOW)
     assert elsewhere(database).find("f" * 40, NOW) is None

@@ -1,4 +1,4 @@
-"""Campaigns in SQL: what is written is read back, nobody overwrites anybody, and lists and snapshots miss nothing."""
+"""Campaigns in SQL: they are read back as stored, no change overwrites another, lists and snapshots are complete."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_advertisers_cannot_review_their_own_creatives(store: CampaignStore) -> 
     assert [c.review for c in updated.creatives] == [ReviewState.APPROVED, ReviewState.PENDING, ReviewState.PENDING]
 
 
-def test_a_review_holds_for_the_version_that_was_seen(store: CampaignStore) -> None:
+def test_a_review_holds_for_the_reviewed_version_only(store: CampaignStore) -> None:
     stored = store.create(campaign(), NOW)
     store.update(msgspec.structs.replace(stored, creatives=(creative("c1-1", title="Sly"),)), LATER)
     with pytest.raises(VersionConflict):
@@ -88,7 +88,7 @@ def test_of_concurrent_changes_to_one_version_one_wins(store: CampaignStore) -> 
     assert [store.get("c1").bid_micros] == winners
 
 
-def test_what_charges_rest_on_is_fixed(store: CampaignStore) -> None:
+def test_advertiser_currency_and_end_cannot_be_changed(store: CampaignStore) -> None:
     stored = store.create(campaign(), NOW)
     for change in ({"currency": "USD"}, {"advertiser_id": "a2"}):
         with pytest.raises(InputError, match="fixed"):
@@ -101,7 +101,7 @@ def test_what_charges_rest_on_is_fixed(store: CampaignStore) -> None:
         store.update(msgspec.structs.replace(store.get("c1"), state=CampaignState.ACTIVE), LATER)
 
 
-def test_creative_ids_are_unique_over_everything_and_for_ever(store: CampaignStore) -> None:
+def test_creative_ids_are_unique_across_campaigns_and_never_reused(store: CampaignStore) -> None:
     first = store.create(campaign(1, creatives=(creative("x"),)), NOW)
     with pytest.raises(InputError, match="another campaign"):
         store.create(campaign(2, creatives=(creative("x"),)), NOW)
@@ -131,7 +131,7 @@ def test_creative_ids_are_unique_over_everything_and_for_ever(store: CampaignSto
         {"creatives": (creative("a\0b"),)},
     ],
 )
-def test_what_no_database_could_keep_is_bad_input(store: CampaignStore, bad: dict[str, object]) -> None:
+def test_values_that_no_database_can_store_are_bad_input(store: CampaignStore, bad: dict[str, object]) -> None:
     with pytest.raises(InputError):
         store.create(campaign(**bad), NOW)
     assert store.page(CampaignFilter()).items == ()
@@ -194,7 +194,7 @@ def test_a_snapshot_holds_the_live_campaigns_and_their_spend(store: CampaignStor
     assert {s.day_micros for s in tomorrow.spends} == {0}
 
 
-def test_changes_are_what_was_written_since(store: CampaignStore, database: Database) -> None:
+def test_changes_hold_what_was_written_since_the_cursor(store: CampaignStore, database: Database) -> None:
     for number in (1, 2, 3):
         store.create(campaign(number), NOW)
     cursor = snapshot(database, NOW).cursor
@@ -210,8 +210,8 @@ def test_changes_are_what_was_written_since(store: CampaignStore, database: Data
 
 
 def test_a_change_that_commits_late_is_not_missed(postgres: PostgresServer) -> None:
-    """The one begun first commits last: its number is lower than what the reader has seen by then. (On SQLite writers
-    queue, and none commits out of turn.)"""
+    # The transaction that starts first commits last: its number is lower than the highest one the reader has seen. On
+    # SQLite writers queue, so none commits out of order.
     database = Database(postgres.create("late", template="migrated"))
     store = CampaignStore(database)
     for number in (1, 2):

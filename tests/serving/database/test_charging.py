@@ -1,4 +1,4 @@
-"""The ledger: once for each event, in the right day, never past a budget, and all of it or nothing."""
+"""Charging: each event once, on its own day, never past a budget, all of a batch or nothing."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def records(database: Database) -> list[Record]:
 
 
 def spent(database: Database, campaign_id: str = "c1") -> tuple[int, int]:
-    """In all, and on the day of NOW."""
+    """Return the spend in all and on the day of NOW."""
     (own,) = (s for s in snapshot(database, NOW).spends if s.campaign_id == campaign_id)
     return own.total_micros, own.day_micros
 
 
-def test_a_charge_keeps_all_that_led_to_it(ledger: Ledger, database: Database) -> None:
+def test_a_charge_record_holds_the_whole_event(ledger: Ledger, database: Database) -> None:
     result = ledger.book([click(1)])[0]
     assert (result.charged_micros, result.reason, result.new) == (250_000, "", True)
     (record,) = records(database)
@@ -65,7 +65,7 @@ def test_a_repeated_event_changes_nothing(ledger: Ledger, database: Database) ->
     assert len(records(database)) == 2
 
 
-def test_each_kind_is_paid_for_by_itself(ledger: Ledger, database: Database) -> None:
+def test_each_kind_is_charged_separately(ledger: Ledger, database: Database) -> None:
     ledger.book([click(1, id="auction-1:c1-1", kind=kind, price_micros=10) for kind in Pricing])
     assert spent(database)[0] == 30
     (line,) = report(database, Query())
@@ -86,7 +86,7 @@ def test_an_invalid_click_costs_nothing_and_blocks_no_valid_one(ledger: Ledger, 
     assert (line.clicks, line.charged_clicks) == (1, 1)
 
 
-def test_the_last_charge_takes_what_is_left(database: Database) -> None:
+def test_the_last_charge_takes_the_rest_of_the_budget(database: Database) -> None:
     CampaignStore(database).create(campaign(1, total_budget_micros=600_000), NOW)
     results = Ledger(database).book([click(n) for n in range(4)])
     assert [(o.charged_micros, o.reason) for o in results] == [
@@ -99,7 +99,7 @@ def test_the_last_charge_takes_what_is_left(database: Database) -> None:
 
 
 def test_a_late_event_is_charged_to_its_own_day(database: Database) -> None:
-    """In New York, the 1st of November 2026 lasts 25 hours."""
+    # In New York, the 1st of November 2026 has 25 hours.
     new_york = campaign(1, daily_budget_micros=300_000, time_zone="America/New_York")
     CampaignStore(database).create(new_york, NOW)
     moments = [
@@ -167,8 +167,8 @@ def test_the_sum_is_what_the_budgets_allow_in_any_order(
         assert {day: micros for day, micros in days} == {day: micros for day, micros in charged_on.items() if micros}
 
 
-def test_concurrent_writers_never_pass_a_budget(database: Database) -> None:
-    """Eight writers send the same clicks on several campaigns, each in an order of its own."""
+def test_concurrent_writers_never_exceed_a_budget(database: Database) -> None:
+    # Eight writers send the same clicks on several campaigns, each in a different order.
     store = CampaignStore(database)
     for number in range(1, 5):
         store.create(campaign(number, total_budget_micros=7 * 250_000 + 1), NOW)
@@ -189,7 +189,7 @@ def test_concurrent_writers_never_pass_a_budget(database: Database) -> None:
     assert [t.charged_micros for t in totals(database)] == [4 * (7 * 250_000 + 1)]
 
 
-def test_events_that_fit_no_campaign_are_an_error_and_nothing_is_written(ledger: Ledger, database: Database) -> None:
+def test_events_that_fit_no_campaign_are_refused_and_nothing_is_written(ledger: Ledger, database: Database) -> None:
     good, foreign, unknown = click(1), click(2, currency="USD"), click(3, campaign_id="c9")
     with pytest.raises(BadEvents, match="pays in EUR") as raised:
         ledger.book([good, foreign, unknown], offsets=[Offset(consumer="w", partition=0, next_offset=3)])
@@ -207,7 +207,9 @@ def test_the_offset_is_written_with_the_charges(ledger: Ledger, database: Databa
 
 
 @pytest.mark.parametrize("broken", ["advertiser_totals", "report_counters", "consumer_offsets"])
-def test_a_charge_without_its_totals_is_taken_back(ledger: Ledger, database: Database, broken: str) -> None:
+def test_a_charge_is_rolled_back_when_its_totals_cannot_be_written(
+    ledger: Ledger, database: Database, broken: str
+) -> None:
     offset = Offset(consumer="w", partition=0, next_offset=1)
     database.transact(lambda c: c.execute(text(f"ALTER TABLE {broken} RENAME TO elsewhere")))
     with pytest.raises(DBAPIError):
@@ -219,7 +221,7 @@ def test_a_charge_without_its_totals_is_taken_back(ledger: Ledger, database: Dat
 
 
 def test_a_charge_whose_commit_is_lost_is_written_once(postgres: PostgresServer) -> None:
-    """The server ends the connection as the transaction is about to be committed; nobody sees an error."""
+    # The server closes the connection just before the commit; the retry succeeds without an error.
     database = Database(postgres.create("lost", template="migrated"))
     CampaignStore(database).create(campaign(1), NOW)
     ended = []
@@ -248,12 +250,12 @@ def test_a_charge_whose_commit_is_lost_is_written_once(postgres: PostgresServer)
         {"currency": ""},
     ],
 )
-def test_what_is_no_charge_is_bad_input(bad: dict[str, object]) -> None:
+def test_an_invalid_charge_event_is_bad_input(bad: dict[str, object]) -> None:
     with pytest.raises(InputError):
         click(1, **bad)
 
 
-def test_events_come_out_of_json_checked() -> None:
+def test_events_decoded_from_json_are_checked() -> None:
     sent = msgspec.json.encode(click(1))
     assert msgspec.json.decode(sent, type=ChargeEvent) == click(1)
     with pytest.raises((InputError, msgspec.ValidationError)):

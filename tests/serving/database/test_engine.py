@@ -1,4 +1,4 @@
-"""Connections and transactions: durable settings, honest errors, and another try only where it is safe."""
+"""Connections and transactions: durable settings, clear errors, and retries only where they are safe."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.support.postgres import PostgresServer
 
 
 def test_a_commit_is_on_disk_when_it_returns(database: Database) -> None:
-    asked = ["PRAGMA journal_mode", "PRAGMA synchronous"] if database.is_sqlite else ["SHOW synchronous_commit"]
+    queries = ["PRAGMA journal_mode", "PRAGMA synchronous"] if database.is_sqlite else ["SHOW synchronous_commit"]
     with database.read() as connection:
-        assert [connection.execute(text(q)).scalar_one() for q in asked] in (["wal", 2], ["on"])
+        assert [connection.execute(text(q)).scalar_one() for q in queries] in (["wal", 2], ["on"])
     assert database.ready()
 
 
@@ -29,11 +29,11 @@ def test_other_addresses_are_refused_without_their_password(url: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
-def test_postgresql_is_spoken_to_with_psycopg_3(scheme: str) -> None:
+def test_postgresql_urls_use_psycopg_3(scheme: str) -> None:
     assert parsed(f"{scheme}://u@h/d").drivername == "postgresql+psycopg"
 
 
-def test_a_database_that_is_away_is_not_ready(tmp_path: Path) -> None:
+def test_an_unreachable_database_is_not_ready(tmp_path: Path) -> None:
     database = Database(f"postgresql://nobody@/none?host={tmp_path}", retry_s=0)
     assert not database.ready()
     with pytest.raises(DBAPIError):
@@ -41,7 +41,7 @@ def test_a_database_that_is_away_is_not_ready(tmp_path: Path) -> None:
     database.close()
 
 
-def test_readers_keep_no_writer_waiting(database: Database) -> None:
+def test_readers_do_not_block_writers(database: Database) -> None:
     with database.read() as reader:
         before = reader.execute(text("SELECT tick FROM change_clock")).scalar_one()
         database.transact(lambda c: c.execute(text("UPDATE change_clock SET tick = tick + 1")))
@@ -49,7 +49,7 @@ def test_readers_keep_no_writer_waiting(database: Database) -> None:
         assert reader.execute(text("SELECT tick FROM change_clock")).scalar_one() == before + 1
 
 
-def test_what_fails_by_itself_is_not_tried_again(database: Database) -> None:
+def test_failing_work_is_not_retried(database: Database) -> None:
     calls = []
 
     def work(connection: Connection) -> None:
@@ -65,7 +65,7 @@ def test_what_fails_by_itself_is_not_tried_again(database: Database) -> None:
 
 
 @pytest.mark.parametrize("state", ["40001", "40P01"])
-def test_a_transaction_taken_back_by_the_server_runs_again(postgres: PostgresServer, state: str) -> None:
+def test_a_transaction_rolled_back_by_the_server_runs_again(postgres: PostgresServer, state: str) -> None:
     database, calls = Database(postgres.url("migrated")), []
 
     def work(connection: Connection) -> int:
@@ -94,7 +94,7 @@ def test_after_a_lost_connection_only_idempotent_work_runs_again(postgres: Postg
     database.close()
 
 
-def test_closing_waits_for_what_other_threads_still_read(database: Database) -> None:
+def test_closing_waits_for_readers_in_other_threads(database: Database) -> None:
     reading, over = threading.Event(), threading.Event()
     order: list[str] = []
 

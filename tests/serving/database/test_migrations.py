@@ -1,4 +1,4 @@
-"""The migrated schema is the one that the code is written for, on both databases, whoever migrates when."""
+"""The migrated schema equals the tables of the code, on both databases and however migrations are run."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def differences(connection: Connection) -> list[object]:
     return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
 
 
-def test_the_migrated_schema_is_that_of_the_tables(database: Database) -> None:
+def test_the_migrated_schema_equals_the_tables(database: Database) -> None:
     with database.read() as connection:
         assert differences(connection) == []
-        for name, table in metadata.tables.items():  # which the comparison leaves out
+        for name, table in metadata.tables.items():  # Alembic does not compare primary keys
             assert inspect(connection).get_pk_constraint(name)["constrained_columns"] == list(
                 table.primary_key.columns.keys()
             )
 
 
-def test_the_comparison_sees_a_difference(database: Database) -> None:
+def test_the_comparison_finds_differences(database: Database) -> None:
     def alter(connection: Connection) -> None:
         connection.execute(text("ALTER TABLE charges ADD COLUMN surplus TEXT"))
         connection.execute(text("DROP INDEX ix_charges_auction_id"))
@@ -45,7 +45,7 @@ def test_the_comparison_sees_a_difference(database: Database) -> None:
         assert len(differences(connection)) == 2
 
 
-def test_migrating_again_keeps_what_is_there(url: str) -> None:
+def test_migrating_again_keeps_the_data(url: str) -> None:
     database = Database(url)
     database.transact(lambda c: c.execute(text("UPDATE change_clock SET tick = 7")))
     migrate(url)
@@ -55,7 +55,7 @@ def test_migrating_again_keeps_what_is_there(url: str) -> None:
     database.close()
 
 
-def test_figures_counted_before_the_second_revision_stay(empty_url: str) -> None:
+def test_figures_counted_before_the_second_revision_are_kept(empty_url: str) -> None:
     database = Database(empty_url)
     key = "'c1', 'c1-1', 'chat', '2026-11-24', 'm1', 'a1', 'EUR'"
     database.transact(lambda c: command.upgrade(config(c), "0001"))
@@ -78,7 +78,7 @@ def test_routers_that_start_together_migrate_once(empty_url: str) -> None:
     database.close()
 
 
-def test_a_database_of_a_newer_version_is_refused(url: str) -> None:
+def test_a_database_migrated_by_a_newer_version_is_refused(url: str) -> None:
     database = Database(url)
     database.transact(lambda c: c.execute(text("UPDATE alembic_version SET version_num = '9999'")))
     with pytest.raises(ConfigError, match="newer version"):

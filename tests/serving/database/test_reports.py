@@ -1,4 +1,4 @@
-"""Reports: every figure is the sum of what was recorded, every line leads to its charges, and no cell is a formula."""
+"""Reports: every figure is the sum of its records, every line leads to its charges, and no CSV cell is a formula."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def auction(number: int, *shown: str, **options: object) -> Auction:
 
 @pytest.fixture
 def traffic(database: Database) -> Database:
-    """Two advertisers, two currencies, two days, two placements; ten auctions, nine clicks of all fates."""
+    """Two advertisers, two currencies, two days, two placements; ten auctions, nine events with every result."""
     store = CampaignStore(database)
     store.create(campaign(1, creatives=(creative("c1-1"), creative("c1-2")), total_budget_micros=600_000), NOW)
     store.create(campaign(2, advertiser_id="a2", currency="USD", time_zone="Asia/Tokyo"), NOW)
@@ -84,7 +84,7 @@ def test_each_line_is_the_sum_of_its_events(traffic: Database, dimension: Dimens
     assert traced == Counter({f"k{n}": 1 for n in range(9)})
 
 
-def test_all_dimensions_together_lose_nothing(traffic: Database) -> None:
+def test_lines_by_all_dimensions_add_up_to_the_total(traffic: Database) -> None:
     whole, fine = report(traffic, Query()), report(traffic, Query(group_by=tuple(Dimension)))
     for line in whole:
         same = [part for part in fine if part.currency == line.currency]
@@ -99,12 +99,12 @@ ZONES = ("Etc/GMT+12", "Pacific/Honolulu", "UTC", "Asia/Tokyo", "Pacific/Kiritim
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_an_auction_counts_once_in_every_line(database: Database, seed: int) -> None:
-    """However many creatives, campaigns, advertisers and days it has in that line."""
+    # However many creatives, campaigns, advertisers and days of it are in that line.
     draw = random.Random(seed)
-    booked = {}
+    created = {}
     for n in range(1, 9):
         whose = {"advertiser_id": f"a{n % 3}", "currency": draw.choice(("EUR", "USD")), "time_zone": draw.choice(ZONES)}
-        booked[f"c{n}"] = CampaignStore(database).create(
+        created[f"c{n}"] = CampaignStore(database).create(
             campaign(n, creatives=(creative(f"c{n}-1"), creative(f"c{n}-2")), **whose), NOW
         )
     batch = [
@@ -115,7 +115,7 @@ def test_an_auction_counts_once_in_every_line(database: Database, seed: int) -> 
             model_version=draw.choice(("m1", "m2")),
             entries=tuple(
                 AuctionEntry(campaign_id=name, creative_id=f"{name}-{version}")
-                for name in draw.sample(sorted(booked), draw.randrange(1, 6))
+                for name in draw.sample(sorted(created), draw.randrange(1, 6))
                 for version in draw.choice(((1,), (2,), (1, 2)))
             ),
         )
@@ -133,15 +133,15 @@ def test_an_auction_counts_once_in_every_line(database: Database, seed: int) -> 
                 (*(getattr(line, d.value) for d in chosen), line.currency): line.auctions
                 for line in report(database, query)
             }
-            assert lines == _distinct(batch, booked, query), query
+            assert lines == _distinct(batch, created, query), query
 
 
-def _distinct(batch: list[Auction], booked: dict[str, Campaign], query: Query) -> dict[tuple[str, ...], int]:
-    """Auctions by the values of a line's keys, counted one by one."""
+def _distinct(batch: list[Auction], created: dict[str, Campaign], query: Query) -> dict[tuple[str, ...], int]:
+    """Count auctions one by one, by the values of a line's keys."""
     found = defaultdict[tuple[str, ...], set[str]](set)
     for one in batch:
         for entry in one.entries:
-            own = booked[entry.campaign_id]
+            own = created[entry.campaign_id]
             day = one.occurred_at.astimezone(ZoneInfo(own.time_zone)).date().isoformat()
             place = {"campaign_id": own.id, "creative_id": entry.creative_id, "day": day}
             place |= {"placement": one.placement, "model_version": one.model_version}
@@ -179,7 +179,7 @@ def test_an_auction_reported_twice_counts_once(traffic: Database) -> None:
     with pytest.raises(BadAuctions, match="no such campaign") as raised:
         ledger.book([click(99)], auctions=[auction(100), unknown])
     assert [index for index, _ in raised.value.rejected] == [1]
-    assert charges_of(traffic, event_id="k99").items == ()  # all or nothing
+    assert charges_of(traffic, event_id="k99").items == ()  # nothing of the batch is booked
     ledger.book(auctions=[auction(100)])
     assert report(traffic, Query())[0].auctions == before[0].auctions + 2
 
@@ -218,7 +218,7 @@ def test_csv_has_the_lines_under_a_header(traffic: Database) -> None:
 
 
 @given(st.sampled_from(["", "=", "+", "-", "@", "\t", "\r", "\n", "＝", '"', ",", ";"]), st.text(max_size=20))
-def test_no_csv_cell_begins_as_a_formula(start: str, rest: str) -> None:
+def test_no_csv_cell_starts_like_a_formula(start: str, rest: str) -> None:
     counted = {"auctions": 1, "impressions": 1, "clicks": 1, "charged_clicks": 1, "revenue_micros": 10**18 + 1}
     query = Query(group_by=(Dimension.PLACEMENT,))
     line = Line(placement=start + rest, currency="EUR", query=query, **counted)

@@ -1,4 +1,4 @@
-"""Curves over time: every point is the sum of what its hours brought, and agrees with the reports."""
+"""Curves over time: every point is the sum of its hours, and agrees with the reports."""
 
 from __future__ import annotations
 
