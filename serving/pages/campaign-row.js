@@ -72,7 +72,7 @@ export function campaignRow(actions) {
       element("div", {}, element("b", {}, one.title), " ", element("span", { class: `badge ${REVIEWS[one.review]}` }, one.review),
         element("span", { class: "sub" }, one.text || "no text"),
         element("span", { class: "sub" }, outwardLink(one.landing_url, one.landing_url), one.review_note ? ` · ${one.review_note}` : "")),
-      element("div", { class: "verdicts" }, reviews));
+      element("div", { class: "reviews" }, reviews));
   }
 
   function show(next) {
