@@ -4,6 +4,7 @@ real shards, written as the feedback worker writes them."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -56,7 +57,7 @@ def served(
     queries = [world.train_queries[i] for i in rng.integers(len(world.train_queries), size=count)]
     made = [world.sample_context(q, rng, candidates) for q in queries]
     seen = [c.with_bids({ad: round(bid * ad_load) for ad, bid in c.bids().items()}) for c in made]
-    settings = policy.with_sampling(max_ads=max_ads)
+    settings = replace(policy.sampling, max_ads=max_ads)
     answers = [own[0] for own in policy.generate(seen, 1, seed, settings)]
     clicks: list[dict[AdId, bool]] = []
     for context, generation in zip(made, answers, strict=True):

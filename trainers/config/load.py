@@ -1,4 +1,7 @@
-"""Reading, overriding and writing configurations. Errors name the file, the field, the value and the remedy."""
+"""Reading, overriding and writing configurations.
+
+Every failure is a ConfigError that names the file, the field, the value and the remedy.
+"""
 
 from __future__ import annotations
 
@@ -21,36 +24,40 @@ SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 def load_config(name_or_path: str, settings: Iterable[str] = ()) -> RunConfig:
-    """A shipped configuration by name (`quick`) or a YAML file, with `key.path=value` overrides."""
+    """Load a shipped configuration by name (`quick`) or a YAML file, with `key.path=value` overrides."""
     text, place = _text(name_or_path, "configs")
     return parse_config(text, place, settings)
 
 
 def load_retraining(name_or_path: str, settings: Iterable[str] = ()) -> RetrainConfig:
-    """The same for retraining: a shipped configuration by name (`tiny`) or a YAML file."""
+    """Load a shipped retraining configuration by name (`tiny`) or a YAML file, with overrides."""
     text, place = _text(name_or_path, "configs/retraining")
     return parse_retraining(text, place, settings)
 
 
 def parse_config(text: str, place: str, settings: Iterable[str] = ()) -> RunConfig:
-    """A configuration from YAML text; `place` names it in errors."""
+    """Parse a configuration from YAML text; `place` names it in errors."""
     return _parsed(RunConfig, text, place, settings)
 
 
 def parse_retraining(text: str, place: str, settings: Iterable[str] = ()) -> RetrainConfig:
-    """The same for retraining."""
+    """Parse a retraining configuration from YAML text; `place` names it in errors."""
     return _parsed(RetrainConfig, text, place, settings)
 
 
 def load_gates(path: str) -> GateSettings:
-    """Thresholds of the gates from a YAML file."""
+    """Load the gates' settings from a YAML file.
+
+    Raises:
+        ConfigError: if the file is missing or does not fit the schema.
+    """
     if not Path(path).is_file():
         raise ConfigError("gates", path, "the file does not exist")
     return _parsed(GateSettings, Path(path).read_text(encoding="utf-8"), path, ())
 
 
 def _text(name_or_path: str, folder: str) -> tuple[str, str]:
-    """The YAML text, and what to call it in errors."""
+    """Return the YAML text and its name in errors."""
     path = Path(name_or_path)
     if not path.suffix:
         configs = resources.files("trainers").joinpath(*folder.split("/"))
@@ -75,7 +82,11 @@ def _parsed(kind: type[Kind], text: str, place: str, settings: Iterable[str]) ->
 
 
 def apply_settings(data: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
-    """A copy of `data` with `key.path=value` overrides; values are read as YAML."""
+    """Return a copy of `data` with `key.path=value` overrides; values are parsed as YAML.
+
+    Raises:
+        ConfigError: if an override is not of that form or its path leads through a value.
+    """
     result: dict[str, Any] = yaml.safe_load(yaml.safe_dump(data))
     for setting in settings:
         key, equals, value = setting.partition("=")
@@ -94,7 +105,7 @@ def apply_settings(data: dict[str, Any], settings: Iterable[str]) -> dict[str, A
 
 
 def _value_of(text: str, setting: str) -> Any:
-    """A setting's value as YAML. YAML 1.1 reads 1e-5 as a string; people mean the number."""
+    """Parse a setting's value as YAML; 1e-5, a string in YAML 1.1, becomes the number."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -103,7 +114,7 @@ def _value_of(text: str, setting: str) -> Any:
 
 
 def dump_config(config: Settings) -> str:
-    """YAML text of the whole configuration, defaults included, so that a run is described by its own file."""
+    """Return YAML text of the whole configuration, defaults included, so that a run's own file describes it."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 

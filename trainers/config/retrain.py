@@ -1,4 +1,4 @@
-"""When a model is trained anew from its own log, with which settings, and what must hold before the result serves.
+"""When a model is retrained from its own log, with which settings, and what must hold before the result serves.
 
 One schema for `llm-auction retrain` and for the operator's RetrainPolicy; read without torch.
 """
@@ -29,45 +29,47 @@ from trainers.config.schema import (
 
 
 class DriftConfig(Settings):
-    """When the newest traffic counts as another one than the serving model was trained on."""
+    """When the newest traffic counts as different from what the serving model was trained on."""
 
-    window: Positive = Field(1000, description="newest interactions that are compared")
+    window: Positive = Field(1000, description="number of newest interactions that are compared")
     calibration: Rate | None = Field(
-        0.15, description="share by which clicks miss the click predictor's forecasts, beyond chance; none: not watched"
+        0.15, description="share by which clicks miss the predictor's forecasts, beyond chance; none: not checked"
     )
     population: Rate | None = Field(
         0.05,
-        description="squared distance of the queries' mean embeddings, over their variance; none: not watched",
+        description="squared distance of the queries' mean embeddings over their variance; none: not checked",
     )
 
 
 class TriggerConfig(Settings):
-    """When a retraining is due. Hours count from the last one, whatever became of it."""
+    """When a retraining is due. Hours count from the last retraining, however it ended."""
 
-    new_interactions: Positive = Field(5000, description="new usable judged interactions that make one due")
-    at_least: Positive = Field(1000, description="of fewer new ones no retraining is made, whatever else speaks for it")
-    max_age_hours: Rate | None = Field(168.0, description="so long after the last one it is due; none: never by age")
-    cooldown_hours: float = Field(1.0, ge=0, description="so long after the last one none is made")
+    new_interactions: Positive = Field(5000, description="number of new usable judged interactions that makes one due")
+    at_least: Positive = Field(1000, description="fewest new interactions for a retraining, whichever trigger fires")
+    max_age_hours: Rate | None = Field(
+        168.0, description="age of the last retraining that makes one due; none: never by age"
+    )
+    cooldown_hours: float = Field(1.0, ge=0, description="time after the last retraining without another")
     drift: DriftConfig = DriftConfig()
 
 
 class LogConfig(Settings):
     """Which logged answers a retraining reads."""
 
-    answers: Positive = Field(20_000, description="at most, the newest")
-    max_age_hours: Rate | None = Field(None, description="older answers are left out; none: all there are")
-    held_out: Share = Field(0.2, gt=0, lt=1, description="share of the auctions kept from fitting, for the gates")
-    delay_correction: bool = Field(True, description="reckon with clicks that have not come yet")
-    min_seen: Rate = Field(0.1, lt=1, description="answers of which fewer clicks can have come are left out")
+    answers: Positive = Field(20_000, description="newest answers that are read, at most")
+    max_age_hours: Rate | None = Field(None, description="age above which answers are left out; none: no limit")
+    held_out: Share = Field(0.2, gt=0, lt=1, description="share of the auctions held out of fitting, for the gates")
+    delay_correction: bool = Field(True, description="account for clicks that have not come yet")
+    min_seen: Rate = Field(0.1, lt=1, description="leave out answers too young to show this share of their clicks")
 
 
 class RetrainConfig(Settings):
     """One retraining: an epoch of IRPO from the serving model, on logged answers and clicks."""
 
-    name: str = Field("retrain", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="of the runs")
-    seed: int = Field(0, description="of every random step; each retraining adds its number")
+    name: str = Field("retrain", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="prefix of the runs' names")
+    seed: int = Field(0, description="seed of every random step; each retraining adds its number")
     sampling_precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of the weights while answers are written"
+        "float32", description="precision of the weights while sampling"
     )
     triggers: TriggerConfig = TriggerConfig()
     log: LogConfig = LogConfig()
@@ -81,8 +83,11 @@ class RetrainConfig(Settings):
     gates: GateSettings = GateSettings()
 
     def run(self, base: str, shards: str, seed: int, since: datetime | None, until: datetime | None) -> RunConfig:
-        """The run's configuration: `base` is the serving model's folder, the log is that of auctions from `since` to
-        before `until` (aware datetimes or None)."""
+        """Return the configuration of one run.
+
+        `base` is the serving model's folder; the log is that of auctions from `since` to before `until` (aware
+        datetimes or None).
+        """
         log = self.log
         feedback = FeedbackConfig(
             source="shards",

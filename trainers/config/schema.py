@@ -1,4 +1,7 @@
-"""Every setting of an IRPO run (arXiv 2512.10551, Algorithm 1), with its unit and its default."""
+"""Every setting of an IRPO run (arXiv 2512.10551, Algorithm 1), with its unit and its default.
+
+Docstrings and descriptions of these models are also those of the custom resources (`make crds`).
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,17 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settings(BaseModel):
-    """Base of all sections: unknown names are errors, values are fixed once read."""
+    """Base of all sections: unknown names are errors, values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class WorldConfig(Settings):
-    """Where queries, users and ads come from. `path` is a folder (webis) or two files (tables)."""
+    """Where queries, users and ads come from. `path` is a folder of topics (webis) or of two files (tables)."""
 
-    kind: Literal["builtin", "webis", "tables"] = Field("builtin", description="the shipped world, or imported data")
+    kind: Literal["builtin", "webis", "tables"] = Field("builtin", description="shipped world, or imported data")
     path: str | None = Field(None, description="webis: folder; tables: folder with catalogue.* and queries.*")
-    seed: int = Field(0, description="of the drawn users and bids")
+    seed: int = Field(0, description="seed of users and bids")
     candidates: Positive = Field(20, description="ads in each prompt")
 
     @model_validator(mode="after")
@@ -38,51 +41,56 @@ class WorldConfig(Settings):
 
 
 class WarmStartConfig(Settings):
-    """Supervised warm start: teaches a base model to write answers with insertions. Blind to bids."""
+    """Supervised warm start: teaches a base model to write answers with insertions, without regard to bids."""
 
-    instructions: Literal["full", "brief"] = Field("full", description="prompt style to teach, and to keep")
+    instructions: Literal["full", "brief"] = Field("full", description="prompt style to teach; the model keeps it")
     contexts: Positive = Field(400, description="contexts to write examples for")
     answers: Positive = Field(2, description="examples per context")
     steps: Positive = Field(60, description="optimiser steps")
     batch: Positive = Field(4, description="examples per optimiser step")
-    learning_rate: Rate = Field(1e-4, description="highest learning rate")
+    learning_rate: Rate = Field(1e-4, description="peak learning rate")
 
 
 class JudgeConfig(Settings):
-    """A user model behind an OpenAI-compatible endpoint. Money in micros; no budget: no limit."""
+    """A user model at an OpenAI-compatible endpoint. Money in micros."""
 
-    base_url: str = Field(pattern="^https?://", description="what /chat/completions is appended to")
-    model: str = Field(min_length=1, description="name of the model at that endpoint")
-    api_key_env: str | None = Field("LLM_AUCTION_JUDGE_KEY", description="variable with the key; null: no key")
+    base_url: str = Field(pattern="^https?://", description="URL that /chat/completions is appended to")
+    model: str = Field(min_length=1, description="model name at that endpoint")
+    api_key_env: str | None = Field(
+        "LLM_AUCTION_JUDGE_KEY", description="environment variable with the key; null: no key"
+    )
     temperature: float = Field(0.3, ge=0, le=2, description="sampling temperature of the judge")
     response_format: Literal["json_schema", "json_object", "none"] = Field(
-        "json_schema", description="how strictly the endpoint can be told the form of its answer"
+        "json_schema", description="how strictly the endpoint can enforce the form of its reply"
     )
-    timeout: Rate = Field(60.0, description="seconds")
+    timeout: Rate = Field(60.0, description="seconds until a request fails")
     concurrency: Positive = Field(4, description="requests at once")
-    cache: str = Field("build/judge-replies", description="folder of accepted replies")
+    cache: str = Field("build/judge-replies", description="folder that keeps accepted replies")
     micros_per_million_read: Count = Field(0, description="price of a million tokens read")
     micros_per_million_written: Count = Field(0, description="price of a million tokens written")
-    budget_micros: Count | None = Field(None, description="what judging may cost; none: no limit")
+    budget_micros: Count | None = Field(None, description="limit on the cost of judging; none: no limit")
 
 
 class FeedbackConfig(Settings):
-    """Step 1 of an epoch: D_on, the clicks on the policy's answers. Source `simulator` deploys the policy on simulated
-    queries; `shards` takes what served policies wrote and users clicked, from the log's shards at `path`."""
+    """Step 1 of an epoch: D_on, the clicks on the policy's answers.
+
+    Source `simulator` deploys the policy on simulated queries; `shards` reads the answers of served policies and their
+    clicks from the log's shards at `path`.
+    """
 
     source: Literal["simulator", "shards"] = Field(
         "simulator", description="simulated users, or the event log's shards"
     )
-    contexts: Positive = Field(1000, description="simulator: contexts; shards: logged answers at most, the newest")
+    contexts: Positive = Field(1000, description="simulator: contexts; shards: newest logged answers, at most")
     answers: Positive = Field(2, description="simulator: answers shown per context")
-    judge: JudgeConfig | None = Field(None, description="simulator: none: its own users click")
+    judge: JudgeConfig | None = Field(None, description="simulator: model that clicks; none: simulated users")
     path: str | None = Field(None, description="shards: folder or URL that the feedback worker writes to")
-    since: AwareDatetime | None = Field(None, description="shards: auctions from this moment on; none: all there are")
-    until: AwareDatetime | None = Field(None, description="shards: auctions before this moment; none: all there are")
-    held_out: Share = Field(0.2, description="shards: share of the auctions that is kept from fitting, for the gates")
-    delay_correction: bool = Field(True, description="shards: reckon with clicks that have not come yet")
+    since: AwareDatetime | None = Field(None, description="shards: auctions from this time on; none: all")
+    until: AwareDatetime | None = Field(None, description="shards: auctions before this time; none: all")
+    held_out: Share = Field(0.2, description="shards: share of the auctions held out of fitting, for the gates")
+    delay_correction: bool = Field(True, description="shards: account for clicks that have not come yet")
     min_seen: Rate = Field(
-        0.1, lt=1, description="shards: answers so young that fewer of their clicks can have come are left out"
+        0.1, lt=1, description="shards: leave out answers too young to show this share of their clicks"
     )
 
     @model_validator(mode="after")
@@ -97,31 +105,31 @@ class FeedbackConfig(Settings):
 
 
 class RewardConfig(Settings):
-    """The pCTR model (Eq. 3, 4). `source: oracle` skips it and trains on the simulator's true probabilities."""
+    """The pCTR model (Eq. 3, 4); `source: oracle` trains on the simulator's true probabilities in its place."""
 
-    source: Literal["learned", "oracle"] = Field("learned", description="a fitted pCTR model, or the simulator's truth")
+    source: Literal["learned", "oracle"] = Field("learned", description="fitted pCTR model, or the simulator's truth")
     passes: Positive = Field(25, description="passes over the feedback of all epochs so far")
     batch: Positive = Field(256, description="shown ads per optimiser step")
     learning_rate: Rate = Field(1e-3, description="of AdamW")
     weight_decay: float = Field(1e-2, description="of AdamW")
-    user_width: Positive = Field(64, description="width of the query's and user's tower")
-    ad_width: Positive = Field(32, description="width of the ad's tower")
-    hidden: tuple[Positive, ...] = Field((128, 64, 32), description="widths of the layers on top of both")
-    validation: Share = Field(0.1, description="share of the feedback that is kept to measure the fit")
+    user_width: Positive = Field(64, description="width of the user embedding")
+    ad_width: Positive = Field(32, description="width of the ad embedding")
+    hidden: tuple[Positive, ...] = Field((128, 64, 32), description="widths of the hidden layers")
+    validation: Share = Field(0.1, description="share of the feedback held out to measure the fit")
 
 
 class RolloutConfig(Settings):
-    """Step 2a: sample answers from the current policy. Sampling settings left out are the model's own."""
+    """Step 2a: answers sampled from the current policy. Missing sampling settings are the model's own."""
 
     contexts: Positive = Field(1000, description="contexts to answer")
-    samples: int = Field(5, ge=2, description="M, answers per context: a winner and a loser at least")
+    samples: int = Field(5, ge=2, description="M, answers per context; at least a winner and a loser")
     bids: Literal["fresh", "as_bid"] = Field(
-        "fresh", description="drawn afresh for every context (shards: from all bids of the log); shards only: as bid"
+        "fresh", description="fresh bids for every context (shards: from all bids of the log); shards only: as bid"
     )
-    new_titles: Share = Field(0.0, description="share of the contexts in which offers get invented titles and ids")
+    new_titles: Share = Field(0.0, description="share of the contexts in which ads get invented titles and ids")
     temperature: Rate | None = Field(None, description="sampling temperature")
-    top_p: Share | None = Field(None, description="nucleus: tokens that hold this share of the probability")
-    top_k: Count | None = Field(None, description="so many most probable tokens; 0: all")
+    top_p: Share | None = Field(None, description="nucleus sampling: share of the probability that is kept")
+    top_k: Count | None = Field(None, description="number of most probable tokens that are kept; 0: all")
     max_new_tokens: Positive | None = Field(None, description="longest answer, in tokens")
 
 
@@ -131,8 +139,12 @@ class PenaltyConfig(Settings):
     # One set of defaults for training, baselines and the canary guard: those of the objective.
 
     per_ad: float = Field(_PENALTY.per_ad, ge=0, description="for each ad")
-    flood_after: Count = Field(_PENALTY.flood_after, description="ads in an answer that are not too many")
-    per_extra_ad: float = Field(_PENALTY.per_extra_ad, ge=0, description="for each ad past flood_after, beside per_ad")
+    flood_after: Count = Field(
+        _PENALTY.flood_after, description="number of ads in an answer up to which none counts as extra"
+    )
+    per_extra_ad: float = Field(
+        _PENALTY.per_extra_ad, ge=0, description="for each ad past flood_after, in addition to per_ad"
+    )
     per_fault: float = Field(_PENALTY.per_fault, ge=0, description="for each invalid insertion")
 
     def penalty(self) -> Penalty:
@@ -143,37 +155,37 @@ class PenaltyConfig(Settings):
 class PreferenceConfig(Settings):
     """Step 2b: winner and losers of each context (Eq. 6)."""
 
-    delta: float = Field(
-        10.0, ge=0, description="delta_th: by how many bid points a winner's reward must beat a loser's"
+    delta: float = Field(10.0, ge=0, description="delta_th, bid points by which a winner's reward must beat a loser's")
+    lam: float = Field(1.0, ge=0, description="lambda, weight of a point of penalty against a point of revenue")
+    losers: Positive | None = Field(None, description="most losers in a group, drawn at random; none: all")
+    counterfactual_bids: Count = Field(
+        0, description="additional bid vectors under which each sampled set is re-scored"
     )
-    lam: float = Field(1.0, ge=0, description="lambda: what a point of the penalty weighs beside a point of revenue")
-    losers: Positive | None = Field(None, description="of more losers than these, as many drawn at random; none: all")
-    counterfactual_bids: Count = Field(0, description="further bid vectors under which each sampled set is re-scored")
 
 
 class OptimisationConfig(Settings):
-    """Step 2c: direct preference optimisation, by TRL's DPOTrainer, alone or under DeepSpeed."""
+    """Step 2c: direct preference optimisation by TRL's DPOTrainer, in one process or under DeepSpeed."""
 
-    beta: Rate = Field(0.1, description="beta of the DPO loss: how close the policy stays to its reference")
+    beta: Rate = Field(0.1, description="beta of the DPO loss; higher: closer to the reference")
     learning_rate: float = Field(
-        1e-6, gt=0, le=1, description="learning rate of the first epoch; within an epoch it falls along a cosine"
+        1e-6, gt=0, le=1, description="learning rate of the first epoch; it decays along a cosine within an epoch"
     )
     epoch_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate from each epoch to the next")
-    passes: Positive = Field(1, description="passes over the epoch's groups")
+    passes: Positive = Field(1, description="passes over the epoch's preference groups")
     batch: Positive = Field(64, description="contexts per optimiser step, over all processes")
     batch_per_process: Positive = Field(16, description="contexts per forward pass of one process")
-    warm_up: Share = Field(0.1, description="share of the steps over which the learning rate rises")
+    warm_up: Share = Field(0.1, description="share of the steps over which the learning rate rises to its peak")
     sft_weight: float = Field(0.0, ge=0, description="weight of the winner's negative log-likelihood per token")
     reference: Literal["epoch_start", "base"] = Field(
-        "epoch_start", description="reference policy: the epoch's own start, or the base model in every epoch"
+        "epoch_start", description="reference policy: the policy at the start of the epoch, or the base model"
     )
     shared_prefix: bool = Field(
-        True, description="encode each prompt once for all its answers; false: TRL's own pairs, every token counted"
+        True, description="encode each prompt once for all its answers; false: TRL's pairs, every token counted"
     )
-    precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="in which training computes")
+    precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="precision that training computes in")
     processes: Positive = Field(1, description="training processes, over all nodes")
     zero_stage: Literal[0, 1, 2, 3] | None = Field(None, description="DeepSpeed ZeRO stage; none: no DeepSpeed")
-    gradient_checkpointing: bool = Field(False, description="compute activations twice to keep fewer in memory")
+    gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
     checkpoint_steps: Count = Field(0, description="optimiser steps between checkpoints inside the phase; 0: none")
 
     @model_validator(mode="after")
@@ -185,30 +197,37 @@ class OptimisationConfig(Settings):
         return self
 
     def at_epoch(self, epoch: int) -> OptimisationConfig:
-        """The settings of an epoch (1, 2, ...). Late epochs take smaller steps, or the number of ads swings about the
-        best one: every epoch overshoots what its own samples showed."""
+        """Return the settings of an epoch (1, 2, ...).
+
+        Late epochs take smaller steps: each epoch overshoots what its samples showed, and with equal steps the number
+        of ads oscillates about the best one.
+        """
         return self.model_copy(update={"learning_rate": self.learning_rate * self.epoch_decay ** (epoch - 1)})
 
 
 class GuardConfig(Settings):
-    """When to stop a run. The last good epoch is kept."""
+    """Limits that stop a run. The last good epoch is kept."""
 
-    min_ads_per_answer: float = Field(0.1, ge=0, description="fewer ads per answer than this is a collapse")
-    max_kl_to_base: Rate = Field(200.0, description="nats per answer")
-    reward_hacking_drop: Rate = Field(0.15, description="share the true reward may lose while the learned one rises")
+    min_ads_per_answer: float = Field(0.1, ge=0, description="fewer ads per answer count as a collapse")
+    max_kl_to_base: Rate = Field(200.0, description="KL divergence from the base, nats per answer")
+    reward_hacking_drop: Rate = Field(
+        0.15, description="share of the true reward that may be lost while the learned one rises"
+    )
 
 
 class EvaluationConfig(Settings):
-    """What is measured. `validation` contexts choose the best epoch; `queries` held-out ones make the report."""
+    """What is measured: `validation` contexts choose the best epoch, `queries` held-out ones make the report."""
 
     validation: Positive = Field(256, description="validation contexts of each epoch")
     queries: Positive = Field(500, description="held-out queries of the report")
     temperatures: tuple[Rate, ...] = Field(
-        (), description="of which the best policy is served at the best by the learned reward; none: as trained"
+        (), description="temperatures to choose from by the learned reward for serving; none: as trained"
     )
-    mosaic_samples: Positive = Field(20, description="answers that the MOSAIC baseline samples per query")
-    swept_contexts: Count = Field(100, description="contexts whose most relevant ad's bid is swept")
-    continuity_answers: Count = Field(200, description="answers at each of 100 bids for the continuity curve")
+    mosaic_samples: Positive = Field(20, description="answers per query that the MOSAIC baseline samples")
+    swept_contexts: Count = Field(100, description="contexts in which the bid of a relevant ad is swept")
+    continuity_answers: Count = Field(
+        200, description="answers at each of 100 bids for the continuity curve; 0: no curve"
+    )
 
 
 class RunConfig(Settings):
@@ -220,10 +239,10 @@ class RunConfig(Settings):
         description="model: tiny, smollm2-135m, a folder, a registered version by URL (s3://bucket/prefix/models/v0003)"
         " or a Hugging Face id",
     )
-    seed: int = Field(0, description="of every random step")
+    seed: int = Field(0, description="seed of every random step")
     epochs: Positive = Field(4, description="rounds of feedback, reward update, rollouts, pairs and optimisation")
     sampling_precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of the weights while answers are written; bfloat16 pays where processors compute in it"
+        "float32", description="precision of the weights while sampling; bfloat16 is fast where processors support it"
     )
     world: WorldConfig = WorldConfig()
     warm_start: WarmStartConfig | None = None
