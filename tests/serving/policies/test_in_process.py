@@ -1,4 +1,4 @@
-"""The in-process policy behind the asynchronous protocol."""
+"""A policy on a thread of its own behind the asynchronous protocol."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def ask(backend: AsyncPolicyBackend, seconds: float = 20) -> AsyncGenerator[Poli
     return backend.stream(CONTEXT, 0, 0, asyncio.get_running_loop().time() + seconds)
 
 
-def test_events_arrive_in_order_and_the_digest_is_the_policys() -> None:
+def test_events_arrive_in_order_with_the_policys_digest() -> None:
     async def run() -> None:
         backend = threaded(Slow(3))
         events = [event async for event in ask(backend)]
@@ -82,7 +82,7 @@ def test_the_deadline_ends_the_answer() -> None:
     asyncio.run(run())
 
 
-def test_a_full_queue_refuses_before_any_event_and_closing_ends_the_rest() -> None:
+def test_a_full_queue_refuses_and_closing_ends_the_others() -> None:
     async def run() -> None:
         backend = threaded(Slow(10**6), waiting=1)
         first, second, third = ask(backend), ask(backend), ask(backend)

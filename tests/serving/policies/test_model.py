@@ -1,4 +1,4 @@
-"""The shipped model behind the router, nothing scripted: the built-in ads, the frozen encoder, one real generation."""
+"""The shipped model behind the router: the built-in ads, the frozen encoder and real generations."""
 
 from __future__ import annotations
 
@@ -56,8 +56,7 @@ def test_a_real_answer_is_labelled_linked_and_billable(
         assert running.revenue() == ({"USD": spent} if spent else {})
 
 
-def test_a_registered_model_has_one_digest_wherever_it_is_served(tmp_path: Path) -> None:
-    """In its entry, in this process and on Triton; and weights that are no longer those of the entry are not served."""
+def test_a_registered_model_has_one_digest_and_changed_weights_are_refused(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     entry = registry.register(resolve("tiny")[0], base="tiny")
     folder = registry.fetch(entry.version)
@@ -72,11 +71,11 @@ def test_a_registered_model_has_one_digest_wherever_it_is_served(tmp_path: Path)
 
 
 def test_equal_seeds_write_equal_answers_with_propensities(tiny: ModelPolicy, tmp_path: Path) -> None:
-    from mechanism.types import Context
+    from mechanism.types import Candidate, Context
 
     ads = [listing for listing in read_catalogue(builtin_catalogue(tmp_path, seed=0)) if listing.ad.id in OFFERED]
     assert len(ads) == len(OFFERED)
-    context = Context("c", "Which headphones are good for noisy trains?", tuple(listing.candidate() for listing in ads))
+    context = Context("c", "Which headphones are good for noisy trains?", tuple(Candidate(ad.ad, ad.bid) for ad in ads))
     first, second = (list(tiny.stream(context, 3, max_ads=2)) for _ in range(2))
     assert first == second
     *deltas, done = first
@@ -87,13 +86,12 @@ def test_equal_seeds_write_equal_answers_with_propensities(tiny: ModelPolicy, tm
         assert sum(choice.probabilities.values()) == pytest.approx(1, abs=1e-3)
 
 
-def test_the_campaign_of_the_readme_is_shown_though_its_title_and_its_need_are_new(
-    tiny: ModelPolicy, tmp_path: Path
-) -> None:
+def test_a_campaign_with_an_unseen_title_and_need_is_shown(tiny: ModelPolicy, tmp_path: Path) -> None:
     from mechanism.types import Ad, Candidate, Context
 
     kites = Candidate(Ad("falcon-1", "Falcon Kites", "kites for windy beaches", "Falcon"), 450_000)
-    ads = [listing.candidate() for listing in read_catalogue(builtin_catalogue(tmp_path, seed=0))][40:59]
+    listings = list(read_catalogue(builtin_catalogue(tmp_path, seed=0)))[40:59]
+    ads = [Candidate(listing.ad, listing.bid) for listing in listings]
     context = Context("c", "Which kites are good for windy beaches?", (*ads, kites))
     ends = [list(tiny.stream(context, seed, max_ads=3))[-1] for seed in range(12)]
     shown = [isinstance(end, Completed) and "falcon-1" in {c.chosen for c in end.choices} for end in ends]

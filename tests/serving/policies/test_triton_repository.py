@@ -1,4 +1,4 @@
-"""Model repositories: what is in them, what they refuse, and that they are written whole or not at all."""
+"""Model repositories: their contents, what they refuse, and that they are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_model_is_named_by_the_digest_that_sha256sum_prints(tmp_path: Path) ->
     assert sorted(p.name for p in (tmp_path / "repository").iterdir()) == [built.name]
 
 
-def test_whoever_serves_may_read_what_somebody_built_of_weights_of_their_own(tmp_path: Path) -> None:
+def test_built_weights_can_be_read_by_other_users(tmp_path: Path) -> None:
     source = model(tmp_path / "m")
     (source / "model.safetensors").chmod(0o600)
     built = build_repository(str(source), tmp_path / "repository")
@@ -64,8 +64,7 @@ def test_the_digest_covers_every_file_of_weights(tmp_path: Path) -> None:
     assert len(digests) == 2
 
 
-def test_the_copied_code_stands_alone(tmp_path: Path) -> None:
-    """In the server's process nothing of the checkout may be needed."""
+def test_the_copied_code_needs_nothing_of_the_checkout(tmp_path: Path) -> None:
     built = build_repository(str(model(tmp_path / "m")), tmp_path / "repository")
     script = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
@@ -87,7 +86,7 @@ def test_the_copied_code_stands_alone(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_registered_version_is_taken_and_latest_is_the_youngest(tmp_path: Path) -> None:
+def test_a_registered_version_is_built_and_latest_is_the_youngest(tmp_path: Path) -> None:
     register(tmp_path, "v0002", "2026-01-02T00:00:00Z", b"second")
     register(tmp_path, "v0001", "2026-01-01T00:00:00Z", b"first")
     (tmp_path / "models" / "v0003").mkdir()  # unfinished
@@ -97,7 +96,7 @@ def test_a_registered_version_is_taken_and_latest_is_the_youngest(tmp_path: Path
         assert (built.folder / "1" / "weights" / "model.json").is_file()
 
 
-def test_weights_that_are_not_those_registered_are_refused(tmp_path: Path) -> None:
+def test_weights_other_than_the_registered_ones_are_refused(tmp_path: Path) -> None:
     folder = register(tmp_path, "v0001", "2026-01-01T00:00:00Z", b"first")
     (folder / "model.safetensors").write_bytes(b"other")
     with pytest.raises(InputError, match=r"not those of model\.json"):
@@ -105,7 +104,7 @@ def test_weights_that_are_not_those_registered_are_refused(tmp_path: Path) -> No
     assert list((tmp_path / "repository").iterdir()) == []
 
 
-def test_building_again_replaces_the_model_whole(tmp_path: Path) -> None:
+def test_rebuilding_replaces_the_whole_model(tmp_path: Path) -> None:
     source, out = str(model(tmp_path / "m")), tmp_path / "repository"
     first = build_repository(source, out, slots=2)
     (first.folder / "1" / "stray").write_text("")
@@ -123,7 +122,7 @@ def test_links_share_the_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "kind", "named"),
+    ("options", "kind", "reason"),
     [
         ({"version": "v9"}, InputError, "known are v0001"),
         ({"kind": "vllm"}, ConfigError, "--device gpu"),
@@ -133,12 +132,12 @@ def test_links_share_the_weights(tmp_path: Path) -> None:
         ({}, InputError, "Hugging Face layout"),
     ],
 )
-def test_what_cannot_be_built_says_why(
-    asked: dict[str, Any], kind: type[AuctionError], named: str, tmp_path: Path
+def test_a_model_that_cannot_be_built_is_refused_with_a_reason(
+    options: dict[str, Any], kind: type[AuctionError], reason: str, tmp_path: Path
 ) -> None:
     register(tmp_path / "registry", "v0001", "2026-01-01T00:00:00Z", b"w")
-    with pytest.raises(kind, match=named):
-        build_repository(str(tmp_path / "registry"), tmp_path / "repository", **asked)
+    with pytest.raises(kind, match=reason):
+        build_repository(str(tmp_path / "registry"), tmp_path / "repository", **options)
 
 
 def test_a_damaged_entry_is_named(tmp_path: Path) -> None:
@@ -155,11 +154,11 @@ def test_the_vllm_kind_has_the_same_interface(tmp_path: Path) -> None:
     vllm = (built.folder / "config.pbtxt").read_text()
     assert vllm == python.replace('string_value: "python"', 'string_value: "vllm"')
     assert "serving.policies.triton.vllm_engine" in (built.folder / "1" / "model.py").read_text()
-    assert (built.folder / "1" / "code" / "serving" / "triton" / "vllm_processor.py").is_file()
+    assert (built.folder / "1" / "code" / "serving" / "policies" / "triton" / "vllm_processor.py").is_file()
     assert "KIND_GPU count: 2" in config_pbtxt("n", 2, "gpu", {})
 
 
-def test_the_command_builds_and_says_the_name(tmp_path: Path) -> None:
+def test_the_command_builds_and_prints_the_name(tmp_path: Path) -> None:
     source, out = model(tmp_path / "m", b"abc"), tmp_path / "repository"
     done = CliRunner().invoke(app, ["build", str(source), "--out", str(out), "--slots", "5"])
     assert done.exit_code == 0, done.output
@@ -179,10 +178,10 @@ def test_the_command_fetches_a_version_from_an_object_store(
     assert f"weights sha256 {entry.digest}" in done.output
     refused = CliRunner().invoke(app, ["build", url, "--out", str(out)])
     assert isinstance(refused.exception, ConfigError)
-    assert "say which version of the registry" in str(refused.exception)
+    assert "give a version of the registry" in str(refused.exception)
 
 
-def test_serving_an_empty_repository_names_the_remedy(tmp_path: Path) -> None:
+def test_an_empty_repository_is_refused_with_the_remedy(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["serve", str(tmp_path)])
     assert isinstance(done.exception, ConfigError)
     assert "triton build" in str(done.exception)

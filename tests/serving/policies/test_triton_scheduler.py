@@ -1,10 +1,10 @@
-"""Several answers at once on one policy, without Triton: turns, cancellation, the bounded queue, failures."""
+"""The scheduler of several answers on one policy, without Triton: turns, cancellation, the bounded queue, failures."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
@@ -14,16 +14,16 @@ from serving.policies.protocol import Completed, PolicyEvent, TextDelta
 from serving.policies.triton.scheduler import Scheduler
 from serving.policies.triton.wire import PolicyRequest, QueueFull
 
-Script = Callable[[Context, int], Iterator[PolicyEvent]]
+Script = Callable[[Context, int], Generator[PolicyEvent, None, None]]
 
 
-def count(context: Context, steps: int) -> Iterator[PolicyEvent]:
+def count(context: Context, steps: int) -> Generator[PolicyEvent, None, None]:
     yield from (TextDelta(f"{context.id}{i}") for i in range(steps))
     yield Completed((), -1.0, steps, 1)
 
 
 class Policy:
-    """Writes what the script says; the seed is the number of steps. Waits for `go` before every answer's first step."""
+    """Runs the script; the seed is the number of steps. Waits for `go` before the first step of an answer."""
 
     digest = "0"
 
@@ -32,7 +32,7 @@ class Policy:
         self.go = threading.Event()
         self.closed: list[str] = []
 
-    def stream(self, context: Context, seed: int, max_ads: int) -> Iterator[PolicyEvent]:
+    def stream(self, context: Context, seed: int, max_ads: int) -> Generator[PolicyEvent, None, None]:
         self.go.wait(10)
         try:
             yield from self.script(context, seed)
@@ -44,7 +44,7 @@ class Reply:
     def __init__(self, log: queue.SimpleQueue[tuple[str, object]], name: str) -> None:
         self.log = log
         self.name = name
-        self.leave_after = 10**9
+        self.cancel_after = 10**9
         self.got = 0
 
     def event(self, event: PolicyEvent) -> None:
@@ -59,14 +59,14 @@ class Reply:
         self.log.put((self.name, error))
 
     def cancelled(self) -> bool:
-        return self.got >= self.leave_after
+        return self.got >= self.cancel_after
 
     def dropped(self) -> None:
         self.log.put((self.name, "dropped"))
 
 
-class Desk:
-    """A scheduler and what it wrote, in order."""
+class Bench:
+    """A scheduler and the events that it wrote, in order."""
 
     def __init__(self, policy: Policy, slots: int, waiting: int) -> None:
         self.policy = policy
@@ -74,14 +74,14 @@ class Desk:
         self.scheduler = Scheduler(policy, slots, waiting, self.reports.append)
         self.log: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
 
-    def ask(self, name: str, steps: int, leave_after: int | None = None) -> None:
+    def ask(self, name: str, steps: int, cancel_after: int | None = None) -> None:
         reply = Reply(self.log, name)
-        if leave_after is not None:
-            reply.leave_after = leave_after
+        if cancel_after is not None:
+            reply.cancel_after = cancel_after
         self.scheduler.submit(PolicyRequest(Context(name, "", ()), steps, 0), reply)
 
     def until(self, ends: int) -> list[tuple[str, object]]:
-        """What was written up to the given number of ends."""
+        """The events up to the given number of ends."""
         seen: list[tuple[str, object]] = []
         while sum(not isinstance(what, TextDelta) for _, what in seen) < ends:
             seen.append(self.log.get(timeout=10))
@@ -89,11 +89,11 @@ class Desk:
 
 
 @pytest.fixture
-def desk() -> Iterator[Callable[..., Desk]]:
-    made: list[Desk] = []
+def bench() -> Iterator[Callable[..., Bench]]:
+    made: list[Bench] = []
 
-    def make(policy: Policy | None = None, slots: int = 4, waiting: int = 4) -> Desk:
-        made.append(Desk(policy or Policy(), slots, waiting))
+    def make(policy: Policy | None = None, slots: int = 4, waiting: int = 4) -> Bench:
+        made.append(Bench(policy or Policy(), slots, waiting))
         return made[-1]
 
     yield make
@@ -102,8 +102,8 @@ def desk() -> Iterator[Callable[..., Desk]]:
         one.scheduler.close()
 
 
-def test_a_short_answer_overtakes_a_long_one(desk: Callable[..., Desk]) -> None:
-    at = desk()
+def test_a_short_answer_overtakes_a_long_one(bench: Callable[..., Bench]) -> None:
+    at = bench()
     at.ask("long", 50)
     at.ask("short", 2)
     at.policy.go.set()
@@ -113,8 +113,8 @@ def test_a_short_answer_overtakes_a_long_one(desk: Callable[..., Desk]) -> None:
     assert names[-1] == "long"
 
 
-def test_everybody_gets_the_whole_answer_in_order(desk: Callable[..., Desk]) -> None:
-    at = desk(slots=3, waiting=5)
+def test_every_reader_gets_the_whole_answer_in_order(bench: Callable[..., Bench]) -> None:
+    at = bench(slots=3, waiting=5)
     for i in range(8):
         at.ask(f"n{i}-", i)
     at.policy.go.set()
@@ -124,9 +124,9 @@ def test_everybody_gets_the_whole_answer_in_order(desk: Callable[..., Desk]) -> 
         assert mine == list(count(Context(f"n{i}-", "", ()), i))
 
 
-def test_leaving_frees_the_slot_at_the_next_step(desk: Callable[..., Desk]) -> None:
-    at = desk(slots=1, waiting=1)
-    at.ask("gone", 10**6, leave_after=3)
+def test_a_cancelled_answer_frees_its_slot_at_the_next_step(bench: Callable[..., Bench]) -> None:
+    at = bench(slots=1, waiting=1)
+    at.ask("gone", 10**6, cancel_after=3)
     at.ask("next", 1)
     at.policy.go.set()
     seen = at.until(ends=2)
@@ -135,10 +135,10 @@ def test_leaving_frees_the_slot_at_the_next_step(desk: Callable[..., Desk]) -> N
     assert at.policy.closed == ["gone", "next"]
 
 
-def test_the_queue_is_bounded_and_those_who_left_it_make_room(desk: Callable[..., Desk]) -> None:
-    at = desk(slots=1, waiting=1)
+def test_the_queue_is_bounded_and_cancelled_answers_leave_it(bench: Callable[..., Bench]) -> None:
+    at = bench(slots=1, waiting=1)
     at.ask("running", 1)
-    at.ask("left", 1, leave_after=0)
+    at.ask("left", 1, cancel_after=0)
     at.ask("waiting", 1)
     with pytest.raises(QueueFull, match="1 wait"):
         at.ask("refused", 1)
@@ -147,15 +147,15 @@ def test_the_queue_is_bounded_and_those_who_left_it_make_room(desk: Callable[...
     assert ended == ["left", "running", "waiting"]
 
 
-def test_a_failure_ends_its_own_answer_only_and_hides_foreign_words(desk: Callable[..., Desk]) -> None:
-    def script(context: Context, steps: int) -> Iterator[PolicyEvent]:
+def test_a_failure_ends_its_own_answer_only_and_quotes_no_question(bench: Callable[..., Bench]) -> None:
+    def script(context: Context, steps: int) -> Generator[PolicyEvent, None, None]:
         if context.id == "bad":
             raise InputError("messages", "9 tokens", "shorten them")
         if context.id == "broken":
             raise RuntimeError("the private question")
         yield from count(context, steps)
 
-    at = desk(Policy(script))
+    at = bench(Policy(script))
     for name in ("bad", "broken", "good"):
         at.ask(name, 2)
     at.policy.go.set()
@@ -167,8 +167,8 @@ def test_a_failure_ends_its_own_answer_only_and_hides_foreign_words(desk: Callab
     assert at.reports == ["RuntimeError"]
 
 
-def test_a_reader_who_cannot_be_reached_does_not_stop_the_others(desk: Callable[..., Desk]) -> None:
-    at = desk(slots=1)
+def test_an_unreachable_reader_does_not_stop_the_others(bench: Callable[..., Bench]) -> None:
+    at = bench(slots=1)
     at.ask("unreachable", 5)
     at.ask("near", 1)
     at.policy.go.set()
@@ -176,15 +176,19 @@ def test_a_reader_who_cannot_be_reached_does_not_stop_the_others(desk: Callable[
     assert at.policy.closed == ["unreachable", "near"]
 
 
-def test_an_answer_without_an_end_is_an_error(desk: Callable[..., Desk]) -> None:
-    at = desk(Policy(lambda context, steps: iter([TextDelta("a")])))
+def unfinished(context: Context, steps: int) -> Generator[PolicyEvent, None, None]:
+    yield TextDelta("a")
+
+
+def test_an_answer_without_an_end_is_an_error(bench: Callable[..., Bench]) -> None:
+    at = bench(Policy(unfinished))
     at.policy.go.set()
     at.ask("x", 0)
     assert isinstance(at.until(ends=1)[-1][1], PolicyError)
 
 
-def test_closing_ends_what_is_under_way_and_refuses_what_follows(desk: Callable[..., Desk]) -> None:
-    at = desk(slots=1)
+def test_closing_ends_running_answers_and_refuses_new_ones(bench: Callable[..., Bench]) -> None:
+    at = bench(slots=1)
     at.policy.go.set()
     at.ask("endless", 10**9)
     at.ask("queued", 1)

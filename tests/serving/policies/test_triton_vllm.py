@@ -1,12 +1,13 @@
 """The vLLM variant's constraint without vLLM: answers of the shipped model, masked and recorded from outside.
 
-Mask and Record see only what vLLM would show them: tokens, logits, and log-probabilities after the sampling settings.
-What they make of an answer has to be what the in-process policy says of it.
+Mask and Record get only what vLLM would pass them: tokens, logits, and log-probabilities after the sampling settings.
+Their record of an answer must be the in-process policy's.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,8 @@ def replay(policy: Policy, answer: list[int], max_ads: int) -> tuple[Record, str
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_an_answer_gets_the_record_that_the_policy_itself_gives_it(policy: Policy, seed: int) -> None:
-    [[generation]] = policy.generate([CONTEXT], 1, seed, policy.with_sampling(max_ads=2))
+def test_an_answer_has_the_same_record_as_in_process(policy: Policy, seed: int) -> None:
+    [[generation]] = policy.generate([CONTEXT], 1, seed, replace(policy.sampling, max_ads=2))
     record, text = replay(policy, policy.answer_ids(generation), 2)
     assert text == generation.answer.raw
     assert (tuple(record.tokens), record.finished) == (generation.token_ids, generation.finished)
@@ -65,8 +66,8 @@ def test_an_answer_gets_the_record_that_the_policy_itself_gives_it(policy: Polic
 
 
 def test_some_of_these_answers_hold_markers(policy: Policy) -> None:
-    """Else the comparison above would say little."""
-    settings = policy.with_sampling(max_ads=2)
+    # otherwise the comparison above would prove little
+    settings = replace(policy.sampling, max_ads=2)
     assert sum(bool(policy.generate([CONTEXT], 1, seed, settings)[0][0].choices) for seed in range(6)) >= 3
 
 
@@ -77,7 +78,7 @@ def test_without_ads_no_marker_can_be_opened(policy: Policy) -> None:
     assert (logits > -math.inf).any()
 
 
-def test_an_engine_that_ignores_the_mask_is_found_out() -> None:
+def test_an_engine_that_ignores_the_mask_is_an_error() -> None:
     shell = policy_without_weights(TINY)
     record, opener = Record(shell.vocabulary, CONTEXT, 2), min(shell.vocabulary.openers)
     record.take(opener, {opener: -0.1})

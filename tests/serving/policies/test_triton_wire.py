@@ -1,4 +1,4 @@
-"""The interface between router and Triton: whatever is written is read back, and what cannot be read says why."""
+"""The interface between router and Triton: round trips, and refusals that name the field."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ def test_a_bad_request_names_the_field(change: dict[str, object], named: str) ->
 
 
 @given(st.binary(max_size=60))
-def test_garbage_is_bad_input_and_never_another_exception(data: bytes) -> None:
+def test_garbage_is_an_input_error(data: bytes) -> None:
     with pytest.raises(InputError):
         decode_request(data)
 
 
-def test_a_negative_bid_is_bad_input() -> None:
+def test_a_negative_bid_is_an_input_error() -> None:
     data = encode_request(Context("c", "q", (Candidate(Ad("A1", "T", "", "B"), 7),)), 1, 1)
     with pytest.raises(InputError, match="bid of ad"):
         decode_request(data.replace(b'"bid":7', b'"bid":-7'))
@@ -90,12 +90,12 @@ def test_a_negative_bid_is_bad_input() -> None:
     "error",
     [InputError("messages", "3000 tokens", "shorten them"), QueueFull("4 run"), PolicyError("broken weights")],
 )
-def test_an_error_keeps_its_kind_and_its_words(error: AuctionError) -> None:
-    told = decode_error("in ensemble 'x': " + encode_error(error))
-    assert type(told) is type(error)
-    assert str(told) == str(error)
+def test_an_error_keeps_its_kind_and_its_text(error: AuctionError) -> None:
+    decoded = decode_error("in ensemble 'x': " + encode_error(error))
+    assert type(decoded) is type(error)
+    assert str(decoded) == str(error)
 
 
 @given(text)
-def test_what_triton_says_itself_is_no_error_of_ours(message: str) -> None:
+def test_tritons_own_messages_are_not_decoded(message: str) -> None:
     assert decode_error(message) is None
