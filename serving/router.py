@@ -217,7 +217,7 @@ class Router:
             log.info("ledger.charged", **charged)
 
     def _every(self, seconds: float, work: Callable[[], Awaitable[None]], name: str) -> None:
-        """Run `work` every so many seconds; a failure is logged and leaves the task running."""
+        """Run `work` at an interval; a failure is logged and does not end the task."""
 
         async def repeat() -> None:
             while True:

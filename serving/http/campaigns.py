@@ -112,12 +112,12 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     async def list_campaigns(request: HttpRequest) -> Response[bytes]:
         """List campaigns."""
         caller = await gate.caller(request, *BOOKERS)
-        return json_response(await asyncio.to_thread(page_for, store, caller, request.query_params))
+        return json_response(await asyncio.to_thread(_page, store, caller, request.query_params))
 
     @get("/v1/campaigns/{campaign_id:str}", opt=documented(answer="The campaign."))
     async def get_campaign(request: HttpRequest, campaign_id: FromPath[str]) -> Response[bytes]:
         """Read one campaign."""
-        return json_response(await own(store, await gate.caller(request, *BOOKERS), campaign_id))
+        return json_response(await _own(store, await gate.caller(request, *BOOKERS), campaign_id))
 
     @patch("/v1/campaigns/{campaign_id:str}", opt=documented(CampaignPatch, answer="The campaign as stored."))
     async def update_campaign(request: HttpRequest, campaign_id: FromPath[str]) -> Response[bytes]:
@@ -129,7 +129,7 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         caller = await gate.caller(request, *BOOKERS)
         changes = decode_object(await request.body())
         version = convert(changes, CampaignPatch).version
-        old = await own(store, caller, campaign_id)
+        old = await _own(store, caller, campaign_id)
         if "id" in changes and changes["id"] != campaign_id:
             raise BadRequest("id", changes["id"], "it is fixed: create another campaign instead")
         whole = {name: value for name, value in msgspec.to_builtins(old).items() if name in _FIELDS}
@@ -150,7 +150,7 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
             caller = await gate.caller(request, *BOOKERS)
             body = await request.body()
             version = decode_body(body, _VERSION).version if body.strip() else None
-            await own(store, caller, campaign_id)
+            await _own(store, caller, campaign_id)
             now = datetime.now(UTC)
             stored = await asyncio.to_thread(lambda: store.set_state(campaign_id, state, now, version=version))
             log.info("campaign.state_set", campaign_id=campaign_id, state=state.value)
@@ -189,7 +189,7 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     @get("/v1/campaigns/{campaign_id:str}/delivery", opt=documented(answer="Spend and pacing."))
     async def delivery(request: HttpRequest, campaign_id: FromPath[str]) -> Response[bytes]:
         """Read spend and pacing of a campaign."""
-        campaign = await own(store, await gate.caller(request, *BOOKERS), campaign_id)
+        campaign = await _own(store, await gate.caller(request, *BOOKERS), campaign_id)
         return json_response((await deliveries([campaign]))[0])
 
     @get(
@@ -199,7 +199,7 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     async def list_deliveries(request: HttpRequest) -> Response[bytes]:
         """List spend and pacing of the campaigns that the same query lists."""
         caller = await gate.caller(request, *BOOKERS)
-        page = await asyncio.to_thread(page_for, store, caller, request.query_params)
+        page = await asyncio.to_thread(_page, store, caller, request.query_params)
         return json_response(Page[Delivery](items=await deliveries(page.items), cursor=page.cursor))
 
     return [
@@ -216,7 +216,7 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     ]
 
 
-async def own(store: CampaignStore, caller: Caller, campaign_id: str) -> Campaign:
+async def _own(store: CampaignStore, caller: Caller, campaign_id: str) -> Campaign:
     """Return a campaign of the caller.
 
     Raises:
@@ -228,7 +228,7 @@ async def own(store: CampaignStore, caller: Caller, campaign_id: str) -> Campaig
     return campaign
 
 
-def page_for(store: CampaignStore, caller: Caller, asked: Mapping[str, str]) -> Page[Campaign]:
+def _page(store: CampaignStore, caller: Caller, asked: Mapping[str, str]) -> Page[Campaign]:
     """Return the page of the caller's campaigns that the query FILTERS select."""
     only(asked, set(FILTERS))
     advertiser = asked.get("advertiser_id", "")

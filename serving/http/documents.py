@@ -16,7 +16,7 @@ from litestar.handlers import HTTPRouteHandler
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What the document says of one operation beside its path and its summary."""
+    """An operation in the document, without its path and its summary."""
 
     body: type[msgspec.Struct] | None
     query: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""`/v1/chat/completions` over real HTTP, with the official client: labelled links, no markers, clear refusals."""
+"""`/v1/chat/completions` over real HTTP, with the official client: labelled links, no markers, precise refusals."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_official_client_reads_a_stream(start: Start) -> None:
     assert [c.model_extra["ad"]["ad_id"] for c in chunks if "ad" in (c.model_extra or {})] == ["A1"]
 
 
-def test_a_stream_and_a_plain_answer_say_the_same(start: Start) -> None:
+def test_a_stream_and_a_plain_answer_have_the_same_content(start: Start) -> None:
     router = start("One {A1}, two {A2}. Bye.")
     plain = router.ask()
     *chunks, done = events(router.post(stream=True))
@@ -126,25 +126,25 @@ def test_models_are_listed(start: Start) -> None:
     ],
 )
 def test_a_refusal_names_field_value_and_remedy(shared: Any, change: dict[str, Any], status: int, param: str) -> None:
-    asked = len(shared.policy.contexts)
+    generations = len(shared.policy.contexts)
     response = shared.post(**change)
     error = response.json()["error"]
     assert (response.status_code, error["param"], error["type"]) == (status, param, "invalid_request_error")
     assert error["message"].startswith(param)
-    assert len(shared.policy.contexts) == asked
+    assert len(shared.policy.contexts) == generations
 
 
-NO_REQUESTS = [b"", b"{", b"[]", b"\xff", b'{"model": "\\ud800"}', b"null", b"1e999", b'"\xf9"\xb8\x9a']
+OTHER_SHAPES = [b"", b"{", b"[]", b"\xff", b'{"model": "\\ud800"}', b"null", b"1e999", b'"\xf9"\xb8\x9a']
 
 
-@pytest.mark.parametrize("body", NO_REQUESTS)
+@pytest.mark.parametrize("body", OTHER_SHAPES)
 def test_a_body_of_another_shape_is_a_400(shared: Any, body: bytes) -> None:
     response = httpx.post(f"{shared.url}/v1/chat/completions", content=body)
     assert response.status_code == 400
     assert response.json()["error"]["message"]
 
 
-def test_other_failures_have_the_same_shape(start: Start) -> None:
+def test_all_errors_have_the_same_shape(start: Start) -> None:
     router = start()
     assert router.get("/v1/nothing").json()["error"]["type"] == "invalid_request_error"
     assert router.get("/v1/chat/completions").status_code == 405
@@ -165,7 +165,7 @@ def test_without_consent_the_profile_reaches_no_prompt(start: Start) -> None:
     assert "Lisbon" not in record.text
 
 
-def test_ads_can_be_limited_and_refused(start: Start) -> None:
+def test_a_request_can_limit_and_refuse_ads(start: Start) -> None:
     router = start("Take {A1} or {A2}. Bye.")
     assert [a["ad_id"] for a in router.ask(ads={"max_ads": 1})["ads"]] == ["A1"]
     for refusal in ({"enabled": False}, {"max_ads": 0}):
@@ -183,7 +183,7 @@ def test_candidates_are_the_relevant_ones_in_the_order_of_their_ids(start: Start
     assert [c.bid for c in context.candidates] == [100_000, 700_000, 1_300_000]
 
 
-def test_earlier_answers_go_back_without_their_click_links(start: Start) -> None:
+def test_earlier_answers_enter_the_prompt_without_click_links(start: Start) -> None:
     router = start("Try {A1}.")
     earlier = router.ask()["choices"][0]["message"]["content"]
     parts = [{"type": "text", "text": "And "}, {"type": "text", "text": "<|im_end|>@x@[A1]?"}]
@@ -214,7 +214,7 @@ def test_the_auction_behind_an_answer_can_be_read(start: Start) -> None:
     assert router.get("/v1/auctions/none").status_code == 404
 
 
-def test_a_failing_ad_side_leaves_a_plain_answer(start: Start) -> None:
+def test_an_answer_that_fails_with_ads_is_repeated_without(start: Start) -> None:
     def script(context: Context) -> Iterator[str]:
         yield "Half a sen"
         if context.candidates:
@@ -227,7 +227,7 @@ def test_a_failing_ad_side_leaves_a_plain_answer(start: Start) -> None:
     assert router.get("/v1/auctions/" + answer["auction"]["auction_id"]).json()["generations"] == 2
 
 
-def test_a_failing_encoder_leaves_the_search_by_words(start: Start) -> None:
+def test_with_a_failing_encoder_candidates_are_found_by_words(start: Start) -> None:
     class Breaks:
         def __init__(self) -> None:
             self.calls = 0
@@ -245,7 +245,7 @@ def test_a_failing_encoder_leaves_the_search_by_words(start: Start) -> None:
 
 @pytest.mark.parametrize("error", [PolicyError("weights are broken"), ZeroDivisionError("details")])
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_policy_that_cannot_answer_is_a_clear_503(start: Start, error: Exception, stream: bool) -> None:
+def test_a_policy_that_cannot_answer_is_a_503_without_details(start: Start, error: Exception, stream: bool) -> None:
     def script(context: Context) -> Iterator[str]:
         raise error
         yield ""
@@ -256,7 +256,7 @@ def test_a_policy_that_cannot_answer_is_a_clear_503(start: Start, error: Excepti
     assert "details" not in response.text
 
 
-def test_a_stream_that_breaks_ends_with_an_error_and_not_with_done(start: Start) -> None:
+def test_a_stream_that_fails_midway_ends_with_an_error_in_place_of_done(start: Start) -> None:
     def script(context: Context) -> Iterator[str]:
         yield "Some words and "
         raise PolicyError("lost")
@@ -268,7 +268,7 @@ def test_a_stream_that_breaks_ends_with_an_error_and_not_with_done(start: Start)
         list(router.client.chat.completions.create(model="scripted", messages=ASK, stream=True))
 
 
-def test_a_plain_answer_that_breaks_half_way_is_a_503_and_not_half_an_answer(start: Start) -> None:
+def test_a_plain_answer_that_fails_midway_is_a_503_without_its_text(start: Start) -> None:
     def script(context: Context) -> Iterator[str]:
         yield "Some words and "
         raise PolicyError("lost")
@@ -278,7 +278,7 @@ def test_a_plain_answer_that_breaks_half_way_is_a_503_and_not_half_an_answer(sta
     assert "Some words" not in response.text
 
 
-def test_the_page_needs_nothing_from_elsewhere(start: Start) -> None:
+def test_the_chat_page_refers_to_no_other_server(start: Start) -> None:
     router = start()
     for path, kind in (
         ("/", "text/html"),

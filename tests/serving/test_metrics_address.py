@@ -1,4 +1,4 @@
-"""Figures for Prometheus at an address of their own, out of the public's reach; a stopped router leaves no trace."""
+"""Metrics at a separate address, which can be kept private; a stopped router leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from serving.settings import ServeSettings
 Router = Callable[..., Any]
 
 
-def test_metrics_have_an_address_of_their_own(router: Router, scripted: Router, tmp_path: Path) -> None:
+def test_metrics_can_have_a_separate_address(router: Router, scripted: Router, tmp_path: Path) -> None:
     with router(tmp_path, scripted("Try {A1}."), metrics_address="127.0.0.1:0") as running:
         running.ask()
         figures = f"http://127.0.0.1:{running.router.metrics_port}/metrics"
@@ -31,7 +31,7 @@ def test_metrics_have_an_address_of_their_own(router: Router, scripted: Router, 
         httpx.get(figures)
 
 
-def test_metrics_are_the_routers_own_page_by_default(shared: Any) -> None:
+def test_metrics_are_at_the_routers_address_by_default(shared: Any) -> None:
     assert "llm_auction_answers_in_flight" in shared.get("/metrics").text
 
 
@@ -41,7 +41,7 @@ def test_an_address_is_host_and_port(address: str) -> None:
         ServeSettings(metrics_address=address)
 
 
-def test_an_address_in_use_is_named(router: Router, scripted: Router, tmp_path: Path) -> None:
+def test_an_address_in_use_is_an_error_that_names_it(router: Router, scripted: Router, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ConfigError, match=address), router(tmp_path, scripted("x"), metrics_address=address):
@@ -55,7 +55,7 @@ def test_the_address_may_come_from_the_environment(tmp_path: Path) -> None:
     assert "nowhere" in result.output
 
 
-def test_a_stopped_router_gives_back_what_it_froze(router: Router, scripted: Router, tmp_path: Path) -> None:
+def test_a_stopped_router_unfreezes_its_objects(router: Router, scripted: Router, tmp_path: Path) -> None:
     with router(tmp_path, scripted("x")) as running:
         running.ask()
         assert gc.get_freeze_count() > 0

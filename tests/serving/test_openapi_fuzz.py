@@ -1,4 +1,4 @@
-"""What the OpenAPI document promises, fuzzed by schemathesis: whatever is sent, nothing answers with a 500."""
+"""All routes: the OpenAPI document lists them, schemathesis finds no 500 by it, and each GET answers HEAD."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
+
+from serving.http.app import create_app
 
 PATHS = {
     "/c/{token}",
@@ -41,7 +43,7 @@ PATHS = {
 }
 
 
-def test_the_document_names_every_route(shared: Any) -> None:
+def test_the_document_lists_every_route(shared: Any) -> None:
     document = shared.get("/openapi.json").json()
     assert set(document["paths"]) == PATHS
     body = document["paths"]["/v1/campaigns"]["post"]["requestBody"]["content"]["application/json"]["schema"]
@@ -64,18 +66,18 @@ def operations() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
 @pytest.mark.parametrize(("path", "method"), operations())
-def test_whatever_is_sent_no_answer_is_a_500(shared: Any, path: str, method: str, mode: GenerationMode) -> None:
+def test_no_generated_request_is_answered_by_a_500(shared: Any, path: str, method: str, mode: GenerationMode) -> None:
     schema = schemathesis.openapi.from_dict(shared.get("/openapi.json").json())
     schema.config.update(base_url=shared.url)
     headers = {"Authorization": f"Bearer {shared.admin}"}
     seen: list[int] = []
-    there = {name: value for name, value in KNOWN.items() if "{" + name + "}" in path} or None
+    known = {name: value for name, value in KNOWN.items() if "{" + name + "}" in path} or None
 
     @settings(max_examples=EXAMPLES, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-    @given(case=schema[path][method].as_strategy(mode, path_parameters=there))
+    @given(case=schema[path][method].as_strategy(mode, path_parameters=known))
     def send(case: Any) -> None:
         if isinstance(case.body, dict) and "model" in case.body:
-            case.body["model"] = "scripted"  # or nothing but "no such model" would be answered
+            case.body["model"] = "scripted"  # otherwise every response would be "no such model"
         response = case.call(headers=headers, timeout=20, allow_redirects=False)
         seen.append(response.status_code)
         assert response.status_code < 500, response.text
@@ -83,5 +85,30 @@ def test_whatever_is_sent_no_answer_is_a_500(shared: Any, path: str, method: str
     try:
         send()
     except Unsatisfiable:
-        pytest.skip("nothing of this kind can be sent here")
+        pytest.skip("there is no request of this kind for the operation")
     assert seen
+
+
+PATH_VALUES = {"{ad_id:str}": "A1", "{token:str}": "x", "{campaign_id:str}": "catalogue-A1", "{name:path}": "scripted"}
+
+
+def test_head_has_the_status_and_headers_of_get(shared: Any) -> None:
+    succeeded = 0
+    for route in create_app(shared.router).routes:
+        if "GET" not in route.methods:
+            continue
+        path = route.path
+        for pattern, value in PATH_VALUES.items():
+            path = path.replace(pattern, value)
+        got, head = shared.call("GET", path), shared.call("HEAD", path)
+        assert head.status_code == got.status_code != 405, path
+        kind = got.headers.get("content-type", "")
+        assert head.headers.get("content-type", "") == kind
+        assert kind.count("charset") == kind.startswith("text/"), (path, kind)
+        assert head.content == b""
+        succeeded += got.status_code == 200
+    assert succeeded > 10
+
+
+def test_head_is_not_allowed_where_there_is_only_post(shared: Any) -> None:
+    assert shared.call("HEAD", "/v1/chat/completions").status_code == 405

@@ -1,4 +1,4 @@
-"""Load and time: one generation at once, a bounded queue, a deadline, and nobody computes for a client that left."""
+"""A policy in the router's process: one generation at a time, a bounded queue, deadlines, cancelled clients."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Gate:
 def until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 10
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "the condition did not hold within 10 s"
         time.sleep(0.01)
 
 
 def impatient(router: Any) -> httpx.Response | None:
-    """The answer to a request that is given up after 0.3 s."""
+    """Send a request with a time-out of 0.3 s; return its answer, None after the time-out."""
     body = {"model": "scripted", "messages": [{"role": "user", "content": "Hi"}]}
     try:
         return httpx.post(f"{router.url}/v1/chat/completions", json=body, timeout=0.3)
@@ -65,13 +65,13 @@ def test_a_full_queue_is_a_503_with_retry_after(start: Start) -> None:
     assert router.post().status_code == 200
 
 
-def test_who_gives_up_waiting_makes_room_at_once(start: Start) -> None:
+def test_a_client_that_stops_waiting_frees_its_place_at_once(start: Start) -> None:
     gate = Gate()
     router = start(script=gate, waiting=1)
     with ThreadPoolExecutor(1) as threads:
         first = threads.submit(router.post)
         until(lambda: gate.inside == 1)
-        for _ in range(3):  # one after the other takes the only place in the queue and leaves it
+        for _ in range(3):  # each takes the only place in the queue and leaves it
             until(lambda: impatient(router) is None)
         assert len(router.policy.contexts) == 1
         gate.open.set()
@@ -96,7 +96,7 @@ def test_a_client_that_leaves_cancels_its_generation(start: Start, stream: bool)
     assert router.post().status_code == 200
 
 
-def test_a_policy_past_its_deadline_is_a_503_and_readiness_tells(start: Start) -> None:
+def test_a_policy_past_its_deadline_is_a_503_and_the_router_is_not_ready(start: Start) -> None:
     stop = threading.Event()
 
     def script(context: Context) -> Iterator[str]:

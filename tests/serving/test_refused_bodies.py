@@ -1,4 +1,4 @@
-"""A refused body is told all that is wrong with it: the fields, their values, and what would be right."""
+"""The refusal of a body names all wrong fields, their values and the remedies."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def refused(body: Any, kind: Any) -> dict[str, str]:
         (ChatRequest, {"response_format": {"type": "json_object"}}, "response_format.type", ("text",)),
     ],
 )
-def test_an_unknown_choice_is_told_the_choices(
+def test_the_refusal_of_an_unknown_choice_lists_the_choices(
     kind: Any, change: dict[str, Any], field: str, choices: tuple[str, ...]
 ) -> None:
-    told = refused((BOOKED if kind is CampaignInput else CHAT) | change, kind)
-    assert list(told) == [field]
-    assert all(choice in told[field] for choice in choices)
+    remedies = refused((BOOKED if kind is CampaignInput else CHAT) | change, kind)
+    assert list(remedies) == [field]
+    assert all(choice in remedies[field] for choice in choices)
 
 
-def test_unknown_missing_and_wrong_fields_are_told_together() -> None:
+def test_unknown_missing_and_wrong_fields_are_named_together() -> None:
     wrong = BOOKED | {
         "colour": "red",
         "starts_at": "tomorrow",
@@ -81,7 +81,7 @@ def test_unknown_missing_and_wrong_fields_are_told_together() -> None:
     }
 
 
-def test_a_key_that_is_wrong_only_the_first_time_is_told() -> None:
+def test_a_repeated_key_whose_first_value_is_wrong_is_named() -> None:
     with pytest.raises(ApiError, match="model"):
         decode_body(b'{"model": 3, "model": "m", "messages": []}', msgspec.json.Decoder(ChatRequest))
 
@@ -90,7 +90,7 @@ def test_faults_are_bounded() -> None:
     assert len(refused(BOOKED | {f"field{n}": n for n in range(1_000)}, CampaignInput)) == 20
 
 
-def test_unknown_query_parameters_are_told_together(shared: Any) -> None:
+def test_unknown_query_parameters_are_named_together(shared: Any) -> None:
     error = shared.call("GET", "/v1/reports?colour=red&format=csv&size=3").json()["error"]
     assert [(f["field"], f["value"]) for f in error["fields"]] == [("colour", "'red'"), ("size", "'3'")]
     assert "group_by" in error["fields"][0]["remedy"]
@@ -109,7 +109,7 @@ VALUES = st.recursive(
 
 
 @given(st.sampled_from([CampaignInput, ChatRequest]), st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=3))
-def test_faults_are_found_in_refused_bodies_and_in_no_other(kind: Any, change: dict[str, Any]) -> None:
+def test_faults_are_found_in_refused_bodies_only(kind: Any, change: dict[str, Any]) -> None:
     body = (BOOKED if kind is CampaignInput else CHAT) | change
     try:
         msgspec.convert(body, kind)

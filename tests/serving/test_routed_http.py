@@ -1,4 +1,4 @@
-"""A router that follows a route file while questions come: split, checks, changes, and what is bad."""
+"""A router that follows a route file under traffic: split, checks, changes, invalid files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def digest(name: str) -> str:
 
 
 class Fleet:
-    """Policies that say their own names, and the route file that names them."""
+    """Policies that write their own names, and the route file with these policies."""
 
     def __init__(self, folder: Path, scripted: Callable[..., Any]) -> None:
         self.path = folder / "routes.json"
@@ -57,7 +57,7 @@ class Fleet:
         fleet, name = self, version.name
         if name in self.broken:
             raise PolicyError("the weights cannot be read")
-        policy = self.scripted(f"{name} says {{A{int(name[1:]) + 1}}}.")
+        policy = self.scripted(f"{name} shows {{A{int(name[1:]) + 1}}}.")
         policy.digest = self.weights.get(name, digest(name))
 
         class Backend(ThreadedPolicy):
@@ -102,7 +102,7 @@ def test_the_split_follows_the_file(
         assert {answered(running) for _ in range(5)} == {"v1"}
         fleet.write(generation=2, v1=50, v2=50)
         wait_until(lambda: gauge(running, "routes_generation") == 2)
-        assert {answered(running) for _ in range(40)} == {"v1", "v2"}  # all one: once in 10^12
+        assert {answered(running) for _ in range(40)} == {"v1", "v2"}  # all the same: once in 10^12
         fleet.write(generation=3, v2=100)
         wait_until(lambda: gauge(running, "routes_generation") == 3)
         assert {answered(running) for _ in range(5)} == {"v2"}
@@ -129,11 +129,11 @@ def test_a_user_and_a_conversation_stay_on_their_version(
         for key in ("u1", "u2", "u3", "u4"):
             assert len({answered(running, user_id=key, consent=True) for _ in range(4)}) == 1
             assert len({answered(running, conversation_id=key) for _ in range(4)}) == 1
-        # Without consent a user's id is not used, for this neither.
+        # Without consent the user id is not used here either.
         assert len({answered(running, user_id="u1") for _ in range(40)}) == 2
 
 
-def test_records_reports_and_metrics_tell_the_versions_apart(
+def test_records_reports_and_metrics_are_kept_by_version(
     fleet: Fleet, router: Callable[..., Any], tmp_path: Path
 ) -> None:
     fleet.write(v1=50, v2=50)
@@ -170,17 +170,17 @@ def test_a_version_that_fails_its_check_gets_no_traffic_until_it_passes(
     elif fault == "unready":
         fleet.unready.add("v2")
     else:
-        fleet.weights["v2"] = digest("somebody else's")
+        fleet.weights["v2"] = digest("another model")
     fleet.write(v1=1, v2=99)
     with router(tmp_path, None, backend=fleet.policy(), routes_s=0.02) as running:
-        told = {"version": "v2", "model_version": digest("v2")[:16]}
+        labels = {"version": "v2", "model_version": digest("v2")[:16]}
         assert {answered(running) for _ in range(10)} == {"v1"}
-        assert (gauge(running, "version_ready", **told), gauge(running, "version_share", **told)) == (0, 0)
+        assert (gauge(running, "version_ready", **labels), gauge(running, "version_share", **labels)) == (0, 0)
         assert gauge(running, "version_share", version="v1", model_version=digest("v1")[:16]) == 100
         fleet.broken.clear()
         fleet.unready.clear()
         fleet.weights.clear()
-        wait_until(lambda: gauge(running, "version_share", **told) == 99)
+        wait_until(lambda: gauge(running, "version_share", **labels) == 99)
         assert "v2" in {answered(running) for _ in range(20)}
 
 
@@ -188,16 +188,16 @@ def test_a_version_that_is_no_longer_ready_loses_its_traffic_and_gets_it_back(
     fleet: Fleet, router: Callable[..., Any], tmp_path: Path, wait_until: Callable[..., None]
 ) -> None:
     fleet.write(v1=50, v2=50)
-    told = {"version": "v1", "model_version": digest("v1")[:16]}
+    labels = {"version": "v1", "model_version": digest("v1")[:16]}
     with router(tmp_path, None, backend=fleet.policy(), routes_s=0.02) as running:
         fleet.unready.add("v1")
-        wait_until(lambda: gauge(running, "version_share", **told) == 0)
+        wait_until(lambda: gauge(running, "version_share", **labels) == 0)
         assert {answered(running) for _ in range(10)} == {"v2"}
         fleet.unready.clear()
-        wait_until(lambda: gauge(running, "version_share", **told) == 50)
+        wait_until(lambda: gauge(running, "version_share", **labels) == 50)
 
 
-def test_the_version_before_goes_on_while_no_new_one_can_answer(
+def test_the_previous_version_serves_while_the_new_one_cannot_answer(
     fleet: Fleet, router: Callable[..., Any], tmp_path: Path, wait_until: Callable[..., None]
 ) -> None:
     fleet.write(generation=1, v1=100)
@@ -227,7 +227,7 @@ def test_an_open_breaker_of_a_version_with_traffic_shows_in_the_metrics(
 
 
 @pytest.mark.parametrize("bad", ["{", '{"versions": []}', None])
-def test_a_bad_file_changes_nothing_and_is_counted(
+def test_an_invalid_file_changes_nothing_and_is_counted(
     fleet: Fleet, router: Callable[..., Any], tmp_path: Path, wait_until: Callable[..., None], bad: str | None
 ) -> None:
     fleet.write(generation=1, v1=100)
@@ -244,7 +244,7 @@ def test_a_bad_file_changes_nothing_and_is_counted(
         assert gauge(running, "routes_refused") == 0
 
 
-def test_a_router_without_any_version_is_not_ready_and_becomes_so(
+def test_a_router_without_any_version_is_not_ready_until_one_passes(
     fleet: Fleet, router: Callable[..., Any], tmp_path: Path, wait_until: Callable[..., None]
 ) -> None:
     fleet.broken.add("v1")
@@ -257,7 +257,7 @@ def test_a_router_without_any_version_is_not_ready_and_becomes_so(
         assert answered(running) == "v1"
 
 
-def test_a_change_breaks_no_stream(
+def test_a_change_of_the_file_breaks_no_stream(
     fleet: Fleet, router: Callable[..., Any], tmp_path: Path, wait_until: Callable[..., None]
 ) -> None:
     fleet.write(generation=1, v1=100)
@@ -271,19 +271,19 @@ def test_a_change_breaks_no_stream(
             fleet.write(generation=2, v2=100)
             wait_until(lambda: answered(running) == "v2")
             rest = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-        assert "v1 says" in rest
+        assert "v1 shows" in rest
 
 
-def test_a_version_stays_for_an_answer_that_chose_it_and_has_not_asked_it_yet(
+def test_a_version_stays_loaded_for_an_answer_that_has_not_called_it_yet(
     fleet: Fleet, router: Callable[..., Any], tmp_path: Path, wait_until: Callable[..., None]
 ) -> None:
     fleet.write(generation=1, v1=100)
     with router(tmp_path, None, backend=fleet.policy(), routes_s=0.02) as running, ThreadPoolExecutor() as threads:
-        market, go_on, searching = running.router.marketplace, threading.Event(), threading.Event()
+        market, proceed, searching = running.router.marketplace, threading.Event(), threading.Event()
 
         async def slow(*_: Any) -> None:
             searching.set()
-            while not go_on.is_set():
+            while not proceed.is_set():
                 await asyncio.sleep(0.01)
 
         market.vector = slow
@@ -293,12 +293,12 @@ def test_a_version_stays_for_an_answer_that_chose_it_and_has_not_asked_it_yet(
         wait_until(lambda: gauge(running, "version_share", version="v2", model_version=digest("v2")[:16]) == 100)
         time.sleep(0.2)  # ten refreshes
         assert fleet.closed == []
-        go_on.set()
+        proceed.set()
         assert answer.result(10) == "v1"
         wait_until(lambda: fleet.closed == ["v1"])
 
 
-def test_a_bad_file_at_the_start_is_named(tmp_path: Path, fleet: Fleet) -> None:
+def test_an_invalid_file_at_the_start_is_an_error_that_names_the_field(tmp_path: Path, fleet: Fleet) -> None:
     fleet.put('{"versions": [{"name": "v1", "weight": 50, "policy": "x", "digest": ""}]}')
     with pytest.raises(ConfigError, match="digest"):
         fleet.policy()

@@ -1,5 +1,4 @@
-"""What the router tells the log: one interaction an answer, one click a followed link, and of readers no more than they
-agreed to."""
+"""The router's events: one interaction per answer, one click per followed link, personal data with consent only."""
 
 from __future__ import annotations
 
@@ -26,12 +25,12 @@ from streaming.topics import CLICKS, INTERACTIONS
 
 Start = Callable[..., Any]
 SECRET = b"a secret of the tests, long enough for one"
-TOLD = {"user_id": "somebody-in-particular", "profile": {"location": "Timbuktu", "interests": ["xylophones"]}}
+READER = {"user_id": "reader-4711", "profile": {"location": "Timbuktu", "interests": ["xylophones"]}}
 
 
 def test_an_answer_leaves_one_event_with_its_auction(start: Start) -> None:
     router = start("Try {A2} today. ", "Or {A3}.")
-    answer = router.ask(ads={"consent": True, "max_ads": 1, "placement": "chat", **TOLD})
+    answer = router.ask(ads={"consent": True, "max_ads": 1, "placement": "chat", **READER})
     (event,) = router.logged(INTERACTIONS)
     assert event.auction_id == answer["auction"]["auction_id"]
     assert (event.outcome, event.placement, event.currency, event.finished) == ("answered", "chat", "EUR", True)
@@ -44,7 +43,7 @@ def test_an_answer_leaves_one_event_with_its_auction(start: Start) -> None:
     assert [sum(m.probabilities.values()) for m in event.markers] == [pytest.approx(1)]
     assert event.first_token_s is not None
     reader = event.reader
-    assert reader.user_id == pseudonym("somebody-in-particular", derived(SECRET, PSEUDONYMS))
+    assert reader.user_id == pseudonym("reader-4711", derived(SECRET, PSEUDONYMS))
     assert (reader.query, reader.profile.location) == ("Good running shoes?", "Timbuktu")
     assert reader.text == "Try Brand2 Coffee Beans today. "
     (span,) = reader.spans
@@ -55,26 +54,26 @@ def test_an_answer_leaves_one_event_with_its_auction(start: Start) -> None:
     assert generation.answer.shown() == ("A2",)
 
 
-def test_without_consent_nothing_of_a_reader_is_told(start: Start) -> None:
+def test_without_consent_no_personal_data_is_logged(start: Start) -> None:
     router = start("Try {A2}.")
     turns = [("user", "zanzibar before"), ("assistant", "zanzibar answer"), ("user", "zanzibar now")]
     messages = [{"role": role, "content": text} for role, text in turns]
-    router.ask(messages=messages, ads={"consent": False, **TOLD})
+    router.ask(messages=messages, ads={"consent": False, **READER})
     (event,) = router.logged(INTERACTIONS)
     assert (event.consent, event.reader) == (False, None)
     data = encode(event)
-    for word in (b"zanzibar", b"somebody", b"Timbuktu", b"xylophones"):
+    for word in (b"zanzibar", b"reader-4711", b"Timbuktu", b"xylophones"):
         assert word not in data
 
 
-def test_a_reader_with_consent_and_without_an_id_is_nobodys(start: Start) -> None:
+def test_with_consent_and_without_an_id_the_reader_has_no_pseudonym(start: Start) -> None:
     router = start("Hello.")
     router.ask(ads={"consent": True})
     (event,) = router.logged(INTERACTIONS)
     assert (event.reader.user_id, event.reader.profile, event.reader.text) == ("", None, "Hello.")
 
 
-def test_a_followed_link_is_one_click_event_with_its_verdict(start: Start) -> None:
+def test_a_followed_link_is_one_click_event_with_its_validity(start: Start) -> None:
     router = start("Try {A1}. Or {A2}.")
     first, second = router.ask()["ads"]
     router.click(first["click_url"])
@@ -88,7 +87,7 @@ def test_a_followed_link_is_one_click_event_with_its_verdict(start: Start) -> No
     assert router.revenue() == {"EUR": 100_000}
 
 
-def test_answers_that_fail_or_hold_no_ads_are_told_as_well(start: Start) -> None:
+def test_failed_answers_and_answers_without_ads_leave_events(start: Start) -> None:
     def failing(context: Context) -> Iterator[str]:
         yield ""
         raise PolicyError("broken")
@@ -102,7 +101,7 @@ def test_answers_that_fail_or_hold_no_ads_are_told_as_well(start: Start) -> None
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_ad_of_a_broken_answer_was_shown_to_a_stream_s_reader_alone(start: Start, stream: bool) -> None:
+def test_a_failed_answer_has_shown_its_ad_in_a_stream_only(start: Start, stream: bool) -> None:
     def script(context: Context) -> Iterator[str]:
         yield f"Try {render_marker(context.candidates[0].ad)}. And then. And "
         raise Overloaded("too much")
@@ -113,7 +112,7 @@ def test_an_ad_of_a_broken_answer_was_shown_to_a_stream_s_reader_alone(start: St
     assert (event.outcome, len(event.shown)) == ("failed", 1 if stream else 0)
 
 
-def test_payments_that_no_click_decides_stand_in_the_event(start: Start) -> None:
+def test_payments_without_a_click_are_part_of_the_event(start: Start) -> None:
     router = start("Try {A1}. Or {A2}.")
     for number, pricing in ((1, "impression"), (3, "participation")):
         path = f"/v1/campaigns/catalogue-A{number}"
@@ -137,19 +136,18 @@ def test_payments_that_no_click_decides_stand_in_the_event(start: Start) -> None
     assert answer["ads"][0]["pricing"] == "impression"
 
 
-class Away(EmbeddedLog):
-    """A log that cannot be written to."""
+class UnavailableLog(EmbeddedLog):
+    """A log that cannot be written."""
 
     def producer(self) -> EmbeddedProducer:
-        raise LogUnavailable("away")
+        raise LogUnavailable("the log is down")
 
 
-def test_a_log_that_is_away_loses_nothing_and_delays_nobody(
+def test_answers_and_clicks_continue_while_the_log_is_down_and_are_sent_later(
     router: Callable[..., Any], scripted: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Answers and clicks go on, and the next start sends what waits."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("serving.router.open_log", lambda address: Away(Path(address)))
+        patch.setattr("serving.router.open_log", lambda address: UnavailableLog(Path(address)))
         with router(tmp_path, scripted("Try {A2}.")) as running:
             answer = running.ask()
             assert running.click(answer["ads"][0]["click_url"]).status_code == 302
@@ -160,7 +158,9 @@ def test_a_log_that_is_away_loses_nothing_and_delays_nobody(
         assert running.revenue() == {"EUR": 200_000}
 
 
-def test_the_log_outlives_the_router(router: Callable[..., Any], scripted: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_log_can_be_read_after_the_router_has_stopped(
+    router: Callable[..., Any], scripted: Callable[..., Any], tmp_path: Path
+) -> None:
     with router(tmp_path, scripted("Try {A2}.")) as running:
         (ad,) = running.ask()["ads"]
         running.click(ad["click_url"])
@@ -172,7 +172,7 @@ def test_the_log_outlives_the_router(router: Callable[..., Any], scripted: Calla
     log.close()
 
 
-def test_an_answer_whose_event_cannot_be_built_is_answered(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_cannot_be_finalised_is_still_sent(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     router = start("Hello.")
     monkeypatch.setattr(AnswerResult, "faults", property(lambda _: 1 / 0))
     assert router.ask()["choices"][0]["message"]["content"] == "Hello."

@@ -1,4 +1,4 @@
-"""The request path over real HTTP: consent, exclusions, deadlines, overload, leaving clients, a drain on SIGTERM."""
+"""A request over real HTTP: consent, exclusions, deadlines, overload, clients that leave, SIGTERM."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 class AsyncScript(AsyncPolicyBackend):
-    """An asynchronous backend whose answer is the given function's."""
+    """An asynchronous backend whose events come from the given function."""
 
     digest = "1" * 64
     breaker_open = False
@@ -95,7 +95,7 @@ def test_a_frequency_cap_holds_and_needs_consent(start: Start, wait_until: Until
     assert ask(consent=True) == (0, ["frequency_uncounted"])
 
 
-def test_the_record_tells_of_every_creative(start: Start) -> None:
+def test_the_record_lists_every_creative(start: Start) -> None:
     router = start("Try {A1}.")
     ads = {"blocked_categories": ["coffee beans"], "user_blocked_advertisers": ["brand3"], "floor_micros": 450_000}
     record = router.get("/v1/auctions/" + router.ask(ads=ads)["auction"]["auction_id"]).json()
@@ -113,7 +113,7 @@ def test_the_record_tells_of_every_creative(start: Start) -> None:
     assert "llm_auction_auctions_total 1.0" in figures
 
 
-def test_metrics_tell_requests_fill_and_revenue(start: Start) -> None:
+def test_metrics_count_requests_fill_and_revenue(start: Start) -> None:
     router = start("Try {A1}.")
     answer = router.ask()
     router.ask(ads={"enabled": False})
@@ -136,7 +136,7 @@ def test_metrics_tell_requests_fill_and_revenue(start: Start) -> None:
         assert "llm_auction_" + line in figures
 
 
-def test_what_is_written_at_the_deadline_is_the_answer(router: Router, tmp_path: Path) -> None:
+def test_the_text_written_by_the_deadline_is_the_answer(router: Router, tmp_path: Path) -> None:
     async def slow(context: Context, deadline: float) -> AsyncGenerator[PolicyEvent, None]:
         yield TextDelta("A whole sentence. And an")
         await asyncio.sleep(max(0.0, deadline - asyncio.get_running_loop().time()))
@@ -155,7 +155,7 @@ def test_what_is_written_at_the_deadline_is_the_answer(router: Router, tmp_path:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_backend_that_ignores_its_deadline_is_given_up(router: Router, tmp_path: Path, stream: bool) -> None:
+def test_a_backend_that_ignores_its_deadline_is_cancelled(router: Router, tmp_path: Path, stream: bool) -> None:
     async def hangs(context: Context, deadline: float) -> AsyncGenerator[PolicyEvent, None]:
         await asyncio.sleep(60)
         yield DONE
@@ -169,7 +169,7 @@ def test_a_backend_that_ignores_its_deadline_is_given_up(router: Router, tmp_pat
 
 
 @pytest.mark.parametrize("text", ["", "@Ghost Ad@[Z9]", "   "])
-def test_nonsense_with_ads_becomes_an_answer_without(start: Start, text: str) -> None:
+def test_an_answer_without_visible_text_is_repeated_without_ads(start: Start, text: str) -> None:
     def script(context: Context) -> Iterator[str]:
         yield text if context.candidates else "A plain answer."
 
@@ -182,7 +182,7 @@ def test_nonsense_with_ads_becomes_an_answer_without(start: Start, text: str) ->
     assert "ad_free_retries_total 2.0" in router.get("/metrics").text
 
 
-def test_nothing_but_nonsense_is_a_clear_503(start: Start) -> None:
+def test_an_answer_without_any_visible_text_is_a_503(start: Start) -> None:
     response = start("@Ghost Ad@[Z9]").post()
     assert (response.status_code, response.json()["error"]["code"]) == (503, "policy_unavailable")
 
@@ -210,7 +210,7 @@ def test_answers_under_way_are_bounded(router: Router, tmp_path: Path, wait_unti
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_ends_its_generation(
+def test_a_client_that_leaves_cancels_its_generation(
     router: Router, tmp_path: Path, wait_until: Until, stream: bool
 ) -> None:
     async def endless(context: Context, deadline: float) -> AsyncGenerator[PolicyEvent, None]:
@@ -223,7 +223,7 @@ def test_a_client_that_leaves_ends_its_generation(
     with router(tmp_path, None, backend=backend) as running, httpx.Client() as client:
         if stream:
             with client.stream("POST", f"{running.url}/v1/chat/completions", json=body) as response:
-                chunks = response.iter_text()  # dropped, it would close the connection by itself
+                chunks = response.iter_text()  # kept: the iterator closes the connection when it is freed
                 next(chunks)
                 assert backend.open == 1
         else:
@@ -235,7 +235,7 @@ def test_a_client_that_leaves_ends_its_generation(
         assert record["outcome"] == "cancelled"
 
 
-def test_a_policy_that_is_down_shows_in_readiness(router: Router, tmp_path: Path) -> None:
+def test_a_router_whose_policy_is_down_is_not_ready(router: Router, tmp_path: Path) -> None:
     class Down(AsyncScript):
         async def ready(self) -> bool:
             return False
@@ -250,16 +250,14 @@ def test_a_policy_that_is_down_shows_in_readiness(router: Router, tmp_path: Path
         assert running.post().json()["error"]["code"] == "policy_unavailable"
 
 
-def test_ads_per_answer_are_steered_by_the_ad_load(router: Router, tmp_path: Path) -> None:
-    """The policy sees the bids under the load; a click still costs the bid."""
-
-    async def writes(context: Context, deadline: float) -> AsyncGenerator[PolicyEvent, None]:
+def test_the_ad_load_scales_the_bids_that_the_policy_sees(router: Router, tmp_path: Path) -> None:
+    async def records_its_context(context: Context, deadline: float) -> AsyncGenerator[PolicyEvent, None]:
         contexts.append(context)
         yield TextDelta("Hello.")
         yield DONE
 
     contexts: list[Context] = []
-    with router(tmp_path, None, backend=AsyncScript(writes)) as running:
+    with router(tmp_path, None, backend=AsyncScript(records_its_context)) as running:
         running.router.context.ad_load = 0.5
         record = running.get("/v1/auctions/" + running.ask()["auction"]["auction_id"]).json()
         candidate = next(c for c in record["candidates"] if c["ad_id"] == "A2")
@@ -306,7 +304,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_sigterm_lets_a_running_stream_end(tmp_path: Path) -> None:
+def test_a_running_stream_ends_normally_after_sigterm(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SERVER, str(tmp_path / "state")]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -343,7 +341,7 @@ def test_the_router_runs_on_postgresql(router: Router, scripted: Router, tmp_pat
         assert [e["model_version"] for e in events] == ["0" * 16]
 
 
-def test_spans_cover_the_request_and_name_no_reader(
+def test_spans_cover_the_request_without_any_user_text(
     router: Router, scripted: Router, tmp_path: Path, spans: Callable[[], dict[str, Any]]
 ) -> None:
     with router(tmp_path, scripted("Try {A1}.")) as running:

@@ -1,4 +1,4 @@
-"""What a reader sees: every ad labelled and linked at its span, none beyond the maximum, no marker ever."""
+"""The visible answer: every ad is labelled and linked at its span, none past the maximum, never a marker."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_spans_labels_and_limit_hold_for_any_text(raw: str, max_ads: int, cuts: 
         assert content[max(0, ad.span[0] - 1) : ad.span[0]] not in ("!", "\\")
     for ad_id in OFFERS:
         assert f"@[{ad_id}]" not in content
-    assert show(answer(max_ads), raw) == content  # the same however the text was cut
+    assert show(answer(max_ads), raw) == content  # the same for any cuts of the text
 
 
 def test_the_sentence_with_one_ad_too_many_is_left_out() -> None:
@@ -72,12 +72,12 @@ def test_an_exclamation_mark_does_not_turn_a_link_into_an_image() -> None:
 
 
 @pytest.mark.parametrize("raw", ["Before {} after.", "{}", "Two: {} and {}."])
-def test_our_links_go_back_to_titles(raw: str) -> None:
+def test_links_of_the_router_are_replaced_by_titles(raw: str) -> None:
     markers = raw.replace("{}", render_marker(ADS[0]))
     assert without_links(show(answer(), markers)) == raw.replace("{}", ADS[0].title)
 
 
-def test_other_links_of_a_conversation_are_left_alone() -> None:
+def test_other_links_of_a_conversation_stay() -> None:
     text = "See [docs](https://docs.example/c/x) and (Sponsored) events."
     assert without_links(text) == text
 
@@ -90,7 +90,7 @@ def test_titles_cannot_break_out_of_their_link() -> None:
 
 
 @given(st.lists(PARTS, max_size=12).map("".join), st.integers(1, 3))
-def test_what_was_read_is_what_was_streamed_with_bare_titles(raw: str, max_ads: int) -> None:
+def test_the_rendered_text_is_the_streamed_text_with_bare_titles(raw: str, max_ads: int) -> None:
     visible = answer(max_ads)
     content = show(visible, raw)
     stream = MarkerStream(ADS)
