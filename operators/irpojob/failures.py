@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from operators.conditions import JobReason
-from operators.irpojob.observe import ObservedJob, ObservedPod
+from operators.irpojob.observe import Observed, ObservedJob, ObservedPod
 
 EXIT_BAD_INPUT = 2
 EXIT_GUARD = 3
 EXIT_OUT_OF_MEMORY = 4
 """Exit codes of the console script (`cli.exits`)."""
-HOPELESS = {JobReason.BAD_INPUT, JobReason.GUARD_FIRED}
-"""Reasons that a restart cannot fix."""
+FATAL = {JobReason.BAD_INPUT, JobReason.GUARD_FIRED, JobReason.IMAGE_UNAVAILABLE, JobReason.POD_UNSTARTABLE}
+"""Reasons that fail the job at once, because a restart cannot fix them."""
 STUCK_S = 300.0
 """How long an image pull or the creation of a container may fail before the job fails."""
 LONGEST_OUTPUT = 1200
@@ -31,7 +31,37 @@ class Cause:
     pod: ObservedPod | None = None
 
 
-def cause_of(job: ObservedJob, pods: Sequence[ObservedPod]) -> Cause:
+def is_lost(pod: ObservedPod, observed: Observed, node_loss_s: float, now: datetime) -> bool:
+    """Return whether a pod no longer counts as running.
+
+    Its node is gone or has been silent for `node_loss_s` seconds, or its deletion is overdue by as much.
+    """
+    if pod.gone_by is not None and (now - pod.gone_by).total_seconds() >= node_loss_s:
+        return True
+    if pod.node is None:
+        return False
+    if pod.node in observed.gone:
+        return True
+    since = observed.nodes.get(pod.node)
+    return since is not None and (now - since).total_seconds() >= node_loss_s
+
+
+def failure_of(job: ObservedJob, observed: Observed, node_loss_s: float, now: datetime) -> Cause | None:
+    """Return why a Job cannot succeed any more, or None if it can."""
+    pods = observed.pods_of(job)
+    if job.state == "failed":
+        return _first_cause(job, pods)
+    for pod in pods:
+        if pod.live and is_lost(pod, observed, node_loss_s, now):
+            problem = "is gone" if pod.node in observed.gone else "does not answer"
+            return Cause(JobReason.NODE_LOST, f"node {pod.node} of pod {pod.name} {problem}", pod)
+    for pod in pods:
+        if pod.live and pod.placed is not None and (now - pod.placed).total_seconds() >= STUCK_S:
+            return Cause(JobReason.NODE_LOST, f"node {pod.node} has not started pod {pod.name}", pod)
+    return _stuck(pods, now)
+
+
+def _first_cause(job: ObservedJob, pods: Sequence[ObservedPod]) -> Cause:
     """Return why a Job failed: the first cause among its pods, since the failure of one pod ends the others."""
     causes = [_cause(pod) for pod in pods if pod.exit_code not in (None, 0) or (pod.phase == "Failed" and pod.ended)]
     if not causes:
@@ -66,7 +96,7 @@ def start_problem(pods: Sequence[ObservedPod]) -> Cause | None:
     return next((_start_cause(pod) for pod in pods if _cannot_start(pod)), None)
 
 
-def stuck(pods: Sequence[ObservedPod], now: datetime) -> Cause | None:
+def _stuck(pods: Sequence[ObservedPod], now: datetime) -> Cause | None:
     """Return the first pod that has been unable to start for STUCK_S, or that can never start."""
     for pod in filter(_cannot_start, pods):
         patience = 0.0 if pod.waiting in ("InvalidImageName", "ErrImageNeverPull") else STUCK_S

@@ -85,6 +85,10 @@ class Observed:
     gone: frozenset[str] = frozenset()
     refused: Refusal | None = None
 
+    def pods_of(self, job: ObservedJob) -> list[ObservedPod]:
+        """Return a Job's pods, without those of an earlier Job of the same name that are still terminating."""
+        return [pod for pod in self.pods if pod.owner == job.uid]
+
 
 @dataclass(frozen=True)
 class Observer:

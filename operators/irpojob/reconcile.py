@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from mechanism.errors import ConfigError
 from operators.conditions import JobCondition, JobReason
-from operators.irpojob.failures import HOPELESS, STUCK_S, Cause, cause_of, start_problem, stuck
+from operators.irpojob.failures import FATAL, STUCK_S, Cause, failure_of, is_lost, start_problem
 from operators.irpojob.manifests import config_map, service, step_job
 from operators.irpojob.observe import Desired, Observed, ObservedJob, ObservedPod
 from operators.irpojob.plan import Place, Step, job_name, places, pods_of
@@ -54,7 +54,10 @@ class _Pass:
         self._resume()
         if self._fail_past_deadline():
             return self._finish_ended()
-        if current is not None and (cause := self._failure(current)) is not None:
+        if (
+            current is not None
+            and (cause := failure_of(current, self.observed, self.spec.node_loss_seconds, self.now)) is not None
+        ):
             self._restart_or_fail(cause)
             if self._over():
                 return self._finish_ended()
@@ -100,28 +103,13 @@ class _Pass:
             (one for one in self.observed.jobs if (one.place, one.attempt) == wanted and not one.deleting), None
         )
 
-    def _pods_of(self, job: ObservedJob) -> list[ObservedPod]:
-        """Return a Job's pods, without those of an earlier Job of the same name that are still terminating."""
-        return [pod for pod in self.observed.pods if pod.owner == job.uid]
-
     def _is_lost(self, pod: ObservedPod) -> bool:
-        """Return whether a pod no longer counts as running.
-
-        Its node is gone or has been silent for `nodeLossSeconds`, or its deletion is overdue by as much.
-        """
-        if pod.gone_by is not None and (self.now - pod.gone_by).total_seconds() >= self.spec.node_loss_seconds:
-            return True
-        if pod.node is None:
-            return False
-        if pod.node in self.observed.gone:
-            return True
-        since = self.observed.nodes.get(pod.node)
-        return since is not None and (self.now - since).total_seconds() >= self.spec.node_loss_seconds
+        return is_lost(pod, self.observed, self.spec.node_loss_seconds, self.now)
 
     # -- results and failures of a step ----------------------------------------------------------------------------
 
     def _complete_step(self, job: ObservedJob) -> None:
-        pods = [pod for pod in self._pods_of(job) if pod.index == 0 and pod.output]
+        pods = [pod for pod in self.observed.pods_of(job) if pod.index == 0 and pod.output]
         outcome = _parse_outcome(pods[0].output) if pods else {}
         found = str(outcome.get("found") or "")
         self.draft.emit(JobReason.STEP_COMPLETE, f"{self.place} is done{': ' if found else ''}{found}")
@@ -149,20 +137,6 @@ class _Pass:
         self.draft.set_condition(JobCondition.PROGRESSING, False, JobReason.COMPLETE, message)
         self.draft.emit(JobReason.COMPLETE, message)
 
-    def _failure(self, current: ObservedJob) -> Cause | None:
-        """Return why the current attempt cannot continue, or None if it can."""
-        pods = self._pods_of(current)
-        if current.state == "failed":
-            return cause_of(current, pods)
-        lost = next((pod for pod in pods if pod.live and self._is_lost(pod)), None)
-        if lost is not None:
-            problem = "is gone" if lost.node in self.observed.gone else "does not answer"
-            return Cause(JobReason.NODE_LOST, f"node {lost.node} of pod {lost.name} {problem}", lost)
-        for pod in pods:
-            if pod.live and pod.placed is not None and (self.now - pod.placed).total_seconds() >= STUCK_S:
-                return Cause(JobReason.NODE_LOST, f"node {pod.node} has not started pod {pod.name}", pod)
-        return stuck(pods, self.now)
-
     def _restart_or_fail(self, cause: Cause) -> None:
         """Restart the whole step, or fail the job if a restart cannot help or the restarts are used up."""
         status, place = self.status, self.place
@@ -184,7 +158,7 @@ class _Pass:
             if self.status.out_of_memory >= 2:
                 self._fail(cause.reason, f"{failure}; twice at the same size, so a third attempt would fail as well")
                 return
-        if cause.reason in HOPELESS or cause.reason in (JobReason.IMAGE_UNAVAILABLE, JobReason.POD_UNSTARTABLE):
+        if cause.reason in FATAL:
             self._fail(cause.reason, failure)
             return
         if status.restarts >= self.spec.max_restarts:
@@ -240,7 +214,7 @@ class _Pass:
     def _report_progress(self, current: ObservedJob) -> None:
         """Set phase and Progressing condition from the current Job's pods."""
         count, _ = pods_of(self.spec, self.place.step)
-        pods = self._pods_of(current)
+        pods = self.observed.pods_of(current)
         unscheduled = next((pod for pod in pods if pod.live and pod.unschedulable), None)
         phase = "Pending" if current.ready == 0 else "Running"
         if current.suspended:
@@ -363,7 +337,7 @@ class _Pass:
         self.draft.actions.append(Delete("batch/v1", "Job", job.name, job.uid))
 
     def _set_progress(self, reason: JobReason, message: str, *, warn: bool = False, emit: bool | None = None) -> None:
-        """Set the Progressing condition; with an event if `emit` says so, by default if the reason has changed."""
+        """Set the Progressing condition. `emit`: whether with an event; by default if the reason has changed."""
         before = self.draft.condition(JobCondition.PROGRESSING)
         text = f"{self.place}: {message}"
         if emit if emit is not None else before is None or before.reason != reason:

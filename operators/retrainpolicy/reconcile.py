@@ -156,7 +156,7 @@ class _Pass:
     # -- schedule and prerequisites --------------------------------------------------------------------------------
 
     def _apply_schedule(self) -> str:
-        """Note a retraining that the schedule requests; return what is wrong with the schedule, else ""."""
+        """Record a retraining that the schedule requests; return the problem of an invalid schedule, else ""."""
         schedule = self.spec.schedule
         if schedule is None:
             self.draft.update(next_scheduled=None)
@@ -176,9 +176,9 @@ class _Pass:
         return ""
 
     def _ready(self, schedule_problem: str) -> bool:
-        """Set the Ready condition; return whether the pass can go on.
+        """Set the Ready condition; return whether the pass can continue.
 
-        A retraining that runs already goes on in any case. A refused object is created again in each pass.
+        A running retraining continues in any case. A refused object is created again in each pass.
         """
         if schedule_problem:
             self._set_not_ready(PolicyReason.BAD_SCHEDULE, f"spec.schedule: {schedule_problem}")

@@ -1,8 +1,8 @@
-"""Clusters for the tests: by default our own, started by the first test that needs one; or one that is there already.
+"""Clusters for the tests: by default one that the first test starts, or an existing one.
 
-LLM_AUCTION_TEST_KUBECONFIG names the kubeconfig of an existing cluster (kind, a cloud) that the same tests then use as
-its administrator; LLM_AUCTION_TEST_IMAGE names an image with this project in it that the cluster can pull. Tests that
-stop or break their cluster take `own_control_plane`, `kwok_plane` or `own_node`, and are left out there.
+LLM_AUCTION_TEST_KUBECONFIG names the kubeconfig of an existing cluster (kind, a cloud), which the tests use as its
+administrator; LLM_AUCTION_TEST_IMAGE names an image with this project that the cluster can pull. Tests that stop or
+break their cluster use `own_control_plane`, `kwok_plane` or `own_node` and are skipped with an existing cluster.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from tests.support.cluster.tools import ToolsMissing
 EXISTING = "LLM_AUCTION_TEST_KUBECONFIG"
 IMAGE = "LLM_AUCTION_TEST_IMAGE"
 WAIT_S = 90.0
-"""How long something may take that takes a second on a quiet machine."""
+"""Longest wait for something that takes a second on a quiet machine."""
 
 
 def existing() -> Path | None:
-    """The kubeconfig of the cluster that the tests shall use in place of their own, if one is named."""
-    told = os.environ.get(EXISTING)
-    return Path(told) if told else None
+    """Return the kubeconfig of the existing cluster that the tests should use, if one is named."""
+    path = os.environ.get(EXISTING)
+    return Path(path) if path else None
 
 
 def eventually(what: str, holds: Callable[[], bool], seconds: float = WAIT_S) -> None:
-    """Returns as soon as `holds()`, which is asked again and again; fails the test after `seconds`."""
+    """Wait until `holds()`; fail the test after `seconds`."""
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
@@ -46,7 +46,7 @@ def eventually(what: str, holds: Callable[[], bool], seconds: float = WAIT_S) ->
 
 @contextmanager
 def fresh_namespace(api: client.ApiClient) -> Iterator[str]:
-    """A namespace with a name that no other test uses."""
+    """Create a namespace with a unique name; delete it at the end."""
     core, name = client.CoreV1Api(api), f"test-{uuid.uuid4().hex[:10]}"
     core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=name)))
     yield name
@@ -54,7 +54,7 @@ def fresh_namespace(api: client.ApiClient) -> Iterator[str]:
 
 
 def client_with_token(kubeconfig: Path, token: str) -> client.ApiClient:
-    """A client of the same cluster for whom a token stands, as a service account's, in place of the administrator."""
+    """Return a client that authenticates by a token, such as a service account's."""
     settings = client.Configuration()
     config.load_kube_config(str(kubeconfig), client_configuration=settings)
     settings.cert_file = settings.key_file = None
@@ -64,9 +64,9 @@ def client_with_token(kubeconfig: Path, token: str) -> client.ApiClient:
 
 @pytest.fixture(scope="session")
 def own_control_plane() -> Iterator[ControlPlane]:
-    """etcd and an API server of this test process, and nothing that acts on the objects in it."""
+    """Run etcd and an API server, without controllers."""
     if existing():
-        pytest.skip(f"needs a cluster of its own, and {EXISTING} names another")
+        pytest.skip(f"needs its own cluster, but {EXISTING} names an existing one")
     try:
         plane = ControlPlane()
     except ToolsMissing as error:
@@ -77,15 +77,15 @@ def own_control_plane() -> Iterator[ControlPlane]:
 
 @pytest.fixture(scope="session")
 def kubeconfig(request: pytest.FixtureRequest) -> Path:
-    """An administrator's way to a Kubernetes API; controllers need not run there, so pods may never start."""
+    """Return the administrator's kubeconfig of an API server; without controllers, pods may never start."""
     return existing() or request.getfixturevalue("own_control_plane").kubeconfig
 
 
 @pytest.fixture(scope="session")
 def kwok_plane() -> Iterator[ControlPlane]:
-    """A control plane with its controllers and two nodes of kwok's, each with eight GPUs: nothing is executed."""
+    """Run a control plane with its controllers and two simulated nodes (kwok) with eight GPUs each."""
     if existing():
-        pytest.skip(f"needs nodes that only say so, and {EXISTING} names a cluster with others")
+        pytest.skip(f"needs simulated nodes, but {EXISTING} names an existing cluster")
     try:
         plane = ControlPlane(controllers=True)
         with plane:
@@ -98,23 +98,23 @@ def kwok_plane() -> Iterator[ControlPlane]:
 
 @pytest.fixture(scope="session")
 def kwok_api(kwok_plane: ControlPlane) -> Iterator[client.ApiClient]:
-    """A client of the cluster with kwok's nodes."""
+    """Return a client of the cluster with simulated nodes."""
     with config.new_client_from_config(str(kwok_plane.kubeconfig)) as connected:
         yield connected
 
 
 @pytest.fixture
 def kwok_namespace(kwok_api: client.ApiClient) -> Iterator[str]:
-    """A namespace of this test alone in the cluster with kwok's nodes."""
+    """Create a namespace in the cluster with simulated nodes."""
     with fresh_namespace(kwok_api) as name:
         yield name
 
 
 @pytest.fixture(scope="session")
 def own_node() -> Iterator[Node]:
-    """A cluster with one node that runs real pods."""
+    """Run a cluster with one node that runs real pods."""
     if existing():
-        pytest.skip(f"needs a node of its own, and {EXISTING} names another cluster")
+        pytest.skip(f"needs its own node, but {EXISTING} names an existing cluster")
     try:
         node = Node()
     except ToolsMissing as error:
@@ -125,44 +125,44 @@ def own_node() -> Iterator[Node]:
 
 @pytest.fixture(scope="session")
 def pod_image(request: pytest.FixtureRequest) -> str:
-    """An image with this project, Python and its packages inside, known to the cluster of `pods_kubeconfig`."""
+    """Return the name of an image with this project that the cluster of `pods_kubeconfig` can run."""
     if not existing():
         request.getfixturevalue("own_node")
         return HOST_IMAGE
     if IMAGE not in os.environ:
-        pytest.skip(f"{EXISTING} names a cluster; name an image with this project that it can pull in {IMAGE}")
+        pytest.skip(f"{EXISTING} names a cluster: name an image with this project that it can pull in {IMAGE}")
     return os.environ[IMAGE]
 
 
 @pytest.fixture(scope="session")
 def pods_kubeconfig(request: pytest.FixtureRequest) -> Path:
-    """An administrator's way to a cluster that runs real pods."""
+    """Return the administrator's kubeconfig of a cluster that runs real pods."""
     return existing() or request.getfixturevalue("own_node").plane.kubeconfig
 
 
 @pytest.fixture(scope="session")
 def pods_api(pods_kubeconfig: Path) -> Iterator[client.ApiClient]:
-    """A client of the cluster that runs real pods."""
+    """Return a client of the cluster that runs real pods."""
     with config.new_client_from_config(str(pods_kubeconfig)) as connected:
         yield connected
 
 
 @pytest.fixture
 def pods_namespace(pods_api: client.ApiClient) -> Iterator[str]:
-    """A namespace of this test alone in the cluster that runs real pods."""
+    """Create a namespace in the cluster that runs real pods."""
     with fresh_namespace(pods_api) as name:
         yield name
 
 
 @pytest.fixture(scope="session")
 def api(kubeconfig: Path) -> Iterator[client.ApiClient]:
-    """A client of that API."""
+    """Return a client of the API server of `kubeconfig`."""
     with config.new_client_from_config(str(kubeconfig)) as connected:
         yield connected
 
 
 def define(api: client.ApiClient) -> None:
-    """Makes the custom resources known to a cluster, and waits until they are served."""
+    """Define the custom resources in a cluster and wait until they are served."""
     definitions = client.ApiextensionsV1Api(api)
     manager = {"field_manager": "tests", "force": True, "_content_type": "application/apply-patch+yaml"}
     for kind in KINDS:
@@ -178,13 +178,13 @@ def define(api: client.ApiClient) -> None:
 
 @pytest.fixture(scope="session")
 def definitions(api: client.ApiClient) -> None:
-    """The custom resources, known to that API."""
+    """Define the custom resources in the API server of `kubeconfig`."""
     define(api)
 
 
 @pytest.fixture
 def namespace(api: client.ApiClient) -> Iterator[str]:
-    """A namespace of this test alone."""
+    """Create a namespace for the test."""
     with fresh_namespace(api) as name:
         yield name
 
@@ -193,7 +193,7 @@ def namespace(api: client.ApiClient) -> Iterator[str]:
 def running(
     pods_kubeconfig: Path, pods_api: client.ApiClient, pods_namespace: str, tmp_path: Path
 ) -> Iterator[Running]:
-    """The operator for the test's namespace in the cluster that runs real pods."""
+    """Run the operator for the test's namespace in the cluster that runs real pods."""
     define(pods_api)
     with operator(pods_api, pods_kubeconfig, pods_namespace, tmp_path) as process:
         yield process

@@ -62,7 +62,7 @@ class World:
         return Observed(tuple(self.jobs.values()), tuple(self.pods.values()), dict(self.nodes))
 
     def reconcile(self, acts: int | None = None) -> Reconciliation[IRPOJobStatus]:
-        """Run a pass. With `acts` the operator dies in it, after writing the status and taking so many actions."""
+        """Run a pass. With `acts` the operator dies in it, after writing the status and the first `acts` actions."""
         outcome = reconcile(self.observed(), self.desired, self.now)
         self.desired = replace(self.desired, status=outcome.status)
         self.events += [str(one.reason) for one in outcome.events]

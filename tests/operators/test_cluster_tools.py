@@ -1,4 +1,4 @@
-"""The programs of a cluster: pinned, built once, never taken for whole when they are not."""
+"""The programs of a cluster: pinned, built once, and never left behind incomplete."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from tests.support.cluster import tools
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of programs."""
+    """Use an empty cache of programs."""
     monkeypatch.setenv(tools.PLACE, str(tmp_path / "programs"))
     return tools.folder()
 
 
 def pretend(folder: Path, monkeypatch: pytest.MonkeyPatch, version: str, build: str) -> None:
-    """Puts a Go compiler first on the PATH that says its version, and builds as the shell lines `build` do; there,
-    $target is the file to write."""
+    """Put a fake Go compiler first on PATH: it reports `version` and builds by the shell lines `build`.
+
+    In these lines, $target is the file to write.
+    """
     folder.mkdir()
     script = folder / "go"
     lines = (
@@ -55,36 +57,34 @@ def test_the_folder_changes_with_what_is_built(place: Path, tmp_path: Path, monk
 
 def test_a_program_is_built_once_and_is_static(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("go") is None:
-        pytest.skip("there is no Go compiler here")
+        pytest.skip("there is no Go compiler")
     shared = subprocess.run(["go", "env", "GOCACHE"], capture_output=True, text=True, check=True).stdout.strip()
-    monkeypatch.setenv("GOCACHE", shared)  # the standard library is compiled once, not for every run of the tests
-    said: list[str] = []
-    assert tools.prepare(["pause"], said.append) == place
-    assert said
+    monkeypatch.setenv("GOCACHE", shared)  # compile the standard library once, not in every run of the tests
+    progress: list[str] = []
+    assert tools.prepare(["pause"], progress.append) == place
+    assert progress
     program = tools.locate("pause")
     built = program.stat().st_mtime_ns
     assert b"/lib64/ld-linux" not in program.read_bytes()
 
-    said.clear()
-    tools.prepare(["pause"], said.append)
+    progress.clear()
+    tools.prepare(["pause"], progress.append)
     assert program.stat().st_mtime_ns == built
-    assert not said
+    assert not progress
 
 
-def test_a_build_that_breaks_off_leaves_no_program(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_aborted_build_leaves_no_program(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(tmp_path / "bin", monkeypatch, "go1.99.0", 'printf half > "$target"; echo "disk is full" >&2; exit 1')
     with pytest.raises(tools.BuildFailed, match="disk is full"):
         tools.prepare(["etcd"], lambda line: None)
     with pytest.raises(tools.ToolsMissing, match="make cluster-tools"):
         tools.locate("etcd")
-    pretend(tmp_path / "mended", monkeypatch, "go1.99.0", 'printf whole > "$target"')
+    pretend(tmp_path / "fixed", monkeypatch, "go1.99.0", 'printf whole > "$target"')
     tools.prepare(["etcd"], lambda line: None)
     assert tools.locate("etcd").read_text("utf-8") == "whole"
 
 
-def test_an_old_compiler_or_none_is_named_with_what_to_install(
+def test_a_missing_or_old_compiler_is_an_error_that_says_what_to_install(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(tmp_path / "bin", monkeypatch, "go1.19.8", "exit 1")
@@ -95,7 +95,7 @@ def test_an_old_compiler_or_none_is_named_with_what_to_install(
         tools.prepare()
 
 
-def test_what_was_compiled_is_cleared_away_when_all_programs_are_there(
+def test_compiled_packages_are_deleted_once_all_programs_exist(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GOCACHE", raising=False)

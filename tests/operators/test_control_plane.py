@@ -1,4 +1,4 @@
-"""The API server that the operator's tests talk to: it answers, asks who is there, and knows new kinds."""
+"""The API server for the operator's tests: custom kinds, authentication, authorisation, restarts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SCHEMA = {
 
 @pytest.fixture
 def billboards(api: client.ApiClient) -> Iterator[str]:
-    """A kind that no cluster has; its group."""
+    """Define a kind that no cluster has; return its group."""
     group = f"t{uuid.uuid4().hex[:8]}.llm-auction.io"
     definition = {
         "apiVersion": "apiextensions.k8s.io/v1",
@@ -59,12 +59,12 @@ def billboards(api: client.ApiClient) -> Iterator[str]:
 
 
 def billboard(group: str, height: int) -> dict[str, object]:
-    """One object of that kind."""
+    """Return an object of that kind."""
     kind = {"apiVersion": f"{group}/v1", "kind": "Billboard", "metadata": {"name": "north"}}
     return {**kind, "spec": {"height": height}}
 
 
-def test_an_object_of_a_new_kind_is_kept_and_its_rules_hold(
+def test_an_object_of_a_new_kind_is_stored_and_its_rules_apply(
     api: client.ApiClient, namespace: str, billboards: str
 ) -> None:
     objects = client.CustomObjectsApi(api)
@@ -78,9 +78,7 @@ def test_an_object_of_a_new_kind_is_kept_and_its_rules_hold(
     assert "height is immutable" in refused.value.body
 
 
-def test_an_account_may_do_what_its_role_allows_and_nothing_else(
-    kubeconfig: Path, api: client.ApiClient, namespace: str
-) -> None:
+def test_an_account_can_do_only_what_its_role_allows(kubeconfig: Path, api: client.ApiClient, namespace: str) -> None:
     core, roles = client.CoreV1Api(api), client.RbacAuthorizationV1Api(api)
     core.create_namespaced_service_account(namespace, {"metadata": {"name": "reader"}})
     rules = [{"apiGroups": [""], "resources": ["services"], "verbs": ["list"]}]
@@ -96,32 +94,32 @@ def test_an_account_may_do_what_its_role_allows_and_nothing_else(
     def listed() -> bool:
         try:
             return client.CoreV1Api(reader).list_namespaced_service(namespace).items == []
-        except ApiException as error:  # the authoriser reads the binding a moment after it is written
+        except ApiException as error:  # the authoriser reads the binding with a delay
             if error.status != 403:
                 raise
             return False
 
     with client_with_token(kubeconfig, granted.status.token) as reader:
-        eventually("the reader may list", listed)
+        eventually("the reader can list", listed)
         with pytest.raises(ApiException) as refused:
             client.CoreV1Api(reader).list_namespaced_secret(namespace)
     assert refused.value.status == 403
     assert f"system:serviceaccount:{namespace}:reader" in refused.value.body
 
 
-def test_a_certificate_says_who_its_holder_is(own_control_plane: ControlPlane) -> None:
+def test_a_certificate_identifies_its_holder(own_control_plane: ControlPlane) -> None:
     path = own_control_plane.kubeconfig_for("alice", ["buyers"])
     with config.new_client_from_config(str(path)) as alice:
-        told = client.AuthenticationV1Api(alice).create_self_subject_review({}).status.user_info
-    assert told.username == "alice"
-    assert set(told.groups) == {"buyers", "system:authenticated"}
+        user = client.AuthenticationV1Api(alice).create_self_subject_review({}).status.user_info
+    assert user.username == "alice"
+    assert set(user.groups) == {"buyers", "system:authenticated"}
 
 
-def test_nobody_is_let_in_without_a_certificate(own_control_plane: ControlPlane) -> None:
+def test_a_client_without_a_certificate_is_refused(own_control_plane: ControlPlane) -> None:
     settings = client.Configuration(host=own_control_plane.url)
     settings.ssl_ca_cert = str(own_control_plane.authority.pair.certificate)
-    with client.ApiClient(settings) as stranger, pytest.raises(ApiException) as refused:
-        client.CoreV1Api(stranger).list_namespace()
+    with client.ApiClient(settings) as anonymous, pytest.raises(ApiException) as refused:
+        client.CoreV1Api(anonymous).list_namespace()
     assert refused.value.status == 401
 
 
@@ -129,7 +127,7 @@ def test_kubectl_reads_the_same_cluster(own_control_plane: ControlPlane, namespa
     assert f"namespace/{namespace}" in own_control_plane.kubectl("get", "namespaces", "-o", "name").splitlines()
 
 
-def test_objects_outlive_kills_of_the_server_and_of_its_store(
+def test_objects_survive_kills_of_the_server_and_of_etcd(
     own_control_plane: ControlPlane, api: client.ApiClient, namespace: str
 ) -> None:
     core = client.CoreV1Api(api)
@@ -162,5 +160,5 @@ def test_nothing_is_left_when_the_owner_is_killed(own_control_plane: ControlPlan
     owner.send_signal(signal.SIGKILL)
     owner.wait()
 
-    eventually("its programs and its folder are gone", lambda: not folder.exists() and not any(members(folder)))
+    eventually("its processes and its folder are gone", lambda: not folder.exists() and not any(members(folder)))
     assert own_control_plane.ready()

@@ -1,4 +1,4 @@
-"""A node that runs real pods: what stands on this machine runs in them, and they find each other."""
+"""A node that runs real pods with the files of this machine, and their network."""
 
 from __future__ import annotations
 
@@ -23,24 +23,22 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 def container(image: str, *command: str, **more: Any) -> dict[str, Any]:
-    """The one container of a pod."""
+    """Return the container of a pod."""
     return {"name": "main", "image": image, "command": list(command), **more}
 
 
 def pod(name: str, *arguments: Any, labels: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
-    """A pod that is not started again."""
+    """Return a pod that is not restarted."""
     spec = {"restartPolicy": "Never", "containers": [container(*arguments, **more)]}
     return {"metadata": {"name": name, "labels": labels or {}}, "spec": spec}
 
 
 def phase(core: client.CoreV1Api, name: str, namespace: str) -> str:
-    """What the cluster says of a pod."""
+    """Return a pod's phase."""
     return str(core.read_namespaced_pod(name, namespace).status.phase)
 
 
-def test_a_pod_runs_this_project_and_its_words_can_be_read(
-    pods_api: client.ApiClient, pods_namespace: str, pod_image: str
-) -> None:
+def test_a_pod_runs_this_project_and_has_a_log(pods_api: client.ApiClient, pods_namespace: str, pod_image: str) -> None:
     core = client.CoreV1Api(pods_api)
     program = "from mechanism.markers import __name__ as here; import socket; print(here, 'in', socket.gethostname())"
     core.create_namespaced_pod(pods_namespace, pod("speaker", pod_image, "python", "-c", program))
@@ -49,7 +47,7 @@ def test_a_pod_runs_this_project_and_its_words_can_be_read(
     assert phase(core, "speaker", pods_namespace) == "Succeeded"
 
 
-def test_a_pod_that_fails_tells_its_exit_code(pods_api: client.ApiClient, pods_namespace: str, pod_image: str) -> None:
+def test_a_failed_pod_has_its_exit_code(pods_api: client.ApiClient, pods_namespace: str, pod_image: str) -> None:
     core = client.CoreV1Api(pods_api)
     core.create_namespaced_pod(pods_namespace, pod("failing", pod_image, "python", "-c", "raise SystemExit(3)"))
     eventually("the pod has failed", lambda: phase(core, "failing", pods_namespace) == "Failed")
@@ -57,12 +55,12 @@ def test_a_pod_that_fails_tells_its_exit_code(pods_api: client.ApiClient, pods_n
     assert ended.state.terminated.exit_code == 3
 
 
-MEETING = """
+RENDEZVOUS = """
 import os, socket, time
 rank = int(os.environ["JOB_COMPLETION_INDEX"])
 if rank == 0:
     server = socket.create_server(("", 7000))
-    print("heard", server.accept()[0].recv(99).decode())
+    print("received", server.accept()[0].recv(99).decode())
 while rank == 1:
     try:
         socket.create_connection(("pair-0.pair", 7000)).sendall(b"rank 1")
@@ -81,20 +79,20 @@ def test_the_pods_of_an_indexed_job_find_each_other_by_name(
     spec = {
         "subdomain": "pair",
         "restartPolicy": "Never",
-        "containers": [container(pod_image, "python", "-c", MEETING)],
+        "containers": [container(pod_image, "python", "-c", RENDEZVOUS)],
     }
     job = {"completions": 2, "parallelism": 2, "completionMode": "Indexed", "template": {"spec": spec}}
     jobs.create_namespaced_job(pods_namespace, {"metadata": {"name": "pair"}, "spec": job})
     eventually(
-        "both have ended well",
+        "both have succeeded",
         lambda: jobs.read_namespaced_job("pair", pods_namespace).status.completed_indexes == "0,1",
     )
     first = "batch.kubernetes.io/job-completion-index=0"
     [server] = core.list_namespaced_pod(pods_namespace, label_selector=first).items
-    assert core.read_namespaced_pod_log(server.metadata.name, pods_namespace) == "heard rank 1\n"
+    assert core.read_namespaced_pod_log(server.metadata.name, pods_namespace) == "received rank 1\n"
 
 
-def test_a_service_is_reached_from_this_machine(
+def test_a_service_can_be_reached_from_this_machine(
     own_node: Node, pods_api: client.ApiClient, pods_namespace: str
 ) -> None:
     core, labels = client.CoreV1Api(pods_api), {"app": "pages"}
@@ -112,11 +110,11 @@ def test_a_service_is_reached_from_this_machine(
         except OSError:
             return b""
 
-    eventually("the page comes", lambda: answer() == (CHECKOUT / "LICENSE").read_bytes())
+    eventually("the page is served", lambda: answer() == (CHECKOUT / "LICENSE").read_bytes())
 
 
 @pytest.mark.slow
-def test_a_silent_node_is_told_of_and_comes_back(own_node: Node) -> None:
+def test_a_silent_node_becomes_not_ready_and_recovers(own_node: Node) -> None:
     own_node.kill_kubelet()
     eventually("the node is not ready", lambda: not own_node.ready())
     own_node.start_kubelet()
@@ -134,7 +132,7 @@ with Node() as node:
 
 @pytest.fixture
 def owner() -> Iterator[subprocess.Popen[bytes]]:
-    """Another process with a node of its own."""
+    """Start another process with its own node."""
     process = subprocess.Popen([sys.executable, "-c", OWNER], cwd=CHECKOUT, stdout=subprocess.PIPE)
     assert process.stdout is not None
     with process.stdout:
@@ -146,8 +144,8 @@ def owner() -> Iterator[subprocess.Popen[bytes]]:
 @pytest.mark.slow
 def test_nothing_is_left_of_a_node_when_its_owner_is_killed(own_node: Node, owner: subprocess.Popen[bytes]) -> None:
     assert owner.stdout is not None
-    told, address = owner.stdout.readline().decode().split()
-    folder = Path(told)
+    path, address = owner.stdout.readline().decode().split()
+    folder = Path(path)
     assert address != own_node.plane.network.address
     with config.new_client_from_config(str(folder / "kubeconfig")) as api, fresh_namespace(api) as namespace:
         core = client.CoreV1Api(api)
@@ -161,7 +159,7 @@ def test_nothing_is_left_of_a_node_when_its_owner_is_killed(own_node: Node, owne
     owner.send_signal(signal.SIGKILL)
     owner.wait()
 
-    eventually("its programs and its folder are gone", lambda: not folder.exists() and not any(members(folder)))
+    eventually("its processes and its folder are gone", lambda: not folder.exists() and not any(members(folder)))
     assert not sleeper.is_running()
     assert not control_groups(folder)
     eventually("its interface is gone", lambda: len(interfaces - set(psutil.net_if_addrs())) == 1)

@@ -57,12 +57,12 @@ def test_the_example_is_accepted_with_the_trainers_default_triggers_and_a_mutabl
 REFUSED = {
     "an unknown trigger": ({"triggers__moon": "full"}, "unknown field"),
     "a trigger of 0": ({"triggers__new_interactions": 0}, "new_interactions"),
-    "a base of its own": ({"template__spec__config__base": "smollm2-135m"}, "leave out config.base"),
-    "feedback of its own": (
+    "a base model": ({"template__spec__config__base": "smollm2-135m"}, "leave out config.base"),
+    "a feedback source": (
         {"template__spec__config__feedback": {"source": "shards", "path": "/x"}},
         "leave out source, path, judge, since and until of config.feedback",
     ),
-    "gates of its own": ({"template__spec__gates": {}}, "leave out gates"),
+    "gates in the template": ({"template__spec__gates": {}}, "leave out gates"),
     "a gate out of range": ({"gates__min_auc": 2}, "min_auc"),
     "an estimator that does not fit": (
         {"gates__offpolicy": {"action": "ads", "method": "snips"}},
