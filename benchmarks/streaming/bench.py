@@ -23,7 +23,7 @@ from benchmarks.figures import machine_name, percentile, write_figures
 from benchmarks.streaming.ceiling import measure
 from benchmarks.streaming.check import Comparison, compare
 from benchmarks.streaming.drill import PARTITIONS, SESSION_S, WORKERS, prepare
-from benchmarks.streaming.processes import Workspace, Process
+from benchmarks.streaming.processes import Process, Workspace
 from mechanism.errors import AuctionError
 from streaming.kafka.log import KafkaLog
 from streaming.shards import ShardReader

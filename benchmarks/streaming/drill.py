@@ -25,7 +25,7 @@ from sqlalchemy.exc import DBAPIError
 from benchmarks.figures import machine_name, write_figures
 from benchmarks.streaming.check import Comparison, compare, expectations
 from benchmarks.streaming.event_samples import ADS
-from benchmarks.streaming.processes import Workspace, Process
+from benchmarks.streaming.processes import Process, Workspace
 from mechanism.errors import AuctionError
 from serving.campaigns.storage import CampaignStore
 from serving.campaigns.types import Campaign, Creative

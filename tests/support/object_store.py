@@ -1,8 +1,7 @@
-"""An S3 server for tests: what is kept in an object store is kept in one that is spoken to over HTTP."""
+"""A local S3 server (moto) for tests of object stores over HTTP."""
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import time
@@ -15,22 +14,24 @@ from dataclasses import dataclass
 import pytest
 import s3fs
 
+from tests.support.ports import free_ports
+
 START_S = 60.0
 
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """A running server; `environment` is what a client needs to reach it."""
+    """A running server."""
 
     port: int
 
     @property
     def environment(self) -> dict[str, str]:
-        """For processes of this machine."""
+        """Environment variables for clients on this machine."""
         return self.reached_at("127.0.0.1")
 
     def reached_at(self, host: str) -> dict[str, str]:
-        """For those to whom this machine is `host`."""
+        """Return the environment variables for clients that reach this machine as `host`."""
         return {
             "AWS_ENDPOINT_URL": f"http://{host}:{self.port}",
             "AWS_ACCESS_KEY_ID": "tests",
@@ -39,7 +40,7 @@ class ObjectStore:
         }
 
     def bucket(self) -> str:
-        """URL of a new, empty bucket."""
+        """Create an empty bucket and return its URL."""
         name = f"auction-{uuid.uuid4().hex[:12]}"
         s3fs.S3FileSystem().mkdir(name)
         return f"s3://{name}"
@@ -47,25 +48,24 @@ class ObjectStore:
 
 @contextmanager
 def object_store(host: str = "127.0.0.1") -> Iterator[ObjectStore]:
-    """A server that listens at `host`; the environment of this process leads to it meanwhile."""
-    with socket.create_server((host, 0)) as free:
-        found = ObjectStore(free.getsockname()[1])
-    command = [sys.executable, "-m", "moto.server", "-H", host, "-p", str(found.port)]
+    """Run a server on `host`; meanwhile the environment of this process points to it."""
+    store = ObjectStore(free_ports(1, host)[0])
+    command = [sys.executable, "-m", "moto.server", "-H", host, "-p", str(store.port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             end = time.monotonic() + START_S
             while True:
                 try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{found.port}/moto-api/", timeout=5).close()
+                    urllib.request.urlopen(f"http://127.0.0.1:{store.port}/moto-api/", timeout=5).close()
                     break
                 except OSError:
                     assert process.poll() is None, "the S3 server ended"
                     assert time.monotonic() < end, "the S3 server does not answer"
                     time.sleep(0.1)
             with pytest.MonkeyPatch.context() as patch:
-                s3fs.S3FileSystem.clear_instance_cache()  # they keep the address and credentials that they began with
-                for name, value in found.environment.items():
+                s3fs.S3FileSystem.clear_instance_cache()  # cached instances keep their address and credentials
+                for name, value in store.environment.items():
                     patch.setenv(name, value)
-                yield found
+                yield store
         finally:
             process.kill()

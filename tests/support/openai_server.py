@@ -57,7 +57,7 @@ def completion(content: Any, read: int = 10, written: int = 5) -> Reply:
 
 @contextmanager
 def serving(answer: Callable[[Request], Reply]) -> Iterator[Server]:
-    """Serve `answer` on a free local port until the block ends."""
+    """Serve `answer` on a free local port inside the context."""
     server = Server("")
     lock = threading.Lock()
 
@@ -99,12 +99,12 @@ def serving(answer: Callable[[Request], Reply]) -> Iterator[Server]:
 
 def scripted(replies: Sequence[Reply]) -> Callable[[Request], Reply]:
     """Answer with `replies` in order, then repeat the last one."""
-    left = list(replies)
+    remaining = list(replies)
     lock = threading.Lock()
 
     def answer(_: Request) -> Reply:
         with lock:
-            return left.pop(0) if len(left) > 1 else left[0]
+            return remaining.pop(0) if len(remaining) > 1 else remaining[0]
 
     return answer
 
@@ -129,12 +129,12 @@ class SmallModel:
         prompt = self.tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)
         schema = body["response_format"]["json_schema"]["schema"]
         with self._lock:
-            writing = _Writing(self.model, self.tokenizer, prompt, body["temperature"], body["seed"])
-            writing.value(schema)
-        return completion(writing.text, read=writing.read, written=writing.written)
+            decoding = _Decoding(self.model, self.tokenizer, prompt, body["temperature"], body["seed"])
+            decoding.value(schema)
+        return completion(decoding.text, read=decoding.read, written=decoding.written)
 
 
-class _Writing:
+class _Decoding:
     """The state of one answer: the model's cache, the logits of the next token (V,), and the JSON so far."""
 
     def __init__(self, model: Any, tokenizer: Any, prompt: str, temperature: float, seed: int) -> None:

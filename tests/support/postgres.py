@@ -1,7 +1,7 @@
-"""A PostgreSQL server of one's own, in a temporary folder, for tests and drills: started, killed, restarted, removed.
+"""A private PostgreSQL server in a temporary folder, for tests and drills, which can be killed and restarted.
 
-The server comes from the distribution's package. It listens on a socket in its folder alone, so that no port is taken
-and nobody else reaches it.
+The server comes from the distribution's package. It listens only on a socket in its folder, so that it needs no port
+and no other user can connect.
 """
 
 from __future__ import annotations
@@ -27,21 +27,23 @@ START_S = 60
 
 
 class PostgresMissing(AuctionError):
-    """The server's programs are not on this machine; the message says how to install them."""
+    """PostgreSQL is missing on this machine; the message says how to install it."""
 
 
 class PostgresFailed(AuctionError):
-    """The server did not start; the message holds the end of its log."""
+    """The server did not start; the message contains the end of its log."""
 
 
 class PostgresServer:
-    """One server. As a context it is started, and stopped and removed at the end. It syncs as in production unless
-    `durable` is False, which is quicker, and safe as long as the machine keeps running."""
+    """One server, started by entering its context, removed by leaving it.
+
+    durable  sync to disk as in production; False is faster and survives kills, but not a failure of the machine
+    """
 
     def __init__(self, *, durable: bool = True) -> None:
         self._durable = durable
         self._programs = programs()
-        # postgres refuses to run as root, so root lends it to somebody without rights.
+        # postgres refuses to run as root, so root starts it as an unprivileged user
         self._user = _unprivileged() if os.geteuid() == 0 else None
         self.folder = Path(tempfile.mkdtemp(prefix="llm-auction-pg-"))
         self._data = self.folder / "data"
@@ -57,23 +59,26 @@ class PostgresServer:
         self.remove()
 
     def url(self, database: str = "postgres") -> str:
-        """The address of one of its databases."""
+        """Return the URL of a database."""
         name = self._user.pw_name if self._user is not None else pwd.getpwuid(os.geteuid()).pw_name
         return f"postgresql://{name}@/{database}?host={self.folder}"
 
     def create(self, database: str, template: str = "template1") -> str:
-        """A new database, empty or a copy of another that nobody is connected to; gives its address."""
+        """Create a database as a copy of `template`, which must have no connections, and return its URL."""
         self._execute(f'CREATE DATABASE "{database}" TEMPLATE "{template}"')
         return self.url(database)
 
     def drop(self, database: str) -> None:
-        """Removes a database, and disconnects who is connected."""
+        """Drop a database and close its connections."""
         self._execute(f'DROP DATABASE "{database}" WITH (FORCE)')
 
     def start(self) -> None:
-        """Starts the server and waits until it answers. Raises PostgresFailed where it does not within a minute.
+        """Start the server and wait until it answers.
 
-        After a kill the first tries may fail, while processes of the old server still hold its memory.
+        After a kill the first attempts may fail, while processes of the old server still hold its shared memory.
+
+        Raises:
+            PostgresFailed: if it does not answer within START_S.
         """
         end = time.monotonic() + START_S
         while self._run("pg_ctl", "start", "-D", self._data, "-l", self.folder / "log", "-w", "-t", "30") != 0:
@@ -82,8 +87,7 @@ class PostgresServer:
             time.sleep(0.2)
 
     def kill(self, *, hard: bool) -> None:
-        """Ends the server in the middle of its work: by immediate shutdown, or (`hard`) by SIGKILL of its parent
-        process, which leaves the others to notice."""
+        """Kill the server by an immediate shutdown, or (`hard`) by SIGKILL of its parent process only."""
         if not hard:
             self._run("pg_ctl", "stop", "-D", self._data, "-m", "immediate", "-w")
             return
@@ -93,7 +97,7 @@ class PostgresServer:
             time.sleep(0.01)
 
     def remove(self) -> None:
-        """Stops the server, where it runs, and removes its folder."""
+        """Stop the server, if it runs, and remove its folder."""
         self._run("pg_ctl", "stop", "-D", self._data, "-m", "immediate", "-w")
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -113,7 +117,7 @@ class PostgresServer:
         groups = None if self._user is None else ()
         command = [str(self._programs / program), *map(str, arguments)]
         with (self.folder / "tools.log").open("ab") as log:
-            # The server inherits these files: it must not hang on to the caller's terminal or pipes.
+            # the server inherits these files and must not keep the caller's terminal or pipes open
             return subprocess.run(
                 command,
                 cwd="/",
@@ -141,9 +145,10 @@ class PostgresServer:
 
 
 def programs() -> Path:
-    """The folder of the server's programs: what is on PATH, else the newest of the distribution's versions.
+    """Return the folder of the server's programs: those on PATH, else the distribution's newest version.
 
-    Raises PostgresMissing, which says how to install them.
+    Raises:
+        PostgresMissing: if PostgreSQL is not installed.
     """
     on_path = shutil.which("pg_ctl")
     versions = sorted(DEBIAN.glob("*/bin"), key=lambda folder: float(folder.parent.name), reverse=True)

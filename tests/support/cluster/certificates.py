@@ -1,7 +1,7 @@
-"""The certificates of one cluster: an authority of its own, and what it signs for servers and for users.
+"""The certificates of one cluster: its own authority, and the certificates that it signs for servers and users.
 
-A user's name and groups are the subject of the certificate (CN and O), as Kubernetes reads them. Nothing is reused
-between clusters, and everything expires within days.
+A user's name and groups are the certificate's subject (CN and O), where Kubernetes reads them. Every cluster has new
+certificates, which expire within days.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 VALID = timedelta(days=7)
 CLOCK_SKEW = timedelta(minutes=5)
 MASTERS = "system:masters"
-"""The group that may do everything, whatever the roles say."""
+"""The group with every permission, independent of roles."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Files in PEM: a certificate and its private key."""
+    """A certificate and its private key, as PEM files."""
 
     certificate: Path
     key: Path
 
 
 class Authority:
-    """Signs the certificates of one cluster and keeps them in `folder`, readable by this user alone."""
+    """Signs the certificates of one cluster and stores them in `folder`, readable only by this user."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -64,21 +64,21 @@ class Authority:
         self.pair = self._keep("authority", certificate, self._key)
 
     def server(self, name: str, hosts: Sequence[str]) -> Pair:
-        """A server's certificate for host names and IP addresses; good as a client's as well (etcd calls itself)."""
+        """Issue a server's certificate for hosts; it is also a client's, because etcd connects to itself."""
         return self._issue(name, name, (), hosts)
 
     def client(self, user: str, groups: Sequence[str] = ()) -> Pair:
-        """A certificate by which its holder is `user` in `groups`."""
+        """Issue a certificate that identifies `user` in `groups`."""
         return self._issue(user.replace(":", "-").replace("/", "-"), user, groups, ())
 
     def service_account_key(self) -> Path:
-        """A private key by which the cluster signs and checks the tokens of service accounts."""
+        """Create the private key with which the cluster signs and verifies service accounts' tokens."""
         path = self._folder / "service-accounts.key"
         _write(path, _private(ec.generate_private_key(ec.SECP256R1())))
         return path
 
     def kubeconfig(self, path: Path, server: str, user: str, groups: Sequence[str] = ()) -> Path:
-        """Writes how `user` reaches the API server at the URL `server`. The credentials are inside the file."""
+        """Write the kubeconfig of `user` for the API server at the URL `server`, with the credentials inside."""
         pair = self.client(user, groups)
         access = {
             "client-certificate-data": _base64(pair.certificate.read_bytes()),
@@ -150,7 +150,7 @@ def _base64(content: bytes) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Never readable by others, not even for a moment."""
+    """Write a file that is never readable by other users, not even while it is created."""
     path.unlink(missing_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)

@@ -1,7 +1,7 @@
-"""etcd and a Kubernetes API server of one's own, with the controller manager and scheduler where they are wanted.
+"""etcd and a Kubernetes API server, optionally with the controller manager and the scheduler.
 
-It asks for client certificates, decides by roles (RBAC), keeps nothing, and listens on one address of this machine.
-Nodes are added by `node` (a real one) and `kwok`.
+The API server requires client certificates, authorises by roles (RBAC) and listens on one address of this machine.
+`node` adds a real node, `kwok` simulated ones.
 """
 
 from __future__ import annotations
@@ -18,19 +18,26 @@ from types import TracebackType
 
 from tests.support.cluster import tools
 from tests.support.cluster.certificates import MASTERS, Authority
-from tests.support.cluster.processes import ClusterFailed, Processes, free_ports
+from tests.support.cluster.processes import ClusterFailed, Processes
+from tests.support.ports import free_ports
 
 START_S = 120.0
-"""How long a start may take that takes seconds on a quiet machine."""
+"""Limit of a start, which takes seconds on an idle machine."""
 ATTEMPTS = 3
 QUICK = ("--kube-api-qps=500", "--kube-api-burst=1000")
-"""Controllers hold back to 20 requests a second by themselves, to leave room for others; here there are none."""
+"""Controllers limit themselves to 20 requests a second by default, which slows large tests down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """Where the control plane listens and which addresses it gives out. `ports`: API server, etcd, etcd's peers; 0 is
-    any free one. `machine`: where those inside reach what listens on this machine."""
+    """Where the control plane listens and which addresses it assigns.
+
+    address   on which it listens
+    ports     of the API server, etcd and etcd's peers; 0: a free one
+    services  address range of services
+    pods      address range of pods
+    machine   address under which pods reach servers of this machine
+    """
 
     address: str = "127.0.0.1"
     ports: tuple[int, int, int] = (0, 0, 0)
@@ -40,11 +47,11 @@ class Network:
 
 
 class ControlPlane:
-    """One control plane. As a context it is started, and stopped and removed at the end.
+    """One control plane, started by entering its context, stopped and removed by leaving it.
 
     controllers   also run the controller manager and the scheduler; without them nothing acts on the objects, and
                   pods need no service account
-    node_grace_s  seconds without a sign of life after which a node is NotReady
+    node_grace_s  seconds without a heartbeat after which a node is NotReady
     """
 
     def __init__(
@@ -88,7 +95,7 @@ class ControlPlane:
 
     @property
     def folder(self) -> Path:
-        """The cluster's folder; its logs are in `logs/`."""
+        """The cluster's folder, with its logs in `logs/`."""
         return self.processes.folder
 
     @property
@@ -98,24 +105,30 @@ class ControlPlane:
 
     @property
     def kubeconfig(self) -> Path:
-        """The file by which `kubectl` and the clients reach the started cluster as an administrator."""
+        """The administrator's kubeconfig file."""
         return self.folder / "kubeconfig"
 
     def kubeconfig_for(self, user: str, groups: Sequence[str] = ()) -> Path:
-        """The same for a user who may do what the roles bound to the name and the groups allow, and nothing else. A
-        service account is the user `system:serviceaccount:<namespace>:<name>`."""
+        """Write the kubeconfig of a user whose permissions are the roles bound to the name and the groups.
+
+        A service account is the user `system:serviceaccount:<namespace>:<name>`.
+        """
         file = f"kubeconfig-{user.replace(':', '-').replace('/', '-')}"
         return self.authority.kubeconfig(self.folder / file, self.url, user, groups)
 
     def start(self) -> None:
-        """Starts all programs and returns when the API server is ready. Raises ClusterFailed."""
+        """Start all programs and return when the API server is ready.
+
+        Raises:
+            ClusterFailed: if a program ends or is not ready in time.
+        """
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 self.start_etcd()
                 self.start_api_server()
                 break
             except ClusterFailed as error:
-                # Between finding a free port and listening on it, somebody else may have taken it.
+                # another process may take a free port before a program listens on it
                 if attempt == ATTEMPTS or "address already in use" not in str(error):
                     raise
                 self.kill_api_server()
@@ -126,7 +139,7 @@ class ControlPlane:
             self.start_controllers()
 
     def start_etcd(self) -> None:
-        """Starts the store, on the data that it had when it was killed."""
+        """Start etcd, after a kill with its earlier data."""
         at, peers = (f"https://{self.network.address}:{port}" for port in (self._etcd, self._peers))
         trust = self.authority.pair.certificate
         self.processes.start(
@@ -147,14 +160,14 @@ class ControlPlane:
                 f"--peer-trusted-ca-file={trust}",
                 f"--peer-cert-file={self._server.certificate}",
                 f"--peer-key-file={self._server.key}",
-                # Outlives kills of the process, not a power cut: nothing here is worth a disk's wait.
+                # data survives a killed process but not a power failure, which is enough for tests
                 "--unsafe-no-fsync",
                 "--log-level=warn",
             ],
         )
 
     def start_api_server(self) -> None:
-        """Starts the API server on the address that it had, and waits until it is ready. Raises ClusterFailed."""
+        """Start the API server, after a kill at its earlier address, and wait until it is ready."""
         accounts = ["--disable-admission-plugins=ServiceAccount"] if not self._controllers else []
         self.processes.start(
             "kube-apiserver",
@@ -183,7 +196,7 @@ class ControlPlane:
                 f"--kubelet-client-key={self._kubelets.key}",
                 "--kubelet-preferred-address-types=InternalIP",
                 f"--kubelet-certificate-authority={self.authority.pair.certificate}",
-                # A cluster that lives for minutes has its first events still when somebody looks.
+                # keep the first events for tests that read them late
                 "--event-ttl=24h",
                 "--profiling=false",
             ],
@@ -191,8 +204,7 @@ class ControlPlane:
         self.processes.wait_until("ready API server", self.ready, START_S)
 
     def start_controllers(self) -> None:
-        """Starts controller manager and scheduler, and waits until pods can be made: for the service account of the
-        first namespace."""
+        """Start controller manager and scheduler, and wait for the default service account, without which pods fail."""
         grace = self._node_grace_s
         manager = self._kubeconfig_of("kube-controller-manager")
         scheduler = self._kubeconfig_of("kube-scheduler")
@@ -236,23 +248,23 @@ class ControlPlane:
         self.processes.wait_until("default service account", lambda: self.answers(account), START_S)
 
     def kill_api_server(self) -> None:
-        """Ends the API server in the middle of its work; `start_api_server` brings it back."""
+        """Kill the API server; `start_api_server` restarts it."""
         self.processes.kill("kube-apiserver")
 
     def kill_etcd(self) -> None:
-        """Ends the store in the middle of its work; `start_etcd` brings it back with its data."""
+        """Kill etcd; `start_etcd` restarts it with its data."""
         self.processes.kill("etcd")
 
     def ready(self) -> bool:
-        """Whether the API server says of itself that it can serve."""
+        """Return whether the API server reports that it is ready."""
         return self.answers("/readyz")
 
     def answers(self, path: str) -> bool:
-        """Whether the API server answers a GET of `path` with 200."""
+        """Return whether the API server answers a GET of `path` with 200."""
         return self.read(path) is not None
 
     def read(self, path: str) -> bytes | None:
-        """What the API server answers to a GET of `path`; None where it does not, or not with 200."""
+        """Return the body of a GET of `path`; None without an answer, or with another status than 200."""
         try:
             with urllib.request.urlopen(self.url + path, timeout=5, context=self._trust) as answer:
                 return bytes(answer.read())
@@ -260,12 +272,12 @@ class ControlPlane:
             return None
 
     def kubectl(self, *arguments: str, seconds: float = 60.0) -> str:
-        """What `kubectl` prints as an administrator. Raises ClusterFailed with what it complained of."""
+        """Run `kubectl` as an administrator and return its output."""
         access = f"--kubeconfig={self.kubeconfig}"
         return self.processes.run([self._programs["kubectl"], access, *arguments], enter=False, seconds=seconds)
 
     def close(self) -> None:
-        """Ends every program and removes the cluster's folder."""
+        """Stop every program and remove the cluster's folder."""
         self.processes.close()
 
     def _kubeconfig_of(self, part: str) -> Path:
@@ -273,7 +285,7 @@ class ControlPlane:
 
     def _take_ports(self) -> tuple[int, int, int]:
         free = free_ports(3)
-        api, etcd, peers = (told or found for told, found in zip(self.network.ports, free, strict=True))
+        api, etcd, peers = (fixed or found for fixed, found in zip(self.network.ports, free, strict=True))
         return api, etcd, peers
 
     @cached_property
@@ -284,7 +296,7 @@ class ControlPlane:
 
 
 def ready_nodes(plane: ControlPlane) -> set[str]:
-    """The names of the nodes that are Ready now."""
+    """Return the names of the nodes that are Ready."""
     nodes = json.loads(plane.read("/api/v1/nodes") or b'{"items": []}')["items"]
     return {
         node["metadata"]["name"]
@@ -294,10 +306,10 @@ def ready_nodes(plane: ControlPlane) -> set[str]:
 
 
 def _first(services: str) -> str:
-    """The first address of the services' range, which the API server has inside the cluster."""
+    """Return the first address of the services' range, which is the API server's inside the cluster."""
     return str(ipaddress.ip_network(services)[1])
 
 
 def _advertised(address: str) -> str:
-    """What the `kubernetes` service points to; Kubernetes refuses a loopback address there."""
+    """Return the address for the `kubernetes` service, where Kubernetes refuses a loopback address."""
     return address if not ipaddress.ip_address(address).is_loopback else "192.0.2.1"

@@ -1,7 +1,7 @@
-"""The last one out: clears away one cluster, in a process of its own.
+"""A process that cleans up after one cluster, even if the cluster's owner is killed.
 
-`Processes` holds a pipe to it. When that closes, because the cluster was stopped or because its owner was killed at
-any moment, the guard kills every program that carries the cluster's mark and removes what it left on the machine.
+`Processes` holds a pipe to it. When the pipe closes, because the cluster was stopped or its owner ended in any way, the
+guard kills every program that carries the cluster's mark and removes its control groups and folder.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 import psutil
 
 MARK = "LLM_AUCTION_CLUSTER"
-"""Environment variable of every program of a cluster, and of what those start: the cluster's folder."""
+"""Environment variable of every program of a cluster and of its children; the value is the cluster's folder."""
 CGROUPS = Path("/sys/fs/cgroup")
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 
 
 def members(folder: Path) -> Iterator[psutil.Process]:
-    """The running programs of the cluster in `folder`."""
+    """Yield the running programs of the cluster in `folder`."""
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if process.environ().get(MARK) == str(folder) and process.pid != os.getpid():
@@ -31,10 +31,10 @@ def members(folder: Path) -> Iterator[psutil.Process]:
 
 
 def sweep(folder: Path) -> None:
-    """Kills what belongs to the cluster and removes its control groups and its folder."""
-    end = time.monotonic() + PATIENCE_S
-    # Again until none is left: one may have been starting another. The containers of a node go with the first process
-    # of their PID namespace, which is a member; their mounts and network go with the namespaces.
+    """Kill the cluster's programs and remove its control groups and folder."""
+    end = time.monotonic() + TIMEOUT_S
+    # repeated until none is left, since a program may just have started another; a node's containers end with the first
+    # process of their PID namespace, which is a member, and their mounts and network with the namespaces
     while (left := list(members(folder))) and time.monotonic() < end:
         for process in left:
             with suppress(psutil.Error):
@@ -46,13 +46,15 @@ def sweep(folder: Path) -> None:
 
 
 def control_groups(folder: Path) -> list[Path]:
-    """The cluster's control groups: one for every hierarchy of version 1, or the one of version 2."""
+    """Return the cluster's control groups: one in each hierarchy of version 1, or the one of version 2."""
     return [path for path in (*CGROUPS.glob(f"*/{folder.name}"), CGROUPS / folder.name) if path.is_dir()]
 
 
 def remove_groups(top: Path, end: float) -> None:
-    """Removes a control group and those in it, deepest first. A group can be removed a moment after its last process
-    has ended, so it is tried until the monotonic time `end`."""
+    """Remove a control group and those in it, deepest first, retrying until the monotonic time `end`.
+
+    A group cannot be removed until shortly after its last process has ended.
+    """
     below = sorted((path for path in top.rglob("*") if path.is_dir()), key=lambda path: -len(path.parts))
     for group in [*below, top]:
         while group.is_dir():

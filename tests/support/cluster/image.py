@@ -1,6 +1,6 @@
-"""Container images made here, of files of this machine; no registry is asked.
+"""Container images built from files of this machine, without a registry.
 
-An image is written in the layout of the Open Container Initiative, as a tar that `ctr images import` reads.
+An image is written as a tar in the layout of the Open Container Initiative, which `ctr images import` reads.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _TYPE = "application/vnd.oci.image"
 
 
 def pause(program: Path) -> bytes:
-    """The layer of an image with one static program, `/pause`."""
+    """Return the layer of an image with one static program, `/pause`."""
     layer = _Layer()
     layer.file("pause", program.read_bytes(), 0o755)
     return layer.finish()
 
 
 def skeleton() -> bytes:
-    """The layer of an image without programs: the folders, links and users of a system whose `/usr` is mounted in."""
+    """Return the layer of an image without programs: folders, links and users of a system whose `/usr` is mounted."""
     layer = _Layer()
     for name in ("usr", "etc", "proc", "sys", "dev", "run", "root", "var"):
         layer.folder(name)
@@ -46,7 +46,7 @@ def write(
     entrypoint: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes an image of one layer under its full names (`llm-auction.io/pause:1`)."""
+    """Write an image of one layer under its full names (`llm-auction.io/pause:1`)."""
     blobs = dict([_blob(layer)])
     config = {
         "os": "linux",
@@ -82,14 +82,14 @@ def _blob(content: bytes) -> tuple[str, bytes]:
 
 
 def _described(blobs: dict[str, bytes], content: bytes, kind: str) -> dict[str, Any]:
-    """Adds a blob, and says where it is."""
+    """Add a blob and return its descriptor."""
     digest, _ = _blob(content)
     blobs[digest] = content
     return {"mediaType": kind, "digest": f"sha256:{digest}", "size": len(content)}
 
 
 class _Layer:
-    """A tar that comes out the same whenever it is made."""
+    """A reproducible tar: no times, no users."""
 
     def __init__(self) -> None:
         self._bytes = io.BytesIO()

@@ -1,6 +1,6 @@
-"""Nodes that exist in the API only: pods on them run and end as kwok.yaml says, and nothing is executed.
+"""Nodes that exist only in the API: pods on them run and end as kwok.yaml says, and nothing is executed.
 
-For many nodes, many pods, and GPUs that this machine does not have. A node that executes pods is in `node`.
+For many nodes, many pods, and GPUs that this machine does not have. `node` has a node that executes pods.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from tests.support.cluster.control_plane import ControlPlane, ready_nodes
 
 BEHAVIOUR = Path(__file__).with_suffix(".yaml")
 ANNOTATION = "kwok.x-k8s.io/node"
-"""Of every such node, with the value `fake`."""
+"""Annotation of every simulated node, with the value `fake`."""
 RUN_FOR = "kwok.llm-auction.io/run-for"
-"""Annotation of a Job's pod: how long it runs, as `5s`."""
+"""Annotation of a Job's pod: how long it runs, such as `5s`."""
 EXIT_CODE = "kwok.llm-auction.io/exit-code"
-"""Annotation of a Job's pod: with which code its containers end."""
+"""Annotation of a Job's pod: the exit code of its containers."""
 READY_S = 60.0
 
 
 def start(plane: ControlPlane) -> None:
-    """Starts kwok's controller on a running control plane. Raises ToolsMissing where it has not been built."""
+    """Start kwok's controller on a running control plane; raises ToolsMissing if it has not been built."""
     program = tools.locate("kwok")
     access = plane.authority.kubeconfig(plane.folder / "kwok.kubeconfig", plane.url, "kwok", [MASTERS])
     plane.processes.start("kwok", [program, f"--kubeconfig={access}", f"--config={BEHAVIOUR}"])
@@ -40,9 +40,11 @@ def add_nodes(
     labels: Mapping[str, str] | None = None,
     tainted: bool = False,
 ) -> list[str]:
-    """Adds nodes of one kind and returns their names once all are Ready. `resources` are added to 32 CPUs, 256 GiB
-    and 110 pods: {"nvidia.com/gpu": "8"}. To `tainted` ones come only pods that tolerate the taint ANNOTATION: for a
-    cluster that has a node which runs the others."""
+    """Add nodes of one kind and return their names when all are Ready.
+
+    Each has 32 CPUs, 256 GiB and 110 pods, and `resources` such as {"nvidia.com/gpu": "8"}. `tainted` nodes get only
+    pods that tolerate the taint ANNOTATION, for clusters in which a real node runs the others.
+    """
     capacity = {"cpu": "32", "memory": "256Gi", "pods": "110", **(resources or {})}
     names = [f"{prefix}-{number}" for number in range(count)]
     nodes = [

@@ -1,7 +1,7 @@
-"""A whole cluster of one node that runs real pods: control plane, containerd, kubelet, kube-proxy and cluster DNS.
+"""A cluster with one node that runs real pods: control plane, containerd, kubelet, kube-proxy and cluster DNS.
 
-Images are not pulled. `HOST_IMAGE` has nothing inside: this machine's programs, this Python and its packages are
-mounted into every container, read-only, so that a pod runs what stands here. `name_image` gives it further names.
+Images are not pulled. `HOST_IMAGE` is empty: this machine's programs, this Python with its packages and the checkout
+are mounted read-only into every container. `name_image` gives that image further names.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ CAP_SYS_RESOURCE = 24
 
 
 class Node:
-    """The cluster. As a context it is started, and stopped and removed at the end.
+    """The cluster, started by entering its context, stopped and removed by leaving it.
 
-    node_grace_s  seconds without a sign of life from the kubelet after which the node is NotReady
+    node_grace_s  seconds without a heartbeat of the kubelet after which the node is NotReady
     """
 
     def __init__(self, *, node_grace_s: int = 20) -> None:
@@ -40,7 +40,7 @@ class Node:
         sandbox.check()
         processes = Processes()
         try:
-            network = sandbox.furnish(processes)
+            network = sandbox.enter_sandbox(processes)
             self.plane = ControlPlane(controllers=True, node_grace_s=node_grace_s, network=network, processes=processes)
         except BaseException:
             processes.close()
@@ -58,7 +58,7 @@ class Node:
         self.plane.close()
 
     def start(self) -> None:
-        """Starts everything and returns when the node is Ready. Raises ClusterFailed."""
+        """Start everything and return when the node is Ready."""
         self.plane.start()
         self._start_containerd()
         folder = self.plane.folder
@@ -71,7 +71,7 @@ class Node:
         self.plane.processes.wait_until("node that is Ready", self.ready, START_S)
 
     def start_kubelet(self) -> None:
-        """Starts the kubelet, which finds the pods again that run."""
+        """Start the kubelet; after a kill it finds the running pods again."""
         folder, authority = self.plane.folder, self.plane.authority
         access = authority.kubeconfig(
             folder / "kubelet.kubeconfig", self.plane.url, f"system:node:{NAME}", ["system:nodes"]
@@ -91,17 +91,17 @@ class Node:
         )
 
     def kill_kubelet(self) -> None:
-        """Ends the kubelet: the pods run on, and nobody hears of them, as from a node that is cut off."""
+        """Kill the kubelet: the pods keep running without being reported, as on a disconnected node."""
         self.plane.processes.kill("kubelet")
 
     def ready(self) -> bool:
-        """Whether the node says that it takes pods."""
+        """Return whether the node reports that it is Ready."""
         return ready_nodes(self.plane) == {NAME}
 
     def name_image(self, *names: str) -> None:
-        """Makes the image of this machine known under full names (`llm-auction.io/trainer:1`)."""
+        """Register the image of this machine under full names (`llm-auction.io/trainer:1`)."""
         path = f"{sys.prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        # The checkout is on the Python path whether or not it is installed in this environment.
+        # the checkout is on the Python path even if it is not installed in this environment
         environment = {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "HOME": "/tmp"}
         tar = self.plane.folder / "this-machine.tar"
         image.write(tar, image.skeleton(), names, environment=environment)
@@ -169,7 +169,7 @@ class Node:
             "hostnameOverride": NAME,
             "healthzBindAddress": "127.0.0.1:10256",
             "metricsBindAddress": "127.0.0.1:10249",
-            # Of the whole machine, and not to be set from inside.
+            # settings of the whole machine, which cannot be changed in a namespace
             "conntrack": {"maxPerCore": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
         }
         (folder / "kube-proxy.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -209,7 +209,7 @@ class Node:
             "nodeStatusUpdateFrequency": "2s",
             "nodeLeaseDurationSeconds": 10,
             "syncFrequency": "10s",
-            # The machine may well be nearly full of other things; nothing is pulled, so nothing can be cleared.
+            # the disk may be nearly full of other data, and as nothing is pulled there is nothing to remove
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
             "imageGCHighThresholdPercent": 100,
             "enableDebugFlagsHandler": False,
@@ -253,16 +253,18 @@ SystemdCgroup = false
 
 
 def _host_paths() -> list[str]:
-    """What is mounted into containers at the same place: this machine's programs, this Python, its packages, the
-    checkout; none inside another."""
-    of_system = (Path("/usr"), Path("/etc/alternatives"), Path("/etc/ld.so.cache"))
-    wanted = {*of_system, Path(sys.base_prefix), Path(sys.prefix), ROOT}
+    """Return the paths that are mounted into containers: system programs, this Python, its packages, the checkout.
+
+    No path lies inside another one.
+    """
+    system = (Path("/usr"), Path("/etc/alternatives"), Path("/etc/ld.so.cache"))
+    wanted = {*system, Path(sys.base_prefix), Path(sys.prefix), ROOT}
     there = {path.resolve() for path in wanted if path.exists()}
     return sorted(str(path) for path in there if not any(other in path.parents for other in there))
 
 
 def _may_lower_oom_score() -> bool:
-    """Whether this process may shield others from the out-of-memory killer, as Kubernetes does for its own parts."""
+    """Return whether this process may protect others from the out-of-memory killer, as Kubernetes does."""
     status = Path("/proc/self/status").read_text("ascii")
     effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
     return bool(int(effective.split()[1], 16) >> CAP_SYS_RESOURCE & 1)

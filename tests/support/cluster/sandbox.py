@@ -1,8 +1,8 @@
-"""A room of its own for a node: network, mounts and processes that the rest of this machine does not see.
+"""Namespaces for a node: its own network, mounts and processes, isolated from the rest of this machine.
 
-Kubelet, containerd and kube-proxy want to be masters of a whole machine: bridges, packet filters, mounts, /run, kernel
-settings. Here they are masters of namespaces, which vanish with the first process in them, and everything else with
-them. A pair of virtual interfaces connects the room with this machine and with nothing else.
+Kubelet, containerd and kube-proxy expect to control a whole machine: bridges, packet filters, mounts, /run and kernel
+settings. Here they control namespaces, which disappear with the first process in them. A pair of virtual interfaces
+connects the namespaces with this machine only.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ PACKAGES = {
     "nsenter": "util-linux",
     "mount": "mount",
 }
-"""The programs that a node needs besides ours, and Debian's package of each."""
+"""The system programs that a node needs, and the Debian package of each."""
 CNI_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 CNI_PACKAGE = "containernetworking-plugins"
 RANGE = ipaddress.ip_network("198.18.0.0/15")
-"""Addresses that are set aside for tests of network equipment (RFC 2544); no machine is reached at one."""
+"""Addresses reserved for tests of network equipment (RFC 2544), which no real machine has."""
 START_S = 60.0
 SEARCHED = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
-# Kubelet sets these for the whole machine. In the room it finds them set, and the machine keeps its own.
+# kubelet sets these for the whole machine unless it finds them set, which the sandbox simulates
 KERNEL_SETTINGS = {
     "vm/overcommit_memory": 1,
     "vm/panic_on_oom": 0,
@@ -49,7 +49,7 @@ KERNEL_SETTINGS = {
     "kernel/keys/root_maxkeys": 1_000_000,
     "kernel/keys/root_maxbytes": 25_000_000,
 }
-FURNISH = """\
+SETUP = """\
 set -e
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -61,17 +61,21 @@ for file in "$1"/kernel/*; do
 done
 ip link set lo up
 echo 1 > /proc/sys/net/ipv4/ip_forward
-# Pods beside each other on the bridge have to pass the packet filter when they talk through a service.
+# traffic between pods on the bridge must pass the packet filter to reach services
 if [ -e /proc/sys/net/bridge/bridge-nf-call-iptables ]; then
     echo 1 > /proc/sys/net/bridge/bridge-nf-call-iptables
 fi
-touch "$1/furnished"
+touch "$1/ready"
 exec "$2"
 """
 
 
 def program(name: str) -> str:
-    """The path of a program of the distribution's. Raises ToolsMissing."""
+    """Return the path of a system program.
+
+    Raises:
+        ToolsMissing: if it is not installed.
+    """
     found = shutil.which(name, path=SEARCHED)
     if found is None:
         raise tools.ToolsMissing(f"a node needs `{name}`: {_install([PACKAGES[name]])}")
@@ -79,7 +83,11 @@ def program(name: str) -> str:
 
 
 def cni_folder() -> Path:
-    """Where the network plugins are. Raises ToolsMissing."""
+    """Return the folder of the network plugins.
+
+    Raises:
+        ToolsMissing: if they are not installed.
+    """
     for folder in CNI_FOLDERS:
         if (folder / "bridge").is_file():
             return folder
@@ -87,11 +95,19 @@ def cni_folder() -> Path:
 
 
 def check() -> None:
-    """Raises ToolsMissing with everything that this machine lacks for a node, and the command that installs it."""
+    """Check that this machine can run a node.
+
+    Raises:
+        ToolsMissing: with everything that is missing, and the command that installs it.
+    """
     if sys.platform != "linux":
-        raise tools.ToolsMissing(f"a node that runs pods needs Linux, and this is {sys.platform}; kwok's nodes do not")
+        raise tools.ToolsMissing(
+            f"a node that runs pods needs Linux, and this is {sys.platform}; kwok's nodes run anywhere"
+        )
     if os.geteuid() != 0:
-        raise tools.ToolsMissing("a node that runs pods needs root (sudo), for namespaces and mounts; kwok's do not")
+        raise tools.ToolsMissing(
+            "a node that runs pods needs root (sudo), for namespaces and mounts; kwok's nodes do not"
+        )
     missing = {package for name, package in PACKAGES.items() if shutil.which(name, path=SEARCHED) is None}
     if not any((folder / "bridge").is_file() for folder in CNI_FOLDERS):
         missing.add(CNI_PACKAGE)
@@ -99,9 +115,8 @@ def check() -> None:
         raise tools.ToolsMissing(f"a node lacks {', '.join(sorted(missing))}: {_install(sorted(missing))}")
 
 
-def furnish(processes: Processes) -> Network:
-    """Makes the room for the cluster of `processes`: from now on its programs start inside. Returns the addresses
-    there. Raises ToolsMissing, ClusterFailed."""
+def enter_sandbox(processes: Processes) -> Network:
+    """Create the namespaces for a cluster, in which its programs start from now on, and return their network."""
     check()
     folder = processes.folder
     (folder / "var-log").mkdir()
@@ -112,7 +127,7 @@ def furnish(processes: Processes) -> Network:
     for hierarchy in _hierarchies():
         (hierarchy / folder.name).mkdir(exist_ok=True)
     namespaces = ["--net", "--mount", "--pid"]
-    # The first process is the pause program: it does nothing but bury what loses its parent.
+    # the first process is the pause program, which only reaps orphaned processes
     outer = processes.start(
         "sandbox",
         [
@@ -123,20 +138,24 @@ def furnish(processes: Processes) -> Network:
             "--mount-proc",
             "sh",
             "-c",
-            FURNISH,
+            SETUP,
             "sh",
             str(folder),
             tools.locate("pause"),
         ],
     )
-    processes.wait_until("room for the node", (folder / "furnished").exists, START_S)
+    processes.wait_until("sandbox of the node", (folder / "ready").exists, START_S)
     [first] = psutil.Process(outer.pid).children()
     processes.enter = (program("nsenter"), f"--target={first.pid}", *namespaces, "--")
     return _connect(processes, first.pid)
 
 
 def _connect(processes: Processes, inside: int) -> Network:
-    """Joins the room's network to the machine's by a pair of interfaces, with addresses that are free here."""
+    """Connect the sandbox's network to the machine's by a pair of interfaces with unused addresses.
+
+    Raises:
+        ClusterFailed: if no addresses are left, or a command fails.
+    """
     ip = program("ip")
     for number in range(128):
         link = ipaddress.ip_network((int(RANGE[0]) + 4 * number, 30))
@@ -144,7 +163,7 @@ def _connect(processes: Processes, inside: int) -> Network:
         pods = ipaddress.ip_network((int(RANGE[0]) + 256 * (256 + number), 24))
         name, here, there = f"llm-auction-{number}", str(link[1]), str(link[2])
         try:
-            # The name is the claim: of two that try at once, one is refused.
+            # the interface's name reserves the addresses: of two clusters that try, one is refused
             processes.run(
                 [ip, "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(inside)], enter=False
             )
@@ -160,14 +179,14 @@ def _connect(processes: Processes, inside: int) -> Network:
         for inner in (services, pods):
             processes.run([ip, "route", "add", str(inner), "via", there], enter=False)
         return Network(there, (6443, 2379, 2380), str(services), str(pods), here)
-    raise ClusterFailed("128 clusters with a node run on this machine already")
+    raise ClusterFailed("128 clusters with a node already run on this machine")
 
 
 def _hierarchies() -> Sequence[Path]:
-    """The roots of this machine's control groups: several of version 1, or the one of version 2."""
+    """Return the roots of this machine's control groups: several of version 1, or the one of version 2."""
     if (CGROUPS / "cgroup.controllers").exists():
         for controller in ("cpu", "cpuset", "memory", "pids"):
-            with suppress(OSError):  # kubelet names those that it misses
+            with suppress(OSError):  # kubelet reports the ones that are missing
                 (CGROUPS / "cgroup.subtree_control").write_text(f"+{controller}", encoding="ascii")
         return [CGROUPS]
     return [path for path in CGROUPS.iterdir() if (path / "tasks").exists()]

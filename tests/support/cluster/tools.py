@@ -1,6 +1,6 @@
-"""The programs of a cluster, built from pinned Go modules (gomod/) into a cache outside the tree, once.
+"""The programs of a cluster, built once from pinned Go modules (gomod/) into a cache outside the repository.
 
-A program in the cache is whole: it is built under another name and renamed. Starting them is left to the other modules.
+A program in the cache is complete: it is built under another name and then renamed.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ PLACE = "LLM_AUCTION_CLUSTER_TOOLS"
 """Environment variable: the folder that holds the programs, one folder below it for each set of versions."""
 REMEDY = "`make cluster-tools` builds the programs of a cluster (once; about 11 CPU minutes)"
 SCRATCH = ".compiled"
-"""What the programs share while they are built: gigabytes of compiled packages, removed when all are there."""
+"""Folder of compiled packages that the builds share: gigabytes, removed when all programs are built."""
 HEARTBEAT_S = 15.0
 
 
 class ToolsMissing(AuctionError):
-    """Something that a cluster needs is not on this machine; the message says how to get it."""
+    """Something that a cluster needs is missing on this machine; the message says how to get it."""
 
 
 class BuildFailed(AuctionError):
-    """A program could not be built; the message holds the end of what the Go compiler said."""
+    """A program could not be built; the message contains the end of the Go compiler's output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One program: its Go package, and which of the modules in gomod/ builds it."""
+    """One program: its Go package, and the module in gomod/ that builds it."""
 
     package: str
     module: str = "kubernetes"
 
     @property
     def name(self) -> str:
-        """What the program's file is called."""
+        """The program's file name."""
         return self.package.rsplit("/", 1)[-1]
 
 
 TOOLS = {
     tool.name: tool
     for tool in (
-        # first what the operator's tests need
+        # those that most tests need first
         Tool("./cmd/etcd"),
         Tool("k8s.io/kubernetes/cmd/kube-apiserver"),
         Tool("k8s.io/kubernetes/cmd/kubectl"),
@@ -71,7 +71,11 @@ TOOLS = {
 
 
 def version(module: str) -> str:
-    """The version (`v1.35.4`) at which a Go module is pinned. Raises KeyError for one that no program is built from."""
+    """Return the version (`v1.35.4`) at which a Go module is pinned.
+
+    Raises:
+        KeyError: if no program is built from it.
+    """
     for file in sorted(MODULES.glob("*/go.mod")):
         if found := re.search(rf"^(?:require)?\s+{re.escape(module)} (v\S+)$", file.read_text("utf-8"), re.MULTILINE):
             return found[1]
@@ -79,11 +83,15 @@ def version(module: str) -> str:
 
 
 def folder() -> Path:
-    """Where the programs of these versions are or will be. Its name changes with everything that is built from."""
-    told = os.environ.get(PLACE)
-    root = Path(told) if told else _cache() / "llm-auction" / "cluster-tools"
+    """Return the folder of the programs; its name changes with their sources and build options.
+
+    Raises:
+        InputError: if PLACE is not an absolute path.
+    """
+    configured = os.environ.get(PLACE)
+    root = Path(configured) if configured else _cache() / "llm-auction" / "cluster-tools"
     if not root.is_absolute():
-        raise InputError(PLACE, str(root), "name an absolute folder")
+        raise InputError(PLACE, str(root), "give an absolute path")
     digest = hashlib.sha256("".join(_flags(tool) for tool in TOOLS.values()).encode())
     for file in sorted(path for path in MODULES.rglob("*") if path.is_file()):
         digest.update(file.relative_to(MODULES).as_posix().encode() + b"\0" + file.read_bytes())
@@ -91,46 +99,53 @@ def folder() -> Path:
 
 
 def locate(name: str) -> Path:
-    """The program of that name. Raises ToolsMissing with the remedy where it has not been built."""
+    """Return the path of a program.
+
+    Raises:
+        ToolsMissing: if it has not been built.
+    """
     program = folder() / TOOLS[name].name
     if not program.is_file():
         raise ToolsMissing(f"{name} is not in {program.parent}: {REMEDY}")
     return program
 
 
-def prepare(names: Sequence[str] = (), say: Callable[[str], None] = print) -> Path:
-    """Builds the programs (all, or those named) that are not there yet, tells `say` how far it is, and returns their
-    folder. Raises ToolsMissing without a suitable Go, BuildFailed where the compiler or a download fails."""
+def prepare(names: Sequence[str] = (), report: Callable[[str], None] = print) -> Path:
+    """Build the missing programs (of all, or of those named), and return their folder.
+
+    Progress goes to `report`. Without a suitable Go this raises ToolsMissing, and BuildFailed if the compiler or a
+    download fails.
+    """
     place = folder()
     wanted = [TOOLS[name] for name in names or TOOLS]
     if all((place / tool.name).is_file() for tool in wanted):
         return place
     go = _go()
     place.mkdir(parents=True, exist_ok=True)
-    with _alone(place / ".lock", say):
+    with _exclusive(place / ".lock", report):
         missing = [tool for tool in wanted if not (place / tool.name).is_file()]
         for number, tool in enumerate(missing, 1):
-            _build(go, tool, place, f"{tool.name} ({number} of {len(missing)})", say)
+            _build(go, tool, place, f"{tool.name} ({number} of {len(missing)})", report)
         if all((place / tool.name).is_file() for tool in TOOLS.values()):
             shutil.rmtree(place / SCRATCH, ignore_errors=True)
     return place
 
 
-def _build(go: str, tool: Tool, place: Path, title: str, say: Callable[[str], None]) -> None:
+def _build(go: str, tool: Tool, place: Path, title: str, report: Callable[[str], None]) -> None:
     draft = place / f".{tool.name}.draft"
     command = [go, "build", "-v", "-mod=readonly", "-trimpath", "-ldflags", _flags(tool), "-o", str(draft)]
-    # Static programs: no C compiler is asked for, and the pause program runs in an image with nothing beside it.
+    # static programs need no C compiler, and the pause program runs in an otherwise empty image
     environment = {"GOCACHE": str(place / SCRATCH)} | os.environ | {"CGO_ENABLED": "0", "GOFLAGS": ""}
-    say(f"{title}: building")
+    report(f"{title}: building")
     begun = time.monotonic()
     compiled, lines = 0, deque[str](maxlen=15)
     done = threading.Event()
 
-    def tell() -> None:
+    def report_progress() -> None:
         while not done.wait(HEARTBEAT_S):
-            say(f"{title}: {compiled} packages compiled, {time.monotonic() - begun:.0f} s")
+            report(f"{title}: {compiled} packages compiled, {time.monotonic() - begun:.0f} s")
 
-    threading.Thread(target=tell, daemon=True).start()
+    threading.Thread(target=report_progress, daemon=True).start()
     with subprocess.Popen(
         [*command, tool.package],
         cwd=MODULES / tool.module,
@@ -151,23 +166,27 @@ def _build(go: str, tool: Tool, place: Path, title: str, say: Callable[[str], No
             done.set()
             process.kill()
     draft.replace(place / tool.name)
-    say(f"{title}: built in {time.monotonic() - begun:.0f} s, {(place / tool.name).stat().st_size / 1e6:.0f} MB")
+    report(f"{title}: built in {time.monotonic() - begun:.0f} s, {(place / tool.name).stat().st_size / 1e6:.0f} MB")
 
 
 def _flags(tool: Tool) -> str:
-    """What the linker is told: no debugger's tables, and the version that the program will say it has."""
+    """Return the linker's flags: no debugging tables, and the version that the program reports."""
     if tool.module != "kubernetes":
         package = {"helm": "helm.sh/helm/v4/internal/version.version", "kwok": "sigs.k8s.io/kwok/pkg/consts.Version"}
         module = {"helm": "helm.sh/helm/v4", "kwok": "sigs.k8s.io/kwok"}
         return f"-s -w -X {package[tool.module]}={version(module[tool.module])}"
     number = version("k8s.io/kubernetes")
     major, minor, _ = number.removeprefix("v").split(".", 2)
-    said = {"gitVersion": number, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
-    return "-s -w " + " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in said.items())
+    values = {"gitVersion": number, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
+    return "-s -w " + " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in values.items())
 
 
 def _go() -> str:
-    """The Go compiler. Raises ToolsMissing without one that is new enough for every module."""
+    """Return the Go compiler.
+
+    Raises:
+        ToolsMissing: if there is none, or it is too old for a module.
+    """
     needed = max(
         (re.findall(r"^go (\S+)$", file.read_text("utf-8"), re.MULTILINE)[0] for file in MODULES.glob("*/go.mod")),
         key=_numbers,
@@ -178,14 +197,14 @@ def _go() -> str:
     )
     go = shutil.which("go")
     if go is None:
-        raise ToolsMissing(f"there is no `go` on the PATH, and the programs of a cluster are built with it: {remedy}")
-    # Asked in the module's folder: a Go that may fetch newer toolchains answers with the one that it would take.
-    asked = subprocess.run(
+        raise ToolsMissing(f"there is no `go` on the PATH to build the programs of a cluster: {remedy}")
+    # run in a module's folder, where a Go that downloads toolchains reports the one that it would use
+    version_command = subprocess.run(
         [go, "env", "GOVERSION"], cwd=MODULES / "kwok", capture_output=True, text=True, check=False, timeout=300
     )
-    found = asked.stdout.strip().removeprefix("go")
-    if asked.returncode or _numbers(found) < _numbers(needed):
-        raise ToolsMissing(f"{go} is {found or asked.stderr.strip()}: {remedy}")
+    found = version_command.stdout.strip().removeprefix("go")
+    if version_command.returncode or _numbers(found) < _numbers(needed):
+        raise ToolsMissing(f"{go} is {found or version_command.stderr.strip()}: {remedy}")
     return go
 
 
@@ -194,17 +213,17 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _cache() -> Path:
-    told = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(told) if told and Path(told).is_absolute() else Path.home() / ".cache"
+    configured = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(configured) if configured and Path(configured).is_absolute() else Path.home() / ".cache"
 
 
 @contextmanager
-def _alone(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Keeps a second build of the same programs waiting; the lock goes with its process, however that ends."""
+def _exclusive(lock: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Make a second build of the same programs wait; the lock is released when its process ends, in whatever way."""
     with lock.open("w") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("another process is building the same programs: waiting for it")
+            report("another process is building the same programs: waiting for it")
             fcntl.flock(held, fcntl.LOCK_EX)
         yield

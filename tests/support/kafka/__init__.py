@@ -1,1 +1,1 @@
-"""A real Apache Kafka broker on this machine."""
+"""An Apache Kafka broker on this machine."""

@@ -1,7 +1,7 @@
-"""An Apache Kafka broker of one's own, in a temporary folder, for tests and drills: started, killed, removed.
+"""A private Apache Kafka broker in a temporary folder, for tests and drills, which can be killed and restarted.
 
-It runs from the published jars, which Maven fetches into its own cache. One process is broker and controller (KRaft)
-and listens on this machine alone: once in the clear, once with TLS and SCRAM.
+It runs from the published jars, which Maven downloads into its own cache. One process is broker and controller (KRaft).
+It listens on this machine only, in plaintext and with TLS and SCRAM.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from types import TracebackType
 
 from mechanism.errors import AuctionError
 from streaming.kafka.settings import KafkaSettings
+from tests.support.ports import free_ports
 
 REMEDY = (
     "Kafka needs Java 17 and Maven: `apt-get install openjdk-17-jre-headless maven` (Debian, Ubuntu) or "
@@ -37,16 +38,15 @@ _QUICK = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogg
 
 
 class BrokerMissing(AuctionError):
-    """Java or Maven is not on this machine; the message says how to install them."""
+    """Java or Maven is missing on this machine; the message says how to install them."""
 
 
 class BrokerFailed(AuctionError):
-    """The broker, or fetching it, failed; the message holds the end of its log."""
+    """The broker or its download failed; the message contains the end of the log."""
 
 
 class KafkaBroker:
-    """One broker. As a context it is started, and stopped and removed at the end. Its ports stay the same over
-    restarts."""
+    """One broker, started by entering its context, removed by leaving it; restarts keep its ports and data."""
 
     def __init__(self, *, heap: str = "512m") -> None:
         self._heap = heap
@@ -54,7 +54,7 @@ class KafkaBroker:
         self._classpath = classpath()
         self.folder = Path(tempfile.mkdtemp(prefix="llm-auction-kafka-"))
         self._certificate = certificate(self._java)
-        self._ports = _free_ports(3)
+        self._ports = free_ports(3)
         self._process: subprocess.Popen[bytes] | None = None
         try:
             self._configure()
@@ -75,12 +75,12 @@ class KafkaBroker:
         self.remove()
 
     def settings(self, **changes: str | float) -> KafkaSettings:
-        """How to reach it in the clear."""
+        """Return the settings of a plaintext connection."""
         return KafkaSettings(servers=f"127.0.0.1:{self._ports[0]}", **{"session_s": 6.0, **changes})  # type: ignore[arg-type]
 
     def secure(self, **changes: str | float) -> KafkaSettings:
-        """How to reach it with TLS and SCRAM-SHA-512."""
-        told = {
+        """Return the settings of a connection with TLS and SCRAM-SHA-512."""
+        values = {
             "servers": f"127.0.0.1:{self._ports[1]}",
             "protocol": "SASL_SSL",
             "user": USER,
@@ -88,26 +88,30 @@ class KafkaBroker:
             "ca_file": str(self._certificate / "ca.pem"),
             "session_s": 6.0,
         } | changes
-        return KafkaSettings(**told)  # type: ignore[arg-type]
+        return KafkaSettings(**values)  # type: ignore[arg-type]
 
     def start(self) -> None:
-        """Starts it and waits until it takes connections. Raises BrokerFailed where it does not in time."""
+        """Start the broker and wait until it accepts connections.
+
+        Raises:
+            BrokerFailed: if it does not within START_S.
+        """
         command = [*self._command(f"-Xmx{self._heap}"), "kafka.Kafka", str(self.folder / "server.properties")]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         end = time.monotonic() + START_S
-        # The broker opens its listeners last: who can connect can also be served.
+        # the broker opens its listeners last, so a connection means that it is ready
         while not all(_listens(port) for port in self._ports[:2]):
             if self._process.poll() is not None or time.monotonic() > end:
                 raise BrokerFailed(f"the broker did not start: {self._log()}")
             time.sleep(0.1)
 
     def kill(self) -> None:
-        """Ends it in the middle of its work."""
+        """Kill the broker; `start` restarts it with its data."""
         self._end(signal.SIGKILL)
 
     def remove(self) -> None:
-        """Ends it, where it runs, and removes its folder."""
+        """Kill the broker, if it runs, and remove its folder."""
         self._end(signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -144,7 +148,7 @@ class KafkaBroker:
             "offsets.topic.num.partitions": 1,
             "transaction.state.log.replication.factor": 1,
             "transaction.state.log.min.isr": 1,
-            # One broker and short tests: nothing to wait for.
+            # no delays: there is one broker, and tests are short
             "group.initial.rebalance.delay.ms": 0,
             "group.min.session.timeout.ms": 1_000,
             "log.cleaner.dedupe.buffer.size": 16 << 20,
@@ -168,21 +172,29 @@ class KafkaBroker:
 
 
 def java() -> Path:
-    """The Java program. Raises BrokerMissing where there is none, or one older than 17."""
+    """Return the Java program.
+
+    Raises:
+        BrokerMissing: if there is none, or it is older than 17.
+    """
     home = os.environ.get("JAVA_HOME")
     found = shutil.which(str(Path(home, "bin", "java"))) if home else shutil.which("java")
     if found is None:
         raise BrokerMissing(REMEDY)
     program = Path(found).resolve()
-    told = subprocess.run([program, "-version"], capture_output=True, text=True, check=False).stderr
-    version = re.search(r'version "(\d+)', told)
+    output = subprocess.run([program, "-version"], capture_output=True, text=True, check=False).stderr
+    version = re.search(r'version "(\d+)', output)
     if version is None or int(version[1]) < 17:
-        raise BrokerMissing(f"{found} is {told.splitlines()[0] if told else 'unknown'}. {REMEDY}")
+        raise BrokerMissing(f"{found} is {output.splitlines()[0] if output else 'unknown'}. {REMEDY}")
     return program
 
 
 def classpath() -> str:
-    """The jars of the broker, as Java wants them; fetched at the first call. Raises BrokerMissing, BrokerFailed."""
+    """Return the broker's class path; the first call downloads the jars.
+
+    Raises:
+        BrokerMissing: if Maven is not installed.
+    """
     known = CACHE / f"classpath-{hashlib.sha256(POM.read_bytes()).hexdigest()[:16]}"
     if known.exists() and all(Path(jar).exists() for jar in known.read_text("utf-8").split(os.pathsep)):
         return known.read_text("utf-8")
@@ -198,8 +210,7 @@ def classpath() -> str:
 
 
 def certificate(program: Path) -> Path:
-    """A folder with keys.p12 and ca.pem: a certificate of this machine that vouches for itself, made by the tool that
-    comes with Java, once."""
+    """Return a folder with a self-signed certificate (keys.p12, ca.pem); the first call creates it with keytool."""
     folder = CACHE / "certificate"
     if folder.exists():
         return folder
@@ -211,7 +222,7 @@ def certificate(program: Path) -> Path:
     strength = ["-keyalg", "EC", "-groupname", "secp256r1", "-validity", "3650"]
     _run("keytool", [tool, "-genkeypair", *access, "-alias", "broker", *name, *strength])
     _run("keytool", [tool, "-exportcert", "-rfc", *access, "-alias", "broker", "-file", str(draft / "ca.pem")])
-    with suppress(OSError):  # another process was quicker
+    with suppress(OSError):  # another process has created it meanwhile
         draft.rename(folder)
     return folder
 
@@ -220,14 +231,6 @@ def _run(doing: str, command: list[str], timeout_s: float = 120) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
     if done.returncode != 0:
         raise BrokerFailed(f"{doing} failed: {(done.stdout + done.stderr)[-1_500:]}")
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in sockets]
-    for listener in sockets:
-        listener.close()
-    return ports
 
 
 def _listens(port: int) -> bool:
