@@ -2,7 +2,7 @@
 
 One-sided bounds on counts, sums and samples; no I/O. Two callers compare versions with them: the guard behind a route
 file (`serving.canary.guard`, single answers from the event log) and the operator's (`operators.auctionservice.guards`,
-counters of the routers). Which figures are compared, their limits and what follows is theirs.
+counters of the routers). The callers choose the figures, their limits and the consequences.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mechanism.statistics import wilson_bounds
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """A lower and an upper bound, each of which holds with the confidence asked for."""
+    """A lower and an upper bound, each one-sided, with the requested confidence."""
 
     lo: float
     hi: float

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mechanism.markers import parse, render_marker
-from mechanism.prose import Carrier, carrier
+from mechanism.prose import carrier
 from mechanism.types import Ad, Answer, Context
 from simulator.clicks import ClickModel, ClickSettings
 from simulator.language import STYLES, fill
@@ -144,28 +144,18 @@ def test_clicks_are_drawn_with_their_probabilities() -> None:
     assert first == again
 
 
-def test_the_carrier_is_the_ads_own_sentence_without_its_title() -> None:
-    context = context_of(WORLD.test_queries[0])
-    ad, other = WORLD.ads[0], WORLD.ads[1]
-    answer = answer_of(context, f"I like {render_marker(ad)} a lot.", f"Or {render_marker(other)}?")
-    assert carrier(answer, ad) == Carrier("I like it a lot.", False, 0.0)
-    assert carrier(answer, other) == Carrier("Or it?", False, 0.0)
-    alone = parse(render_marker(ad), [ad])
-    assert carrier(alone, ad) == Carrier("it", True, 0.0)
-
-
-def test_an_ad_in_a_sentence_that_was_used_before_is_clicked_less() -> None:
+def test_an_ad_in_a_repeated_sentence_gets_fewer_clicks() -> None:
     query = WORLD.test_queries[0]
     context, (first, second) = context_of(query), own_category(query)
-    told_apart, alike = (
+    distinct, repeated = (
         answer_of(context, sentence(query, first, "native", 0), sentence(query, second, "native", which))
         for which in (2, 0)
     )
-    assert carrier(alike, second).echo == pytest.approx(1.0)
-    assert carrier(told_apart, second).echo < 0.5
-    fresh, stale = (MODEL.probabilities(context, a) for a in (told_apart, alike))
-    assert stale[first.id] == fresh[first.id]
-    assert stale[second.id] < fresh[second.id]
+    assert carrier(repeated, second).echo == pytest.approx(1.0)
+    assert carrier(distinct, second).echo < 0.5
+    before, after = (MODEL.probabilities(context, a) for a in (distinct, repeated))
+    assert after[first.id] == before[first.id]
+    assert after[second.id] < before[second.id]
 
 
 pieces = st.lists(
