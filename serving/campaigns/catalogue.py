@@ -18,7 +18,7 @@ import msgspec
 from mechanism.errors import InputError
 from mechanism.files import replace_file
 from mechanism.sanitize import clean_ad, web_address_fault
-from mechanism.types import Ad, AdId, Candidate, Micros
+from mechanism.types import Ad, AdId, Micros
 from serving.campaigns.checks import CURRENCY, HIGHEST_BID, checked
 from serving.campaigns.input import CampaignInput, CreativeInput
 from serving.campaigns.storage import CampaignStore, NotFound
@@ -50,27 +50,19 @@ class Listing:
     bid: Micros
     currency: str
 
-    def candidate(self) -> Candidate:
-        """Return the ad as an auction's candidate."""
-        return Candidate(self.ad, self.bid)
-
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """All listings by ad id, in the order of the file."""
+    """All listings, in the order of the file, and their common currency."""
 
-    listings: dict[AdId, Listing]
+    listings: tuple[Listing, ...]
     currency: str
 
     def __iter__(self) -> Iterator[Listing]:
-        return iter(self.listings.values())
+        return iter(self.listings)
 
     def __len__(self) -> int:
         return len(self.listings)
-
-    def get(self, ad_id: AdId) -> Listing | None:
-        """Return the listing of an ad; None if the catalogue has none."""
-        return self.listings.get(ad_id)
 
 
 def read_catalogue(path: Path) -> Catalogue:
@@ -96,7 +88,7 @@ def read_catalogue(path: Path) -> Catalogue:
         raise InputError(f"{path} currency", currencies, "use one currency in the whole catalogue")
     if not listings:
         raise InputError(str(path), "no ads", "write one JSON object a line with " + ", ".join(_FIELDS))
-    return Catalogue(listings, currencies[0])
+    return Catalogue(tuple(listings.values()), currencies[0])
 
 
 def write_catalogue(rows: Iterable[CatalogueRow], path: Path) -> None:

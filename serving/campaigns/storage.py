@@ -87,9 +87,8 @@ class CampaignStore:
 
         def change(connection: Connection, old: Campaign) -> Campaign:
             _check_version(old, campaign.version)
-            for name in ("advertiser_id", "currency"):
-                if getattr(campaign, name) != getattr(old, name):
-                    raise InputError(name, getattr(campaign, name), "it is fixed: create another campaign instead")
+            _check_fixed("advertiser_id", old.advertiser_id, campaign.advertiser_id)
+            _check_fixed("currency", old.currency, campaign.currency)
             _check_state(old, campaign.state)
             known = {creative.id: creative for creative in old.creatives}
             reviewed = tuple(_reviewed(creative, known.get(creative.id)) for creative in campaign.creatives)
@@ -168,10 +167,6 @@ def decoded(body: str) -> Campaign:
 
 
 _DECODER = msgspec.json.Decoder(Campaign)
-_KEPT = (
-    *("id", "advertiser_id", "category", "currency", "time_zone", "daily_budget_micros", "total_budget_micros"),
-    *("ends_at", "created_at", "version"),
-)
 
 
 def _row(campaign: Campaign) -> dict[str, Any]:
@@ -180,22 +175,41 @@ def _row(campaign: Campaign) -> dict[str, Any]:
     Raises:
         InputError: if a database cannot store a value.
     """
-    for name in ("id", "advertiser_id", "name", "category", "currency"):
-        checked_text(name, getattr(campaign, name), empty=name == "category")
-    for name in ("daily_budget_micros", "total_budget_micros"):
-        if getattr(campaign, name) is not None:
-            checked_micros(name, getattr(campaign, name))
+    checked_text("id", campaign.id)
+    checked_text("advertiser_id", campaign.advertiser_id)
+    checked_text("name", campaign.name)
+    checked_text("category", campaign.category, empty=True)
+    checked_text("currency", campaign.currency)
     checked_micros("bid_micros", campaign.bid_micros)
-    for name in ("starts_at", "created_at", "updated_at", "ends_at"):
-        if getattr(campaign, name) is not None:
-            checked_moment(name, getattr(campaign, name))
+    if campaign.daily_budget_micros is not None:
+        checked_micros("daily_budget_micros", campaign.daily_budget_micros)
+    if campaign.total_budget_micros is not None:
+        checked_micros("total_budget_micros", campaign.total_budget_micros)
+    checked_moment("starts_at", campaign.starts_at)
+    if campaign.ends_at is not None:
+        checked_moment("ends_at", campaign.ends_at)
+    checked_moment("created_at", campaign.created_at)
+    checked_moment("updated_at", campaign.updated_at)
     zone(campaign.time_zone)
     try:
         body = msgspec.json.encode(campaign).decode()
     except UnicodeEncodeError as error:
         raise InputError("campaign", campaign.id, "a text holds half of a surrogate pair: send valid UTF-8") from error
-    derived = {"state": campaign.state.value, "name_folded": campaign.name.casefold(), "body": body}
-    return {name: getattr(campaign, name) for name in _KEPT} | derived
+    return {
+        "id": campaign.id,
+        "advertiser_id": campaign.advertiser_id,
+        "name_folded": campaign.name.casefold(),
+        "category": campaign.category,
+        "state": campaign.state.value,
+        "currency": campaign.currency,
+        "time_zone": campaign.time_zone,
+        "daily_budget_micros": campaign.daily_budget_micros,
+        "total_budget_micros": campaign.total_budget_micros,
+        "ends_at": campaign.ends_at,
+        "created_at": campaign.created_at,
+        "version": campaign.version,
+        "body": body,
+    }
 
 
 def _claim(connection: Connection, campaign: Campaign) -> None:
@@ -251,6 +265,11 @@ def _conditions(wanted: CampaignFilter) -> list[ColumnElement[bool]]:
 def _check_version(old: Campaign, version: int | None) -> None:
     if version is not None and version != old.version:
         raise VersionConflict("version", version, f"the campaign is at version {old.version} now: read it again")
+
+
+def _check_fixed(field: str, old: str, new: str) -> None:
+    if new != old:
+        raise InputError(field, new, "it is fixed: create another campaign instead")
 
 
 def _check_state(old: Campaign, state: CampaignState) -> None:

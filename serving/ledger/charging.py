@@ -214,8 +214,11 @@ def _count_auctions(connection: Connection, batch: Sequence[Auction], terms: dic
     for auction in new:
         tally.add_auction(auction, terms)
     if new:
-        kept = ("id", "occurred_at", "placement", "model_version")
-        connection.execute(insert(auctions), [{name: getattr(auction, name) for name in kept} for auction in new])
+        rows = [
+            {"id": a.id, "occurred_at": a.occurred_at, "placement": a.placement, "model_version": a.model_version}
+            for a in new
+        ]
+        connection.execute(insert(auctions), rows)
 
 
 def _recorded(connection: Connection, events: Sequence[ChargeEvent]) -> dict[EventKey, ChargeResult]:

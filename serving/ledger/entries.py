@@ -42,10 +42,14 @@ class ChargeEvent(msgspec.Struct, frozen=True, kw_only=True):
     invalid: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("id", "auction_id", "campaign_id", "creative_id", "currency"):
-            checked_text(name, getattr(self, name))
-        for name in ("placement", "model_version", "invalid"):
-            checked_text(name, getattr(self, name), empty=True)
+        checked_text("id", self.id)
+        checked_text("auction_id", self.auction_id)
+        checked_text("campaign_id", self.campaign_id)
+        checked_text("creative_id", self.creative_id)
+        checked_text("placement", self.placement, empty=True)
+        checked_text("model_version", self.model_version, empty=True)
+        checked_text("currency", self.currency)
+        checked_text("invalid", self.invalid, empty=True)
         checked_micros("price_micros", self.price_micros, MOST_PRICE)
         checked_moment("occurred_at", self.occurred_at)
 
@@ -84,8 +88,8 @@ class Auction(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         checked_text("id", self.id)
-        for name in ("placement", "model_version"):
-            checked_text(name, getattr(self, name), empty=True)
+        checked_text("placement", self.placement, empty=True)
+        checked_text("model_version", self.model_version, empty=True)
         checked_moment("occurred_at", self.occurred_at)
 
 

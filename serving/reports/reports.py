@@ -53,8 +53,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     campaign: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("first_day", "last_day"):
-            _check_day(name, getattr(self, name))
+        _check_day("first_day", self.first_day)
+        _check_day("last_day", self.last_day)
         if self.first_day and self.last_day and self.first_day > self.last_day:
             raise InputError("first_day", self.first_day, f"it is after last_day, {self.last_day}")
         if len(set(self.group_by)) < len(self.group_by):
