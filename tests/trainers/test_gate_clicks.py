@@ -1,4 +1,4 @@
-"""What held-out clicks say of a click predictor, and of the log: a log of shuffled clicks cannot be foretold."""
+"""What held-out clicks say of a click predictor, and of the log: a log of shuffled clicks cannot be predicted."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import numpy as np
 import pytest
 
 from trainers.config import GateSettings
-from trainers.gates.clicks import Foretold, foretold, predictor_figures
+from trainers.gates.clicks import PredictedClicks, predicted_clicks, predictor_figures
 from trainers.gates.decision import Figures, decide
 
 
-def made_up(answers: int, seed: int, *, shuffled: bool = False, scale: float = 1.0, newest: float = 1.0) -> Foretold:
+def made_up(
+    answers: int, seed: int, *, shuffled: bool = False, scale: float = 1.0, newest: float = 1.0
+) -> PredictedClicks:
     """Two ads an answer; the new predictor knows the rates up to some noise, the old one a little less."""
     rng = np.random.default_rng(seed)
     rates = rng.beta(1.5, 3.0, 2 * answers)
     clicks = (rng.random(2 * answers) < rates * scale).astype(np.float32)
     if shuffled:
         clicks = rng.permutation(clicks)
-    return Foretold(
+    return PredictedClicks(
         np.clip(rates + rng.normal(0, 0.05, len(rates)), 0.01, 0.99),
         np.clip(rates + rng.normal(0, 0.15, len(rates)), 0.01, 0.99),
         clicks,
@@ -29,7 +31,7 @@ def made_up(answers: int, seed: int, *, shuffled: bool = False, scale: float = 1
     )
 
 
-def verdict(rows: Foretold) -> str:
+def verdict(rows: PredictedClicks) -> str:
     decision = decide(Figures(predictor=predictor_figures(rows, 0)), GateSettings())
     return next(g.verdict for g in decision.gates if g.name == "click_predictor")
 
@@ -56,7 +58,7 @@ def test_good_old_clicks_do_not_hide_poisoned_new_ones() -> None:
     old, new = made_up(900, 1, newest=0.0), made_up(300, 2, shuffled=True)
     names = ("new_N", "old_N", "clicks_N", "seen_N", "owner_N", "newest_N")
     new = replace(new, owner_N=new.owner_N + len(old.new_N))
-    both = Foretold(*(np.concatenate([getattr(old, name), getattr(new, name)]) for name in names))
+    both = PredictedClicks(*(np.concatenate([getattr(old, name), getattr(new, name)]) for name in names))
     found = predictor_figures(both, 0)
     assert found is not None
     assert found.overall.lo > 0.55 > found.auc.lo
@@ -69,9 +71,9 @@ def test_clicks_that_come_twice_as_often_as_expected_fail() -> None:
 
 
 def test_nothing_shown_or_clicked_is_no_figure_and_so_a_refusal() -> None:
-    nothing = foretold([{}, {}], [{}, {}], None, [1.0, 1.0], [True, True])
+    nothing = predicted_clicks([{}, {}], [{}, {}], None, [1.0, 1.0], [True, True])
     assert predictor_figures(nothing, 0) is None
-    unclicked = foretold([{"a": False}] * 9, [{"a": 0.2}] * 9, None, [1.0] * 9, [True] * 9)
+    unclicked = predicted_clicks([{"a": False}] * 9, [{"a": 0.2}] * 9, None, [1.0] * 9, [True] * 9)
     assert predictor_figures(unclicked, 0) is None
     assert verdict(nothing) == "refused"
 
@@ -80,7 +82,7 @@ def test_young_answers_are_expected_to_be_clicked_less() -> None:
     rng = np.random.default_rng(0)
     seen = np.where(rng.random(4000) < 0.5, 0.25, 1.0)
     clicks = [{"a": bool(rng.random() < 0.4 * s)} for s in seen]
-    rows = foretold(clicks, [{"a": 0.4}] * 4000, None, seen.tolist(), [True] * 4000)
+    rows = predicted_clicks(clicks, [{"a": 0.4}] * 4000, None, seen.tolist(), [True] * 4000)
     found = predictor_figures(rows, 0)
     assert found is not None
     assert found.gain is None

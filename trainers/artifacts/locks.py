@@ -1,7 +1,7 @@
 """One writer at a time: a lock on a file of this machine, or a lease kept as an object in a remote store.
 
-A lock says who holds it, so that a refusal can name the process. What a lock protects, and what its owner left behind
-when it was killed, is its callers' business (`trainers.artifacts.publication`, `trainers.artifacts.run_directory`).
+A lock records its holder, so that a refusal can name the process. Cleaning up what a killed holder left is the callers'
+work (`trainers.artifacts.publication`, `trainers.artifacts.run_directory`).
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from mechanism.errors import AuctionError, BusyError, InputError
 log = structlog.get_logger(__name__)
 
 LEASE_S = 300.0
-"""A remote lock that was not renewed for this long belongs to a machine that is gone."""
+"""Seconds without renewal after which a remote lock counts as abandoned."""
 RENEW_S = 60.0
 POLL_S = 0.05
 
 Check = Callable[[], None]
-"""Raises AuctionError if the lock was lost to another process; call it before making a result visible."""
+"""Raises AuctionError if another process took the lock over; call it before making a result visible."""
 
 _held: set[int] = set()
 
 
 def _leave_locks_to_the_parent() -> None:
-    """A forked worker that outlives a killed trainer must not keep the trainer's locks."""
+    """Close inherited locks in a forked worker: one that outlives a killed trainer must not keep them."""
     for descriptor in _held:
         with suppress(OSError):
             os.close(descriptor)
@@ -50,7 +50,10 @@ os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a lock: `started` tells a process from a later one with the same id; times are seconds since 1970."""
+    """The process that holds a lock; times are seconds since 1970.
+
+    `started` distinguishes the process from a later one with the same id, `nonce` two locks of one process.
+    """
 
     host: str
     pid: int
@@ -64,19 +67,19 @@ class Holder:
         return f"held by process {self.pid} on {self.host.split(' ')[0]} since {since}"
 
     def encode(self) -> bytes:
-        """The holder as JSON."""
+        """Encode the holder as JSON."""
         return json.dumps(asdict(self)).encode()
 
     @staticmethod
     def decode(data: bytes) -> Holder | None:
-        """None where `data` is not a holder: a lock that is just being written, or a damaged one."""
+        """Decode a holder; None for a lock that is just being written, or a damaged one."""
         try:
             return Holder(**json.loads(data))
         except (ValueError, TypeError):
             return None
 
     def is_gone(self, now: float) -> bool:
-        """Whether this holder can never come back: its process on this host ended, or its lease ran out."""
+        """Return whether the holder has ended: its process on this host is gone, or its lease ran out."""
         mine = this_process()
         if self.host == mine.host:
             return start_of(self.pid) != self.started
@@ -84,8 +87,8 @@ class Holder:
 
 
 def this_process() -> Holder:
-    """This process as the holder of a new lock."""
-    # Containers may share a host's name and still number their processes apart.
+    """Return this process as the holder of a new lock."""
+    # Containers may share a host name but have process ids of their own.
     namespace = ""
     with suppress(OSError):
         namespace = os.readlink("/proc/self/ns/pid")
@@ -95,8 +98,10 @@ def this_process() -> Holder:
 
 
 def start_of(pid: int) -> str:
-    """When process `pid` of this host started, in the kernel's ticks; "running" where the kernel does not say, and
-    "gone" if there is no such process or it has ended and waits for its parent."""
+    """Return when process `pid` of this host started, in the kernel's ticks.
+
+    "running" where the kernel does not report it; "gone" where there is no such process, or only a zombie.
+    """
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -111,17 +116,20 @@ def start_of(pid: int) -> str:
     return "gone" if fields[0] in ("Z", "X") else fields[19]
 
 
-def refused(place: str, holder: Holder | None, lock: str) -> BusyError:
-    """The error for a lock that another process holds."""
-    shown = str(holder) if holder else "held by another process"
-    return BusyError(place, shown, f"wait for that process or stop it; its lock is {lock}")
+def _refusal(holder: Holder | None, lock: str) -> tuple[str, str]:
+    """Return what an error shows of a lock that another process holds, and the remedy."""
+    return str(holder) if holder else "held by another process", f"wait for that process or stop it; its lock is {lock}"
 
 
 @contextmanager
 def hold_file(path: Path, place: str, wait_s: float = 0.0) -> Iterator[Check]:
-    """Holds the lock file `path`. The kernel frees it when the process ends, however it ends.
+    """Hold the lock file `path`; the kernel frees it when the process ends, however it ends.
 
-    `place` names in the error what is locked. Raises InputError if another holds it for longer than `wait_s` seconds.
+    `place` names in the error what is locked.
+
+    Raises:
+        BusyError: if another process holds it for longer than `wait_s` seconds.
+        InputError: if the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +141,7 @@ def hold_file(path: Path, place: str, wait_s: float = 0.0) -> Iterator[Check]:
         deadline = time.monotonic() + wait_s
         while not _locked(descriptor, path):
             if time.monotonic() >= deadline:
-                raise refused(place, Holder.decode(path.read_bytes()), str(path))
+                raise BusyError(place, *_refusal(Holder.decode(path.read_bytes()), str(path)))
             time.sleep(POLL_S)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, this_process().encode(), 0)
@@ -144,7 +152,11 @@ def hold_file(path: Path, place: str, wait_s: float = 0.0) -> Iterator[Check]:
 
 
 def _locked(descriptor: int, path: Path) -> bool:
-    """Tries once."""
+    """Try once to lock the file.
+
+    Raises:
+        InputError: if the file system has no locks.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -156,24 +168,26 @@ def _locked(descriptor: int, path: Path) -> bool:
 
 @contextmanager
 def hold_object(fs: Any, path: str, place: str, wait_s: float = 0.0) -> Iterator[Check]:
-    """Holds the lock object `path` of a remote file system and renews it while it is held.
+    """Hold the lock object `path` of a remote file system and renew it while it is held.
 
-    A lock of a dead process of this host is taken over at once, one of another host when its lease ran out. Two takers
-    of one stale lock may both pass for a moment; the check before publishing stops one of them.
-    Raises InputError if another holds it for longer than `wait_s` seconds.
+    A lock of a dead process of this host is taken over at once, one of another host when its lease has run out. Two
+    processes may take over one stale lock at the same moment; the yielded check, called before publishing, stops one.
+
+    Raises:
+        BusyError: if another process holds it for longer than `wait_s` seconds.
     """
     me = this_process()
     deadline = time.monotonic() + wait_s
     while not _claimed(fs, path, me):
         if time.monotonic() >= deadline:
-            raise refused(place, _holder(fs, path), path)
+            raise BusyError(place, *_refusal(_holder(fs, path), path))
         time.sleep(POLL_S)
     ended = threading.Event()
 
     def renew() -> None:
         while not ended.wait(RENEW_S):
-            # A store that is out of reach for a moment, by whatever error of its client, costs one renewal; `check`
-            # has the last word.
+            # A store that is unreachable for a moment, with any error of its client, costs one renewal only: `check`
+            # decides before anything is published.
             with suppress(Exception):
                 if _is_mine(fs, path, me) and not ended.is_set():
                     renewed = Holder(me.host, me.pid, me.started, me.nonce, me.since, time.time())
@@ -190,14 +204,14 @@ def hold_object(fs: Any, path: str, place: str, wait_s: float = 0.0) -> Iterator
     finally:
         ended.set()
         renewal.join()
-        # What was published stays published if the store cannot be reached now; the lease runs out by itself.
+        # If the store is unreachable now, what was published stays published and the lease runs out by itself.
         with suppress(OSError):
             if _is_mine(fs, path, me):
                 fs.rm_file(path)
 
 
 def _claimed(fs: Any, path: str, me: Holder) -> bool:
-    """Tries once: creates the lock object if there is none or its holder is gone."""
+    """Try once to create the lock object, if there is none or its holder has ended."""
     data = _read(fs, path)
     if data is not None:
         holder = Holder.decode(data)

@@ -1,8 +1,7 @@
 """A folder that becomes visible whole or not at all, with a manifest of its files, on a disk or in an object store.
 
 Writers fill a local staging folder. On a disk it is renamed into place; in an object store its files are uploaded and
-the manifest comes last. What a killed writer left is removed when the next one starts. What is inside a folder is the
-callers' business.
+the manifest last. The next writer removes what a killed one left. The content of a folder is left to the callers.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from trainers.artifacts.locks import Check, hold_file
 from trainers.artifacts.store import Store, sync, temporaries, temporary
 
 UPLOADING = "_uploading.json"
-"""Names of the objects that an upload is about to write, so that the next writer can remove them if it was killed."""
+"""Object that lists what an upload is about to write, so that the next writer can remove it after a kill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,30 +38,34 @@ class FileFacts:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Files by name relative to the folder, when it was finished (UTC), and how many seconds its writer took."""
+    """Files by name relative to the folder, the time it was finished (UTC), and the seconds its writer took."""
 
     finished: str
     seconds: float
     files: Mapping[str, FileFacts]
 
     def encode(self) -> bytes:
-        """The manifest as JSON."""
+        """Encode the manifest as JSON."""
         return (json.dumps({"version": 1, **asdict(self)}, indent=2, sort_keys=True) + "\n").encode()
 
     @staticmethod
     def decode(data: bytes, place: str) -> Manifest:
-        """Raises InputError where `data` is not a manifest."""
+        """Decode a manifest; `place` names it in errors.
+
+        Raises:
+            InputError: if `data` is not a manifest.
+        """
         try:
             fields = json.loads(data)
             files = {name: FileFacts(**facts) for name, facts in fields["files"].items()}
             return Manifest(fields["finished"], fields["seconds"], files)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            remedy = "the manifest is damaged: remove the folder and write it anew"
+            remedy = "the manifest is damaged: remove the folder and write it again"
             raise InputError(place, str(error), remedy) from error
 
 
 class Publication:
-    """One such folder: `relative` names it below the store's root."""
+    """One published folder; `relative` names it below the store's root."""
 
     def __init__(self, store: Store, relative: str) -> None:
         self.store = store
@@ -72,26 +75,28 @@ class Publication:
         store.path(relative)
 
     def finished(self) -> bool:
-        """Whether the folder is there, whole."""
+        """Return whether the folder is there, whole."""
         return self.store.exists(f"{self.relative}/{COMPLETE}")
 
     def manifest(self) -> Manifest:
-        """What the folder holds. Raises InputError if it is not finished or its manifest is damaged."""
+        """Read the manifest. InputError if the folder is not finished or its manifest is damaged."""
         return Manifest.decode(self._manifest_data(), f"{self.url}/{COMPLETE}")
 
     @contextmanager
     def open(self) -> Iterator[Path]:
-        """Yields an empty local folder to fill; what is in it when the block ends is published.
+        """Yield an empty local folder to fill; its content is published when the block ends.
 
-        After an exception nothing is visible, and after a kill neither. Raises InputError if the folder is finished
-        already, if another process is writing it, or if something else lies under its name.
+        After an exception or a kill nothing is visible.
+
+        Raises:
+            InputError: if the folder is finished already, another process is writing it, or its name is occupied.
         """
         begun = time.monotonic()
         with self.store.hold(self.relative) as check:
             if self.finished():
-                raise InputError(self.url, "finished", "a finished folder is never written again; give another name")
+                raise InputError(self.url, "finished", "a finished folder is never written again: give another name")
             self._remove_leftovers()
-            self._refuse_strangers()
+            self._refuse_foreign_files()
             staging = temporary(self._local)
             staging.mkdir(parents=True)
             try:
@@ -110,9 +115,9 @@ class Publication:
                 shutil.rmtree(staging, ignore_errors=True)
 
     def fetch(self) -> Path:
-        """The finished folder as a local one: itself on a disk, else a copy in the cache. Treat it as read-only.
+        """Return the finished folder as a local one, read-only: itself on a disk, else a copy in the cache.
 
-        Raises InputError if it is not finished, AuctionError if a downloaded file is not what the manifest says.
+        InputError if it is not finished, AuctionError if a downloaded file differs from its manifest.
         """
         data = self._manifest_data()
         if self.store.is_local:
@@ -125,14 +130,14 @@ class Publication:
         return self._local
 
     def verify(self) -> tuple[str, ...]:
-        """Every damaged or missing file as "name: what is wrong"; empty if all is well. Reads the whole folder.
+        """Read the whole folder and return every damaged or missing file as "name: fault"; empty if there is none.
 
-        Raises InputError if the folder is not finished.
+        InputError if the folder is not finished.
         """
         return damage(self.manifest(), lambda name: self.store.open(f"{self.relative}/{name}"))
 
     def tidy(self) -> None:
-        """Removes what a writer left that was killed just after publishing; nothing while a writer is at work."""
+        """Remove what a writer left that was killed just after publishing; does nothing while a writer is at work."""
         with suppress(InputError), self.store.hold(self.relative, wait_s=0.0):
             if self.finished():
                 self._remove_leftovers()
@@ -143,7 +148,7 @@ class Publication:
         return self.store.read(f"{self.relative}/{COMPLETE}")
 
     def _remove_leftovers(self) -> None:
-        """Removes what a killed writer left, by our own names only. The caller holds the lock: no writer is alive."""
+        """Remove what a killed writer left, by our own names only. The caller holds the lock: no writer is alive."""
         for leftover in temporaries(self._local):
             shutil.rmtree(leftover, ignore_errors=True)
         marker = f"{self.relative}/{UPLOADING}"
@@ -153,20 +158,24 @@ class Publication:
                     self.store.fs.rm_file(self.store.path(f"{self.relative}/{name}"))
             self.store.fs.rm_file(self.store.path(marker))
 
-    def _refuse_strangers(self) -> None:
-        """Files under the final name that are none of ours would stand in the way, or be mixed with those to come."""
+    def _refuse_foreign_files(self) -> None:
+        """Refuse files under the final name that no writer left.
+
+        Raises:
+            InputError: if there are any: they would be mixed with those to come.
+        """
         if self.store.is_local:
-            strangers = sorted(os.listdir(self._local)) if self._local.is_dir() else []
+            foreign = sorted(os.listdir(self._local)) if self._local.is_dir() else []
         else:
             # Some remote file systems keep empty folders where objects were removed.
-            strangers = self.store.files(self.relative)
-        if strangers:
+            foreign = self.store.files(self.relative)
+        if foreign:
             raise InputError(
-                self.url, ", ".join(strangers[:5]), f"this folder has no {COMPLETE}: move it away, then start again"
+                self.url, ", ".join(foreign[:5]), f"this folder has no {COMPLETE}: move it away, then start again"
             )
 
     def _upload(self, staging: Path, manifest: Manifest, check: Check) -> None:
-        """Objects first, the manifest last; `check` once more before it, since an upload takes long."""
+        """Upload objects first and the manifest last; check the lock again before it, since an upload takes long."""
         self.store.write(f"{self.relative}/{UPLOADING}", json.dumps(list(manifest.files)).encode())
         for name in manifest.files:
             self.store.fs.put_file(str(staging / name), self.store.path(f"{self.relative}/{name}"))
@@ -175,18 +184,22 @@ class Publication:
         self.store.fs.rm_file(self.store.path(f"{self.relative}/{UPLOADING}"))
 
     def _cache_held(self) -> AbstractContextManager[Check]:
-        """Processes of this machine that want the same copy wait for each other."""
+        """Hold the cached copy: processes of this machine that fetch the same folder wait for each other."""
         lock = self._local.with_name(f".{self._local.name}.lock")
         return hold_file(lock, str(self._local), wait_s=float("inf"))
 
     def _keep_copy(self, staging: Path, manifest: bytes) -> None:
-        """Makes a local folder the cached copy. An earlier one is of a folder that was removed and written anew."""
+        """Make a local folder the cached copy, replacing that of a folder that was removed and written again."""
         shutil.rmtree(self._local, ignore_errors=True)
         put_in_place(staging, manifest, self._local)
 
     def _download(self, data: bytes) -> None:
-        """Replaces the cached copy by the published files, each checked on arrival."""
-        # Another name than a writer's staging folder, which is none of ours to remove.
+        """Replace the cached copy by the published files, each checked on arrival.
+
+        Raises:
+            AuctionError: if a file differs from the manifest.
+        """
+        # Another name than a writer's staging folder, which a reader must not remove.
         arriving = self._local.with_name(f"{self._local.name}.arriving")
         for leftover in temporaries(arriving):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -195,23 +208,23 @@ class Publication:
         staging.mkdir(parents=True)
         try:
             for name in manifest.files:
-                source = self.store.path(f"{self.relative}/{name}")  # refuses a manifest that leads elsewhere
+                source = self.store.path(f"{self.relative}/{name}")  # refuses names that leave the root
                 (staging / name).parent.mkdir(parents=True, exist_ok=True)
                 with suppress(FileNotFoundError):
                     self.store.fs.get_file(source, str(staging / name))
             problems = damage(manifest, lambda name: (staging / name).open("rb"))
             if problems:
-                raise AuctionError(f"{self.url}: {'; '.join(problems)}: restore the folder or write it anew")
+                raise AuctionError(f"{self.url}: {'; '.join(problems)}: restore the folder or write it again")
             self._keep_copy(staging, data)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
 
 def put_in_place(staging: Path, manifest: bytes, final: Path) -> None:
-    """Gives a filled local folder its manifest and its final name, all on the disk before the name is there.
+    """Give a filled local folder its manifest and its final name; all is on the disk before the name is there.
 
-    Every file may be read by whom the umask lets read: some libraries write weights for their own user alone, and
-    those who serve a model are another.
+    Every file gets the permissions that the umask allows: some libraries write weights that only their own user can
+    read, and a model is served by another user.
     """
     (staging / COMPLETE).write_bytes(manifest)
     mode = stat.S_IMODE((staging / COMPLETE).stat().st_mode)
@@ -225,7 +238,11 @@ def put_in_place(staging: Path, manifest: bytes, final: Path) -> None:
 
 
 def describe(folder: Path) -> dict[str, FileFacts]:
-    """Size and digest of every file below a folder. Raises InputError for links and for the manifest's own name."""
+    """Return size and digest of every file below a folder.
+
+    Raises:
+        InputError: for a link, or a file with the name of a manifest.
+    """
     facts = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -238,7 +255,7 @@ def describe(folder: Path) -> dict[str, FileFacts]:
 
 
 def damage(manifest: Manifest, opener: Callable[[str], IO[bytes]]) -> tuple[str, ...]:
-    """Files that are missing or not as the manifest says, each as "name: what is wrong"."""
+    """Return the files that are missing or differ from the manifest, each as "name: fault"."""
     problems = []
     for name, facts in manifest.files.items():
         digest = hashlib.sha256()

@@ -1,7 +1,7 @@
 """The model registry: `models/<version>/` in Hugging Face layout plus `model.json`, at any fsspec URL.
 
-It says where a model came from and whether its files are still those that were registered; a version is never
-overwritten. Whether a model is good enough to serve others decide; their figures are kept as `metrics` and `gates`.
+It records the lineage and the files' digests of each model; a version is never overwritten. Whether a model may serve
+is decided by the gates; their decision and the figures are kept in the entry.
 """
 
 from __future__ import annotations
@@ -27,14 +27,17 @@ VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NUMBERED = re.compile(r"v(\d{4,})")
 Status = Literal["trained", "candidate", "refused"]
 WAIT_S = 600.0
-"""How long a registration waits for another one, in seconds."""
+"""Seconds that a registration waits for another one."""
 
 
 class ModelEntry(BaseModel):
-    """`model.json`. `sha256` maps each weights file to its digest; `base` is the model that training started from,
-    `parent` the registered version that this one continues, `run` the run directory's URL and `epoch` its epoch.
-    `status` says what the gates made of it at registration: a candidate may serve, a refused model may not, a trained
-    one they never saw. `log_until`: auctions before that moment were there for it to learn from."""
+    """`model.json`: one registered model.
+
+    `sha256` maps each weights file to its digest; `base` is the model that training started from, `parent` the
+    registered version that this one continues, `run` the run directory's URL and `epoch` its epoch. `status` is the
+    gates' decision at registration: a candidate may serve, a refused model may not, a trained one passed no gates.
+    `log_until`: the end of the log that it learned from.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -61,7 +64,7 @@ class Registry:
     """The models under `url`: a local path or any fsspec URL."""
 
     def __init__(self, url: str | os.PathLike[str], cache: Path | None = None) -> None:
-        """`cache`: local folder for copies of a remote registry's models."""
+        # `cache`: local folder for copies of a remote registry's models.
         self.store = Store(url, cache)
         self.url = self.store.url
 
@@ -80,10 +83,13 @@ class Registry:
         notes: str = "",
         version: str | None = None,
     ) -> ModelEntry:
-        """Copies a model folder in Hugging Face layout under a new version, whole or not at all.
+        """Copy a model folder in Hugging Face layout under a new version, whole or not at all.
 
-        `version` defaults to the next of v0001, v0002, … Raises InputError if the folder is no model, the version is
-        taken or no valid name, a figure is not finite, or the parent is not registered.
+        `version` defaults to the next of v0001, v0002, …
+
+        Raises:
+            InputError: if the folder is no model, the version is taken or invalid, a figure is not finite, or the
+                parent is not registered.
         """
         source = Path(folder)
         if not (source / "config.json").is_file():
@@ -93,7 +99,7 @@ class Registry:
         with self.store.hold(MODELS, wait_s=WAIT_S):
             version = self._free(version)
             with self._publication(version).open() as staging:
-                shutil.copytree(source, staging, dirs_exist_ok=True, ignore=_not_again(source))
+                shutil.copytree(source, staging, dirs_exist_ok=True, ignore=_without_records(source))
                 weights = {name: f.sha256 for name, f in describe(staging).items() if name.endswith(WEIGHTS)}
                 if not weights:
                     endings = ", ".join(WEIGHTS)
@@ -114,17 +120,21 @@ class Registry:
                         notes=notes,
                     )
                 except ValidationError as error:
-                    raise _invalid("model entry", error) from error
+                    raise InputError(*_first_fault("model entry", error)) from error
                 (staging / ENTRY).write_text(entry.model_dump_json(indent=2) + "\n", encoding="utf-8")
         return entry
 
     def list(self) -> tuple[ModelEntry, ...]:
-        """All registered models, oldest first. Raises InputError if an entry is damaged."""
+        """Return all registered models, oldest first. InputError if an entry is damaged."""
         finished = (v for v in self.store.children(MODELS) if VERSION.fullmatch(v) and self._publication(v).finished())
         return tuple(sorted(map(self._read, finished), key=lambda entry: (entry.created, entry.version)))
 
     def get(self, version: str) -> ModelEntry:
-        """One entry, by its version or "latest" (the youngest). Raises InputError if there is none."""
+        """Return one entry, by its version or "latest" (the newest).
+
+        Raises:
+            InputError: if there is none.
+        """
         if version == LATEST:
             entries = self.list()
             if not entries:
@@ -136,9 +146,10 @@ class Registry:
         return self._read(version)
 
     def fetch(self, version: str) -> Path:
-        """The model as a local folder, every file compared with its digest. Treat it as read-only.
+        """Return the model as a local folder, read-only, after comparing every file with its digest.
 
-        Raises InputError for an unknown version, AuctionError that names the files that are not what was registered.
+        Raises:
+            AuctionError: if files differ from what was registered; it names them.
         """
         entry = self.get(version)
         publication = self._publication(entry.version)
@@ -146,12 +157,12 @@ class Registry:
         folder = publication.fetch()
         problems = (*_disagreements(entry, manifest), *damage(manifest, lambda name: (folder / name).open("rb")))
         if problems:
-            remedy = "restore the files, or register the model anew"
+            remedy = "restore the files, or register the model again"
             raise AuctionError(f"{publication.url}: {'; '.join(problems)}: {remedy}")
         return folder
 
     def verify(self, version: str) -> tuple[str, ...]:
-        """Every damaged or missing file as "name: what is wrong", read where it is stored; empty if all is well."""
+        """Return every damaged or missing file as "name: fault", read where it is stored; empty if there is none."""
         entry = self.get(version)
         publication = self._publication(entry.version)
         return (*_disagreements(entry, publication.manifest()), *publication.verify())
@@ -164,10 +175,14 @@ class Registry:
         try:
             return ModelEntry.model_validate_json(self.store.read(relative))
         except ValidationError as error:
-            raise _invalid(self.store.place(relative), error) from error
+            raise InputError(*_first_fault(self.store.place(relative), error)) from error
 
     def _free(self, version: str | None) -> str:
-        """The next numbered version, or the wanted one if it can be given."""
+        """Return the next numbered version, or the requested one.
+
+        Raises:
+            InputError: if the requested one is invalid or taken.
+        """
         if version is None:
             taken = [int(m[1]) for v in self.store.children(MODELS) if (m := NUMBERED.fullmatch(v)) and self._taken(v)]
             return f"v{max(taken, default=0) + 1:04d}"
@@ -182,13 +197,13 @@ class Registry:
         return self._publication(version).finished()
 
 
-def _not_again(source: Path) -> Callable[[str, list[str]], set[str]]:
-    """For copytree: leaves out the records that the source folder got where it was published before."""
+def _without_records(source: Path) -> Callable[[str, list[str]], set[str]]:
+    """Return a filter for copytree that leaves out the records of an earlier publication of the source folder."""
     return lambda folder, names: {COMPLETE, ENTRY} & set(names) if Path(folder) == source else set()
 
 
 def _disagreements(entry: ModelEntry, manifest: Manifest) -> tuple[str, ...]:
-    """Weights whose digest in `model.json` is not the manifest's."""
+    """Return the weights whose digest in `model.json` differs from the manifest's."""
     facts = manifest.files
     return tuple(
         f"{name}: {ENTRY} has another sha256 than {COMPLETE}"
@@ -197,11 +212,11 @@ def _disagreements(entry: ModelEntry, manifest: Manifest) -> tuple[str, ...]:
     )
 
 
-def _invalid(place: str, error: ValidationError) -> InputError:
-    """The first fault that pydantic found, as the project's error."""
+def _first_fault(place: str, error: ValidationError) -> tuple[str, object, str]:
+    """Return place, value and remedy of the first fault that pydantic found."""
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"])
-    return InputError(f"{place}: {field}", first["input"], first["msg"])
+    return f"{place}: {field}", first["input"], first["msg"]
 
 
 def local_base(base: str) -> str:

@@ -1,8 +1,8 @@
-"""The run directory: what one training run has finished, at any fsspec URL, so that a killed run goes on where it was.
+"""The run directory: what one training run has finished, at any fsspec URL, so that a killed run can be resumed.
 
 Layout: `config.yaml`, `warm-start/`, `epoch-NNN/{feedback,reward_model,rollouts,pairs,policy}/`,
-`epoch-NNN/evaluation.json`, `report.json`, `report.html`. Which phases there are, and what is in them, is the training
-loop's business.
+`epoch-NNN/evaluation.json`, `report.json`, `report.html`. Which phases there are and what they hold is left to the
+training loop.
 """
 
 from __future__ import annotations
@@ -26,16 +26,13 @@ CONFIG = "config.yaml"
 EVALUATION = "evaluation.json"
 """An epoch's validation figures, beside its phases."""
 SCRATCH = ".scratch"
-"""`.policy.checkpoints.scratch` says that `policy.checkpoints` is ours to remove; somebody's `policy.backup` is not."""
+"""`.policy.checkpoints.scratch` marks `policy.checkpoints` as ours to remove; a user's `policy.backup` has no mark."""
 EPOCH = re.compile(r"epoch-(\d{3,})")
 NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 
 class Phase(Publication):
-    """A phase of a run: a folder that is there once the phase is finished, and scratch space while it is not.
-
-    Beside `finished`, `open`, `fetch`, `manifest` and `verify` (see Publication) it has `scratch`.
-    """
+    """A phase of a run: a folder published once the phase is finished, and scratch space until then."""
 
     def __init__(self, store: Store, name: str, epoch: int | None = None) -> None:
         if not NAME.fullmatch(name):
@@ -45,9 +42,12 @@ class Phase(Publication):
         super().__init__(store, name if epoch is None else f"{epoch_folder(epoch)}/{name}")
 
     def scratch(self, name: str = "checkpoints") -> Path:
-        """A local folder `<phase>.<name>` that outlives a kill, for checkpoints; it goes when the phase is published.
+        """Return a local folder `<phase>.<name>` for checkpoints, kept over kills until the phase is published.
 
-        For a remote URL it lies in this machine's cache and does not outlive the machine.
+        For a remote URL it lies in this machine's cache and is lost with the machine.
+
+        Raises:
+            InputError: for an invalid name.
         """
         if not NAME.fullmatch(name):
             raise InputError("scratch", name, "use lower-case letters, digits, - and _")
@@ -64,13 +64,13 @@ class Phase(Publication):
 
     @contextmanager
     def open(self) -> Iterator[Path]:
-        """As Publication.open; removes the scratch folders once the phase is published."""
+        """As Publication.open; remove the scratch folders once the phase is published."""
         with super().open() as staging:
             yield staging
         self._remove_scratch()
 
     def tidy(self) -> None:
-        """As Publication.tidy; removes the scratch folders as well if the phase is finished."""
+        """As Publication.tidy; remove the scratch folders as well if the phase is finished."""
         super().tidy()
         if self.finished():
             self._remove_scratch()
@@ -83,19 +83,23 @@ class Phase(Publication):
 
 
 class RunDirectory:
-    """One training run at `url`: a local path, or an fsspec URL such as file://, memory:// or s3://."""
+    """One training run at `url`: a local path, or an fsspec URL such as file://, memory:// or s3://.
+
+    `cache` is a local folder for work in progress on a remote URL and for copies of its phases; `wait_s` is how long to
+    wait for a lock of another process, such as one that died on another machine.
+    """
 
     def __init__(self, url: str | os.PathLike[str], cache: Path | None = None, wait_s: float = 0.0) -> None:
-        """`cache`: local folder for work in progress on a remote URL and for copies of its phases. `wait_s`: for how
-        long a lock of another process is waited for, such as one that died on another machine."""
         self.store = Store(url, cache, wait_s)
         self.url = self.store.url
 
     def create(self, config_text: str, *, resume: bool = False) -> None:
-        """Writes `config.yaml`. One that is there must hold the same settings, comments aside.
+        """Write `config.yaml`; an existing one must hold the same settings, comments aside.
 
-        With `resume`, changed settings replace it, and what was there is kept as `config.1.yaml`, `config.2.yaml`, …
-        Raises InputError that names the differing keys (never their values).
+        With `resume`, changed settings replace it, and the earlier ones are kept as `config.1.yaml`, `config.2.yaml`, …
+
+        Raises:
+            InputError: if settings differ; it names their keys and never their values.
         """
         settings = _settings(config_text, "the new configuration")
         if not self.exists(CONFIG):
@@ -107,7 +111,7 @@ class RunDirectory:
             return
         if not resume:
             remedy = (
-                "settings differ from the run's: give another run directory, or --resume to go on with the new ones"
+                "settings differ from the run's: give another run directory, or --resume to continue with the new ones"
             )
             raise InputError(self.store.place(CONFIG), ", ".join(differing), remedy)
         kept = next(name for k in range(1, 10_000) if not self.exists(name := f"config.{k}.yaml"))
@@ -115,15 +119,15 @@ class RunDirectory:
         self.write_text(CONFIG, config_text)
 
     def config_text(self) -> str:
-        """The run's configuration. Raises InputError if the run was never created."""
+        """Return the run's configuration. InputError if the run was never created."""
         return self.store.read(CONFIG).decode("utf-8")
 
     def phase(self, name: str, epoch: int | None = None) -> Phase:
-        """A phase of an epoch (1, 2, …), or of the whole run if `epoch` is None."""
+        """Return a phase of an epoch (1, 2, …), or of the whole run if `epoch` is None."""
         return Phase(self.store, name, epoch)
 
     def epochs(self) -> list[int]:
-        """Finished epochs in order: those with a published `policy` phase and an `evaluation.json`."""
+        """Return the finished epochs in order: those with a published `policy` phase and an `evaluation.json`."""
         numbers = sorted(int(match[1]) for name in self.store.children() if (match := EPOCH.fullmatch(name)))
         return [
             n
@@ -132,11 +136,11 @@ class RunDirectory:
         ]
 
     def exists(self, relative: str) -> bool:
-        """Whether a file or folder is there; for a phase ask its `finished`."""
+        """Return whether a file or folder is there; a phase has `finished`."""
         return self.store.exists(relative)
 
     def write_text(self, relative: str, text: str) -> None:
-        """Writes a small file whole or not at all."""
+        """Write a small file whole or not at all."""
         self.store.write(relative, text.encode("utf-8"))
 
     def write_json(self, relative: str, value: object) -> None:
@@ -149,16 +153,16 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[Check]:
-        """Holds the whole run: one trainer per run. Tidies up after a killed one.
+        """Hold the whole run, one trainer at a time, and tidy up after a killed one.
 
-        Yields a function that raises AuctionError if the lock was lost. Raises InputError that names the holder.
+        Yields a function that raises AuctionError if the lock was lost. InputError names the process that holds it.
         """
         with self.store.hold() as check:
             self._tidy()
             yield check
 
     def _tidy(self) -> None:
-        """Removes half-written small files, and what a kill just after publishing left of a phase."""
+        """Remove half-written small files, and what a kill just after publishing left of a phase."""
         workspace = self.store.workspace
         for hidden in (*workspace.glob(".*"), *workspace.glob("epoch-*/.*")):
             if WRITING in hidden.name and hidden.is_file():
@@ -170,7 +174,11 @@ class RunDirectory:
 
 
 def epoch_folder(epoch: int) -> str:
-    """Folder of an epoch, counted from 1: `epoch-001`."""
+    """Return the folder of an epoch, counted from 1: `epoch-001`.
+
+    Raises:
+        InputError: for an epoch below 1.
+    """
     if isinstance(epoch, bool) or epoch < 1:
         raise InputError("epoch", epoch, "count epochs from 1")
     return f"epoch-{epoch:03d}"
@@ -182,7 +190,11 @@ def epoch_file(epoch: int, name: str) -> str:
 
 
 def _settings(text: str, place: str) -> Any:
-    """Parsed YAML. Raises InputError."""
+    """Parse YAML.
+
+    Raises:
+        InputError: if the text is not YAML.
+    """
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -190,7 +202,7 @@ def _settings(text: str, place: str) -> Any:
 
 
 def _differing(old: Any, new: Any, key: str = "") -> Iterator[str]:
-    """Dotted keys under which two parsed configurations differ."""
+    """Yield the dotted keys under which two parsed configurations differ."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in {*old, *new}:
             inner = f"{key}.{name}" if key else str(name)

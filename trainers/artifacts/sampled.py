@@ -1,4 +1,4 @@
-"""Sampled answers on disk: one Parquet row an answer, with its context, its log-probability and its clicks if shown."""
+"""Sampled answers on disk: one Parquet row an answer, with its context, log-probability and, if shown, its clicks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Sampled:
 
 
 def write_sampled(path: Path, sampled: Iterable[Sampled]) -> int:
-    """Writes a Parquet file; returns the number of answers."""
+    """Write a Parquet file and return the number of answers."""
     encode = msgspec.json.Encoder().encode
     rows: list[dict[str, str | None]] = []
     for item in sampled:
@@ -53,7 +53,11 @@ def write_sampled(path: Path, sampled: Iterable[Sampled]) -> int:
 
 
 def read_sampled(path: Path) -> list[Sampled]:
-    """Reads what `write_sampled` wrote; consecutive rows of one context belong together."""
+    """Read what `write_sampled` wrote; consecutive rows of one context belong together.
+
+    Raises:
+        InputError: if the file has another schema.
+    """
     table = pq.read_table(path)
     if not table.schema.equals(SCHEMA):
         raise InputError(str(path), table.schema.names, "this is not a file of sampled answers of this version")

@@ -1,8 +1,4 @@
-"""A root at any fsspec URL: small files written whole, names listed, locks held.
-
-On a local file system a write goes to a temporary name, to the disk, and is renamed; an object store does the like
-itself.
-"""
+"""A root at any fsspec URL: small files written whole, names listed, locks held; and JSON text of values."""
 
 from __future__ import annotations
 
@@ -22,20 +18,20 @@ from mechanism.files import replace_file
 from trainers.artifacts.locks import Check, hold_file, hold_object
 
 WRITING = ".writing-"
-"""Marks a temporary name of ours: `.policy.writing-3f2a…` is an unfinished `policy`."""
+"""Part of every temporary name: `.policy.writing-3f2a…` is an unfinished `policy`."""
 LOCKS = ".locks"
 CACHE_VARIABLE = "LLM_AUCTION_CACHE"
 
 
 class Store:
-    """What lies under one URL. Relative names use "/" and never leave the root."""
+    """The files under one URL. Relative names use "/" and never leave the root.
+
+    `cache` holds local copies of remote content (default: $LLM_AUCTION_CACHE, else the user's cache folder); `wait_s`
+    is how long to wait for a lock that another process holds, unless a caller gives another time. InputError for a URL
+    whose protocol is unknown or not installed.
+    """
 
     def __init__(self, url: str | os.PathLike[str], cache: Path | None = None, wait_s: float = 0.0) -> None:
-        """`cache` holds local copies of remote content (default: $LLM_AUCTION_CACHE, else the user's cache folder).
-        `wait_s`: for how long a lock that another process holds is waited for, unless a caller says otherwise.
-
-        Raises InputError for a URL whose protocol is unknown or not installed.
-        """
         self.url = os.fspath(url)
         self.wait_s = wait_s
         if not self.url:
@@ -55,17 +51,21 @@ class Store:
         """Local folder for work in progress: the root itself, or the cache's folder for this URL."""
 
     def path(self, relative: str) -> str:
-        """The file system's own path of a relative name. Raises InputError if it would leave the root."""
+        """Return the file system's path of a relative name.
+
+        Raises:
+            InputError: if it would leave the root.
+        """
         if any(part in ("", ".", "..") for part in relative.split("/")) or "\\" in relative:
             raise InputError("relative name", relative, "give names below the root, separated by /")
         return f"{self.root}/{relative}"
 
     def place(self, relative: str) -> str:
-        """A relative name as error messages show it."""
+        """Return a relative name as error messages show it."""
         return f"{self.url.rstrip('/')}/{relative}"
 
     def exists(self, relative: str) -> bool:
-        """Whether a file or folder of that name is there. Unlike fsspec's, it never takes a failed look for a no."""
+        """Return whether a file or folder of that name is there; unlike fsspec's, a failed request is an error."""
         try:
             self.fs.info(self.path(relative))
         except (FileNotFoundError, NotADirectoryError):
@@ -73,7 +73,7 @@ class Store:
         return True
 
     def children(self, relative: str = "") -> list[str]:
-        """Sorted names directly below a folder, hidden ones left out; none if there is no such folder."""
+        """Return the sorted names directly below a folder, without hidden ones; none if there is no such folder."""
         try:
             found = self.fs.ls(self.path(relative) if relative else self.root, detail=False)
         except (FileNotFoundError, NotADirectoryError):
@@ -82,12 +82,16 @@ class Store:
         return sorted(name for name in names if name and not name.startswith("."))
 
     def files(self, relative: str) -> list[str]:
-        """Sorted names of all files below a folder, relative to it; none if there is no such folder."""
+        """Return the sorted names of all files below a folder, relative to it; none if there is no such folder."""
         path = self.path(relative)
         return sorted(str(name).removeprefix(path).strip("/") for name in self.fs.find(path))
 
     def read(self, relative: str) -> bytes:
-        """Content of a file. Raises InputError if it is not there."""
+        """Read a file.
+
+        Raises:
+            InputError: if it is not there.
+        """
         try:
             return bytes(self.fs.cat_file(self.path(relative)))
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
@@ -95,11 +99,15 @@ class Store:
             raise InputError(self.place(relative), "no such file", remedy) from error
 
     def open(self, relative: str) -> IO[bytes]:
-        """A file for reading."""
+        """Open a file for reading."""
         return cast("IO[bytes]", self.fs.open(self.path(relative), "rb"))
 
     def write(self, relative: str, data: bytes) -> None:
-        """Writes a file whole or not at all, replacing what was there. Raises InputError where it cannot be written."""
+        """Write a file whole or not at all, replacing an earlier one.
+
+        Raises:
+            InputError: if it cannot be written.
+        """
         path = self.path(relative)
         try:
             if self.is_local:
@@ -111,10 +119,9 @@ class Store:
             raise InputError(self.place(relative), shown, "give a place that can be written") from error
 
     def hold(self, relative: str = "", wait_s: float | None = None) -> AbstractContextManager[Check]:
-        """Holds the lock of what is called `relative`, or of the whole root (which does not lock what is below it).
+        """Hold the lock of `relative`, or of the root (which does not lock what is below it).
 
-        Raises InputError that names the holder if another process has it for longer than `wait_s` seconds (None: the
-        store's own).
+        InputError names the holder if another process has it for longer than `wait_s` seconds (None: the store's).
         """
         wait_s = self.wait_s if wait_s is None else wait_s
         path = self.path(f"{LOCKS}/{relative.replace('/', '.') or '_root'}.lock")
@@ -123,7 +130,7 @@ class Store:
 
 
 def default_cache() -> Path:
-    """Folder for local copies of remote content."""
+    """Return the folder for local copies of remote content."""
     named = os.environ.get(CACHE_VARIABLE)
     if named:
         return Path(named)
@@ -131,17 +138,17 @@ def default_cache() -> Path:
 
 
 def temporary(final: Path) -> Path:
-    """A fresh hidden name beside `final`, on the same file system."""
+    """Return a fresh hidden name beside `final`, on the same file system."""
     return final.with_name(f".{final.name}{WRITING}{uuid.uuid4().hex[:12]}")
 
 
 def temporaries(final: Path) -> Iterator[Path]:
-    """Temporary names that earlier attempts at `final` left behind."""
+    """Yield the temporary names that earlier attempts at `final` left behind."""
     yield from final.parent.glob(f".{final.name}{WRITING}*")
 
 
 def sync(path: Path) -> None:
-    """Brings a local file's content, or a folder's list of names, to the disk."""
+    """Flush a local file's content, or a folder's list of names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

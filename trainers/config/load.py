@@ -57,7 +57,11 @@ def load_gates(path: str) -> GateSettings:
 
 
 def _text(name_or_path: str, folder: str) -> tuple[str, str]:
-    """Return the YAML text and its name in errors."""
+    """Return the YAML text and its name in errors.
+
+    Raises:
+        ConfigError: if there is no such file or shipped configuration.
+    """
     path = Path(name_or_path)
     if not path.suffix:
         configs = resources.files("trainers").joinpath(*folder.split("/"))
@@ -105,7 +109,11 @@ def apply_settings(data: dict[str, Any], settings: Iterable[str]) -> dict[str, A
 
 
 def _value_of(text: str, setting: str) -> Any:
-    """Parse a setting's value as YAML; 1e-5, a string in YAML 1.1, becomes the number."""
+    """Parse a setting's value as YAML; 1e-5, a string in YAML 1.1, becomes the number.
+
+    Raises:
+        ConfigError: if the value is not YAML.
+    """
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:

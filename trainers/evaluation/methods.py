@@ -177,8 +177,8 @@ def tune_baselines(
             np.mean([reward(a, c.bids(), p, penalty, lam) for (c, a), p in zip(pairs, predicted, strict=True)])
         )
 
-    widths = [policy.sampling, policy.with_sampling(temperature=1.0, top_p=1.0, top_k=0)]
-    widths += [w for t in temperatures if (w := policy.with_sampling(temperature=t)) not in widths]
+    widths = [policy.sampling, replace(policy.sampling, temperature=1.0, top_p=1.0, top_k=0)]
+    widths += [w for t in temperatures if (w := replace(policy.sampling, temperature=t)) not in widths]
     best_width = max(
         widths, key=lambda w: score(play_mosaic(policy, predictor, contexts, penalty, lam, samples, w, seed))
     )

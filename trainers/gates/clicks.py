@@ -1,8 +1,7 @@
-"""How well a click predictor foretells clicks that it was not fitted to: evidence about it, and about the log.
+"""How well a click predictor predicts clicks that it was not fitted to: evidence about it, and about the log.
 
-A log whose clicks say nothing of what was shown (shuffled, forged, joined to the wrong answers) cannot be foretold by
-any predictor, neither by the new one nor by the serving model's; so a poisoned log shows in its own held-out part,
-without anybody knowing the truth.
+Clicks that do not depend on what was shown (shuffled, forged, joined to the wrong answers) cannot be predicted, neither
+by the new predictor nor by the serving model's; so a poisoned log shows in its own held-out part, without the truth.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ DRAWS = 400
 
 @dataclass(frozen=True, slots=True)
 class PredictorFigures:
-    """On the newest held-out answers, which no earlier model was fitted to either, and on all held-out ones.
+    """Quality on the newest held-out answers, which no earlier model was fitted to either, and on all held-out ones.
 
     `auc`: of the new predictor on the newest; `gain`: that minus the serving model's predictor on the same (None: there
     is none). `calibration`: clicks over the clicks that the new predictor expects. `overall`: AUC on all.
@@ -37,7 +36,7 @@ class PredictorFigures:
     clicks: int
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """For JSON."""
+        """Return the figures as JSON values."""
         gain: dict[str, JsonValue] | None = dict(self.gain.to_dict()) if self.gain else None
         return {
             "auc": dict(self.auc.to_dict()),
@@ -50,9 +49,12 @@ class PredictorFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class Foretold:
-    """N shown ads of held-out answers: what the new and the serving model's predictor said, whether they were clicked,
-    the share of clicks that can be there, the answer's number, and whether it is among the newest."""
+class PredictedClicks:
+    """N shown ads of held-out answers.
+
+    Predictions of the new and of the serving model's predictor, clicks, the share of clicks that the log can hold, the
+    answer's index, and whether the answer is among the newest.
+    """
 
     new_N: Floats
     old_N: Floats | None
@@ -62,16 +64,16 @@ class Foretold:
     newest_N: NDArray[np.bool_]
 
 
-def foretold(
+def predicted_clicks(
     clicks: Sequence[Mapping[AdId, bool]],
     new: Sequence[Mapping[AdId, float]],
     old: Sequence[Mapping[AdId, float]] | None,
     seen: Sequence[float],
     newest: Sequence[bool],
-) -> Foretold:
-    """The same from mappings by answer."""
+) -> PredictedClicks:
+    """Collect the shown ads from mappings by answer."""
     rows = [(n, ad) for n, own in enumerate(clicks) for ad in own]
-    return Foretold(
+    return PredictedClicks(
         np.array([new[n][ad] for n, ad in rows]),
         None if old is None else np.array([old[n][ad] for n, ad in rows]),
         np.array([clicks[n][ad] for n, ad in rows], np.float32),
@@ -81,8 +83,8 @@ def foretold(
     )
 
 
-def predictor_figures(rows: Foretold, seed: int, level: float = 0.95) -> PredictorFigures | None:
-    """The figures with bootstrap intervals over answers; None where nothing of the newest was shown and clicked."""
+def predictor_figures(rows: PredictedClicks, seed: int, level: float = 0.95) -> PredictorFigures | None:
+    """Measure the predictions with bootstrap intervals over answers; None where the newest have no click or no miss."""
     use = rows.newest_N
     clicks = rows.clicks_N[use]
     if not len(clicks) or not 0 < clicks.sum() < len(clicks):
@@ -109,7 +111,7 @@ def predictor_figures(rows: Foretold, seed: int, level: float = 0.95) -> Predict
 
 
 def _resamples(owner_N: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:
-    """Rows of DRAWS resamples of the answers."""
+    """Return the rows of DRAWS resamples of the answers."""
     rng = np.random.default_rng(seed)
     _, group = np.unique(owner_N, return_inverse=True)
     order = np.argsort(group, kind="stable")

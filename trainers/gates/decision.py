@@ -1,7 +1,7 @@
-"""Gates between a trained model and its users: from measured figures to a decision that can be kept and read again.
+"""Gates between a trained model and its users: from measured figures to a decision that is kept as a record.
 
 Pure functions. A gate passes, fails, or refuses where its figures are missing or too uncertain; only a model that
-passes all that are configured is promoted. Measuring is left to `measure`.
+passes every configured gate is promoted. Measuring is left to `measure`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ from trainers.gates.clicks import PredictorFigures
 from trainers.gates.offpolicy import Estimate
 
 Verdict = Literal["passed", "failed", "refused", "not configured"]
-"""Only a gate that the settings do not ask for is "not configured"; it does not count, and the record says so."""
+"""A gate that the settings do not configure is "not configured": it is recorded and does not count."""
 
 PASSING: tuple[Verdict, ...] = ("passed", "not configured")
 
 
 @dataclass(frozen=True, slots=True)
 class PairedGain:
-    """The candidate against the serving model on the same queries: the serving model's mean, and the mean difference
-    (candidate minus serving) with its interval."""
+    """The candidate against the serving model on the same queries.
+
+    `serving`: mean of the serving model; `gain`: mean difference (candidate minus serving) with its interval.
+    """
 
     serving: float
     gain: Interval
@@ -37,9 +39,9 @@ class PairedGain:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """All that the gates read; None is what nobody measured. Money and penalties in bid points per query.
+    """All figures that the gates read; None: not measured. Money and penalties in bid points per query.
 
-    `predictor`: of clicks, on clicks it was not fitted to. `learned_reward`: on validation contexts by the click
+    `predictor`: the click predictor on clicks it was not fitted to. `learned_reward`: on validation contexts by that
     predictor, before and after training. `revenue`, `experience`: off-policy, from the serving model's log.
     `simulator`: expected revenue on simulated users; `quality`: answer quality 0..1; `invalid`: invalid insertions per
     answer of the candidate with the number of answers; `latency_ratio`: seconds per answer, candidate to serving.
@@ -58,7 +60,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One gate's verdict, the figures and thresholds it rests on, and the reason in words."""
+    """One gate's verdict, its figures and thresholds, and the reason in words."""
 
     name: str
     verdict: Verdict
@@ -67,7 +69,7 @@ class Gate:
     thresholds: Mapping[str, float]
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """For JSON."""
+        """Return the gate as JSON values."""
         return {
             "name": self.name,
             "verdict": self.verdict,
@@ -79,23 +81,23 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What all gates said, and under which settings."""
+    """The verdicts of all gates, and the settings they were decided under."""
 
     gates: tuple[Gate, ...]
     settings: GateSettings
 
     @property
     def promote(self) -> bool:
-        """Whether every gate passed that is configured."""
+        """Whether every configured gate passed."""
         return all(gate.verdict in PASSING for gate in self.gates)
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why not, a line per gate that did not pass."""
+        """The reason of each gate that did not pass, one line each."""
         return tuple(f"{g.name}: {g.verdict}: {g.reason}" for g in self.gates if g.verdict not in PASSING)
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """The record for a registry entry's `gates`."""
+        """Return the record for a registry entry's `gates`."""
         return {
             "promote": self.promote,
             "gates": [gate.to_dict() for gate in self.gates],
@@ -104,13 +106,13 @@ class Decision:
 
     @staticmethod
     def from_dict(record: Mapping[str, Any]) -> Decision:
-        """Reads what `to_dict` wrote."""
+        """Read a record of `to_dict`."""
         settings = GateSettings.model_validate(record["settings"])
         return Decision(tuple(Gate(**gate) for gate in record["gates"]), settings)
 
 
 def decide(figures: Figures, settings: GateSettings) -> Decision:
-    """Every gate on its figures, in a fixed order."""
+    """Apply every gate to its figures, in a fixed order."""
     gates: tuple[Callable[[Figures, GateSettings], Gate], ...] = (
         _predictor,
         _learned_reward,
@@ -137,14 +139,14 @@ def _predictor(figures: Figures, settings: GateSettings) -> Gate:
     record, auc = found.to_dict(), found.auc
     ranks = f"ranks held-out clicks with an AUC of {auc.mean:.3f} ({auc.lo:.3f} to {auc.hi:.3f})"
     if auc.lo <= settings.min_auc:
-        # a predictor that knows nothing and clicks that mean nothing look alike: neither is a ground to train on
+        # A useless predictor and meaningless clicks give the same figures: neither justifies training.
         verdict: Verdict = "failed" if auc.mean <= settings.min_auc else "refused"
         return Gate(name, verdict, f"{ranks}, {settings.min_auc:g} must be beaten", record, thresholds)
     if found.gain is not None:
-        told, reason = _not_worse(found.gain, settings.auc_margin)
-        # uncertainty about a difference is no ground to refuse where the predictor itself is good beyond doubt
-        if told == "failed":
-            return Gate(name, told, f"{ranks}; beside the serving model's it {reason}", record, thresholds)
+        compared, reason = _not_worse(found.gain, settings.auc_margin)
+        # An uncertain difference does not refuse a predictor whose own AUC is high enough.
+        if compared == "failed":
+            return Gate(name, compared, f"{ranks}; beside the serving model's it {reason}", record, thresholds)
     off = min(abs(end - 1.0) for end in (found.calibration.lo, found.calibration.hi))
     holds_one = found.calibration.lo <= 1.0 <= found.calibration.hi
     if not holds_one and off > settings.max_calibration_error:
@@ -186,7 +188,7 @@ def _off_policy(
     record: dict[str, JsonValue] = found.to_dict()
     if found.refusal is not None:
         return Gate(name, "refused", found.refusal, record, thresholds)
-    # the thresholds of the estimate's own refusals hold again here, should it have been made under laxer ones
+    # Checked again, because the estimate may have been made under laxer settings.
     if found.effective_sample < settings.offpolicy.min_effective_sample:
         reason = f"effective sample of {found.effective_sample:.1f} contexts: collect a longer log"
         return Gate(name, "refused", reason, record, thresholds)
@@ -268,12 +270,11 @@ def _latency(figures: Figures, settings: GateSettings) -> Gate:
 
 
 def _missing(name: str, thresholds: Mapping[str, float]) -> Gate:
-    return Gate(name, "refused", "nobody measured it", {}, thresholds)
+    return Gate(name, "refused", "it was not measured", {}, thresholds)
 
 
 def _not_worse(gain: Interval, margin: float) -> tuple[Verdict, str]:
-    """The worse end of the gain's interval must stay within the margin; an interval on both sides of it says nothing
-    either way, which is a refusal."""
+    """Compare the worse end of the gain's interval with the margin; an interval around the margin is a refusal."""
     if not (math.isfinite(gain.mean) and math.isfinite(margin)):
         return "refused", "the figures are not finite"
     change = f"changes by {gain.mean:+.3g} ({gain.lo:.3g} to {gain.hi:.3g}), allowed is {-margin:.3g}"

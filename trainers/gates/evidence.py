@@ -1,11 +1,11 @@
-"""From logged answers and two models to what the off-policy estimators read: values, weights and forecasts.
+"""Values, weights and forecasts for the off-policy estimators, from logged answers and two models.
 
-An answer's action can be read in two ways. As a whole: the weight is the ratio of the answers' probabilities, exact,
-and its variance grows with every word on which the two models differ. As ad decisions, whether a marker opens at each
-token and which ad it names, the words taken as given: the weights stay near one, but they correct towards a policy with
-the target's ad decisions and the logging model's words. Estimates of values that depend on the words (how natively
-an ad is woven in, whether a sentence that leads up to one is begun) are then biased; the doubly robust one only as far
-as the forecasts' error differs between the two models' words, since its direct part reads the target's own answers.
+The action of an answer is one of two. "answer": the whole answer. Its weight is the ratio of the answers'
+probabilities, which is exact, and its variance grows with every word on which the models differ. "ads": whether a
+marker opens at each token and which ad it names, given the words. These weights stay near one, but they correct towards
+a policy with the target's ad decisions and the logging model's words. Estimates of values that depend on the words
+(nativeness of an ad, whether a sentence that leads to one begins) are then biased; the doubly robust one only as far as
+the forecasts' error differs between the models' words, because its direct part reads the target's own answers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Evidence:
     """N logged answers under two models, in bid points per query.
 
     `revenue_N`: bids of the clicked ads; `experience_N`: the reward without its revenue, -lambda s_resp (Eq. 8), which
-    is known for any answer without a user. `forecast_N`, `direct_N`, `direct_experience_N`: the pCTR model's revenue of
+    needs no user. `forecast_N`, `direct_N`, `direct_experience_N`: the pCTR model's revenue of
     the logged answer, and the mean revenue and experience of the target's own answers to that context. `weights` and
     `unsupported` by action; `disagreement` as in Logged.
     """
@@ -51,7 +51,7 @@ class Evidence:
     disagreement: float
 
     def revenue(self, action: Action) -> Logged:
-        """The estimators' input for revenue per query."""
+        """Return the estimators' input for revenue per query."""
         return Logged(
             self.contexts,
             self.revenue_N,
@@ -63,8 +63,10 @@ class Evidence:
         )
 
     def experience(self, action: Action) -> Logged:
-        """The same for experience. Its forecast is exact, so that the doubly robust estimate is the mean over the
-        target's own answers, whatever the weights."""
+        """Return the estimators' input for experience per query.
+
+        Its forecast is exact, so that the doubly robust estimate is the mean over the target's own answers.
+        """
         return Logged(
             self.contexts,
             self.experience_N,
@@ -88,13 +90,15 @@ def gather(
     bids: Mapping[str, Mapping[AdId, Micros]] | None = None,
     seen: Mapping[str, float] | None = None,
 ) -> Evidence:
-    """Scores a log of shown answers under the model that wrote it and under the target, and draws
-    `settings.samples` answers of the target to every context.
+    """Score a log of shown answers under the model that wrote it and under the target; sample the target's own answers.
 
-    `predictor` should not have been fitted to this log (see Logged). By context id, `bids` are those that a click is
-    charged at, where the prompt showed others (the ad load), and `seen` the share of an answer's clicks that can be
-    there by now: what was clicked is divided by it, which leaves the expectation right and makes young answers noisy.
-    Raises InputError for a log without clicks or answers, and as `inference.scoring.compare`.
+    The target writes `settings.samples` answers to every context. `predictor` should not have been fitted to this log
+    (see Logged). By context id, `bids` are those that a click is charged at, where the prompt showed others (the ad
+    load), and `seen` the share of an answer's clicks that the log can hold by now: clicks are divided by it, which
+    keeps the expectation and makes young answers noisy. Other errors as `inference.scoring.compare`.
+
+    Raises:
+        InputError: if the log has no clicks or no answers.
     """
     rows = [(item.context, g) for item in log for g in item.generations]
     clicks = [clicked for item in log for clicked in item.clicks or ()]
@@ -129,7 +133,7 @@ def gather(
         direct_experience_N=direct([-lam * s_resp(a, penalty) for _, a in drawn]),
         weights={
             "answer": np.exp(whole - recorded),
-            # an answer that rounding takes out of the logging model's own reach counts as a disagreement
+            # An answer that rounding puts out of the logging model's own support counts as a disagreement.
             "ads": np.exp(ads - np.where(np.isfinite(own_ads), own_ads, np.inf)),
         },
         unsupported={
@@ -140,8 +144,8 @@ def gather(
     )
 
 
-def joined(parts: Sequence[Evidence]) -> Evidence:
-    """The evidence of several logs of one pair of models, such as answers under different limits, as one."""
+def join(parts: Sequence[Evidence]) -> Evidence:
+    """Join the evidence of several logs of one pair of models, such as answers under different limits."""
     sizes = [len(part.contexts) for part in parts]
 
     def column(name: str) -> Floats:

@@ -1,8 +1,7 @@
-"""Measuring a trained model against the serving one for the gates, from the held-out part of a log and no other truth.
+"""Measurement of a trained model against the serving one for the gates, from the held-out part of a log alone.
 
-Off-policy estimates from the answers that the serving model wrote; the click predictor on clicks that nothing was
-fitted to; fresh answers of both models to held-out questions, and a sweep of bids. Only where a simulated world is
-configured is that one asked as well.
+Off-policy estimates from the serving model's answers, the click predictor on clicks that nothing was fitted to, fresh
+answers of both models to held-out queries, and a sweep of bids; in addition a simulated world, where one is configured.
 """
 
 from __future__ import annotations
@@ -27,27 +26,29 @@ from simulator.clicks import ClickModel
 from trainers.artifacts.sampled import Sampled
 from trainers.config import GateSettings, WorldConfig
 from trainers.evaluation.quality import answer_qualities
-from trainers.gates.clicks import foretold, predictor_figures
+from trainers.gates.clicks import predicted_clicks, predictor_figures
 from trainers.gates.decision import Figures, PairedGain
-from trainers.gates.evidence import gather, joined
+from trainers.gates.evidence import gather, join
 from trainers.gates.offpolicy import Estimate, estimate
 from trainers.irpo.worlds import ContextSource, build_world
 from trainers.logs.answers import LoggedAnswer
 from trainers.reward.model import ClickPredictor
 
 BLOCKS = 6
-"""Parts into which the compared questions are split; each model answers a part in turn, so that a machine that slows
+"""Parts into which the compared queries are split; the models answer each part in turn, so that a machine that slows
 down slows both."""
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Quantiles of the log's bids over which a bid is swept."""
 SWEPT_FROM = 5
-"""A swept ad is one of so many candidates nearest to the question: ads that a bid can decide on."""
+"""A swept ad is one of this many candidates nearest to the query: ads that a bid can decide on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The serving model with the digests that its answers are logged under, the candidate, the click predictor that
-    the candidate learned from, and the serving model's own (None where it cannot be found)."""
+    """The serving model and the candidate, each with the click predictor that it learned from.
+
+    `digests` are those that the serving model's answers are logged under; its predictor is None where it is gone.
+    """
 
     serving: Policy
     digests: frozenset[str]
@@ -58,8 +59,7 @@ class Models:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Held-out answers with the share of their clicks that can be there, and whether each came after everything that
-    the serving model was trained on."""
+    """Held-out answers, the share of their clicks that the log can hold, and which are newer than the serving model."""
 
     answers: Sequence[LoggedAnswer]
     seen_N: Floats
@@ -75,13 +75,13 @@ def measure(
     seed: int,
     report: Callable[[str], None],
 ) -> Figures:
-    """All figures of the gates; None where the log has nothing to measure one on."""
+    """Measure all figures of the gates; None where the log has nothing to measure one on."""
     report("gates: click predictor on held-out clicks")
     pairs = [(a.as_bid, a.generation.answer) for a in held.answers]
     clicks = [a.clicks for a in held.answers]
     new = models.predictor.probabilities(pairs)
     old = models.serving_predictor.probabilities(pairs) if models.serving_predictor else None
-    clicked = predictor_figures(foretold(clicks, new, old, held.seen_N.tolist(), held.newest), seed)
+    clicked = predictor_figures(predicted_clicks(clicks, new, old, held.seen_N.tolist(), held.newest), seed)
     report("gates: off-policy estimates")
     revenue, experience = _off_policy(models, held, penalty, lam, settings, seed)
     report("gates: fresh answers of both models")
@@ -117,8 +117,11 @@ def measure(
 def _off_policy(
     models: Models, held: HeldOut, penalty: Penalty, lam: float, settings: GateSettings, seed: int
 ) -> tuple[Estimate | None, Estimate | None]:
-    """Revenue and experience of the candidate, from the answers that the serving model wrote; grouped by the settings
-    that they were drawn under, for one group is one distribution. None where it wrote none."""
+    """Estimate revenue and experience of the candidate from the answers that the serving model wrote.
+
+    Answers are grouped by the sampling settings they were drawn with, since one group is one distribution. None where
+    the serving model wrote no answer.
+    """
     own = [i for i, a in enumerate(held.answers) if a.digest in models.digests][-settings.offpolicy.contexts :]
     groups: dict[SamplingSettings, list[int]] = {}
     for i in own:
@@ -133,7 +136,7 @@ def _off_policy(
             gather(
                 log,
                 Sampler(models.serving, drawn),
-                Sampler(models.candidate, models.candidate.with_sampling(max_ads=drawn.max_ads)),
+                Sampler(models.candidate, replace(models.candidate.sampling, max_ads=drawn.max_ads)),
                 models.predictor,
                 penalty,
                 lam,
@@ -143,7 +146,7 @@ def _off_policy(
                 {held.answers[i].context.id: float(held.seen_N[i]) for i in members},
             )
         )
-    evidence, action = joined(parts), settings.offpolicy.action
+    evidence, action = join(parts), settings.offpolicy.action
     return (
         estimate(evidence.revenue(action), settings.offpolicy, seed),
         estimate(evidence.experience(action), settings.offpolicy, seed),
@@ -151,20 +154,23 @@ def _off_policy(
 
 
 def _drawn_under(answer: LoggedAnswer, policy: Policy) -> SamplingSettings:
-    """The settings that an answer was drawn under: as logged, and the model's own where its server did not say."""
-    told = answer.sampling
+    """Return the settings that an answer was sampled with: as logged, and the model's own where none is logged."""
+    logged = answer.sampling
     known = {
-        name: getattr(told, name)
+        name: getattr(logged, name)
         for name in ("temperature", "top_p", "top_k", "max_new_tokens")
-        if getattr(told, name) is not None
+        if getattr(logged, name) is not None
     }
-    return policy.with_sampling(max_ads=told.max_ads, **known)
+    return replace(policy.sampling, max_ads=logged.max_ads, **known)
 
 
 def _with_tokens(generation: Generation, policy: Policy) -> Generation:
-    """The answer with its tokens, which no event holds. A marker ends with a token of its own, whatever follows: the
-    candidate trie leaves no other, where the tokenizer alone might join the bracket with a full stop. Where the model
-    wrote other tokens than these, its logged probability is not reproduced, and the estimate counts a disagreement."""
+    """Return the answer with its token ids, which no event holds.
+
+    A marker ends with a token of its own: the candidate trie allows no other, where the tokenizer alone might join the
+    bracket with a full stop. Where the model wrote other tokens, its logged probability is not reproduced, and the
+    estimate counts a disagreement.
+    """
     answer, at = generation.answer, 0
     tokens: list[int] = []
     for insertion in answer.insertions:
@@ -181,9 +187,11 @@ def _with_tokens(generation: Generation, policy: Policy) -> Generation:
 def _answers_of_both(
     models: Models, contexts: Sequence[Context], seed: int
 ) -> tuple[list[Generation], list[Generation], float]:
-    """One answer of each model to every context, as a reader would get it, and the seconds of the candidate over those
-    of the serving model (median over parts): a processor's own time where there is no other device, so that what else
-    the machine does is not held against either."""
+    """Sample one answer of each model to every context, as a reader gets it, and compare their times.
+
+    Returns the serving model's answers, the candidate's, and the candidate's seconds over the serving model's (median
+    over parts). On a CPU that is process time, so that other work on the machine does not count.
+    """
     clock = time.process_time if models.serving.model.device.type == "cpu" else time.perf_counter
     found: dict[str, list[Generation]] = {"serving": [], "candidate": []}
     ratios: list[float] = []
@@ -201,9 +209,12 @@ def _answers_of_both(
 
 
 def _sweep(models: Models, contexts: Sequence[Context], seed: int) -> Monotonicity | None:
-    """Clicks of one ad in each context over the quantiles of the log's bids, the others fixed: the probability that
-    its markers name it times its click rate there by the click predictor (of the answers that show it; of all others
-    on average). Summing propensities in place of counting ads takes most of the noise out."""
+    """Sweep the bid of one ad in each context over the quantiles of the log's bids, the others fixed.
+
+    Expected clicks are the probability that a marker names the ad times its click rate by the click predictor (of the
+    answers that show it; the mean rate where none does). Summing propensities in place of counting ads removes most of
+    the noise.
+    """
     if not contexts:
         return None
     ads = _nearby_ads(contexts, seed)
@@ -227,7 +238,7 @@ def _sweep(models: Models, contexts: Sequence[Context], seed: int) -> Monotonici
 
 
 def _nearby_ads(contexts: Sequence[Context], seed: int) -> list[AdId]:
-    """For each context one of the candidates nearest to its question, at random."""
+    """Choose for each context one of the candidates nearest to its query, at random."""
     rng = np.random.default_rng([seed, 21])
     chosen = []
     for context in contexts:
@@ -239,7 +250,7 @@ def _nearby_ads(contexts: Sequence[Context], seed: int) -> list[AdId]:
 
 
 def _simulated(models: Models, world: WorldConfig, queries: int, seed: int) -> PairedGain:
-    """Expected revenue per query of both models on held-out questions of a simulated world."""
+    """Compare the models' expected revenue per query on held-out queries of a simulated world."""
     source = ContextSource(build_world(world), world, seed, 0)
     contexts = source.test(queries)
     truth = ClickModel()

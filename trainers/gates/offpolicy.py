@@ -1,8 +1,8 @@
-"""What a target policy would have earned, estimated from answers that another policy wrote and users clicked.
+"""Off-policy estimates: what a target policy would have earned, from answers and clicks of another policy.
 
 Inverse propensity scoring, its self-normalised form (SNIPS; Swaminathan & Joachims 2015) and the doubly robust estimate
-(Dudik, Langford & Li 2011), with bootstrap intervals over contexts. Where the log cannot carry an estimate, the result
-is a refusal with its reason. Pure numpy: which weights, and where they come from, is `trainers.gates.evidence`'s.
+(Dudik, Langford & Li 2011), with bootstrap intervals over contexts. Where the log cannot support an estimate, the
+result is a refusal with its reason. Pure numpy; the weights come from `trainers.gates.evidence`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from trainers.config.gates import OffPolicySettings
 class Logged:
     """N logged answers, every array of shape (N,).
 
-    `contexts`: which context each belongs to (any labels). `values`: what it was worth to its user or to the platform.
+    `contexts`: the context of each answer (any labels). `values`: its value to the user or to the platform.
     `weights`: target probability over logging probability, >= 0. `unsupported`: see `inference.scoring.Compared`.
     For dr also `predicted`, a model's forecast of `values`, and `direct`, the mean of the same model's forecasts for
-    fresh answers of the target to the context. A forecasting model that was fitted to these very answers has learned
-    their noise: the estimate leans on it more than the interval tells. `disagreement`: share of the answers whose
-    logged probability the logging model does not reproduce.
-    Raises InputError for arrays that do not fit together, numbers that are not finite, and negative weights.
+    fresh answers of the target to the context. A model that was fitted to these answers has learned their noise, which
+    the interval does not show. `disagreement`: share of the answers whose logged probability the logging model does
+    not reproduce. InputError for arrays of different lengths, numbers that are not finite, and negative weights.
     """
 
     contexts: ArrayLike
@@ -41,7 +40,11 @@ class Logged:
     disagreement: float = 0.0
 
     def column(self, name: str) -> Floats:
-        """One array, checked."""
+        """Return one array, checked.
+
+        Raises:
+            InputError: if its length, a number or a weight is invalid.
+        """
         array = finite_array(name, getattr(self, name), 1)
         if len(array) != len(np.asarray(self.contexts)):
             raise InputError(name, len(array), f"give one number for each of {len(np.asarray(self.contexts))} answers")
@@ -54,11 +57,11 @@ class Logged:
 class Estimate:
     """An off-policy estimate in the unit of the values, per query.
 
-    `value`: of the target; `logged`: mean of the log itself; `gain`: value minus logged, paired by context, so
-    narrower than the two apart. `effective_sample`: Kish's, in contexts. `mean_weight` and `max_weight` are before
+    `value`: of the target; `logged`: mean of the log; `gain`: value minus logged, paired by context and so narrower
+    than the two apart. `effective_sample`: Kish's, in contexts. `mean_weight` and `max_weight` are before
     clipping; the first has expectation one. `clipped`: share of the answers whose weight was cut; `clipping_shift`:
-    what that changed in the estimate. `unsupported`: share of the target's answers that the log could not hold;
-    `disagreement`: see Logged. `refusal`: why the figures may not be used, None where they may.
+    the change of the estimate by that. `unsupported`: share of the target's answers that the logging policy could not
+    write; `disagreement`: see Logged. `refusal`: the reason why the figures may not be used, None where they may.
     """
 
     method: str
@@ -77,20 +80,20 @@ class Estimate:
     refusal: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; an unbounded end of an interval becomes None."""
+        """Return the estimate as JSON values; an unbounded end of an interval becomes None."""
         intervals = {name: getattr(self, name).to_dict() for name in ("value", "logged", "gain")}
         return {**asdict(self), **intervals}
 
 
 def kish(weights: ArrayLike) -> float:
-    """Effective sample size (sum w)^2 / sum w^2: of how many equally weighted contexts the estimate has the noise."""
+    """Return Kish's effective sample size (sum w)^2 / sum w^2, in equally weighted contexts."""
     w = finite_array("weights", weights, 1)
     squares = float(w @ w)
     return float(w.sum() ** 2 / squares) if squares > 0 else 0.0
 
 
 def estimate(log: Logged, settings: OffPolicySettings, seed: int) -> Estimate:
-    """The target's mean value per query, under `settings`; same seed, same interval.
+    """Estimate the target's mean value per query, under `settings`; same seed, same interval.
 
     With w the weights, r the values, q the forecasts: ips is mean(w r), unbiased where the log supports the target;
     snips is mean(w r) / mean(w), of bias O(1/n) and less variance, untouched by a constant factor on all weights; dr is
@@ -134,7 +137,7 @@ def estimate(log: Logged, settings: OffPolicySettings, seed: int) -> Estimate:
 
 
 def _refusal(found: Estimate, settings: OffPolicySettings) -> str | None:
-    """The first reason for which the figures cannot carry a decision."""
+    """Return the first reason for which the figures cannot support a decision."""
     if found.disagreement > settings.max_disagreement:
         return (
             f"{found.disagreement:.1%} of the logged log-probabilities are not those of the logging model (more than "
@@ -159,14 +162,18 @@ def _refusal(found: Estimate, settings: OffPolicySettings) -> str | None:
 
 
 def _by_context(values_N: Floats, group_N: NDArray[np.intp]) -> Floats:
-    """Means over the answers of each context, shape (contexts,)."""
+    """Return the means over the answers of each context, shape (contexts,)."""
     return np.asarray(np.bincount(group_N, values_N) / np.bincount(group_N))
 
 
 def _table(
     log: Logged, settings: OffPolicySettings, weights_N: Floats, values_N: Floats, group_N: NDArray[np.intp]
 ) -> Floats:
-    """Rows A, B, D by context: the estimate is mean(A) / mean(B), its gain over the log that plus mean(D)."""
+    """Return rows A, B, D by context: the estimate is mean(A) / mean(B), its gain over the log that plus mean(D).
+
+    Raises:
+        InputError: if dr lacks its forecasts.
+    """
     if settings.method == "dr":
         if log.predicted is None or log.direct is None:
             raise InputError("predicted and direct", None, "dr needs a model's forecasts: give both, or choose snips")
@@ -183,9 +190,12 @@ def _ratio(table: Floats) -> float | None:
 
 
 def _interval(table_3C: Floats, settings: OffPolicySettings, seed: int) -> Interval:
-    """mean(A) / mean(B) + mean(D), by bootstrap over contexts: percentiles of the resampled estimates, or of their
-    distances from the estimate in standard errors, each resample's own (studentised), which follows skewed weights
-    better. A resample without any weight leaves both ends unbounded."""
+    """Return mean(A) / mean(B) + mean(D) with its interval by bootstrap over contexts.
+
+    The interval is made of percentiles of the resampled estimates, or (studentised) of their distances from the
+    estimate in standard errors, each resample's own, which follows skewed weights better. A resample without any weight
+    leaves both ends unbounded.
+    """
     a, b, d = table_3C
     rows = np.stack([a, b, d, a * a, b * b, d * d, a * b, a * d, b * d])
     centre, error = (float(x[0]) for x in _moments(rows.mean(axis=1)[None], len(a)))
@@ -197,7 +207,7 @@ def _interval(table_3C: Floats, settings: OffPolicySettings, seed: int) -> Inter
     if error == 0.0:
         return Interval(centre, centre, centre)
     distance = drawn - centre
-    # equal up to rounding is equal, whatever the error of a resample without variance
+    # Equal up to rounding counts as equal, whatever the error of a resample without variance.
     distance[np.abs(distance) < 1e-12 * max(1.0, abs(centre))] = 0.0
     far = np.where(distance < 0, -np.inf, np.inf)
     t = np.divide(distance, errors, out=np.where(distance == 0, 0.0, far), where=errors > 0)
@@ -207,7 +217,7 @@ def _interval(table_3C: Floats, settings: OffPolicySettings, seed: int) -> Inter
 
 
 def _moments(means_R9: Floats, contexts: int) -> tuple[Floats, Floats]:
-    """Estimate and its standard error (delta method) from the means of A, B, D and their products, shape (R,) each."""
+    """Return estimate and standard error (delta method), shape (R,), from means of A, B, D and their products."""
     a, b, d, aa, bb, dd, ab, ad, bd = means_R9.T
     usable = np.where(b > 0, b, np.nan)
     ratio = a / usable

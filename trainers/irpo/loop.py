@@ -28,11 +28,11 @@ SECONDS = "seconds.json"
 def train(session: Session, only: Collection[str] = (), epoch: int | None = None) -> int:
     """Run every unfinished phase of every epoch and return the best epoch (0: the base).
 
-    `only` and `epoch` restrict the run to some phases of one epoch.
+    `only` and `epoch` restrict the run to some phases of one epoch. A guard stops the run with its GuardError;
+    `best_epoch` then still names the last good epoch.
 
     Raises:
         ConfigError: if `only` names an unknown phase.
-        GuardError: if a guard stops the run; `best_epoch` then still names the last good epoch.
     """
     for name in only:
         if name not in PHASES:

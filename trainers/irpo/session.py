@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -64,11 +64,7 @@ class Session:
 
     @cached_property
     def truth(self) -> ClickModel:
-        """The simulator's true click probabilities.
-
-        Raises:
-            ConfigError: if the run learns from logs, which hold no truth.
-        """
+        """The simulator's true click probabilities. ConfigError in a run on logs, which hold no truth."""
         self._require_simulator("true click probabilities")
         return ClickModel()
 
@@ -87,11 +83,7 @@ class Session:
         return read_snapshot(self.run.phase("feedback", 1).fetch() / LOGGED)
 
     def test_contexts(self, count: int) -> list[Context]:
-        """Draw held-out queries of the world with fresh bids.
-
-        Raises:
-            ConfigError: if the run learns from logs.
-        """
+        """Draw held-out queries of the world with fresh bids. ConfigError in a run on logs."""
         self._require_simulator("held-out queries of a world")
         assert isinstance(self.contexts, ContextSource)
         return self.contexts.test(count)
@@ -136,7 +128,7 @@ class Session:
     def sampling(self, policy: Policy) -> SamplingSettings:
         """Return the policy's own sampling settings with the run's overrides, for rollouts."""
         chosen = self.config.rollout.model_dump(include={"temperature", "top_p", "top_k", "max_new_tokens"})
-        return policy.with_sampling(**{k: v for k, v in chosen.items() if v is not None})
+        return replace(policy.sampling, **{k: v for k, v in chosen.items() if v is not None})
 
     def predictor(self, epoch: int) -> ClickPredictor:
         """Load the epoch's pCTR model, or the truth where the run is an oracle's."""

@@ -6,6 +6,8 @@ may choose its own; training samples at the configured one. No temperature remov
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from inference.models import LoadedModel
 from inference.policy import Policy
 from mechanism.objective import reward
@@ -22,7 +24,7 @@ def choose_temperature(session: Session, epoch: int) -> str:
     predictor, lam = session.predictor(max(fitted)), session.config.preference.lam
     rewards: dict[float, float] = {}
     for temperature in session.config.evaluation.temperatures:
-        drawn = policy.generate(contexts, 1, session.seed(0, 9), policy.with_sampling(temperature=temperature))
+        drawn = policy.generate(contexts, 1, session.seed(0, 9), replace(policy.sampling, temperature=temperature))
         pairs = [(c, own[0].answer) for c, own in zip(contexts, drawn, strict=True)]
         scored = zip(pairs, predictor.probabilities(pairs), strict=True)
         rewards[temperature] = sum(reward(a, c.bids(), p, session.penalty, lam) for (c, a), p in scored) / len(contexts)
@@ -44,5 +46,5 @@ def served_policy(session: Session, epoch: int) -> Policy:
     policy, temperature = session.policy(epoch), chosen_temperature(session, epoch)
     if temperature is None:
         return policy
-    sampling = policy.with_sampling(temperature=temperature)
+    sampling = replace(policy.sampling, temperature=temperature)
     return Policy(LoadedModel(policy.model, policy.tokenizer, policy.prompt_settings, sampling))

@@ -1,8 +1,8 @@
 """The supervised warm start: a general instruction-following model learns to write short answers with insertions.
 
-The model writes an answer of its own to each query without any offer in sight; offers that fit by the frozen
-encoder's relevance, blind to their bids, are woven in after a sentence; the result is what it learns to write. It
-teaches form only: which offer pays is left to IRPO.
+The model answers each query without seeing any ad; ads that are relevant by the frozen encoder, whatever they bid, are
+inserted after a sentence; the result is what it learns to write. This teaches the form only: which ad pays is left to
+IRPO.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ AD_COUNT = (0.15, 0.35, 0.3, 0.2)
 
 
 def train_warm_start(session: Session, folder: Path) -> float:
-    """Trains the base on woven answers and saves it to `folder`; returns the final loss (nats per token)."""
+    """Train the base on answers with inserted ads, save it to `folder`, and return the final loss (nats per token)."""
     config = session.config.warm_start
     assert config is not None
     writer = Policy.load(session.base, session.sampling_dtype)
@@ -62,7 +62,7 @@ def train_warm_start(session: Session, folder: Path) -> float:
 
 
 def sentences_of(text: str, most: int = 3) -> list[str]:
-    """The first whole sentences of a plain answer; an unfinished last one is left out."""
+    """Return the first whole sentences of a plain answer, without an unfinished last one."""
     flat = " ".join(text.split())
     pieces = flat.replace("! ", ". ").replace("? ", ". ").split(". ")
     whole = [p.strip().rstrip(".") + "." for p in (pieces if flat.endswith((".", "!", "?")) else pieces[:-1])]
@@ -72,7 +72,7 @@ def sentences_of(text: str, most: int = 3) -> list[str]:
 def weave(
     sentences: list[str], context: Context, fit: np.ndarray[tuple[int], np.dtype[np.float64]], rng: np.random.Generator
 ) -> str:
-    """Inserts a sentence for each chosen offer after a random sentence; "" where there is no sentence to stand on."""
+    """Insert a sentence for each chosen ad after a random sentence; return "" where there is no sentence."""
     if not sentences:
         return ""
     chosen: list[Candidate] = []

@@ -1,4 +1,4 @@
-"""The world of a run, built from its configuration: the built-in one, or imported queries and ads."""
+"""The world of a run, built from its configuration, and the contexts drawn from it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainers.optimisation.preferences import redraw_bids
 
 
 class TrainingWorld(Protocol):
-    """What a run needs of a world."""
+    """The built-in world, or imported queries and ads."""
 
     @property
     def ads(self) -> tuple[Ad, ...]: ...
@@ -28,12 +28,16 @@ class TrainingWorld(Protocol):
     def test_queries(self) -> tuple[Query, ...]: ...
 
     def sample_context(self, query: Query, rng: np.random.Generator, candidates: int = 20) -> Context:
-        """A context with fresh bids."""
+        """Draw a context with fresh bids."""
         ...
 
 
 def build_world(config: WorldConfig) -> TrainingWorld:
-    """The world that `config` names. Rows that were refused at import are reported by `llm-auction data`."""
+    """Build the world that `config` names; `llm-auction data` reports the rows that are refused at import.
+
+    Raises:
+        ConfigError: if `config.path` lacks the world's files.
+    """
     if config.kind == "builtin":
         return World(config.seed)
     assert config.path is not None
@@ -49,7 +53,7 @@ def build_world(config: WorldConfig) -> TrainingWorld:
 
 
 class ContextSource:
-    """Draws contexts of a run, deterministic by seed, epoch and purpose; validation queries are kept apart."""
+    """Draws the contexts of a run, deterministic by seed, epoch and purpose; validation queries are kept apart."""
 
     def __init__(self, world: TrainingWorld, config: WorldConfig, seed: int, validation: int) -> None:
         self.world = world
@@ -61,7 +65,7 @@ class ContextSource:
         self._training = [world.train_queries[i] for i in order[held:]]
 
     def training(self, count: int, epoch: int, purpose: int) -> list[Context]:
-        """`count` contexts; every training query once before any comes twice."""
+        """Draw `count` contexts, every training query once before any comes twice."""
         rng = np.random.default_rng([self.seed, epoch, purpose])
         chosen: list[Query] = []
         while len(chosen) < count:
@@ -69,17 +73,17 @@ class ContextSource:
         return self._contexts(chosen[:count], rng)
 
     def validation(self) -> list[Context]:
-        """The same contexts every time."""
+        """Return the same contexts every time."""
         return self._contexts(self._validation, np.random.default_rng([self.seed, 8]))
 
     def test(self, count: int) -> list[Context]:
-        """Held-out queries with fresh bids."""
+        """Draw held-out queries with fresh bids."""
         rng = np.random.default_rng([self.seed, 9])
         order = rng.permutation(len(self.world.test_queries))[:count]
         return self._contexts([self.world.test_queries[i] for i in order], rng)
 
     def redraw(self, context: Context, rng: np.random.Generator) -> Context:
-        """The same context with fresh bids."""
+        """Return the context with fresh bids."""
         return redraw_bids(context, rng)
 
     def _contexts(self, queries: Sequence[Query], rng: np.random.Generator) -> list[Context]:

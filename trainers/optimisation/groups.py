@@ -1,7 +1,7 @@
-"""Preference groups as token ids: what one optimiser step reads, and how it lies on disk.
+"""Preference groups as token ids, in memory and on disk.
 
-A row is one context: its prompt, the winner and the losers, and their log-probabilities under the reference policy,
-computed once beforehand, so that no second model sits in memory while training (and ZeRO-3 needs no copy).
+A row is one context: its prompt, the winner and the losers, and their log-probabilities under the reference policy.
+These are computed once beforehand, so that no second model is in memory while training (and ZeRO-3 needs no copy).
 """
 
 from __future__ import annotations
@@ -30,13 +30,16 @@ SCHEMA = pa.schema(
     metadata={"format": "llm-auction preference groups, version 2; the first answer is the winner"},
 )
 TOKENS_PER_PASS = 12_000
-"""Packed tokens that one reference pass may hold."""
+"""Most packed tokens in one reference pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenGroup:
-    """Prompt, answers (winner first), which of their tokens the policy decided, and the log-probabilities of
-    those under the reference, summed by answer, in nats."""
+    """Token ids of one preference group.
+
+    Prompt, answers (winner first), which of their tokens the policy decided, and the log-probabilities of those tokens
+    under the reference, summed by answer, in nats.
+    """
 
     prompt_ids: list[int]
     answers_ids: list[list[int]]
@@ -47,10 +50,10 @@ class TokenGroup:
 def tokenise(
     policy: Policy, groups: Sequence[PreferenceGroup], sampled: Sequence[Sampled], *, whole: bool = False
 ) -> list[TokenGroup]:
-    """Token ids of every group; reference log-probabilities still missing (empty).
+    """Return the token ids of every group, without reference log-probabilities.
 
-    A constrained answer's tokens inside a marker follow from the ad as soon as no other candidate shares them. They are
-    not decided by the policy and so no part of its probability: counted, they would let the loss fall by making the
+    Inside a marker of a constrained answer the tokens are forced as soon as no other candidate shares them. The policy
+    does not decide them, so they are not part of its probability: counted, they would let the loss fall by making the
     spelling of a losing ad improbable, which changes nothing in what is sampled. `whole` counts them nevertheless.
     """
     result: list[TokenGroup] = []
@@ -66,9 +69,9 @@ def tokenise(
 
 @torch.inference_mode()
 def with_reference(reference: Policy, groups: Sequence[TokenGroup], *, precise: bool = False) -> list[TokenGroup]:
-    """The groups with log pi_ref of every answer, by shared-prefix passes over groups of like length.
+    """Return the groups with log pi_ref of every answer, by shared-prefix passes over groups of similar length.
 
-    Computes in bfloat16, or in the weights' own precision where `precise`: as the training that follows does.
+    Computes in bfloat16, or with `precise` in the weights' precision, as the training that follows does.
     """
     sizes = [len(g.prompt_ids) + sum(len(a) + 1 for a in g.answers_ids) for g in groups]
     order = sorted(range(len(groups)), key=lambda i: sizes[i])
@@ -86,11 +89,11 @@ def with_reference(reference: Policy, groups: Sequence[TokenGroup], *, precise: 
 
 
 def write_groups(path: Path, groups: Sequence[TokenGroup]) -> None:
-    """Writes groups as Parquet."""
+    """Write groups as Parquet."""
     pq.write_table(pa.Table.from_pylist([asdict(g) for g in groups], schema=SCHEMA), path, compression="zstd")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Reads groups as the trainer's rows."""
+    """Read groups as the trainer's rows."""
     rows: list[dict[str, Any]] = pq.read_table(path, schema=SCHEMA).to_pylist()
     return rows

@@ -1,6 +1,6 @@
-"""Starts preference optimisation: in this process, or as several processes under torchrun with DeepSpeed inside.
+"""Start of preference optimisation: in this process, or as several processes under torchrun with DeepSpeed inside.
 
-On several nodes each of them starts a torchrun of its own; they meet by c10d rendezvous at the first one.
+Each of several nodes starts its own torchrun; they find each other by c10d rendezvous at the first one.
 """
 
 from __future__ import annotations
@@ -16,25 +16,28 @@ from mechanism.errors import AuctionError, ConfigError, DeviceMemoryError, Guard
 from trainers.optimisation.sharding import ALONE, Part
 from trainers.optimisation.worker import (
     TRAJECTORY,
+    OnStep,
     OptimisationJob,
-    Progress,
     drop_unfinished_checkpoints,
     optimise,
 )
 
-MEETING_S = 1200
-"""How long nodes wait for each other: the first may wait for the run's lock of a dead predecessor."""
+RENDEZVOUS_S = 1200
+"""Seconds that nodes wait for each other: the first may wait for the run's lock of a dead predecessor."""
 
 
-def run_optimisation(job: OptimisationJob, progress: Progress, part: Part = ALONE) -> list[dict[str, float]]:
-    """Runs the job to its end; returns the trajectory (on the first node; on others it is empty).
+def run_optimisation(job: OptimisationJob, on_step: OnStep, part: Part = ALONE) -> list[dict[str, float]]:
+    """Run the job to its end and return the trajectory (empty on all nodes but the first).
 
     Errors of launched processes come back as AuctionError, GuardError or DeviceMemoryError.
+
+    Raises:
+        ConfigError: if the processes cannot be divided among the nodes.
     """
     if part.leads:
         drop_unfinished_checkpoints(Path(job.checkpoints))
     if job.config.processes == 1 and job.config.zero_stage is None:
-        return optimise(job, progress)
+        return optimise(job, on_step)
     if job.config.processes % part.nodes:
         remedy = f"give a multiple of the {part.nodes} nodes"
         raise ConfigError("optimisation.processes", job.config.processes, remedy)
@@ -46,7 +49,7 @@ def run_optimisation(job: OptimisationJob, progress: Progress, part: Part = ALON
                 sys.executable,
                 "-m",
                 "torch.distributed.run",
-                *meeting(part),
+                *rendezvous_options(part),
                 f"--nproc-per-node={job.config.processes // part.nodes}",
                 "-m",
                 "trainers.optimisation.worker",
@@ -54,7 +57,7 @@ def run_optimisation(job: OptimisationJob, progress: Progress, part: Part = ALON
                 "--end-with-launcher",
                 *([] if part.leads else ["--not-first"]),
             ],
-            progress,
+            on_step,
         )
     if not part.leads:
         return []
@@ -62,12 +65,15 @@ def run_optimisation(job: OptimisationJob, progress: Progress, part: Part = ALON
     return trajectory
 
 
-def meeting(part: Part) -> list[str]:
-    """torchrun's options for where the nodes meet. Its nodes are numbered in the order of their addresses' text; so
-    that the first one, which publishes, also has rank 0, addresses must differ in the node's number alone."""
+def rendezvous_options(part: Part) -> list[str]:
+    """Return torchrun's options for the rendezvous of the nodes.
+
+    torchrun numbers the nodes in the order of their addresses' text. Addresses must differ in the node's number alone,
+    so that the first node, which publishes, has rank 0.
+    """
     if part.nodes == 1:
         return ["--standalone"]
-    conf = f"is_host={int(part.node == 0)},read_timeout={MEETING_S},join_timeout={MEETING_S}"
+    conf = f"is_host={int(part.node == 0)},read_timeout={RENDEZVOUS_S},join_timeout={RENDEZVOUS_S}"
     return [
         f"--nnodes={part.nodes}",
         "--rdzv-backend=c10d",
@@ -78,16 +84,19 @@ def meeting(part: Part) -> list[str]:
     ]
 
 
-def _launch(command: list[str], progress: Progress) -> None:
-    """Runs a launcher, passing its JSON lines to `progress`; keeps the last other lines for the error.
+def _launch(command: list[str], on_step: OnStep) -> None:
+    """Run a launcher, pass its JSON lines to `on_step`, and keep the last other lines for the error.
 
-    Raises the GuardError of a process whose guard fired, or DeviceMemoryError for one whose model did not fit.
+    A failed guard of a process comes back as its GuardError, a model that does not fit as DeviceMemoryError.
+
+    Raises:
+        AuctionError: if the launcher fails otherwise.
     """
     last: deque[str] = deque(maxlen=60)
-    fired: GuardError | DeviceMemoryError | None = None
-    launcher_speaks = False  # after a failure: its own traceback, long and of no use
+    failure: GuardError | DeviceMemoryError | None = None
+    in_launcher_traceback = False  # it follows a failure, is long and says nothing about the cause
     pipe = subprocess.PIPE
-    # standard input stays open until this process ends, however it ends: the workers end with it
+    # Standard input stays open until this process ends, however it ends; then the workers end as well.
     process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -95,14 +104,14 @@ def _launch(command: list[str], progress: Progress) -> None:
         for line in process.stdout:
             if line.startswith('{"step"'):
                 figures = json.loads(line)
-                progress(int(figures.pop("step")), int(figures.pop("steps")), figures)
+                on_step(int(figures.pop("step")), int(figures.pop("steps")), figures)
             elif line.startswith('{"guard"'):
-                fired = GuardError(**json.loads(line))
+                failure = GuardError(**json.loads(line))
             elif line.startswith('{"out_of_memory"'):
-                fired = DeviceMemoryError(json.loads(line)["out_of_memory"])
+                failure = DeviceMemoryError(json.loads(line)["out_of_memory"])
             elif "torch/distributed/elastic/" in line:
-                launcher_speaks = True
-            elif not launcher_speaks:
+                in_launcher_traceback = True
+            elif not in_launcher_traceback:
                 last.append(line.rstrip())
         process.wait()
     finally:
@@ -110,8 +119,8 @@ def _launch(command: list[str], progress: Progress) -> None:
         process.stdout.close()
         process.terminate()
         process.wait()
-    if fired is not None:
-        raise fired
+    if failure is not None:
+        raise failure
     if process.returncode != 0:
         shown = "\n".join(last)
         raise AuctionError(f"preference optimisation ended with status {process.returncode}; its last lines:\n{shown}")

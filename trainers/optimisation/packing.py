@@ -1,8 +1,8 @@
 """Several answers behind one prompt in one forward pass (shared-prefix packing).
 
-A prompt with its candidates is long and its answers are short. For k answers of one context a plain preference
-trainer encodes 2(k-1)(P + R) tokens; packed, it is P + kR. Answers see the prompt and themselves, not each other, and
-count their positions from the end of the prompt, so every log-probability is the one of a separate pass.
+Prompts are long and answers short. For k answers of one context a plain preference trainer encodes 2(k-1)(P + R)
+tokens, packed it is P + kR. Answers attend to the prompt and to themselves, not to each other, and their positions
+continue the prompt's, so every log-probability equals that of a separate pass.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 LOGITS_AT_ONCE = 2**26
-"""Logits that are kept in memory together (256 MiB in float32)."""
+"""Most logits in memory at once (256 MiB in float32)."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
     """B packed contexts of at most L tokens with at most K answers each.
 
-    `ids_BL`, `positions_BL`: int64. `mask_B1LL`: bool, True where a row may look at a column. `owner_BL`: which answer
-    (0..K-1) a token belongs to, -1 for prompt, padding and tokens that are only read. Every answer is preceded by its
-    own copy of the prompt's last token, so that, as in any causal model, a token is predicted by the column before it.
+    `ids_BL`, `positions_BL`: int64. `mask_B1LL`: bool, True where a row may attend to a column. `owner_BL`: the answer
+    (0..K-1) that a token belongs to, -1 for prompt, padding and tokens that are not counted. Every answer is preceded
+    by its own copy of the prompt's last token, so that each token is predicted by the column before it.
     """
 
     ids_BL: torch.Tensor
@@ -35,7 +35,7 @@ class PackedBatch:
     answers: int
 
     def to(self, device: Any) -> PackedBatch:
-        """The same batch on another device."""
+        """Return the batch on another device."""
         return PackedBatch(
             self.ids_BL.to(device),
             self.positions_BL.to(device),
@@ -45,7 +45,7 @@ class PackedBatch:
         )
 
     def inputs(self) -> dict[str, Any]:
-        """Keyword arguments of a transformers model's forward."""
+        """Return the keyword arguments of a transformers model's forward."""
         return {
             "input_ids": self.ids_BL,
             "position_ids": self.positions_BL,
@@ -59,10 +59,10 @@ def pack(
     answers: Sequence[Sequence[Sequence[int]]],
     counted: Sequence[Sequence[Sequence[bool]]] | None = None,
 ) -> PackedBatch:
-    """Packs one prompt (at least one token) and its answers into each row; rows are padded on the right.
+    """Pack one prompt (at least one token) and its answers into each row; rows are padded on the right.
 
-    An answer's tokens that are not `counted` (same shape; none: all are) are read, but owned by nobody, so that they
-    have no log-probability.
+    Tokens that are not `counted` (same shape as `answers`; None: all are) are encoded but belong to no answer, so that
+    they have no log-probability.
     """
     lengths = [len(p) - 1 + sum(len(a) + 1 for a in own) for p, own in zip(prompts, answers, strict=True)]
     rows, width = len(prompts), max(lengths)
@@ -91,14 +91,14 @@ def pack(
 
 
 def token_logprobs(model: Any, batch: PackedBatch) -> torch.Tensor:
-    """log pi(token | prompt, own answer so far), shape (N,), for the answers' tokens in the order of `owner >= 0`."""
+    """Return log pi(token | prompt, own answer so far), shape (N,), for the tokens where `owner >= 0`, in order."""
     return _logprobs(model, batch.ids_BL, batch.positions_BL, batch.mask_B1LL, batch.owner_BL)
 
 
 def add_packed_forward(model: Any) -> None:
-    """Teaches `model(**batch.inputs(), owner_BL=...)` to return `token_logprobs`.
+    """Make `model(**batch.inputs(), owner_BL=...)` return `token_logprobs`.
 
-    A wrapped model (DeepSpeed, DistributedDataParallel) must be entered by its forward, or its hooks do not run.
+    A wrapped model (DeepSpeed, DistributedDataParallel) must be called through its forward, or its hooks do not run.
     """
     plain = model.forward
 
@@ -113,8 +113,7 @@ def add_packed_forward(model: Any) -> None:
 def _logprobs(
     model: Any, ids_BL: torch.Tensor, positions_BL: torch.Tensor, mask_B1LL: torch.Tensor, owner_BL: torch.Tensor
 ) -> torch.Tensor:
-    """Only the answers' predictors reach the vocabulary projection; where the logits would be large, in pieces that
-    are computed again for the gradient."""
+    """Project only the answers' predictors onto the vocabulary, large ones in pieces recomputed for the gradient."""
     rows_N, columns_N = (owner_BL >= 0).nonzero(as_tuple=True)
     hidden_BLD = model.base_model(
         input_ids=ids_BL, position_ids=positions_BL, attention_mask=mask_B1LL, use_cache=False
@@ -134,7 +133,7 @@ def _projected(model: Any, predictors_ND: torch.Tensor, targets_N: torch.Tensor)
 
 
 def sum_by_answer(token_logprobs_N: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-    """log pi(y | prompt) of every packed answer, shape (B, K); 0 where a row has fewer answers."""
+    """Sum log pi(y | prompt) of every packed answer, shape (B, K); 0 where a row has fewer answers."""
     rows_N, columns_N = (batch.owner_BL >= 0).nonzero(as_tuple=True)
     slots_N = rows_N * batch.answers + batch.owner_BL[rows_N, columns_N]
     flat = torch.zeros(len(batch.ids_BL) * batch.answers, device=batch.ids_BL.device)
@@ -142,5 +141,5 @@ def sum_by_answer(token_logprobs_N: torch.Tensor, batch: PackedBatch) -> torch.T
 
 
 def answer_logprobs(model: Any, batch: PackedBatch) -> torch.Tensor:
-    """log pi(y | prompt) of every packed answer by one forward pass, shape (B, K)."""
+    """Return log pi(y | prompt) of every packed answer by one forward pass, shape (B, K)."""
     return sum_by_answer(token_logprobs(model, batch), batch)

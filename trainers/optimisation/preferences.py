@@ -1,7 +1,7 @@
 """Step 2b: sampled answers become preference groups: a winner and the losers it beats by more than delta_th (Eq. 6).
 
-Counterfactual bids: the same answers are scored again under freshly drawn bids. The winner changes with the bids, so
-the pairs teach the policy what a bid means, at no sampling cost.
+Counterfactual bids: the same answers are scored again under fresh bids. The winner changes with the bids, so the pairs
+teach the policy what a bid means, without sampling more answers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from trainers.config import PreferenceConfig
 
 @dataclass(frozen=True, slots=True)
 class PreferenceGroup:
-    """A context with the numbers of the winning and the losing answers among its samples, and their rewards."""
+    """A context (under the bids that decided), and the indices of the winner and the losers among its answers.
+
+    `sample` is the context's index among the sampled ones, `rewards` the reward of every answer in points.
+    """
 
     context: Context
     sample: int
@@ -36,13 +39,13 @@ def rewards_of(
     penalty: Penalty,
     lam: float,
 ) -> list[float]:
-    """R(y) of every answer under the context's bids, in points (Eq. 5)."""
+    """Return R(y) of every answer under the context's bids, in points (Eq. 5)."""
     bids = context.bids()
     return [reward(a, bids, p, penalty, lam) for a, p in zip(answers, ctr, strict=True)]
 
 
 def redraw_bids(context: Context, rng: np.random.Generator) -> Context:
-    """The same context with fresh bids, uniform on {1..100} points."""
+    """Return the context with fresh bids, uniform on {1..100} points."""
     bids = rng.integers(1, 101, size=len(context.candidates)) * MICROS_PER_POINT
     return context.with_bids({c.ad.id: int(b) for c, b in zip(context.candidates, bids, strict=True)})
 
@@ -55,10 +58,11 @@ def build_groups(
     rng: np.random.Generator,
     redraw: Callable[[Context, np.random.Generator], Context] = redraw_bids,
 ) -> list[PreferenceGroup]:
-    """Groups for every context under its own bids and under `counterfactual_bids` further ones, drawn by `redraw`.
+    """Build groups of every context under its own bids and under `counterfactual_bids` further ones from `redraw`.
 
-    `ctr[k][m]` are the click probabilities in answer m of context k. Contexts in which no answer beats another by more
-    than delta give no group. Of many losers a few say nearly as much, and an optimiser's step costs by the answer.
+    `ctr[k][m]` are the click probabilities in answer m of context k. A context in which no answer beats another by more
+    than delta gives no group. With more than `config.losers` losers some are drawn at random: they teach nearly as
+    much, and the cost of a step grows with its answers.
     """
     groups: list[PreferenceGroup] = []
     for number, (item, probabilities) in enumerate(zip(sampled, ctr, strict=True)):

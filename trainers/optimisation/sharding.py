@@ -1,7 +1,6 @@
 """The part of one process in a phase that several machines share: a shard of the rollouts, a node of the optimisation.
 
-The parts run the same command and differ in these settings alone; who starts them, and starts them again, is not known
-here.
+All parts run the same command and differ in these settings alone; starting and restarting them is left to the caller.
 """
 
 from __future__ import annotations
@@ -16,8 +15,11 @@ OF = re.compile(r"(all|\d{1,5})/(\d{1,5})")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """`shard` of `shards` (None of several: all of them are there, and become one). `node` of `nodes`, which meet at
-    `meeting`, HOST:PORT of node 0; `address` is the name under which the others reach this one."""
+    """One process's part: `shard` of `shards`, or `node` of `nodes`, all counted from 0.
+
+    `shard` is None where there is one shard, or where all of several shards are finished and get merged. `meeting` is
+    HOST:PORT of node 0, where the nodes rendezvous; `address` the name under which the others reach this node.
+    """
 
     shards: int = 1
     shard: int | None = None
@@ -28,7 +30,7 @@ class Part:
 
     @property
     def leads(self) -> bool:
-        """Whether this process holds the run: it is alone, or the first of its nodes."""
+        """Whether this process holds the run's lock: it is the only one, or the first of its nodes."""
         return self.shard is None and self.node == 0
 
 
@@ -36,9 +38,13 @@ ALONE = Part()
 
 
 def part_of(shard: str, node: str, meeting: str, address: str) -> Part:
-    """A part from the options of a command. Raises ConfigError."""
-    own_shard, shards = _one_of("--shard", shard, whole=True) if shard else (None, 1)
-    own_node, nodes = _one_of("--node", node, whole=False) if node else (0, 1)
+    """Parse a part from the options of a command.
+
+    Raises:
+        ConfigError: if options are malformed or contradict each other.
+    """
+    own_shard, shards = _index_and_count("--shard", shard, whole=True) if shard else (None, 1)
+    own_node, nodes = _index_and_count("--node", node, whole=False) if node else (0, 1)
     if shards > 1 and nodes > 1:
         raise ConfigError("--node", node, "a phase has shards or nodes, not both")
     if nodes > 1 and not (meeting and address):
@@ -47,7 +53,7 @@ def part_of(shard: str, node: str, meeting: str, address: str) -> Part:
     return Part(shards, own_shard if shards > 1 else None, nodes, own_node or 0, meeting, address)
 
 
-def _one_of(option: str, text: str, *, whole: bool) -> tuple[int | None, int]:
+def _index_and_count(option: str, text: str, *, whole: bool) -> tuple[int | None, int]:
     match = OF.fullmatch(text)
     if match is None or (match[1] == "all" and not whole):
         raise ConfigError(option, text, f"write 0/4 for the first of four{', all/4 to make them one' if whole else ''}")

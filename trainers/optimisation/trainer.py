@@ -34,7 +34,7 @@ def collate_groups(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
 def preference_loss(
     logprobs_BK: torch.Tensor, reference_BK: torch.Tensor, present_BK: torch.Tensor, beta: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(loss, margins (B, K-1) in nats times beta, which of them count). Column 0 is the winner."""
+    """Return (loss, margins (B, K-1) in nats times beta, which of them count). Column 0 is the winner."""
     ratio_BK = logprobs_BK - reference_BK
     margin_BJ = beta * (ratio_BK[:, :1] - ratio_BK[:, 1:])
     counts_BJ = present_BK[:, 1:]
@@ -62,7 +62,7 @@ class GroupDPOTrainer(TokenisedDPOTrainer):
         self.sft_weight = sft_weight
         kwargs["data_collator"] = collate_groups
         super().__init__(*args, **kwargs)
-        # TRL's own fused head also computes entropies and accuracies, which cost more than the tiny model itself
+        # TRL's fused head also computes entropies and accuracies, which cost more than the tiny model itself.
         add_packed_forward(self.model)
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -71,7 +71,11 @@ class GroupDPOTrainer(TokenisedDPOTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The group loss on log-probabilities of the answers' tokens only."""
+        """Return the group loss on log-probabilities of the answers' tokens only.
+
+        Raises:
+            GuardError: if the loss is not finite.
+        """
         ids_BL, positions_BL, mask_B1LL, owner_BL = (inputs[key] for key in PACKED_KEYS)
         batch = PackedBatch(ids_BL, positions_BL, mask_B1LL, owner_BL, inputs["reference_BK"].shape[1])
         logprobs_N = model(**batch.inputs(), owner_BL=batch.owner_BL)
@@ -88,11 +92,11 @@ class GroupDPOTrainer(TokenisedDPOTrainer):
                 "the preference loss is not finite; lower optimisation.learning_rate",
                 {"step": self.state.global_step},
             )
-        self._note(margin_BJ.detach(), counts_BJ)
+        self._log_margins(margin_BJ.detach(), counts_BJ)
         return (loss, {}) if return_outputs else loss
 
-    def _note(self, margin_BJ: torch.Tensor, counts_BJ: torch.Tensor) -> None:
-        """Adds the figures of this batch, over all processes, to TRL's. Contexts count alike, as in the loss."""
+    def _log_margins(self, margin_BJ: torch.Tensor, counts_BJ: torch.Tensor) -> None:
+        """Add this batch's margins, over all processes, to TRL's metrics. Contexts count equally, as in the loss."""
         mode = "train" if cast(Any, self.model).training else "eval"
         share_BJ = counts_BJ / counts_BJ.sum(1, keepdim=True).clamp(min=1)
         sums = torch.stack(

@@ -1,6 +1,6 @@
 """One process of preference optimisation. The same function runs alone, under torchrun, and under DeepSpeed.
 
-As a program (`python -m trainers.optimisation.worker SPEC.json`) it is what a launcher starts once per process.
+A launcher starts `python -m trainers.optimisation.worker SPEC.json` once per process.
 """
 
 from __future__ import annotations
@@ -22,25 +22,24 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl.trainer.dpo_config import DPOConfig
 
-from inference.models import load_model
-from inference.policy import write_policy_settings
-from inference.quiet import quiet_loading
+from inference.models import load_model, quiet_loading, write_policy_settings
 from mechanism.errors import AuctionError, GuardError
 from trainers.config import OptimisationConfig
 from trainers.optimisation.groups import read_rows
 from trainers.optimisation.trainer import GroupDPOTrainer, TokenisedDPOTrainer
 
-Progress = Callable[[int, int, dict[str, float]], None]
+OnStep = Callable[[int, int, dict[str, float]], None]
+"""Takes (step, steps, figures) after every optimiser step."""
 TRAJECTORY = "trajectory.json"
 COMPLETE = "_complete"
-"""Marks a checkpoint that every process has written to its end."""
+"""Marks a checkpoint that every process has written completely."""
 PARENT_GONE = 70
 """Exit status of a process whose launcher was killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class OptimisationJob:
-    """What to optimise: folders of the policy to start from, of the groups and of the result, and the settings."""
+    """What to optimise: folders of the start policy, the groups, the result and the checkpoints, and the settings."""
 
     policy: str
     groups: str
@@ -50,25 +49,25 @@ class OptimisationJob:
     config: OptimisationConfig
 
     def write(self, path: Path) -> None:
-        """As JSON, for the processes of a launcher."""
+        """Write the job as JSON, for the processes of a launcher."""
         path.write_text(json.dumps({**asdict(self), "config": self.config.model_dump(mode="json")}), encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> OptimisationJob:
-        """Reads what `write` wrote."""
+        """Read a job that `write` wrote."""
         data = json.loads(path.read_text(encoding="utf-8"))
         return cls(**{**data, "config": OptimisationConfig.model_validate(data["config"])})
 
 
-class _Watch(TrainerCallback):
-    """Passes figures on as they come, and marks checkpoints that are whole."""
+class _StepCallback(TrainerCallback):
+    """Passes each step's figures on, and marks complete checkpoints."""
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+    def __init__(self, on_step: OnStep) -> None:
+        self.on_step = on_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if logs and "loss" in logs:
-            self.progress(state.global_step, state.max_steps, {k: float(v) for k, v in logs.items()})
+            self.on_step(state.global_step, state.max_steps, {k: float(v) for k, v in logs.items()})
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if torch.distributed.is_initialized():
@@ -77,20 +76,20 @@ class _Watch(TrainerCallback):
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
 
-def optimise(job: OptimisationJob, progress: Progress) -> list[dict[str, float]]:
-    """Trains and writes the new policy to `job.out`; returns the trajectory (loss, margins, accuracy by step).
+def optimise(job: OptimisationJob, on_step: OnStep) -> list[dict[str, float]]:
+    """Train, write the new policy to `job.out`, and return the trajectory (loss, margins, accuracy by step).
 
-    Continues from the last checkpoint in `job.checkpoints` where there is one.
+    Continues from the last checkpoint in `job.checkpoints`, if there is one.
     """
     with warnings.catch_warnings(), quiet_loading():
-        # third parties among themselves: TRL uses settings that transformers, torch or DeepSpeed are about to rename
+        # Among third parties: TRL uses settings that transformers, torch or DeepSpeed are about to rename.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|accelerate|deepspeed)\b")
-        return _optimise(job, progress)
+        return _optimise(job, on_step)
 
 
-def _optimise(job: OptimisationJob, progress: Progress) -> list[dict[str, float]]:
+def _optimise(job: OptimisationJob, on_step: OnStep) -> list[dict[str, float]]:
     config = job.config
     if config.zero_stage is not None:
         leave_out_compiled_communication()
@@ -104,7 +103,7 @@ def _optimise(job: OptimisationJob, progress: Progress) -> list[dict[str, float]
         args=arguments(job, len(rows)),
         train_dataset=Dataset.from_list(rows if config.shared_prefix else pairs_of(rows)),
         processing_class=loaded.tokenizer,
-        callbacks=[_Watch(progress)],
+        callbacks=[_StepCallback(on_step)],
         **extra,
     )
     trainer.remove_callback(PrinterCallback)
@@ -112,7 +111,7 @@ def _optimise(job: OptimisationJob, progress: Progress) -> list[dict[str, float]
     last = get_last_checkpoint(job.checkpoints) if os.path.isdir(job.checkpoints) else None
     trainer.train(resume_from_checkpoint=last)
     trainer.save_model(job.out)
-    # the state's history, not the callback's: it holds the steps before a checkpoint as well
+    # The state's history, not the callback's: it also holds the steps before a checkpoint.
     trajectory = [{k: float(v) for k, v in entry.items()} for entry in trainer.state.log_history if "loss" in entry]
     if trainer.is_world_process_zero():
         out = Path(job.out)
@@ -124,17 +123,17 @@ def _optimise(job: OptimisationJob, progress: Progress) -> list[dict[str, float]
 
 
 def drop_unfinished_checkpoints(folder: Path) -> None:
-    """Removes checkpoints that a killed run did not write to their end. Before any process starts, by one of them."""
+    """Remove the checkpoints that a killed run did not complete; to be called before any process starts."""
     for checkpoint in folder.glob("checkpoint-*"):
         if not (checkpoint / COMPLETE).exists():
             shutil.rmtree(checkpoint)
 
 
 def arguments(job: OptimisationJob, rows: int) -> DPOConfig:
-    """TRL's settings for a job. Gradient accumulation makes up the batch, whatever the number of processes."""
+    """Return TRL's settings for a job; gradient accumulation makes up the batch for any number of processes."""
     config = job.config
     share = config.batch // config.processes
-    # the largest that divides the share, so that a step has exactly `batch` contexts
+    # The largest divisor of the share, so that a step has exactly `batch` contexts.
     per_process = max(d for d in range(1, min(share, config.batch_per_process) + 1) if share % d == 0)
     steps = max(1, config.passes * rows // config.batch)
     return DPOConfig(
@@ -168,7 +167,7 @@ def arguments(job: OptimisationJob, rows: int) -> DPOConfig:
 
 
 def deepspeed_config(config: OptimisationConfig) -> dict[str, Any]:
-    """DeepSpeed settings of one ZeRO stage; "auto" is filled in from the trainer's arguments."""
+    """Return DeepSpeed's settings of one ZeRO stage; "auto" is filled in from the trainer's arguments."""
     zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": torch.cuda.is_available()}
     if config.zero_stage == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
@@ -185,9 +184,9 @@ def deepspeed_config(config: OptimisationConfig) -> dict[str, Any]:
 
 
 def leave_out_compiled_communication() -> None:
-    """Has DeepSpeed on CPUs talk through gloo alone.
+    """Make DeepSpeed on CPUs communicate through gloo alone.
 
-    It would compile a shared-memory transport on first use, and fail where there is no compiler.
+    Otherwise it compiles a shared-memory transport on first use, and fails where there is no compiler.
     """
     from deepspeed import ops
 
@@ -195,7 +194,7 @@ def leave_out_compiled_communication() -> None:
 
 
 def pairs_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Groups as DPOTrainer's own pairs, each with its prompt: the plain way, for comparison."""
+    """Return groups as DPOTrainer's own pairs, each with its prompt: the plain way, for comparison."""
     return [
         {
             "prompt_ids": row["prompt_ids"],
@@ -209,16 +208,16 @@ def pairs_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def print_progress(step: int, steps: int, figures: dict[str, float]) -> None:
-    """One JSON line a step on standard output, for the process that launched this one."""
+def print_step(step: int, steps: int, figures: dict[str, float]) -> None:
+    """Print one JSON line a step on standard output, for the process that launched this one."""
     print(json.dumps({"step": step, "steps": steps, **figures}), flush=True)
 
 
 def end_with_launcher() -> None:
-    """Ends this process when standard input closes: the launcher holds its other end, so no worker outlives a kill."""
+    """End this process when standard input closes: the launcher holds its other end, so no worker outlives a kill."""
 
     def watch() -> None:
-        # not sys.stdin: its lock, held by a thread, aborts the interpreter's normal end
+        # Not sys.stdin: its lock, held by a thread, aborts the interpreter's normal end.
         while os.read(0, 1):
             pass
         os._exit(PARENT_GONE)
@@ -227,24 +226,27 @@ def end_with_launcher() -> None:
 
 
 def main(spec: str, *, first: bool = True) -> None:
-    """One launched process. A guard that fires, or memory that runs out, is told to the launcher in one JSON line.
+    """Run one launched process; a failed guard or exhausted memory goes to the launcher as one JSON line.
 
-    `first`: it is on the node that publishes; rank 0 must be there.
+    `first`: the process is on the node that publishes, where rank 0 has to be.
+
+    Raises:
+        AuctionError: if rank 0 is on another node.
     """
     rank_zero = os.environ.get("RANK", "0") == "0"
     if rank_zero and not first:
         raise AuctionError("rank 0 is not on the first node: give --address names that differ in the node's number")
     try:
-        optimise(OptimisationJob.read(Path(spec)), print_progress if rank_zero else lambda *_: None)
+        optimise(OptimisationJob.read(Path(spec)), print_step if rank_zero else lambda *_: None)
     except GuardError as error:
         message = str(error).removeprefix(f"guard {error.guard}: ").rpartition(" (")[0]
         print(json.dumps({"guard": error.guard, "message": message, "evidence": error.evidence}), flush=True)
-        # without tear-down: the other processes may be waiting for this one, and the launcher ends them
+        # Without tear-down: the other processes may be waiting for this one, and the launcher ends them.
         os._exit(1)
     except (torch.OutOfMemoryError, MemoryError) as error:
         print(json.dumps({"out_of_memory": str(error).partition("\n")[0][:500] or "no memory left"}), flush=True)
         os._exit(1)
-    # gloo's threads must be gone before the interpreter is, or it aborts now and then
+    # gloo's threads must end before the interpreter, or it aborts now and then.
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -18,7 +18,7 @@ from trainers.artifacts.registry import ModelEntry
 from trainers.artifacts.run_directory import RunDirectory
 from trainers.artifacts.sampled import read_sampled
 from trainers.config import RetrainConfig
-from trainers.gates.clicks import foretold, predictor_figures
+from trainers.gates.clicks import predicted_clicks, predictor_figures
 from trainers.irpo.phases import ANSWERS
 from trainers.logs.answers import LoggedAnswer, delay_distribution, read_answers
 from trainers.logs.snapshot import LOGGED, read_snapshot
@@ -103,7 +103,7 @@ def _calibration(newest: list[LoggedAnswer], serving: ModelEntry) -> Interval | 
     answers = [newest[i] for i in old]
     expected = predictor.probabilities([(a.as_bid, a.generation.answer) for a in answers])
     clicks = [a.clicks for a in answers]
-    rows = foretold(clicks, expected, None, seen[old].tolist(), [True] * len(old))
+    rows = predicted_clicks(clicks, expected, None, seen[old].tolist(), [True] * len(old))
     figures = predictor_figures(rows, seed=len(answers))
     return figures.calibration if figures else None
 

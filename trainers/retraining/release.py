@@ -9,7 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from inference.policy import Policy, write_policy_settings
+from inference.models import write_policy_settings
+from inference.policy import Policy
 from mechanism.errors import ConfigError, GuardError
 from trainers.artifacts.registry import ModelEntry, Registry, Status
 from trainers.artifacts.run_directory import EVALUATION
@@ -93,11 +94,10 @@ def register_best(
     """Register the run's best epoch once; a later call returns the same entry.
 
     With `gates`, which read the log that the run learned from, the entry is a candidate or refused and holds their
-    decision.
+    decision; ConfigError for a run without a log, or one whose base is not in the registry beside it.
 
     Raises:
         GuardError: if no epoch is better than the base.
-        ConfigError: if gates are given for a run without a log, or one whose base is not in the registry beside it.
     """
     registry = registry_of(session.run.url)
     best = best_epoch(session)
@@ -141,7 +141,11 @@ def status_of(decision: Decision | None) -> Status:
 
 
 def _log_writer(session: Session, registry: Registry) -> tuple[ModelEntry, Path]:
-    """Return the registered model that the run started from and that wrote its log, and its folder."""
+    """Return the registered model that the run started from and that wrote its log, and its folder.
+
+    Raises:
+        ConfigError: if the run has no log, or its base is not in the registry beside it.
+    """
     if session.config.feedback.source != "shards":
         raise ConfigError("gates", session.config.feedback.source, "gates read a log: set feedback.source to shards")
     base = Path(session.base)
