@@ -1,7 +1,7 @@
 """A key-value cache that is allocated once and written in place.
 
-transformers' own growing cache copies every key and value at every token; at small model sizes that copy, not the
-arithmetic, is what decoding waits for. Rows can be repeated (several samples of one prompt) and dropped (finished).
+The growing cache of transformers copies every key and value at every token. In a small model that copy, not the
+arithmetic, limits decoding. Rows can be repeated (several samples of one prompt) and dropped (finished answers).
 """
 
 from __future__ import annotations
@@ -20,8 +20,14 @@ class InPlaceLayer(DynamicLayer):
         self.capacity = capacity
         self.length = 0
 
-    def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Appends (rows, heads, new, width) states; returns views of all states so far."""
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append states (rows, heads, new, width); return views of all states so far.
+
+        Raises:
+            ValueError: if the capacity is exceeded.
+        """
         rows, heads, new, width = key_states.shape
         if self.length == 0:
             shape = (rows, heads, self.capacity, width)
@@ -38,28 +44,29 @@ class InPlaceLayer(DynamicLayer):
         return self.keys, self.values
 
     def get_seq_length(self, *args: Any, **kwargs: Any) -> int:
-        """Columns in use."""
+        """Return the columns in use."""
         return self.length
 
     def select(self, rows: torch.Tensor) -> None:
-        """Keeps (or repeats) the given rows, in that order."""
-        shape = (len(rows), *self.key_buffer.shape[1:])
-        for name in ("key_buffer", "value_buffer"):
-            old = getattr(self, name)
-            new = old.new_empty(shape)
-            new[:, :, : self.length] = old[rows, :, : self.length]
-            setattr(self, name, new)
+        """Keep or repeat the given rows (kept,), in that order."""
+        self.key_buffer = self._selected(self.key_buffer, rows)
+        self.value_buffer = self._selected(self.value_buffer, rows)
         self.keys, self.values = self.key_buffer[:, :, : self.length], self.value_buffer[:, :, : self.length]
+
+    def _selected(self, buffer: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        selected = buffer.new_empty((len(rows), *buffer.shape[1:]))
+        selected[:, :, : self.length] = buffer[rows, :, : self.length]
+        return selected
 
 
 class InPlaceCache(Cache):
-    """`layers` in-place layers for one decoding of at most `capacity` columns, the prompt included."""
+    """A cache of `layers` in-place layers for one decoding of at most `capacity` columns, the prompt included."""
 
     def __init__(self, layers: int, capacity: int) -> None:
-        super().__init__(layers=[InPlaceLayer(capacity) for _ in range(layers)])
+        self._in_place = [InPlaceLayer(capacity) for _ in range(layers)]
+        super().__init__(layers=[*self._in_place])
 
     def select(self, rows: torch.Tensor) -> None:
-        """Keeps (or repeats) the given rows in every layer."""
-        for layer in self.layers:
-            assert isinstance(layer, InPlaceLayer)
+        """Keep or repeat the given rows (kept,) in every layer."""
+        for layer in self._in_place:
             layer.select(rows)

@@ -1,9 +1,9 @@
-"""Constrained decoding: one answer's state machine over tokens, so that no marker but a candidate's can be written.
+"""Constrained decoding: a state machine over one answer's tokens that admits only markers of candidates.
 
-Outside a marker every token is free except those that would open one wrongly or write a candidate's bracketed id; a
-token that ends in a single "@" opens a marker, and from there only the candidate trie's tokens are allowed until the
-marker is complete. The machine also keeps the probability of every candidate at every marker (the propensities of
-off-policy evaluation).
+Outside of markers every token is allowed, except those that would open a marker wrongly or write a candidate's
+bracketed id. A token that ends in a single "@" opens a marker; from there on only tokens of the candidate trie are
+allowed until the marker is complete. The state machine also records the probability of every candidate at every marker,
+the propensities of off-policy evaluation.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -23,25 +23,50 @@ from mechanism.types import Ad, AdId, MarkerChoice
 MARK = "@"
 BRACKET = "["
 BROKEN = "\ufffd"
+"""What the bytes of an incomplete character decode to."""
+
+
+class Tokenizer(Protocol):
+    """What the constraint needs of a transformers tokenizer."""
+
+    @property
+    def all_special_ids(self) -> Sequence[int]: ...
+
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, Any]: ...
+
+    def get_vocab(self) -> Mapping[str, int]: ...
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> Sequence[int]: ...
+
+    def decode(self, token_ids: list[int], *, clean_up_tokenization_spaces: bool) -> str: ...
+
+    def batch_decode(self, sequences: list[list[int]], *, clean_up_tokenization_spaces: bool) -> Sequence[str]: ...
 
 
 class MarkerVocabulary:
-    """What a tokenizer's tokens mean for markers: which open one, which are forbidden outside."""
+    """The meaning of a tokenizer's tokens for markers.
 
-    def __init__(self, tokenizer: Any, size: int, end_tokens: Sequence[int]) -> None:
+    `size` is the number of the model's logits, V. `openers` are the tokens that open a marker, `forbidden` those that
+    are never allowed outside of markers, `bracket_ends` those that end in "[".
+    """
+
+    def __init__(self, tokenizer: Tokenizer, size: int, end_tokens: Sequence[int]) -> None:
         self.tokenizer = tokenizer
         self.size = size
         self.end_tokens = frozenset(end_tokens)
-        # the named special tokens leave out those that only the chat template uses, such as the roles'
+        # The named special tokens do not include those that only the chat template uses, such as the roles'.
         special = set(tokenizer.all_special_ids)
         special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         known = min(size, 1 + max(tokenizer.get_vocab().values()))
         self._special = frozenset(i for i in special if i < size) | frozenset(range(known, size))
-        # after another token, since some tokenizers take blanks away at the beginning of a text
+        # Every token is decoded after another one, because some tokenizers strip blanks at the beginning of a text.
         self._anchor: int = tokenizer.encode("a", add_special_tokens=False)[-1]
-        self._begun = len(self.decode([self._anchor]))
+        self._anchor_length = len(self.decode([self._anchor]))
         pairs = [[self._anchor, i] for i in range(known)]
-        self._texts = [t[self._begun :] for t in tokenizer.batch_decode(pairs, clean_up_tokenization_spaces=False)]
+        self._texts = [
+            t[self._anchor_length :] for t in tokenizer.batch_decode(pairs, clean_up_tokenization_spaces=False)
+        ]
         marked = {i for i, text in enumerate(self._texts) if MARK in text} - self._special
         self.openers = frozenset(
             i
@@ -56,21 +81,20 @@ class MarkerVocabulary:
         self._columns: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def columns(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids on a device: those forbidden everywhere outside markers, and those that open one."""
+        """Return `forbidden` and `openers` as tensors on a device."""
         if device not in self._columns:
             openers = torch.tensor(sorted(self.openers), dtype=torch.int64, device=device)
             self._columns[device] = (torch.tensor(self.forbidden, dtype=torch.int64, device=device), openers)
         return self._columns[device]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The raw text of an answer's tokens, nothing tidied: a title must come out as it is."""
-        text: str = self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)
-        return text
+        """Return the raw text of an answer's tokens. Blanks are not cleaned up, because titles must stay verbatim."""
+        return self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)
 
     def body(self, ad: Ad) -> tuple[int, ...]:
-        """Token ids of `Ad Title@[Ad-ID]`, as they follow the opening mark.
+        """Return the token ids of `Ad Title@[Ad-ID]`, as they follow the opening mark.
 
-        Raises InputError for a title or id that the tokenizer cannot write verbatim.
+        A title or id that the tokenizer cannot write verbatim is an InputError.
         """
         key = (ad.title, ad.id)
         if key not in self._bodies:
@@ -83,28 +107,28 @@ class MarkerVocabulary:
         if not self.openers:
             return plain
         mark = min(self.openers, key=lambda i: (len(self._texts[i]), i))
-        # some tokenizers begin every text with a blank, in a token of its own or together with the mark: there the body
-        # is what follows in the whole marker
+        # Some tokenizers prepend a blank to every text, as a separate token or merged with the mark. Their body is what
+        # follows the mark in the encoding of the whole marker.
         whole = tuple(self.tokenizer.encode(MARK + text, add_special_tokens=False))
         for ids in (plain, whole[1:], whole[2:]):
-            written = self.decode([self._anchor, mark, *ids])[self._begun :]
+            written = self.decode([self._anchor, mark, *ids])[self._anchor_length :]
             if written == self._texts[mark] + text and self._special.isdisjoint(ids):
                 return ids
         raise InputError("marker of an ad", text, "this model's tokenizer cannot write it verbatim: change the title")
 
     def trie(self, ads: Sequence[Ad]) -> CandidateTrie:
-        """The candidate trie of one request."""
+        """Return the candidate trie of one request."""
         return CandidateTrie({ad.id: self.body(ad) for ad in ads})
 
     def fused(self, ads: Sequence[AdId]) -> frozenset[int]:
-        """Tokens that hold "[" and the beginning of a candidate's id at once."""
+        """Return the tokens that contain both "[" and the beginning of a candidate's id."""
         for ad_id in ads:
             if ad_id not in self._fused:
                 self._fused[ad_id] = tuple(i for i, part in self._inner if _touches(part, ad_id))
         return frozenset(i for ad_id in ads for i in self._fused[ad_id])
 
     def after_bracket(self, ads: Sequence[AdId]) -> frozenset[int]:
-        """Tokens that would, right after a "[", begin a candidate's id; and those that would hide there."""
+        """Return the tokens that would begin a candidate's id right after a "[", with openers and empty tokens."""
         by_text, closing = self._by_text
         barred = set(by_text.get("", ())) | self.openers
         for ad_id in ads:
@@ -115,7 +139,7 @@ class MarkerVocabulary:
 
     @cached_property
     def _by_text(self) -> tuple[dict[str, list[int]], list[int]]:
-        """Tokens by their complete characters, and the tokens that hold a "]"."""
+        """The tokens by their complete characters, and the tokens that contain a "]"."""
         by_text: dict[str, list[int]] = {}
         for i, text in enumerate(self._texts):
             by_text.setdefault(text.rstrip(BROKEN), []).append(i)
@@ -124,16 +148,16 @@ class MarkerVocabulary:
 
 @dataclass(slots=True)
 class _Open:
-    """An opened marker: where on the trie it stands and the probability mass that each candidate got so far."""
+    """An open marker: its node on the trie, that node's probability, and those of the candidates that it ruled out."""
 
     node: Node
     mass: float
-    given: dict[AdId, float]
+    ruled_out: dict[AdId, float]
     exact: bool
 
 
 class MarkerConstraint:
-    """The state of one answer while it is written. No ad is offered twice; at most `max_ads` are offered at all."""
+    """The state of one answer while it is written. No ad is allowed twice, and at most `max_ads` in all."""
 
     def __init__(self, vocabulary: MarkerVocabulary, trie: CandidateTrie, max_ads: int | None) -> None:
         self.vocabulary = vocabulary
@@ -151,27 +175,30 @@ class MarkerConstraint:
         return self._open is not None
 
     def may_open(self, tokens_left: int) -> bool:
-        """Whether a marker may begin with the next token: an ad is left, and the budget suffices to complete it."""
+        """Return whether the next token may open a marker: another ad is allowed, and the budget can complete it."""
         return len(self.shown) < self.max_ads and tokens_left > self.trie.longest + 1
 
     def barred(self) -> frozenset[int]:
-        """Outside a marker: tokens that would put a candidate's id into brackets, where it reads as a broken marker.
+        """Return, outside of markers, the tokens that would write a candidate's id in brackets, a broken marker.
 
-        Right after a "[" no token may agree with the beginning of an id, so no later token need be looked at.
+        Right after a "[" no token may match the beginning of an id, so no later token needs a check.
         """
         if not self._after_bracket:
             return self._fused
         return self._fused | self.vocabulary.after_bracket(self.trie.root.ads)
 
     def allowed(self) -> list[int]:
-        """Inside a marker: the tokens that may follow, ads already shown left out."""
+        """Return, inside a marker, the tokens that may follow; they lead to ads that are not shown yet."""
         assert self._open is not None
         children = self._open.node.children
         return [token for token, child in children.items() if not self.shown.issuperset(child.ads)]
 
     def replay(self, token: int) -> bool:
-        """Takes the next token of a finished answer; whether others were allowed beside it. A text that left the trie,
-        as only an unconstrained policy writes it, had the choice everywhere."""
+        """Advance by the next token of a finished answer; return whether other tokens were allowed too.
+
+        A token that leaves the trie, which only an unconstrained policy writes, ends the marker: all tokens after it
+        count as chosen.
+        """
         allowed = self.allowed() if self.inside else []
         if self.inside and token not in allowed:
             self._open = None
@@ -180,7 +207,7 @@ class MarkerConstraint:
         return len(allowed) != 1
 
     def advance(self, token: int, probabilities: Mapping[int, float] | None = None) -> None:
-        """Takes the chosen token; inside a marker with the probabilities of all allowed tokens."""
+        """Advance by the chosen token; inside a marker with the `probabilities` of all allowed tokens."""
         if self._open is None:
             self._after_bracket = token in self.vocabulary.bracket_ends
             if token in self.vocabulary.openers:
@@ -191,17 +218,17 @@ class MarkerConstraint:
             if other != token:
                 group = [ad for ad in state.node.children[other].ads if ad not in self.shown]
                 state.exact &= len(group) == 1 or p == 0.0
-                state.given |= {ad: state.mass * p / len(group) for ad in group}
+                state.ruled_out |= {ad: state.mass * p / len(group) for ad in group}
         state.mass *= probabilities[token]
         state.node = state.node.children[token]
         if state.node.ad is not None:
             chosen = state.node.ad
-            self.choices.append(MarkerChoice(chosen, state.given | {chosen: state.mass}, state.exact))
+            self.choices.append(MarkerChoice(chosen, state.ruled_out | {chosen: state.mass}, state.exact))
             self.shown.add(chosen)
             self._open = None
 
 
 def _touches(text: str, ad_id: AdId) -> bool:
-    """Whether text after a "[" agrees with `ad_id]` as far as both go; bytes of an unfinished character agree."""
+    """Return whether text after a "[" matches `ad_id]` over their common length, ignoring an incomplete character."""
     whole, complete = ad_id + "]", text.rstrip(BROKEN)
     return whole.startswith(complete) or complete.startswith(whole)

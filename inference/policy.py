@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from inference.constraint import MarkerConstraint, MarkerVocabulary
-from inference.models import POLICY_FILE, LoadedModel, load_model, weights_digest
-from inference.quiet import quiet_loading
+from inference.models import LoadedModel, load_model, quiet_loading, weights_digest, write_policy_settings
 from inference.sampling import Row, SamplingSettings, decode
 from mechanism.errors import PolicyError
 from mechanism.markers import parse
@@ -22,11 +18,11 @@ from mechanism.prompt import render_messages
 from mechanism.types import Context, Generation
 
 ROW_COLUMNS = 60_000
-"""Cached columns (rows x tokens) that one decoding batch may hold; bounds memory whatever the prompt's length."""
+"""Cached columns (rows x tokens) of one decoding batch: bounds memory for prompts of any length."""
 
 
 class Policy:
-    """A loaded model with its prompt and sampling settings. Not safe for use from several threads at once."""
+    """A loaded model with its prompt and sampling settings. Not thread-safe."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.model = loaded.model
@@ -36,32 +32,36 @@ class Policy:
 
     @classmethod
     def load(cls, name_or_path: str, dtype: torch.dtype = torch.float32) -> Policy:
-        """Loads a policy by name (`tiny`, `smollm2-135m`), folder or Hugging Face id."""
+        """Load a policy by name (`tiny`, `smollm2-135m`), folder or Hugging Face id."""
         return cls(load_model(name_or_path, dtype))
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of the weights."""
+        """The sha256 of the weights."""
         return weights_digest(self.model)
 
     @cached_property
     def vocabulary(self) -> MarkerVocabulary:
-        """What this tokenizer's tokens mean for markers."""
+        """The meaning of this tokenizer's tokens for markers."""
         return MarkerVocabulary(self.tokenizer, self.model.config.vocab_size, self.end_tokens)
 
     @cached_property
     def end_tokens(self) -> tuple[int, ...]:
-        """Tokens that end an answer."""
+        """The tokens that end an answer.
+
+        Raises:
+            PolicyError: if the model has none.
+        """
         configured = self.model.generation_config.eos_token_id
         ends = [self.tokenizer.eos_token_id]
         ends += configured if isinstance(configured, list) else [configured]
         known = tuple(dict.fromkeys(int(e) for e in ends if e is not None))
         if not known:
-            raise PolicyError("the model names no token that ends an answer: set eos_token_id in its configuration")
+            raise PolicyError("the model has no end token: set eos_token_id in its configuration")
         return known
 
     def prompt_ids(self, context: Context) -> list[int]:
-        """Token ids of the prompt, up to where the answer begins."""
+        """Return the token ids of the prompt, up to the beginning of the answer."""
         messages = render_messages(context, self.prompt_settings)
         ids = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
         return [int(i) for i in ids]
@@ -69,10 +69,10 @@ class Policy:
     def generate(
         self, contexts: Sequence[Context], samples: int, seed: int, settings: SamplingSettings | None = None
     ) -> list[list[Generation]]:
-        """`samples` answers to each context, in its order.
+        """Return `samples` answers to each context, in the order of the contexts.
 
-        Equal arguments give equal answers. Other contexts in the call, or another number of samples, change the
-        random numbers and so the answers drawn, but not their distribution.
+        Equal arguments give equal answers. Other contexts in the call, or another number of samples, change the random
+        numbers and therefore the answers, but not their distribution.
         """
         settings = settings or self.sampling
         generator = torch.Generator().manual_seed(seed)
@@ -97,7 +97,7 @@ class Policy:
     def stream(
         self, context: Context, seed: int, settings: SamplingSettings | None = None
     ) -> Generator[str, None, Generation]:
-        """Raw text of one answer as it is written (markers included; see mechanism.stream); returns the Generation."""
+        """Yield the raw text of one answer as it is written, markers included; return its Generation."""
         settings = settings or self.sampling
         trie = self.vocabulary.trie([c.ad for c in context.candidates])
         steps = decode(
@@ -121,7 +121,7 @@ class Policy:
                 continue
             tokens.append(token)
             text = self.vocabulary.decode(tokens)
-            # an unfinished multi-byte character decodes to U+FFFD: wait for its other bytes
+            # An incomplete multi-byte character decodes to U+FFFD: wait for its other bytes.
             if not text.endswith("\ufffd") and len(text) > len(shown):
                 yield text[len(shown) :]
                 shown = text
@@ -131,35 +131,34 @@ class Policy:
         return generation
 
     def text_ids(self, text: str) -> list[int]:
-        """Token ids of a piece of an answer."""
+        """Return the token ids of a piece of an answer."""
         return [int(i) for i in self.tokenizer.encode(text, add_special_tokens=False)]
 
     def answer_ids(self, generation: Generation) -> list[int]:
-        """The answer's tokens as training sees them: closed by the end token where the model ended by itself."""
+        """Return the answer's tokens for training: with the end token if the model ended the answer itself."""
         return [*generation.token_ids, *([self.end_tokens[0]] if generation.finished else [])]
 
     def decided(self, context: Context, generation: Generation) -> list[bool]:
-        """For each of `answer_ids`: whether the model had a choice, or the candidate trie left one token only."""
+        """Return for each of `answer_ids` whether the model chose it.
+
+        It is False where the candidate trie allowed one token only.
+        """
         constraint = MarkerConstraint(self.vocabulary, self.vocabulary.trie([c.ad for c in context.candidates]), None)
         return [*(constraint.replay(token) for token in generation.token_ids), *([True] if generation.finished else [])]
 
     def save(self, folder: Path) -> None:
-        """Writes Hugging Face layout plus `policy.json`."""
+        """Write the model in Hugging Face layout, with `policy.json`."""
         with quiet_loading():
             self.model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
         write_policy_settings(folder, self.prompt_settings, self.sampling)
-
-    def with_sampling(self, **changes: Any) -> SamplingSettings:
-        """This policy's sampling settings with some fields changed."""
-        return replace(self.sampling, **changes)
 
     def _generation(self, context: Context, row: Row) -> Generation:
         raw = self.vocabulary.decode(row.tokens)
         answer = parse(raw, [c.ad for c in context.candidates])
         if not math.isfinite(row.logprob):
             raise PolicyError(
-                f"the model's probabilities are not finite (context {context.id}); its weights are broken"
+                f"the model's probabilities are not finite (context {context.id}): its weights are damaged"
             )
         return Generation(answer, tuple(row.tokens), row.logprob, tuple(row.constraint.choices), row.finished)
 
@@ -174,12 +173,6 @@ class Policy:
             else:
                 batches.append([i])
         return batches
-
-
-def write_policy_settings(folder: Path, prompt: Any, sampling: SamplingSettings) -> None:
-    """Writes `policy.json` beside a model's weights."""
-    settings = {"prompt": asdict(prompt), "sampling": asdict(sampling)}
-    (folder / POLICY_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _drain(steps: Generator[tuple[int, int], None, list[Row]]) -> list[Row]:

@@ -1,8 +1,8 @@
 """The decoding loop: many answers at once, each under its own marker constraint, with exact log-probabilities.
 
-`decode` yields every token as it is chosen, so the same loop serves rollouts (drained at once) and streaming. Prompts
-are encoded once per context and repeated for its samples; finished rows leave the batch. Each row has its own random
-numbers, so that when one row ends does not change what another row writes.
+`decode` yields every token as it is chosen, so rollouts and streaming use the same loop. A prompt is encoded once for
+all its samples, and finished rows are dropped from the batch. Each row has its own random numbers: the end of one row
+does not change what another row writes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -20,11 +20,33 @@ from mechanism.errors import ConfigError
 from mechanism.trie import CandidateTrie
 
 
+class ModelOutput(Protocol):
+    """The part of a transformers output that decoding uses: logits (B, L, V)."""
+
+    @property
+    def logits(self) -> torch.Tensor: ...
+
+
+class CausalModel(Protocol):
+    """The part of a transformers causal language model that decoding uses."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def config(self) -> Any: ...
+
+    def __call__(self, **inputs: object) -> ModelOutput: ...
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
-    """How answers are drawn. `constrained` False lets the model write markers freely (to measure what it would do);
-    `max_ads` bounds the ads of a constrained answer. `top_k` 0 and `top_p` 1 keep every token; a temperature of zero
-    takes the best one. Raises ConfigError for settings out of range."""
+    """How answers are sampled.
+
+    A temperature of 0 takes the best token; `top_k` 0 and `top_p` 1 keep every token. `max_ads` bounds the ads of an
+    answer. Without `constrained` the model writes markers freely, which measures what it would do. Settings out of
+    range are ConfigErrors.
+    """
 
     temperature: float = 0.7
     top_p: float = 0.8
@@ -43,12 +65,12 @@ class SamplingSettings:
         if self.max_new_tokens < 1:
             raise ConfigError("sampling.max_new_tokens", self.max_new_tokens, "give a whole number >= 1")
         if self.max_ads is not None and self.max_ads < 0:
-            raise ConfigError("sampling.max_ads", self.max_ads, "give a whole number >= 0, or none for no bound")
+            raise ConfigError("sampling.max_ads", self.max_ads, "give a whole number >= 0, or none for no limit")
 
 
 @dataclass(slots=True)
 class Row:
-    """One answer in the making: the constraint's state, the tokens so far and their log-probability as sampled."""
+    """One answer while it is written: the constraint's state, the tokens so far, and their log-probability (nats)."""
 
     constraint: MarkerConstraint
     tokens: list[int] = field(default_factory=list)
@@ -58,7 +80,7 @@ class Row:
 
 @torch.inference_mode()
 def decode(
-    model: Any,
+    model: CausalModel,
     vocabulary: MarkerVocabulary,
     prompts: Sequence[Sequence[int]],
     tries: Sequence[CandidateTrie],
@@ -66,10 +88,10 @@ def decode(
     settings: SamplingSettings,
     generator: torch.Generator,
 ) -> Generator[tuple[int, int], None, list[Row]]:
-    """Yields (row number, token) as tokens are chosen; rows are numbered prompt-major, `samples` to a prompt.
+    """Yield (row number, token) as tokens are chosen, and return the rows.
 
-    Returns (as the generator's value) the list of rows. Memory: prompts x samples x (prompt + max_new_tokens)
-    cached columns.
+    Rows are numbered prompt by prompt, with `samples` rows each. The cache holds prompts * samples * (longest prompt +
+    max_new_tokens) columns.
     """
     device = model.device
     width = max(len(p) for p in prompts)
@@ -91,7 +113,7 @@ def decode(
     logits_BV = out.logits[:, -1].float()[repeat]
     mask, lengths = mask_BP[repeat], mask_BP.sum(-1)[repeat]
     rows = [Row(MarkerConstraint(vocabulary, tries[i // samples], settings.max_ads)) for i in range(len(repeat))]
-    # strictly below 1, so that no rounding carries a draw past the last token that has any probability
+    # Strictly below 1, so that rounding cannot carry a draw past the last token with any probability.
     noise = torch.rand(len(rows), settings.max_new_tokens, generator=generator, dtype=torch.float64)
     noise = noise.clamp(max=1 - 2**-50).to(device)
     active = list(range(len(rows)))
@@ -110,7 +132,7 @@ def decode(
         if not kept or step + 1 == settings.max_new_tokens:
             break
         tokens = torch.tensor(chosen, device=device)
-        # dropping rows copies the cache: worth it only once enough of them have finished
+        # Dropping rows copies the cache, which pays off only after enough of them have finished.
         if len(kept) < 0.8 * len(active):
             keep = torch.tensor(kept, device=device)
             cache.select(keep)
@@ -132,23 +154,23 @@ def _choose(
     rows: Sequence[Row],
     settings: SamplingSettings,
     vocabulary: MarkerVocabulary,
-    left: int,
+    tokens_left: int,
     noise_B: torch.Tensor,
 ) -> list[int]:
-    """One token for every row, of at most `left` more; updates the rows. A finished row in the batch gets padding."""
+    """Return the next token of every row, and update the rows. Finished rows still in the batch get padding."""
     chosen = [min(vocabulary.end_tokens)] * len(rows)
     free = [k for k, row in enumerate(rows) if not row.finished and not row.constraint.inside]
     inside = [(k, row.constraint.allowed()) for k, row in enumerate(rows) if not row.finished and row.constraint.inside]
     if free:
         logits = logits_BV[free]
         if settings.constrained:
-            forbid(logits, [rows[k].constraint for k in free], vocabulary, left)
+            forbid(logits, [rows[k].constraint for k in free], vocabulary, tokens_left)
         probabilities, order = _distribution(logits, settings)
         index, logprobs = _draw(probabilities, noise_B[free])
         tokens = (index if order is None else order.gather(1, index)).flatten().tolist()
         for k, token, logprob in zip(free, tokens, logprobs, strict=True):
             chosen[k] = token
-            _take(rows[k], token, logprob, vocabulary, settings)
+            _append(rows[k], token, logprob, vocabulary, settings)
     for k, allowed in inside:
         if len(allowed) == 1:
             chosen[k] = allowed[0]
@@ -161,17 +183,17 @@ def _choose(
 
 
 def forbid(
-    logits_BV: torch.Tensor, constraints: Sequence[MarkerConstraint], vocabulary: MarkerVocabulary, left: int
+    logits_BV: torch.Tensor, constraints: Sequence[MarkerConstraint], vocabulary: MarkerVocabulary, tokens_left: int
 ) -> None:
-    """Strikes out, in place, what may not follow outside a marker."""
-    strike(logits_BV, [not c.may_open(left) for c in constraints], [c.barred() for c in constraints], vocabulary)
+    """Mask, in place, the tokens that may not follow outside of a marker."""
+    closed_B = [not constraint.may_open(tokens_left) for constraint in constraints]
+    mask_logits(logits_BV, closed_B, [constraint.barred() for constraint in constraints], vocabulary)
 
 
-def strike(
+def mask_logits(
     logits_BV: torch.Tensor, closed_B: Sequence[bool], barred_B: Sequence[frozenset[int]], vocabulary: MarkerVocabulary
 ) -> None:
-    """Strikes out, in place, what no answer may hold, every opener where a row is closed, and each row's barred
-    tokens."""
+    """Mask, in place, the tokens that are always forbidden, openers in closed rows, and each row's barred tokens."""
     forbidden, openers = vocabulary.columns(logits_BV.device)
     logits_BV[:, forbidden] = -math.inf
     closed = [k for k, is_closed in enumerate(closed_B) if is_closed]
@@ -191,7 +213,7 @@ def _choose_on_tries(
     noise_B: torch.Tensor,
     chosen: list[int],
 ) -> None:
-    """Tokens for the rows (by number, with the allowed tokens) whose trie forks here; fills `chosen`, updates rows."""
+    """Choose the tokens of `forks`, the rows inside a marker with several allowed tokens; update `chosen` and rows."""
     at, width = [k for k, _ in forks], max(len(allowed) for _, allowed in forks)
     columns = torch.tensor([allowed + [-1] * (width - len(allowed)) for _, allowed in forks], device=logits_BV.device)
     scores = logits_BV[at].gather(1, columns.clamp(min=0)).masked_fill(columns < 0, -math.inf)
@@ -205,7 +227,7 @@ def _choose_on_tries(
         rows[k].tokens.append(allowed[pick])
 
 
-def _take(row: Row, token: int, logprob: float, vocabulary: MarkerVocabulary, settings: SamplingSettings) -> None:
+def _append(row: Row, token: int, logprob: float, vocabulary: MarkerVocabulary, settings: SamplingSettings) -> None:
     row.logprob += logprob
     if token in vocabulary.end_tokens:
         row.finished = True
@@ -216,28 +238,30 @@ def _take(row: Row, token: int, logprob: float, vocabulary: MarkerVocabulary, se
 
 
 def _draw(probabilities_BK: torch.Tensor, noise_B: torch.Tensor) -> tuple[torch.Tensor, list[float]]:
-    """Columns, shape (B, 1), by inverse transform of noise in [0, 1), and their log-probabilities."""
+    """Return columns (B, 1) by inverse transform of noise (B,) in [0, 1), and their log-probabilities."""
     cumulative = probabilities_BK.double().cumsum(-1)
     index = (cumulative <= noise_B[:, None] * cumulative[:, -1:]).sum(-1, keepdim=True)
-    # only probabilities that are not numbers reach past the end; their log-probability tells
+    # Only probabilities that are not finite reach past the end; their log-probability is not finite either.
     index = index.clamp(max=probabilities_BK.shape[-1] - 1)
     return index, probabilities_BK.gather(1, index)[:, 0].double().log().tolist()
 
 
 def column_probabilities(logits_BV: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
-    """Probability of every column after temperature and truncation, shape (B, V); 0 where it was cut off."""
+    """Return the probabilities (B, V) of all columns after temperature and truncation, which sets them to 0."""
     probabilities, order = _distribution(logits_BV, settings)
     return probabilities if order is None else torch.zeros_like(logits_BV).scatter(1, order, probabilities)
 
 
 def _distribution(logits_BV: torch.Tensor, settings: SamplingSettings) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Probabilities (B, K) after temperature, then top-k, then top-p, and the columns (B, K) that they belong to;
-    None for the columns where all stand in their order."""
+    """Return probabilities (B, K) after temperature, top-k and top-p in this order, with their columns (B, K).
+
+    The columns are None if the probabilities are those of all columns in order.
+    """
     size = logits_BV.shape[-1]
     count = 1 if settings.temperature == 0 else min(settings.top_k or size, size)
     if count == size and settings.top_p >= 1:
         return (logits_BV / (settings.temperature or 1.0)).softmax(-1), None
-    # sorted by falling logit: truncation then works on `count` columns instead of the vocabulary
+    # Sorted by falling logit, so that truncation works on `count` columns instead of the vocabulary.
     values, order = logits_BV.topk(count, dim=-1) if count < size else logits_BV.sort(dim=-1, descending=True)
     probabilities = (values / (settings.temperature or 1.0)).softmax(-1)
     if settings.top_p < 1:

@@ -85,7 +85,7 @@ class EndpointSettings:
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """A failed attempt that may be retried: the reason, and the wait that the endpoint asked for, in seconds."""
+    """A failed attempt that may be retried: the reason, and the wait that the endpoint requested, in seconds."""
 
     reason: str
     wait: float | None = None

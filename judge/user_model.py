@@ -1,4 +1,4 @@
-"""The user model: a language model in the role of the user, asked for click feedback on answers.
+"""The user model: a language model in the role of the user, which gives click feedback on answers.
 
 A reply that fails the checks of `judge.click_feedback` is sent back with its fault. Accepted replies are cached, so a
 stopped run continues without paying twice.
@@ -25,7 +25,7 @@ SCHEMA_NAME = "click_feedback"
 class UserModel:
     """A user model behind `client`, with `repairs` further attempts after a rejected reply.
 
-    Without a `cache` the endpoint is asked every time.
+    Without a `cache` every call is a request to the endpoint.
     """
 
     def __init__(self, client: ChatClient, cache: ReplyCache | None = None, repairs: int = 2) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ class ModelPolicy:
 
     def stream(self, context: Context, seed: int, max_ads: int) -> Generator[PolicyEvent, None, None]:
         """Write one answer with constrained decoding, reproducible by its seed."""
-        settings = self._policy.with_sampling(max_ads=max_ads)
+        settings = replace(self._policy.sampling, max_ads=max_ads)
         prompt_tokens = self._checked_prompt_tokens(context, settings.max_new_tokens)
         deltas = self._policy.stream(context, seed, settings)
         try:

@@ -1,4 +1,4 @@
-"""Small random policies: untrained weights try every token, which makes them the best adversary of the constraint."""
+"""Small random policies: untrained weights sample every token, which makes them the hardest test of the constraint."""
 
 from __future__ import annotations
 
@@ -35,14 +35,17 @@ def make_ad(number: int, title: str) -> Ad:
 
 
 def make_context(titles: Iterable[str] = TITLES, query: str = "Which shoes are good?", name: str = "q") -> Context:
-    """One candidate to a title, with ids A1, A2, … (so that A1 begins A10) and rising bids."""
+    """Return a context with one candidate for each title, ids A1, A2, … (so that A1 begins A10) and rising bids."""
     pairs = tuple(Candidate(make_ad(i, t), 10_000 * i) for i, t in enumerate(titles, 1))
     return Context(name, query, pairs, Profile("u1", interests=("running",)))
 
 
 def byte_tokenizer(words: bool) -> Any:
-    """A byte-level BPE tokenizer. Without `words` its merges cross everything, so that its tokens hold a closing
-    bracket with half a marker, a "[" with half an id, and other pieces that a careless constraint lets through."""
+    """Return a byte-level BPE tokenizer.
+
+    Without `words` its merges cross word boundaries: its tokens contain a closing bracket with half a marker, a "["
+    with half an id, and other pieces that an incomplete constraint would admit.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words)
     tokenizer.decoder = decoders.ByteLevel()
@@ -57,7 +60,7 @@ def byte_tokenizer(words: bool) -> Any:
 
 
 def blank_tokenizer() -> Any:
-    """A tokenizer of the other family: blanks are letters, and every text begins with one."""
+    """Return a tokenizer of the SentencePiece family: blanks are letters, and every text begins with one."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always", split=False)
@@ -78,8 +81,10 @@ def _fast(tokenizer: Tokenizer) -> Any:
 
 
 def random_policy(tokenizer: Any, seed: int = 0, eager: float = 3.0, ending: float = 1.0) -> Policy:
-    """A Llama of two layers with random weights. `eager` lifts the logits of everything that markers are made of,
-    `ending` that of the end token."""
+    """Return a Llama of two layers with random weights.
+
+    `eager` raises the logits of all tokens that markers consist of, `ending` that of the end token.
+    """
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer) + 3,
@@ -95,17 +100,17 @@ def random_policy(tokenizer: Any, seed: int = 0, eager: float = 3.0, ending: flo
         pad_token_id=tokenizer.pad_token_id,
     )
     model: Any = LlamaForCausalLM(config).eval()
-    # random weights of the usual size answer almost alike to every prompt: wider ones listen to it
+    # Random weights of the usual scale answer almost alike to every prompt; wider ones depend on it.
     for weights in model.parameters():
         if weights.dim() > 1:
             torch.nn.init.normal_(weights, std=0.3)
     head = torch.nn.Linear(32, config.vocab_size, bias=True)
     texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
-    lifted = [i for i, t in enumerate(texts) if set(t) & set("@[]") or t in {"A", "1", "A1", "2"}]
+    raised = [i for i, t in enumerate(texts) if set(t) & set("@[]") or t in {"A", "1", "A1", "2"}]
     with torch.no_grad():
         head.weight.normal_(std=0.15)
         head.bias.zero_()
-        head.bias[lifted] = eager
+        head.bias[raised] = eager
         head.bias[tokenizer.eos_token_id] = ending
     model.lm_head = head
     sampling = SamplingSettings(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=40)
@@ -114,7 +119,7 @@ def random_policy(tokenizer: Any, seed: int = 0, eager: float = 3.0, ending: flo
 
 @pytest.fixture(scope="session")
 def worded() -> Policy:
-    """A random policy over a tokenizer that keeps words apart, as most do."""
+    """A random policy over a tokenizer that separates words, as most do."""
     return random_policy(byte_tokenizer(words=True))
 
 

@@ -1,7 +1,8 @@
-"""No answer holds anything but whole, verbatim, distinct markers of its own candidates, whatever the weights say."""
+"""Answers contain only whole, verbatim, distinct markers of their own candidates, for any weights."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -30,7 +31,7 @@ def candidates(style: str) -> Context:
 
 
 def draw(policy: Policy, context: Context, count: int, **changes: Any) -> list[Generation]:
-    settings = policy.with_sampling(**(WIDE | changes))
+    settings = replace(policy.sampling, **(WIDE | changes))
     return policy.generate([context], count, seed=11, settings=settings)[0]
 
 
@@ -41,7 +42,7 @@ def test_random_weights_never_write_an_invalid_insertion(
 ) -> None:
     policy, context = policy_of(request, style), candidates(style)
     inserted = 0
-    # tight budgets: no marker may be cut off by the end of the answer
+    # With tight budgets too, no marker is cut off by the end of the answer.
     for budget in (1, 5, 14, 22, 40):
         for generation in draw(policy, context, 250, temperature=temperature, max_new_tokens=budget):
             answer = generation.answer
@@ -87,7 +88,7 @@ def test_titles_that_begin_each_other_are_all_reachable(worded: Policy) -> None:
     assert shown == {"A1", "A2", "A3"}
 
 
-def test_ids_that_begin_each_other_are_told_apart(fused: Policy) -> None:
+def test_ids_that_begin_each_other_are_distinguished(fused: Policy) -> None:
     context = make_context(["Nest"] * 11)
     drawn = draw(fused, context, 400, max_new_tokens=60)
     assert {"A1", "A10", "A11"} <= {ad for g in drawn for ad in g.answer.shown()}
@@ -117,7 +118,7 @@ def test_a_title_that_the_tokenizer_cannot_write_is_refused(blanked: Policy) -> 
         blanked.vocabulary.body(Ad("A1", "Ωmega", "", ""))
 
 
-def test_a_title_that_holds_a_special_token_is_refused(worded: Policy) -> None:
+def test_a_title_that_contains_a_special_token_is_refused(worded: Policy) -> None:
     with pytest.raises(InputError, match="cannot write it verbatim"):
         worded.vocabulary.body(Ad("A1", "Shoes <|end|>", "", ""))
 
@@ -139,12 +140,11 @@ def test_no_pair_of_free_tokens_writes_an_id_in_brackets(request: pytest.Fixture
 
 
 def test_the_openers_of_a_published_tokenizer() -> None:
-    """SmolLM2's tokenizer, read from its GGUF file: byte-level, 49,152 tokens, made by others."""
+    # The tokenizer of SmolLM2, read from its GGUF file: byte-level, 49,152 tokens.
     pytest.importorskip("gguf")
     from transformers import AutoTokenizer
 
-    from inference.models import resolve
-    from inference.quiet import quiet_loading
+    from inference.models import quiet_loading, resolve
 
     where, file = resolve("smollm2-135m")
     with quiet_loading():
@@ -161,12 +161,12 @@ def test_the_openers_of_a_published_tokenizer() -> None:
             assert answer.faults == ()
 
 
-def test_distinct_ads_have_bodies_of_which_none_begins_another(fused: Policy, context: Context) -> None:
+def test_no_body_begins_the_body_of_another_ad(fused: Policy, context: Context) -> None:
     bodies = sorted(fused.vocabulary.body(c.ad) for c in context.candidates)
     assert all(b[: len(a)] != a for a, b in pairwise(bodies))
 
 
-def test_settings_out_of_range_are_refused_by_name() -> None:
+def test_settings_out_of_range_are_refused_with_their_name() -> None:
     bad: list[dict[str, Any]] = [
         {"temperature": -0.1},
         {"temperature": float("nan")},
@@ -182,7 +182,7 @@ def test_settings_out_of_range_are_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_the_policy_decided_where_the_trie_forked_and_nowhere_else_in_a_marker(
+def test_inside_a_marker_the_policy_decides_only_where_the_trie_forks(
     request: pytest.FixtureRequest, style: str
 ) -> None:
     policy, context = policy_of(request, style), candidates(style)
@@ -202,7 +202,7 @@ def test_the_policy_decided_where_the_trie_forked_and_nowhere_else_in_a_marker(
     assert forced > 20
 
 
-def test_a_text_that_left_the_trie_was_decided_everywhere(worded: Policy) -> None:
+def test_tokens_after_leaving_the_trie_count_as_decided(worded: Policy) -> None:
     context = candidates("worded")
     for generation in draw(worded, context, 200, constrained=False):
         if generation.answer.faults and not generation.answer.insertions:

@@ -1,4 +1,4 @@
-"""The frozen text encoder: unit rows, in order, the same for a text whenever it is asked."""
+"""The frozen text encoder: unit vectors, in order, always the same for a text."""
 
 from __future__ import annotations
 
@@ -30,41 +30,41 @@ def test_rows_are_unit_vectors_in_the_order_of_the_texts(encoder: TextEncoder) -
     assert np.array_equal(rows, backwards[::-1])
 
 
-def test_nearness_of_meaning_is_nearness_of_vectors(encoder: TextEncoder) -> None:
+def test_texts_of_similar_meaning_have_similar_vectors(encoder: TextEncoder) -> None:
     query, shoes, mortgage = encoder.encode(TEXTS[:3])
     assert query @ shoes > 0.5
     assert query @ mortgage < 0.3
 
 
-def test_a_vector_is_the_same_in_whatever_company_it_is_encoded(encoder: TextEncoder) -> None:
+def test_a_vector_does_not_depend_on_the_other_texts_of_its_batch(encoder: TextEncoder) -> None:
     alone = TextEncoder()
     for text, row in zip(TEXTS, encoder.encode(TEXTS), strict=True):
         assert np.array_equal(alone.encode([text])[0], row)
 
 
-def test_nothing_in_nothing_out(encoder: TextEncoder) -> None:
+def test_no_texts_give_no_vectors(encoder: TextEncoder) -> None:
     assert encoder.encode([]).shape == (0, WIDTH)
 
 
-def test_a_text_asked_twice_is_one_row_twice(encoder: TextEncoder) -> None:
+def test_a_text_given_twice_gets_the_same_vector_twice(encoder: TextEncoder) -> None:
     first, second = encoder.encode([TEXTS[0], TEXTS[0]])
     assert np.array_equal(first, second)
 
 
-def test_callers_cannot_change_what_is_remembered(encoder: TextEncoder) -> None:
+def test_callers_cannot_change_the_cache(encoder: TextEncoder) -> None:
     rows = encoder.encode(TEXTS[:2])
     kept = rows.copy()
     rows[:] = 0
     assert np.array_equal(encoder.encode(TEXTS[:2]), kept)
 
 
-def test_a_full_cache_forgets_and_goes_on(encoder: TextEncoder) -> None:
+def test_a_full_cache_is_cleared(encoder: TextEncoder) -> None:
     small = TextEncoder(cache_size=3)
     for text in TEXTS:
         assert small.encode([text])[0] @ encoder.encode([text])[0] > 0.999
     assert len(small._cache) <= 3
 
 
-def test_very_long_texts_are_read_from_their_beginning(encoder: TextEncoder) -> None:
+def test_very_long_texts_are_cut_off(encoder: TextEncoder) -> None:
     long, longer = encoder.encode(["muddy trails " * 200, "muddy trails " * 300])
     assert long @ longer > 0.999

@@ -1,4 +1,4 @@
-"""Models by name or folder: what is found, and what is said about what is not."""
+"""Models by name or folder: loading, settings, digests and errors."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import modeling_gguf_pytorch_utils as gguf_loading
 
-from inference.models import load_model, read_policy_settings, resolve, weights_digest
+from inference.models import load_model, quiet_loading, read_policy_settings, resolve, weights_digest
 from inference.policy import Policy
-from inference.quiet import quiet_loading
 from inference.sampling import SamplingSettings
 from mechanism.errors import AuctionError, ConfigError, PolicyError
 from mechanism.prompt import PromptSettings
@@ -37,19 +36,19 @@ def test_names_resolve_to_folders_and_files() -> None:
     assert (Path(where) / file).is_file()
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match=r"nowhere.*Give tiny, smollm2-135m, a folder"):
         load_model(str(tmp_path / "nowhere"))
 
 
-def test_weights_that_are_cut_short_are_an_error(folder: Path) -> None:
+def test_truncated_weights_are_an_error(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:2000])
     with pytest.raises(PolicyError, match="could not be loaded"):
         load_model(str(folder))
 
 
-def test_missing_weights_are_named_and_never_made_up(folder: Path) -> None:
+def test_missing_weights_are_named_and_never_random(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
@@ -71,7 +70,7 @@ def test_settings_beside_the_weights_are_read(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "named"),
     [
         ('{"sampling": {"heat": 1}}', "heat"),
         ('{"sampling": {"top_p": 0}}', r"sampling\.top_p"),
@@ -80,9 +79,9 @@ def test_settings_beside_the_weights_are_read(folder: Path) -> None:
         ("[1]", r"policy\.json"),
     ],
 )
-def test_bad_settings_name_the_file_or_the_field(folder: Path, text: str, said: str) -> None:
+def test_bad_settings_name_the_file_or_the_field(folder: Path, text: str, named: str) -> None:
     (folder / "policy.json").write_text(text)
-    with pytest.raises(AuctionError, match=said) as raised:
+    with pytest.raises(AuctionError, match=named) as raised:
         read_policy_settings(folder)
     assert isinstance(raised.value, PolicyError | ConfigError)
 
@@ -92,7 +91,7 @@ def test_settings_are_plain_json(folder: Path) -> None:
     assert settings["sampling"]["max_new_tokens"] == 40
 
 
-def test_the_digest_follows_the_values_and_not_the_file(folder: Path) -> None:
+def test_the_digest_depends_on_the_values_and_not_the_file(folder: Path) -> None:
     first, again = load_model(str(folder)).model, load_model(str(folder)).model
     assert weights_digest(first) == weights_digest(again)
     with torch.no_grad():
@@ -100,7 +99,7 @@ def test_the_digest_follows_the_values_and_not_the_file(folder: Path) -> None:
     assert weights_digest(first) != weights_digest(again)
 
 
-def test_loading_is_quiet_and_gives_the_bars_back(capfd: pytest.CaptureFixture[str]) -> None:
+def test_loading_is_quiet_and_restores_the_progress_bars(capfd: pytest.CaptureFixture[str]) -> None:
     bar = gguf_loading.tqdm
     with quiet_loading():
         assert list(gguf_loading.tqdm(range(3), desc="Converting")) == [0, 1, 2]
@@ -109,7 +108,7 @@ def test_loading_is_quiet_and_gives_the_bars_back(capfd: pytest.CaptureFixture[s
 
 
 @pytest.mark.slow
-def test_a_model_from_gguf_is_saved_and_read_again_as_the_same_policy(tmp_path: Path) -> None:
+def test_a_model_from_gguf_saves_and_loads_as_the_same_policy(tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     policy = Policy.load("smollm2-135m")
     policy.save(tmp_path / "saved")

@@ -1,4 +1,4 @@
-"""Contexts in, generations out: seeds, order, streaming, broken weights, and the shipped model where it is there."""
+"""Contexts in, generations out: seeds, order, streaming, damaged weights, and the shipped model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def streamed(policy: Policy, context: Context, seed: int) -> tuple[list[str], Ge
 
 
 class Scripted:
-    """A real model whose logits are overruled: it writes the given tokens and then ends."""
+    """A model with replaced logits: it writes the given tokens and then ends."""
 
     def __init__(self, policy: Policy, tokens: list[int]) -> None:
         self._model, self._script = policy.model, [*tokens, policy.end_tokens[0]]
@@ -49,7 +49,7 @@ class Scripted:
 
 
 def scripted(policy: Policy, tokens: list[int]) -> Policy:
-    sampling = policy.with_sampling(max_new_tokens=len(tokens) + 1)
+    sampling = replace(policy.sampling, max_new_tokens=len(tokens) + 1)
     return Policy(LoadedModel(Scripted(policy, tokens), policy.tokenizer, policy.prompt_settings, sampling))
 
 
@@ -80,7 +80,7 @@ def test_no_contexts_no_answers(worded: Policy) -> None:
 
 
 @pytest.mark.parametrize("style", ["worded", "fused", "blanked"])
-def test_a_stream_is_the_generation_piece_by_piece(request: pytest.FixtureRequest, style: str) -> None:
+def test_the_pieces_of_a_stream_are_the_generation(request: pytest.FixtureRequest, style: str) -> None:
     policy: Policy = request.getfixturevalue(style)
     context, longest = make_context(["Nest", "Kestrel", "Oak & Elm"]), 0
     for seed in range(25):
@@ -91,7 +91,7 @@ def test_a_stream_is_the_generation_piece_by_piece(request: pytest.FixtureReques
     assert longest > 10
 
 
-def test_characters_of_several_bytes_are_never_streamed_in_parts(worded: Policy) -> None:
+def test_multi_byte_characters_are_never_streamed_in_parts(worded: Policy) -> None:
     tokens = worded.tokenizer.encode(EMOJI, add_special_tokens=False)
     assert any("\ufffd" in worded.tokenizer.decode([t]) for t in tokens)
     pieces, generation = streamed(scripted(worded, tokens), make_context(), seed=0)
@@ -100,7 +100,7 @@ def test_characters_of_several_bytes_are_never_streamed_in_parts(worded: Policy)
     assert len(pieces) > 10
 
 
-def test_a_character_that_the_budget_cut_is_shown_as_broken_only_at_the_end(worded: Policy) -> None:
+def test_a_character_cut_off_by_the_budget_is_shown_as_incomplete_only_at_the_end(worded: Policy) -> None:
     tokens = worded.tokenizer.encode("so 🏃", add_special_tokens=False)[:-1]
     pieces, generation = streamed(scripted(worded, tokens), make_context(), seed=0)
     assert "".join(pieces) == generation.answer.raw
@@ -108,7 +108,7 @@ def test_a_character_that_the_budget_cut_is_shown_as_broken_only_at_the_end(word
     assert not any("\ufffd" in piece for piece in pieces[:-1])
 
 
-def test_a_stream_may_be_left_early(worded: Policy, context: Context) -> None:
+def test_a_stream_may_be_closed_early(worded: Policy, context: Context) -> None:
     deltas = worded.stream(context, seed=1)
     next(deltas)
     deltas.close()
@@ -116,11 +116,11 @@ def test_a_stream_may_be_left_early(worded: Policy, context: Context) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_broken_weights_are_an_error(temperature: float) -> None:
+def test_damaged_weights_are_an_error(temperature: float) -> None:
     policy = random_policy(byte_tokenizer(words=True))
     policy.model.lm_head.weight.data[:] = float("nan")
     with pytest.raises(PolicyError, match="not finite"):
-        policy.generate([make_context()], 2, 0, policy.with_sampling(temperature=temperature))
+        policy.generate([make_context()], 2, 0, replace(policy.sampling, temperature=temperature))
 
 
 def test_a_model_without_an_end_token_is_refused() -> None:
@@ -131,9 +131,9 @@ def test_a_model_without_an_end_token_is_refused() -> None:
         policy.generate([make_context()], 1, 0)
 
 
-def test_saved_and_loaded_it_is_the_same_policy(worded: Policy, context: Context, tmp_path: Path) -> None:
+def test_a_saved_policy_loads_as_the_same_policy(worded: Policy, context: Context, tmp_path: Path) -> None:
     policy = random_policy(byte_tokenizer(words=True), seed=5)
-    # the file layout knows no bias on the head
+    # The file layout has no bias on the head.
     policy.model.lm_head = torch.nn.Linear(32, policy.model.config.vocab_size, bias=False)
     policy.sampling = replace(policy.sampling, temperature=0.9, max_ads=2)
     policy.save(tmp_path / "m")
@@ -147,7 +147,7 @@ def test_saved_and_loaded_it_is_the_same_policy(worded: Policy, context: Context
 
 def test_the_shipped_model_answers_without_a_fault() -> None:
     if not Path(resolve("tiny")[0]).is_dir():
-        pytest.skip("the shipped model is not there")
+        pytest.skip("the shipped model is missing")
     policy = Policy.load("tiny")
     drawn = policy.generate([make_context(["Kestrel Trail Shoes", "Oakbed Spring Mattress"])], 8, 0)[0]
     assert not any(g.answer.faults for g in drawn)

@@ -1,4 +1,4 @@
-"""The decoding loop against plain transformers: the same logits, the same probabilities, rows that do not interfere."""
+"""The decoding loop against plain transformers: equal logits, equal probabilities, independent rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def widest(**changes: Any) -> SamplingSettings:
 
 
 def warped(scores_V: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
-    """Log-probabilities under transformers' own warpers."""
+    """Return log-probabilities under transformers' own warpers."""
     if settings.temperature == 0:
         return torch.full_like(scores_V, -math.inf).index_fill(0, scores_V.argmax(), 0.0)
     warpers: Any = LogitsProcessorList([TemperatureLogitsWarper(settings.temperature)])
@@ -40,7 +40,7 @@ def warped(scores_V: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
 
 @torch.inference_mode()
 def recomputed(policy: Policy, context: Context, generation: Generation, settings: SamplingSettings) -> float:
-    """The answer's log-probability from one forward pass over prompt and answer, without any cache."""
+    """Return the answer's log-probability from one forward pass over prompt and answer, without a cache."""
     prompt, answer = policy.prompt_ids(context), policy.answer_ids(generation)
     logits_TV = policy.model(torch.tensor([prompt + answer])).logits[0].double()
     vocabulary = policy.vocabulary
@@ -72,11 +72,11 @@ def recomputed(policy: Policy, context: Context, generation: Generation, setting
     ],
 )
 @pytest.mark.parametrize("style", ["worded", "fused"])
-def test_logprob_is_what_a_plain_forward_pass_gives(
+def test_logprob_equals_that_of_a_plain_forward_pass(
     request: pytest.FixtureRequest, style: str, settings: SamplingSettings
 ) -> None:
     policy: Policy = request.getfixturevalue(style)
-    # prompts of unlike length in one batch, rows that end at unlike times: padding and dropped rows are in play
+    # Prompts of different lengths, and rows that end at different steps: the batch is padded, and rows are dropped.
     contexts = [make_context(), LONG, make_context(["Nest"], query="Hi", name="short")]
     drawn = policy.generate(contexts, 8, seed=3, settings=settings)
     assert len({len(g.token_ids) for own in drawn for g in own}) > 1 or settings.temperature == 0
@@ -124,7 +124,7 @@ def test_propensities_are_exact_where_first_tokens_differ(worded: Policy) -> Non
     assert seen > 10
 
 
-def test_propensities_are_the_frequencies_of_many_samples(worded: Policy) -> None:
+def test_propensities_match_the_frequencies_of_many_samples(worded: Policy) -> None:
     context = make_context(DISTINCT)
     drawn = worded.generate([context], 4000, seed=2, settings=widest(max_ads=1, max_new_tokens=24))[0]
     choices = [g.choices[0] for g in drawn if g.choices]
@@ -136,16 +136,16 @@ def test_propensities_are_the_frequencies_of_many_samples(worded: Policy) -> Non
         assert abs(observed[ad_id] - sum(shares)) < 4 * deviation + 1e-9
 
 
-def test_propensities_of_a_shared_beginning_are_flagged_and_keep_the_groups_mass(worded: Policy) -> None:
+def test_propensities_of_a_shared_beginning_are_marked_inexact_and_keep_the_groups_mass(worded: Policy) -> None:
     context = make_context(["Nest", "Kestrel", "Kestrel Shoes", "Kestrel Shoes Pro"])
     drawn = worded.generate([context], 3000, seed=4, settings=widest(max_ads=1, max_new_tokens=30))[0]
     choices = [g.choices[0] for g in drawn if g.choices]
     alone = [c for c in choices if c.chosen == "A1"]
-    # the other three share their first token, so a marker that went to Nest did not tell them apart
+    # The other three share their first token, so a marker of Nest does not separate them.
     assert alone
     assert not any(c.exact for c in alone)
     assert all(c.probabilities["A2"] == c.probabilities["A3"] == c.probabilities["A4"] for c in alone)
-    # the candidate that ends last was told apart at every fork
+    # The candidate that ends last is separated at every fork.
     assert any(c.exact for c in choices if c.chosen == "A4")
     shares = [c.probabilities["A1"] for c in choices]
     deviation = math.sqrt(sum(p * (1 - p) for p in shares))
@@ -153,7 +153,7 @@ def test_propensities_of_a_shared_beginning_are_flagged_and_keep_the_groups_mass
 
 
 @torch.inference_mode()
-def test_the_in_place_cache_gives_the_logits_of_a_growing_one(worded: Policy) -> None:
+def test_the_in_place_cache_gives_the_logits_of_a_growing_cache(worded: Policy) -> None:
     torch.manual_seed(0)
     ids, more = torch.randint(5, 300, (3, 12)), torch.randint(5, 300, (6, 5))
     place, grown = InPlaceCache(2, 20), DynamicCache(config=worded.model.config)
@@ -173,7 +173,7 @@ def test_the_in_place_cache_gives_the_logits_of_a_growing_one(worded: Policy) ->
     assert place.get_seq_length() == grown.get_seq_length() == 16
 
 
-def test_a_full_cache_says_so(worded: Policy) -> None:
+def test_a_full_cache_is_an_error(worded: Policy) -> None:
     with pytest.raises(ValueError, match="cannot hold"):
         worded.model(torch.ones(1, 9, dtype=torch.int64), past_key_values=InPlaceCache(2, 8), use_cache=True)
 

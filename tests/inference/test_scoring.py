@@ -1,4 +1,4 @@
-"""Scoring is sampling inverted: recorded probabilities come back, and weights between two samplers have mean one."""
+"""Scoring inverts sampling: it reproduces recorded probabilities, and weights between samplers have mean one."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_scoring_reproduces_what_sampling_recorded(
     assert own.settings.temperature == 0 or any(g.choices for g in answers)
 
 
-def test_an_answer_scores_the_same_in_any_company(worded: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_score_does_not_depend_on_the_batch(worded: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     own = sampler(worded)
     contexts, answers = drawn(own, [make_context(), LONG, TWO], 4)
     together = score(own, contexts, answers)
@@ -90,7 +90,7 @@ def test_weights_to_another_policy_have_mean_one_at_both_levels(worded: Policy) 
         ({"top_p": 0.9, "max_ads": 1, "max_new_tokens": 20}, {"top_p": 0.97}),
     ],
 )
-def test_what_the_logging_policy_never_draws_is_counted(
+def test_the_probability_that_the_logging_policy_never_draws_is_counted(
     worded: Policy, logging: dict[str, Any], target: dict[str, Any]
 ) -> None:
     own = sampler(worded, **logging)
@@ -100,12 +100,12 @@ def test_what_the_logging_policy_never_draws_is_counted(
     ads = np.exp([c.target.ads_logprob - c.logged.ads_logprob for c in found])
     for some, lost in ((weights, [c.unsupported for c in found]), (ads, [c.ads_unsupported for c in found])):
         total = some + np.array(lost)
-        # weights and what is lost make up the whole of the target's answers
+        # Weights and lost probability add up to all of the target's answers.
         assert abs(total.mean() - 1.0) < 4 * total.std() / math.sqrt(len(total)) + 1e-6
     assert np.mean([c.unsupported for c in found]) > 0.02
 
 
-def test_a_narrower_target_loses_nothing_but_cannot_write_every_answer(worded: Policy) -> None:
+def test_a_narrower_target_loses_no_probability_but_cannot_write_every_answer(worded: Policy) -> None:
     logging, target = sampler(worded), sampler(worded, max_ads=1, max_new_tokens=22, top_p=0.9)
     contexts, answers = drawn(logging, [TWO], 300, seed=4)
     found = compare(logging, target, contexts, answers)
@@ -117,7 +117,7 @@ def test_a_narrower_target_loses_nothing_but_cannot_write_every_answer(worded: P
     assert any(math.isfinite(c.target.logprob) for c in found)
 
 
-def test_an_interrupted_answer_and_a_foreign_one_cannot_be_written(worded: Policy) -> None:
+def test_an_interrupted_and_a_foreign_answer_have_probability_zero(worded: Policy) -> None:
     own = sampler(worded)
     contexts, answers = drawn(own, [make_context()], 20)
     answer = next(a for a in answers if a.choices and a.finished)
@@ -127,7 +127,7 @@ def test_an_interrupted_answer_and_a_foreign_one_cannot_be_written(worded: Polic
     assert score(own, [fewer], [answer])[0].logprob == -math.inf
 
 
-def test_policies_without_propensities_and_of_other_tokens_are_refused(worded: Policy, fused: Policy) -> None:
+def test_policies_without_propensities_or_with_another_tokenizer_are_refused(worded: Policy, fused: Policy) -> None:
     contexts, answers = drawn(sampler(worded), [TWO], 1)
     with pytest.raises(InputError, match="constraint"):
         score(sampler(worded, constrained=False), contexts, answers)

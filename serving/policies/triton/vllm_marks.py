@@ -25,9 +25,8 @@ def policy_without_weights(folder: Path) -> Policy:
     """Load tokenizer, prompt, sampling settings and marker vocabulary of a model folder, without its weights."""
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-    from inference.models import LoadedModel, read_policy_settings
+    from inference.models import LoadedModel, quiet_loading, read_policy_settings
     from inference.policy import Policy
-    from inference.quiet import quiet_loading
 
     with quiet_loading():
         config: Any = AutoConfig.from_pretrained(folder)
