@@ -6,7 +6,6 @@ the judge worker still writes their judgements, with clicks and without grades.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -84,31 +83,32 @@ class EndpointJudge:
         if (day := self._today()) != self._day:
             self._day, self._client.meter = day, self._new_meter()
         before = self._client.meter.usage.spent
-        failed = threading.Event()
+        halted: list[str] = []
         with ThreadPoolExecutor(self._settings.endpoint.concurrency, thread_name_prefix="judge") as pool:
-            grades = list(pool.map(lambda item: self._grade(item, failed), answers))
+            grades = list(pool.map(lambda item: self._grade(item, halted), answers))
         self._spent_total.inc(self._client.meter.usage.spent - before)
         return grades
 
     def close(self) -> None:
         self._client.close()
 
-    def _grade(self, item: AnswerToGrade, failed: threading.Event) -> Grades:
+    def _grade(self, item: AnswerToGrade, halted: list[str]) -> Grades:
         context, answer = item.context, item.answer
         if context is None or answer is None:
             return self._ungraded("no_reader")
         if not in_sample(item.auction_id, self._settings.sample):
             return self._ungraded("sample")
-        if failed.is_set():
+        if halted:
             # The failed answer used up its retries; the rest of the batch does not wait through them again.
-            return self._ungraded("endpoint")
+            return self._ungraded(halted[0])
         try:
             feedback = self._model.click_feedback(context, answer)
         except AuctionError as error:
+            reason = _reason(error)
             if isinstance(error, JudgeError):
-                failed.set()
-            log.warning("judge.answer_ungraded", auction=item.auction_id, error=str(error)[:200])
-            return self._ungraded(_reason(error))
+                halted.append(reason)
+            log.warning("judge.answer_ungraded", auction=item.auction_id, reason=reason, error=str(error)[:200])
+            return self._ungraded(reason)
         shown = answer.shown()
         return Grades(
             dict.fromkeys(shown, unit_grade(feedback.relevance)),

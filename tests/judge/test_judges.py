@@ -167,8 +167,8 @@ def test_the_reason_of_an_ungraded_answer_is_the_exception_not_its_text(
 
     monkeypatch.setattr(UserModel, "click_feedback", fail)
     for reason in ("endpoint", "budget", "answer"):
-        assert judge.grade([interaction(1).to_grade()]) == [UNGRADED]
-        assert registry.get_sample_value("llm_auction_judge_ungraded_total", {"reason": reason}) == 1
+        assert judge.grade([interaction(n).to_grade() for n in (1, 2)]) == [UNGRADED] * 2
+        assert registry.get_sample_value("llm_auction_judge_ungraded_total", {"reason": reason}) == 2
         raised.pop(0)
     judge.close()
 
