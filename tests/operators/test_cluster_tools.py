@@ -55,6 +55,7 @@ def test_the_folder_changes_with_what_is_built(place: Path, tmp_path: Path, monk
     assert tools.folder().parent == place.parent
 
 
+@pytest.mark.cluster
 def test_a_program_is_built_once_and_is_static(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("go") is None:
         pytest.skip("there is no Go compiler")
