@@ -61,7 +61,7 @@ GAMES = 8
 
 @dataclass(slots=True)
 class Findings:
-    """What has been measured so far: records and answers by method."""
+    """Records and answers by method, of the methods run so far."""
 
     records: dict[str, list[AnswerRecord]] = field(default_factory=dict)
     answers: dict[str, tuple[BaselineAnswer, ...]] = field(default_factory=dict)
@@ -74,8 +74,10 @@ def evaluate_run(
     oracle: Session | None = None,
     epoch: int | None = None,
 ) -> Report:
-    """Evaluates a run's best epoch (or the one given) against its base and the baselines; `oracle` is a second run that
-    was trained on true probabilities."""
+    """Evaluate a run's best epoch, or `epoch`, against its base and the baselines.
+
+    `oracle` is a second run, trained on true probabilities. `report` takes progress lines, `command` is recorded.
+    """
     chosen = best_epoch(session) if epoch is None else epoch
     last = max(e for e in range(1, session.config.epochs + 1) if finished(session, "reward_model", e))
     contexts = methods.with_ids(session.test_contexts(session.config.evaluation.queries))
@@ -93,8 +95,10 @@ def evaluate_run(
 
 
 def evaluate_model(session: Session, method: str, report: Callable[[str], None], command: str) -> Report:
-    """Evaluates the session's base model alone, under the name of `method`: what it shows and what its bids do. There
-    is no pCTR model and hence no baseline."""
+    """Evaluate the session's base model alone, under the name of `method`.
+
+    Without a pCTR model there are no baselines.
+    """
     contexts = methods.with_ids(session.test_contexts(session.config.evaluation.queries))
     found = Findings()
     report(f"{session.config.base}")
@@ -113,7 +117,7 @@ def _report(
     command: str,
     report: Callable[[str], None],
 ) -> Report:
-    """Everything that the answers and sweeps of `ours` (one of the methods) say."""
+    """Measure the properties of `ours` (the policy of `method`) and build the report."""
     seed = session.seed(0, 40)
     properties, allocation, curve = _properties(session, found.answers[method], contexts, ours, seed, report)
     summaries = {name: summarise(records, seed) for name, records in found.records.items()}
@@ -180,7 +184,7 @@ def _play_methods(
 
 
 def records_of(session: Session, name: str, contexts: Sequence[Context], played: methods.Played) -> list[AnswerRecord]:
-    """One record per context under the simulator's true probabilities."""
+    """Return one record per context under the simulator's true probabilities."""
     generations = [own.generation for own in played.answers]
     items = [(c.query, g.answer, g.finished) for c, g in zip(contexts, generations, strict=True)]
     qualities = answer_qualities(items, shared_encoder().encode)
@@ -314,17 +318,17 @@ def _samples(session: Session, found: Findings, contexts: Sequence[Context]) -> 
 
 
 def train_seconds(session: Session) -> float | None:
-    """Seconds that the run's phases took, all attempts at finished phases included."""
+    """Return the seconds that the run's phases took, all attempts at finished phases included."""
     return float(sum(session.run.read_json(SECONDS).values())) if session.run.exists(SECONDS) else None
 
 
 def machine_summary(accelerator: str = "") -> Machine:
-    """This machine's kind; `accelerator` as the caller names it, such as "1 x NVIDIA H100"."""
+    """Describe this machine's kind; `accelerator` as the caller names it, such as "1 x NVIDIA H100"."""
     return Machine(cpu=_cpu(), cores=_cores(), ram_gib=_ram_gib(), accelerator=accelerator)
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python and of the installed PACKAGES."""
+    """Return the versions of Python and of the installed PACKAGES."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -344,7 +348,7 @@ def _cpu() -> str:
 
 
 def _cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine has."""
+    """Return the cores that this process may use, in a container fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

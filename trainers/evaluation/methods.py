@@ -1,8 +1,8 @@
-"""Runs every mechanism of the table on the same contexts: one policy call for all contexts of a step, so that tables
-of thousands of answers take minutes. Selection and prices are `mechanism.baselines`' own.
+"""Every mechanism of the table, run on the same contexts; selection and prices are those of `mechanism.baselines`.
 
-Every baseline gets the run's base policy and the run's latest pCTR model; its own settings are tuned on validation
-contexts by the same learned reward that trains our policy.
+One policy call covers all contexts of a step, so that tables of thousands of answers take minutes. Every baseline gets
+the run's base policy and its latest pCTR model; its own settings are tuned on validation contexts by the same learned
+reward that trains our policy.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SLOTS = (1, 2, 3)
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What one method did on each context, in order, and the seconds that all of them took."""
+    """One method's answers to the contexts, in order, and the seconds that all of them took."""
 
     answers: tuple[BaselineAnswer, ...]
     seconds: float
@@ -49,7 +49,7 @@ class _Replay:
 
 
 def play_policy(policy: Policy, contexts: Sequence[Context], seed: int) -> Played:
-    """The generative auction itself: one answer, first price."""
+    """Run the generative auction itself: one answer, first price."""
     started = time.monotonic()
     answers = policy.generate(contexts, 1, seed)
     return Played(
@@ -68,7 +68,7 @@ def play_mosaic(
     sampling: SamplingSettings,
     seed: int,
 ) -> Played:
-    """MOSAIC with M samples. tau = 0, the best of M: no other tau has a higher expected learned reward."""
+    """Run MOSAIC with M samples and tau = 0, the best of M: no other tau has a higher expected learned reward."""
     started = time.monotonic()
     drawn = policy.generate(contexts, samples, seed, sampling)
     flat = [(c, g.answer) for c, own in zip(contexts, drawn, strict=True) for g in own]
@@ -85,7 +85,7 @@ def play_mosaic(
 def play_gsp(
     policy: Policy, predictor: ClickPredictor, contexts: Sequence[Context], settings: gsp.GspSettings, seed: int
 ) -> Played:
-    """Position auction by bid times pCTR, then one answer written from the winners."""
+    """Run a position auction by bid times pCTR, then write one answer from the winners."""
     started = time.monotonic()
     scores = prior_pctr(predictor, contexts)
     won = [gsp.allocate(c.bids(), p, settings) for c, p in zip(contexts, scores, strict=True)]
@@ -95,7 +95,7 @@ def play_gsp(
 def play_segment(
     policy: Policy, contexts: Sequence[Context], settings: segment.SegmentSettings, sharpness: float, seed: int
 ) -> Played:
-    """Randomised auctions for segments over retrieval scores, then one answer written from the winners."""
+    """Run randomised auctions for segments over retrieval scores, then write one answer from the winners."""
     started = time.monotonic()
     scores = retrieval_scores(contexts, sharpness)
     won = [
@@ -124,7 +124,7 @@ def _rewrite(
 
 
 def prior_pctr(predictor: ClickPredictor, contexts: Sequence[Context]) -> list[dict[AdId, float]]:
-    """pCTR of every candidate before any answer exists: the model's prediction for it alone in a plain sentence."""
+    """Predict the pCTR of every candidate before an answer exists: alone in a plain sentence."""
     pairs: list[tuple[Context, Answer]] = []
     for context in contexts:
         ads = [c.ad for c in context.candidates]
@@ -135,7 +135,7 @@ def prior_pctr(predictor: ClickPredictor, contexts: Sequence[Context]) -> list[d
 
 
 def retrieval_scores(contexts: Sequence[Context], sharpness: float) -> list[dict[AdId, float]]:
-    """Relevance q_i of every candidate: exp(cosine / sharpness) of query and ad under the frozen encoder."""
+    """Score the relevance q_i of every candidate: exp(cosine / sharpness) of query and ad under the frozen encoder."""
     encode = shared_encoder().encode
     scores = []
     for context in contexts:
@@ -166,9 +166,11 @@ def tune_baselines(
     temperatures: Sequence[float],
     seed: int,
 ) -> BaselineTuning:
-    """Tries every setting of the grids and keeps the one with the highest learned reward. MOSAIC may sample as the base
-    is served, from the untruncated policy, which gives it a wider choice, or at any temperature that the trained policy
-    may be served at."""
+    """Try every setting of the grids and keep the one with the highest learned reward.
+
+    MOSAIC may sample as the base is served, from the untruncated policy, which gives it a wider choice, or at any
+    temperature that the trained policy may be served at.
+    """
 
     def score(played: Played) -> float:
         pairs = [(c, a.generation.answer) for c, a in zip(contexts, played.answers, strict=True)]
@@ -190,5 +192,5 @@ def tune_baselines(
 
 
 def with_ids(contexts: Sequence[Context]) -> list[Context]:
-    """The contexts under ids that no two of them share (a query may be drawn twice)."""
+    """Return the contexts under distinct ids (a query may be drawn twice)."""
     return [replace(c, id=f"{c.id}#{k}") for k, c in enumerate(contexts)]

@@ -59,13 +59,13 @@ _SLACK = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class AnswerRecord:
-    """What one method did on one query.
+    """One method's measured answer to one query.
 
     `revenue` (bid points): expected payment, sum price_i * ctr_i over the shown ads; `reward` (points): Eq. 5 with true
     click probabilities; `ads`: distinct ads shown, over which `clicks_expected` sums the click probabilities and
     `relevance_sum` the ad-query relevance; `invalid`: faults that the marker parser found; `quality`: 0..1
-    (`trainers.evaluation.quality`); `generations`: model generations spent; `seconds`: wall clock.
-    Raises InputError for a figure that is not finite or out of range.
+    (`trainers.evaluation.quality`); `generations`: model generations spent; `seconds`: wall clock. A figure that is not
+    finite or out of range is an InputError.
     """
 
     query_id: str
@@ -96,9 +96,10 @@ class AnswerRecord:
 
 
 def by_query(records: Iterable[AnswerRecord]) -> dict[str, dict[str, float]]:
-    """Query id -> field -> mean over the answers to that query, in order of first appearance.
+    """Return query id -> field -> mean over the answers to that query, in order of first appearance.
 
-    Raises InputError when there is no record or the records belong to more than one method.
+    Raises:
+        InputError: if there is no record, or the records belong to more than one method.
     """
     groups: dict[str, list[AnswerRecord]] = {}
     methods: set[str] = set()
@@ -115,12 +116,12 @@ def by_query(records: Iterable[AnswerRecord]) -> dict[str, dict[str, float]]:
 
 
 def summarise(records: Sequence[AnswerRecord], seed: int) -> dict[str, Interval]:
-    """The nine METRICS of one method with 95% bootstrap intervals over queries; same seed, same intervals.
+    """Summarise the nine METRICS of one method with 95% bootstrap intervals over queries; same seed, same intervals.
 
     `ctr` and `relevance` are ratios of sums over shown ads, resampled jointly; where no ad was shown at all they are
     undefined (nan, null in JSON), and where a resample shows none that end is the widest possible. Where no fault was
     seen, the upper end of `invalid_insertions` is Wilson's for the share of faulty answers: a bootstrap of zeros would
-    claim certainty. Raises InputError as `by_query`.
+    claim certainty. Errors as `by_query`.
     """
     table = by_query(records)
     columns = {name: np.array([row[name] for row in table.values()]) for name in FIELD.values()}
@@ -136,7 +137,7 @@ def summarise(records: Sequence[AnswerRecord], seed: int) -> dict[str, Interval]
 
 
 def _per_ad(sums: Floats, ads: Floats, seed: int) -> Interval:
-    """Mean over shown ads, within -1..1 by definition, so an unbounded end is closed there."""
+    """Return the mean over shown ads; it lies within -1..1 by definition, so an unbounded end is closed there."""
     if not ads.any():
         return Interval(math.nan, math.nan, math.nan)
     ratio = ratio_interval(sums, ads, seed)
@@ -158,9 +159,10 @@ class BaselineComparison:
 def compare(
     records: Sequence[AnswerRecord], baseline: Sequence[AnswerRecord], seed: int
 ) -> dict[str, BaselineComparison]:
-    """The COMPARED metrics of `records` against `baseline`, resampling the queries jointly; same seed, same intervals.
+    """Compare the COMPARED metrics of `records` and `baseline`, resampling queries jointly; same seed, same intervals.
 
-    Raises InputError unless both hold the same queries.
+    Raises:
+        InputError: if the two hold different queries.
     """
     ours, theirs = by_query(records), by_query(baseline)
     unpaired = ours.keys() ^ theirs.keys()
@@ -176,7 +178,7 @@ def compare(
 
 
 def ratios(records: Mapping[str, Sequence[AnswerRecord]], seed: int) -> dict[str, dict[str, BaselineComparison]]:
-    """Baseline -> metric -> comparison of `llm_auction`, for those of BASELINES that `records` (by method) holds."""
+    """Return baseline -> metric -> comparison of `llm_auction`, for those of BASELINES that `records` holds."""
     if "llm_auction" not in records:
         return {}
     return {
@@ -189,7 +191,7 @@ def ratios(records: Mapping[str, Sequence[AnswerRecord]], seed: int) -> dict[str
 def _fraction(
     table: Mapping[str, Mapping[str, float]], order: Mapping[str, object], above: str, below: str | None
 ) -> tuple[Floats, Floats]:
-    """Numerators and denominators (queries,) of a metric; the denominator of a mean over queries is one."""
+    """Return numerators and denominators (queries,) of a metric; the denominator of a mean over queries is one."""
     top = np.array([table[query][above] for query in order])
     return top, np.array([table[query][below] for query in order]) if below else np.ones(len(top))
 

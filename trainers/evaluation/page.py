@@ -125,7 +125,7 @@ class Headline:
 
 
 def render_html(report: Report) -> str:
-    """The page as text. What the report does not hold has no section."""
+    """Render the page; what the report does not hold has no section."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -171,7 +171,7 @@ def write_report(report: Report, out_dir: str | Path) -> None:
 
 
 def segments(sample: Sample) -> list[tuple[str, ShownAd | None]]:
-    """The answer's text cut at its ads: (text, the ad whose title it is, or None). Joined it is the whole text."""
+    """Cut the answer's text at its ads: (text, the ad whose title it is, or None); joined it is the whole text."""
     parts: list[tuple[str, ShownAd | None]] = []
     at = 0
     for ad in sorted(sample.ads, key=lambda ad: ad.start):
@@ -182,7 +182,7 @@ def segments(sample: Sample) -> list[tuple[str, ShownAd | None]]:
 
 
 def headlines(report: Report) -> list[Headline]:
-    """The comparisons that the paper is read for, and the cost of an answer; those that were measured."""
+    """Return the paper's main comparisons and the cost of an answer, as far as they were measured."""
     shown = []
     for (baseline, metric), _ in PAPER_RATIO.items():
         compared = report.ratios.get(baseline, {}).get(metric)
@@ -227,7 +227,7 @@ def _ratio_cell(report: Report, baseline: str, metric: str) -> Cell:
 
 
 def plots(report: Report) -> dict[str, Markup]:
-    """SVG by name, of those that the report has data for: learning, allocation, continuity, calibration."""
+    """Draw the plots that the report has data for, as SVG by name: learning, allocation, continuity, calibration."""
     drawing: dict[str, Callable[[Report], Figure]] = {}
     if report.epochs:
         drawing["learning"] = _learning
@@ -291,8 +291,8 @@ def _continuity(report: Report) -> Figure:
     high = [m + 1.96 * e for m, e in zip(found.mean, found.error, strict=True)]
     axes.fill_between(found.bids, low, high, color=colour, alpha=0.2, lw=0, label="±1.96 standard errors")
     axes.plot(found.bids, found.mean, color=colour, lw=1.5, label="one ad on one query")
-    verdict = report.properties.get("continuity")
-    at = (verdict.model_extra or {}).get("at") if verdict else None
+    measured = report.properties.get("continuity")
+    at = (measured.model_extra or {}).get("at") if measured else None
     if isinstance(at, list) and len(at) == 2:
         mosaic = SERIES["mosaic"][0]
         axes.axvspan(at[0], at[1], color=mosaic, alpha=0.35, lw=0, label=f"largest jump, bid {at[0]:g} to {at[1]:g}")
@@ -328,7 +328,7 @@ def _one_panel() -> tuple[Figure, Axes]:
 
 
 def _some(epochs: list[str]) -> list[str]:
-    """At most MAX_EPOCHS of the epochs, evenly spread, first and last included."""
+    """Choose at most MAX_EPOCHS of the epochs, evenly spread, first and last included."""
     if len(epochs) <= MAX_EPOCHS:
         return epochs
     step = (len(epochs) - 1) / (MAX_EPOCHS - 1)
@@ -336,7 +336,7 @@ def _some(epochs: list[str]) -> list[str]:
 
 
 def _between(share: float) -> str:
-    """The light-page colour of an epoch at `share` of the way from the first to the last."""
+    """Return the light-page colour of an epoch at `share` of the way from the first to the last."""
     return _mix(EARLY[0], LATE[0], share)
 
 
@@ -346,13 +346,13 @@ def _mix(first: str, last: str, share: float) -> str:
 
 
 def _dark_pairs() -> dict[str, str]:
-    """Every colour that may be drawn: its dark variant."""
+    """Map every colour that may be drawn to its dark variant."""
     steps = {k / n for n in range(1, MAX_EPOCHS) for k in range(n + 1)}
     return {**PAIR} | {_between(share): _mix(EARLY[1], LATE[1], share) for share in steps}
 
 
 def _svg(name: str, figure: Figure) -> Markup:
-    """The figure as an `<svg>` element: ids made unique in the page, colours as variables with a dark value."""
+    """Render the figure as an `<svg>` element with ids unique in the page and colours as variables."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()

@@ -1,7 +1,7 @@
-"""Quality of an answer as an answer, apart from its ads: is it on topic, complete, free of loops.
+"""Quality of an answer apart from its ads: whether it is on topic, complete and free of loops.
 
-A rule on the frozen text encoder's cosines, meant for comparing methods under one base model; it knows nothing of
-facts, and a judge model's marks are left to `judge`. The encoder is handed in, so no torch is needed here.
+A rule on the frozen text encoder's cosines, for comparing methods under one base model; it does not check facts, and
+grades by a judge model are left to `judge`. The encoder is a parameter, so no torch is needed here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TOPIC_RANGE: Final = (0.10, 0.70)
 """Cosines with the query that are mapped linearly onto 0..1: text on something else
 lies near 0.05, a piece of advice near 0.5, an answer that names what was asked about near 0.7."""
 AD_SENTENCES: Final = 0.25
-"""The most that an answer is worth which consists of ad-carrying sentences alone."""
+"""Highest quality of an answer that consists of ad-carrying sentences alone."""
 UNFINISHED: Final = 0.6
 """Factor for an answer that was cut off at the length limit."""
 LOOP_ALLOWANCE: Final = 0.9
@@ -45,7 +45,7 @@ class Sentences:
 
 
 def split_sentences(answer: Answer) -> Sentences:
-    """Sentences end at ".", "!" or "?" before a blank, and at line ends, but never inside an ad's title."""
+    """Split an answer at ".", "!" or "?" before a blank and at line ends, but never inside an ad's title."""
     text, spans = answer.text, [(i.start, i.end) for i in answer.insertions]
     edges = [0]
     for match in SENTENCE_BREAK.finditer(text):
@@ -65,7 +65,7 @@ def split_sentences(answer: Answer) -> Sentences:
 
 
 def passages(sentences: Sequence[str]) -> list[str]:
-    """Neighbouring sentences joined up to PASSAGE_WORDS words; a longer sentence stands alone."""
+    """Join neighbouring sentences up to PASSAGE_WORDS words; a longer sentence stands alone."""
     joined: list[str] = []
     words = 0
     for sentence in sentences:
@@ -80,19 +80,21 @@ def passages(sentences: Sequence[str]) -> list[str]:
 
 
 def repetition_factor(text: str) -> float:
-    """1 for ordinary prose, falling towards 0 with the share of three-word runs that are repeats: sees a repeated
-    sentence as well as a loop that never ends its sentence."""
+    """Return 1 for ordinary prose, falling towards 0 with the share of repeated three-word runs.
+
+    It detects a repeated sentence as well as a loop that never ends its sentence.
+    """
     every = runs(text)
     return min(1.0, len(set(every)) / len(every) / LOOP_ALLOWANCE) if every else 1.0
 
 
 def answer_qualities(items: Sequence[tuple[str, Answer, bool]], encode: Encode) -> list[float]:
-    """Quality 0..1 of each (query text, answer, finished), with one call of `encode` for all.
+    """Score the quality 0..1 of each (query text, answer, finished), with one call of `encode` for all.
 
     quality = topic * completeness * repetition, and 0 for an answer without words.
-    topic: the sentences that carry ads are taken away; the rest's cosine with the query on the ramp TOPIC_RANGE,
-    averaged over passages by their words. Ad sentences on topic neither help nor harm an answer that has something of
-    its own to say; an answer of nothing else has their topic times AD_SENTENCES.
+    topic: cosine with the query of the sentences without ads, on the ramp TOPIC_RANGE, averaged over passages by their
+    words. Ad sentences on topic neither help nor harm an answer with other sentences; an answer of ad sentences alone
+    has their topic times AD_SENTENCES.
     completeness: 1 if finished, else UNFINISHED. repetition: `repetition_factor` of the whole text without titles.
     """
     split = [split_sentences(answer) for _, answer, _ in items]
@@ -116,7 +118,7 @@ def answer_qualities(items: Sequence[tuple[str, Answer, bool]], encode: Encode) 
 
 
 def answer_quality(query_text: str, answer: Answer, finished: bool, encode: Encode) -> float:
-    """Quality 0..1 of one answer; see `answer_qualities`, which is faster for many."""
+    """Score the quality 0..1 of one answer; `answer_qualities` is faster for many."""
     return answer_qualities([(query_text, answer, finished)], encode)[0]
 
 

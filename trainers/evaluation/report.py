@@ -76,7 +76,7 @@ class Figure(_Part):
 
     @classmethod
     def of(cls, interval: Interval) -> Self:
-        """From an interval; an end that is not finite becomes null."""
+        """Build a figure from an interval; an end that is not finite becomes null."""
         return cls.model_validate(interval.to_dict())
 
 
@@ -99,7 +99,7 @@ class Property(_Part):
 
 
 class Epoch(_Part):
-    """What an epoch of training reached; epoch 0 is the policy before training. Further figures may stand beside."""
+    """Figures of an epoch of training; epoch 0 is the policy before training. Further figures are allowed."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     __pydantic_extra__: dict[str, float | None]
@@ -165,7 +165,7 @@ class Calibration(_Part):
 
 
 class Machine(_Part):
-    """The machine by its kind, never by its name. `ram_gib` is None where the system does not say."""
+    """The machine's kind, never its name. `ram_gib` is None where the system does not report it."""
 
     cpu: str
     cores: Annotated[int, Field(ge=1)]
@@ -200,7 +200,7 @@ class ShownAd(_Part):
 
 
 class Sample(_Part):
-    """An answer as it came, for people to read. Never a user's profile."""
+    """An unedited answer for people to read; it never holds a user's profile."""
 
     query: str
     method: MethodName
@@ -218,7 +218,7 @@ class Sample(_Part):
 
     @classmethod
     def of(cls, context: Context, method: str, answer: Answer, ctr: Mapping[str, float] | None = None) -> Self:
-        """From an answer to `context`, with the bids in points and the true click rates `ctr` where given."""
+        """Build a sample from an answer to `context`, with true click rates `ctr` where given."""
         by_id = {c.ad.id: c for c in context.candidates}
         ads = tuple(
             ShownAd(
@@ -242,7 +242,7 @@ def _complete(found: dict[str, Figure]) -> dict[str, Figure]:
 
 
 class Report(_Part):
-    """Everything that an evaluation found. Any subset of methods, properties and curves may be there."""
+    """Everything that an evaluation measured; any subset of methods, properties and curves."""
 
     meta: Meta
     methods: dict[MethodName, Annotated[dict[MetricName, Figure], AfterValidator(_complete)]]
@@ -255,16 +255,16 @@ class Report(_Part):
     samples: tuple[Sample, ...] = ()
     train_seconds: Annotated[float, Field(ge=0)] | None = None
     constrained_answers: Count | None = None
-    """Answers generated under the marker constraint for `methods`, of which `invalid_insertions` speaks."""
+    """Number of answers generated under the marker constraint, over all `methods`."""
 
 
 def figures(intervals: Mapping[str, Interval]) -> dict[str, Figure]:
-    """`summarise`'s result in the report's form."""
+    """Convert the result of `summarise` to the report's schema."""
     return {metric: Figure.of(interval) for metric, interval in intervals.items()}
 
 
 def compared(comparisons: Mapping[str, Mapping[str, BaselineComparison]]) -> dict[str, dict[str, Compared]]:
-    """`comparison.ratios`' result in the report's form."""
+    """Convert the result of `ratios` to the report's schema."""
     return {
         baseline: {
             metric: Compared(
@@ -283,12 +283,16 @@ def _check_length(name: str, values: tuple[object, ...], other: tuple[object, ..
 
 
 def encode_report(report: Report) -> str:
-    """The report as JSON text; numbers are finite, unknown ones null."""
+    """Encode the report as JSON text; numbers are finite, unknown ones null."""
     return to_json(report.model_dump(mode="json"), REPORT_JSON)
 
 
 def read_report(path: str | Path) -> Report:
-    """Read a report.json, or the one in a folder (path or fsspec URL). Raises InputError naming the field."""
+    """Read a report.json, or the one in a folder (path or fsspec URL); errors also as `parse_report`.
+
+    Raises:
+        InputError: if there is no report.
+    """
     fs, where = fsspec.core.url_to_fs(str(path))
     if fs.isdir(where):
         where = f"{where}/{REPORT_JSON}"
@@ -300,7 +304,11 @@ def read_report(path: str | Path) -> Report:
 
 
 def parse_report(raw: bytes | str, place: str) -> Report:
-    """Check JSON text against the report's schema. Raises InputError at `place` with the field, or the line."""
+    """Parse JSON text and check it against the report's schema; `place` names it in errors.
+
+    Raises:
+        InputError: if it is not JSON (with the line) or does not fit the schema (with the field).
+    """
     try:
         data: Any = json.loads(raw)
     except json.JSONDecodeError as error:
@@ -317,5 +325,5 @@ def parse_report(raw: bytes | str, place: str) -> Report:
 
 
 def _excerpt(value: object) -> object:
-    """The offending value where it is a plain one, else its kind: a whole object says nothing in a message."""
+    """Return a plain value as it is, else its type: a whole object is too long for a message."""
     return value if isinstance(value, str | int | float | bool) or value is None else type(value).__name__

@@ -1,6 +1,6 @@
-"""Measures what the theory promises, on a trained policy: sweeps of bids, with one answer distribution per level.
+"""Measurement of the properties that the theory promises, on a trained policy, by sweeps of bids.
 
-Equal seeds at all levels of a sweep (common random numbers) take most of the sampling noise out of the differences.
+Equal seeds at all levels of a sweep (common random numbers) remove most of the sampling noise from the differences.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Sweep:
 
 
 def swept_ads(contexts: Sequence[Context], truth: ClickModel, seed: int) -> list[AdId]:
-    """For each context one of its five most relevant candidates, at random: ads that a bid can decide on."""
+    """Choose for each context one of its five most relevant candidates, at random: ads that a bid can decide on."""
     rng = np.random.default_rng([seed, 21])
     chosen = []
     for context in contexts:
@@ -54,7 +54,7 @@ def swept_ads(contexts: Sequence[Context], truth: ClickModel, seed: int) -> list
 def sweep(
     policy: Policy, contexts: Sequence[Context], ads: Sequence[AdId], truth: ClickModel, answers: int, seed: int
 ) -> Sweep:
-    """Sweeps each context's ad over LEVELS, the other bids fixed."""
+    """Sweep the bid of each context's ad over LEVELS, the other bids fixed."""
     table = np.zeros((len(LEVELS), len(contexts), answers))
     for k, level in enumerate(LEVELS):
         bid = level * MICROS_PER_POINT
@@ -74,7 +74,7 @@ def continuity_samples(
     seed: int,
     progress: Callable[[int, int], None],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Allocation of one ad on one query at bids 1 to 100 by 1: (means, standard errors), each of shape (100,)."""
+    """Sample the allocation of one ad on one query at bids 1 to 100: (means, standard errors), shape (100,) each."""
     rows = []
     for bid in range(1, 101):
         version = context.with_bids({ad: bid * MICROS_PER_POINT})
@@ -86,7 +86,7 @@ def continuity_samples(
 
 
 def value_maximisers(swept: Sweep, seed: int) -> dict[str, Any]:
-    """Regret of truthful bids of value maximisers; half of the answers choose the deviation, the others judge it."""
+    """Measure the regret of truthful value maximisers; half the answers choose the deviation, half score it."""
     half = swept.clicks_LCA.shape[2] // 2
     first = swept.clicks_LCA[:, :, :half].mean(2).T
     second = swept.clicks_LCA[:, :, half:].mean(2).T
@@ -100,7 +100,7 @@ def value_maximisers(swept: Sweep, seed: int) -> dict[str, Any]:
 def utility_maximisers(
     policy: Policy, contexts: Sequence[Context], truth: ClickModel, answers: int, seed: int
 ) -> dict[str, Any]:
-    """No-regret play between the two most relevant advertisers of each context; its exploitability."""
+    """Let the two most relevant advertisers of each context play no-regret; return the play's exploitability."""
     plays = []
     rng = np.random.default_rng([seed, 23])
     for context in contexts:
@@ -127,7 +127,7 @@ def utility_maximisers(
 def charges(
     contexts: Sequence[Context], answers: Sequence[BaselineAnswer], truth: ClickModel, seed: int
 ) -> IndividualRationality:
-    """Plays one click draw of every auction, charges it, and looks for anybody who pays too much."""
+    """Draw clicks once in every auction, charge them, and check that no advertiser pays too much."""
     rng = np.random.default_rng([seed, 24])
     made: list[Charge] = []
     for context, played in zip(contexts, answers, strict=True):

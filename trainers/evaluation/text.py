@@ -76,7 +76,7 @@ PAPER_RATIO: Final[Mapping[tuple[str, str], float]] = {
 
 
 def number(value: float | None, digits: int) -> str:
-    """A number with a true minus sign and thin groups of thousands; a dash for an unknown one."""
+    """Format a number with a true minus sign and narrow spaces between thousands; a dash for an unknown one."""
     if value is None:
         return ABSENT
     text = f"{abs(value):,.{digits}f}"
@@ -85,7 +85,7 @@ def number(value: float | None, digits: int) -> str:
 
 
 def span(figure: Figure, digits: int) -> str:
-    """`lo to hi`, or what is known of it where an end is unbounded; nothing for a figure that cannot vary."""
+    """Format `lo to hi`, or the bounded end; "" for a figure that cannot vary."""
     if figure.mean == figure.lo == figure.hi:
         return ""
     if figure.lo is None and figure.hi is None:
@@ -98,7 +98,7 @@ def span(figure: Figure, digits: int) -> str:
 
 
 def half_width(figure: Figure, digits: int) -> str:
-    """The wider half of the interval, for narrow tables; a dash where it is unbounded, nothing as for `span`."""
+    """Format the wider half of the interval, for narrow tables; a dash where it is unbounded, "" as for `span`."""
     if not span(figure, digits):
         return ""
     if figure.mean is None or figure.lo is None or figure.hi is None:
@@ -107,7 +107,7 @@ def half_width(figure: Figure, digits: int) -> str:
 
 
 def ratio_words(compared: Compared) -> tuple[str, str]:
-    """(figure, interval) of a comparison: `2.41×`, or the difference where there is no ratio."""
+    """Format (figure, interval) of a comparison: `2.41×`, or the difference where there is no ratio."""
     if compared.ratio is not None:
         return number(compared.ratio.mean, 2) + TIMES, span(compared.ratio, 2)
     if compared.difference is not None and compared.difference.mean is not None:
@@ -117,7 +117,7 @@ def ratio_words(compared: Compared) -> tuple[str, str]:
 
 
 def machine_words(machine: Machine) -> str:
-    """`Model of processor, 2 cores, 16 GiB`."""
+    """Format a machine: `Model of processor, 2 cores, 16 GiB`."""
     parts = [machine.cpu, f"{machine.cores} core{'s' * (machine.cores != 1)}"]
     if machine.ram_gib is not None:
         parts.append(f"{machine.ram_gib:g} GiB")
@@ -125,16 +125,16 @@ def machine_words(machine: Machine) -> str:
 
 
 def verdict(name: str, found: Property) -> str:
-    """What was found, in a sentence; the verdict itself ("holds") is shown beside it."""
+    """Describe a property's measurement in a sentence, without whether it holds."""
     extra = found.model_extra or {}
     try:
         return _SENTENCE[name](found, extra)
     except (KeyError, TypeError, ValueError, IndexError):
-        # A report may hold the headline interval alone.
-        return f"Measured {_percentless(found)}."
+        # A report may hold the headline interval without the figures of a sentence.
+        return f"Measured {_headline(found)}."
 
 
-def _percentless(found: Property) -> str:
+def _headline(found: Property) -> str:
     interval = span(Figure(mean=found.mean, lo=found.lo, hi=found.hi), 4)
     return f"{number(found.mean, 4)} ({interval})" if interval else number(found.mean, 4)
 
@@ -218,7 +218,7 @@ _SENTENCE: Final[Mapping[str, Callable[[Property, Mapping[str, Any]], str]]] = {
 
 
 def methods_table(report: Report) -> Table:
-    """Metrics by methods, `mean±half` with the wider half of the 95% interval."""
+    """Build the table of metrics by methods, `mean±half` with the wider half of the 95% interval."""
     caption = "± is the wider half of the 95% bootstrap interval over queries; money in bid points"
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
     table.add_column("", no_wrap=True)
@@ -237,7 +237,7 @@ def methods_table(report: Report) -> Table:
 
 
 def ratios_table(report: Report) -> Table:
-    """LLM-Auction over each baseline, with paired intervals."""
+    """Build the table of LLM-Auction over each baseline, with paired intervals."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), caption="paired 95% intervals", caption_justify="left")
     table.add_column("LLM-Auction over", no_wrap=True)
     baselines = [name for name in METHODS if name in report.ratios]
@@ -254,7 +254,7 @@ def ratios_table(report: Report) -> Table:
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Methods, ratios and verdicts, whichever the report holds."""
+    """Print methods, ratios and properties, as far as the report holds them."""
     if report.methods:
         console.print(methods_table(report))
     if report.ratios:
@@ -265,7 +265,7 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def markdown_table(report: Report) -> str:
-    """Methods and ratios as Markdown tables, the verdicts, and how to repeat them: a section of docs/results.md."""
+    """Format methods, ratios, properties and the command as Markdown: a section of docs/results.md."""
     names = [name for name in METHODS if name in report.methods]
     lines = [_row(["", *(METHOD[name][1] for name in names)]), _row(["---", *["---:"] * len(names)])]
     for metric in METRICS:
@@ -310,5 +310,5 @@ def _row(cells: list[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that cannot end a cell or begin a tag."""
+    """Escape text so that it cannot end a cell or begin a tag."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

@@ -1,8 +1,8 @@
-"""What the pCTR model sees of a shown ad: texts through the frozen encoder, and who and what by id.
+"""Features of a shown ad for the pCTR model: texts through the frozen encoder, and the ids of user and ad.
 
-The paper's input is [text(x); text(y); e_user; e_ad]. The sentence that carries the ad is added, because one vector of
-a whole answer says little about which of its ads was woven in well, and the cosines between the texts, because a
-small network needs much data to find an inner product by itself. Nothing here looks at the simulator's click model.
+The paper's input is [text(x); text(y); e_user; e_ad]. Two things are added: the sentence that carries the ad, because
+one vector of a whole answer does not show which of its ads reads natively; and the cosines between the texts, because a
+small network needs much data to learn an inner product. The simulator's click model is not used.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from mechanism.types import Ad, AdId, Answer, Context
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
 SCALARS = 10
 TEXTS, COSINES = 0.3, 6.0
-"""Weights of a text's coordinates and of the cosines: from a few thousand clicks the network learns noise out of a
-thousand coordinates of weight 1, and its predictions agree less with the truth."""
+"""Weights of a text's coordinates and of the cosines: with weight 1 the network overfits a thousand coordinates to a
+few thousand clicks, and its predictions agree less with the truth."""
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """N shown ads. `dense_ND`: float32 text vectors and scalars; `users_N`, `ads_N`: ids by name; `owner_N`: number of
-    the answer that each ad was shown in."""
+    """Features of N shown ads.
+
+    `dense_ND`: float32 text vectors and scalars; `users_N`, `ads_N`: ids; `owner_N`: index of each ad's answer.
+    """
 
     dense_ND: NDArray[np.float32]
     users_N: list[str]
@@ -35,8 +37,10 @@ class Features:
 
 
 def carrying_sentence(answer: Answer, ad_id: AdId) -> tuple[str, int, float]:
-    """The sentence in which an ad stands, titles replaced by "it"; the sentence's number in the answer; and the share
-    of the sentence that stands in the answer before it already."""
+    """Return the sentence that carries an ad, its index in the answer, and the share of it that repeats earlier text.
+
+    Titles in the sentence are replaced by "it".
+    """
     place = next(i for i in answer.insertions if i.ad_id == ad_id)
     start, number = 0, 0
     for match in SENTENCE_BREAK.finditer(answer.text):
@@ -50,14 +54,14 @@ def carrying_sentence(answer: Answer, ad_id: AdId) -> tuple[str, int, float]:
 
 
 def extract(pairs: Sequence[tuple[Context, Answer]], encode: Encode) -> Features:
-    """Features of every distinct ad shown in the given answers, in order of answer and appearance."""
+    """Extract features of every distinct ad shown in the given answers, in order of answer and appearance."""
     rows: list[tuple[Context, Answer, Ad, str, int, int, float]] = []
     owners: list[int] = []
     for number, (context, answer) in enumerate(pairs):
         by_id = {c.ad.id: c.ad for c in context.candidates}
         for place, ad_id in enumerate(answer.shown()):
-            sentence, order, said = carrying_sentence(answer, ad_id)
-            rows.append((context, answer, by_id[ad_id], sentence, order, place, said))
+            sentence, order, echoed = carrying_sentence(answer, ad_id)
+            rows.append((context, answer, by_id[ad_id], sentence, order, place, echoed))
             owners.append(number)
     if not rows:
         return Features(np.zeros((0, 3 * 384 + SCALARS), np.float32), [], [], np.zeros(0, np.int64))
@@ -75,9 +79,9 @@ def extract(pairs: Sequence[tuple[Context, Answer]], encode: Encode) -> Features
                 place,
                 "!" in sentence,
                 c.profile is not None,
-                2.0 * said,
+                2.0 * echoed,
             )
-            for c, a, _, sentence, order, place, said in rows
+            for c, a, _, sentence, order, place, echoed in rows
         ],
         np.float32,
     )
@@ -91,7 +95,7 @@ def extract(pairs: Sequence[tuple[Context, Answer]], encode: Encode) -> Features
 
 
 def _answer_vectors(answers: Sequence[Answer], encode: Encode) -> NDArray[np.float32]:
-    """Mean of an answer's sentence vectors: sentences recur, so most of them are in the encoder's cache."""
+    """Return the mean of each answer's sentence vectors; sentences recur, so most are in the encoder's cache."""
     split = [[s for s in SENTENCE_BREAK.split(a.text) if s] or [""] for a in answers]
     vectors = encode([s for own in split for s in own])
     ends = np.cumsum([len(own) for own in split])

@@ -1,4 +1,4 @@
-"""Fitting the pCTR model by binary cross-entropy (Eq. 4), and what its predictions are worth."""
+"""Fitting the pCTR model by binary cross-entropy (Eq. 4), and the quality of its predictions."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ from trainers.reward.model import PCTRModel, PCTRNetwork
 Shown = tuple[Context, Answer, dict[str, bool]]
 """One shown answer and its clicks by ad id."""
 MIN_SHOWN = 50
-"""Of fewer shown ads nothing is learned."""
+"""Fewest shown ads that a model is fitted to."""
 
 
 @dataclass(frozen=True, slots=True)
 class RewardQuality:
-    """On feedback the model was not fitted to: area under the ROC curve, log loss (nats), expected calibration error,
-    click rate, and the calibration curve by tenths of the predictions."""
+    """Quality on feedback that the model was not fitted to.
+
+    Area under the ROC curve, log loss (nats), expected calibration error, click rate, and the calibration curve by
+    tenths of the predictions.
+    """
 
     examples: int
     auc: float
@@ -43,12 +46,14 @@ def fit(
     seed: int,
     seen: NDArray[np.float64] | None = None,
 ) -> tuple[PCTRModel, RewardQuality]:
-    """Fits a fresh model to all shown answers. Contexts, not ads, are split, so that no answer stands on both sides.
+    """Fit a new model to all shown answers; contexts, not ads, are split, so that no answer is on both sides.
 
-    `seen`, shape (answers,), is the share F of each answer's clicks that can be there by now: a click is observed with
-    pctr * F, so that a click which has not come yet is not learned as one that never comes (`trainers.logs.answers`).
-    None: all of them. The pass with the lowest validation loss is kept. Raises InputError where there is too little
-    feedback.
+    `seen`, shape (answers,), is the share F of each answer's clicks that the log can hold by now (None: all): a click
+    is observed with pctr * F, so that one that has not come yet is not learned as one that never comes
+    (`trainers.logs.answers`). The pass with the lowest validation loss is kept.
+
+    Raises:
+        InputError: if there is too little feedback.
     """
     features = extract([(c, a) for c, a, _ in shown], encode)
     clicks = np.array([shown[o][2][ad] for o, ad in zip(features.owner_N, features.ads_N, strict=True)], np.float32)
@@ -76,8 +81,10 @@ def fit(
 
 
 def click_loss(logits_N: torch.Tensor, clicks_N: torch.Tensor, seen_N: torch.Tensor) -> torch.Tensor:
-    """Mean of -log P(clicks), a click being observed with probability sigmoid(logit) * seen, up to a constant; where
-    every click is seen this is binary cross-entropy (Eq. 4). 1 - F p = (1 + (1 - F) e^z) / (1 + e^z)."""
+    """Return the mean of -log P(clicks) up to a constant, with P(click observed) = sigmoid(logit) * seen.
+
+    Where every click is seen this is binary cross-entropy (Eq. 4). 1 - F p = (1 + (1 - F) e^z) / (1 + e^z).
+    """
     softplus = torch.nn.functional.softplus
     missed_N = logits_N + torch.log1p(-seen_N).to(logits_N)
     return (softplus(logits_N) - clicks_N * logits_N - (1 - clicks_N) * softplus(missed_N)).mean()
@@ -127,8 +134,11 @@ def _descend(
 def measure(
     predicted: NDArray[np.float64], clicks: NDArray[np.float32], seen: NDArray[np.float64] | None = None
 ) -> RewardQuality:
-    """Quality of predictions against clicks, all of shape (N,). With `seen` (see `fit`) log loss and calibration are
-    those of clicks that can be there; the ranking is that of the predictions themselves, and is a little too low."""
+    """Measure predictions against clicks, all of shape (N,).
+
+    With `seen` (see `fit`) log loss and calibration are those of observable clicks; the AUC is that of the predictions
+    themselves, which is slightly too low.
+    """
     p = np.clip(predicted, 1e-6, 1 - 1e-6)
     due = p if seen is None else np.clip(p * seen, 1e-6, 1 - 1e-6)
     order = np.argsort(due, kind="stable")
@@ -144,7 +154,7 @@ def measure(
 
 
 def auc(p: NDArray[np.float64], clicks: NDArray[np.float32]) -> float:
-    """Probability that a clicked ad was given a higher prediction than one that was not; ties count half."""
+    """Return the probability that a clicked ad has a higher prediction than an unclicked one; ties count half."""
     positive = clicks > 0.5
     if positive.all() or not positive.any():
         return 0.5
