@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from mechanism.errors import ConfigError
+from mechanism.weights import ENTRY
 
 if TYPE_CHECKING:
     from trainers.evaluation.report import Report
@@ -58,7 +59,7 @@ def evaluate_one_model(model: str, out: str, settings: list[str]) -> Report:
 
     config = parse_config("name: model", "model", [f"base={model}", *(f"evaluation.{x}" for x in settings)])
     session = Session(config, RunDirectory("memory://evaluation"))
-    method = "llm_auction" if (Path(model) / "model.json").is_file() else "pretrained"
+    method = "llm_auction" if (Path(model) / ENTRY).is_file() else "pretrained"
     with Console(stderr=True).status("evaluating") as status:
         report = evaluate_model(session, method, status.update, command_line())
     return publish(report, out)

@@ -7,11 +7,12 @@ lists it. Equal weights in other files (another layout, GGUF) have another diges
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from mechanism.errors import InputError
 from mechanism.types import Context
@@ -75,6 +76,13 @@ class ModelPolicy:
         return tokens
 
 
+class RegistryEntry(msgspec.Struct, frozen=True):
+    """The fields of `model.json` that serving reads: digests of the files beside it, and when it was registered."""
+
+    sha256: dict[str, str]
+    created: str = ""
+
+
 def weights_files(folder: Path) -> list[Path]:
     """Return the files of a model folder that hold weights, sorted by name."""
     return sorted(p for p in folder.iterdir() if p.is_file() and p.name.endswith(WEIGHTS))
@@ -92,27 +100,23 @@ def checked_digest(folder: Path) -> str:
         InputError: if a registry's entry lies beside the weights and lists others.
     """
     found = folder_digest(folder)
-    if (folder / ENTRY).is_file() and digest_of(read_entry(folder)["sha256"]) != found:
+    if (folder / ENTRY).is_file() and digest_of(read_entry(folder).sha256) != found:
         raise InputError(
             str(folder), found, f"the weights are not those of {ENTRY}: restore them, or register the model"
         )
     return found
 
 
-def read_entry(folder: Path) -> dict[str, Any]:
+def read_entry(folder: Path) -> RegistryEntry:
     """Read the registry's entry of a model folder.
 
     Raises:
         InputError: if the entry is damaged.
     """
     try:
-        entry = json.loads((folder / ENTRY).read_text(encoding="utf-8"))
-        digests = entry["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+        return msgspec.json.decode((folder / ENTRY).read_bytes(), type=RegistryEntry)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(str(folder / ENTRY), str(error), "the entry is damaged: register the model again") from error
-    if not isinstance(digests, dict):
-        raise InputError(str(folder / ENTRY), digests, "sha256 must map files to digests: register the model again")
-    return dict(entry)
 
 
 def file_sha256(path: Path) -> str:

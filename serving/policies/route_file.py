@@ -79,7 +79,7 @@ def parse_routes(data: bytes, place: str) -> Routes:
         raise ConfigError(place, f"<{len(data)} bytes>", f"give a route file of {MAX_BYTES} bytes at most")
     try:
         routes = msgspec.json.decode(data, type=Routes)
-    except msgspec.DecodeError as error:  # a ValidationError is one, and says where
+    except msgspec.DecodeError as error:  # includes ValidationError, which names the place
         shown = data[:80].decode(errors="replace")
         raise ConfigError(place, shown, f"{error}: the form is described in serving/policies/route_file.py") from None
     check_routes(routes, place)

@@ -274,7 +274,7 @@ class RoutedPolicy(AsyncPolicyBackend):
         return ""
 
     def _assign_weights(self) -> None:
-        """Split the traffic among the versions that can answer; if none can, those that served before go on."""
+        """Split the traffic among the versions that can answer; if none can, keep the split as it is."""
         able = {v.name: float(v.weight) for v in self.routes.versions if v.weight and not self._versions[v.name].fault}
         if not able:
             return

@@ -72,7 +72,7 @@ class UpstreamSettings:
 class UpstreamPolicy(AsyncPolicyBackend):
     """One model of one server, over one connection pool. Made anywhere, used on one event loop.
 
-    The server is not told a request's `max_ads`: the router leaves out the ads above it.
+    A request's `max_ads` is not sent: the router leaves out the ads above it.
     """
 
     def __init__(self, settings: UpstreamSettings, environment: Mapping[str, str] = os.environ) -> None:

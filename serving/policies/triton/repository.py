@@ -173,7 +173,7 @@ def registered(registry: Path, version: str) -> Path:
         if (folder / ENTRY).is_file() and (folder / COMPLETE).is_file()
     }
     if version == "latest" and entries:
-        version = max(entries, key=lambda name: (str(entries[name].get("created")), name))
+        version = max(entries, key=lambda name: (entries[name].created, name))
     if version not in entries:
         known = ", ".join(list(entries)[-10:]) or "none"
         raise InputError(f"{registry}: version", version, f"known are {known}; fetch a remote registry first")

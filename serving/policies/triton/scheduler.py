@@ -141,7 +141,7 @@ class Scheduler:
         return event
 
     def _fail(self, job: _Job, error: AuctionError) -> None:
-        """Send an error to the reader. If that fails too, the other answers go on."""
+        """Send an error to the reader. A failure to send does not affect the other answers."""
         try:
             job.reply.failed(error)
         except Exception as unsent:

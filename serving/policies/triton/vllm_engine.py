@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mechanism.errors import AuctionError, InputError, PolicyError
 from serving.policies.protocol import Completed, TextDelta
@@ -21,6 +23,7 @@ from serving.policies.triton.scheduler import Reply
 from serving.policies.triton.vllm_marks import Record, policy_without_weights
 from serving.policies.triton.wire import PolicyRequest, QueueFull, encode_request
 
+T = TypeVar("T")
 PROCESSOR = "serving.policies.triton.vllm_processor:MarkerProcessor"
 ARGUMENT = "llm_auction"
 MAX_CANDIDATES = 64
@@ -39,7 +42,7 @@ class TritonPythonModel(backend.TritonPythonModel):
 class VllmEngine:
     """vLLM's asynchronous engine on an event loop in a thread of its own; as `Scheduler`."""
 
-    def __init__(self, weights: Path, slots: int, waiting: int, report: Any) -> None:
+    def __init__(self, weights: Path, slots: int, waiting: int, report: Callable[[str], None]) -> None:
         from vllm.engine.arg_utils import AsyncEngineArgs  # type: ignore[import-not-found, unused-ignore]
         from vllm.v1.engine.async_llm import AsyncLLM  # type: ignore[import-not-found, unused-ignore]
 
@@ -85,7 +88,7 @@ class VllmEngine:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
-    def _on_loop(self, work: Any) -> Any:
+    def _on_loop(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def _answer(self, request: PolicyRequest, reply: Reply) -> None:

@@ -35,7 +35,7 @@ def opener(scripted: Callable[..., Any]) -> Callable[[Version], Any]:
     async def opened(wanted: Version) -> AsyncPolicyBackend:
         def script(context: Context) -> Iterator[str]:
             time.sleep(SECONDS[wanted.name] if context.candidates else 0.0)
-            yield f"{wanted.name} says "
+            yield f"{wanted.name} shows "
             yield from (f"@{c.ad.title}@[{c.ad.id}]" for c in context.candidates[:1])
             yield "."
 
