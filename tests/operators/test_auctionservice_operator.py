@@ -140,6 +140,8 @@ def test_a_version_with_other_weights_gets_no_traffic(site: Site) -> None:
 
 
 def test_a_router_that_is_behind_is_annotated(site: Site) -> None:
+    # Before that, each router must have reported its route file once.
+    eventually("both routers report", lambda: bool(site.status()) and len(site.metrics) == 2)
     site.stuck = True
     site.patch(model=model("v2"))
 
