@@ -22,6 +22,8 @@ from serving.database.cursors import Page, change_mark, checked_limit, read_curs
 from serving.database.engine import Database
 from serving.database.schema import campaign_spend, campaigns, creatives
 
+_DECODER = msgspec.json.Decoder(Campaign)
+
 
 class NotFound(InputError):
     """There is no such campaign or creative."""
@@ -164,9 +166,6 @@ class CampaignStore:
 def decoded(body: str) -> Campaign:
     """Decode the column `campaigns.body`."""
     return _DECODER.decode(body)
-
-
-_DECODER = msgspec.json.Decoder(Campaign)
 
 
 def _row(campaign: Campaign) -> dict[str, Any]:

@@ -104,11 +104,10 @@ class Tally:
 
     def write(self, database: Database, connection: Connection) -> None:
         """Add everything to the tables."""
-        rows = [
-            row | {"advertiser_id": own.advertiser_id, "currency": own.currency}
-            for row in _rows(report_counters, self._reports)
-            for own in (self._terms[row["campaign_id"]],)
-        ]
+        rows = _rows(report_counters, self._reports)
+        for row in rows:
+            own = self._terms[row["campaign_id"]]
+            row |= {"advertiser_id": own.advertiser_id, "currency": own.currency}
         add_to_rows(database, connection, report_counters, rows, ReportCounts.__struct_fields__)
         overlaps = [
             dict(zip(auction_overlaps.primary_key.columns.keys(), key, strict=True)) | {"auctions": number}
