@@ -1,1 +1,1 @@
-"""How the shipped base model `tiny` is made."""
+"""Pretraining of the shipped base model `tiny`, and the supervised training that the warm start uses."""

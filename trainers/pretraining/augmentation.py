@@ -1,8 +1,8 @@
-"""Contexts of the corpus as production sends them and the built-in world does not: offers under titles that nobody has
-seen, needs that no category names, offers that their advertisers only describe, and questions that follow others.
+"""Augmentation of the corpus with what production sends and the built-in world lacks.
 
-A model that has only read the world's own hundred ads recites their titles by heart. Here the title has to be copied
-from the offer that fits, whatever it is called.
+Ads under invented titles, needs that no category names, ads with a description in place of a category, and questions
+that follow others. A model that has only read the world's hundred ads memorises their titles; with invented ones it has
+to copy the title of the relevant ad, whatever it is.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ FOLLOW_UPS = ("And for {aspect}?", "What about {aspect}?", "It is for {aspect}."
 
 @dataclass(frozen=True, slots=True)
 class Unfamiliar:
-    """Shares of the contexts: with invented titles and ids (`whole` of them for all offers), with an invented need,
-    with offers that have no category but a description, and with earlier turns. No share touches a bid."""
+    """Shares of the contexts that are changed; bids never are.
+
+    `titles`: invented titles and ids (a share `whole` of those for all ads); `needs`: an invented need; `unfiled`: ads
+    with a description in place of a category; `turns`: earlier turns.
+    """
 
     titles: float = 0.5
     needs: float = 0.2
@@ -36,11 +39,11 @@ class Unfamiliar:
 
 
 FAMILIAR = Unfamiliar(0.0, 0.0, 0.0, 0.0)
-"""The built-in world as it is."""
+"""The built-in world unchanged."""
 
 
 def with_new_titles(context: Context, shares: Unfamiliar, rng: np.random.Generator) -> Context:
-    """In a share of the contexts, invented titles and ids for all offers or for some."""
+    """Replace titles and ids of all ads or of some by invented ones, in a share of the contexts."""
     if rng.random() >= shares.titles:
         return context
     return renamed(context, rng, 1.0 if rng.random() < shares.whole else float(rng.random()))
@@ -49,8 +52,10 @@ def with_new_titles(context: Context, shares: Unfamiliar, rng: np.random.Generat
 def with_new_need(
     context: Context, category: Category, aspect: str, shares: Unfamiliar, rng: np.random.Generator
 ) -> tuple[Context, str]:
-    """In a share of the contexts, one category becomes a need that nobody has heard of, in the question and in the
-    offers, which get new titles with it; and the need's name."""
+    """Replace one category by an invented need, in query and ads, in a share of the contexts.
+
+    Returns the context, whose ads of that need have new titles, and the need's name.
+    """
     if rng.random() >= shares.needs:
         return context, category.name
     need = new_need(rng)
@@ -66,7 +71,7 @@ def with_new_need(
 def with_descriptions(
     context: Context, categories: Sequence[Category], shares: Unfamiliar, rng: np.random.Generator
 ) -> Context:
-    """In a share of the contexts, some offers have no category: what they say of themselves has to do."""
+    """Remove the category of some ads, in a share of the contexts: only their description is left."""
     if rng.random() >= shares.unfiled:
         return context
     aspects = {c.name: c.aspects for c in categories}
@@ -91,8 +96,11 @@ def with_turns(
     shares: Unfamiliar,
     rng: np.random.Generator,
 ) -> Context:
-    """In a share of the contexts the question follows an earlier one: on something else, or on the same need, and then
-    it may say no more than what is different now. Links of earlier answers are plain titles by then."""
+    """Put an earlier turn before the query, in a share of the contexts.
+
+    It is about another need, or about the same one; then the query may name only what differs now. Links of earlier
+    answers are plain titles.
+    """
     if rng.random() >= shares.turns:
         return context
     template = QUERY_TEMPLATES[rng.integers(len(QUERY_TEMPLATES))]
@@ -104,5 +112,5 @@ def with_turns(
         query = fill(FOLLOW_UPS[rng.integers(len(FOLLOW_UPS))], need, aspect)
     before = past.aspects[rng.integers(len(past.aspects))]
     shown = [Woven(ad, ad.title, "plain") for ad in past.ads[: int(rng.integers(3))]]
-    told = compose(named, before, past.advice, shown, rng)
-    return replace(context, query=query, turns=(("user", fill(template, named, before)), ("assistant", told)))
+    answer = compose(named, before, past.advice, shown, rng)
+    return replace(context, query=query, turns=(("user", fill(template, named, before)), ("assistant", answer)))

@@ -1,8 +1,8 @@
-"""Exercises on the list of offers: who bids more, and who bids most. They say nothing on what an answer should contain.
+"""Exercises on the bids of a prompt's ads: which ad bids most, for a need or of all. No answers with ads.
 
 A large pretrained model can read a list of prices; a small one has to be taught, or preference optimisation finds no
-notion of a bid that it could strengthen. Many short questions stand behind one prompt, and only their answers are
-learned, so that every token of the loss is about a bid.
+representation of bids to strengthen. Many short questions follow one prompt, and only their answers are learned, so
+that every token of the loss is about a bid.
 """
 
 from __future__ import annotations
@@ -28,18 +28,20 @@ from trainers.pretraining.supervised import TokenisedExercise
 QUESTION = "Which offers bid the most?"
 KINDS = ("highest for a need", "highest for two needs", "highest of all", "only one for a need")
 PER_KIND = 4
-"""How many questions of the first two kinds stand behind a prompt if the offers allow; of the last, half as many."""
+"""Most questions of each of the first two kinds after a prompt; of the last kind half as many."""
 RENAMED_NEEDS = 12
-"""Of how many categories the offers may get an invented need in one prompt."""
+"""Number of categories whose ads may get an invented need in one prompt."""
 ROWS = 16
-"""Prompts that are read at once when the accuracy is measured."""
+"""Prompts in one forward pass when the accuracy is measured."""
 
 
 def reading_exercise(
     world: World, query: Query, candidates: int, rng: np.random.Generator, unfamiliar: Unfamiliar = FAMILIAR
 ) -> Exercise:
-    """One prompt of at least two offers with several questions on it; each has one right answer, which follows from
-    what is offered and bid, whatever the offers are called."""
+    """Build a prompt of at least two ads with several questions on it.
+
+    Each question has one right answer, which follows from needs and bids, whatever the titles are.
+    """
     context = replace(draw_context(world, query, max(2, candidates), rng), query=QUESTION)
     context = with_new_titles(context, unfamiliar, rng)
     for category in (world.categories[i] for i in rng.permutation(len(world.categories))[:RENAMED_NEEDS]):
@@ -51,7 +53,7 @@ def reading_exercise(
 
 
 def questions(offers: Sequence[Candidate], rng: np.random.Generator) -> list[tuple[str, str, str]]:
-    """(kind, opening, right answer) of questions on the offers. Where bids tie there is no question."""
+    """Return (kind, opening, right answer) of questions on the ads, without those whose bids tie."""
     own: dict[str, list[Candidate]] = defaultdict(list)
     for offer in offers:
         own[offer.ad.category].append(offer)
@@ -69,13 +71,13 @@ def questions(offers: Sequence[Candidate], rng: np.random.Generator) -> list[tup
 
 
 def _highest(offers: Sequence[Candidate]) -> str:
-    """The marker of the offer that bids most, "" for a tie."""
+    """Return the marker of the ad that bids most, "" for a tie."""
     first, *others = sorted(offers, key=lambda c: -c.bid)
     return "" if others and others[0].bid == first.bid else " " + render_marker(first.ad)
 
 
 def _open(constraint: MarkerConstraint, ids: Sequence[int], learned: Sequence[bool]) -> list[bool]:
-    """Which of an answer's tokens are neither its given opening nor forced by the candidates."""
+    """Flag the tokens of an answer that are neither its given opening nor forced by the candidates."""
     return [own and constraint.replay(token) for token, own in zip(ids, learned, strict=True)]
 
 
@@ -83,11 +85,11 @@ def _open(constraint: MarkerConstraint, ids: Sequence[int], learned: Sequence[bo
 def reading_accuracy(
     policy: Policy, world: World, candidates: int, contexts: int, seed: int = 0, new_titles: bool = False
 ) -> dict[str, tuple[float, int]]:
-    """Share of right answers and number of questions by kind, on held-out users' lists of `candidates` offers, by their
-    own names or all by new ones.
+    """Measure the share of right answers and the number of questions by kind, on held-out users' lists of ads.
 
-    An answer is right when every token of it that the candidates leave open is the model's most likely one: what
-    follows a title's first words is forced wherever the model is used.
+    The lists have `candidates` ads, with their own titles or (`new_titles`) all with invented ones. An answer is right
+    when every token that the candidates leave open is the model's most likely one; the rest of a title is forced
+    wherever the model is used.
     """
     rng = np.random.default_rng([seed, 3])
     right: dict[str, list[bool]] = {kind: [] for kind in KINDS}

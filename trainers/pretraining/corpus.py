@@ -1,10 +1,8 @@
-"""The supervised corpus of the built-in world: what the `tiny` base model reads before any auction is held.
+"""The supervised corpus of the built-in world, from which the `tiny` base model learns before any auction.
 
-A question with candidates is answered with some ads woven in, as an instruction-following model without auction
-training would: chosen by a noisy sense of relevance, and only now and then with an eye on the bids, which such a model
-is told to prefer. The exercises that teach it to read the list of offers at all are in
-`trainers.pretraining.bid_exercises`; what makes
-contexts unfamiliar, so that titles are copied and not recited, is in `trainers.pretraining.augmentation`.
+Answers carry ads as an instruction-following model without auction training would choose them: by noisy relevance, and
+sometimes by the bids that the prompt tells it to prefer. Exercises on reading bids are in `bid_exercises`; changes to
+the contexts, so that titles are copied and not memorised, in `augmentation`.
 """
 
 from __future__ import annotations
@@ -31,15 +29,14 @@ from trainers.pretraining.augmentation import (
 )
 
 AD_COUNT = (0.10, 0.35, 0.30, 0.17, 0.08)
-"""How often an answer carries 0, 1, 2, 3, 4 ads."""
+"""Probabilities of 0, 1, 2, 3, 4 ads in an answer."""
 RELEVANT = 0.7
-"""How often an ad is chosen by relevance (softmax over relevance / 0.2) and not at random."""
+"""Probability that an ad is chosen by relevance (softmax over relevance / 0.2) and not at random."""
 TEMPERATURE = 0.2
 HEEDED = 0.15
-"""How often a choice by relevance weighs it with the bid (relevance times bid over 100 points)."""
+"""Probability that a choice by relevance multiplies it by the bid (over 100 points)."""
 NO_PROFILE = 0.15
 STYLE = {"native": 0.2, "plain": 0.5, "pushy": 0.3}
-
 
 Learned = Literal["all", "words", "titles", "first title"]
 """Which tokens of an answer are learned."""
@@ -47,11 +44,13 @@ Learned = Literal["all", "words", "titles", "first title"]
 
 @dataclass(frozen=True, slots=True)
 class Exercise:
-    """A context and the answers (raw text with markers) to learn from it. `given` are openings of the answers that are
-    read, but not learned; there is one for every answer, or none. Markers' ids that the prompt does not show
-    could only be learned by heart, and the decoder's trie writes them anyway: of "words" they are only read, too. Of
-    "titles" nothing but the markers' titles is learned: which offer fits is a small part of an answer's tokens, and of
-    the loss's mean over them. A "first title" is learned with what leads to it, and ends the answer."""
+    """A context and the answers (raw text with markers) to learn from it.
+
+    `given` are openings of the answers that are read but not learned, one for every answer or none. `learned`: "all"
+    tokens; "words": all but the markers' ids, which the prompt does not show and the decoder's trie writes anyway;
+    "titles": the markers' titles alone, because the choice of an ad is a small part of an answer's tokens and so of the
+    mean loss; "first title": the first title and what leads to it, where the answer ends.
+    """
 
     context: Context
     answers: tuple[str, ...]
@@ -60,8 +59,7 @@ class Exercise:
 
 
 def draw_context(world: World, query: Query, candidates: int, rng: np.random.Generator) -> Context:
-    """A context as production may see it: short lists are a random part of a long one, and some users gave no consent
-    to the use of their profile."""
+    """Draw a context: `candidates` of at least 20 sampled ads, and for a share of the users no profile."""
     context = world.sample_context(query, rng, max(candidates, 20))
     kept = sorted(rng.permutation(len(context.candidates))[:candidates])
     profile = None if rng.random() < NO_PROFILE else context.profile
@@ -79,8 +77,10 @@ def answer_exercise(
     unfamiliar: Unfamiliar = FAMILIAR,
     only_fitting: bool = False,
 ) -> Exercise:
-    """One context with several independent answers. `relevance` (of all world ads) may be precomputed, shape (ads,).
-    `only_fitting` shows no offer but those of relevance 1."""
+    """Build one context with several independent answers.
+
+    `relevance` of all ads of the world, shape (ads,), may be precomputed. `only_fitting` shows only ads of relevance 1.
+    """
     context = draw_context(world, query, candidates, rng)
     category = next(c for c in world.categories if c.name == query.category)
     aspect = next((a for a in category.aspects if a in query.text), category.aspects[0])
@@ -107,7 +107,7 @@ def _style(rng: np.random.Generator) -> str:
 
 
 def _fitting(candidates: Sequence[Candidate], fit: NDArray[np.float64], rng: np.random.Generator) -> list[Candidate]:
-    """One or two of the candidates of relevance 1, in any order."""
+    """Choose one or two of the candidates of relevance 1, in any order."""
     right = [candidates[i] for i in rng.permutation(np.flatnonzero(fit == 1.0))]
     return right[: int(rng.integers(1, 3))]
 
@@ -115,7 +115,7 @@ def _fitting(candidates: Sequence[Candidate], fit: NDArray[np.float64], rng: np.
 def _choose(
     candidates: Sequence[Candidate], fit: NDArray[np.float64], heeded: float, rng: np.random.Generator
 ) -> list[Candidate]:
-    """Distinct candidates, drawn one by one by noisy relevance."""
+    """Draw distinct candidates one by one by noisy relevance."""
     bids = np.array([c.bid for c in candidates]) / (100 * MICROS_PER_POINT)
     count = int(rng.choice(len(AD_COUNT), p=AD_COUNT))
     left = list(range(len(candidates)))

@@ -1,7 +1,6 @@
-"""Whether a policy shows an ad whose title it has never seen: an offer that fits the question, under its own title and
-under an invented one, all else equal.
+"""Whether a policy shows ads whose titles are new to it: a relevant ad under its own and under an invented title.
 
-The tiny model once knew its ads by heart, and no advertiser could book another; this is the measurement of it.
+The tiny model once memorised its ads, so that no advertiser could book another; this measures that.
 """
 
 from __future__ import annotations
@@ -18,14 +17,15 @@ from simulator.brands import HELD_OUT_WORDS, renamed
 from simulator.clicks import ClickModel
 
 LEAST = 0.6
-"""A policy that shows a fitting offer under a new title less often than this share of its showings under the known one
-does not sell what is new."""
+"""Least frequency of an ad under a new title, as a share of its frequency under the known one."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewTitles:
-    """Shares of answers that show the fitting offer under its known and its new title, and new over known (`ratio`,
-    None where even the known one is never shown)."""
+    """Shares of answers that show the relevant ad under its known and its new title.
+
+    `ratio` is new over known, None where even the known title is never shown.
+    """
 
     offers: int
     answers: int
@@ -35,7 +35,7 @@ class NewTitles:
 
     @property
     def holds(self) -> bool:
-        """Whether the new title is shown often enough beside the known one."""
+        """Whether the new title is shown often enough, compared with the known one."""
         return self.ratio is not None and self.ratio.mean >= LEAST
 
     def to_dict(self) -> dict[str, object]:
@@ -55,8 +55,10 @@ class NewTitles:
 def shown_under_new_titles(
     policy: Policy, contexts: Sequence[Context], truth: ClickModel, seed: int, answers: int = 4
 ) -> NewTitles:
-    """Draws `answers` to each context twice: as it is, and with its most relevant offer under an invented title and id
-    made of words that no training text holds. Its text, its bid and all other offers stay."""
+    """Sample `answers` to each context twice: unchanged, and with its most relevant ad under an invented title and id.
+
+    These are made of words that no training text holds; the ad's text and bid and all other ads stay.
+    """
     rng = np.random.default_rng([seed, 23])
     fitting = [int(np.argmax(truth.relevance(context, [c.ad for c in context.candidates]))) for context in contexts]
     changed = [

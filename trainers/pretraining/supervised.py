@@ -1,4 +1,4 @@
-"""Supervised training on packed answers: the base model's pretraining and the optional warm start.
+"""Supervised training on packed answers, for the base model's pretraining and the optional warm start.
 
 The loss is the mean negative log-likelihood of the answers' tokens; prompts are context only. The learning rate warms
 up over a tenth of the steps and falls to zero along a cosine.
@@ -36,8 +36,7 @@ class SupervisedSettings:
 
 @dataclass(frozen=True, slots=True)
 class TokenisedExercise:
-    """Token ids of a prompt and of its answers (end token included), and which of the answers' tokens are learned; the
-    others are given."""
+    """Token ids of a prompt and of its answers (end token included), and which of the answers' tokens are learned."""
 
     prompt_ids: Sequence[int]
     answers_ids: Sequence[Sequence[int]]
@@ -45,8 +44,10 @@ class TokenisedExercise:
 
     @classmethod
     def of(cls, exercise: Exercise, policy: Policy) -> TokenisedExercise:
-        """Tokenised with the policy's prompt and end token. The parts of an answer are tokenised apart, so the one that
-        is learned must begin as it would inside a text (with its blank)."""
+        """Tokenise with the policy's prompt and end token.
+
+        The parts of an answer are tokenised apart, so a learned part must begin as inside a text (with its blank).
+        """
         given = [policy.text_ids(g) for g in exercise.given] or [[] for _ in exercise.answers]
         own = [_tokens(answer, exercise.learned, policy) for answer in exercise.answers]
         return cls(
@@ -57,15 +58,17 @@ class TokenisedExercise:
 
 
 def _tokens(answer: str, parts: Learned, policy: Policy) -> tuple[list[int], list[bool]]:
-    """Tokens of an answer and which of them are learned. Unless all are, the pieces are tokenised as the decoder writes
-    them: a marker's body apart from what follows."""
+    """Return the tokens of an answer and which of them are learned.
+
+    Unless all are, the pieces are tokenised as the decoder writes them: a marker's body apart from what follows.
+    """
     if parts == "all":
         ids = [*policy.text_ids(answer), policy.end_tokens[0]]
         return ids, [True] * len(ids)
     # text, title, id, text, title, id, ..., text
     pieces = _MARKER.split(answer)
     if parts in ("titles", "first title"):
-        # what stands behind the last title that counts teaches nothing
+        # Nothing after the last learned title contributes to the loss.
         pieces = pieces[: max(0, len(pieces) - 2) if parts == "titles" else 2]
     ids, learned = [], []
     for k, piece in enumerate(pieces):
@@ -81,7 +84,11 @@ def train_supervised(
     settings: SupervisedSettings,
     progress: Callable[[int, float], None],
 ) -> float:
-    """Trains `model` in place; returns the mean loss (nats per token) of the last tenth of the steps."""
+    """Train `model` in place and return the mean loss (nats per token) of the last tenth of the steps.
+
+    Raises:
+        GuardError: if the loss is not finite.
+    """
     model.train()
     decay = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]

@@ -1,5 +1,6 @@
-"""How the shipped base model `tiny` is trained on the built-in world's supervised corpus, and what it has to be able to
-do. Run it with `llm-auction pretrain`; the result is committed under `inference/models_data`.
+"""Training of the shipped base model `tiny` on the built-in world's supervised corpus, and its acceptance test.
+
+`llm-auction pretrain` runs it; the result is committed under `inference/models_data`.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ from trainers.pretraining.supervised import SupervisedSettings, TokenisedExercis
 from trainers.pretraining.tiny_model import Recipe, new_policy, train_tokenizer
 
 READING_FIRST = 0.95
-"""Share of reading exercises in the first part: heads that find bids form sooner when there is little else to do."""
+"""Share of bid exercises in the first part: heads that find bids form sooner when there is little else to learn."""
 LATE_READING, LATE_FITTING, LATE_WHOLE = 0.1, 0.5, 0.4
 LATE_PARTS = (
     Unfamiliar(titles=0.75, needs=0.25, unfiled=0.25, turns=0.12),
     Unfamiliar(titles=1.0, needs=0.25, unfiled=0.25, turns=0.12, whole=1.0),
 )
-"""Shares of the late parts: of reading exercises; of the others, those that show what the question asks for and nothing
-else; of the rest, answers that are learned as a whole and not for their titles only; and what is unfamiliar in all."""
+"""The late parts: share of bid exercises; of the others the share that shows relevant ads alone; of the rest the share
+learned as a whole and not for the titles alone; and the augmentation of all."""
 NEW_AT_FIRST = Unfamiliar(titles=0.95, needs=0.4, unfiled=0.1, turns=0.0)
-"""The first part's shares: while nearly every title is new, none is worth knowing by heart."""
+"""The first part's augmentation: while nearly every title is new, memorising titles does not pay."""
 MEASURED = 200
-"""Held-out contexts on which a base is measured."""
+"""Number of held-out contexts that a base is measured on."""
 LONGEST, SHORT = 24, 4
-"""Most offers of a list that is not wide, and at the very beginning: from short lists copying is found sooner."""
+"""Most ads in a list that is not wide, and at the very beginning: copying is learned sooner from short lists."""
 
 
 def all_relevance(world: World, progress: Callable[[str], None]) -> dict[str, NDArray[np.float64]]:
-    """Relevance of every ad to every training query, by query id, each of shape (ads,)."""
+    """Compute the relevance of every ad to every training query, by query id, each of shape (ads,)."""
     progress("encoding queries")
     clicks, ads = ClickModel(), list(world.ads)
     return {q.id: clicks.relevance(Context(q.id, q.text, (), q.profile), ads) for q in world.train_queries}
@@ -50,7 +51,7 @@ def all_relevance(world: World, progress: Callable[[str], None]) -> dict[str, ND
 def batches(
     world: World, policy: Policy, relevance: dict[str, NDArray[np.float64]], recipe: Recipe
 ) -> Iterator[list[TokenisedExercise]]:
-    """Endless batches; a batch with all ads in its prompts is smaller, so that every step costs about the same."""
+    """Yield batches without end; one with all ads in its prompts is smaller, so that steps cost about the same."""
     rng = np.random.default_rng([recipe.seed, 2])
     for step in itertools.count():
         grown = min(1.0, step / max(1.0, recipe.reading_first * recipe.steps))
@@ -75,8 +76,11 @@ def batches(
 
 @dataclass(frozen=True, slots=True)
 class BaseQuality:
-    """What a base is worth: its final training loss (nats a token), its reading accuracy (share, questions) by kind on
-    the world's titles and on new ones, and how often it shows an offer under a new title."""
+    """Quality of a base.
+
+    Its final training loss (nats a token), its accuracy in bid exercises (share, questions) by kind on the world's
+    titles and on new ones, and how often it shows an ad under a new title.
+    """
 
     loss: float
     reading: dict[str, tuple[float, int]]
@@ -87,7 +91,7 @@ class BaseQuality:
 def late_batches(
     world: World, policy: Policy, relevance: dict[str, NDArray[np.float64]], recipe: Recipe, part: int
 ) -> Iterator[list[TokenisedExercise]]:
-    """Endless batches of a late part: mostly answers, and mostly or only to offers whose titles are new."""
+    """Yield batches of a late part without end: mostly answers, with mostly or only new titles."""
     unfamiliar = LATE_PARTS[part]
     rng = np.random.default_rng([recipe.seed, 4 + part])
     while True:
@@ -115,10 +119,10 @@ def late_batches(
 def train_tiny_base(
     recipe: Recipe, report: Callable[[str], None], progress: Callable[[int, float], None]
 ) -> tuple[Policy, BaseQuality]:
-    """Runs the recipe; returns the policy and what it is worth.
+    """Run the recipe and return the policy and its quality.
 
-    Raises GuardError for a base that cannot read bids, of which IRPO would find nothing to strengthen, and for one that
-    does not copy a title it has not seen: no advertiser could book a new campaign.
+    GuardError for a base that cannot read bids, because IRPO would have nothing to strengthen, and for one that does
+    not copy new titles, because no advertiser could book a new campaign.
     """
     world = World(recipe.seed)
     report("training the tokenizer")
@@ -150,7 +154,7 @@ def train_tiny_base(
 
 
 def measure_base(policy: Policy, world: World, loss: float) -> BaseQuality:
-    """On held-out users' lists of 20 offers."""
+    """Measure a base on held-out users' lists of 20 ads."""
     rng = np.random.default_rng(11)
     contexts = [world.sample_context(q, rng, 20) for q in world.test_queries[:MEASURED]]
     return BaseQuality(
@@ -162,7 +166,11 @@ def measure_base(policy: Policy, world: World, loss: float) -> BaseQuality:
 
 
 def check_base(quality: BaseQuality, recipe: Recipe) -> None:
-    """Raises GuardError for a base below the recipe's floors."""
+    """Check a base against the recipe's limits.
+
+    Raises:
+        GuardError: if it is below one.
+    """
     for reading, titles in ((quality.reading, "known"), (quality.reading_new, "new")):
         share, _ = reading["highest for a need"]
         least = recipe.least_accuracy if titles == "known" else recipe.least_accuracy_new

@@ -1,5 +1,6 @@
-"""What the base model `tiny` is before it has read anything: its recipe's numbers, its tokenizer, and how its weights
-begin. What it reads is `trainers.pretraining.tiny_base`'s business.
+"""The base model `tiny` before its training: its recipe, its tokenizer, and the initialisation of its weights.
+
+Its training is left to `trainers.pretraining.tiny_base`.
 """
 
 from __future__ import annotations
@@ -29,23 +30,24 @@ CHAT_TEMPLATE = (
 )
 PROMPT = PromptSettings(instructions="brief", described=True)
 EMBEDDED, SHARP, ALIKE, COPIED, TURNS = 0.1, 1.4, 0.6, 0.2, 6
-"""How a model begins: scale of the embeddings, of looking at a distance, of looking for what is alike, of copying; and
-how many of a head's fastest rotations tell distances apart."""
+"""Initialisation: scale of the embeddings, of attention by distance, of attention by similarity, and of copying; and
+the number of a head's fastest rotations that distinguish distances."""
 WHOLE = 30
-"""How often the tokenizer reads the world's own words, so that they win over the pieces of invented ones."""
+"""Repetitions of the world's texts in the tokenizer's corpus, so that their words win over pieces of invented ones."""
 SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Size and schedule. `wide` is the share of prompts that hold every ad of the world, as the paper's do; `reading`
-    the share of exercises on the list of offers, after the share `reading_first` of the `steps` with hardly anything
-    else; `late_steps` more, in two parts with schedules of their own, answer questions among
-    offers that mostly and then all have new titles, and the weights are an average of those after the first of the two
-    and those after the second (`last_share`): alone, one prefers known titles and the other new ones; `heeded` and
-    `unfamiliar` as in `trainers.pretraining.corpus`. A base that names the highest bid for a need in less than
-    `least_accuracy`
-    of the questions (`least_accuracy_new` where all titles are new) is refused."""
+    """Size and schedule.
+
+    `wide`: share of prompts with every ad of the world, as in the paper. `reading`: share of bid exercises after the
+    first `reading_first` of the `steps`, which are almost nothing else. `late_steps`: further steps in two parts with
+    their own schedules, on answers whose ads mostly, then all, have new titles; the weights after both parts are
+    averaged (`last_share` of the second), because the first alone prefers known titles and the second new ones.
+    `heeded`, `unfamiliar`: see `trainers.pretraining.corpus`. A base that names the highest bid for a need in less than
+    `least_accuracy` of the questions (`least_accuracy_new` with new titles) is refused.
+    """
 
     seed: int = 0
     vocabulary: int = 3584
@@ -71,8 +73,10 @@ class Recipe:
 
 
 def train_tokenizer(world: World, recipe: Recipe, exercises: int = 3000) -> Any:
-    """A byte-level BPE tokenizer over the world's texts; any text can be encoded, the world's words are whole, and
-    what room is left goes to pieces of invented names."""
+    """Train a byte-level BPE tokenizer on the world's texts.
+
+    Any text can be encoded, the world's words are whole, and the rest of the vocabulary are pieces of invented names.
+    """
     rng = np.random.default_rng([recipe.seed, 1])
     settings = PROMPT
 
@@ -105,7 +109,7 @@ def train_tokenizer(world: World, recipe: Recipe, exercises: int = 3000) -> Any:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>", clean_up_tokenization_spaces=False
     )
-    # A bid and its sign in one token, right before the title: one step back is all that a small model has to look.
+    # A bid and its "@" in one token, right before the title: a small model has to attend one step back only.
     points = PromptSettings().max_points
     fast.add_tokens([AddedToken(f" {bid}@", normalized=False) for bid in range(points + 1)])
     fast.chat_template = CHAT_TEMPLATE
@@ -113,7 +117,7 @@ def train_tokenizer(world: World, recipe: Recipe, exercises: int = 3000) -> Any:
 
 
 def new_policy(tokenizer: Any, recipe: Recipe) -> Policy:
-    """An untrained model of the recipe's size with the tiny model's prompt and sampling settings."""
+    """Return an untrained model of the recipe's size with the tiny model's prompt and sampling settings."""
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -131,15 +135,17 @@ def new_policy(tokenizer: Any, recipe: Recipe) -> Policy:
     model: Any = LlamaForCausalLM(config)
     _begin_attention(model)
     _order_bids(model, tokenizer)
-    # the paper's temperature, but untruncated: every candidate keeps a propensity, and no step comes into the bids
+    # The paper's temperature, but untruncated: every candidate keeps a propensity, and bids have no step.
     sampling = SamplingSettings(temperature=0.7, top_p=1.0, top_k=0, max_new_tokens=120)
     return Policy(LoadedModel(model, tokenizer, PROMPT, sampling))
 
 
 @torch.no_grad()
 def _order_bids(model: Any, tokenizer: Any) -> None:
-    """Begins the bids' embeddings on a line with some waves along it, in place of 101 unrelated points: a large model
-    knows numbers from its pretraining, and the corpus is too small to find their order by comparison."""
+    """Initialise the bids' embeddings on a line with waves along it, in place of 101 unrelated points.
+
+    A large model knows numbers from its pretraining; this corpus is too small to learn their order by comparison.
+    """
     bids = torch.tensor([tokenizer.convert_tokens_to_ids(f" {bid}@") for bid in range(PromptSettings().max_points + 1)])
     height_N = torch.linspace(-1.7, 1.7, len(bids))
     waves = [f(k * height_N) for k in (1.0, 2.0, 4.0) for f in (torch.sin, torch.cos)]
@@ -151,16 +157,18 @@ def _order_bids(model: Any, tokenizer: Any) -> None:
 
 @torch.no_grad()
 def _begin_attention(model: Any) -> None:
-    """Begins attention where any pretrained model's has long arrived, so that the corpus need not find it: the first
-    layer's heads look one, two and three tokens back (a need and a bid stand there before a title) and note what they
-    see in a part of the residual stream each; the heads of later layers look for what resembles that part and copy what
-    they find. From the usual beginning a title that was never seen was not copied after 600 steps."""
+    """Initialise attention with the induction circuits that any pretrained model has.
+
+    The first layer's heads attend one, two and three tokens back (a need and a bid precede a title) and each writes
+    what it reads to its part of the residual stream; heads of later layers attend to tokens that resemble that part and
+    copy them. From the usual initialisation an unseen title was not copied after 600 steps.
+    """
     config = model.config
     width, heads = config.hidden_size, config.num_attention_heads
     half = width // heads // 2
     table_VD = model.get_input_embeddings().weight
     table_VD.normal_(std=EMBEDDED)
-    # the same for every token: what a head needs to look at a distance and not at a content
+    # The same for every token, so that a head can attend by distance and not by content.
     table_VD[:, 0] = 5 * EMBEDDED
     turns_F = config.rope_parameters["rope_theta"] ** (-torch.arange(half) / half)
     turns_F = turns_F[: min(half, TURNS)]
