@@ -1,1 +1,1 @@
-"""One answer from request to record."""
+"""One answer from its request to its record."""

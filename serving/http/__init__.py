@@ -1,1 +1,1 @@
-"""The HTTP side of the router: routes, roles, bodies and their errors. What is decided is decided elsewhere."""
+"""The HTTP side of the router: routes, roles, request bodies, responses and errors; it makes no auction decisions."""
