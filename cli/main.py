@@ -32,7 +32,8 @@ class Entry:
 
 ENTRIES = {
     "run": Entry(
-        "Train the quick configuration, print the table of methods, then serve the result.", "train,serve-local"
+        "Serve the base model, train it, print the table of methods, then retrain it from its traffic.",
+        "train,serve-local",
     ),
     "train": Entry("Train a policy: IRPO over a run directory that can be resumed.", "train"),
     "evaluate": Entry("Compare runs or models with the baseline mechanisms; table, report.json, report.html.", "train"),
