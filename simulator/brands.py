@@ -1,7 +1,7 @@
-"""Invented brands: titles, ids, needs and descriptions that no catalogue holds, as new advertisers bring them.
+"""Invented brands: titles, ids, needs and descriptions that no catalogue holds, like those of new advertisers.
 
-Training draws them from syllables and `WORDS`; what a model makes of a title that is new to it is measured on
-`HELD_OUT_WORDS`, which no training text names. Whose ads are renamed, and when, is left to the trainers.
+Training draws them from syllables and `WORDS`; how a model treats titles that are new to it is measured with
+`HELD_OUT_WORDS`, which no training text contains. Which ads are renamed is left to the trainers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TAILS, THINGS, KINDS = (_LISTS[name] for name in ("tails", "things", "kinds"))
 
 
 def coined(rng: np.random.Generator, most: int = 2) -> str:
-    """A word of one to `most` syllables that hardly exists."""
+    """Coin a word of one to `most` syllables."""
     count = int(rng.integers(1, most + 1))
     parts = (ONSETS, VOWELS, CODAS)
     word = "".join(part[rng.integers(len(part))] for _ in range(count) for part in parts)
@@ -36,7 +36,7 @@ def coined(rng: np.random.Generator, most: int = 2) -> str:
 
 
 def brand_title(rng: np.random.Generator, need: str = "", words: Sequence[str] = WORDS) -> str:
-    """A title such as `Zorvel`, `Birch & Moss`, `Riverspark Kites` or `Talo 300`; it may name the need it serves."""
+    """Invent a title such as `Zorvel`, `Birch & Moss` or `Riverspark Kites`; it may name the need it serves."""
     word = words[int(rng.integers(len(words)))]
     name = (
         coined(rng),
@@ -67,7 +67,7 @@ def brand_title(rng: np.random.Generator, need: str = "", words: Sequence[str] =
 
 
 def brand_id(rng: np.random.Generator, title: str) -> str:
-    """An id of one of the shapes that systems give: `falcon-1`, `cr_8f3a2c`, `B17`, `40213`."""
+    """Invent an id of one of the usual forms: `falcon-1`, `cr_8f3a2c`, `B17`, `40213`."""
     number, letters = int(rng.integers(1, 10 ** int(rng.integers(1, 6)))), "abcdefghijkmnpqrstuvwxyz"
     slug = "-".join("".join(c for c in part if c.isalnum()) for part in title.lower().split() if part != "&")
     shapes = (
@@ -82,14 +82,14 @@ def brand_id(rng: np.random.Generator, title: str) -> str:
 
 
 def new_need(rng: np.random.Generator) -> str:
-    """Something to ask for that the built-in world does not sell: `kites`, `quiet zorvels`."""
+    """Invent a need that the built-in world does not have: `kites`, `quiet zorvels`."""
     thing = THINGS[rng.integers(len(THINGS))] if rng.random() < 0.4 else coined(rng, 2) + "s"
     first = ("", "", "", KINDS[rng.integers(len(KINDS))], WORDS[rng.integers(len(WORDS))])[rng.integers(5)]
     return f"{first} {thing}".strip()
 
 
 def description(rng: np.random.Generator, need: str, aspect: str) -> str:
-    """What an advertiser might write of an offer for a need."""
+    """Invent an advertiser's description of an ad for a need."""
     kind = KINDS[rng.integers(len(KINDS))]
     forms = (
         f"{need} for {aspect}",
@@ -109,8 +109,10 @@ def renamed(
     words: Sequence[str] = WORDS,
     only: frozenset[str] | None = None,
 ) -> Context:
-    """The context with invented titles and ids for a share of its candidates, or for those that `only` names by id;
-    what they offer, and their bids, stay. No two titles or ids are equal."""
+    """Return the context with invented titles and ids for a share of its candidates, or for the ids in `only`.
+
+    Texts and bids stay; no two titles or ids are equal.
+    """
     candidates: list[Candidate] = []
     for candidate in context.candidates:
         chosen = rng.random() < share if only is None else candidate.ad.id in only

@@ -2,7 +2,7 @@
 
 Four causes, as in the evaluation of arXiv 2512.10551 (section 5): relevance to the query and to the user (frozen text
 encoder), nativeness of the sentence that carries the ad, competition between the shown ads, and flooding. It reads
-only the visible answer, so it judges any model's text. Trainers may not look at it except where they say "oracle".
+only the visible answer, so it applies to any model's text. Trainers must not use it, except as an oracle.
 """
 
 from __future__ import annotations

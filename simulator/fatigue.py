@@ -1,8 +1,8 @@
-"""Slow variables of a returning user: ad fatigue and trust, which one answer changes and the next ones feel.
+"""Slow variables of a returning user: ad fatigue and trust, which one answer changes and later clicks depend on.
 
-Fatigue is a leaky count of recent impressions of an ad and of its advertiser; it fades with a half-life. Trust is a
-running judgement of the answers seen; it scales clicks and the chance that the user comes back. Pure rules on a frozen
-state. Clicks of a single answer (relevance, nativeness, competition) are left to `simulator.clicks`.
+Fatigue is a leaky count of recent impressions of an ad and of its advertiser with a half-life. Trust is a running
+average of the quality of the answers seen; it scales clicks and the probability that the user returns. Pure rules on a
+frozen state. Clicks of a single answer (relevance, nativeness, competition) are left to `simulator.clicks`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from mechanism.errors import InputError
 from mechanism.types import Ad, AdId
 
 FORGOTTEN = 1e-6
-"""Leaky counts below this are dropped from a state, so that it does not grow for ever."""
+"""Leaky counts below this are dropped, so that a state does not grow without bound."""
 
 
 @dataclass(frozen=True, slots=True)
 class FatigueSettings:
-    """Parameters. Click probability is multiplied by 2^-(count / tolerance) for the ad and for its advertiser, where a
-    count fades by half every `half_life` seconds; a clicked impression counts `clicked_weight` more, since the need is
-    met. Trust moves towards the quality of each answer: relevance minus `overload` for each ad beyond
-    `comfortable_ads`, slowly up (`gain`) and quickly down (`loss`).
+    """Parameters of fatigue and trust.
+
+    Click probability is multiplied by 2^-(count / tolerance) for the ad and for its advertiser; a count halves every
+    `half_life` seconds, and a clicked impression counts `clicked_weight` more, since the need is met. Trust moves
+    towards the quality of each answer: relevance minus `overload` for each ad beyond `comfortable_ads`, slowly up
+    (`gain`) and quickly down (`loss`).
     """
 
     half_life: float = 86_400.0
@@ -55,8 +57,11 @@ class FatigueSettings:
 
 @dataclass(frozen=True, slots=True)
 class UserState:
-    """What a user carries from one answer to the next. `ads` and `advertisers` hold leaky impression counts as of
-    `at` (seconds; any clock that does not run backwards); `owners` names the advertiser of every counted ad."""
+    """A user's state between answers.
+
+    `ads` and `advertisers` hold leaky impression counts as of `at` (seconds of any monotonic clock); `owners` maps
+    every counted ad to its advertiser.
+    """
 
     trust: float = 0.7
     at: float = 0.0
@@ -72,11 +77,13 @@ class UserState:
     def after(
         self, shown: Sequence[Ad], clicked: Iterable[AdId], relevance: float, n_ads: int, now: float
     ) -> UserState:
-        """The state after one answer at `now`: it showed the ads `shown`, of which `clicked` were clicked; `relevance`
-        in [0, 1] says how well answer and ads served the user, `n_ads` counts insertions, repeated ones too.
+        """Return the state after one answer at `now` that showed the ads `shown`, of which `clicked` were clicked.
 
-        Raises InputError for a relevance outside [0, 1], for clicks on ads that were not shown, for fewer insertions
-        than shown ads, and for a `now` before the state's own time.
+        `relevance` in [0, 1] is how well answer and ads served the user, `n_ads` the number of insertions, repeated
+        ones included.
+
+        Raises:
+            InputError: if a figure is out of range, a clicked ad was not shown, or `now` is before the state's time.
         """
         s = self.settings
         hit = frozenset(clicked)
@@ -105,8 +112,10 @@ class UserState:
         )
 
     def click_factor(self, ad_id: AdId, now: float, advertiser: str | None = None) -> float:
-        """Factor in [0, 1] on the probability that this user clicks `ad_id` at `now`: ad fatigue x advertiser fatigue
-        x trust. `advertiser` need only be given for an ad that the user may not have seen yet."""
+        """Return the factor in [0, 1] on the click probability of an ad at `now`: ad and advertiser fatigue x trust.
+
+        `advertiser` is needed only for an ad that the user may not have seen yet.
+        """
         s = self.settings
         kept = self._kept(now)
         owner = self.owners.get(ad_id) if advertiser is None else advertiser
@@ -117,7 +126,7 @@ class UserState:
 
     @property
     def return_probability(self) -> float:
-        """Probability that the user comes back for another question, from trust."""
+        """Probability that the user asks another question, from trust."""
         s = self.settings
         return s.return_floor + (s.return_ceiling - s.return_floor) * self.trust
 
@@ -128,7 +137,11 @@ class UserState:
         return min(1.0, max(0.0, self.trust + rate * (quality - self.trust)))
 
     def _kept(self, now: float) -> float:
-        """The share of a leaky count that is left at `now`."""
+        """Return the share of a leaky count that is left at `now`.
+
+        Raises:
+            InputError: if `now` is before the state's time.
+        """
         if not (math.isfinite(now) and now >= self.at):
             raise InputError("now", now, f"give a time at or after {self.at}, when this user was last seen")
         return float(2.0 ** -((now - self.at) / self.settings.half_life))

@@ -1,7 +1,7 @@
 """A world made of imported ads and queries, with the interface of the built-in `simulator.world.World`.
 
-Real data has no users and no bids: profiles here are synthetic (interests are topics, who asks what is fixed by a
-hash), bids are drawn afresh for each context. Reading files is left to `simulator.importers`.
+Real data has no users and no bids: profiles are synthetic (interests are topics, a hash assigns each query to a user)
+and bids are drawn for each context. Reading files is left to `simulator.importers`.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ class ImportedWorld:
         return tuple(Query(q.id, q.text, self._asker(q), q.topic) for q in imported)
 
     def _asker(self, query: ImportedQuery) -> Profile:
-        """The user that the data names, else a synthetic one with the query's topic among the interests."""
+        """Return the user that the data names, else a synthetic one with the query's topic among the interests."""
         if query.profile:
             return self._named[query.profile]
         return _pick(self._fitting.get(query.topic) or self.profiles, query.id)
 
     def sample_context(self, query: Query, rng: np.random.Generator, candidates: int = 20) -> Context:
-        """A context with fresh bids, uniform on {1..100} points, in the order of the catalogue: the ads labelled as
-        relevant, half of the remaining places for ads of the same topic, the others at random.
+        """Draw a context with fresh bids, uniform on {1..100} points, in the order of the catalogue.
 
-        No title occurs twice. `candidates` of len(self.ads) or more puts every ad (of distinct title) in.
+        It holds the ads labelled as relevant; half of the other places are for ads of the same topic, the rest for
+        random ones. No title occurs twice. `candidates` of len(self.ads) or more includes every ad (of distinct title).
         """
         same = rng.permutation(self._by_topic.get(query.category, []))
         others = rng.permutation(len(self.ads))
@@ -80,7 +80,7 @@ class ImportedWorld:
 
 
 def synthetic_profiles(topics: list[str]) -> tuple[Profile, ...]:
-    """Eight users per topic, each with that topic and up to two others as interests. Deterministic, no randomness."""
+    """Build eight users per topic, each with that topic and up to two others as interests. No randomness."""
     profiles = []
     for place, topic in enumerate(topics or [""]):
         for number in range(PROFILES_PER_TOPIC):

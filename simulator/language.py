@@ -1,7 +1,7 @@
-"""The language of the built-in world: how users ask, how answers read, and how ads are woven in.
+"""The language of the built-in world: templates of queries, answers and sentences that carry ads.
 
-It serves two ends: the queries of `simulator.world`, and the supervised corpus from which the `tiny` base model
-learns to write at all (`trainers.pretraining.corpus`).
+Used for the queries of `simulator.world` and for the supervised corpus of the `tiny` base model
+(`trainers.pretraining.corpus`).
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ STYLES = {"native": NATIVE, "plain": PLAIN, "pushy": PUSHY}
 
 
 def fill(template: str, need: str, aspect: str, ad: str = "") -> str:
-    """A template with its places filled; the first letter becomes a capital."""
+    """Fill a template; the first letter becomes a capital."""
     text = template.format(need=need, aspect=aspect, ad=ad)
     return text[0].upper() + text[1:]
 
 
 @dataclass(frozen=True, slots=True)
 class Woven:
-    """An ad to weave into an answer: what stands in the text for it (its marker) and the style of its sentence."""
+    """An ad in an answer: its marker in the text and the style of the sentence that carries it."""
 
     ad: Ad
     marker: str
@@ -66,7 +66,7 @@ class Woven:
 
 
 def compose(need: str, aspect: str, advice: tuple[str, ...], woven: list[Woven], rng: np.random.Generator) -> str:
-    """One answer: a lead, one or two pieces of advice and the ads' sentences in between, in random order."""
+    """Compose one answer: a lead, one or two pieces of advice, and the ads' sentences at random places between."""
     lead = fill(LEADS[rng.integers(len(LEADS))], need, aspect)
     count = 1 if woven else 2
     body = [advice[i] for i in rng.permutation(len(advice))[:count]]

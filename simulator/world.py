@@ -53,7 +53,7 @@ PLACES = (
 PROFILES = 3_000
 QUERIES_PER_PROFILE = 5
 TOP_RELEVANT = 10
-"""How many of a context's candidates are its most relevant ads; the others are drawn at random."""
+"""Number of a context's candidates that are its most relevant ads; the others are random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def builtin_categories() -> tuple[Category, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question of one user: x with its h."""
+    """One query x of one user with profile h."""
 
     id: str
     text: str
@@ -134,7 +134,7 @@ class World:
         return own
 
     def _asked_category(self, profile: Profile, rng: np.random.Generator) -> Category:
-        """Three questions in five are about an interest of the user, the others about anything."""
+        """Choose the category of a query: three in five are an interest of the user, the others any need."""
         if rng.random() < 0.6:
             name = profile.interests[rng.integers(len(profile.interests))]
             return next(c for c in self.categories if c.name == name)
@@ -147,7 +147,7 @@ class World:
         return shared_encoder().encode([f"{ad.title}: {ad.text}" for ad in self.ads])
 
     def most_relevant(self, query: Query, count: int) -> list[int]:
-        """Indices of the `count` ads nearest to the query (two fifths) and to the user's interests (the rest)."""
+        """Return the indices of the ads nearest to the query (two fifths of `count`) and to the user's interests."""
         from inference.encoder import shared_encoder
 
         vectors = shared_encoder().encode([query.text, ", ".join(query.profile.interests)])
@@ -157,8 +157,10 @@ class World:
         return [int(i) for i in (*by_query, *by_taste)]
 
     def sample_context(self, query: Query, rng: np.random.Generator, candidates: int = 20) -> Context:
-        """A context with fresh bids, uniform on {1..100} points: the most relevant ads among random others, in
-        the order of the catalogue. `candidates` of len(self.ads) or more puts every ad into the prompt."""
+        """Draw a context with fresh bids, uniform on {1..100} points, in the order of the catalogue.
+
+        It holds the most relevant ads among random others; `candidates` of len(self.ads) or more includes every ad.
+        """
         total = len(self.ads)
         if candidates >= total:
             chosen = list(range(total))

@@ -1,0 +1,1 @@
+"""Training: configuration, reward model, preference optimisation, the IRPO loop, evaluation, gates, retraining."""

@@ -104,8 +104,8 @@ class Traffic:
         self.now += timedelta(seconds=self.every_s * float(self.population.rng.exponential()))
         if self._returning and self._returning[0][0] <= self.now.timestamp():
             user = heapq.heappop(self._returning)[1]
-            return self.now, self.population.asks(next(p for p in self.world.profiles if p.id == user))
-        return self.now, self.population.asks(self.population.arrives())
+            return self.now, self.population.draw_query(next(p for p in self.world.profiles if p.id == user))
+        return self.now, self.population.draw_query(self.population.draw_user())
 
     def _answer(self, server: Server, questions: Sequence[tuple[datetime, Query]]) -> list[AnyEvent]:
         rng = self.population.rng

@@ -22,7 +22,7 @@ _TYPOGRAPHY = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201
 
 @dataclass(frozen=True, slots=True)
 class RowIssue:
-    """One row at `file`:`line` (from 1): the `field` at fault, its `value`, and what to do about it."""
+    """One row at `file`:`line` (from 1): the invalid `field`, its `value`, and the remedy."""
 
     file: str
     line: int
@@ -64,19 +64,23 @@ class ImportReport:
         return sum(count.accepted for count in self.files.values())
 
     def refuse_issues(self, place: str) -> None:
-        """Raise one InputError that sums the refused rows up, if there are any (the `strict` mode of an importer)."""
+        """Refuse the import if a row was refused (the `strict` mode of an importer).
+
+        Raises:
+            InputError: with a summary of the refused rows.
+        """
         if not self.issues:
             return
         first = "; ".join(str(issue) for issue in self.issues[:NAMED_IN_ERROR])
         more = len(self.issues) - NAMED_IN_ERROR
         tail = f"; and {more} more" if more > 0 else ""
         count = f"{len(self.issues)} of {self.read} rows refused"
-        raise InputError(place, count, f"mend them or import without strict: {first}{tail}")
+        raise InputError(place, count, f"correct them or import without strict: {first}{tail}")
 
 
 @dataclass(slots=True)
 class ReportBuilder:
-    """Collects while an import runs. Each row read is settled by exactly one of `accept` and `refuse`."""
+    """Collects the report of an import; exactly one of `accept` and `refuse` is called for each row read."""
 
     _read: dict[str, int] = field(default_factory=dict)
     _accepted: dict[str, int] = field(default_factory=dict)
@@ -84,7 +88,7 @@ class ReportBuilder:
     _repairs: list[RowIssue] = field(default_factory=list)
 
     def open(self, file: str) -> None:
-        """Name a file, so that it is in the report even when it has no row."""
+        """Add a file, so that it is in the report even when it has no row."""
         self._read.setdefault(file, 0)
         self._accepted.setdefault(file, 0)
 
@@ -97,28 +101,32 @@ class ReportBuilder:
         self._accepted[file] += 1
 
     def refuse(self, issue: RowIssue) -> None:
-        """Report the row of `issue`; it is not part of the data."""
+        """Report the row of `issue` as refused."""
         self._issues.append(issue)
 
     def repair(self, note: RowIssue) -> None:
-        """Note a change to a row that is accepted."""
+        """Report a change to a row that is accepted."""
         self._repairs.append(note)
 
     def build(self) -> ImportReport:
-        """The finished report. Raises RuntimeError when a row was read but not settled: an importer's own defect."""
+        """Return the finished report.
+
+        Raises:
+            RuntimeError: if a row was neither accepted nor refused exactly once, a defect of the importer.
+        """
         reported = dict.fromkeys(self._read, 0)
         for issue in self._issues:
             reported[issue.file] += 1
         files = {f: FileCount(n, self._accepted[f], reported[f]) for f, n in self._read.items()}
         lost = [f for f, count in files.items() if count.read != count.accepted + count.reported]
         if lost:
-            raise RuntimeError(f"rows of {lost} were neither accepted nor reported exactly once: mend the importer")
+            raise RuntimeError(f"rows of {lost} were neither accepted nor reported exactly once: correct the importer")
         return ImportReport(files, tuple(self._issues), tuple(self._repairs))
 
 
 @dataclass(frozen=True, slots=True)
 class ImportedQuery:
-    """A real query, its topic (an ad category), the ads labelled as fitting it, and the user's profile id if given."""
+    """A real query, its topic (an ad category), the ads labelled as relevant, and the user's profile id if given."""
 
     text: str
     topic: str
@@ -127,13 +135,13 @@ class ImportedQuery:
 
     @property
     def id(self) -> str:
-        """Stable over files and order: a digest of topic, text and profile."""
+        """A digest of topic, text and profile, independent of file and order."""
         return "q-" + _digest(self.topic, self.text, self.profile)[:12]
 
 
 @dataclass(frozen=True, slots=True)
 class ImportedData:
-    """Ads and queries in file order, and what happened to every row."""
+    """Ads and queries in file order, and the report on every row."""
 
     ads: tuple[Ad, ...]
     queries: tuple[ImportedQuery, ...]
@@ -141,15 +149,20 @@ class ImportedData:
 
 
 def match_key(text: str) -> str:
-    """Spellings with one key are one: case, blanks, compatibility forms and typographic quotes do not count."""
+    """Return the key by which spellings match: case, blanks, compatibility forms and typographic quotes are ignored."""
     return " ".join(unicodedata.normalize("NFKC", text).translate(_TYPOGRAPHY).casefold().split())
 
 
 def split_queries(
     queries: Iterable[ImportedQuery], test_share: float = 0.2, salt: str = "split-1"
 ) -> tuple[tuple[ImportedQuery, ...], tuple[ImportedQuery, ...]]:
-    """(train, test) by a hash of the query's text: no query moves when others are added, and a text that occurs
-    under two topics or users falls on one side. `test_share` in [0, 1] is the expected share of test texts."""
+    """Split queries into (train, test) by a hash of their text; `test_share` is the expected share of test texts.
+
+    No query moves when others are added, and a text that occurs under two topics or users falls on one side.
+
+    Raises:
+        InputError: if `test_share` is outside [0, 1].
+    """
     if not 0.0 <= test_share <= 1.0:
         raise InputError("test_share", test_share, "give a share between 0 and 1")
     sides: tuple[list[ImportedQuery], list[ImportedQuery]] = ([], [])
@@ -164,7 +177,7 @@ def _digest(*parts: str) -> str:
 
 
 def same_title(ads: Sequence[Ad]) -> dict[str, Ad]:
-    """The first ad of each title, by `match_key`."""
+    """Return the first ad of each title, by `match_key`."""
     first: dict[str, Ad] = {}
     for ad in ads:
         first.setdefault(match_key(ad.title), ad)

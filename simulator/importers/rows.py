@@ -1,7 +1,7 @@
-"""From files to rows with their line numbers: CSV, JSONL and plain lines in UTF-8.
+"""Rows of files with their line numbers: CSV, JSONL and plain lines in UTF-8.
 
-A row that cannot be read (bytes that are not UTF-8, an open quote, a wrong number of fields, broken JSON) is refused
-in the report and reading goes on with the next line. What the fields mean is left to the importers.
+A row that cannot be read (bytes that are not UTF-8, an open quote, a wrong number of fields, broken JSON) is refused in
+the report, and reading continues with the next line. The meaning of the fields is left to the importers.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from mechanism.errors import InputError
 from simulator.importers.dataset import ReportBuilder, RowIssue
 
 LONGEST_RECORD = 50
-"""Most lines one quoted CSV record may span: an open quote must not swallow the rest of a file."""
+"""Most lines of one quoted CSV record: an open quote must not consume the rest of a file."""
 NOT_UTF8 = "save the file as UTF-8"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: `number` counts the data rows of its file from 1, refused ones included, so that ids made of it do
-    not move when another row is mended."""
+    """One row of a file.
+
+    `number` counts the data rows of its file from 1, refused ones included, so that ids made of it do not change when
+    another row is corrected.
+    """
 
     file: str
     line: int
@@ -31,14 +34,15 @@ class Row:
     fields: Mapping[str, object]
 
     def issue(self, field: str, value: object, remedy: str) -> RowIssue:
-        """A note on this row, for the report."""
+        """Return an issue of this row, for the report."""
         return RowIssue(self.file, self.line, field, value if isinstance(value, str) else repr(value), remedy)
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of a file without their ends; bytes that are not UTF-8 stay as surrogates, a byte order mark goes.
+    """Read the lines of a file without their ends; bytes that are not UTF-8 become surrogates.
 
-    Raises InputError when the file cannot be read.
+    Raises:
+        InputError: if the file cannot be read.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
@@ -49,7 +53,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def text_rows(path: Path, field: str, report: ReportBuilder) -> Iterator[Row]:
-    """One row a line, its stripped text under `field`. Empty lines and lines that are not UTF-8 are refused."""
+    """Yield one row a line, its stripped text under `field`; refuse empty lines and lines that are not UTF-8."""
     report.open(path.name)
     for number, line in enumerate(read_lines(path), start=1):
         report.read(path.name)
@@ -65,10 +69,13 @@ def text_rows(path: Path, field: str, report: ReportBuilder) -> Iterator[Row]:
 def csv_rows(
     path: Path, required: Sequence[str], optional: Sequence[str], report: ReportBuilder, *, multiline: bool = True
 ) -> Iterator[Row]:
-    """Rows of a comma-separated file with a header line; fields are stripped strings.
+    """Yield the rows of a comma-separated file with a header line; fields are stripped strings.
 
-    Raises InputError for a header without the `required` columns or with a column twice. Columns that are neither
-    required nor optional are noted as ignored. `multiline` allows line breaks inside quoted fields.
+    Columns that are neither required nor optional are reported as ignored. `multiline` allows line breaks inside quoted
+    fields.
+
+    Raises:
+        InputError: if the header lacks a `required` column or has a column twice.
     """
     report.open(path.name)
     lines = read_lines(path)
@@ -93,7 +100,7 @@ def csv_rows(
         try:
             values = next(reader)
         except csv.Error as error:
-            report.refuse(row.issue("row", _shown(lines[at]), f"mend the quoting ({error})"))
+            report.refuse(row.issue("row", _shown(lines[at]), f"correct the quoting ({error})"))
             at += 1
             continue
         raw = "\n".join(lines[at : at + reader.line_num])
@@ -112,9 +119,9 @@ def csv_rows(
 
 
 def jsonl_rows(path: Path, required: Sequence[str], optional: Sequence[str], report: ReportBuilder) -> Iterator[Row]:
-    """Rows of a file with one JSON object a line; strings are stripped, other values come as they are.
+    """Yield the rows of a file with one JSON object a line; strings are stripped, other values unchanged.
 
-    Keys that are neither required nor optional are noted as ignored, once each.
+    Keys that are neither required nor optional are reported as ignored, once each.
     """
     report.open(path.name)
     known, ignored = {*required, *optional}, set[str]()
@@ -147,5 +154,5 @@ def _is_utf8(text: str) -> bool:
 
 
 def _shown(text: str) -> str:
-    """Text that can be printed: undecodable bytes as question marks."""
+    """Return printable text: undecodable bytes become question marks."""
     return text.encode("utf-8", errors="replace").decode("utf-8")

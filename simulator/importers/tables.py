@@ -1,4 +1,4 @@
-"""Importer for plain catalogues and query lists, as CSV with a header or JSONL, told apart by the file's ending.
+"""Importer for plain catalogues and query lists, as CSV with a header or JSONL, by the file's ending.
 
 Catalogue: id, title, text [, advertiser, category, landing_url]. Queries: query [, profile, category, relevant], where
 `relevant` lists ad ids, separated by `|` in CSV and as a list in JSONL.
@@ -26,8 +26,8 @@ _READERS: Mapping[str, _Reader] = {".csv": csv_rows, ".jsonl": jsonl_rows, ".ndj
 def load_tables(catalogue: Path | str, queries: Path | str | None = None, *, strict: bool = False) -> ImportedData:
     """Read a catalogue and, if given, a list of queries.
 
-    Raises InputError for an unreadable file, an unknown ending, a wrong CSV header, or (`strict`) any refused row;
-    without `strict` the refused rows are in the report. An ad without an advertiser is its own advertiser.
+    InputError for an unreadable file, an unknown ending, a wrong CSV header, or (`strict`) any refused row; without
+    `strict` the refused rows are in the report. The advertiser of an ad that names none is the ad's title.
     """
     report = ReportBuilder()
     ads = _read_catalogue(Path(catalogue), report)
@@ -46,7 +46,11 @@ def _rows(path: Path, columns: tuple[Sequence[str], Sequence[str]], report: Repo
 
 
 def _text(row: Row, field: str) -> str:
-    """A text field; absent and null count as empty. Raises InputError for any other kind of value."""
+    """Return a text field; absent and null count as empty.
+
+    Raises:
+        InputError: if the value has another type.
+    """
     value = row.fields.get(field)
     if value is None:
         return ""
@@ -78,7 +82,11 @@ def _read_catalogue(path: Path, report: ReportBuilder) -> list[Ad]:
 
 
 def _ad(row: Row) -> Ad:
-    """The ad of a row; InputError whose place is the field at fault."""
+    """Return the ad of a row.
+
+    Raises:
+        InputError: if a field is invalid; its place is the field.
+    """
     title = _text(row, "title")
     draft = Ad(
         id=_text(row, "id"),

@@ -19,10 +19,10 @@ SHORTEST_PREFIX = 3
 
 
 def load_webis(folder: Path | str, *, strict: bool = False) -> ImportedData:
-    """Read every topic of `folder`. Ad ids are the topic's first letters and the row of the ad in its file (`ban-017`).
+    """Read every topic of `folder`; ad ids are the topic's first letters and the ad's row in its file (`ban-017`).
 
-    Raises InputError when the folder has no topic, a topic lacks a file, a header is wrong, or (`strict`) any row was
-    refused. Without `strict` the refused rows are in the report.
+    InputError if the folder has no topic, a topic lacks a file, a header is wrong, or (`strict`) any row was refused;
+    without `strict` the refused rows are in the report.
     """
     folder = Path(folder)
     topics = find_topics(folder)
@@ -43,7 +43,11 @@ def load_webis(folder: Path | str, *, strict: bool = False) -> ImportedData:
 
 
 def find_topics(folder: Path) -> tuple[str, ...]:
-    """Topics of the folder in alphabetical order; InputError when there is none or one lacks a file."""
+    """Return the topics of the folder in alphabetical order.
+
+    Raises:
+        InputError: if there is none, or one lacks a file.
+    """
     if not folder.is_dir():
         raise InputError(str(folder), "no such folder", f"give a folder with files <topic>{QUALITIES}")
     endings = (QUALITIES, QUERIES, PAIRS)
@@ -58,7 +62,11 @@ def find_topics(folder: Path) -> tuple[str, ...]:
 
 
 def topic_prefixes(topics: tuple[str, ...]) -> dict[str, str]:
-    """The shortest beginning of each topic, of three letters or more, that no other topic shares."""
+    """Return the shortest prefix of each topic, of at least three letters, that no other topic has.
+
+    Raises:
+        InputError: if two topics differ in punctuation alone.
+    """
     letters = {topic: "".join(c for c in topic.lower() if c.isascii() and c.isalnum()) or "topic" for topic in topics}
     prefixes: dict[str, str] = {}
     for topic in topics:
@@ -106,7 +114,7 @@ def _read_ads(path: Path, topic: str, prefix: str, report: ReportBuilder) -> lis
 
 
 def _read_queries(path: Path, report: ReportBuilder) -> dict[str, str]:
-    """Texts by `match_key`, in file order."""
+    """Return the texts by `match_key`, in file order."""
     texts: dict[str, str] = {}
     for row in text_rows(path, "query", report):
         query = str(row.fields["query"])
@@ -126,7 +134,7 @@ def _read_queries(path: Path, report: ReportBuilder) -> dict[str, str]:
 
 
 def _read_pairs(path: Path, ads: list[Ad], asked: dict[str, str], report: ReportBuilder) -> dict[str, list[AdId]]:
-    """Labelled ad ids by the query's `match_key`. A pair counts only when both its query and its ad are known."""
+    """Return labelled ad ids by the query's `match_key`; a pair counts only if both its query and its ad are known."""
     by_title = same_title(ads)
     labels: dict[str, list[AdId]] = {}
     for row in csv_rows(path, ("query", "advertisement"), (), report, multiline=False):

@@ -1,4 +1,4 @@
-"""Simulated users: they ask a router over HTTP, read its answers and follow links as the built-in world's truth says.
+"""Simulated users: they ask a router over HTTP, read its answers and follow links by the built-in world's click model.
 
-They share nothing with a trainer: what they think of an ad leaves this package as clicks alone.
+They share nothing with a trainer: their opinion of an ad is visible as clicks alone.
 """

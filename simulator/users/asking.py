@@ -1,7 +1,7 @@
-"""The users at work: each session asks a router as an OpenAI-compatible client does, reads, and follows links.
+"""Sessions of simulated users: each asks a router as an OpenAI-compatible client, reads, and follows links.
 
-Every user is a machine of their own to the router where the system allows it (Linux: an address of 127.0.0.0/8 each),
-with a browser's name and the time that reading takes: what the router holds to be invalid traffic stays invalid.
+To the router every user is a separate machine where the system allows it (Linux: an address of 127.0.0.0/8 each), with
+a browser's user agent and the time that reading takes, so that its rules for invalid traffic apply unchanged.
 """
 
 from __future__ import annotations
@@ -31,13 +31,16 @@ LOCAL = ("127.0.0.1", "localhost")
 RETRY_S = 2.0
 MOST_SESSIONS = 1_000
 LEAVE_S = 5.0
-"""How long clicks that were decided may still take at the end."""
+"""Seconds that pending clicks may still take at the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class AskingSettings:
-    """Where they ask, and how many questions a second while trust is as at the start; `key` is a publisher's, empty
-    where the router lets anybody chat. `pause_s` passes between two questions of a session, in the mean."""
+    """Address and rate of the traffic.
+
+    `rate`: questions a second while trust has its initial value; `key`: a publisher's key, empty for a router without
+    keys; `pause_s`: mean seconds between two questions of a session.
+    """
 
     url: str = "http://localhost:8080"
     rate: float = 2.0
@@ -55,7 +58,7 @@ class AskingSettings:
 
 
 class Users:
-    """Sessions against one router. `counts` says what has happened, by kind."""
+    """Sessions against one router; `counts` has the number of events by kind."""
 
     def __init__(self, population: Population, settings: AskingSettings) -> None:
         self._population = population
@@ -72,7 +75,7 @@ class Users:
         self._own_addresses = httpx.URL(settings.url).host in LOCAL
 
     async def run(self, stop: Callable[[], bool]) -> None:
-        """Begins sessions until `stop` says so; clicks that are due soon still happen."""
+        """Start sessions until `stop` returns True; then wait LEAVE_S for pending clicks."""
         try:
             await self._find_model(stop)
             rate = self._settings.rate / self._population.questions_a_session
@@ -81,7 +84,7 @@ class Users:
                 if len(self._sessions) >= MOST_SESSIONS:
                     self.counts["turned away"] += 1
                     continue
-                self._begin(self._sessions, self._session(self._population.arrives(), stop))
+                self._begin(self._sessions, self._session(self._population.draw_user(), stop))
             for session in tuple(self._sessions):
                 session.cancel()
             if self._clicks:
@@ -93,7 +96,7 @@ class Users:
             await self._client.aclose()
 
     async def _find_model(self, stop: Callable[[], bool]) -> None:
-        """Waits for the router, and learns its model's public name; says now and then what it waits for."""
+        """Wait for the router and read its model's public name; log from time to time what it waits for."""
         for tries in count():
             if stop():
                 return
@@ -103,31 +106,31 @@ class Users:
                 self._model = answer.json()["data"][0]["id"]
                 return
             except (httpx.HTTPError, ValueError, KeyError, IndexError) as error:
-                if tries in (2, 30) or tries % 300 == 299:  # one that starts beside us is not worth a word
+                if tries in (2, 30) or tries % 300 == 299:  # a router that is just starting is not logged
                     url = f"{self._settings.url}/v1/models"
-                    log.warning("no router answers", url=url, reason=str(error)[:200] or type(error).__name__)
+                    log.warning("users.router_unavailable", url=url, reason=str(error)[:200] or type(error).__name__)
                 await asyncio.sleep(RETRY_S)
 
     async def _session(self, profile: Profile, stop: Callable[[], bool]) -> None:
-        """Questions of one user, until they have had enough."""
+        """Ask questions of one user until the user does not return."""
         while not stop():
-            if not await self._ask(self._population.asks(profile)) or not self._population.comes_back(profile):
+            if not await self._ask(self._population.draw_query(profile)) or not self._population.comes_back(profile):
                 return
             await asyncio.sleep(float(self._population.rng.exponential(self._settings.pause_s)))
 
     async def _ask(self, query: Query) -> bool:
-        """One question; False where there was no answer."""
+        """Ask one question; return False where there was no readable answer."""
         self.counts["asked"] += 1
         try:
             answer = await self._client.post("/v1/chat/completions", json=self._body(query))
         except httpx.HTTPError as error:
             self.counts["unreachable"] += 1
-            log.debug("no answer", reason=type(error).__name__)
+            log.debug("users.unanswered", reason=type(error).__name__)
             await asyncio.sleep(RETRY_S)
             return False
         if answer.status_code != 200:
             self.counts[f"status {answer.status_code}"] += 1
-            if answer.status_code == 404:  # the router serves under another name by now
+            if answer.status_code == 404:  # the router serves its model under another name by now
                 await self._find_model(lambda: False)
             await asyncio.sleep(RETRY_S)
             return False
@@ -136,7 +139,7 @@ class Users:
             seen = read(answer.json())
         except (InputError, ValueError) as error:
             self.counts["unreadable"] += 1
-            log.warning("answer cannot be read", reason=str(error)[:200])
+            log.warning("users.unreadable_answer", reason=str(error)[:200])
             return False
         self.counts["shown"] += len(seen.ads)
         clicked = self._population.clicks(query, seen, "", time.time())
@@ -146,7 +149,7 @@ class Users:
         return True
 
     async def _click(self, url: str, profile: Profile, wait_s: float) -> None:
-        """Follows a link once it is read. Where it leads is not visited."""
+        """Follow a link after the time to read up to it; the redirect's target is not visited."""
         await asyncio.sleep(wait_s)
         try:
             async with self._browser(profile) as browser:
@@ -154,26 +157,26 @@ class Users:
             self.counts["clicked" if answer.status_code == 302 else f"click status {answer.status_code}"] += 1
         except httpx.HTTPError as error:
             self.counts["click unreachable"] += 1
-            log.debug("link not followed", reason=type(error).__name__)
+            log.debug("users.click_failed", reason=type(error).__name__)
 
     def _browser(self, profile: Profile) -> httpx.AsyncClient:
-        """A browser on the user's own machine."""
+        """Return a client that acts as a browser on the user's own machine."""
         address = own_address(profile.id) if self._own_addresses else None
         transport = httpx.AsyncHTTPTransport(local_address=address, verify=not self._own_addresses)
         return httpx.AsyncClient(transport=transport, headers={"User-Agent": BROWSER}, timeout=30.0)
 
     def _body(self, query: Query) -> dict[str, Any]:
         profile, ads = query.profile, {"placement": self._settings.placement}
-        told: dict[str, Any] = {}
+        user: dict[str, Any] = {}
         if self._population.consents(profile):
             about = ("age", "gender", "occupation", "location", "interests", "history")
-            told = {
+            user = {
                 "consent": True,
                 "user_id": profile.id,
                 "profile": {name: _plain(getattr(profile, name)) for name in about},
             }
         message = {"role": "user", "content": query.text}
-        return {"model": self._model, "messages": [message], "ads": ads | told}
+        return {"model": self._model, "messages": [message], "ads": ads | user}
 
     def _begin(self, tasks: set[asyncio.Task[None]], work: Any) -> None:
         task = asyncio.create_task(work)
@@ -182,7 +185,7 @@ class Users:
 
 
 def own_address(user_id: str) -> str:
-    """An address of this machine's loopback network, the same for the same user."""
+    """Return an address of this machine's loopback network, always the same for a user."""
     number = crc32(user_id.encode()) % (2**22 - 2) + 1
     return f"127.{64 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
 

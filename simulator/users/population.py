@@ -1,8 +1,8 @@
-"""Who asks, what, and what they carry from one answer to the next: consent, fatigue and trust by user.
+"""The population of simulated users: their queries, consent, fatigue and trust.
 
-Sessions begin at random; whether a user comes back for another question is their trust's decision, so a policy that
-serves badly loses its traffic. Only questions that train are asked: those kept for evaluation stay unseen. HTTP is
-`simulator.users.asking`'s.
+Sessions start at random; trust decides whether a user asks another question, so a policy with bad answers loses
+traffic. Only training queries are asked; those kept for evaluation stay unseen. HTTP is left to
+`simulator.users.asking`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ _CONSENTS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class PopulationSettings:
-    """`consenting` is the share of users who let their profile and question be used. A simulated day, by which fatigue
-    fades, passes in `day_s` seconds. `fatigue` are the parameters of fatigue and trust."""
+    """Parameters of a population.
+
+    `consenting`: share of users who consent to the use of profile and query; `day_s`: seconds of a simulated day, the
+    unit in which fatigue fades; `fatigue`: parameters of fatigue and trust.
+    """
 
     consenting: float = 0.9
     day_s: float = 600.0
@@ -44,7 +47,7 @@ class PopulationSettings:
 
 
 class Population:
-    """The users of a world. `seed` decides who comes and what they click."""
+    """The users of a world; `seed` determines who asks and what is clicked."""
 
     def __init__(self, world: World, settings: PopulationSettings, seed: int) -> None:
         self._settings = settings
@@ -56,22 +59,24 @@ class Population:
         self._profiles = [profile for profile in world.profiles if profile.id in self._questions]
         self._states: dict[str, UserState] = {}
 
-    def arrives(self) -> Profile:
-        """Somebody who begins a session."""
+    def draw_user(self) -> Profile:
+        """Draw the user of a new session."""
         return self._profiles[int(self.rng.integers(len(self._profiles)))]
 
-    def asks(self, profile: Profile) -> Query:
-        """A question of theirs."""
+    def draw_query(self, profile: Profile) -> Query:
+        """Draw one of the user's queries."""
         own = self._questions[profile.id]
         return own[int(self.rng.integers(len(own)))]
 
     def consents(self, profile: Profile) -> bool:
-        """Whether they consented: a person does or does not, whenever they ask."""
+        """Return whether the user consents, the same at every query."""
         return crc32(f"consent {profile.id}".encode()) % _CONSENTS < self._settings.consenting * _CONSENTS
 
     def clicks(self, query: Query, read: Read, auction_id: str, now: float) -> tuple[AdId, ...]:
-        """The links that they follow (`now` in seconds of any clock that runs on): truth of the click model, by
-        fatigue and trust of the person."""
+        """Draw the links that the user follows, from the click model's truth times the user's fatigue and trust.
+
+        `now` is in seconds of any monotonic clock.
+        """
         state = self._state(query.profile)
         at = max(state.at, self._moment(now))
         causes = self._truth.causes(read.context(auction_id, query.text, query.profile), read.answer)
@@ -83,35 +88,39 @@ class Population:
         return clicked
 
     def comes_back(self, profile: Profile) -> bool:
-        """Whether they ask again in this session."""
+        """Draw whether the user asks again in this session."""
         return bool(self.rng.random() < self._state(profile).return_probability)
 
     @property
     def questions_a_session(self) -> float:
-        """How many a new user asks in the mean, while their trust is as at the start."""
+        """Mean number of queries in a session of a user with initial trust."""
         return 1.0 / (1.0 - UserState(settings=self._settings.fatigue).return_probability)
 
     @property
     def trust(self) -> float:
-        """The mean trust of all who have asked."""
+        """Mean trust of all users who have asked."""
         known = [state.trust for state in self._states.values()]
         return float(np.mean(known)) if known else UserState(settings=self._settings.fatigue).trust
 
     def save(self, path: Path) -> None:
-        """Writes what users carry, in one step."""
+        """Write the users' states, replacing the file in one step."""
         replace_file(path, msgspec.json.encode(self._states))
 
     def load(self, path: Path) -> None:
-        """Reads it back; nothing where there is no file. Raises InputError for a damaged one."""
+        """Read the users' states; without a file none has a history.
+
+        Raises:
+            InputError: if the file is damaged.
+        """
         if path.is_file():
             try:
                 states: Mapping[str, UserState] = msgspec.json.decode(path.read_bytes(), type=dict[str, UserState])
             except msgspec.DecodeError as error:
-                raise InputError(str(path), str(error), "remove it: users then begin anew") from error
+                raise InputError(str(path), str(error), "remove it: users then start without history") from error
             self._states = dict(states)
 
     def _moment(self, now: float) -> float:
-        """Simulated seconds."""
+        """Convert to simulated seconds."""
         return now / self._settings.day_s * 86_400.0
 
     def _state(self, profile: Profile) -> UserState:

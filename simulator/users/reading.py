@@ -1,7 +1,7 @@
-"""From a chat completion to what its reader sees, and how long reading takes. Pure functions.
+"""Reading a chat completion: what its reader sees, and how long reading takes. Pure functions.
 
-The content is Markdown with labelled links; `ads` says where they stand. Whether a link is followed is the click
-model's business (`simulator.clicks`).
+The content is Markdown with labelled links; `ads` has their positions. Whether a link is followed is left to the click
+model (`simulator.clicks`).
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ _ESCAPED = re.compile(r"\\([\\\[\]*_`<>])")
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A read answer: `answer` has the text with bare titles, `ads` its sponsored links' ads in their order, `links` the
-    address of each."""
+    """A read answer.
+
+    `answer` has the text with plain titles, `ads` the ads of its sponsored links in order, `links` their addresses.
+    """
 
     answer: Answer
     ads: tuple[Ad, ...]
     links: dict[AdId, str]
 
     def context(self, auction_id: str, query: str, profile: Profile | None) -> Context:
-        """The auction as its reader sees it: nobody's bids, and of the candidates only those that were shown."""
+        """Return the auction as its reader sees it: without bids, and with the shown candidates only."""
         return Context(auction_id, query, tuple(Candidate(ad, 0) for ad in self.ads), profile)
 
     def words_before(self, ad_id: AdId) -> int:
-        """How many words are read when the link is reached, its sentence included."""
+        """Return the number of words up to the link, its sentence included."""
         first = next(i for i in self.answer.insertions if i.ad_id == ad_id)
         end = self.answer.text.find(".", first.end)
         return len(_WORD.findall(self.answer.text[: end if end >= 0 else None]))
@@ -41,21 +43,28 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How people read: `words_a_minute`, and a moment of thought before a click, of `thought_s` seconds in the median.
-    No click comes within `quickest_s` of the answer."""
+    """Reading speed, and the time to decide on a click.
+
+    `thought_s` is the median time in seconds from reading a link to clicking it; no click comes within `quickest_s` of
+    the answer.
+    """
 
     words_a_minute: float = 240.0
     thought_s: float = 2.0
     quickest_s: float = 2.0
 
     def until_click(self, words: int, rng: np.random.Generator) -> float:
-        """Seconds from the answer to a click on a link that comes after so many words."""
+        """Draw the seconds from the answer to a click on a link after `words` words."""
         reading = words / self.words_a_minute * 60.0 * float(rng.lognormal(0.0, 0.2))
         return max(self.quickest_s, reading + self.thought_s * float(rng.lognormal(0.0, 0.5)))
 
 
 def read(completion: dict[str, Any]) -> Read:
-    """What a chat completion shows. Raises InputError where content and `ads` do not fit together."""
+    """Return what a chat completion shows.
+
+    Raises:
+        InputError: if content and `ads` do not fit together.
+    """
     try:
         content = completion["choices"][0]["message"]["content"]
         links = sorted(completion.get("ads", ()), key=lambda ad: ad["span"][0])
@@ -70,8 +79,8 @@ def read(completion: dict[str, Any]) -> Read:
             text += content[at:begin]
             insertions.append(Insertion(link["ad_id"], len(text), len(text) + len(title)))
             text, at = text + title, end
-            told = link.get("creative", {}).get("text", "")
-            ads.setdefault(link["ad_id"], Ad(link["ad_id"], title, told, link["advertiser"]))
+            description = link.get("creative", {}).get("text", "")
+            ads.setdefault(link["ad_id"], Ad(link["ad_id"], title, description, link["advertiser"]))
             urls.setdefault(link["ad_id"], link["click_url"])
         text += content[at:]
     except (KeyError, IndexError, TypeError) as error:

@@ -122,7 +122,7 @@ def test_what_users_carry_outlives_a_restart(tmp_path: Path) -> None:
 
 def test_only_questions_that_train_are_asked() -> None:
     people = population()
-    asked = {people.asks(people.arrives()).id for _ in range(500)}
+    asked = {people.draw_query(people.draw_user()).id for _ in range(500)}
     assert asked <= {query.id for query in WORLD.train_queries}
     assert 0.85 < np.mean([people.consents(profile) for profile in WORLD.profiles]) < 0.95
 
