@@ -76,7 +76,7 @@ class RunningAnswer:
     async def result(self) -> AnswerResult:
         """Wait for the end of the answer; raises the error that ended one which failed or was cancelled."""
         if not self.task.done():
-            await asyncio.wait((self.task,))  # unlike `await self.task`, this leaves it alone when it is cancelled
+            await asyncio.wait((self.task,))  # `await self.task` would cancel the task together with its waiter
         result = self.task.result()
         if result.error is not None:
             raise result.error
@@ -84,9 +84,10 @@ class RunningAnswer:
 
 
 class _AnswerWriter:
-    """The state of an answer while it is written. Nothing in it refers back to it.
+    """The state of an answer while it is written.
 
-    A reference cycle would keep the answer for the garbage collector, and each of its pauses delays all streams.
+    No attribute refers back to the writer: a reference cycle would leave the answer to the garbage collector, whose
+    pauses delay all streams.
     """
 
     def __init__(
