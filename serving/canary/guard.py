@@ -59,14 +59,20 @@ class GuardSettings:
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
-        for name in ("min_answers", "min_early_answers"):
-            if getattr(self, name) < 2:
-                raise ConfigError(f"guard.{name}", getattr(self, name), "give a whole number of 2 or more")
+        for name, count in (("min_answers", self.min_answers), ("min_early_answers", self.min_early_answers)):
+            if count < 2:
+                raise ConfigError(f"guard.{name}", count, "give a whole number of 2 or more")
         if not self.max_latency_ratio >= 1:
             raise ConfigError("guard.max_latency_ratio", self.max_latency_ratio, "give a factor of 1 or more")
-        for name in ("fast_s", "max_failure_rise", "max_ad_free_rise", "max_revenue_loss", "max_experience_loss"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"guard.{name}", getattr(self, name), "give 0 or more")
+        for name, value in (
+            ("fast_s", self.fast_s),
+            ("max_failure_rise", self.max_failure_rise),
+            ("max_ad_free_rise", self.max_ad_free_rise),
+            ("max_revenue_loss", self.max_revenue_loss),
+            ("max_experience_loss", self.max_experience_loss),
+        ):
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"guard.{name}", value, "give 0 or more")
         if not 0.5 < self.confidence < 1:
             raise ConfigError("guard.confidence", self.confidence, "give a number between 0.5 and 1")
 

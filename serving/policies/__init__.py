@@ -1,1 +1,1 @@
-"""What writes the answers: policy backends behind one protocol, their versions and their traffic."""
+"""Policy backends behind one protocol: in this process, on Triton, OpenAI-compatible, or versions of a route file."""

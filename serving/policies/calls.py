@@ -46,9 +46,9 @@ class CallSettings:
     def __post_init__(self) -> None:
         if self.retries < 0:
             raise ConfigError("calls.retries", self.retries, "give a whole number >= 0")
-        for name in ("backoff_s", "silence_s"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"calls.{name}", getattr(self, name), "give seconds >= 0")
+        for name, seconds in (("backoff_s", self.backoff_s), ("silence_s", self.silence_s)):
+            if not seconds >= 0:
+                raise ConfigError(f"calls.{name}", seconds, "give seconds >= 0")
         if not self.probe_s > 0:
             raise ConfigError("calls.probe_s", self.probe_s, "give seconds above 0")
 

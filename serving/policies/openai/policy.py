@@ -57,9 +57,9 @@ class UpstreamSettings:
             raise ConfigError("upstream.url", _without_login(self.url), remedy)
         if not self.model:
             raise ConfigError("upstream.model", self.model, "name a model of the server, see its /v1/models")
-        for name in ("max_tokens", "in_flight"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"upstream.{name}", getattr(self, name), "give a whole number >= 1")
+        for name, value in (("max_tokens", self.max_tokens), ("in_flight", self.in_flight)):
+            if value < 1:
+                raise ConfigError(f"upstream.{name}", value, "give a whole number >= 1")
         if self.temperature is not None and not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ConfigError("upstream.temperature", self.temperature, "give a finite number >= 0")
 
