@@ -192,15 +192,15 @@ def test_members_in_several_processes_share_and_inherit_partitions(tmp_path: Pat
     values = [f"v{i}" for i in range(400)]
     members = [spawn("consuming_process.py", str(tmp_path), "things", "g")]
     producer = log.producer()
-    said: list[str] = []
+    lines: list[str] = []
     first = members[0].stdout
     assert first is not None
     for i, value in enumerate(values):
         producer.append("things", value.encode(), value.encode())
         if i % 20 == 0:
             producer.flush(10)
-        if i == 0:  # alone it has every partition: whoever comes later cannot read everything before it says a word
-            said.append(first.readline())
+        if i == 0:  # alone it has every partition: a later member cannot read everything before this one prints
+            lines.append(first.readline())
             members.append(spawn("consuming_process.py", str(tmp_path), "things", "g"))
             until(lambda: len(list((tmp_path / "groups" / "g" / "members").iterdir())) == 2)
         if i == 200:
@@ -217,8 +217,8 @@ def test_members_in_several_processes_share_and_inherit_partitions(tmp_path: Pat
     until(done)
     members[1].kill()
     for member in members:
-        said += member.communicate()[0].splitlines()
-    read = [line.split()[2] for line in said if len(line.split()) == 3]
+        lines += member.communicate()[0].splitlines()
+    read = [line.split()[2] for line in lines if len(line.split()) == 3]
     assert set(read) == set(values)
     assert len(read) <= len(values) + 7
 

@@ -126,12 +126,12 @@ def test_a_killed_router_loses_no_event_that_was_on_disk(tmp_path: Path, target:
     command = [sys.executable, str(HERE / "producing_process.py"), str(spool)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
-        said = [process.stdout.readline()]
-        while said[-1].strip() != "30":
-            said.append(process.stdout.readline())
+        lines = [process.stdout.readline()]
+        while lines[-1].strip() != "30":
+            lines.append(process.stdout.readline())
         process.kill()
-        said += process.stdout.read().splitlines()
-    last = max(int(line) for line in said if line.strip().isdigit())
+        lines += process.stdout.read().splitlines()
+    last = max(int(line) for line in lines if line.strip().isdigit())
     producer = EventProducer(spool, target)
     until(lambda: producer.waiting == 0)
     producer.close()
@@ -177,7 +177,7 @@ def test_a_disk_that_stands_still_is_waited_for(
         producer.put_durably(click(0)).result(30)
     for n in range(1, 60):
         producer.put(click(n))
-    assert count(producer, "dropped") == 10  # only past the bound, and said so
+    assert count(producer, "dropped") == 10  # only past the bound, and counted
     with pytest.raises(LogUnavailable, match="buffer of events is full"):
         producer.put_durably(click(60)).result(30)
     monkeypatch.undo()

@@ -46,7 +46,7 @@ def as_bytes(value: Any) -> bytes:
 
 
 def click(**fields: Any) -> Click:
-    told: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "occurred_at": NOW,
         "click_id": click_id_of(AUCTION, "A1"),
         "auction_id": AUCTION,
@@ -56,11 +56,11 @@ def click(**fields: Any) -> Click:
         "price_micros": 1,
         "currency": "EUR",
     }
-    return Click(**told | fields)
+    return Click(**defaults | fields)
 
 
 def interaction(**fields: Any) -> Interaction:
-    told: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "occurred_at": NOW,
         "auction_id": AUCTION,
         "outcome": "answered",
@@ -70,12 +70,12 @@ def interaction(**fields: Any) -> Interaction:
         "model_digest": "d",
         "sampling": Sampling(seed=1, max_ads=2),
     }
-    return Interaction(**told | fields)
+    return Interaction(**defaults | fields)
 
 
 def candidate(ad_id: str = "A1", **fields: Any) -> CandidateAd:
-    told: dict[str, Any] = {"campaign_id": "c", "title": "T", "bid_micros": 9, "shown_bid_micros": 7}
-    return CandidateAd(ad_id=ad_id, pricing="click", **told | fields)
+    defaults: dict[str, Any] = {"campaign_id": "c", "title": "T", "bid_micros": 9, "shown_bid_micros": 7}
+    return CandidateAd(ad_id=ad_id, pricing="click", **defaults | fields)
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
@@ -95,8 +95,8 @@ def test_every_topic_has_samples_of_every_version() -> None:
 
 @pytest.mark.parametrize("topic", EVENT_TOPICS)
 def test_a_newer_producer_s_fields_are_passed_over(topic: str) -> None:
-    told = sample(f"{topic}-v1")
-    assert decode(topic, as_bytes(told | {"added_later": {"deep": [1]}})) == decode(topic, as_bytes(told))
+    event = sample(f"{topic}-v1")
+    assert decode(topic, as_bytes(event | {"added_later": {"deep": [1]}})) == decode(topic, as_bytes(event))
 
 
 @pytest.mark.parametrize("topic", EVENT_TOPICS)
@@ -148,10 +148,10 @@ def test_an_unknown_topic_is_refused() -> None:
     ),
 )
 def test_a_broken_event_is_an_event_or_an_event_error(topic: str, data: st.DataObject, value: Any) -> None:
-    told = sample(f"{topic}-v1")
-    place = data.draw(st.sampled_from(sorted(told)))
+    event = sample(f"{topic}-v1")
+    place = data.draw(st.sampled_from(sorted(event)))
     try:
-        event = decode(topic, as_bytes(told | {place: value}))
+        event = decode(topic, as_bytes(event | {place: value}))
     except EventError:
         return
     assert decode(topic, encode(event)) == event
@@ -159,12 +159,12 @@ def test_a_broken_event_is_an_event_or_an_event_error(topic: str, data: st.DataO
 
 @given(st.data())
 def test_no_error_quotes_the_reader(data: st.DataObject) -> None:
-    told = sample("interactions-v1")
-    reader = told["reader"]
+    event = sample("interactions-v1")
+    reader = event["reader"]
     place = data.draw(st.sampled_from(sorted(reader)))
     reader[place] = data.draw(st.sampled_from([[SECRET], [[SECRET, 1, 2]], 7, {"age": [SECRET]}]))
     with pytest.raises(EventError) as caught:
-        decode("interactions", as_bytes(told))
+        decode("interactions", as_bytes(event))
     assert SECRET not in str(caught.value)
 
 
@@ -252,7 +252,7 @@ def test_copies_of_an_event_have_one_id_and_different_events_have_not() -> None:
 
 
 def test_the_published_schemas_are_those_of_the_structs() -> None:
-    """Where this fails: `python -m streaming.schemas` writes them anew."""
+    """Where this fails: `python -m streaming.schemas` rewrites them."""
     assert {path.name: path.read_text("utf-8") for path in schemas.FOLDER.glob("*.json")} == schemas.schemas()
 
 
@@ -266,11 +266,11 @@ def test_schemas_are_written_and_stale_ones_removed(tmp_path: Path) -> None:
 def test_the_published_schemas_admit_the_samples_and_no_broken_ones(path: Path) -> None:
     topic = path.stem.split("-v")[0]
     validator = jsonschema_rs.validator_for(json.loads((schemas.FOLDER / f"{topic}.json").read_text("utf-8")))
-    told = json.loads(path.read_bytes())
-    validator.validate(told)
-    assert not validator.is_valid(told | {"version": 2})
-    assert not validator.is_valid({name: value for name, value in told.items() if name != "version"})
-    assert not validator.is_valid(told | {"occurred_at": 5})
+    event = json.loads(path.read_bytes())
+    validator.validate(event)
+    assert not validator.is_valid(event | {"version": 2})
+    assert not validator.is_valid({name: value for name, value in event.items() if name != "version"})
+    assert not validator.is_valid(event | {"occurred_at": 5})
 
 
 @given(st.text(min_size=1), st.text(min_size=1), st.binary(min_size=32, max_size=64))

@@ -1,6 +1,6 @@
 """A process that writes phases and is killed: the other half of test_run_kills.py.
 
-`killed_writer.py loop URL CACHE` writes epoch after epoch until somebody kills it. `killed_writer.py each URL CACHE`
+`killed_writer.py loop URL CACHE` writes epoch after epoch until it is killed. `killed_writer.py each URL CACHE`
 kills a child of itself before its first, second, third … step on the file system and prints what is found after each.
 """
 

@@ -1,4 +1,4 @@
-"""The supervised corpus writes valid markers only, and looks at bids exactly as often as it is told to."""
+"""The supervised corpus writes valid markers only, and weighs bids exactly as often as configured."""
 
 from __future__ import annotations
 

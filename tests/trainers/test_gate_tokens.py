@@ -1,4 +1,4 @@
-"""A logged answer gets back the very tokens that were sampled: else no off-policy weight could be told."""
+"""A logged answer gets back the very tokens that were sampled, as off-policy weights need."""
 
 from __future__ import annotations
 

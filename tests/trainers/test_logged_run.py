@@ -124,12 +124,12 @@ def test_answers_too_young_to_tell_are_left_out_and_counted(rows: list[Row], tmp
     # judged at once, so that the last ones had no time to be clicked
     early = [Row(r.interaction, _at(r, rows[-1])) for r in rows]
     write(url, early, watermark=rows[-1].interaction.occurred_at)
-    told = take_snapshot(FeedbackConfig(source="shards", path=url, contexts=1000, min_seen=0.3), tmp_path)
+    summary = take_snapshot(FeedbackConfig(source="shards", path=url, contexts=1000, min_seen=0.3), tmp_path)
     answers, seen = read_snapshot(tmp_path / LOGGED)
     assert 0 < len(rows) - len(answers) < 20
     assert (seen >= 0.3).all()
     assert (seen[:100] > 0.95).all()
-    assert f"({len(rows) - len(answers)} too young)" in told
+    assert f"({len(rows) - len(answers)} too young)" in summary
 
 
 def test_too_little_or_nothing_is_refused_with_what_was_found(rows: list[Row], tmp_path: Path) -> None:

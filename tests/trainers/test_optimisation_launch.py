@@ -82,7 +82,7 @@ def joined(job: OptimisationJob, nodes: int) -> Iterator[Part]:
 
 
 def compare(base: Path, folder: Path, nodes: int = 1, **settings: Any) -> None:
-    """Trains in this process and as `settings` say, on so many nodes; the results must agree."""
+    """Trains in this process and as `settings` say, on `nodes` nodes; the results must agree."""
     groups = random_groups(base, CONTEXTS, 3)
     reference = job_of(base, folder, "reference", groups, **SETTINGS)
     expected = run_optimisation(reference, quiet)

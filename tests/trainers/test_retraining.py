@@ -70,11 +70,11 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[RetrainOutcome, R
         patch.setattr("trainers.retraining.release.measure", dies)
         with pytest.raises(Killed):
             retrain(config(), shards, registry, entry.version, folder / "work", lambda text: None, now=NOW)
-    said: list[str] = []
+    reports: list[str] = []
     later = NOW + timedelta(hours=1)
-    found = retrain(config(), shards, registry, "latest", folder / "work", said.append, now=later)
-    assert "going on with" in said[0]
-    assert not any(text.startswith(("rollouts", "policy")) for text in said), "finished phases are not repeated"
+    found = retrain(config(), shards, registry, "latest", folder / "work", reports.append, now=later)
+    assert "going on with" in reports[0]
+    assert not any(text.startswith(("rollouts", "policy")) for text in reports), "finished phases are not repeated"
     return found, registry, folder
 
 
@@ -146,10 +146,10 @@ def test_what_was_read_is_not_new_any_more(outcome: tuple[RetrainOutcome, Regist
     attempts, reader = Attempts(folder / "work"), ShardReader(str(folder / "shards"))
     assert new_since(attempts, None) == NOW
     assert observe(reader, registry.get("v0001"), attempts, config()).new == 0
-    nobody = Attempts(folder / "elsewhere")
-    assert observe(reader, registry.get("v0001"), nobody, config()).new == 260
+    no_attempts = Attempts(folder / "elsewhere")
+    assert observe(reader, registry.get("v0001"), no_attempts, config()).new == 260
     # drift is looked at where the number alone does not decide, against what the serving model learned from
-    drifting = observe(reader, registry.get("v0002"), nobody, config(**{"triggers.new_interactions": 999}))
+    drifting = observe(reader, registry.get("v0002"), no_attempts, config(**{"triggers.new_interactions": 999}))
     assert drifting.new == 0, "the candidate has read all of it"
 
 

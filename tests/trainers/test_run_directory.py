@@ -26,7 +26,7 @@ OpenRun = Callable[[], RunDirectory]
 
 @pytest.fixture(params=["path", "file", "memory", "s3"])
 def open_run(request: pytest.FixtureRequest, tmp_path: Path) -> OpenRun:
-    """Opens the same run anew, as another process would."""
+    """Opens the same run again, as another process would."""
     made: dict[str, Callable[[], str]] = {
         "path": lambda: str(tmp_path / "run"),
         "file": lambda: f"file://{tmp_path}/run",
@@ -184,11 +184,11 @@ def test_a_phase_holds_plain_files_and_leaves_the_manifest_s_name_alone(open_run
 
 def test_a_folder_that_is_not_ours_is_neither_finished_nor_removed(open_run: OpenRun) -> None:
     run = open_run()
-    run.write_text("epoch-001/policy/model.bin", "somebody's")
+    run.write_text("epoch-001/policy/model.bin", "a user's")
     assert not run.phase("policy", 1).finished()
     with pytest.raises(InputError, match=r"model\.bin.*move it away"), run.phase("policy", 1).open():
         pytest.fail("the block must not run")
-    assert run.store.read("epoch-001/policy/model.bin") == b"somebody's"
+    assert run.store.read("epoch-001/policy/model.bin") == b"a user's"
 
 
 def test_a_second_writer_is_refused_and_told_who_writes(open_run: OpenRun) -> None:

@@ -65,7 +65,7 @@ def train(config: Path, run: Path, *options: str) -> int:
 
 @pytest.mark.timeout(300)
 def test_shards_of_the_rollouts_become_one(tmp_path: Path) -> None:
-    config, run, told = tmp_path / "parts.yaml", tmp_path / "run", tmp_path / "told.json"
+    config, run, outcome = tmp_path / "parts.yaml", tmp_path / "run", tmp_path / "outcome.json"
     config.write_text(CONFIG, encoding="utf-8")
     directory = RunDirectory(run)
     assert train(config, run, "--phase", "rollouts", "--shard", "all/2") == EXIT_BAD_INPUT, "no shard is there yet"
@@ -73,8 +73,8 @@ def test_shards_of_the_rollouts_become_one(tmp_path: Path) -> None:
         with directory.lock():  # a shard does not hold the run
             assert train(config, run, "--phase", "rollouts", "--shard", shard) == 0
     assert not directory.phase("rollouts", 1).finished()
-    assert train(config, run, "--phase", "rollouts", "--shard", "all/2", "--outcome", str(told)) == 0
-    assert json.loads(told.read_text()) == {"found": "10 answers to 5 contexts from 2 shards"}
+    assert train(config, run, "--phase", "rollouts", "--shard", "all/2", "--outcome", str(outcome)) == 0
+    assert json.loads(outcome.read_text()) == {"found": "10 answers to 5 contexts from 2 shards"}
 
     settings = load_config(str(config))
     source = ContextSource(build_world(settings.world), settings.world, settings.seed, settings.evaluation.validation)
