@@ -80,7 +80,7 @@ def test_an_estimate_that_would_miss_the_number_of_ads_is_refused() -> None:
 
 
 def test_bids_of_a_simulated_world_are_always_drawn() -> None:
-    with pytest.raises(ConfigError, match="a simulated world has no bids of advertisers"):
+    with pytest.raises(ConfigError, match="a simulated world has no advertisers"):
         parse_config("{name: x, rollout: {bids: as_bid}}", "run.yaml")
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.trainers.evaluation_report import made_up_report, made_up_sample
 from trainers.evaluation.page import MAX_EPOCHS, plots, render_html, segments
 from trainers.evaluation.report import Allocation, Compared, Epoch, Figure, Property, Report, Sample, ShownAd
-from trainers.evaluation.text import markdown_table, number, print_report, ratio_words, span, verdict
+from trainers.evaluation.text import number, print_report, ratio_words, span, verdict
 
 HOSTILE = "</p><script>alert('x')</script><img src=x onerror=alert(1)> {{ 7*7 }} {% raw %} \u202e & \"quoted\""
 
@@ -107,7 +107,6 @@ def test_what_was_not_measured_has_no_section(report: Report) -> None:
     assert "GSP" in text
     for words in ("MOSAIC", "Oracle", "Curves", "Properties", "Sample answers", "over its rivals", "×"):
         assert words not in text
-    assert "MOSAIC" not in markdown_table(bare)
     assert plots(bare) == {}
     assert "How this was measured" in " ".join(Outline(render_html(Report(meta=report.meta, methods={}))).words)
 
@@ -168,16 +167,6 @@ def test_the_table_fits_a_hundred_columns_uncut(report: Report) -> None:
     assert "…" not in shown
     for words in ("LLM-Auction", "oracle", "revenue/query", "seconds/query", "holds"):
         assert words in shown
-
-
-def test_the_markdown_is_a_table_with_what_repeats_it(report: Report) -> None:
-    meta = report.meta.model_copy(update={"base": "a|b <i>", "command": "llm-auction evaluate x \\\n  --out y"})
-    text = markdown_table(report.model_copy(update={"meta": meta}))
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert {row.count(" | ") for row in rows[:11]} == {6}
-    assert "a\\|b &lt;i>" in text
-    assert "\n    llm-auction evaluate x \\\n      --out y\n" in text
-    assert "Example CPU @ 2.50GHz, 2 cores, 15.6 GiB" in text
 
 
 def test_numbers_read_well() -> None:

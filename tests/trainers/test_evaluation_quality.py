@@ -11,12 +11,17 @@ from trainers.evaluation.quality import (
     AD_SENTENCES,
     PASSAGE_WORDS,
     UNFINISHED,
+    Encode,
     answer_qualities,
-    answer_quality,
     passages,
     repetition_factor,
     split_sentences,
 )
+
+
+def answer_quality(query: str, answer: Answer, finished: bool, encode: Encode) -> float:
+    return answer_qualities([(query, answer, finished)], encode)[0]
+
 
 QUERY = "Which headphones are good for noisy trains?"
 ADVICE = "Good headphones for trains cancel low noise. Check that they fit your head well."

@@ -258,7 +258,7 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _logs_last_an_epoch(self) -> RunConfig:
         if self.rollout.bids == "as_bid" and self.feedback.source != "shards":
-            raise ValueError("rollout.bids as_bid needs feedback.source shards: a simulated world has no bids of advertisers")
+            raise ValueError("rollout.bids as_bid needs feedback.source shards: a simulated world has no advertisers")
         if self.feedback.source == "shards":
             if self.epochs != 1:
                 raise ValueError("epochs must be 1 with feedback.source shards: only a policy that serves has a log")

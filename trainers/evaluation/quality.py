@@ -117,11 +117,6 @@ def answer_qualities(items: Sequence[tuple[str, Answer, bool]], encode: Encode) 
     return scores
 
 
-def answer_quality(query_text: str, answer: Answer, finished: bool, encode: Encode) -> float:
-    """Score the quality 0..1 of one answer; `answer_qualities` is faster for many."""
-    return answer_qualities([(query_text, answer, finished)], encode)[0]
-
-
 def _topic(query: NDArray[np.float64], vectors: NDArray[np.float64], texts: Sequence[str]) -> float:
     if not texts:
         return 0.0

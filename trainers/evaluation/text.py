@@ -1,6 +1,6 @@
-"""The report as text: names, units and verdicts in words, tables for a terminal of 100 columns (rich), and Markdown.
+"""The report as text: names, units and verdicts in words, and tables for a terminal of 100 columns (rich).
 
-`page` takes its words from here, so that terminal, Markdown and HTML cannot differ.
+`page` takes its words from here, so that terminal and HTML cannot differ.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from trainers.evaluation.metrics import COMPARED, METHODS, METRICS
 from trainers.evaluation.report import Compared, Figure, Machine, Property, Report
 
 MINUS: Final = "\N{MINUS SIGN}"
-RANGE: Final = "\N{EN DASH}"
 TIMES: Final = "\N{MULTIPLICATION SIGN}"
 ABSENT: Final = "\N{EN DASH}"
 
@@ -262,53 +261,3 @@ def print_report(report: Report, console: Console) -> None:
     for name, found in report.properties.items():
         mark = "[green]holds[/]" if found.holds else "[red]does not hold[/]"
         console.print(f"[bold]{escape(PROPERTY[name])}[/]: {mark}. {escape(verdict(name, found))}", highlight=False)
-
-
-def markdown_table(report: Report) -> str:
-    """Format methods, ratios, properties and the command as Markdown: a section of docs/results.md."""
-    names = [name for name in METHODS if name in report.methods]
-    lines = [_row(["", *(METHOD[name][1] for name in names)]), _row(["---", *["---:"] * len(names)])]
-    for metric in METRICS:
-        words = METRIC[metric]
-        cells = [f"{words.name} ({words.unit})"]
-        for name in names:
-            figure = report.methods[name][metric]
-            interval = span(figure, words.digits)
-            cells.append(number(figure.mean, words.digits) + (f" ({interval})" if interval else ""))
-        lines.append(_row(cells))
-    baselines = [name for name in METHODS if name in report.ratios]
-    if baselines:
-        lines += ["", _row(["LLM-Auction over", *(METHOD[name][1] for name in baselines)])]
-        lines.append(_row(["---", *["---:"] * len(baselines)]))
-        for metric in COMPARED:
-            cells = [METRIC[metric].name]
-            for name in baselines:
-                found = report.ratios[name].get(metric)
-                value, interval = ratio_words(found) if found else ("", "")
-                cells.append(value + (f" ({interval})" if interval else ""))
-            lines.append(_row(cells))
-    if report.properties:
-        lines.append("")
-        for key, result in report.properties.items():
-            holds = "holds" if result.holds else "**does not hold**"
-            lines.append(f"- {PROPERTY[key]}: {holds}. {verdict(key, result)}")
-    meta = report.meta
-    lines += [
-        "",
-        f"95% intervals, bootstrap over {meta.queries} held-out queries with {meta.candidates} candidates each; "
-        f"base {_cell(meta.base)}, config {_cell(meta.config)}, seed {meta.seed}; "
-        f"{_cell(machine_words(meta.machine))}; {_cell(meta.date)}.",
-        "",
-        # Indented code needs no fence that the command could close.
-        *("    " + line for line in meta.command.splitlines()),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
-
-
-def _cell(text: str) -> str:
-    """Escape text so that it cannot end a cell or begin a tag."""
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
