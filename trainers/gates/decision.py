@@ -19,10 +19,10 @@ from trainers.config.gates import GateSettings
 from trainers.gates.clicks import PredictorFigures
 from trainers.gates.offpolicy import Estimate
 
-Verdict = Literal["passed", "failed", "refused", "not configured"]
+GateVerdict = Literal["passed", "failed", "refused", "not configured"]
 """A gate that the settings do not configure is "not configured": it is recorded and does not count."""
 
-PASSING: tuple[Verdict, ...] = ("passed", "not configured")
+PASSING: tuple[GateVerdict, ...] = ("passed", "not configured")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Gate:
     """One gate's verdict, its figures and thresholds, and the reason in words."""
 
     name: str
-    verdict: Verdict
+    verdict: GateVerdict
     reason: str
     figures: Mapping[str, JsonValue]
     thresholds: Mapping[str, float]
@@ -140,7 +140,7 @@ def _predictor(figures: Figures, settings: GateSettings) -> Gate:
     ranks = f"ranks held-out clicks with an AUC of {auc.mean:.3f} ({auc.lo:.3f} to {auc.hi:.3f})"
     if auc.lo <= settings.min_auc:
         # A useless predictor and meaningless clicks give the same figures: neither justifies training.
-        verdict: Verdict = "failed" if auc.mean <= settings.min_auc else "refused"
+        verdict: GateVerdict = "failed" if auc.mean <= settings.min_auc else "refused"
         return Gate(name, verdict, f"{ranks}, {settings.min_auc:g} must be beaten", record, thresholds)
     if found.gain is not None:
         compared, reason = _not_worse(found.gain, settings.auc_margin)
@@ -253,7 +253,7 @@ def _invalid(figures: Figures, settings: GateSettings) -> Gate:
     record: dict[str, JsonValue] = {"invalid_per_answer": _number(share), "answers": answers}
     if answers < settings.min_queries or not math.isfinite(share):
         return Gate(name, "refused", f"{share:g} measured on {answers} answers only", record, thresholds)
-    verdict: Verdict = "passed" if share <= settings.max_invalid else "failed"
+    verdict: GateVerdict = "passed" if share <= settings.max_invalid else "failed"
     return Gate(name, verdict, f"{share:g} invalid insertions an answer", record, thresholds)
 
 
@@ -265,7 +265,7 @@ def _latency(figures: Figures, settings: GateSettings) -> Gate:
     record: dict[str, JsonValue] = {"ratio": _number(ratio)}
     if not (math.isfinite(ratio) and ratio > 0):
         return Gate(name, "refused", f"a ratio of {ratio:g} cannot have been measured", record, thresholds)
-    verdict: Verdict = "passed" if ratio <= settings.max_latency_ratio else "failed"
+    verdict: GateVerdict = "passed" if ratio <= settings.max_latency_ratio else "failed"
     return Gate(name, verdict, f"{ratio:.2f} times the serving model's seconds an answer", record, thresholds)
 
 
@@ -273,7 +273,7 @@ def _missing(name: str, thresholds: Mapping[str, float]) -> Gate:
     return Gate(name, "refused", "it was not measured", {}, thresholds)
 
 
-def _not_worse(gain: Interval, margin: float) -> tuple[Verdict, str]:
+def _not_worse(gain: Interval, margin: float) -> tuple[GateVerdict, str]:
     """Compare the worse end of the gain's interval with the margin; an interval around the margin is a refusal."""
     if not (math.isfinite(gain.mean) and math.isfinite(margin)):
         return "refused", "the figures are not finite"
