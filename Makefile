@@ -33,8 +33,9 @@ test-integration: $(VENV)/.dev ## The tests that need a Kubernetes cluster; buil
 test-slow: $(VENV)/.dev ## The tests that take minutes
 	$(PYTEST) -m slow
 
-check: $(VENV)/.dev ## Lint, types and import contracts
+check: $(VENV)/.dev ## Lint, layout, types and import contracts
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 

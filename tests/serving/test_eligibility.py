@@ -21,7 +21,6 @@ from serving.auction.eligibility import (
     Reason,
     rules,
 )
-from serving.auction.pacing import WHOLE, auction_seed, campaign_key, coins, participates, threshold
 from serving.campaigns.types import (
     BidAdjustment,
     Campaign,
@@ -386,20 +385,3 @@ def test_requests_are_validated_and_hide_the_reader() -> None:
         change(ASK, floor_micros=-1)
     assert "reader" not in repr(ASK)
     assert "running" not in repr(ASK)
-
-
-@given(st.text(max_size=40), st.lists(st.text(max_size=20), min_size=1, max_size=20), st.floats(0, 1))
-def test_coins_are_the_same_one_by_one_and_all_at_once(auction: str, ids: list[str], share: float) -> None:
-    import numpy as np
-
-    keys = np.array([campaign_key(i) for i in ids], np.uint64)
-    together = coins(auction, keys) < np.uint64(threshold(share))
-    assert together.tolist() == [participates(auction, i, share) for i in ids]
-
-
-def test_coins_are_fair() -> None:
-    taken = [sum(participates(f"auction-{a}", f"campaign-{c}", 0.3) for a in range(200)) for c in range(50)]
-    assert 0.28 < sum(taken) / 10_000 < 0.32
-    assert max(taken) < 90  # 60 expected, standard deviation 6.5
-    assert threshold(1) == WHOLE
-    assert auction_seed("a") != campaign_key("a")

@@ -9,12 +9,23 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mechanism.errors import ConfigError
-from serving.auction.pacing import PacingSettings, PacingState, next_state, participates
+from serving.auction.pacing import (
+    WHOLE,
+    PacingSettings,
+    PacingState,
+    auction_seed,
+    campaign_key,
+    coins,
+    next_state,
+    participates,
+    threshold,
+)
 from serving.campaigns.dayparts import open_intervals, overlap_s, zone
 from serving.campaigns.types import Campaign, CampaignState, Daypart, Pacing, Spend
 
@@ -221,3 +232,18 @@ def test_settings_out_of_range_are_named() -> None:
     for name, value in (("first", 0), ("lowest", 1.5), ("catch_up", -1), ("longest_s", math.nan)):
         with pytest.raises(ConfigError, match=f"pacing.{name}"):
             PacingSettings(**{name: value})
+
+
+@given(st.text(max_size=40), st.lists(st.text(max_size=20), min_size=1, max_size=20), st.floats(0, 1))
+def test_coins_are_the_same_one_by_one_and_all_at_once(auction: str, ids: list[str], share: float) -> None:
+    keys = np.array([campaign_key(i) for i in ids], np.uint64)
+    together = coins(auction, keys) < np.uint64(threshold(share))
+    assert together.tolist() == [participates(auction, i, share) for i in ids]
+
+
+def test_coins_are_fair() -> None:
+    taken = [sum(participates(f"auction-{a}", f"campaign-{c}", 0.3) for a in range(200)) for c in range(50)]
+    assert 0.28 < sum(taken) / 10_000 < 0.32
+    assert max(taken) < 90  # 60 expected, standard deviation 6.5
+    assert threshold(1) == WHOLE
+    assert auction_seed("a") != campaign_key("a")
