@@ -21,7 +21,6 @@ from cli.main import app
 from cli.worker import parse_money
 from mechanism.errors import ConfigError, InputError
 from serving.campaigns.storage import CampaignStore
-from serving.campaigns.types import Campaign, Creative
 from serving.database.engine import Database
 from serving.database.migrations import migrate
 from serving.reports.reports import Query, report
@@ -34,6 +33,7 @@ from streaming.log import Partition, Record
 from streaming.pseudonyms import pseudonym
 from streaming.shards import ShardReader
 from streaming.topics import CLICKS, INTERACTIONS, all_topics
+from tests.serving.database.samples import campaign, creative
 from tests.support.ports import free_ports
 
 WAIT_S = 60.0
@@ -159,7 +159,7 @@ def test_the_ledger_worker_charges_what_the_log_holds(log: EmbeddedLog, tmp_path
     database = Database(url)
     now = datetime.now(UTC)
     for number in range(3):
-        CampaignStore(database).create(campaign(number, now), now)
+        CampaignStore(database).create(campaign(number, creatives=(creative(f"A{number}"),), bid_micros=1), now)
     for topic in (INTERACTIONS, CLICKS):
         assert call("dlq", "replay", topic, "--log", tmp_path / "log") == (0, f"1 replayed to {topic}, 0 kept\n")
     assert call(*ledger, url) == (0, "")
@@ -167,22 +167,6 @@ def test_the_ledger_worker_charges_what_the_log_holds(log: EmbeddedLog, tmp_path
     assert (line.impressions, line.clicks, line.revenue_micros) == (2, 1, 200_000)
     database.close()
     assert call(*ledger, "mysql://x")[0] == 2
-
-
-def campaign(number: int, now: datetime) -> Campaign:
-    creative = Creative(id=f"A{number}", title="Brand", landing_url="https://brand.example/")
-    return Campaign(
-        id=f"c{number}",
-        advertiser_id="a",
-        name="n",
-        category="",
-        creatives=(creative,),
-        bid_micros=1,
-        currency="EUR",
-        starts_at=now,
-        created_at=now,
-        updated_at=now,
-    )
 
 
 def test_dead_letters_are_listed_replayed_and_kept_while_they_cannot_be_decoded(

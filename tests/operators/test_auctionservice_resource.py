@@ -18,10 +18,9 @@ from operators.auctionservice.observe import Desired
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus, Model, Traffic
 from tests.support.cluster.control_plane import ControlPlane
 
+from .examples import EXAMPLES, PLACE, create
 from .service_world import digest, spec
 
-PLACE = ("llm-auction.io", "v1alpha1")
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "operators"
 pytestmark = pytest.mark.usefixtures("definitions")
 
 
@@ -34,18 +33,10 @@ def service(**changes: Any) -> dict[str, Any]:
     }
 
 
-def create(api: client.ApiClient, namespace: str, made: dict[str, Any]) -> dict[str, Any]:
-    objects = client.CustomObjectsApi(api)
-    kept: dict[str, Any] = objects.create_namespaced_custom_object(
-        *PLACE, namespace, "auctionservices", made, field_validation="Strict"
-    )
-    return kept
-
-
 def test_defaults_are_those_of_the_models(api: client.ApiClient, namespace: str) -> None:
     made = service()
     del made["spec"]["rollout"]
-    kept = AuctionServiceSpec.model_validate(create(api, namespace, made)["spec"])
+    kept = AuctionServiceSpec.model_validate(create(api, namespace, "auctionservices", made)["spec"])
     assert kept == AuctionServiceSpec.model_validate(made["spec"])
     assert [step.weight for step in kept.rollout.steps] == [5, 25, 50]
 
@@ -103,7 +94,7 @@ REFUSED = {
 def test_an_invalid_specification_is_refused(api: client.ApiClient, namespace: str, case: str) -> None:
     changes, expected = REFUSED[case]
     with pytest.raises(ApiException) as refused:
-        create(api, namespace, service(**copy.deepcopy(changes)))
+        create(api, namespace, "auctionservices", service(**copy.deepcopy(changes)))
     assert refused.value.status in (400, 422)
     assert expected in str(refused.value.body)
 
@@ -165,7 +156,7 @@ def test_no_pod_can_write_its_root_or_become_root() -> None:
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("0[45]-*.yaml")), ids=lambda path: path.stem)
 def test_the_examples_are_stored_unchanged(api: client.ApiClient, namespace: str, path: Path) -> None:
     made = yaml.safe_load(path.read_text(encoding="utf-8"))
-    kept = create(api, namespace, made)
+    kept = create(api, namespace, "auctionservices", made)
     assert AuctionServiceSpec.model_validate(kept["spec"]) == AuctionServiceSpec.model_validate(made["spec"])
 
 

@@ -15,43 +15,23 @@ from operators.resources.irpojob import IRPOJobSpec
 from tests.support.cluster.control_plane import ControlPlane
 from trainers.config import RunConfig
 
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "operators"
-PLACE = ("llm-auction.io", "v1alpha1")
+from .examples import EXAMPLES, PLACE, create, example
+
 pytestmark = pytest.mark.usefixtures("definitions")
-
-
-def irpojob(**changes: Any) -> dict[str, Any]:
-    """Return the first example with changes by dotted path (`steps__optimisation__pods=3`)."""
-    made: dict[str, Any] = yaml.safe_load((EXAMPLES / "01-quick.yaml").read_text(encoding="utf-8"))
-    for path, value in changes.items():
-        *parents, last = path.split("__")
-        at = made["spec"]
-        for parent in parents:
-            at = at.setdefault(parent, {})
-        at[last] = value
-    return made
-
-
-def create(api: client.ApiClient, namespace: str, made: dict[str, Any]) -> dict[str, Any]:
-    objects = client.CustomObjectsApi(api)
-    kept: dict[str, Any] = objects.create_namespaced_custom_object(
-        *PLACE, namespace, "irpojobs", made, field_validation="Strict"
-    )
-    return kept
 
 
 def refusal(api: client.ApiClient, namespace: str, made: dict[str, Any]) -> str:
     with pytest.raises(ApiException) as refused:
-        create(api, namespace, made)
+        create(api, namespace, "irpojobs", made)
     assert refused.value.status in (400, 422)
     return str(refused.value.body)
 
 
 def test_defaults_are_those_of_the_trainers_configuration(api: client.ApiClient, namespace: str) -> None:
-    kept = create(api, namespace, irpojob())
+    kept = create(api, namespace, "irpojobs", example("01-quick.yaml"))
     assert kept["spec"]["maxRestarts"] == 3
     assert kept["spec"]["config"]["optimisation"]["warm_up"] == 0.1
-    given = {**irpojob()["spec"]["config"], "name": "quick"}
+    given = {**example("01-quick.yaml")["spec"]["config"], "name": "quick"}
     assert IRPOJobSpec.model_validate(kept["spec"]).run_config("quick") == RunConfig.model_validate(given)
 
 
@@ -113,12 +93,12 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_an_invalid_specification_is_refused(api: client.ApiClient, namespace: str, case: str) -> None:
     changes, expected = REFUSED[case]
-    assert expected in refusal(api, namespace, irpojob(**copy.deepcopy(changes)))
+    assert expected in refusal(api, namespace, example("01-quick.yaml", **copy.deepcopy(changes)))
 
 
 @pytest.mark.parametrize("name", ["models", "1st", "a" * 41, "with.dot"])
 def test_names_that_owned_objects_could_not_carry_are_refused(api: client.ApiClient, namespace: str, name: str) -> None:
-    made = irpojob()
+    made = example("01-quick.yaml")
     made["metadata"]["name"] = name
     assert "name" in refusal(api, namespace, made)
 
@@ -137,7 +117,7 @@ def test_names_that_owned_objects_could_not_carry_are_refused(api: client.ApiCli
     ids=lambda change: next(iter(change)),
 )
 def test_what_a_run_depends_on_is_immutable(api: client.ApiClient, namespace: str, change: dict[str, Any]) -> None:
-    create(api, namespace, irpojob())
+    create(api, namespace, "irpojobs", example("01-quick.yaml"))
     with pytest.raises(ApiException) as refused:
         client.CustomObjectsApi(api).patch_namespaced_custom_object(
             *PLACE, namespace, "irpojobs", "quick", {"spec": change}
@@ -146,7 +126,7 @@ def test_what_a_run_depends_on_is_immutable(api: client.ApiClient, namespace: st
 
 
 def test_limits_and_suspension_can_change(api: client.ApiClient, namespace: str) -> None:
-    create(api, namespace, irpojob())
+    create(api, namespace, "irpojobs", example("01-quick.yaml"))
     change = {"suspend": True, "maxRestarts": 9, "activeDeadlineSeconds": 60, "ttlSecondsAfterFinished": 1}
     kept = client.CustomObjectsApi(api).patch_namespaced_custom_object(
         *PLACE, namespace, "irpojobs", "quick", {"spec": change}
@@ -163,6 +143,6 @@ def test_the_examples_pass_a_server_side_dry_run(own_control_plane: ControlPlane
 
 def test_kubectl_explains_the_job(own_control_plane: ControlPlane) -> None:
     output = own_control_plane.kubectl("explain", "irpojob.spec.config.preference")
-    assert "delta_th: by how many bid points" in " ".join(output.split())
+    assert "delta_th, bid points by which a winner" in " ".join(output.split())
     assert "(at least 0, default 10.0)" in " ".join(output.split())
     assert "What to train, on which pods" in own_control_plane.kubectl("explain", "irpo.spec")

@@ -6,10 +6,8 @@ import copy
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
@@ -18,34 +16,15 @@ from operators.retrainpolicy.manifests import irpojob, look_job
 from operators.retrainpolicy.observe import Desired
 from tests.support.cluster.control_plane import ControlPlane
 
-PLACE = ("llm-auction.io", "v1alpha1")
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "operators" / "06-retrain.yaml"
+from .examples import PLACE, create, example
+
 pytestmark = pytest.mark.usefixtures("definitions")
-
-
-def policy(**changes: Any) -> dict[str, Any]:
-    made: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
-    for path, value in changes.items():
-        *parents, last = path.split("__")
-        at = made["spec"]
-        for parent in parents:
-            at = at.setdefault(parent, {})
-        at[last] = value
-    return made
-
-
-def create(api: client.ApiClient, namespace: str, made: dict[str, Any]) -> dict[str, Any]:
-    objects = client.CustomObjectsApi(api)
-    kept: dict[str, Any] = objects.create_namespaced_custom_object(
-        *PLACE, namespace, "retrainpolicies", made, field_validation="Strict"
-    )
-    return kept
 
 
 def test_the_example_is_accepted_with_the_trainers_default_triggers_and_a_mutable_template(
     api: client.ApiClient, namespace: str
 ) -> None:
-    kept = create(api, namespace, policy())
+    kept = create(api, namespace, "retrainpolicies", example("06-retrain.yaml"))
     read = RetrainPolicySpec.model_validate(kept["spec"])
     assert read.trigger_config().drift.population == 0.05
     assert read.trigger_config().new_interactions == 20_000
@@ -83,7 +62,7 @@ REFUSED = {
 def test_an_invalid_specification_is_refused(api: client.ApiClient, namespace: str, case: str) -> None:
     changes, expected = REFUSED[case]
     with pytest.raises(ApiException) as refused:
-        create(api, namespace, policy(**copy.deepcopy(changes)))
+        create(api, namespace, "retrainpolicies", example("06-retrain.yaml", **copy.deepcopy(changes)))
     assert refused.value.status in (400, 422)
     assert expected in str(refused.value.body)
 
@@ -91,7 +70,7 @@ def test_an_invalid_specification_is_refused(api: client.ApiClient, namespace: s
 def test_the_api_server_accepts_every_object_of_a_policy(
     own_control_plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
-    spec, now = RetrainPolicySpec.model_validate(policy()["spec"]), datetime(2026, 11, 25, tzinfo=UTC)
+    spec, now = RetrainPolicySpec.model_validate(example("06-retrain.yaml")["spec"]), datetime(2026, 11, 25, tzinfo=UTC)
     desired = Desired("nightly", namespace, "9f1c6b6e-8b0c-4b9e-9d8d-000000000000", 1, now, spec, RetrainPolicyStatus())
     items = [irpojob(desired, "nightly-1", "v1", now), look_job(desired, "nightly-look-1", "v1", now)]
     (tmp_path / "all.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -14,7 +14,6 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks.streaming.event_samples import click, clicks, interaction
 from serving.campaigns.storage import CampaignStore
-from serving.campaigns.types import Campaign, Creative
 from serving.database.engine import Database
 from serving.database.migrations import migrate
 from serving.ledger.background import LedgerThread
@@ -27,8 +26,7 @@ from streaming.events import AnyEvent, Interaction, Participation, ShownAd
 from streaming.topics import CLICKS, INTERACTIONS, all_topics
 from streaming.workers.letters import letters
 from streaming.workers.loop import Worker
-
-NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+from tests.serving.database.samples import NOW, campaign, creative
 
 
 @pytest.fixture
@@ -37,20 +35,9 @@ def database(tmp_path: Path) -> Iterator[Database]:
     migrate(url)
     database = Database(url)
     for number in range(3):
-        creative = Creative(id=f"A{number}", title="Brand", landing_url="https://brand.example/")
-        campaign = Campaign(
-            id=f"c{number}",
-            advertiser_id="a",
-            name="n",
-            category="",
-            creatives=(creative,),
-            bid_micros=1,
-            currency="EUR",
-            starts_at=NOW,
-            created_at=NOW,
-            updated_at=NOW,
+        CampaignStore(database).create(
+            campaign(number, creatives=(creative(f"A{number}"),), bid_micros=1, starts_at=NOW), NOW
         )
-        CampaignStore(database).create(campaign, NOW)
     yield database
     database.close()
 
