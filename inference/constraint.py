@@ -23,7 +23,7 @@ from mechanism.types import Ad, AdId, MarkerChoice
 MARK = "@"
 BRACKET = "["
 BROKEN = "\ufffd"
-"""What the bytes of an incomplete character decode to."""
+"""The replacement character: what the bytes of an incomplete character decode to."""
 
 
 class Tokenizer(Protocol):
@@ -179,9 +179,10 @@ class MarkerConstraint:
         return len(self.shown) < self.max_ads and tokens_left > self.trie.longest + 1
 
     def barred(self) -> frozenset[int]:
-        """Return, outside of markers, the tokens that would write a candidate's id in brackets, a broken marker.
+        """Return the tokens barred outside of markers: those that would write a candidate's id in brackets.
 
-        Right after a "[" no token may match the beginning of an id, so no later token needs a check.
+        An id in brackets without a title is a broken marker. Right after a "[" no token may match the beginning of an
+        id, so no later token needs a check.
         """
         if not self._after_bracket:
             return self._fused

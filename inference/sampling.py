@@ -44,8 +44,8 @@ class SamplingSettings:
     """How answers are sampled.
 
     A temperature of 0 takes the best token; `top_k` 0 and `top_p` 1 keep every token. `max_ads` bounds the ads of an
-    answer. Without `constrained` the model writes markers freely, which measures what it would do. Settings out of
-    range are ConfigErrors.
+    answer. Without `constrained` nothing restricts the markers, to measure the model by itself. Settings out of range
+    are ConfigErrors.
     """
 
     temperature: float = 0.7

@@ -260,6 +260,6 @@ def _unsupported(policy: Policy, logged: _PathProbabilities, target: _PathProbab
         # Rounding at the edge of a truncation may cut off a token that was drawn: its path ends there.
         ratio *= target.chosen_T[t] / logged.chosen_T[t] if logged.chosen_T[t] else 0.0
         ads_ratio *= target.ads_T[t] / logged.ads_T[t] if logged.ads_T[t] else 0.0
-    # An answer cut off at the logging policy's budget has no evidence about a target that may write longer answers.
+    # An answer cut off at the logging policy's budget says nothing about a target that may write longer answers.
     cut = logged.path.whole and not target.path.whole and len(target.chosen_T) == len(logged.chosen_T)
     return (lost + ratio, ads_lost + ads_ratio) if cut else (lost, ads_lost)

@@ -141,7 +141,7 @@ def check_ids(judged: Sequence[AdId], shown: Sequence[AdId]) -> None:
     """Check that a reply judges every shown ad exactly once, and no other ad.
 
     Raises:
-        ValueError: with the faults, if it does not.
+        ValueError: if it does not; the message lists the faults.
     """
     faults = []
     if unknown := sorted(set(judged) - set(shown)):

@@ -1,7 +1,7 @@
 """A judge by rules on words: no model, no cost, and the same grades for the same answer on every machine.
 
 Relevance is the overlap of an ad's words with the query and, with consent, the user's interests. Nativeness is the
-overlap of the ad's sentence with the query, reduced for what marks it as advertising (as in the simulator's click
+overlap of the ad's sentence with the query, reduced if the sentence reads like advertising (as in the simulator's click
 model, but without its encoder). Quality grades whether the answer fits the query, is long enough, and does not repeat
 itself.
 """
@@ -17,12 +17,12 @@ from mechanism.prose import PUSHY, carrier, runs
 from mechanism.types import Ad, Answer
 
 FULL_OVERLAP = 3
-"""Shared words from which the overlap of two texts is full."""
+"""Number of shared words that counts as full overlap."""
 STEM_LETTERS = 4
 LONG_ENOUGH = 40
-"""Words from which an answer is not short."""
+"""Number of words from which an answer counts as long enough."""
 MAX_ADS = 3
-"""Ads from which an answer is not overloaded."""
+"""Most ads of an answer that does not count as overloaded."""
 INTEREST_WEIGHT = 0.6
 """Weight of the interests in the relevance, beside 1 for the query."""
 PUSHY_CAP = 0.25
@@ -91,5 +91,5 @@ def stems(text: str) -> frozenset[str]:
 
 
 def overlap(left: frozenset[str], right: frozenset[str]) -> float:
-    """Return the overlap of two sets of words, 0..1: it is full for all of the smaller set, or FULL_OVERLAP words."""
+    """Return the overlap of two sets of words, 0..1: 1 if they share FULL_OVERLAP words or the whole smaller set."""
     return min(1.0, len(left & right) / max(1, min(len(left), len(right), FULL_OVERLAP)))

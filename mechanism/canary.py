@@ -1,4 +1,4 @@
-"""Whether a new version of a policy does worse than the stable one by more than chance explains.
+"""Statistics for whether a new version of a policy is worse than the stable one by more than chance.
 
 One-sided bounds on counts, sums and samples; no I/O. Two callers compare versions with them: the guard behind a route
 file (`serving.canary.guard`, single answers from the event log) and the operator's (`operators.auctionservice.guards`,
@@ -47,8 +47,8 @@ def ratio_bounds(
 ) -> Bounds | None:
     """Return the bounds of `new / old`, two rates that rest on Poisson counts of events; None unless both are > 0.
 
-    Normal approximation of the log ratio. `dispersion` is the variance of the summed quantity over that of the number
-    of events, in units of its mean: above 1 where events differ in size, as bids do.
+    Normal approximation of the log ratio. `dispersion` is 1 + the squared coefficient of variation of one event's size:
+    1 for plain counts, above 1 where events differ in size, as bids do.
     """
     if new <= 0 or old <= 0:
         return None

@@ -25,9 +25,9 @@ class PromptSettings:
     """How a prompt is written.
 
     `instructions` is "full" for instruction-following models and "brief" for small models that were trained on the
-    format; `described` makes a brief line begin with what is offered. `ad_load` multiplies every bid before it is
-    shown, which raises or lowers the number of ads at run time, without retraining. An ad load that is negative or not
-    finite and a `max_points` below 1 are ConfigErrors.
+    format; `described` puts the ad's category or text before the bid in a brief line. `ad_load` multiplies every bid
+    before it is shown, which raises or lowers the number of ads at run time, without retraining. An ad load that is
+    negative or not finite and a `max_points` below 1 are ConfigErrors.
     """
 
     instructions: Literal["full", "brief"] = "full"
@@ -70,7 +70,7 @@ def render_candidate(candidate: Candidate, settings: PromptSettings) -> str:
 
 
 def described(ad: Ad) -> str:
-    """Return what is offered in a few words: the ad's category, or else the beginning of its text."""
+    """Return a short description of the offer: the ad's category, else the beginning of its text."""
     # An "@" after a number would read as a bid.
     return " ".join((ad.category or ad.text).replace("@", " ").lower().rstrip(" .!").split()[:DESCRIBED_WORDS])
 

@@ -110,7 +110,7 @@ def clean_ad(ad: Ad, place: str) -> Ad:
 
 
 def clean_query(query: str, place: str) -> str:
-    """Return a user's message that is safe in a prompt; its words stay, whatever they ask for. Idempotent.
+    """Return a user's message that is safe in a prompt. No word is removed, not even an instruction. Idempotent.
 
     Invisible control characters are removed. Special tokens (`<|im_start|>`) and marker syntax are broken by a blank,
     so that no tokenizer or parser interprets them.

@@ -1,7 +1,7 @@
 """Confidence intervals: percentile bootstrap over queries, and the Wilson interval for proportions of rare events.
 
 The unit of resampling is always the query (a column of a paired table), because answers to one query are not
-independent. What a figure means, and when it is good enough, is decided by the callers.
+independent. Callers decide what a figure means and when it is good enough.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def resampled_means(values: Floats, seed: int, draws: int) -> Floats:
 def percentile_interval(mean: float, draws: Floats, level: float) -> Interval:
     """Return the central `level` of `draws` (draws,) as the interval around `mean`.
 
-    Its ends are order statistics, rounded outwards: infinite draws keep their meaning, and the interval is never
-    narrower than `level`.
+    Its ends are order statistics, rounded outwards: an infinite draw stays infinite, and the interval holds at least
+    the share `level` of the draws.
     """
     check_level(level)
     ordered = np.sort(draws)

@@ -50,7 +50,7 @@ class MarkerStream:
         self._insertions: list[Insertion] = []
         self._faults: list[Fault] = []
         self._ready: list[Piece] = []
-        self._gap = False  # a marker was removed after a blank: blanks that follow would double it
+        self._gap = False  # a marker was removed after a blank: drop the blanks that follow it
         self._finished = False
 
     def feed(self, delta: str) -> list[Piece]:

@@ -22,10 +22,10 @@ class ClickSettings:
     """Parameters of the ground truth. Probabilities are per shown ad; cosines are the frozen encoder's.
 
     `query_range` and `taste_range` map cosines linearly onto relevance 0..1; taste counts `taste_weight` of a query
-    match. A sentence that says nothing on the query has nativeness `foreign`, a pushy one `pushy`; one that opens
-    the answer loses `opening`, and one of whose three-word runs more than half stand earlier in the answer loses
-    `repeated`, because it reads like a form. `competition` is how much each further ad distracts; more than
-    `flood_after` distinct ads, or one ad shown twice, and nobody clicks anything.
+    match. A sentence that says nothing on the query has nativeness `foreign`, a pushy one at most `pushy`. The
+    nativeness is multiplied by `opening` if the sentence opens the answer, and by `repeated` if more than half of its
+    three-word runs occur earlier in the answer. `competition` is how much each further ad distracts. With more than
+    `flood_after` distinct ads, or one ad shown twice, no ad is clicked.
     """
 
     best: float = 0.8
@@ -57,7 +57,7 @@ class ClickModel:
         self.settings = settings or ClickSettings()
 
     def relevance(self, context: Context, ads: list[Ad]) -> NDArray[np.float64]:
-        """Relevance of each ad to the query and, with consent, to the user's interests, shape (len(ads),), 0..1."""
+        """Return the relevance of each ad to query and, with consent, interests, shape (len(ads),), 0..1."""
         s = self.settings
         interests = ", ".join(context.profile.interests) if context.profile else ""
         vectors = _encode([context.query, interests, *(f"{ad.title}: {ad.text}" for ad in ads)])
@@ -66,7 +66,7 @@ class ClickModel:
         return 1.0 - (1.0 - by_query) * (1.0 - s.taste_weight * by_taste)
 
     def nativeness(self, context: Context, carriers: list[Carrier]) -> NDArray[np.float64]:
-        """Nativeness of the sentences that carry ads, shape (len(carriers),), 0..1."""
+        """Return the nativeness of the sentences that carry ads, shape (len(carriers),), 0..1."""
         s = self.settings
         vectors = _encode([context.query, *(c.text for c in carriers)])
         fit = s.foreign + (1.0 - s.foreign) * _ramp(vectors[1:] @ vectors[0], s.native_range)
@@ -76,7 +76,7 @@ class ClickModel:
         return np.asarray(np.minimum(fit, pushy) * opening * repeated)
 
     def causes(self, context: Context, answer: Answer) -> dict[AdId, Cause]:
-        """Relevance, nativeness and click probability of every distinct shown ad."""
+        """Return relevance, nativeness and click probability of every distinct shown ad."""
         by_id = {c.ad.id: c.ad for c in context.candidates}
         shown = [by_id[i] for i in answer.shown() if i in by_id]
         if not shown:
@@ -92,11 +92,11 @@ class ClickModel:
         }
 
     def probabilities(self, context: Context, answer: Answer) -> dict[AdId, float]:
-        """ctr_i(x, h, a_i, y) of every distinct shown ad."""
+        """Return ctr_i(x, h, a_i, y) of every distinct shown ad."""
         return {ad_id: cause.probability for ad_id, cause in self.causes(context, answer).items()}
 
     def click(self, probabilities: Mapping[AdId, float], rng: np.random.Generator) -> dict[AdId, bool]:
-        """Independent clicks drawn from the given probabilities."""
+        """Draw independent clicks from the given probabilities."""
         return {ad_id: bool(rng.random() < p) for ad_id, p in probabilities.items()}
 
 

@@ -1,7 +1,8 @@
-"""The built-in world: advertisers, users and what they ask. Deterministic by seed; no text of it is random prose.
+"""The built-in world: advertisers, users and their queries. Deterministic by seed.
 
-100 invented ads in 50 categories (`data/catalogue.yaml`), 3,000 profiles with five queries each; of every profile four
-queries train and one tests (12,000 / 3,000), as in arXiv 2512.10551, section 5. Every context gets fresh bids.
+All texts are fixed or fill templates. 100 invented ads in 50 categories (`data/catalogue.yaml`), 3,000 profiles with
+five queries each: four for training and one for testing (12,000 / 3,000), as in arXiv 2512.10551, section 5. Every
+context gets fresh bids.
 """
 
 from __future__ import annotations

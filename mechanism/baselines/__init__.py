@@ -40,7 +40,7 @@ class AdPredictor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BaselineAnswer:
-    """A baseline's answer, each winner's price of a click (micros), and the number of generated answers."""
+    """A baseline's answer, each winner's price per click (micros), and the number of generated answers."""
 
     generation: Generation
     click_prices: Mapping[AdId, Micros]
@@ -51,7 +51,7 @@ def restricted(context: Context, winners: Iterable[AdId], shown_bid: Micros | No
     """Return `context` with the winners as its only candidates, in their order, for the writing step.
 
     `shown_bid` (micros), if given, replaces their bids in the prompt: the auction is over, and a policy that reads bids
-    should not drop a winner for a low one.
+    must not drop a winner because its bid is low.
 
     Raises:
         InputError: if a winner is not a candidate of `context`.

@@ -29,7 +29,7 @@ class GspSettings:
 
 
 def allocate(bids: Mapping[AdId, Micros], pctr: Mapping[AdId, float], settings: GspSettings) -> tuple[Won, ...]:
-    """Return the winners in slot order, with their prices of a click.
+    """Return the winners in slot order, with their prices per click.
 
     Winner i pays score_{i+1} / pctr_i, rounded up to micros, and at least the reserve; the ad ranked below need not
     hold a slot itself. A missing, negative or non-finite `pctr` is an InputError.

@@ -16,7 +16,7 @@ from mechanism.types import AdId, Micros
 
 @dataclass(frozen=True, slots=True)
 class Won:
-    """A placement that an ad won, and what it pays for one click: 0 <= price <= its bid, in micros."""
+    """A placement that an ad won, and its price per click in micros: 0 <= price <= bid."""
 
     ad_id: AdId
     price: Micros
@@ -52,7 +52,7 @@ def check_weights(place: str, bids: Mapping[AdId, Micros], weights: Mapping[AdId
 
 
 def rank(bids: Mapping[AdId, Micros], weights: Mapping[AdId, float], reserve: Micros = 0) -> list[Ranked]:
-    """Return the competing ads by falling bid * weight, ties by ad id. Weights must have passed `check_weights`.
+    """Return the competing ads by descending bid * weight, ties by ad id. `check_weights` must have passed.
 
     An ad that bids under the reserve (micros), or whose score is zero, does not compete.
 
@@ -68,7 +68,7 @@ def rank(bids: Mapping[AdId, Micros], weights: Mapping[AdId, float], reserve: Mi
 def price_to_keep(winner: Ranked, runner_up: Ranked | None, reserve: Micros = 0) -> Micros:
     """Return the smallest bid in micros whose score reaches the runner-up's, and at least the reserve.
 
-    It cannot exceed the winner's bid, which is whole and reaches that score.
+    It cannot exceed the winner's bid: that is a whole number, and its score is at least the runner-up's.
     """
     threshold = 0 if runner_up is None else math.ceil(runner_up.score / winner.weight)
     return max(reserve, threshold)

@@ -37,7 +37,7 @@ class SegmentSettings:
 def allocate(
     bids: Mapping[AdId, Micros], relevance: Mapping[AdId, float], settings: SegmentSettings, seed: int
 ) -> tuple[Won, ...]:
-    """Return the winners by segment, with their prices of a click; fewer than the segments if competitors run out.
+    """Return the winners in segment order, with their prices per click; fewer if no competitor is left.
 
     A winner pays the smallest bid that wins its segment under the same noise and the same earlier winners, rounded up
     to micros, and at least the reserve. Noise is drawn in order of ad id, so it depends neither on the order of the

@@ -1,9 +1,8 @@
 """What an import yields: ads, queries with their relevance labels, and a report that accounts for every row.
 
-A row of a file is either accepted or reported, never both and never neither. Identity of texts (which spelling names
-which ad, which queries are one) and the train/test split are decided here, for every importer. Bids and users are not
-part of such data: `simulator.imported_world` adds them. Reading files is left to `rows`, what makes a row valid to each
-importer.
+Every row of a file is either accepted or reported. Which spellings name the same ad, which queries are equal, and the
+train/test split are decided here, for every importer. Bids and users are not part of such data:
+`simulator.imported_world` adds them. Reading files is left to `rows`, what makes a row valid to each importer.
 """
 
 from __future__ import annotations

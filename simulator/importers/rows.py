@@ -24,8 +24,8 @@ NOT_UTF8 = "save the file as UTF-8"
 class Row:
     """One row of a file.
 
-    `number` counts the data rows of its file from 1, refused ones included, so that ids made of it do not change when
-    another row is corrected.
+    `number` counts the data rows of its file from 1, refused ones included, so that ids derived from it do not
+    change when another row is corrected.
     """
 
     file: str

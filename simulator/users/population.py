@@ -73,7 +73,7 @@ class Population:
         return crc32(f"consent {profile.id}".encode()) % _CONSENTS < self._settings.consenting * _CONSENTS
 
     def clicks(self, query: Query, read: Read, auction_id: str, now: float) -> tuple[AdId, ...]:
-        """Draw the links that the user follows, from the click model's truth times the user's fatigue and trust.
+        """Draw the links that the user follows: the click model's probabilities, scaled by fatigue and trust.
 
         `now` is in seconds of any monotonic clock.
         """

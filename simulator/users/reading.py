@@ -75,7 +75,8 @@ def read(completion: dict[str, Any]) -> Read:
             begin, end = link["span"]
             title = link["title"]
             if at > begin or title not in _ESCAPED.sub(r"\1", content[begin:end]):
-                raise InputError("ads.span", [begin, end], "it must cover the link to its ad, one after another")
+                remedy = "each span must cover the link to its ad, and no two may overlap"
+                raise InputError("ads.span", [begin, end], remedy)
             text += content[at:begin]
             insertions.append(Insertion(link["ad_id"], len(text), len(text) + len(title)))
             text, at = text + title, end
