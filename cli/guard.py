@@ -12,8 +12,8 @@ from cli.options import DEFAULT_REGISTRY, DEFAULT_ROUTES, LogAddress, Partitions
 from cli.promote import routable_version
 
 if TYPE_CHECKING:
-    from serving.canary.deployment import Change, Deployment
     from serving.canary.guard import GuardSettings
+    from serving.canary.promotion_and_rollback import Change, Deployment
     from serving.canary.samples import SampleSettings
     from streaming.log import EventLog
     from trainers.artifacts.registry import Registry
@@ -46,8 +46,8 @@ def guard(
     """Keep the newest version, or roll it back, by comparing its answers with those of the previous version."""
     from datetime import timedelta
 
-    from serving.canary.deployment import Deployment
     from serving.canary.guard import GuardSettings
+    from serving.canary.promotion_and_rollback import Deployment
     from serving.canary.samples import SampleSettings
     from streaming.addresses import open_log
     from streaming.topics import all_topics

@@ -11,7 +11,7 @@ from cli.options import DEFAULT_REGISTRY, DEFAULT_ROUTES, RegistryUrl, RoutesFil
 from mechanism.errors import InputError
 
 if TYPE_CHECKING:
-    from serving.canary.deployment import Change
+    from serving.canary.promotion_and_rollback import Change
     from serving.policies.route_file import Version
     from trainers.artifacts.registry import ModelEntry, Registry
 
@@ -33,7 +33,7 @@ def promote(
     ] = False,
 ) -> None:
     """Route traffic to a version; answers under way finish on the version that began them."""
-    from serving.canary.deployment import Deployment
+    from serving.canary.promotion_and_rollback import Deployment
     from trainers.artifacts.registry import Registry
 
     models = Registry(registry)
@@ -51,7 +51,7 @@ def rollback(
     history: Annotated[bool, typer.Option("--history", help="Only list the changes so far.")] = False,
 ) -> None:
     """Route the newest version's traffic back to the one before it; each further call goes back one more."""
-    from serving.canary.deployment import Deployment
+    from serving.canary.promotion_and_rollback import Deployment
 
     deployment = Deployment(routes)
     if not history:

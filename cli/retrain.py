@@ -131,7 +131,7 @@ def most_routed_version(routes: Path) -> str:
     Raises:
         ConfigError: if the file routes to no version.
     """
-    from serving.canary.deployment import Deployment
+    from serving.canary.promotion_and_rollback import Deployment
 
     version = Deployment(routes).serving()
     if version is None:

@@ -83,8 +83,8 @@ def run_loop(settings: RunConfig, out: Path, port: int, rate: float, state_dir: 
     from cli.local.loop import Loop, LoopPaths, base_version, register_base, retraining_program, serving_programs
     from cli.promote import routable_version
     from cli.serve import listen
-    from serving.canary.deployment import Deployment
     from serving.canary.guard import GuardSettings
+    from serving.canary.promotion_and_rollback import Deployment
     from trainers.retraining.release import registry_of
 
     listen("127.0.0.1", port).close()  # report a port in use before anything is started

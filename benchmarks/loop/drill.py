@@ -27,9 +27,9 @@ from benchmarks.loop.traffic import Server, Traffic, put, revenue, run_workers, 
 from cli.promote import routable_version
 from mechanism.objective import Penalty
 from mechanism.statistics import bootstrap_interval
-from serving.canary.deployment import Change, Deployment
 from serving.canary.guard import GuardSettings
 from serving.canary.monitor import CanaryMonitor, LogFeed
+from serving.canary.promotion_and_rollback import Change, Deployment
 from serving.canary.samples import AnswerSamples, SampleSettings
 from streaming.embedded import EmbeddedLog
 from streaming.events import AnyEvent, Interaction

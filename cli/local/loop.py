@@ -18,8 +18,8 @@ from cli.local.supervisor import Program, Supervisor
 from mechanism.errors import AuctionError
 
 if TYPE_CHECKING:
-    from serving.canary.deployment import Deployment
     from serving.canary.guard import GuardSettings
+    from serving.canary.promotion_and_rollback import Deployment
     from serving.policies.route_file import Version
 
 log = structlog.get_logger(__name__)

@@ -16,8 +16,8 @@ from mechanism.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
     from cli.local.loop import Loop
-    from serving.canary.deployment import Change
     from serving.canary.guard import ServedAnswer
+    from serving.canary.promotion_and_rollback import Change
     from trainers.artifacts.registry import ModelEntry
 
 DRAWS = 200

@@ -107,7 +107,7 @@ class Rollout:
         elif blocker is None:
             self._enter_step(candidate, 0, may_grow=True)
         elif (self.now - self._step_since()).total_seconds() >= self.settings.ready_seconds:
-            self._reject(candidate, blocker.reason, blocker.message)
+            self._roll_back(candidate, blocker.reason, blocker.message)
         else:
             self.draft.update(phase="Starting")
             self.progress = blocker
@@ -116,7 +116,7 @@ class Rollout:
         """Reject a candidate that breaks a guard, apply changed settings, and enter the next step when it is time."""
         broken = self._unready(candidate) or self._broken_guard(candidate)
         if broken is not None:
-            self._reject(candidate, broken.reason, broken.message)
+            self._roll_back(candidate, broken.reason, broken.message)
             return
         blocker = self.blocker(candidate)
         # The specification may allow a smaller or larger share than before.
@@ -201,7 +201,7 @@ class Rollout:
         if old is not None:
             self._retire(old, self.settings.keep_seconds)
 
-    def _reject(self, candidate: Model, reason: ServiceReason, message: str) -> None:
+    def _roll_back(self, candidate: Model, reason: ServiceReason, message: str) -> None:
         """Roll back to the stable version."""
         assert self.status.stable is not None
         rejected = Rejected(
@@ -264,9 +264,9 @@ class Rollout:
             return f"no router follows route file {generation} yet"
         unread = [router for router in routers if router.generation is None]
         if unread:
-            message = f"the figures of {len(unread)} of {len(routers)} routers cannot be read, those of {unread[0].pod}"
+            message = f"the figures of {len(unread)} of {len(routers)} routers cannot be read, for example those of"
             remedy = "see its log, and allow the operator to connect to that port (NetworkPolicy)"
-            return f"{message} at http://{unread[0].address}/metrics for one: {remedy}"
+            return f"{message} {unread[0].pod} at http://{unread[0].address}/metrics: {remedy}"
         behind = [router for router in routers if (router.generation or 0) < generation]
         return f"{len(behind)} of {len(routers)} routers do not follow route file {generation} yet" if behind else ""
 

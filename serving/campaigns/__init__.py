@@ -1,1 +1,1 @@
-"""Campaigns: what advertisers book, how it is checked and stored, and what routers read of it."""
+"""Campaigns: what advertisers book, how it is validated and stored. Eligibility is `serving.auction`'s."""

@@ -19,10 +19,10 @@ from mechanism.errors import InputError
 from mechanism.files import replace_file
 from mechanism.sanitize import clean_ad, web_address_fault
 from mechanism.types import Ad, AdId, Micros
-from serving.campaigns.checks import CURRENCY, HIGHEST_BID, checked
 from serving.campaigns.input import CampaignInput, CreativeInput
 from serving.campaigns.storage import CampaignStore, NotFound
 from serving.campaigns.types import Campaign, CampaignState, Pacing, ReviewState
+from serving.campaigns.validation import CURRENCY, HIGHEST_BID, checked
 
 DEMO_PATH = "/demo/"
 """An ad's landing page may be the router's own page `/demo/<ad id>`: invented advertisers have no website."""

@@ -1,4 +1,4 @@
-"""A campaign as its advertiser writes it: the body of an HTTP request. `serving.campaigns.checks` checks the values."""
+"""A campaign as its advertiser writes it, the body of an HTTP request; `serving.campaigns.validation` checks values."""
 
 from __future__ import annotations
 

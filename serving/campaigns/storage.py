@@ -1,8 +1,8 @@
 """Campaigns in SQL: create, change, review, list.
 
 A campaign is stored whole as JSON, beside the columns that SQL filters by and the ledger computes with.
-`serving.campaigns.checks` validates the fields; this module enforces what depends on stored campaigns: versions, unique
-ids, fields that charges depend on, and reviews, which advertisers cannot give themselves.
+`serving.campaigns.validation` validates the fields; this module enforces what depends on stored campaigns: versions,
+unique ids, fields that charges depend on, and reviews, which advertisers cannot give themselves.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Campaigns, their creatives, budgets and limits, as plain records.
 
-`serving.campaigns.checks` validates what arrives over HTTP, `serving.campaigns.storage` stores it, and
+`serving.campaigns.validation` validates what arrives over HTTP, `serving.campaigns.storage` stores it, and
 `serving.auction.eligibility` decides who may take part in an auction. Times are UTC; money is in micros of the
 campaign's currency.
 """

@@ -1,1 +1,5 @@
-"""Which version serves: promotion and rollback with their history, and the guard over a promoted version."""
+"""Which version serves.
+
+`promotion_and_rollback` changes the route file and keeps the history; `guard` decides whether a promoted version stays;
+`monitor` reads the log for it (`samples`) and carries the decision out.
+"""

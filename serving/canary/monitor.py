@@ -12,8 +12,8 @@ from typing import Self
 import structlog
 
 from mechanism.errors import InputError
-from serving.canary.deployment import Deployment
 from serving.canary.guard import GuardDecision, GuardSettings, decide
+from serving.canary.promotion_and_rollback import Deployment
 from serving.canary.samples import AnswerSamples
 from streaming.codec import EventError, decode
 from streaming.log import Consumer, EventLog

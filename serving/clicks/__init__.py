@@ -1,1 +1,1 @@
-"""Sponsored links: their signed tokens, and the decision whether a click on one is charged."""
+"""Sponsored links: their signed tokens, and which clicks are invalid traffic. Charges are `serving.ledger`'s."""

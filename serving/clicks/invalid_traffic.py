@@ -100,7 +100,7 @@ class ClickScreen:
             return InvalidReason.BOT
         if now >= claims.expires:
             return InvalidReason.EXPIRED
-        # Tokens carry whole seconds, so up to a second more of reading is assumed than there was.
+        # Tokens carry whole seconds, so the reading time is overestimated by up to a second.
         if claims.issued and now - claims.issued < self._settings.shortest_read_s:
             return InvalidReason.TOO_EARLY
         by_user = bool(request.user_id) and self._repeats(

@@ -20,11 +20,11 @@ from litestar.params import FromPath
 from mechanism.types import Micros
 from serving.accounts.keys import Role
 from serving.auction.pacing import day_plan
-from serving.campaigns.checks import BadCampaign, checked
 from serving.campaigns.input import CampaignInput
 from serving.campaigns.snapshots import spends_of
 from serving.campaigns.storage import CampaignFilter, CampaignStore, NotFound
 from serving.campaigns.types import Campaign, CampaignState, ReviewState, Spend
+from serving.campaigns.validation import BadCampaign, checked
 from serving.database.cursors import Page
 from serving.database.engine import Database
 from serving.errors import ApiError, BadFields, BadRequest

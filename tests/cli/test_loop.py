@@ -12,8 +12,8 @@ from rich.console import Console
 
 from cli.local.loop import Loop, LoopPaths, base_version, register_base, retraining_program, serving_programs
 from cli.local.table import loop_table
-from serving.canary.deployment import Deployment
 from serving.canary.guard import GuardSettings
+from serving.canary.promotion_and_rollback import Deployment
 from streaming.embedded import EmbeddedLog
 from streaming.log import Partition
 from streaming.shards import ShardReader

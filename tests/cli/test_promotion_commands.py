@@ -16,8 +16,8 @@ from benchmarks.streaming.event_samples import click, interaction
 from cli.guard import monitor, promote_next
 from cli.main import app
 from inference.models import resolve
-from serving.canary.deployment import Deployment
 from serving.canary.guard import GuardSettings
+from serving.canary.promotion_and_rollback import Deployment
 from serving.canary.samples import SampleSettings
 from serving.policies.model import folder_digest
 from serving.policies.route_file import Version, read_routes

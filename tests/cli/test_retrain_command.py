@@ -15,7 +15,7 @@ from cli.main import app
 from cli.retrain import print_outcome, to_json
 from inference.models import resolve
 from mechanism.statistics import Interval
-from serving.canary.deployment import Deployment
+from serving.canary.promotion_and_rollback import Deployment
 from serving.policies.route_file import Version
 from streaming.events import JudgedAd, Judgement
 from streaming.shards import Row

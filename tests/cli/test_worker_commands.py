@@ -151,11 +151,11 @@ def test_the_ledger_worker_charges_what_the_log_holds(log: EmbeddedLog, tmp_path
     put(log, record(event), record(click(event, "A0", 5)))
     ledger = ["worker", "ledger", "--log", tmp_path / "log", "--until-idle", "--database"]
     code, output = call(*ledger, url)
-    assert (code, "there is no such file" in output) == (2, True)
+    assert (code, "the file does not exist" in output) == (2, True)
     migrate(url)
     assert call(*ledger, url)[0] == 0
     code, output = call("dlq", "list", "--log", tmp_path / "log")
-    assert (code, "there is no such campaign" in output) == (0, True)
+    assert (code, "no campaign has this id" in output) == (0, True)
     database = Database(url)
     now = datetime.now(UTC)
     for number in range(3):

@@ -11,9 +11,9 @@ from typing import Any
 
 from mechanism.objective import Penalty
 from mechanism.types import Context
-from serving.canary.deployment import Deployment
 from serving.canary.guard import GuardSettings
 from serving.canary.monitor import CanaryMonitor, LogFeed
+from serving.canary.promotion_and_rollback import Deployment
 from serving.canary.samples import AnswerSamples, SampleSettings
 from serving.policies.in_process import ThreadedPolicy
 from serving.policies.protocol import AsyncPolicyBackend

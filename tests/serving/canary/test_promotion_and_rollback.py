@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mechanism.errors import InputError
-from serving.canary.deployment import Deployment
+from serving.canary.promotion_and_rollback import Deployment
 from serving.policies.route_file import Version, read_routes
 
 
