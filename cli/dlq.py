@@ -18,7 +18,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="List dead le
 def list_letters(
     log: LogAddress,
     topic: Annotated[str, typer.Option(help="Only letters of this topic.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """List the dead letters, without their contents."""
     import msgspec
@@ -64,7 +64,7 @@ def known_topic(topic: str, place: str) -> str:
     """Return the topic.
 
     Raises:
-        InputError: if there is no such topic of events.
+        InputError: if it is not a topic of events.
     """
     from streaming.topics import EVENT_TOPICS
 

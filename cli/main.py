@@ -75,13 +75,13 @@ class LazyGroup(TyperGroup):
         return list(ENTRIES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return the stand-in for a command, or None for an unknown name, for which typer suggests the nearest."""
+        """Return a stand-in for the command, or None for an unknown name; typer then suggests similar names."""
         if cmd_name not in ENTRIES:
             return None
         return Deferred(name=cmd_name, help=ENTRIES[cmd_name].help)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Resolve as typer does, with `commands` filled, from which it takes its suggestions for a wrong name."""
+        """Fill `commands` before typer resolves the name: it suggests names from there for an unknown one."""
         self.commands = {name: self.get_command(ctx, name) for name in ENTRIES}
         return super().resolve_command(ctx, args)
 

@@ -39,7 +39,7 @@ def check_log(address: str, *, must_exist: bool) -> None:
     """Refuse an address that cannot be an event log, such as a file or a router's state directory.
 
     Raises:
-        InputError: if the address is none, or if `must_exist` and no log is there.
+        InputError: if the address cannot be an event log, or if `must_exist` and there is none.
     """
     from streaming.addresses import KAFKA
     from streaming.topics import INTERACTIONS

@@ -1,7 +1,7 @@
 """`llm-auction serve`: assemble a router from a policy, a database and a state directory, and serve it on a port.
 
-An empty database is filled from a catalogue file or, by default, with the built-in world's ads and random bids: the
-router itself takes nothing from the simulated world.
+An empty database is filled from a catalogue file or, by default, with the built-in world's ads and random bids; the
+router itself does not depend on the simulator.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ KEEP_ALIVE_S = 75
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread that charges or encodes may hold the interpreter; Python's default of 5 ms delays answers."""
 GC_THRESHOLDS = (20_000, 20, 50)
-"""Answers leave no reference cycles, so the collector need not search those under way again and again."""
+"""Collect rarely: answers leave no reference cycles, and each collection would search all running answers."""
 
 
 def serve(
@@ -58,7 +58,7 @@ def serve(
     ] = "",
     ledger: Annotated[
         bool | None,
-        typer.Option("--ledger/--no-ledger", help="Charge here. Default: yes; with Kafka no, `worker ledger` does."),
+        typer.Option("--ledger/--no-ledger", help="Charge clicks beside this router. Default: yes; with Kafka no."),
     ] = None,
     anonymous: Annotated[
         bool, typer.Option("--anonymous", help="Let callers without an API key chat and read auctions.")
@@ -68,16 +68,16 @@ def serve(
         str, typer.Option(help="host:port for /metrics. Default: on --port.", envvar="LLM_AUCTION_METRICS")
     ] = "",
     triton: Annotated[
-        str, typer.Option(help="host:port of a Triton's gRPC, in place of a policy in this process.")
+        str, typer.Option(help="host:port of a Triton's gRPC, instead of a policy in this process.")
     ] = "",
     digest: Annotated[str, typer.Option(help="With --triton: the weights' sha256, as `triton build` prints it.")] = "",
     upstream: Annotated[
-        str, typer.Option(help="Base URL of an OpenAI-compatible server, in place of a policy in this process.")
+        str, typer.Option(help="Base URL of an OpenAI-compatible server, instead of a policy in this process.")
     ] = "",
     routes: Annotated[
         Path | None,
         typer.Option(
-            help="Route file: versions and their shares of the traffic, reread when it changes; in place of a policy."
+            help="Route file: versions and their shares of the traffic, read again when it changes; instead of --model."
         ),
     ] = None,
     meaning: Annotated[
@@ -285,7 +285,7 @@ def listen(host: str, port: int) -> socket.socket:
     """Open the listening socket; done before the model is loaded, so that a port in use is reported at once.
 
     Raises:
-        ConfigError: if the address cannot be listened on.
+        ConfigError: if the address is invalid or in use.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -1,4 +1,4 @@
-"""`llm-auction train`: run or resume an IRPO run and print what each phase found."""
+"""`llm-auction train`: run or resume an IRPO run and print one line of results per phase."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_REASON_CHARACTERS = 1000
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """The best epoch (0 of a process that leads no run) and what the last phase found."""
+    """The best epoch (0 in a process that only joins a shared phase), and the last phase's line of results."""
 
     best_epoch: int
     found: str

@@ -36,7 +36,7 @@ def build(
     instances: Annotated[int, typer.Option(min=1, help="Model instances; each loads the weights.")] = 1,
     slots: Annotated[int, typer.Option(min=1, help="Answers that an instance generates at the same time.")] = 16,
     waiting: Annotated[int, typer.Option(min=0, help="Answers that may wait in the queue.")] = 64,
-    link: Annotated[bool, typer.Option("--link", help="Link the weights' files in place of copying them.")] = False,
+    link: Annotated[bool, typer.Option("--link", help="Hard-link the weights' files instead of copying them.")] = False,
 ) -> None:
     """Add a model to a Triton model repository and print its name there.
 

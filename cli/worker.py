@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run a worker on the event log.")
 
-MetricsPort = Annotated[int, typer.Option(help="Serve Prometheus metrics on this port; 0: do not.")]
+MetricsPort = Annotated[int, typer.Option(help="Serve Prometheus metrics on this port; 0: no metrics.")]
 RetentionDays = Annotated[float, typer.Option(help="Days that created topics keep their records.")]
 UntilIdle = Annotated[bool, typer.Option("--until-idle", help="Stop at the end of the log.")]
 
@@ -99,7 +99,7 @@ def ledger(
     database: Annotated[
         str, typer.Option(envvar="LLM_AUCTION_DATABASE", help="The routers' database, as postgresql://...")
     ],
-    gathered: Annotated[float, typer.Option(help="Seconds within which charges share a transaction.")] = 0.2,
+    gathered: Annotated[float, typer.Option(help="Seconds for which charges are collected in a transaction.")] = 0.2,
     until_idle: UntilIdle = False,
     partitions: Partitions = 3,
     retention_days: RetentionDays = 30.0,
@@ -117,7 +117,7 @@ def ledger(
     settings = LedgerSettings(gathered_s=gathered)
     file = database.partition("sqlite:///")[2]
     if file and not Path(file).is_file():
-        raise InputError("--database", database, "there is no such file: give the routers' own database")
+        raise InputError("--database", database, "the file does not exist: give the routers' own database")
     migrate(database)
     opened = Database(database, pool_size=2)
     try:
@@ -211,7 +211,7 @@ def _judge(
     from judge.cost import Prices
     from judge.endpoint import EndpointJudge, EndpointJudgeSettings
 
-    # few attempts and short waits: the partitions stand still while the endpoint answers
+    # few attempts and short waits: a batch holds up its partitions until the endpoint has answered
     connection = EndpointSettings(
         endpoint, model, key_env or None, attempts=2, timeout=20.0, longest_backoff=5.0, concurrency=8
     )
@@ -225,7 +225,7 @@ def parse_money(place: str, money: str) -> int:
     """Return an amount written as 12.50 in micros.
 
     Raises:
-        ConfigError: if it is not a number >= 0 of at most six decimals.
+        ConfigError: if it is negative, not a number, or has more than six decimals.
     """
     from decimal import Decimal, InvalidOperation
 

@@ -65,7 +65,7 @@ def owned_object(
     name: str,
     labels: Mapping[str, str],
 ) -> Manifest:
-    """Return the head of an object that Kubernetes garbage-collects together with its owner, also without operator."""
+    """Return kind and metadata of an object that Kubernetes deletes with its owner, even while no operator runs."""
     reference = {
         "apiVersion": API_VERSION,
         "kind": owner_kind,

@@ -41,7 +41,7 @@ RETRIES_S = (1, 1, 2, 3, 5, 8, 13, 21, *[30] * 1000)
 CRD_WAIT_S = 120.0
 MAX_LOGINS, LOGIN_WINDOW_S = 4, 120.0
 LOGIN_LASTS = timedelta(minutes=30)
-"""Then the token is read again; Kubernetes renews that of a pod within the hour."""
+"""How long kopf uses a login. Then the token is read again, because Kubernetes renews a pod's within the hour."""
 
 IRPOJobReconciler = Reconciler[IRPOJobSpec, irpojob.Observed, IRPOJobStatus]
 ServiceReconciler = Reconciler[AuctionServiceSpec, auctionservice.Observed, AuctionServiceStatus]
@@ -161,8 +161,9 @@ class Operator:
     async def _login(self, **_: Any) -> kopf.ConnectionInfo:
         """Give kopf the connection that the controllers use.
 
-        Its expiry makes it a new one each time, because kopf never retries credentials that were refused once, and an
-        API server that is starting may refuse valid ones. Repeated refusals end the process, which is then restarted.
+        Each login gets a new expiry, so that kopf takes it for new credentials: kopf never retries credentials that
+        were refused once, and an API server that is starting may refuse valid ones. Repeated refusals end the process,
+        which is then restarted.
         """
         now = time.monotonic()
         self._logins = [*(at for at in self._logins if now - at < LOGIN_WINDOW_S), now]

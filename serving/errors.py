@@ -83,7 +83,7 @@ class ClientGone(PolicyError):
 
 
 class PolicyTimeout(PolicyError):
-    """The policy did not finish within the deadline; it may still be busy, so that an immediate retry is no use."""
+    """The policy did not finish within the deadline; it may still be busy, so an immediate retry would not help."""
 
 
 def shown(value: object) -> str:
@@ -124,7 +124,7 @@ def sse_error(error: Exception) -> bytes:
 
 def _from_framework(error: HTTPException) -> ApiError:
     messages = {
-        404: "there is no such page: see /openapi.json",
+        404: "no page has this address: see /openapi.json",
         405: "this address does not accept that method",
         413: "the request is too large: send fewer or shorter messages",
     }

@@ -54,7 +54,7 @@ PROBE_S = 2.0
 GATHERED_S = 0.05
 """How long a ledger thread gathers events for one transaction."""
 STALE_S = 60.0
-"""After so long without reading the database the router is not ready: it may be serving spent budgets."""
+"""Seconds without reading the database after which the router is not ready: budgets may be spent by then."""
 
 
 class Router:
@@ -262,7 +262,7 @@ class Router:
 
 
 def _read_ad_load(state_dir: Path) -> AdLoadState:
-    """Return the controller's state of the process before; a new one where there is no readable file."""
+    """Read the controller's state that an earlier process saved; a new state if there is no readable file."""
     with suppress(OSError, msgspec.DecodeError):
         return msgspec.json.decode((state_dir / AD_LOAD_FILE).read_bytes(), type=AdLoadState)
     return AdLoadState()

@@ -167,7 +167,7 @@ def known_secret(state_dir: Path, environment: Mapping[str, str] = os.environ) -
     """Return the secret of routers that have run, without creating one.
 
     Raises:
-        ConfigError: if there is none, or it is not acceptable.
+        ConfigError: if there is none, it is too short, or other users may read it.
     """
     if environment.get(SECRET_VARIABLE) is None and not (state_dir / "secret").exists():
         raise ConfigError(str(state_dir / "secret"), "", f"name the routers' state directory, or set {SECRET_VARIABLE}")

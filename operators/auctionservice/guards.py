@@ -14,8 +14,7 @@ from operators.conditions import ServiceReason
 from operators.resources.auctionservice import Compared, Guards
 
 BID_DISPERSION = 1.5
-"""Variance of a sum of bids over that of their number, in units of the mean bid: 1 + the squared coefficient of
-variation; 4/3 for uniform bids."""
+"""`dispersion` of `ratio_bounds`: 1 + the squared coefficient of variation of the bids; 4/3 for uniform bids."""
 QUANTILE = 0.95
 MIN_STABLE_ANSWERS = 20
 """Answers of the stable version before anything is compared with it."""

@@ -159,7 +159,7 @@ class AccountStore:
         def work(connection: Connection) -> ApiKey:
             row = connection.execute(_by_id(key_id).with_for_update()).mappings().first()
             if row is None or not _key(row).valid(now):
-                raise InputError("key", key_id, "there is no such valid key: issue a new one")
+                raise InputError("key", key_id, "no valid key has this id: issue a new one")
             old = _key(row)
             until = now + overlap if old.expires_at is None else min(old.expires_at, now + overlap)
             connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(expires_at=until))
@@ -179,7 +179,7 @@ class AccountStore:
             connection.execute(update(api_keys).where(open_).values(revoked_at=now))
             row = connection.execute(_by_id(key_id)).mappings().first()
             if row is None:
-                raise InputError("key", key_id, "there is no such key")
+                raise InputError("key", key_id, "no key has this id")
             return _key(row)
 
         key = self._database.transact(work)

@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 GRACE_S = 1.0
 """How long after the deadline a backend may still end the answer itself."""
 LONGEST_VERSION = 32
-"""Characters of a model version that fits into a link; the auction record has longer ones."""
+"""Longest model version that is put into a link; a longer one is in the auction record only."""
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class RouterContext:
 async def write_answer(request: AnswerRequest, context: RouterContext, deltas: DeltaQueue) -> AnswerResult:
     """Write an answer into the queue; the policy version stays loaded until it has ended.
 
-    Every end is a result, a cancelled task and a failed policy included.
+    A cancellation and a failed policy are results as well, not exceptions.
     """
     try:
         with context.backend.lease(request.version_key) as policy:
@@ -74,7 +74,7 @@ class RunningAnswer:
     task: asyncio.Task[AnswerResult]
 
     async def result(self) -> AnswerResult:
-        """Wait for the end of the answer; raises the error that ended one which failed or was cancelled."""
+        """Wait for the end of the answer; raises its error if it failed or was cancelled."""
         if not self.task.done():
             await asyncio.wait((self.task,))  # `await self.task` would cancel the task together with its waiter
         result = self.task.result()

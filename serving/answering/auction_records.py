@@ -163,7 +163,7 @@ class EvaluationSummary:
     def of(cls, evaluation: Evaluation) -> EvaluationSummary:
         """Summarise an evaluation.
 
-        Each rule's mask lies within the mask before, so the sum of the masks is the number of rules that a slot passed.
+        Each rule's mask is a subset of the previous one, so their sum is the number of rules that a slot passed.
         """
         passed = np.zeros(len(evaluation.used), np.uint8)
         for _, admitted in evaluation.trail:

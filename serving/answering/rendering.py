@@ -1,7 +1,7 @@
 """Render the parsed pieces of an answer as the reader gets them: labelled Markdown links, and the list of these links.
 
-Every visible ad is labelled, linked and billable. Past the request's maximum the whole sentence with one more ad is
-left out, so that no advertisement stands in the text without its label.
+Every visible ad is labelled, linked and billable. Once the request's maximum is reached, a sentence with a further
+ad is left out whole, so that the text holds no unlabelled advertisement.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class VisibleAnswer:
         self.left_out: list[AdId] = []
 
     def add(self, pieces: Iterable[TextPiece | AdPiece]) -> list[VisibleDelta]:
-        """Return the deltas that these pieces complete; past the last link, text is held back to its sentence's end."""
+        """Return the deltas that these pieces complete; after the last allowed link, whole sentences only."""
         shown: list[VisibleDelta] = []
         for piece in pieces:
             if isinstance(piece, TextPiece):

@@ -68,7 +68,7 @@ class AnswerRequest:
 
     @property
     def version_key(self) -> str:
-        """What the policy version is chosen by: a user and a conversation stay on the version that they saw."""
+        """The key by which the policy version is chosen: a user and a conversation stay on one version."""
         return (self.ads.user_id if self.ads.consent else "") or self.ads.conversation_id or self.auction_id
 
 

@@ -16,7 +16,7 @@ from serving.campaigns.types import Campaign, FrequencyCap
 
 HOUR_S = 3_600
 HEADROOM = 64
-"""Impressions that must still fit for a reader to be countable: more than one answer can show."""
+"""Free places that a reader must have to be countable: more than one answer can use."""
 _Item = tuple[str, AdId]
 """(campaign id, creative id), the creative "" for the campaign itself."""
 

@@ -138,7 +138,7 @@ class Marketplace:
         try:
             self.index.put(campaign)
         except InputError as error:
-            # The API rejects such campaigns; one written around it must not keep the others from being served.
+            # The API rejects such campaigns; one that was written to the database directly must not stop the others.
             log.error("marketplace.invalid_campaign", campaign_id=campaign.id, place=error.place)
             return
         self._creatives.put(self.index.rows_of(campaign.id), campaign.creatives)

@@ -3,8 +3,8 @@
 Offers are ordered by creative id. A model server's prefix cache reuses a prompt up to its first difference: in a fixed
 order, two prompts with the same candidates share all of their offers, and others share the rules and the offers before
 the first difference. An order by score would change with every question and end the shared part at the first offer; an
-order by bid would also reveal by position what the number says. An order by popularity might share a little more, but
-would change under a running cache.
+order by bid would also let an offer's position reveal its bid. An order by popularity might share a little more, but
+would change while the cache is in use.
 """
 
 from __future__ import annotations

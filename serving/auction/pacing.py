@@ -123,7 +123,7 @@ def next_state(
         return PacingState(
             state.participation, now_s, total, state.spend, state.exposure, day, allowance, anchor_s, anchor_spent
         )
-    # Rates are in micros per open second: the even line's, the wanted one back to it, and the possible one.
+    # Micros per open second: `even` keeps to the line, `wanted` returns to it, `possible` is full participation.
     even = max(0, allowance - anchor_spent) / span
     line = anchor_spent + even * overlap_s(intervals, anchor_s, now_s)
     wanted = max(0.0, even + (line - spent_today) * settings.catch_up / span)
@@ -149,7 +149,7 @@ def day_plan(campaign: Campaign, spend: Spend, now: datetime) -> DayPlan:
     local_day = now.astimezone(zone(campaign.time_zone)).date()
     intervals = _flight(campaign, open_intervals(campaign.time_zone, campaign.dayparts, local_day))
     whole = overlap_s(intervals, -math.inf, math.inf)
-    # Spend before today: the share of a total budget is one of what was left when the day began.
+    # Without today's spend: the share of a total budget is computed from what was left when the day began.
     allowance = _allowance(campaign, spend.total_micros - spend.day_micros, 0, whole, now)
     if allowance is None or campaign.pacing is not Pacing.EVEN or whole <= 0:
         return DayPlan(allowance, None)
@@ -167,7 +167,7 @@ def _flight(campaign: Campaign, intervals: tuple[tuple[int, int], ...]) -> tuple
 def _allowance(campaign: Campaign, total: Micros, today: Micros, open_left: float, now: datetime) -> Micros | None:
     """Return what may be spent on this local day, the day's earlier spend included, None without a limit.
 
-    It is the daily budget, and at most the even share of the rest of the total budget until the end of the flight.
+    The daily budget, but at most an even share of what is left of the total budget until the flight ends.
     """
     shares = [] if campaign.daily_budget_micros is None else [campaign.daily_budget_micros]
     if campaign.total_budget_micros is not None:
@@ -195,7 +195,7 @@ def campaign_key(campaign_id: str) -> int:
 
 
 def threshold(participation: float) -> int:
-    """Convert a probability to the number of coins that take part.
+    """Convert a probability to the threshold that a campaign's coin must stay below to take part.
 
     Raises:
         ConfigError: if it is not within 0..1.

@@ -30,7 +30,7 @@ def auction_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         """Read one auction: candidates, bids, the reason of every exclusion, propensities, payments.
 
         Raises:
-            ApiError: 404 if this router has no such record, or another key asked.
+            ApiError: 404 if this router has no record of this id, or another key owns it.
         """
         caller = await gate.caller(request, *READERS, anonymous=True)
         owned = router.records.get(auction_id)

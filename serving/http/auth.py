@@ -194,14 +194,14 @@ def _check_own(caller: Caller, key_id: str) -> None:
         ApiError: 404 unless the caller is an administrator or the key itself.
     """
     if not caller.is_admin and caller.key_id != key_id:
-        raise ApiError(404, f"key: {key_id[:64]!r}: there is no such key", "key", "not_found")
+        raise ApiError(404, f"key: {key_id[:64]!r}: no API key has this id", "key", "not_found")
 
 
 async def _found(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run `work` on a thread.
 
     Raises:
-        ApiError: 404 if there is no such key.
+        ApiError: 404 if no key has this id.
         InputError: for other wrong input.
     """
     try:

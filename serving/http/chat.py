@@ -178,7 +178,7 @@ def _own_address(request: HttpRequest) -> str:
     """Return the address that the request came to; it begins the click links where no public address is configured.
 
     Raises:
-        BadRequest: if the Host header is no host.
+        BadRequest: if the Host header is not a host name.
     """
     host = request.headers.get("host", "")
     if not _HOST.fullmatch(host):

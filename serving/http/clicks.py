@@ -63,7 +63,7 @@ def click_routes(router: Router) -> list[HTTPRouteHandler]:
         """Show the landing page of an invented advertiser."""
         found = await rules.find(ad_id)
         if found is None or found[1].landing_url != DEMO_PATH + ad_id:
-            return _notice(404, "There is no such advertiser", "This demo page belongs to no ad of the catalogue.")
+            return _notice(404, "Unknown advertiser", "This demo page belongs to no ad of the catalogue.")
         campaign, creative = found
         offer = creative.text[:1].upper() + creative.text[1:]
         text = f"{offer}. {campaign.advertiser_id} is an invented advertiser; a real one would have its own page here."

@@ -91,7 +91,7 @@ class ProcessConfig(msgspec.Struct, frozen=True):
 
 
 class ChargeMessage(msgspec.Struct, frozen=True, tag=True):
-    """An event that was new, and what it was charged."""
+    """A newly booked event and its charge."""
 
     event: ChargeEvent
     result: ChargeResult
@@ -163,7 +163,7 @@ class LedgerProcess:
             if self._stopping.is_set():
                 return None
             command = [sys.executable, "-P", "-m", __name__]
-            # The child finds the same modules as this process, in whatever way this one was started.
+            # The child finds the same modules as this process, however this one was started.
             environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment)

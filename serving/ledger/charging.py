@@ -132,7 +132,7 @@ class _Budget(msgspec.Struct):
     spent_on: dict[str, Micros]
 
     def spend(self, day: str, price: Micros) -> Micros:
-        """Take as much of `price` as fits off the budgets, and return it."""
+        """Subtract as much of `price` as the budgets allow, and return it."""
         spent = self.spent_on.get(day, 0)
         charged = price
         # max(0, ...): a budget that was lowered below what is spent leaves 0, not a negative amount.
@@ -184,10 +184,10 @@ def _terms(connection: Connection, ids: Iterable[str], used: Sequence[tuple[int,
     for index, event_id, campaign_id, currency in used:
         own = found.get(campaign_id)
         if own is None:
-            remedy = "there is no such campaign"
+            remedy = "no campaign has this id"
             rejected.append((index, InputError(f"campaign of event {event_id}", campaign_id, remedy)))
         elif currency and currency != own.currency:
-            remedy = f"the campaign pays in {own.currency}: nothing is converted here"
+            remedy = f"the campaign pays in {own.currency}, and the ledger converts no currency"
             rejected.append((index, InputError(f"currency of event {event_id}", currency, remedy)))
     if rejected:
         raise BadEvents(rejected)

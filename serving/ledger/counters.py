@@ -32,11 +32,11 @@ class Counts(msgspec.Struct):
 
 
 class ReportCounts(Counts):
-    """The same with auctions.
+    """Counts, and the auctions in which a creative took part.
 
-    An auction counts for each of its creatives (`creative_auctions`). So that a sum over several creatives counts it
-    once, it also counts for the first creative of each campaign, of each advertiser on each day, and of all on each
-    day; the last two within one currency.
+    `creative_auctions` counts an auction at each of its creatives, so a sum over several creatives would count it
+    repeatedly. The other fields count it at one creative only: the first of each campaign, the first of each
+    advertiser and day, the first of each day; the last two for each currency.
     """
 
     creative_auctions: int = 0

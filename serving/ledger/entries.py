@@ -125,7 +125,7 @@ class BadEvents(InputError):
 
 
 class BadAuctions(BadEvents):
-    """The same for auctions: the indexes are those of the batch's auctions."""
+    """Auctions that no retry can book; `rejected` holds their indexes in the batch."""
 
 
 def reason_of(invalid: str, price: Micros, charged: Micros) -> str:

@@ -49,9 +49,9 @@ OnCharge: TypeAlias = Callable[[ChargeEvent, ChargeResult], None]
 
 @dataclass(frozen=True, slots=True)
 class LedgerSettings:
-    """How much shares a transaction: what arrives within `gathered_s` seconds, at most `charges` and `entries`.
+    """The size of a transaction: what arrives within `gathered_s` seconds, up to a number of charges and of entries.
 
-    `entries` counts the ads of auctions.
+    An entry is one candidate ad of an auction.
     """
 
     gathered_s: float = 0.2

@@ -1,7 +1,7 @@
-"""Calls to a policy server: retries before the answer has begun, and the circuit breaker that their ends drive.
+"""Calls to a policy server: retries before the answer has begun, and a circuit breaker that records how calls end.
 
-A request is sent again only while nothing of its answer has arrived and only after a failed connection: whatever the
-server answered, an error included, is final.
+A request is repeated only after a failed connection, before any part of its answer has arrived. Any response of the
+server is final, an error included.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class CallSettings:
     """Retries and time limits of one policy server; seconds.
 
     `retries` after failed connections, with a pause of up to `backoff_s`, doubled each time. `probe_s` limits a
-    question about the server or its model. A timeout counts as a failure of the server only after `silence_s` without
-    a sign of it: a request with a shorter deadline shows nothing about the server.
+    readiness check of the server or its model. A timeout counts as a failure of the server only if nothing arrived for
+    `silence_s`: a request with a shorter deadline shows nothing about the server.
     """
 
     retries: int = 2
@@ -88,13 +88,13 @@ class ServerCalls:
         Yields a function to call at the first sign that the server works.
 
         Raises:
-            PolicyTimeout: if `deadline`, a time on `clock`, is over.
+            PolicyTimeout: if `deadline`, a time on `clock`, has passed.
             ServerDown: while the breaker is open.
             AuctionError: the error of the call, once it is recorded.
         """
         began = clock()
         if deadline <= began:
-            raise PolicyTimeout("the deadline was over before the policy was asked")
+            raise PolicyTimeout("the deadline passed before the policy was called")
         if not self.breaker.allows(began):
             raise ServerDown(f"{self._server} failed repeatedly and gets no requests for a moment: see its log")
         probe = not self.breaker.closed

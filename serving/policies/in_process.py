@@ -49,7 +49,7 @@ class ThreadedPolicy(AsyncPolicyBackend):
     async def stream(
         self, context: Context, seed: int, max_ads: int, deadline: float
     ) -> AsyncGenerator[PolicyEvent, None]:
-        """As `AsyncPolicyBackend.stream`."""
+        """See `AsyncPolicyBackend.stream`."""
         answer = self._submit(context, seed, max_ads)
         ends = min(deadline, asyncio.get_running_loop().time() + self._deadline_s)
         try:

@@ -1,4 +1,4 @@
-"""A folder with a model: the digest of its weights, and the policy that they make.
+"""A model folder: the digest of its weights, and the policy loaded from it.
 
 The digest is the same wherever the model is served: in the router's process, on Triton, and as the registry's entry
 lists it. Equal weights in other files (another layout, GGUF) have another digest. Torch is imported on loading only.
@@ -97,7 +97,7 @@ def checked_digest(folder: Path) -> str:
     """Return the digest of the weights in a folder.
 
     Raises:
-        InputError: if a registry's entry lies beside the weights and lists others.
+        InputError: if a registry's entry beside the weights lists other digests.
     """
     found = folder_digest(folder)
     if (folder / ENTRY).is_file() and digest_of(read_entry(folder).sha256) != found:

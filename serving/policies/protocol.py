@@ -86,7 +86,7 @@ class AsyncPolicyBackend(PolicyVersion, Protocol):
     """A policy as the router uses it: one version, or several that share the traffic.
 
     Backends subclass it: `in_process.ThreadedPolicy`, `triton.client.TritonPolicy`, `openai.policy.UpstreamPolicy` and
-    `versioned.RoutedPolicy` (the versions of a route file). What only the last one needs has a default.
+    `versioned.RoutedPolicy` (the versions of a route file). Methods that only the last one needs have a default.
     """
 
     @property
@@ -109,7 +109,7 @@ class AsyncPolicyBackend(PolicyVersion, Protocol):
 
     @abstractmethod
     async def ready(self) -> bool:
-        """Whether an answer could begin now; never raises."""
+        """Return whether an answer could begin now; never raises."""
         ...
 
     @abstractmethod

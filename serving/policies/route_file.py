@@ -81,7 +81,7 @@ def parse_routes(data: bytes, place: str) -> Routes:
         routes = msgspec.json.decode(data, type=Routes)
     except msgspec.DecodeError as error:  # includes ValidationError, which names the place
         shown = data[:80].decode(errors="replace")
-        raise ConfigError(place, shown, f"{error}: the form is described in serving/policies/route_file.py") from None
+        raise ConfigError(place, shown, f"{error}: serving/policies/route_file.py describes the format") from None
     check_routes(routes, place)
     return routes
 

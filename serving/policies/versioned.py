@@ -48,7 +48,7 @@ class RouteLimits:
 class ServedVersion:
     """One version of the route file. `fault` is the reason why it takes no traffic; empty: it may take some.
 
-    `leases` counts the answers that use it, `failed_probes` the consecutive ones.
+    `leases` counts the answers that use it, `failed_probes` the consecutive probes that failed.
     """
 
     def __init__(self, version: Version) -> None:
@@ -68,7 +68,7 @@ class ServedVersion:
     async def stream(
         self, context: Context, seed: int, max_ads: int, deadline: float
     ) -> AsyncGenerator[PolicyEvent, None]:
-        """As `PolicyVersion.stream`.
+        """See `PolicyVersion.stream`.
 
         Raises:
             PolicyError: if the version is not loaded.
@@ -155,7 +155,7 @@ class RoutedPolicy(AsyncPolicyBackend):
     async def stream(
         self, context: Context, seed: int, max_ads: int, deadline: float
     ) -> AsyncGenerator[PolicyEvent, None]:
-        """As `AsyncPolicyBackend.stream`, on the version that answers the context's id.
+        """See `AsyncPolicyBackend.stream`; the context's id chooses the version.
 
         Raises:
             PolicyError: if no version can answer.

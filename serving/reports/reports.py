@@ -64,8 +64,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 class Line(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a report; a dimension that the report is not grouped by is None.
 
-    `auctions` counts each auction once in whose prompt any creative of the line stood. `query` is the report's, so that
-    a line can be sent back to ask for its events.
+    `auctions` counts the auctions whose prompt held any creative of the line, each once. `query` is the report's,
+    so that a line can be sent back to ask for its events.
     """
 
     campaign_id: str | None = None
@@ -157,7 +157,7 @@ def charges_of(
 
 
 def totals(database: Database, advertiser_id: str = "") -> list[Total]:
-    """Return what each advertiser, or one, was charged in all."""
+    """Return the total charges of each advertiser, or of one."""
     query = select(advertiser_totals).order_by(advertiser_totals.c.advertiser_id, advertiser_totals.c.currency)
     if advertiser_id:
         query = query.where(advertiser_totals.c.advertiser_id == advertiser_id)

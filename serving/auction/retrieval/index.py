@@ -19,7 +19,7 @@ from serving.auction.retrieval.vectors import Clustering, VectorIndex, Vectors
 from serving.campaigns.types import Creative
 
 RANK_CONSTANT = 60
-"""Of reciprocal rank fusion (Cormack, Clarke and Buettcher 2009): how much the very first ranks stand out."""
+"""Constant of reciprocal rank fusion (Cormack, Clarke and Buettcher 2009); a small one favours the first ranks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class CreativeIndex:
             relevance = {int(p): max(0.0, float(c)) for p, c in zip(found, all_cosines, strict=True)}
         ranked = sorted(scores, key=lambda position: -scores[position])
         least = scores[ranked[min(count, len(ranked)) - 1]] if ranked else 0.0
-        # Similar texts tie by the hundred: a `Hit` is made only of what is returned.
+        # Similar texts tie by the hundred, so only the returned rows become a `Hit`.
         tied = np.array([p for p in ranked if scores[p] >= least], np.int64)
         ids, rows = self._ids_R, rows_E[tied].tolist()
         best = sorted((-scores[p], ids[row], p) for p, row in zip(tied.tolist(), rows, strict=True))[:count]

@@ -25,7 +25,7 @@ _STEP = 1_024
 class VectorIndex:
     """Unit vectors of one width, by rows of the eligibility index.
 
-    A search compares at least `compared` eligible rows where there are so many, and is exact up to twice as many.
+    A search compares at least `compared` eligible rows, or all if there are fewer; up to twice that it is exact.
     """
 
     def __init__(self, width: int, compared: int = 1_024) -> None:

@@ -36,7 +36,7 @@ TRACEPARENT = re.compile("[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Engine(Protocol):
-    """Writes the answers; as `Scheduler`."""
+    """Writes the answers; see `Scheduler`."""
 
     def submit(self, request: PolicyRequest, reply: Reply) -> None: ...
 

@@ -1,7 +1,7 @@
 """A policy on Triton as the router's backend: one gRPC client, deadlines, safe retries, a circuit breaker.
 
-The digest of the weights is compared before the first request and again after every failed connection, since another
-server may stand behind the address then.
+The digest of the weights is compared before the first request and again after every failed connection, because another
+server may answer at the address by then.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class TritonPolicy(AsyncPolicyBackend):
     async def stream(
         self, context: Context, seed: int, max_ads: int, deadline: float
     ) -> AsyncGenerator[PolicyEvent, None]:
-        """As `AsyncPolicyBackend.stream`; ServerDown, a PolicyError, while Triton cannot be reached."""
+        """See `AsyncPolicyBackend.stream`; ServerDown, a PolicyError, while Triton cannot be reached."""
         data = encode_request(context, seed, max_ads)
         events, first = await self._calls.begin(lambda: self._attempt(data, deadline), deadline)
         async with aclosing(events):
@@ -113,7 +113,7 @@ class TritonPolicy(AsyncPolicyBackend):
     async def verify(self, within_s: float = math.inf) -> None:
         """Compare the digest of the model that Triton serves with the expected one.
 
-        A failed question, such as one for a model that is not loaded, raises what `_status_error` makes of it.
+        A failed call, for example because the model is not loaded, raises the error of `_status_error`.
 
         Raises:
             PolicyError: if Triton serves other weights.

@@ -139,7 +139,7 @@ def model_folder(model: str, version: str | None, saved: Path) -> Iterator[Path]
     """Yield the model's folder in Hugging Face layout. A model without one is loaded (torch) and saved to `saved`.
 
     Raises:
-        InputError: if there is no such model.
+        InputError: if no model has this name or folder.
     """
     if version is not None:
         yield registered(Path(model), version)
@@ -164,7 +164,7 @@ def registered(registry: Path, version: str) -> Path:
     """Return the folder of a registered version; "latest" is the youngest.
 
     Raises:
-        InputError: if the registry has no such version; the text names those it has.
+        InputError: if the registry does not have this version; the message lists the newest ones.
     """
     models = registry / "models"
     entries = {

@@ -58,7 +58,7 @@ def test_a_rotated_key_works_until_the_overlap_ends(accounts: AccountStore, data
     assert accounts.find(old.secret, before) is not None
     assert accounts.find(old.secret, after) is None
     assert accounts.find(new.secret, after) is not None
-    with pytest.raises(InputError, match="no such valid key"):
+    with pytest.raises(InputError, match="no valid key has this id"):
         accounts.rotate(old.key.id, timedelta(0), after)
     with pytest.raises(InputError, match="overlap"):
         accounts.rotate(new.key.id, timedelta(days=1_000), after)
@@ -81,7 +81,7 @@ def test_a_revoked_key_is_refused_for_good(accounts: AccountStore, database: Dat
     assert accounts.find(issued.secret, NOW) is None
     assert elsewhere(database).find(issued.secret, NOW) is None
     assert accounts.revoke(issued.key.id, NOW + timedelta(days=1)).revoked_at == NOW
-    with pytest.raises(InputError, match="no such key"):
+    with pytest.raises(InputError, match="no key has this id"):
         accounts.revoke("key_none", NOW)
 
 

@@ -176,7 +176,7 @@ def test_an_auction_reported_twice_counts_once(traffic: Database) -> None:
     ledger.book(auctions=[auction(1), new, new, auction(2)])
     assert report(traffic, Query())[0].auctions == before[0].auctions + 1
     unknown = auction(101, entries=(AuctionEntry(campaign_id="c9", creative_id="x"),))
-    with pytest.raises(BadAuctions, match="no such campaign") as raised:
+    with pytest.raises(BadAuctions, match="no campaign has this id") as raised:
         ledger.book([click(99)], auctions=[auction(100), unknown])
     assert [index for index, _ in raised.value.rejected] == [1]
     assert charges_of(traffic, event_id="k99").items == ()  # nothing of the batch is booked
