@@ -36,7 +36,7 @@ def guard(
         int, typer.Option(help="Answers before a version is rolled back for latency or failures.")
     ] = 40,
     slower: Annotated[
-        float, typer.Option(help="Roll back when answers take more than this many times as long as before.")
+        float, typer.Option(help="Roll back if the p95 of answer times exceeds the previous version's by this factor.")
     ] = 3.0,
     revenue: Annotated[float, typer.Option(help="Share of the revenue per query that may be lost.")] = 0.1,
     ripe: Annotated[float, typer.Option(help="Seconds to wait for clicks before an answer is compared.")] = 60.0,
@@ -77,7 +77,7 @@ def monitor(
     registry: str = "",
     share: int = 100,
 ) -> None:
-    """Read the log and judge the version on probation until `stop`; with a registry, promote what passed its gates."""
+    """Read the log and decide about the version on probation until `stop`; promote models if `registry` is given."""
     from mechanism.objective import Penalty
     from serving.canary.monitor import CanaryMonitor, LogFeed
     from serving.canary.samples import AnswerSamples

@@ -29,7 +29,7 @@ def promote(
     why: Reason = "",
     by: By = "",
     force: Annotated[
-        bool, typer.Option("--force", help="Promote also a model that failed its gates or has not been through them.")
+        bool, typer.Option("--force", help="Promote even a model that failed its gates or has no gate results.")
     ] = False,
 ) -> None:
     """Route traffic to a version; answers under way finish on the version that began them."""

@@ -41,14 +41,14 @@ def retrain(
     ] = DEFAULT_REGISTRY,
     serving: Annotated[str, typer.Option(help="The version that serves and wrote the log.")] = "",
     routes: Annotated[
-        Path | None, typer.Option(help="In its place the routers' route file: the version with most of the traffic.")
+        Path | None, typer.Option(help="Instead of --serving: the routers' route file; the version with most traffic.")
     ] = None,
     policy: Annotated[str, typer.Option(help="A shipped retraining policy (tiny) or a YAML file.")] = "tiny",
     work: Annotated[str, typer.Option(help="Folder or URL for the training runs.")] = "build/retraining",
-    force: Annotated[bool, typer.Option("--force", help="Retrain now, due or not.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Retrain now, even if it is not due.")] = False,
     watch: Annotated[bool, typer.Option("--watch/--once", help="Keep checking, or check once.")] = False,
     every: Annotated[float, typer.Option(help="Seconds between two checks of --watch.", min=0.1)] = 30.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a check, on one line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per check.")] = False,
     set_: Settings = None,
 ) -> None:
     """Retrain the serving model from its own log when that is due, and register the result with its gates.
@@ -161,7 +161,7 @@ def print_observation(version: str, observed: Observed, decision: DueDecision, u
 
 
 def print_outcome(outcome: RetrainOutcome) -> None:
-    """Print the gates' decision and what became of the model."""
+    """Print the gates' decision and the model's registry entry."""
     table = Table("gate", "verdict", "reason")
     colours = {"passed": "green", "failed": "red", "refused": "yellow"}
     for gate in outcome.decision.gates:
@@ -215,7 +215,7 @@ def due(
     since: Annotated[str, typer.Option(help="When the last retraining began, ISO 8601; empty: there was none.")] = "",
     outcome: OutcomeFile = "",
 ) -> None:
-    """Report whether a retraining is due, or what it waits for."""
+    """Report whether a retraining is due and, if it is not, what is missing."""
     from streaming.shards import ShardReader
     from trainers.artifacts.registry import Registry
     from trainers.config import RetrainConfig

@@ -175,7 +175,7 @@ SERVICE_CONDITIONS: Mapping[str, Meaning] = {
         "A router and a policy server of the stable version are ready.", "See the reason, then the pods' logs."
     ),
     ServiceCondition.PROGRESSING: Meaning(
-        "A new version is taking over; the reason says what it is doing or waiting for. False: no version is."
+        "A new version is taking over; the reason says what it is doing or waiting for. False: no rollout is under way."
     ),
     ServiceCondition.ROLLED_BACK: Meaning(
         "The version in `spec.model` was rolled back and the last good one serves; the reason is the guard that it "

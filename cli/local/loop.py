@@ -61,7 +61,7 @@ class LoopPaths:
 def serving_programs(paths: LoopPaths, port: int, rate: float) -> list[Program]:
     """Return the users, the router and the workers in the order in which they must stop.
 
-    The users stop before the router that they ask, and the workers last, so that they judge all that was written.
+    The users stop before the router that they ask; the workers stop last, so that they process every answer.
     """
     log_at = ["--log", str(paths.log)]
     ask = ["--url", f"http://127.0.0.1:{port}", "--rate", f"{rate:g}", "--state", str(paths.root / "users.json")]

@@ -58,7 +58,7 @@ def checked_value(longest: int, *rules: dict[str, str]) -> WithJsonSchema:
 
 def immutable(names: Iterable[str], optional: Iterable[str] = ()) -> tuple[dict[str, str], ...]:
     """Return the rules that make fields immutable; `optional` fields may be missing and then stay missing."""
-    remedy = "is immutable: make a new object"
+    remedy = "is immutable: create a new object"
     required_rules = [rule(f"self.{name} == oldSelf.{name}", f"{name} {remedy}") for name in names]
     optional_rules = [
         rule(

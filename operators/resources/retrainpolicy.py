@@ -141,7 +141,7 @@ class RetrainPolicySpec(ApiModel):
 
 
 class Seen(ApiModel):
-    """Result of a look at the log."""
+    """Result of a Job that read the log."""
 
     time: Moment
     """Time of the result."""
@@ -186,15 +186,15 @@ class RetrainPolicyStatus(Status):
     waiting_for: str = ""
     """What the policy is waiting for, as text."""
     looks: int = 0
-    """Number of looks at the log so far; part of the names of their Jobs."""
+    """Number of Jobs that have read the log so far; part of their names."""
     look_since: Moment | None = None
-    """Start of the current look."""
+    """Start of the Job that reads the log now."""
     asked: str = ""
-    """What requests a retraining regardless of the triggers (the schedule), or empty."""
+    """What has requested a retraining in addition to the triggers: `schedule`, or empty."""
     looked: Moment | None = None
-    """End of the last look."""
+    """End of the last Job that read the log."""
     seen: Seen | None = None
-    """Result of the last successful look."""
+    """Result of the last such Job that succeeded."""
     runs: int = 0
     """Number of retrainings so far; part of the names of their IRPOJobs."""
     active: Name | None = None

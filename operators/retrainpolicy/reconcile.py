@@ -1,8 +1,8 @@
 """Reconciles a RetrainPolicy: a pure function of the observed state, the desired state and the time.
 
-At an interval a look Job checks the log for a due retraining. When one is due, or when the schedule requests one and
-there are enough new interactions, an IRPOJob is created from the template. A result that passes the gates becomes the
-service's model if the policy promotes.
+At an interval a Job, the look Job, checks in the log whether a retraining is due. When one is due, or when the schedule
+requests one and there are enough new interactions, an IRPOJob is created from the template. A result that passes the
+gates becomes the service's model if the policy promotes.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class _Pass:
     # -- looks -----------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """Start a look that is due, or act on the one in progress."""
+        """Start the look Job if it is due, or act on the one in progress."""
         name = look_name(self.policy.name, self.status.looks)
         current = next((look for look in self.observed.looks if look.name == name), None)
         if self.status.look_since is not None:
@@ -243,7 +243,7 @@ class _Pass:
         self.draft.actions.append(Delete("batch/v1", "Job", look.name, look.uid))
 
     def _apply_look(self, output: str) -> None:
-        """Start a retraining if the look found that one is due, or if one was requested and enough data is new."""
+        """Start a retraining if the look Job found it due, or if it was requested and enough data is new."""
         assert self.observed.stable is not None
         try:
             decision = json.loads(output)

@@ -87,7 +87,7 @@ def read_catalogue(path: Path) -> Catalogue:
     if len(currencies) > 1:
         raise InputError(f"{path} currency", currencies, "use one currency in the whole catalogue")
     if not listings:
-        raise InputError(str(path), "no ads", "write one JSON object a line with " + ", ".join(_FIELDS))
+        raise InputError(str(path), "no ads", "write one JSON object per line with " + ", ".join(_FIELDS))
     return Catalogue(tuple(listings.values()), currencies[0])
 
 
@@ -99,7 +99,7 @@ def write_catalogue(rows: Iterable[CatalogueRow], path: Path) -> None:
 def import_catalogue(catalogue: Catalogue, store: CampaignStore, now: datetime) -> int:
     """Create a campaign for each ad that has none, and return how many were created.
 
-    An ad that is wrong, or whose id belongs to another campaign, is an InputError.
+    An invalid ad, or one whose id belongs to another campaign, is an InputError.
     """
     created = 0
     for listing in catalogue:

@@ -26,7 +26,7 @@ _DECODER = msgspec.json.Decoder(Campaign)
 
 
 class NotFound(InputError):
-    """There is no such campaign or creative."""
+    """No campaign or creative has this id."""
 
 
 class VersionConflict(InputError):
@@ -80,7 +80,7 @@ class CampaignStore:
             return _read(connection, _owner(connection, creative_id))
 
     def update(self, campaign: Campaign, now: datetime) -> Campaign:
-        """Replace the campaign if `campaign.version` is its current version, and return it as stored, one version on.
+        """Replace the campaign if `campaign.version` is the current version; return it with the next version.
 
         A new or changed creative is pending review; the others keep their stored review. An unknown campaign is
         NotFound, another version VersionConflict. A change of the advertiser, the currency or an ended state, and a
@@ -234,7 +234,7 @@ def _claim(connection: Connection, campaign: Campaign) -> None:
 def _read(connection: Connection, campaign_id: str) -> Campaign:
     body = connection.execute(select(campaigns.c.body).where(campaigns.c.id == campaign_id)).scalar_one_or_none()
     if body is None:
-        raise NotFound("campaign", campaign_id, "there is no such campaign")
+        raise NotFound("campaign", campaign_id, "no campaign has this id")
     return decoded(body)
 
 
@@ -242,7 +242,7 @@ def _owner(connection: Connection, creative_id: str) -> str:
     query = select(creatives.c.campaign_id).where(creatives.c.id == creative_id)
     owner = connection.execute(query).scalar_one_or_none()
     if owner is None:
-        raise NotFound("creative", creative_id, "there is no such creative")
+        raise NotFound("creative", creative_id, "no creative has this id")
     return str(owner)
 
 

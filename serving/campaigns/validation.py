@@ -73,7 +73,7 @@ class _Faults:
 
 
 def checked(given: CampaignInput, now: datetime, known_pages: Collection[str] = ()) -> Campaign:
-    """Return the campaign, with ids for what has none, and starting `now` if it has no start.
+    """Return the campaign; missing ids are generated, and a missing start becomes `now`.
 
     A landing page must be a web address or one of `known_pages`.
 

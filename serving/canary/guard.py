@@ -1,4 +1,4 @@
-"""Whether a promoted version stays: its answers to real questions against those of the version before. Pure functions.
+"""Whether a promoted version stays: its answers to real questions compared with the previous version's. Pure functions.
 
 A version is rolled back only when a figure is worse by more than its margin beyond chance (`mechanism.canary`), not
 because a small sample looks bad. The samples come from `serving.canary.samples`.
@@ -106,7 +106,7 @@ def decide(old: Sample, new: Sample, settings: GuardSettings) -> GuardDecision:
         for rule in (_revenue, _experience):
             if reason := rule(complete_old, complete_new, settings):
                 return GuardDecision("rollback", reason, figures)
-    compared = f"{len(complete_new)} answers beside {len(complete_old)} of the version before"
+    compared = f"{len(complete_new)} answers, compared with {len(complete_old)} of the previous version"
     return GuardDecision("keep", compared, figures)
 
 
@@ -136,7 +136,7 @@ def _latency(old: Sample, new: Sample, settings: GuardSettings) -> str:
     slow = sum(a.seconds > limit for a in new)
     if share_bounds(slow, len(new), settings.confidence).lo <= ABOVE_P95:
         return ""
-    return f"95% of its answers take up to {_p95(new):.2f} s, those of the version before {_p95(old):.2f} s"
+    return f"95% of its answers take up to {_p95(new):.2f} s, the previous version's {_p95(old):.2f} s"
 
 
 def _failures(old: Sample, new: Sample, settings: GuardSettings) -> str:
@@ -166,14 +166,14 @@ def _risen(what: str, old: Sequence[bool], new: Sequence[bool], margin: float, s
     before = float(np.mean(old))
     if share_bounds(sum(new), len(new), settings.confidence).lo <= before + margin:
         return ""
-    return f"{np.mean(new):.1%} of its {what}, {before:.1%} of the version before"
+    return f"{np.mean(new):.1%} of its {what}, {before:.1%} of the previous version's"
 
 
 def _fallen(what: str, old: Sequence[float], new: Sequence[float], margin: float, settings: GuardSettings) -> str:
     """Return a reason if a mean fell by more than the margin beyond chance."""
     if mean_gain(new, old, settings.confidence) >= -margin:
         return ""
-    return f"{what} of {np.mean(new):.1f} points a query, the version before had {np.mean(old):.1f}"
+    return f"{what} of {np.mean(new):.1f} points a query, the previous version had {np.mean(old):.1f}"
 
 
 def _p95(sample: Sample) -> float:

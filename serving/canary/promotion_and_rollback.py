@@ -29,7 +29,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the history.
 
     `kind`: "start" routes the first `version`, "promote" gives it `share` per cent, "keep" ends its probation, and
-    "rollback" takes it away. `after` is what is routed from then on.
+    "rollback" takes its traffic away. `after` is what is routed from then on.
     """
 
     at: datetime
@@ -112,7 +112,7 @@ class Deployment:
             others = [other for other in routed if other.name != version.name]
             before = max(others, key=lambda other: other.weight, default=None)
             if before is None and share < FULL:
-                raise InputError("share", share, "there is no other version to have the rest")
+                raise InputError("share", share, "no other version is routed to take the rest: give 100")
             after = (_with_weight(version, share), *([_with_weight(before, FULL - share)] if before else []))
             return self._apply("promote", version, share, after, by, why)
 
@@ -125,7 +125,8 @@ class Deployment:
         with self._locked():
             change = self.probation()
             if change is None or of not in ("", change.version):
-                raise InputError(str(self.path), of, "no version is on probation, or another one is")
+                remedy = "this version is not on probation: see `llm-auction rollback --history`"
+                raise InputError(str(self.path), of, remedy)
             version = next(v for v in self.versions() if v.name == change.version)
             others = [_with_weight(other, 0) for other in self.versions() if other.name != change.version]
             return self._apply("keep", version, FULL, (_with_weight(version, FULL), *others), by, why)
@@ -139,7 +140,7 @@ class Deployment:
         with self._locked():
             newest, target = self._newest_and_previous()
             if newest is None or target is None:
-                raise InputError(str(self.path), "rollback", "there is no earlier version to go back to")
+                raise InputError(str(self.path), "rollback", "no earlier version is known: promote another one instead")
             if of not in ("", newest.name):
                 raise InputError(str(self.path), of, f"the newest version is {newest.name}: roll that one back")
             return self._apply("rollback", newest, 0, (_with_weight(target, FULL),), by, why)

@@ -1,7 +1,7 @@
-"""The newest answers of every version, from interactions and clicks in whatever order the log brings them.
+"""The newest answers of every version, from interactions and clicks in any order.
 
-Only clicks of an answer's first `click_window_s` seconds count, for both versions: otherwise one that has just begun
-would lack late clicks. The comparison is `serving.canary.guard`'s.
+Only clicks of an answer's first `click_window_s` seconds count, for both versions: otherwise a version that has
+just started would lack late clicks. The comparison is `serving.canary.guard`'s.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from streaming.events import AnyEvent, Click, Interaction
 
 MAX_VERSIONS = 10
 _MAX_EARLY = 10_000
-"""Auctions whose clicks are kept before their interaction has come."""
+"""Number of auctions whose clicks are kept until their interaction arrives."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,7 +224,7 @@ async def _own(store: CampaignStore, caller: Caller, campaign_id: str) -> Campai
     """
     campaign = await asyncio.to_thread(store.get, campaign_id)
     if caller.role is Role.ADVERTISER and campaign.advertiser_id != caller.advertiser_id:
-        raise NotFound("campaign", campaign_id, "there is no such campaign")
+        raise NotFound("campaign", campaign_id, "no campaign has this id")
     return campaign
 
 

@@ -122,7 +122,7 @@ def test_what_a_run_depends_on_is_immutable(api: client.ApiClient, namespace: st
         client.CustomObjectsApi(api).patch_namespaced_custom_object(
             *PLACE, namespace, "irpojobs", "quick", {"spec": change}
         )
-    assert f"{next(iter(change))} is immutable: make a new object" in refused.value.body
+    assert f"{next(iter(change))} is immutable: create a new object" in refused.value.body
 
 
 def test_limits_and_suspension_can_change(api: client.ApiClient, namespace: str) -> None:
