@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.streaming.event_samples import auction_id
+from benchmarks.streaming.event_samples import auction_id, generated_interaction
 from judge.rules import RuleJudge
 from mechanism.prompt import MICROS_PER_POINT
 from mechanism.types import AdId, Context, Generation
@@ -26,14 +26,11 @@ from simulator.world import Query, World
 from streaming.codec import encode, topic_of
 from streaming.events import (
     AnyEvent,
-    CandidateAd,
     Click,
     Interaction,
-    MarkerDraw,
     Reader,
     ReaderProfile,
     Sampling,
-    ShownAd,
     Span,
     click_id_of,
 )
@@ -138,50 +135,25 @@ class Traffic:
         seconds: float,
         consents: bool,
     ) -> Interaction:
-        """Return the event as `serving.answering.interactions` records it."""
-        answer, settings = generation.answer, server.policy.sampling
-        return Interaction(
-            occurred_at=at,
-            auction_id=auction_id(self.number, at),
-            outcome="answered",
+        settings = server.policy.sampling
+        sampling = Sampling(
+            seed=seed,
+            max_ads=MAX_ADS,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            max_new_tokens=settings.max_new_tokens,
+        )
+        return generated_interaction(
+            auction_id(self.number, at),
+            at,
+            context,
+            generation,
+            sampling,
+            server.digest,
             currency=CURRENCY,
-            model="llm-auction",
-            model_version=server.digest[:16],
-            model_digest=server.digest,
-            sampling=Sampling(
-                seed=seed,
-                max_ads=MAX_ADS,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                top_k=settings.top_k,
-                max_new_tokens=settings.max_new_tokens,
-            ),
-            candidates=tuple(
-                CandidateAd(
-                    ad_id=c.ad.id,
-                    campaign_id=f"c-{c.ad.id}",
-                    title=c.ad.title,
-                    text=c.ad.text,
-                    advertiser=c.ad.advertiser,
-                    category=c.ad.category,
-                    bid_micros=c.bid,
-                    shown_bid_micros=c.bid,
-                    pricing="click",
-                )
-                for c in context.candidates
-            ),
-            markers=tuple(
-                MarkerDraw(chosen=c.chosen, probabilities=dict(c.probabilities), exact=c.exact)
-                for c in generation.choices
-            ),
-            shown=tuple(ShownAd(ad_id=ad, pricing="click", price_micros=context.bids()[ad]) for ad in answer.shown()),
-            faults=tuple(fault.kind for fault in answer.faults),
-            logprob=generation.logprob,
-            tokens=len(generation.token_ids),
-            finished=generation.finished,
-            answer_s=seconds,
-            consent=consents,
             reader=_reader(context, generation) if consents else None,
+            answer_s=seconds,
         )
 
     def _clicks(self, query: Query, context: Context, generation: Generation, event: Interaction) -> list[Click]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from random import Random
 
+from mechanism.types import Context, Generation
 from streaming.events import (
     CandidateAd,
     Click,
@@ -34,6 +35,63 @@ def auction_id(number: int, at: datetime) -> str:
     bits = ms << 80 | 7 << 76 | noise << 64 | 2 << 62 | number & (1 << 62) - 1
     text = f"{bits:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def generated_interaction(
+    auction: str,
+    at: datetime,
+    context: Context,
+    generation: Generation,
+    sampling: Sampling,
+    digest: str,
+    *,
+    currency: str,
+    reader: Reader | None,
+    seen: Context | None = None,
+    answer_s: float = 0.0,
+) -> Interaction:
+    """Return the event of a policy's answer, as `serving.answering.interactions` records it.
+
+    `context` has the bids as they were made, `seen` the bids under an ad load, as the policy saw them.
+    """
+    seen_bids = (seen or context).bids()
+    return Interaction(
+        occurred_at=at,
+        auction_id=auction,
+        outcome="answered",
+        currency=currency,
+        model="llm-auction",
+        model_version=digest[:16],
+        model_digest=digest,
+        sampling=sampling,
+        candidates=tuple(
+            CandidateAd(
+                ad_id=c.ad.id,
+                campaign_id=f"c-{c.ad.id}",
+                title=c.ad.title,
+                text=c.ad.text,
+                advertiser=c.ad.advertiser,
+                category=c.ad.category,
+                bid_micros=c.bid,
+                shown_bid_micros=seen_bids[c.ad.id],
+                pricing="click",
+            )
+            for c in context.candidates
+        ),
+        markers=tuple(
+            MarkerDraw(chosen=c.chosen, probabilities=dict(c.probabilities), exact=c.exact) for c in generation.choices
+        ),
+        shown=tuple(
+            ShownAd(ad_id=ad, pricing="click", price_micros=context.bids()[ad]) for ad in generation.answer.shown()
+        ),
+        faults=tuple(fault.kind for fault in generation.answer.faults),
+        logprob=generation.logprob,
+        tokens=len(generation.token_ids),
+        finished=generation.finished,
+        answer_s=answer_s,
+        consent=reader is not None,
+        reader=reader,
+    )
 
 
 def interaction(

@@ -9,21 +9,17 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from benchmarks.streaming.event_samples import auction_id
+from benchmarks.streaming.event_samples import auction_id, generated_interaction
 from inference.policy import Policy
 from mechanism.types import AdId, Context, Generation
 from simulator.clicks import ClickModel
 from simulator.world import World
 from streaming.events import (
-    CandidateAd,
-    Interaction,
     JudgedAd,
     Judgement,
-    MarkerDraw,
     Reader,
     ReaderProfile,
     Sampling,
-    ShownAd,
     Span,
 )
 from streaming.shards import Row
@@ -95,45 +91,15 @@ def row(
     """One judged interaction; clicked ads were clicked after a while of an exponential distribution."""
     answer, profile, auction = generation.answer, made.profile, auction_id(number, at)
     assert profile is not None
-    event = Interaction(
-        occurred_at=at,
-        auction_id=auction,
-        outcome="answered",
-        currency="EUR",
-        model="tiny",
-        model_version=digest[:16],
-        model_digest=digest,
-        sampling=sampling,
-        candidates=tuple(
-            CandidateAd(
-                ad_id=c.ad.id,
-                campaign_id=f"c-{c.ad.id}",
-                title=c.ad.title,
-                text=c.ad.text,
-                advertiser=c.ad.advertiser,
-                category=c.ad.category,
-                bid_micros=c.bid,
-                shown_bid_micros=s.bid,
-                pricing="click",
-            )
-            for c, s in zip(made.candidates, seen.candidates, strict=True)
-        ),
-        markers=tuple(
-            MarkerDraw(chosen=c.chosen, probabilities=dict(c.probabilities), exact=c.exact) for c in generation.choices
-        ),
-        shown=tuple(ShownAd(ad_id=ad, pricing="click", price_micros=made.bids()[ad]) for ad in answer.shown()),
-        faults=tuple(f.kind for f in answer.faults),
-        logprob=generation.logprob,
-        tokens=len(generation.token_ids),
-        finished=generation.finished,
-        consent=True,
-        reader=Reader(
-            query=made.query,
-            raw=answer.raw,
-            text=answer.text,
-            spans=tuple(Span(i.ad_id, i.start, i.end) for i in answer.insertions),
-            profile=ReaderProfile(interests=profile.interests, location=profile.location),
-        ),
+    reader = Reader(
+        query=made.query,
+        raw=answer.raw,
+        text=answer.text,
+        spans=tuple(Span(i.ad_id, i.start, i.end) for i in answer.insertions),
+        profile=ReaderProfile(interests=profile.interests, location=profile.location),
+    )
+    event = generated_interaction(
+        auction, at, made, generation, sampling, digest, currency="EUR", reader=reader, seen=seen
     )
     ads = tuple(
         JudgedAd(ad_id=ad, clicked=hit, clicked_after_s=min(WINDOW_S, float(rng.exponential(60.0))) if hit else None)

@@ -73,7 +73,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[RetrainOutcome, R
     reports: list[str] = []
     later = NOW + timedelta(hours=1)
     found = retrain(config(), shards, registry, "latest", folder / "work", reports.append, now=later)
-    assert "going on with" in reports[0]
+    assert "resuming" in reports[0]
     assert not any(text.startswith(("rollouts", "policy")) for text in reports), "finished phases are not repeated"
     return found, registry, folder
 

@@ -24,8 +24,8 @@ DRAWS = 400
 class PredictorFigures:
     """Quality on the newest held-out answers, which no earlier model was fitted to either, and on all held-out ones.
 
-    `auc`: of the new predictor on the newest; `gain`: that minus the serving model's predictor on the same (None: there
-    is none). `calibration`: clicks over the clicks that the new predictor expects. `overall`: AUC on all.
+    `auc`: of the new predictor on the newest; `gain`: the difference to the serving model's predictor (None: there is
+    none). `calibration`: clicks over the clicks that the new predictor expects. `overall`: AUC on all.
     """
 
     auc: Interval

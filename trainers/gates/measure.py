@@ -75,7 +75,7 @@ def measure(
     seed: int,
     report: Callable[[str], None],
 ) -> Figures:
-    """Measure all figures of the gates; None where the log has nothing to measure one on."""
+    """Measure all figures of the gates; a figure is None if the log has no data for it."""
     report("gates: click predictor on held-out clicks")
     pairs = [(a.as_bid, a.generation.answer) for a in held.answers]
     clicks = [a.clicks for a in held.answers]
@@ -165,7 +165,7 @@ def _drawn_under(answer: LoggedAnswer, policy: Policy) -> SamplingSettings:
 
 
 def _with_tokens(generation: Generation, policy: Policy) -> Generation:
-    """Return the answer with its token ids, which no event holds.
+    """Return the answer with its token ids, which events do not record.
 
     A marker ends with a token of its own: the candidate trie allows no other, where the tokenizer alone might join the
     bracket with a full stop. Where the model wrote other tokens, its logged probability is not reproduced, and the

@@ -96,13 +96,13 @@ def estimate(log: Logged, settings: OffPolicySettings, seed: int) -> Estimate:
     """Estimate the target's mean value per query, under `settings`; same seed, same interval.
 
     With w the weights, r the values, q the forecasts: ips is mean(w r), unbiased where the log supports the target;
-    snips is mean(w r) / mean(w), of bias O(1/n) and less variance, untouched by a constant factor on all weights; dr is
+    snips is mean(w r) / mean(w), of bias O(1/n) and less variance, unchanged by a constant factor on all weights; dr is
     mean(q_target + w (r - q)), unbiased if either w or q is right. Contexts count equally, answers to one are averaged.
 
     Clipping at c replaces w by min(w, c). Its bias is -E[(w - c)+ r] for ips, so values >= 0 are underestimated, and
     -E[(w - c)+ (r - q)] for dr, which is small where q is good; `clipping_shift` estimates it from the same answers.
-    Where support is missing, ips lacks that share of the target's value altogether, snips speaks of the rest of the
-    target's answers only, and dr trusts the forecasts for them.
+    Where support is missing, ips omits that share of the target's value, snips describes only the target's other
+    answers, and dr relies on the forecasts for the missing ones.
     """
     raw, values = log.column("weights"), log.column("values")
     weights = raw if settings.clip is None else np.minimum(raw, settings.clip)
@@ -169,7 +169,7 @@ def _by_context(values_N: Floats, group_N: NDArray[np.intp]) -> Floats:
 def _table(
     log: Logged, settings: OffPolicySettings, weights_N: Floats, values_N: Floats, group_N: NDArray[np.intp]
 ) -> Floats:
-    """Return rows A, B, D by context: the estimate is mean(A) / mean(B), its gain over the log that plus mean(D).
+    """Return rows A, B, D by context: the estimate is mean(A) / mean(B); adding mean(D) gives its gain.
 
     Raises:
         InputError: if dr lacks its forecasts.

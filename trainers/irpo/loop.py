@@ -74,7 +74,7 @@ def timed(session: Session, name: str, epoch: int, function: PhaseFunction) -> f
 
 
 def take_part(session: Session, only: Collection[str], epoch: int | None) -> None:
-    """Run this process's part of a phase that several processes share, without holding the run.
+    """Run this process's part of a phase that several processes share, without holding the run's lock.
 
     Raises:
         ConfigError: if `only` is not the one phase that can be shared this way, or `epoch` is missing.
@@ -91,8 +91,8 @@ def take_part(session: Session, only: Collection[str], epoch: int | None) -> Non
 def best_epoch(session: Session) -> int:
     """Return the good epoch with the highest learned reward on validation contexts (0: the base).
 
-    Production has no other reward than the learned one. All epochs are scored by the latest click predictor, which has
-    read the most feedback. Epochs from the first failed guard on do not count.
+    In production no other reward than the learned one is known. All epochs are scored by the latest click predictor,
+    which was fitted to the most feedback. Epochs from the first failed guard on do not count.
     """
     good = 0
     for epoch in range(1, session.config.epochs + 1):

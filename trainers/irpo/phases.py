@@ -27,7 +27,7 @@ from trainers.irpo.warm_start import train_warm_start
 from trainers.logs.snapshot import fitted_part, take_snapshot
 from trainers.optimisation.groups import tokenise, with_reference, write_groups
 from trainers.optimisation.launch import run_optimisation
-from trainers.optimisation.preferences import build_groups
+from trainers.optimisation.preference_pairs import build_groups
 from trainers.optimisation.worker import OptimisationJob
 from trainers.reward.training import Shown, fit
 

@@ -47,7 +47,7 @@ SILENT = Progress()
 
 
 class Session:
-    """One run's configuration and directory. The base policy stays loaded, of the others only the latest."""
+    """One run's configuration and directory. Keeps the base policy and the latest other one loaded."""
 
     def __init__(self, config: RunConfig, run: RunDirectory, progress: Progress = SILENT, part: Part = ALONE) -> None:
         self.config = config
@@ -137,7 +137,7 @@ class Session:
         return PCTRModel.load(self.run.phase("reward_model", epoch).fetch(), shared_encoder().encode)
 
     def seed(self, epoch: int, purpose: int) -> int:
-        """Return a seed that no other epoch and purpose has, so that a phase run alone draws the same."""
+        """Return the seed of an epoch and purpose. No two share one, so a phase run alone draws the same numbers."""
         return self.config.seed * 1_000_003 + epoch * 101 + purpose
 
     def read_epoch_json(self, name: str, epoch: int) -> Any:

@@ -1,7 +1,7 @@
 """The sampling temperature that the best epoch's policy is served at.
 
-It is the temperature of `evaluation.temperatures` with the highest learned reward on validation contexts, as a baseline
-may choose its own; training samples at the configured one. No temperature removes a candidate: each keeps a propensity.
+It is the temperature of `evaluation.temperatures` with the highest learned reward on validation contexts (baselines
+are tuned as well); training samples at the configured one. No temperature removes a candidate: each keeps a propensity.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Step 2c of an epoch: direct preference optimisation, in one process or launched under DeepSpeed."""
+"""Steps 2b and 2c of an epoch: build preference pairs, and optimise the policy on them (DPO, alone or under DeepSpeed)."""

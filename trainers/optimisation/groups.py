@@ -18,7 +18,7 @@ import torch
 from inference.policy import Policy
 from trainers.artifacts.sampled import Sampled
 from trainers.optimisation.packing import answer_logprobs, pack
-from trainers.optimisation.preferences import PreferenceGroup
+from trainers.optimisation.preference_pairs import PreferenceGroup
 
 SCHEMA = pa.schema(
     [

@@ -56,7 +56,7 @@ def part_of(shard: str, node: str, meeting: str, address: str) -> Part:
 def _index_and_count(option: str, text: str, *, whole: bool) -> tuple[int | None, int]:
     match = OF.fullmatch(text)
     if match is None or (match[1] == "all" and not whole):
-        raise ConfigError(option, text, f"write 0/4 for the first of four{', all/4 to make them one' if whole else ''}")
+        raise ConfigError(option, text, f"write 0/4 for the first of four{', all/4 to merge them' if whole else ''}")
     count = int(match[2])
     own = None if match[1] == "all" else int(match[1])
     if count < 1 or (own is not None and own >= count):

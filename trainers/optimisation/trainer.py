@@ -19,7 +19,7 @@ PACKED_KEYS = ("ids_BL", "positions_BL", "mask_B1LL", "owner_BL")
 
 
 def collate_groups(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Packs rows; reference log-probabilities get shape (B, K), padded with zeros."""
+    """Pack rows; reference log-probabilities get shape (B, K), padded with zeros."""
     packed = pack([r["prompt_ids"] for r in rows], [r["answers_ids"] for r in rows], [r["decided"] for r in rows])
     reference_BK = torch.zeros(len(rows), packed.answers)
     present_BK = torch.zeros(len(rows), packed.answers, dtype=torch.bool)

@@ -31,8 +31,9 @@ LATE_PARTS = (
     Unfamiliar(titles=0.75, needs=0.25, unfiled=0.25, turns=0.12),
     Unfamiliar(titles=1.0, needs=0.25, unfiled=0.25, turns=0.12, whole=1.0),
 )
-"""The late parts: share of bid exercises; of the others the share that shows relevant ads alone; of the rest the share
-learned as a whole and not for the titles alone; and the augmentation of all."""
+"""The late parts. LATE_READING is their share of bid exercises; LATE_FITTING the share of the others whose answers show
+relevant ads only; LATE_WHOLE the share of the rest that is learned whole and not for the titles only; LATE_PARTS the
+augmentation of each part."""
 NEW_AT_FIRST = Unfamiliar(titles=0.95, needs=0.4, unfiled=0.1, turns=0.0)
 """The first part's augmentation: while nearly every title is new, memorising titles does not pay."""
 MEASURED = 200

@@ -1,7 +1,7 @@
 """Retrainings under one folder or URL, each a run directory: which have ended, and which was killed and continues.
 
 001/retraining.json     how it began: serving version, moment, which part of the log
-001/outcome.json        how it ended; missing while it has not
+001/outcome.json        how it ended; missing until then
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Attempt:
 
     @property
     def ended(self) -> Ended | None:
-        """How it ended, None while it has not. InputError for a damaged record."""
+        """How it ended; None while it runs, or after it was killed. InputError for a damaged record."""
         return _read(self.run, ENDED, Ended) if self.run.exists(ENDED) else None
 
     def end(self, ended: Ended) -> Ended:

@@ -68,14 +68,14 @@ def serving_predictor(serving: ModelEntry) -> PCTRModel | None:
 def population_shift(before_ND: NDArray[np.float32], now_MD: NDArray[np.float32]) -> float:
     """Measure how far the mean of embeddings moved: squared distance of the means over the earlier rows' variance.
 
-    What chance alone puts between the means of two samples (N and M rows) is subtracted: unbiased, and cut off at 0.
-    About 1 where the means are as far apart as two queries of one time are.
+    The distance that chance alone causes between samples of N and M rows is subtracted, and the result is at least 0.
+    At 1 the mean has moved as far as a single query typically lies from the mean.
 
     Raises:
         InputError: if either side has fewer than two rows.
     """
     if len(before_ND) < 2 or len(now_MD) < 2:
-        raise InputError("embeddings", (len(before_ND), len(now_MD)), "give at least two questions of each time")
+        raise InputError("embeddings", (len(before_ND), len(now_MD)), "give at least two questions of each period")
     before, now = before_ND.astype(np.float64), now_MD.astype(np.float64)
     variance = float(before.var(axis=0, ddof=1).sum())
     chance = variance / len(before) + float(now.var(axis=0, ddof=1).sum()) / len(now)

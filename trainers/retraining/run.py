@@ -54,7 +54,7 @@ def retrain(
     workdir: str | Path,
     report: Report,
     *,
-    reason: str = "asked for",
+    reason: str = "requested",
     now: datetime | None = None,
     step: Step = lambda done, total, loss: None,
 ) -> RetrainOutcome:
@@ -72,7 +72,7 @@ def retrain(
             _abandon(attempts, moment)
             attempt = attempts.begin(_begun(config, shards, entry, attempts, moment, reason))
         else:
-            report(f"going on with {attempt.run.url}, begun at {attempt.begun.begun_at:%Y-%m-%d %H:%M:%S%z}")
+            report(f"resuming {attempt.run.url}, started at {attempt.begun.begun_at:%Y-%m-%d %H:%M:%S%z}")
         return _carry_out(attempt, registry, entry, report, step, moment)
 
 

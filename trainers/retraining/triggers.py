@@ -33,7 +33,7 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class DueDecision:
-    """Whether a retraining is due, which trigger made it due, and the reason or what it waits for in words."""
+    """Whether a retraining is due, the trigger that made it due, and the reason: why it is due, or what is missing."""
 
     due: bool
     reason: str
@@ -53,13 +53,13 @@ def is_due(observed: Observed, triggers: TriggerConfig, now: datetime) -> DueDec
     new = f"{observed.new} new judged interactions"
     if observed.new < triggers.at_least:
         missing = triggers.at_least - observed.new
-        return DueDecision(False, f"{new}: waiting for {missing} more, or nothing can be learned")
+        return DueDecision(False, f"{new}: too few to learn from, waiting for {missing} more")
     if observed.last_at is not None and triggers.cooldown_hours:
         ends = observed.last_at + timedelta(hours=triggers.cooldown_hours)
         if now < ends:
             return DueDecision(False, f"{new}: cooldown until {_moment(ends)}")
     if observed.new >= triggers.new_interactions:
-        return DueDecision(True, f"{new} (asked: {triggers.new_interactions})", "new interactions")
+        return DueDecision(True, f"{new} (required: {triggers.new_interactions})", "new interactions")
     waits = [f"{triggers.new_interactions - observed.new} more interactions"]
     if triggers.max_age_hours is not None and observed.last_at is not None:
         ends = observed.last_at + timedelta(hours=triggers.max_age_hours)

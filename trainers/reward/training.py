@@ -49,7 +49,7 @@ def fit(
     """Fit a new model to all shown answers; contexts, not ads, are split, so that no answer is on both sides.
 
     `seen`, shape (answers,), is the share F of each answer's clicks that the log can hold by now (None: all): a click
-    is observed with pctr * F, so that one that has not come yet is not learned as one that never comes
+    is observed with probability pctr * F, so that a click still to come is not learned as no click
     (`trainers.logs.answers`). The pass with the lowest validation loss is kept.
 
     Raises:
