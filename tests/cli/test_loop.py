@@ -49,7 +49,7 @@ def run(paths: LoopPaths, deployment: Deployment, answers: int) -> str:
         loop.run(stop, show)
         assert not [name for name, child in loop.supervisor.children.items() if child.failures]
         # it has checked the log, and waits for more of it
-        assert "more, or nothing can be learned" in loop.supervisor.children["retrain"].log_tail(20)
+        assert "too few to learn from" in loop.supervisor.children["retrain"].log_tail(20)
     finally:
         loop.supervisor.stop()
     return tables[-1]
