@@ -39,7 +39,7 @@ def run(paths: LoopPaths, deployment: Deployment, answers: int) -> str:
         console.print(loop_table(running, (), f"http://localhost:{port}"))
         tables.append(console.file.getvalue())  # type: ignore[attr-defined]
         totals = ShardReader(str(paths.shards)).totals() if paths.shards.is_dir() else None
-        checked = "learned" in running.supervisor.children["retrain"].log_tail(20)
+        checked = "learn from" in running.supervisor.children["retrain"].log_tail(20)
         if (checked and totals is not None and totals.auctions >= answers) or time.monotonic() > end:
             stop.set()
 
