@@ -1,1 +1,1 @@
-"""Steps 2b and 2c of an epoch: build preference pairs, and optimise the policy on them (DPO, alone or under DeepSpeed)."""
+"""Steps 2b and 2c of an epoch: build preference pairs, and optimise the policy on them (DPO, DeepSpeed)."""
