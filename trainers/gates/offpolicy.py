@@ -169,7 +169,7 @@ def _by_context(values_N: Floats, group_N: NDArray[np.intp]) -> Floats:
 def _table(
     log: Logged, settings: OffPolicySettings, weights_N: Floats, values_N: Floats, group_N: NDArray[np.intp]
 ) -> Floats:
-    """Return rows A, B, D by context: the estimate is mean(A) / mean(B); adding mean(D) gives its gain.
+    """Return rows A, B, D by context: the estimate is mean(A) / mean(B); adding mean(D) gives the gain over the log.
 
     Raises:
         InputError: if dr lacks its forecasts.
