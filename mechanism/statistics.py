@@ -173,4 +173,7 @@ def wilson_bounds(events: float, trials: float, z: float) -> tuple[float, float]
     share = events / trials
     centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At the ends the bound is exact; the formula leaves a rounding error there.
+    low = 0.0 if events == 0 else max(0.0, centre - half)
+    high = 1.0 if events == trials else min(1.0, centre + half)
+    return low, high

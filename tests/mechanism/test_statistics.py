@@ -17,6 +17,7 @@ from mechanism.statistics import (
     proportion_interval,
     ratio_interval,
     resampled_means,
+    wilson_bounds,
 )
 
 FLOATS = st.floats(-1e6, 1e6)
@@ -112,3 +113,9 @@ def test_bad_arguments_are_input_errors() -> None:
 
 def test_an_interval_becomes_json() -> None:
     assert Interval(1.0, 0.5, 1.5).to_dict() == {"mean": 1.0, "lo": 0.5, "hi": 1.5}
+
+
+@given(st.integers(1, 5_000), st.floats(0.5, 5.0))
+def test_wilson_bounds_are_exact_at_the_ends(trials: int, z: float) -> None:
+    assert wilson_bounds(0, trials, z)[0] == 0.0
+    assert wilson_bounds(trials, trials, z)[1] == 1.0
