@@ -1,8 +1,8 @@
 """Statistics for whether a new version of a policy is worse than the stable one by more than chance.
 
 One-sided bounds on counts, sums and samples; no I/O. Two callers compare versions with them: the guard behind a route
-file (`serving.canary.guard`, single answers from the event log) and the operator's (`operators.auctionservice.guards`,
-counters of the routers). The callers choose the figures, their limits and the consequences.
+file (`serving.canary.guard`, single answers from the event log) and the operator's
+(`operators.auctionservice.comparison`, counters of the routers). The callers choose figures, limits and consequences.
 """
 
 from __future__ import annotations

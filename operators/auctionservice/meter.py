@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from operators.auctionservice.guards import Counts
+from operators.auctionservice.comparison import Counts
 
 PREFIX = "llm_auction_"
 PARALLEL_READS = 16

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mechanism.weights import model_version
-from operators.auctionservice.guards import Counts
+from operators.auctionservice.comparison import Counts
 from operators.auctionservice.meter import Meter, ReadMetrics, Scrape, VersionKey, VersionReport, read_all
 from operators.objects import DesiredState, Reader, owned_by
 from operators.reconciliation import Refusal

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from operators.auctionservice.guards import Breach, breach
+from operators.auctionservice.comparison import Breach, breach
 from operators.auctionservice.observe import Desired, Observed, Servers, key_of
 from operators.conditions import ServiceReason
 from operators.reconciliation import Draft

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mechanism.weights import model_version
-from operators.auctionservice.guards import Counts
+from operators.auctionservice.comparison import Counts
 from operators.auctionservice.manifests import VERSION_LABEL
 from operators.auctionservice.meter import VersionReport
 from operators.auctionservice.observe import Desired, Observed, ObservedRouter, Servers, short, window

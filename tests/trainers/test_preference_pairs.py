@@ -15,7 +15,7 @@ from mechanism.prompt import MICROS_PER_POINT
 from mechanism.types import Ad, Candidate, Context, Generation
 from trainers.artifacts.sampled import Sampled
 from trainers.config import PreferenceConfig
-from trainers.optimisation.preference_pairs import build_groups, redraw_bids, rewards_of
+from trainers.irpo.preference_pairs import build_groups, redraw_bids, rewards_of
 
 ADS = tuple(Ad(f"a{k}", f"Brand {k}", "tea", "seller") for k in range(4))
 FREE = Penalty(per_ad=0, per_extra_ad=0, per_fault=0)

@@ -1,1 +1,1 @@
-"""Iterative reward-preference optimisation: the loop over epochs and phases."""
+"""Iterative reward-preference optimisation: the loop over epochs, their phases, and the preference pairs."""

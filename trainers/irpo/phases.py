@@ -20,6 +20,7 @@ from trainers.artifacts.run_directory import EVALUATION, epoch_file
 from trainers.artifacts.sampled import Sampled, read_sampled, write_sampled
 from trainers.artifacts.store import to_json
 from trainers.irpo.feedback import judged_clicks, simulated_clicks
+from trainers.irpo.preference_pairs import build_groups
 from trainers.irpo.session import BASE_PHASE, Session
 from trainers.irpo.temperature import choose_temperature, chosen_temperature
 from trainers.irpo.validation import Validation, check_finite, check_guards, validate
@@ -27,7 +28,6 @@ from trainers.irpo.warm_start import train_warm_start
 from trainers.logs.snapshot import fitted_part, take_snapshot
 from trainers.optimisation.groups import tokenise, with_reference, write_groups
 from trainers.optimisation.launch import run_optimisation
-from trainers.optimisation.preference_pairs import build_groups
 from trainers.optimisation.worker import OptimisationJob
 from trainers.reward.training import Shown, fit
 

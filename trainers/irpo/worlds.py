@@ -14,7 +14,7 @@ from simulator.imported_world import ImportedWorld
 from simulator.importers import load_tables, load_webis
 from simulator.world import Query, World
 from trainers.config import WorldConfig
-from trainers.optimisation.preference_pairs import redraw_bids
+from trainers.irpo.preference_pairs import redraw_bids
 
 
 class TrainingWorld(Protocol):

@@ -1,1 +1,1 @@
-"""Steps 2b and 2c of an epoch: build preference pairs, and optimise the policy on them (DPO, DeepSpeed)."""
+"""Step 2c of an epoch: optimise the policy on preference groups (DPO), in one process or under DeepSpeed."""

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import torch
 
 from inference.policy import Policy
+from mechanism.types import Context
 from trainers.artifacts.sampled import Sampled
 from trainers.optimisation.packing import answer_logprobs, pack
-from trainers.optimisation.preference_pairs import PreferenceGroup
 
 SCHEMA = pa.schema(
     [
@@ -31,6 +31,20 @@ SCHEMA = pa.schema(
 )
 TOKENS_PER_PASS = 12_000
 """Most packed tokens in one reference pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceGroup:
+    """A context (under the bids that decided), and the indices of the winner and the losers among its answers.
+
+    `sample` is the context's index among the sampled ones, `rewards` the reward of every answer in points.
+    """
+
+    context: Context
+    sample: int
+    winner: int
+    losers: tuple[int, ...]
+    rewards: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)

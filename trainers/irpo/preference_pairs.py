@@ -7,7 +7,6 @@ teach the policy what a bid means, without sampling more answers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,20 +15,7 @@ from mechanism.prompt import MICROS_PER_POINT
 from mechanism.types import AdId, Answer, Context
 from trainers.artifacts.sampled import Sampled
 from trainers.config import PreferenceConfig
-
-
-@dataclass(frozen=True, slots=True)
-class PreferenceGroup:
-    """A context (under the bids that decided), and the indices of the winner and the losers among its answers.
-
-    `sample` is the context's index among the sampled ones, `rewards` the reward of every answer in points.
-    """
-
-    context: Context
-    sample: int
-    winner: int
-    losers: tuple[int, ...]
-    rewards: tuple[float, ...]
+from trainers.optimisation.groups import PreferenceGroup
 
 
 def rewards_of(
