@@ -12,8 +12,8 @@ from benchmarks.operators.operating import ACCOUNT, Running, grant, kubeconfig_w
 from tests.support.cluster.control_plane import ControlPlane
 
 from .conftest import define, eventually
+from .examples import example
 from .service_world import spec
-from .test_retrainpolicy_resource import policy
 
 PLACE = ("llm-auction.io", "v1alpha1")
 
@@ -39,7 +39,7 @@ def test_the_rights_of_the_role_suffice_for_services_and_policies(
     }
     with operator(kwok_api, kwok_plane.kubeconfig, kwok_namespace, tmp_path) as running:
         create("AuctionService", "auctionservices", "ads", spec(**scaled))
-        create("RetrainPolicy", "retrainpolicies", "nightly", policy(service__name="ads")["spec"])
+        create("RetrainPolicy", "retrainpolicies", "nightly", example("06-retrain.yaml", service__name="ads")["spec"])
         eventually("the service is reconciled", lambda: status("auctionservices", "ads").get("phase") == "Pending")
         eventually(
             "the policy waits for it",
