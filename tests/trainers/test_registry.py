@@ -177,6 +177,8 @@ def test_impossible_versions_are_refused(open_registry: OpenRegistry, model: Pat
 def test_an_unknown_version_is_refused_with_the_known_ones(open_registry: OpenRegistry, model: Path) -> None:
     with pytest.raises(InputError, match="no model is registered"):
         open_registry().get("latest")
+    with pytest.raises(InputError, match=r"v0001.*no model is registered here"):
+        open_registry().get("v0001")
     open_registry().register(model, base="tiny")
     with pytest.raises(InputError, match=r"v0002.*known are v0001"):
         open_registry().fetch("v0002")

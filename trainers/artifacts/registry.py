@@ -142,7 +142,9 @@ class Registry:
             return entries[-1]
         if not VERSION.fullmatch(version) or not self._publication(version).finished():
             known = [v for v in self.store.children(MODELS) if VERSION.fullmatch(v)]
-            raise InputError(f"{self.url}: version", version, f"known are {', '.join(known[-10:]) or 'none'}")
+            none_yet = "no model is registered here: train one, or use `llm-auction models register`"
+            remedy = f"known are {', '.join(known[-10:])}" if known else none_yet
+            raise InputError(f"{self.url}: version", version, remedy)
         return self._read(version)
 
     def fetch(self, version: str) -> Path:
