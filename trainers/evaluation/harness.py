@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -24,21 +24,17 @@ from inference.policy import Policy
 from mechanism.baselines import BaselineAnswer
 from mechanism.objective import reward
 from mechanism.prompt import MICROS_PER_POINT
-from mechanism.properties import continuity, monotonicity
 from mechanism.types import Context
 from trainers.artifacts.run_directory import EVALUATION
-from trainers.evaluation import methods, sweeps
+from trainers.evaluation import methods
 from trainers.evaluation.metrics import AnswerRecord, ratios, summarise
+from trainers.evaluation.properties import measure_properties
 from trainers.evaluation.quality import answer_qualities
 from trainers.evaluation.report import (
-    Allocation,
-    Band,
     Calibration,
-    ContinuityCurve,
     Epoch,
     Machine,
     Meta,
-    Property,
     Report,
     Sample,
     compared,
@@ -48,15 +44,12 @@ from trainers.irpo.loop import SECONDS, best_epoch
 from trainers.irpo.phases import FIGURES, finished
 from trainers.irpo.session import Session
 from trainers.irpo.temperature import served_policy
-from trainers.pretraining.new_titles import shown_under_new_titles
 
 PACKAGES: Final = ("llm-auction", "torch", "transformers", "trl", "deepspeed", "numpy")
 """Packages whose versions can change a figure."""
 
 _CPUINFO: Final = Path("/proc/cpuinfo")
 SAMPLE_ANSWERS = 8
-SWEEP_ANSWERS = 4
-GAMES = 8
 
 
 @dataclass(slots=True)
@@ -119,7 +112,7 @@ def _report(
 ) -> Report:
     """Measure the properties of `ours` (the policy of `method`) and build the report."""
     seed = session.seed(0, 40)
-    properties, allocation, curve = _properties(session, found.answers[method], contexts, ours, seed, report)
+    measured = measure_properties(session, found.answers[method], contexts, ours, seed, report)
     summaries = {name: summarise(records, seed) for name, records in found.records.items()}
     report("writing the report")
     return Report(
@@ -137,9 +130,9 @@ def _report(
         ),
         methods={name: figures(metrics) for name, metrics in summaries.items()},
         ratios=compared(ratios(found.records, seed)) if "llm_auction" in found.records else {},
-        properties={name: Property.model_validate(p) for name, p in properties.items()},
-        allocation=allocation,
-        continuity_curve=curve,
+        properties=measured.properties,
+        allocation=measured.allocation,
+        continuity_curve=measured.continuity_curve,
         samples=_samples(session, found, contexts),
         constrained_answers=sum(r.generations for own in found.records.values() for r in own),
     )
@@ -209,62 +202,6 @@ def records_of(session: Session, name: str, contexts: Sequence[Context], played:
             )
         )
     return records
-
-
-def _properties(
-    session: Session,
-    own: Sequence[BaselineAnswer],
-    contexts: Sequence[Context],
-    ours: Policy,
-    seed: int,
-    report: Callable[[str], None],
-) -> tuple[dict[str, Mapping[str, Any]], Allocation | None, ContinuityCurve | None]:
-    config = session.config.evaluation
-    properties: dict[str, Mapping[str, Any]] = {
-        "individual_rationality": sweeps.charges(contexts, own, session.truth, seed).to_dict()
-    }
-    some = contexts[: config.swept_contexts]
-    allocation: Allocation | None = None
-    if some:
-        ads = sweeps.swept_ads(some, session.truth, seed)
-        bands: dict[str, Band] = {}
-        for epoch in range(session.config.epochs + 1):
-            if epoch > 0 and not finished(session, "policy", epoch):
-                break
-            report(f"bid sweep, epoch {epoch}")
-            swept = sweeps.sweep(session.policy(epoch), some, ads, session.truth, 1, seed)
-            bands[str(epoch)] = _band(swept, seed)
-        allocation = Allocation(bids=sweeps.LEVELS, epochs=bands)
-        report("bid sweep of the chosen policy")
-        swept = sweeps.sweep(ours, some, ads, session.truth, SWEEP_ANSWERS, seed + 1)
-        properties["monotonicity"] = monotonicity(swept.clicks_LCA.mean(2), sweeps.LEVELS, seed).to_dict()
-        properties["value_maximiser_ic"] = sweeps.value_maximisers(swept, seed)
-        report("new titles")
-        properties["new_titles"] = shown_under_new_titles(ours, some, session.truth, seed).to_dict()
-        report("play between advertisers")
-        properties["exploitability"] = sweeps.utility_maximisers(ours, some[:GAMES], session.truth, SWEEP_ANSWERS, seed)
-    curve: ContinuityCurve | None = None
-    if config.continuity_answers:
-        context = contexts[0]
-        ad = sweeps.swept_ads([context], session.truth, seed)[0]
-        means, errors = sweeps.continuity_samples(
-            ours,
-            context,
-            ad,
-            session.truth,
-            config.continuity_answers,
-            seed,
-            lambda done, total: report(f"continuity: bid {done} of {total}"),
-        )
-        bids = tuple(float(b) for b in range(1, 101))
-        properties["continuity"] = continuity(means, errors, bids, seed).to_dict()
-        curve = ContinuityCurve(bids=bids, mean=tuple(means.tolist()), error=tuple(errors.tolist()))
-    return properties, allocation, curve
-
-
-def _band(swept: sweeps.Sweep, seed: int) -> Band:
-    means = monotonicity(swept.clicks_LCA.mean(2), sweeps.LEVELS, seed).means
-    return Band(mean=tuple(m.mean for m in means), lo=tuple(m.lo for m in means), hi=tuple(m.hi for m in means))
 
 
 def _epochs(session: Session) -> tuple[Epoch, ...]:
