@@ -29,7 +29,6 @@ from trainers.artifacts.run_directory import EVALUATION
 from trainers.evaluation import methods
 from trainers.evaluation.metrics import AnswerRecord, ratios, summarise
 from trainers.evaluation.properties import measure_properties
-from trainers.evaluation.quality import answer_qualities
 from trainers.evaluation.report import (
     Calibration,
     Epoch,
@@ -44,6 +43,7 @@ from trainers.irpo.loop import SECONDS, best_epoch
 from trainers.irpo.phases import FIGURES, finished
 from trainers.irpo.session import Session
 from trainers.irpo.temperature import served_policy
+from trainers.reward.quality import answer_qualities
 
 PACKAGES: Final = ("llm-auction", "torch", "transformers", "trl", "deepspeed", "numpy")
 """Packages whose versions can change a figure."""

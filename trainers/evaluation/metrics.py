@@ -64,7 +64,7 @@ class AnswerRecord:
     `revenue` (bid points): expected payment, sum price_i * ctr_i over the shown ads; `reward` (points): Eq. 5 with true
     click probabilities; `ads`: distinct ads shown, over which `clicks_expected` sums the click probabilities and
     `relevance_sum` the ad-query relevance; `invalid`: faults that the marker parser found; `quality`: 0..1
-    (`trainers.evaluation.quality`); `generations`: model generations spent; `seconds`: wall clock. A figure that is not
+    (`trainers.reward.quality`); `generations`: model generations spent; `seconds`: wall clock. A figure that is not
     finite or out of range is an InputError.
     """
 

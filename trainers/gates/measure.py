@@ -25,7 +25,6 @@ from mechanism.types import Ad, AdId, Context, Generation
 from simulator.clicks import ClickModel
 from trainers.artifacts.sampled import Sampled
 from trainers.config import GateSettings, WorldConfig
-from trainers.evaluation.quality import answer_qualities
 from trainers.gates.clicks import predicted_clicks, predictor_figures
 from trainers.gates.decision import Figures, PairedGain
 from trainers.gates.evidence import gather, join
@@ -33,6 +32,7 @@ from trainers.gates.offpolicy import Estimate, estimate
 from trainers.irpo.worlds import ContextSource, build_world
 from trainers.logs.answers import LoggedAnswer
 from trainers.reward.model import ClickPredictor
+from trainers.reward.quality import answer_qualities
 
 BLOCKS = 6
 """Parts into which the compared queries are split; the models answer each part in turn, so that a machine that slows

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mechanism.types import Answer, Insertion
-from trainers.evaluation.quality import (
+from trainers.reward.quality import (
     AD_SENTENCES,
     PASSAGE_WORDS,
     UNFINISHED,
