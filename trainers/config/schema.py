@@ -182,7 +182,9 @@ class OptimisationConfig(Settings):
     shared_prefix: bool = Field(
         True, description="encode each prompt once for all its answers; false: TRL's pairs, every token counted"
     )
-    precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="precision that training computes in")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="precision that training computes in; auto: bfloat16 where the processor is fast at it"
+    )
     processes: Positive = Field(1, description="training processes, over all nodes")
     zero_stage: Literal[0, 1, 2, 3] | None = Field(None, description="DeepSpeed ZeRO stage; none: no DeepSpeed")
     gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")

@@ -172,9 +172,8 @@ def pairs(session: Session, epoch: int) -> str:
         )
     reference = session.reference(0 if config.optimisation.reference == "base" else epoch - 1)
     with session.run.phase("pairs", epoch).open() as folder:
-        precise = config.optimisation.precision == "float32"
         tokens = tokenise(reference, groups, sampled, whole=not config.optimisation.shared_prefix)
-        write_groups(folder / GROUPS, with_reference(reference, tokens, precise=precise))
+        write_groups(folder / GROUPS, with_reference(reference, tokens, precision=config.optimisation.precision))
     count = sum(len(g.losers) for g in groups)
     return f"{count} pairs in {len(groups)} groups, mean reward {np.mean([r for g in groups for r in g.rewards]):.1f}"
 

@@ -20,6 +20,7 @@ from mechanism.types import Context, Generation
 from simulator.clicks import ClickModel
 from trainers.config import GuardConfig
 from trainers.optimisation.packing import answer_logprobs, pack
+from trainers.optimisation.precision import autocast
 from trainers.reward.model import ClickPredictor
 
 
@@ -101,7 +102,7 @@ def kl_estimate(
         written = [[policy.answer_ids(answers[i])] for i in rows]
         decided = [[policy.decided(contexts[i], answers[i])] for i in rows]
         packed = pack(prompts, written, decided).to(policy.model.device)
-        with torch.autocast(policy.model.device.type, torch.bfloat16):
+        with autocast("auto", policy.model.device.type):
             difference = answer_logprobs(policy.model, packed) - answer_logprobs(base.model, packed)
         differences += difference[:, 0].double().tolist()
     return _mean(differences)

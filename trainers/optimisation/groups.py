@@ -19,6 +19,7 @@ from inference.policy import Policy
 from mechanism.types import Context
 from trainers.artifacts.sampled import Sampled
 from trainers.optimisation.packing import answer_logprobs, pack
+from trainers.optimisation.precision import Precision, autocast
 
 SCHEMA = pa.schema(
     [
@@ -82,10 +83,12 @@ def tokenise(
 
 
 @torch.inference_mode()
-def with_reference(reference: Policy, groups: Sequence[TokenGroup], *, precise: bool = False) -> list[TokenGroup]:
+def with_reference(
+    reference: Policy, groups: Sequence[TokenGroup], *, precision: Precision = "auto"
+) -> list[TokenGroup]:
     """Return the groups with log pi_ref of every answer, by shared-prefix passes over groups of similar length.
 
-    Computes in bfloat16, or with `precise` in the weights' precision, as the training that follows does.
+    `precision` is that of the training that follows.
     """
     sizes = [len(g.prompt_ids) + sum(len(a) + 1 for a in g.answers_ids) for g in groups]
     order = sorted(range(len(groups)), key=lambda i: sizes[i])
@@ -95,7 +98,7 @@ def with_reference(reference: Policy, groups: Sequence[TokenGroup], *, precise: 
         batch, order = order[-count:], order[:-count]
         own = [groups[i] for i in batch]
         packed = pack([g.prompt_ids for g in own], [g.answers_ids for g in own], [g.decided for g in own])
-        with torch.autocast(reference.model.device.type, torch.bfloat16, enabled=not precise):
+        with autocast(precision, reference.model.device.type):
             logprobs = answer_logprobs(reference.model, packed.to(reference.model.device))
         for i, row in zip(batch, logprobs.double().tolist(), strict=True):
             result[i] = replace(groups[i], reference_logprobs=row[: len(groups[i].answers_ids)])

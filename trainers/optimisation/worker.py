@@ -26,6 +26,7 @@ from inference.models import load_model, quiet_loading, write_policy_settings
 from mechanism.errors import AuctionError, GuardError
 from trainers.config import OptimisationConfig
 from trainers.optimisation.groups import read_rows
+from trainers.optimisation.precision import compute_dtype, training_device_type
 from trainers.optimisation.trainer import GroupDPOTrainer, TokenisedDPOTrainer
 
 OnStep = Callable[[int, int, dict[str, float]], None]
@@ -93,8 +94,10 @@ def _optimise(job: OptimisationJob, on_step: OnStep) -> list[dict[str, float]]:
     config = job.config
     if config.zero_stage is not None:
         leave_out_compiled_communication()
-    dtype = torch.float32 if config.precision == "float32" or config.zero_stage is None else torch.bfloat16
-    loaded = load_model(job.policy, torch.float32 if not torch.cuda.is_available() else dtype)
+    device_type = training_device_type()
+    # ZeRO on GPUs keeps the weights themselves in half precision, with masters in float32.
+    halved = config.zero_stage is not None and device_type == "cuda"
+    loaded = load_model(job.policy, compute_dtype(config.precision, device_type) if halved else torch.float32)
     rows = read_rows(Path(job.groups))
     trainer_of = GroupDPOTrainer if config.shared_prefix else TokenisedDPOTrainer
     extra: dict[str, Any] = {"sft_weight": config.sft_weight} if config.shared_prefix else {}
@@ -149,7 +152,7 @@ def arguments(job: OptimisationJob, rows: int) -> DPOConfig:
         loss_type=["sigmoid"],
         precompute_ref_log_probs=True,
         max_length=None,
-        bf16=config.precision == "bfloat16",
+        bf16=compute_dtype(config.precision, training_device_type()) is torch.bfloat16,
         gradient_checkpointing=config.gradient_checkpointing,
         use_cpu=not torch.cuda.is_available(),
         ddp_find_unused_parameters=False,

@@ -17,6 +17,7 @@ import torch
 from inference.policy import Policy
 from mechanism.errors import GuardError
 from trainers.optimisation.packing import pack, token_logprobs
+from trainers.optimisation.precision import autocast
 from trainers.pretraining.corpus import Exercise, Learned
 
 _MARKER = re.compile(r"(?<=@)([^@\[\]]+@\[)([^@\[\]]+\])")
@@ -24,7 +25,10 @@ _MARKER = re.compile(r"(?<=@)([^@\[\]]+@\[)([^@\[\]]+\])")
 
 @dataclass(frozen=True, slots=True)
 class SupervisedSettings:
-    """Optimiser settings. `steps` is the length of the schedule; mixed precision computes in bfloat16."""
+    """Optimiser settings.
+
+    `steps` is the length of the schedule; mixed precision computes in bfloat16 where the processor is fast at it.
+    """
 
     steps: int
     learning_rate: float
@@ -100,7 +104,7 @@ def train_supervised(
         if step >= settings.steps:
             break
         packed = pack([e.prompt_ids for e in batch], [e.answers_ids for e in batch], [e.learned for e in batch])
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.mixed_precision):
+        with autocast("auto" if settings.mixed_precision else "float32", model.device.type):
             loss = -token_logprobs(model, packed.to(model.device)).mean()
         if not torch.isfinite(loss):
             raise GuardError("nan", "the supervised loss is not finite; lower learning_rate", {"step": step})
