@@ -3,11 +3,13 @@
 Outside of markers every token is allowed, except those that would open a marker wrongly or write a candidate's
 bracketed id. A token that ends in a single "@" opens a marker; from there on only tokens of the candidate trie are
 allowed until the marker is complete. The state machine also records the probability of every candidate at every marker,
-the propensities of off-policy evaluation.
+the propensities of off-policy evaluation. Where every candidate must be shown, as after an auction that was held before
+generation, the answer may not end before, and a part of the token budget is kept for the ads that are missing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +26,9 @@ MARK = "@"
 BRACKET = "["
 BROKEN = "\ufffd"
 """The replacement character: what the bytes of an incomplete character decode to."""
+SENTENCE_MARKS = (".", "!", "?")
+SENTENCE_TOKENS = 24
+"""Tokens of a sentence around a marker. With fewer to spare, the next sentence opens with a missing ad."""
 
 
 class Tokenizer(Protocol):
@@ -48,7 +53,8 @@ class MarkerVocabulary:
     """The meaning of a tokenizer's tokens for markers.
 
     `size` is the number of the model's logits, V. `openers` are the tokens that open a marker, `forbidden` those that
-    are never allowed outside of markers, `bracket_ends` those that end in "[".
+    are never allowed outside of markers, `bracket_ends` those that end in "[", `sentence_ends` those that end a
+    sentence.
     """
 
     def __init__(self, tokenizer: Tokenizer, size: int, end_tokens: Sequence[int]) -> None:
@@ -75,10 +81,17 @@ class MarkerVocabulary:
         )
         self.forbidden = tuple(sorted(((marked - self.openers) | self._special) - self.end_tokens))
         self.bracket_ends = frozenset(i for i, text in enumerate(self._texts) if text.endswith(BRACKET))
+        self.sentence_ends = frozenset(i for i, text in enumerate(self._texts) if text.endswith(SENTENCE_MARKS))
         self._inner = [(i, part) for i, text in enumerate(self._texts) for part in text.split(BRACKET)[1:] if part]
         self._bodies: dict[tuple[str, str], tuple[int, ...]] = {}
         self._fused: dict[AdId, tuple[int, ...]] = {}
         self._columns: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    @cached_property
+    def all_but_plain_openers(self) -> frozenset[int]:
+        """All tokens but those that open a marker and write nothing else, blanks aside."""
+        plain = {i for i in self.openers if self._texts[i].strip() == MARK}
+        return frozenset(range(self.size)) - (plain or self.openers)
 
     def columns(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Return `forbidden` and `openers` as tensors on a device."""
@@ -157,10 +170,17 @@ class _Open:
 
 
 class MarkerConstraint:
-    """The state of one answer while it is written. No ad is allowed twice, and at most `max_ads` in all."""
+    """The state of one answer while it is written. No ad is allowed twice, and at most `max_ads` in all.
 
-    def __init__(self, vocabulary: MarkerVocabulary, trie: CandidateTrie, max_ads: int | None) -> None:
+    With `must_show` every candidate is shown: the answer cannot end before, and opens markers while its budget of
+    tokens can still hold those that are missing.
+    """
+
+    def __init__(
+        self, vocabulary: MarkerVocabulary, trie: CandidateTrie, max_ads: int | None, must_show: bool = False
+    ) -> None:
         self.vocabulary = vocabulary
+        self.must_show = must_show
         self.trie = trie
         self.max_ads = len(trie.root.ads) if max_ads is None else min(max_ads, len(trie.root.ads))
         self.shown: set[AdId] = set()
@@ -168,25 +188,62 @@ class MarkerConstraint:
         self._open: _Open | None = None
         self._fused = vocabulary.fused(trie.root.ads)
         self._after_bracket = False
+        self._after_sentence = False
 
     @property
     def inside(self) -> bool:
         """Whether a marker is open."""
         return self._open is not None
 
+    @property
+    def missing(self) -> frozenset[AdId]:
+        """The ads that must still be shown before the answer may end."""
+        return frozenset(self.trie.root.ads) - self.shown if self.must_show else frozenset()
+
+    @property
+    def needed(self) -> int:
+        """The tokens of the markers that are missing, with the token that opens each."""
+        return sum(1 + self.trie.lengths[ad] for ad in self.missing)
+
+    @property
+    def _reserve(self) -> int:
+        """`needed`, with a token between two markers, and one each to end the sentence and the answer."""
+        return self.needed + len(self.missing) + 1
+
     def may_open(self, tokens_left: int) -> bool:
         """Return whether the next token may open a marker: another ad is allowed, and the budget can complete it."""
+        if self.must_show:
+            return bool(self.missing)  # `must_open` keeps the budget for them
         return len(self.shown) < self.max_ads and tokens_left > self.trie.longest + 1
 
-    def barred(self) -> frozenset[int]:
-        """Return the tokens barred outside of markers: those that would write a candidate's id in brackets.
+    def must_open(self, tokens_left: float) -> bool:
+        """Return whether the next token must open a marker, because an ad is missing and the budget runs short.
 
-        An id in brackets without a title is a broken marker. Right after a "[" no token may match the beginning of an
-        id, so no later token needs a check.
+        While a whole sentence can be spared, the policy chooses the place; then the next sentence opens with the ad, at
+        the latest the token after which the missing markers would no longer fit.
         """
-        if not self._after_bracket:
-            return self._fused
-        return self._fused | self.vocabulary.after_bracket(self.trie.root.ads)
+        if not self.missing or self._after_bracket:
+            return False
+        return tokens_left <= self._reserve + SENTENCE_TOKENS * self._after_sentence
+
+    def barred(self, tokens_left: float = math.inf) -> frozenset[int]:
+        """Return the tokens barred outside of markers, where `tokens_left` may still be written.
+
+        They are those that would write a candidate's id in brackets: without a title it is a broken marker. Right after
+        a "[" no token may match the beginning of an id, so no later token needs a check. While an ad is missing, the
+        end tokens are barred too, and all but openers where a marker must open.
+        """
+        if self.must_open(tokens_left):
+            return self.vocabulary.all_but_plain_openers
+        barred = self._fused
+        if self._after_bracket:
+            barred |= self.vocabulary.after_bracket(self.trie.root.ads)
+        if self.missing:
+            barred |= self.vocabulary.end_tokens
+            # No marker opens right after a "[": the next token could not be the one that must open it.
+            if tokens_left <= self._reserve + 1:
+                barred |= self.vocabulary.bracket_ends
+        return barred
 
     def allowed(self) -> list[int]:
         """Return, inside a marker, the tokens that may follow; they lead to ads that are not shown yet."""
@@ -211,6 +268,7 @@ class MarkerConstraint:
         """Advance by the chosen token; inside a marker with the `probabilities` of all allowed tokens."""
         if self._open is None:
             self._after_bracket = token in self.vocabulary.bracket_ends
+            self._after_sentence = token in self.vocabulary.sentence_ends
             if token in self.vocabulary.openers:
                 self._open = _Open(self.trie.root, 1.0, {}, True)
             return
@@ -226,7 +284,7 @@ class MarkerConstraint:
             chosen = state.node.ad
             self.choices.append(MarkerChoice(chosen, state.ruled_out | {chosen: state.mass}, state.exact))
             self.shown.add(chosen)
-            self._open = None
+            self._open, self._after_sentence = None, False
 
 
 def _touches(text: str, ad_id: AdId) -> bool:

@@ -67,9 +67,17 @@ class Policy:
         return [int(i) for i in ids]
 
     def generate(
-        self, contexts: Sequence[Context], samples: int, seed: int, settings: SamplingSettings | None = None
+        self,
+        contexts: Sequence[Context],
+        samples: int,
+        seed: int,
+        settings: SamplingSettings | None = None,
+        openings: Sequence[Generation] | None = None,
     ) -> list[list[Generation]]:
         """Return `samples` answers to each context, in the order of the contexts.
+
+        With `openings`, the answers to a context continue the one at its position; a Generation is then the whole
+        answer, with the log-probability of both parts.
 
         Equal arguments give equal answers. Other contexts in the call, or another number of samples, change the random
         numbers and therefore the answers, but not their distribution.
@@ -77,7 +85,7 @@ class Policy:
         settings = settings or self.sampling
         generator = torch.Generator().manual_seed(seed)
         prompts = [self.prompt_ids(c) for c in contexts]
-        order = sorted(range(len(contexts)), key=lambda i: len(prompts[i]))
+        order = sorted(range(len(contexts)), key=lambda i: len(prompts[i]))  # of like length: less padding
         answers: list[list[Generation]] = [[] for _ in contexts]
         for batch in self._batches(order, prompts, samples, settings):
             steps = decode(
@@ -88,6 +96,7 @@ class Policy:
                 samples,
                 settings,
                 generator,
+                None if openings is None else [openings[i] for i in batch],
             )
             rows = _drain(steps)
             for k, i in enumerate(batch):

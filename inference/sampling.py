@@ -16,8 +16,9 @@ import torch
 
 from inference.cache import InPlaceCache
 from inference.constraint import MarkerConstraint, MarkerVocabulary
-from mechanism.errors import ConfigError
+from mechanism.errors import ConfigError, InputError
 from mechanism.trie import CandidateTrie
+from mechanism.types import Generation
 
 
 class ModelOutput(Protocol):
@@ -44,8 +45,9 @@ class SamplingSettings:
     """How answers are sampled.
 
     A temperature of 0 takes the best token; `top_k` 0 and `top_p` 1 keep every token. `max_ads` bounds the ads of an
-    answer. Without `constrained` nothing restricts the markers, to measure the model by itself. Settings out of range
-    are ConfigErrors.
+    answer. Without `constrained` nothing restricts the markers, to measure the model by itself. With `must_show` every
+    candidate of the context is shown exactly once; with `one_segment` the answer then ends with the sentence that
+    completes them. Settings out of range are ConfigErrors.
     """
 
     temperature: float = 0.7
@@ -54,6 +56,8 @@ class SamplingSettings:
     max_new_tokens: int = 96
     constrained: bool = True
     max_ads: int | None = None
+    must_show: bool = False
+    one_segment: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
@@ -66,6 +70,12 @@ class SamplingSettings:
             raise ConfigError("sampling.max_new_tokens", self.max_new_tokens, "give a whole number >= 1")
         if self.max_ads is not None and self.max_ads < 0:
             raise ConfigError("sampling.max_ads", self.max_ads, "give a whole number >= 0, or none for no limit")
+        if self.must_show and (self.max_ads is not None or not self.constrained):
+            raise ConfigError("sampling.must_show", self.must_show, "give no max_ads, and keep the marker constraint")
+        if self.one_segment and not self.must_show:
+            raise ConfigError(
+                "sampling.one_segment", self.one_segment, "give must_show too: a segment ends after its ads"
+            )
 
 
 @dataclass(slots=True)
@@ -77,6 +87,10 @@ class Row:
     logprob: float = 0.0
     finished: bool = False
 
+    def tokens_left(self, settings: SamplingSettings) -> int:
+        """Return the tokens that may still be written: 0 once the answer has ended."""
+        return 0 if self.finished else max(0, settings.max_new_tokens - len(self.tokens))
+
 
 @torch.inference_mode()
 def decode(
@@ -87,49 +101,35 @@ def decode(
     samples: int,
     settings: SamplingSettings,
     generator: torch.Generator,
+    openings: Sequence[Generation] | None = None,
 ) -> Generator[tuple[int, int], None, list[Row]]:
     """Yield (row number, token) as tokens are chosen, and return the rows.
 
     Rows are numbered prompt by prompt, with `samples` rows each. The cache holds prompts * samples * (longest prompt +
-    max_new_tokens) columns.
+    max_new_tokens) columns. Each row continues the opening of its prompt, if there is one: its tokens count towards
+    max_new_tokens, its log-probability and its choices belong to the row.
     """
     device = model.device
-    width = max(len(p) for p in prompts)
-    pad = min(vocabulary.end_tokens)
-    ids_BP = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
-    mask_BP = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    positions_BP = (mask_BP.cumsum(-1) - 1).clamp(min=0)
-    cache = InPlaceCache(model.config.num_hidden_layers, width + settings.max_new_tokens)
-    out = model(
-        input_ids=ids_BP,
-        attention_mask=mask_BP,
-        position_ids=positions_BP,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
+    begun = prompts
+    if openings is not None:
+        begun = [[*p, *opening.token_ids] for p, opening in zip(prompts, openings, strict=True)]
+    cache, logits_PV, mask_PL = prefill(model, begun, min(vocabulary.end_tokens), settings.max_new_tokens)
     repeat = torch.arange(len(prompts), device=device).repeat_interleave(samples)
     cache.select(repeat)
-    logits_BV = out.logits[:, -1].float()[repeat]
-    mask, lengths = mask_BP[repeat], mask_BP.sum(-1)[repeat]
-    rows = [Row(MarkerConstraint(vocabulary, tries[i // samples], settings.max_ads)) for i in range(len(repeat))]
+    logits_BV = logits_PV[repeat]
+    mask, lengths = mask_PL[repeat], mask_PL.sum(-1)[repeat]
+    begins = [None] * len(prompts) if openings is None else openings
+    rows = [begin_row(vocabulary, tries[i // samples], settings, begins[i // samples]) for i in range(len(repeat))]
     # Strictly below 1, so that rounding cannot carry a draw past the last token with any probability.
     noise = torch.rand(len(rows), settings.max_new_tokens, generator=generator, dtype=torch.float64)
     noise = noise.clamp(max=1 - 2**-50).to(device)
     active = list(range(len(rows)))
     for step in range(settings.max_new_tokens):
-        writing = [k for k, i in enumerate(active) if not rows[i].finished]
-        chosen = _choose(
-            logits_BV,
-            [rows[i] for i in active],
-            settings,
-            vocabulary,
-            settings.max_new_tokens - step,
-            noise[active, step],
-        )
+        writing = [k for k, i in enumerate(active) if rows[i].tokens_left(settings)]
+        chosen = choose(logits_BV, [rows[i] for i in active], settings, vocabulary, noise[active, step])
         yield from ((active[k], chosen[k]) for k in writing)
-        kept = [k for k in writing if not rows[active[k]].finished]
-        if not kept or step + 1 == settings.max_new_tokens:
+        kept = [k for k in writing if rows[active[k]].tokens_left(settings)]
+        if not kept:
             break
         tokens = torch.tensor(chosen, device=device)
         # Dropping rows copies the cache, which pays off only after enough of them have finished.
@@ -149,22 +149,66 @@ def decode(
     return rows
 
 
-def _choose(
+def prefill(
+    model: CausalModel, prompts: Sequence[Sequence[int]], pad: int, new_tokens: int
+) -> tuple[InPlaceCache, torch.Tensor, torch.Tensor]:
+    """Encode prompts, padded on the left, with room for `new_tokens` more columns.
+
+    Return the cache, the logits (P, V) of the first new token, and the attention mask (P, L).
+    """
+    width = max(len(p) for p in prompts)
+    ids_PL = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device)
+    mask_PL = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    cache = InPlaceCache(model.config.num_hidden_layers, width + new_tokens)
+    out = model(
+        input_ids=ids_PL,
+        attention_mask=mask_PL,
+        position_ids=(mask_PL.cumsum(-1) - 1).clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return cache, out.logits[:, -1].float(), mask_PL
+
+
+def begin_row(
+    vocabulary: MarkerVocabulary, trie: CandidateTrie, settings: SamplingSettings, opening: Generation | None = None
+) -> Row:
+    """Return a row at the beginning of its answer, or at the end of its opening.
+
+    Raises:
+        InputError: if the ads that must be shown do not fit into the answer.
+    """
+    constraint = MarkerConstraint(vocabulary, trie, settings.max_ads, settings.must_show)
+    row = Row(constraint)
+    if opening is not None:
+        for token in opening.token_ids:
+            constraint.replay(token)
+        constraint.choices[:] = opening.choices
+        row = Row(constraint, list(opening.token_ids), opening.logprob)
+    if constraint.needed > (left := row.tokens_left(settings)):
+        remedy = f"{constraint.needed} tokens are needed for the ads that must be shown, {left} are left: allow more"
+        raise InputError("sampling.max_new_tokens", settings.max_new_tokens, remedy)
+    return row
+
+
+def choose(
     logits_BV: torch.Tensor,
     rows: Sequence[Row],
     settings: SamplingSettings,
     vocabulary: MarkerVocabulary,
-    tokens_left: int,
     noise_B: torch.Tensor,
 ) -> list[int]:
-    """Return the next token of every row, and update the rows. Finished rows still in the batch get padding."""
+    """Return the next token of every row, and update the rows. Rows that write no more get padding."""
     chosen = [min(vocabulary.end_tokens)] * len(rows)
-    free = [k for k, row in enumerate(rows) if not row.finished and not row.constraint.inside]
-    inside = [(k, row.constraint.allowed()) for k, row in enumerate(rows) if not row.finished and row.constraint.inside]
+    writing = [k for k, row in enumerate(rows) if row.tokens_left(settings)]
+    free = [k for k in writing if not rows[k].constraint.inside]
+    inside = [(k, rows[k].constraint.allowed()) for k in writing if rows[k].constraint.inside]
     if free:
         logits = logits_BV[free]
         if settings.constrained:
-            forbid(logits, [rows[k].constraint for k in free], vocabulary, tokens_left)
+            left = [rows[k].tokens_left(settings) for k in free]
+            forbid(logits, [rows[k].constraint for k in free], vocabulary, left)
         probabilities, order = _distribution(logits, settings)
         index, logprobs = _draw(probabilities, noise_B[free])
         tokens = (index if order is None else order.gather(1, index)).flatten().tolist()
@@ -183,11 +227,15 @@ def _choose(
 
 
 def forbid(
-    logits_BV: torch.Tensor, constraints: Sequence[MarkerConstraint], vocabulary: MarkerVocabulary, tokens_left: int
+    logits_BV: torch.Tensor,
+    constraints: Sequence[MarkerConstraint],
+    vocabulary: MarkerVocabulary,
+    left_B: Sequence[int],
 ) -> None:
-    """Mask, in place, the tokens that may not follow outside of a marker."""
-    closed_B = [not constraint.may_open(tokens_left) for constraint in constraints]
-    mask_logits(logits_BV, closed_B, [constraint.barred() for constraint in constraints], vocabulary)
+    """Mask, in place, the tokens that may not follow outside of a marker; `left_B` tokens may still be written."""
+    closed_B = [not constraint.may_open(left) for constraint, left in zip(constraints, left_B, strict=True)]
+    barred_B = [constraint.barred(left) for constraint, left in zip(constraints, left_B, strict=True)]
+    mask_logits(logits_BV, closed_B, barred_B, vocabulary)
 
 
 def mask_logits(
@@ -235,6 +283,8 @@ def _append(row: Row, token: int, logprob: float, vocabulary: MarkerVocabulary, 
     row.tokens.append(token)
     if settings.constrained:
         row.constraint.advance(token)
+    if settings.one_segment and token in vocabulary.sentence_ends and not row.constraint.missing:
+        row.finished = True
 
 
 def _draw(probabilities_BK: torch.Tensor, noise_B: torch.Tensor) -> tuple[torch.Tensor, list[float]]:

@@ -156,7 +156,8 @@ def _batches(policy: Policy, contexts: Sequence[Context], answers: Sequence[Gene
 def _path(sampler: Sampler, context: Context, generation: Generation) -> _Path:
     """Replay the constraint over an answer."""
     vocabulary, settings = sampler.policy.vocabulary, sampler.settings
-    constraint = MarkerConstraint(vocabulary, vocabulary.trie([c.ad for c in context.candidates]), settings.max_ads)
+    trie = vocabulary.trie([c.ad for c in context.candidates])
+    constraint = MarkerConstraint(vocabulary, trie, settings.max_ads, settings.must_show)
     steps: list[_Step] = []
     for number, token in enumerate(sampler.policy.answer_ids(generation)):
         left = settings.max_new_tokens - number
@@ -169,7 +170,7 @@ def _path(sampler: Sampler, context: Context, generation: Generation) -> _Path:
             steps.append(_Step(token, allowed))
         else:
             closed = not constraint.may_open(left)
-            steps.append(_Step(token, (), closed, constraint.barred()))
+            steps.append(_Step(token, (), closed, constraint.barred(left)))
             if closed and token in vocabulary.openers:
                 return _Path(tuple(steps), whole=False)
         if token not in vocabulary.end_tokens:

@@ -26,7 +26,7 @@ class Node:
 
 
 class CandidateTrie:
-    """Trie over the marker bodies of one request's candidates.
+    """Trie over the marker bodies of one request's candidates; `lengths` are the tokens of each body.
 
     Two candidates with the same body, or a body that begins another one, are a ValueError: the decoder could not detect
     the end of a marker. Bodies end in the bracketed id, so distinct ids never collide.
@@ -34,7 +34,8 @@ class CandidateTrie:
 
     def __init__(self, bodies: Mapping[AdId, Sequence[int]]) -> None:
         self.root = Node(ads=tuple(bodies))
-        self.longest = max((len(b) for b in bodies.values()), default=0)
+        self.lengths = {ad_id: len(body) for ad_id, body in bodies.items()}
+        self.longest = max(self.lengths.values(), default=0)
         for ad_id, body in bodies.items():
             self._insert(ad_id, body)
 

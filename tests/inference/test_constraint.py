@@ -7,10 +7,13 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from inference.constraint import MarkerConstraint, MarkerVocabulary
 from inference.policy import Policy
 from inference.sampling import SamplingSettings
+from inference.scoring import Sampler, score
 from mechanism.errors import InputError
 from mechanism.markers import marker_body, parse
 from mechanism.types import Ad, Context, Generation
@@ -18,7 +21,7 @@ from mechanism.types import Ad, Context, Generation
 from .conftest import TITLES, make_context
 
 STYLES = ("worded", "fused", "blanked")
-WIDE = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+WIDE: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
 
 
 def policy_of(request: pytest.FixtureRequest, style: str) -> Policy:
@@ -31,8 +34,8 @@ def candidates(style: str) -> Context:
 
 
 def draw(policy: Policy, context: Context, count: int, **changes: Any) -> list[Generation]:
-    settings = replace(policy.sampling, **(WIDE | changes))
-    return policy.generate([context], count, seed=11, settings=settings)[0]
+    sampling = replace(policy.sampling, **(WIDE | changes))
+    return policy.generate([context], count, seed=11, settings=sampling)[0]
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -208,3 +211,102 @@ def test_tokens_after_leaving_the_trie_count_as_decided(worded: Policy) -> None:
         if generation.answer.faults and not generation.answer.insertions:
             free = worded.decided(context, generation)
             assert len(free) == len(worded.answer_ids(generation))
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 2.5])
+def test_candidates_that_must_be_shown_are_shown_once_each_for_any_weights(
+    request: pytest.FixtureRequest, style: str, temperature: float
+) -> None:
+    policy = policy_of(request, style)
+    for titles in (["Nest"], ["Kestrel Shoes", "Kestrel"], ["Oak & Elm", "A1", "Nest"]):
+        context = make_context(titles)
+        ids = {c.ad.id for c in context.candidates}
+        least = sum(1 + len(policy.vocabulary.body(c.ad)) for c in context.candidates)
+        # From the least budget that can hold the markers to one that leaves the place to the policy.
+        for budget in (least, least + 1, least + 40):
+            drawn = draw(policy, context, 12, temperature=temperature, max_new_tokens=budget, must_show=True)
+            for generation in drawn:
+                assert generation.answer.faults == ()
+                assert sorted(i.ad_id for i in generation.answer.insertions) == sorted(ids)
+                assert len(generation.token_ids) <= budget
+
+
+def test_ads_that_must_be_shown_need_a_budget_that_holds_them(worded: Policy) -> None:
+    context = make_context(["Nest", "Kestrel"])
+    least = sum(1 + len(worded.vocabulary.body(c.ad)) for c in context.candidates)
+    with pytest.raises(InputError, match=f"max_new_tokens.*{least} tokens are needed"):
+        draw(worded, context, 1, max_new_tokens=least - 1, must_show=True)
+    with pytest.raises(InputError, match="must_show"):
+        SamplingSettings(must_show=True, max_ads=1)
+    with pytest.raises(InputError, match="one_segment"):
+        SamplingSettings(one_segment=True)
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_allowed_walk_shows_every_ad_within_its_budget(worded: Policy, data: st.DataObject) -> None:
+    vocabulary = worded.vocabulary
+    ads = [c.ad for c in make_context(["Kestrel", "Kestrel Shoes", "Nest"]).candidates]
+    state = MarkerConstraint(vocabulary, vocabulary.trie(ads), None, must_show=True)
+    budget = state.needed + data.draw(st.integers(0, 30))
+    brackets = sorted(vocabulary.bracket_ends - set(vocabulary.forbidden))
+    openers = sorted(vocabulary.openers)
+    words = sorted(set(range(vocabulary.size)) - set(vocabulary.forbidden) - vocabulary.openers)
+    tokens: list[int] = []
+    while len(tokens) < budget:
+        left = budget - len(tokens)
+        if state.inside:
+            token = data.draw(st.sampled_from(state.allowed()))
+        else:
+            barred = state.barred(left) | (frozenset() if state.may_open(left) else vocabulary.openers)
+            choices = [[t for t in kind if t not in barred] for kind in (words, brackets, openers)]
+            token = data.draw(st.sampled_from(data.draw(st.sampled_from([c for c in choices if c]))))
+        if token in vocabulary.end_tokens:
+            break
+        state.advance(token)
+        tokens.append(token)
+    assert not state.missing
+    answer = parse(vocabulary.decode(tokens), ads)
+    assert answer.faults == ()
+    assert sorted(i.ad_id for i in answer.insertions) == ["A1", "A2", "A3"]
+
+
+@pytest.mark.parametrize("style", ["worded", "fused"])
+def test_forced_answers_score_as_they_were_sampled(request: pytest.FixtureRequest, style: str) -> None:
+    policy, context = policy_of(request, style), make_context(["Kestrel", "Nest"])
+    sampling = replace(policy.sampling, **WIDE, max_new_tokens=50, must_show=True)
+    drawn = policy.generate([context], 20, seed=3, settings=sampling)[0]
+    for generation, scored in zip(drawn, score(Sampler(policy, sampling), [context] * 20, drawn), strict=True):
+        assert scored.logprob == pytest.approx(generation.logprob, abs=2e-4 * (1 + len(generation.token_ids)))
+
+
+def test_an_opening_is_continued_with_the_ads_that_it_lacks() -> None:
+    policy = Policy.load("tiny")
+    both = make_context(["Nest", "Kestrel"])
+    first = replace(both, candidates=both.candidates[:1])
+    sampling = replace(policy.sampling, must_show=True)
+    segment = replace(sampling, max_new_tokens=60, one_segment=True)
+    openings = [own[0] for own in policy.generate([first] * 10, 1, seed=4, settings=segment)]
+    ended = [g for g in openings if g.finished]
+    assert ended
+    assert all(g.token_ids[-1] in policy.vocabulary.sentence_ends for g in ended)
+    whole = [own[0] for own in policy.generate([both] * 10, 1, seed=5, settings=sampling, openings=openings)]
+    for opening, generation in zip(openings, whole, strict=True):
+        assert generation.token_ids[: len(opening.token_ids)] == opening.token_ids
+        assert generation.logprob <= opening.logprob
+        assert generation.answer.shown() == ("A1", "A2")
+        assert [c.chosen for c in generation.choices] == ["A1", "A2"]
+        assert len(generation.token_ids) <= sampling.max_new_tokens
+
+
+def test_the_shipped_model_shows_every_winner() -> None:
+    policy = Policy.load("tiny")
+    sampling = replace(policy.sampling, temperature=1.0, must_show=True)
+    contexts = [
+        replace(make_context(t), query=f"Which shoes suit {t[0]}?") for t in (["Nest"], ["Nest", "Kestrel", "A1"])
+    ]
+    for context, own in zip(contexts, policy.generate(contexts, 20, seed=1, settings=sampling), strict=True):
+        for generation in own:
+            assert sorted(generation.answer.shown()) == sorted(context.bids())
+            assert generation.answer.faults == ()

@@ -56,7 +56,7 @@ class Mask:
             self._constraint.advance(token)
         self._seen = len(tokens)
         if not self._constraint.inside:
-            forbid(logits_V[None], [self._constraint], self._vocabulary, self._max_new_tokens - len(tokens))
+            forbid(logits_V[None], [self._constraint], self._vocabulary, [self._max_new_tokens - len(tokens)])
             return logits_V
         allowed = self._constraint.allowed()
         kept = logits_V[allowed].clone()
