@@ -100,7 +100,7 @@ class Policy:
             )
             rows = _drain(steps)
             for k, i in enumerate(batch):
-                answers[i] = [self._generation(contexts[i], row) for row in rows[k * samples : (k + 1) * samples]]
+                answers[i] = [self.generation(contexts[i], row) for row in rows[k * samples : (k + 1) * samples]]
         return answers
 
     def stream(
@@ -134,7 +134,7 @@ class Policy:
             if not text.endswith("\ufffd") and len(text) > len(shown):
                 yield text[len(shown) :]
                 shown = text
-        generation = self._generation(context, rows[0])
+        generation = self.generation(context, rows[0])
         if len(generation.answer.raw) > len(shown):
             yield generation.answer.raw[len(shown) :]
         return generation
@@ -162,7 +162,12 @@ class Policy:
             self.tokenizer.save_pretrained(folder)
         write_policy_settings(folder, self.prompt_settings, self.sampling)
 
-    def _generation(self, context: Context, row: Row) -> Generation:
+    def generation(self, context: Context, row: Row) -> Generation:
+        """Return the answer of a decoded row, parsed.
+
+        Raises:
+            PolicyError: if the log-probability is not finite.
+        """
         raw = self.vocabulary.decode(row.tokens)
         answer = parse(raw, [c.ad for c in context.candidates])
         if not math.isfinite(row.logprob):
