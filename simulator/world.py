@@ -1,8 +1,8 @@
 """The built-in world: advertisers, users and their queries. Deterministic by seed.
 
 All texts are fixed or fill templates. 100 invented ads in 50 categories (`data/catalogue.yaml`), 3,000 profiles with
-five queries each: four for training and one for testing (12,000 / 3,000), as in arXiv 2512.10551, section 5. Every
-context gets fresh bids.
+five queries each: four for training and one for testing (12,000 / 3,000), as in arXiv 2512.10551, section 5. Some
+queries ask for two needs, some follow an earlier turn. Every context gets fresh bids.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mechanism.prompt import MICROS_PER_POINT
 from mechanism.types import Ad, Candidate, Context, Profile
-from simulator.language import QUERY_TEMPLATES, fill
+from simulator.language import FOLLOW_UPS, QUERY_TEMPLATES, TWO_NEEDS, compose, fill
 
 AGES = ("18-24", "25-34", "35-44", "45-54", "55-64", "65+")
 GENDERS = ("female", "male", "not stated")
@@ -53,6 +53,8 @@ PLACES = (
 
 PROFILES = 3_000
 QUERIES_PER_PROFILE = 5
+TWO_NEEDED, FOLLOWING = 0.2, 0.15
+"""Shares of the queries that ask for two needs of one domain, and that follow an earlier turn about the same need."""
 TOP_RELEVANT = 10
 """Number of a context's candidates that are its most relevant ads; the others are random."""
 
@@ -92,12 +94,17 @@ def builtin_categories() -> tuple[Category, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One query x of one user with profile h."""
+    """One query x of one user with profile h, after the earlier `turns` of the conversation.
+
+    `category` is the need that it asks for, `also` a second one or "".
+    """
 
     id: str
     text: str
     profile: Profile
     category: str
+    also: str = ""
+    turns: tuple[tuple[str, str], ...] = ()
 
 
 class World:
@@ -126,13 +133,25 @@ class World:
         )
 
     def _queries(self, profile: Profile, rng: np.random.Generator) -> list[Query]:
-        own = []
-        for number in range(QUERIES_PER_PROFILE):
-            category = self._asked_category(profile, rng)
-            template = QUERY_TEMPLATES[rng.integers(len(QUERY_TEMPLATES))]
-            text = fill(template, category.name, category.aspects[rng.integers(len(category.aspects))])
-            own.append(Query(f"{profile.id}-{number}", text, profile, category.name))
-        return own
+        return [self._query(f"{profile.id}-{number}", profile, rng) for number in range(QUERIES_PER_PROFILE)]
+
+    def _query(self, query_id: str, profile: Profile, rng: np.random.Generator) -> Query:
+        category = self._asked_category(profile, rng)
+        aspect = category.aspects[rng.integers(len(category.aspects))]
+        kind = rng.random()
+        if kind < TWO_NEEDED:
+            related = [c for c in self.categories if c.domain == category.domain and c is not category]
+            other = related[rng.integers(len(related))].name
+            text = fill(TWO_NEEDS[rng.integers(len(TWO_NEEDS))], category.name, aspect, other=other)
+            return Query(query_id, text, profile, category.name, other)
+        if kind < TWO_NEEDED + FOLLOWING:
+            earlier = category.aspects[rng.integers(len(category.aspects))]
+            asked = fill(QUERY_TEMPLATES[rng.integers(len(QUERY_TEMPLATES))], category.name, earlier)
+            turns = (("user", asked), ("assistant", compose(category.name, earlier, category.advice, (), rng)))
+            text = fill(FOLLOW_UPS[rng.integers(len(FOLLOW_UPS))], category.name, aspect)
+            return Query(query_id, text, profile, category.name, turns=turns)
+        text = fill(QUERY_TEMPLATES[rng.integers(len(QUERY_TEMPLATES))], category.name, aspect)
+        return Query(query_id, text, profile, category.name)
 
     def _asked_category(self, profile: Profile, rng: np.random.Generator) -> Category:
         """Choose the category of a query: three in five are an interest of the user, the others any need."""
@@ -151,7 +170,8 @@ class World:
         """Return the indices of the ads nearest to the query (two fifths of `count`) and to the user's interests."""
         from inference.encoder import shared_encoder
 
-        vectors = shared_encoder().encode([query.text, ", ".join(query.profile.interests)])
+        asked = " ".join([*(text for role, text in query.turns if role == "user"), query.text])
+        vectors = shared_encoder().encode([asked, ", ".join(query.profile.interests)])
         cosines = self._ad_vectors @ vectors.T
         by_query = list(np.argsort(-cosines[:, 0], kind="stable")[: count * 2 // 5])
         by_taste = [i for i in np.argsort(-cosines[:, 1], kind="stable") if i not in by_query][: count - count * 2 // 5]
@@ -171,4 +191,4 @@ class World:
             chosen = sorted([*near, *(int(i) for i in others)])
         bids = rng.integers(1, 101, size=len(chosen)) * MICROS_PER_POINT
         pairs = tuple(Candidate(self.ads[i], int(b)) for i, b in zip(chosen, bids, strict=True))
-        return Context(query.id, query.text, pairs, query.profile, category=query.category)
+        return Context(query.id, query.text, pairs, query.profile, query.turns, query.category)

@@ -11,7 +11,7 @@ from mechanism.markers import parse, render_marker
 from mechanism.prompt import MICROS_PER_POINT
 from mechanism.sanitize import clean_text, clean_title
 from simulator.language import LEADS, STYLES, Woven, compose
-from simulator.world import TOP_RELEVANT, World
+from simulator.world import FOLLOWING, TOP_RELEVANT, TWO_NEEDED, World
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +46,24 @@ def test_profiles_are_complete_and_name_real_categories(world: World) -> None:
         assert len(profile.history) == 2
 
 
-def test_questions_name_their_category_and_follow_the_users_interests(world: World) -> None:
+def test_questions_follow_the_users_interests_and_name_their_category_now_or_earlier(world: World) -> None:
     queries = world.train_queries
-    assert all(q.category in q.text.lower() for q in queries)
+    said = ((q, " ".join([*(text for _, text in q.turns), q.text]).lower()) for q in queries)
+    assert all(q.category in text and q.also in text for q, text in said)
     own = sum(q.category in q.profile.interests for q in queries) / len(queries)
     assert 0.58 < own < 0.68  # 0.6, and a few that are about an interest by chance
     assert len({q.category for q in queries}) == 50
+
+
+def test_shares_of_the_questions_ask_for_two_needs_of_one_domain_or_follow_a_turn(world: World) -> None:
+    queries, domain = world.train_queries, {c.name: c.domain for c in world.categories}
+    two, following = [q for q in queries if q.also], [q for q in queries if q.turns]
+    assert len(two) / len(queries) == pytest.approx(TWO_NEEDED, abs=0.02)
+    assert len(following) / len(queries) == pytest.approx(FOLLOWING, abs=0.02)
+    assert all(q.also != q.category and domain[q.also] == domain[q.category] for q in two)
+    assert all([role for role, _ in q.turns] == ["user", "assistant"] and not q.also for q in following)
+    # Most of them make sense only after the earlier turn.
+    assert np.mean([q.category not in q.text.lower() for q in following]) > 0.5
 
 
 def test_a_seed_decides_the_world_and_another_makes_another() -> None:
@@ -73,6 +85,7 @@ def test_a_context_holds_twenty_distinct_candidates_in_catalogue_order(world: Wo
         assert places == sorted(set(places))
         assert {order[world.ads[i].id] for i in world.most_relevant(query, TOP_RELEVANT)} <= set(places)
         assert (context.id, context.query, context.profile) == (query.id, query.text, query.profile)
+        assert context.turns == query.turns
 
 
 def test_bids_are_whole_points_from_one_to_a_hundred(world: World) -> None:
@@ -121,11 +134,11 @@ def test_titles_and_texts_of_the_catalogue_are_clean(world: World) -> None:
 def test_composed_answers_carry_their_ads_and_parse(world: World, style: str) -> None:
     category, rng = world.categories[0], np.random.default_rng(0)
     for count in (0, 1, 2):
-        woven = [Woven(ad, render_marker(ad), style) for ad in category.ads[:count]]
+        woven = [Woven(ad, category.name, render_marker(ad), style) for ad in category.ads[:count]]
         for aspect in category.aspects:
             answer = parse(compose(category.name, aspect, category.advice, woven, rng), world.ads)
             assert answer.faults == ()
-            assert sorted(answer.shown()) == sorted(w.ad.id for w in woven)
+            assert answer.shown() == tuple(w.ad.id for w in woven)
             assert "{" not in answer.text
             assert sum(advice in answer.text for advice in category.advice) == (1 if woven else 2)
 

@@ -16,7 +16,7 @@ import numpy as np
 from inference.policy import Policy
 from mechanism.markers import render_marker
 from mechanism.types import Candidate, Context
-from simulator.language import NATIVE, PLAIN
+from simulator.language import FITTING, PLAIN
 from trainers.irpo.session import Session
 from trainers.pretraining.corpus import Exercise
 from trainers.pretraining.supervised import SupervisedSettings, TokenisedExercise, train_supervised
@@ -82,7 +82,7 @@ def weave(
         chosen.append(context.candidates[left.pop(int(rng.choice(len(left), p=weights / weights.sum())))])
     body = list(sentences)
     for candidate in chosen:
-        templates = NATIVE if rng.random() < 0.4 else PLAIN
+        templates = FITTING if rng.random() < 0.4 else PLAIN
         template = templates[rng.integers(len(templates))]
         about = context.query.strip(" ?.!")
         sentence = template.format(need="offers", aspect=about, ad=render_marker(candidate.ad))

@@ -14,10 +14,8 @@ import numpy as np
 
 from mechanism.types import Candidate, Context
 from simulator.brands import description, new_need, renamed
-from simulator.language import QUERY_TEMPLATES, Woven, compose, fill
+from simulator.language import FOLLOW_UPS, QUERY_TEMPLATES, Woven, compose, fill
 from simulator.world import Category
-
-FOLLOW_UPS = ("And for {aspect}?", "What about {aspect}?", "It is for {aspect}.", "And which {need} for {aspect}?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,9 @@ def with_new_need(
         Candidate(replace(c.ad, category=need, text=description(rng, need, aspect)), c.bid) if c in own else c
         for c in context.candidates
     )
-    asked = replace(context, query=context.query.replace(category.name, need), candidates=candidates)
+    turns = tuple((role, text.replace(category.name, need)) for role, text in context.turns)
+    query = context.query.replace(category.name, need)
+    asked = replace(context, query=query, turns=turns, candidates=candidates)
     return renamed(asked, rng, only=frozenset(c.ad.id for c in own)), need
 
 
@@ -96,12 +96,12 @@ def with_turns(
     shares: Unfamiliar,
     rng: np.random.Generator,
 ) -> Context:
-    """Put an earlier turn before the query, in a share of the contexts.
+    """Put an earlier turn before the query, in a share of the contexts that have none.
 
     It is about another need, or about the same one; then the query may name only what differs now. Links of earlier
     answers are plain titles.
     """
-    if rng.random() >= shares.turns:
+    if context.turns or rng.random() >= shares.turns:
         return context
     template = QUERY_TEMPLATES[rng.integers(len(QUERY_TEMPLATES))]
     if rng.random() < 0.5:
@@ -111,6 +111,6 @@ def with_turns(
         past, named = category, need
         query = fill(FOLLOW_UPS[rng.integers(len(FOLLOW_UPS))], need, aspect)
     before = past.aspects[rng.integers(len(past.aspects))]
-    shown = [Woven(ad, ad.title, "plain") for ad in past.ads[: int(rng.integers(3))]]
+    shown = [Woven(ad, ad.category, ad.title, "plain") for ad in past.ads[: int(rng.integers(3))]]
     answer = compose(named, before, past.advice, shown, rng)
     return replace(context, query=query, turns=(("user", fill(template, named, before)), ("assistant", answer)))

@@ -1,8 +1,9 @@
 """The supervised corpus of the built-in world, from which the `tiny` base model learns before any auction.
 
-Answers carry ads as an instruction-following model without auction training would choose them: by noisy relevance, and
-sometimes by the bids that the prompt tells it to prefer. Exercises on reading bids are in `bid_exercises`; changes to
-the contexts, so that titles are copied and not memorised, in `augmentation`.
+Answers carry ads as an instruction-following model without auction training would choose them: by how well an offer
+seems to fit, and sometimes by the bids that the prompt tells it to prefer. It judges by another encoder than the one
+that clicks follow, and knows nothing of what ads do to each other. Exercises on reading bids are in `bid_exercises`;
+changes to the contexts, so that titles are copied and not memorised, in `augmentation`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from mechanism.markers import render_marker
 from mechanism.prompt import MICROS_PER_POINT
 from mechanism.types import Candidate, Context
-from simulator.language import Woven, compose
+from simulator.language import Woven, compose, style_of
 from simulator.world import Query, World
 from trainers.pretraining.augmentation import (
     FAMILIAR,
@@ -28,15 +29,18 @@ from trainers.pretraining.augmentation import (
     with_turns,
 )
 
-AD_COUNT = (0.10, 0.35, 0.30, 0.17, 0.08)
-"""Probabilities of 0, 1, 2, 3, 4 ads in an answer."""
-RELEVANT = 0.7
-"""Probability that an ad is chosen by relevance (softmax over relevance / 0.2) and not at random."""
-TEMPERATURE = 0.2
+AD_COUNT = (0.08, 0.42, 0.38, 0.12)
+"""Probabilities of 0, 1, 2, 3 ads in an answer."""
+TEMPERATURE = 0.15
+"""An ad is chosen with probability softmax(fit / TEMPERATURE)."""
 HEEDED = 0.15
-"""Probability that a choice by relevance multiplies it by the bid (over 100 points)."""
+"""Probability that a choice multiplies the fit by the bid (over 100 points)."""
 NO_PROFILE = 0.15
-STYLE = {"native": 0.2, "plain": 0.5, "pushy": 0.3}
+PLAIN_SHARE = 0.25
+"""Share of the ads whose sentence names no need."""
+QUERY_RANGE, TASTE_RANGE, TASTE_WEIGHT = (0.15, 0.6), (0.35, 0.75), 0.6
+"""Cosines of the frozen encoder that count as no and as full fit, to the question and to an interest; and what an
+interest counts against the question."""
 
 Learned = Literal["all", "words", "titles", "first title"]
 """Which tokens of an answer are learned."""
@@ -71,7 +75,7 @@ def answer_exercise(
     query: Query,
     candidates: int,
     answers: int,
-    relevance: NDArray[np.float64] | None,
+    fits: NDArray[np.float64] | None,
     rng: np.random.Generator,
     heeded: float = HEEDED,
     unfamiliar: Unfamiliar = FAMILIAR,
@@ -79,13 +83,14 @@ def answer_exercise(
 ) -> Exercise:
     """Build one context with several independent answers.
 
-    `relevance` of all ads of the world, shape (ads,), may be precomputed. `only_fitting` shows only ads of relevance 1.
+    `fits` is how well each ad of the world seems to fit, shape (ads,); None: all alike. `only_fitting` shows only ads
+    of fit 1.
     """
     context = draw_context(world, query, candidates, rng)
     category = next(c for c in world.categories if c.name == query.category)
     aspect = next((a for a in category.aspects if a in query.text), category.aspects[0])
     number = {ad.id: i for i, ad in enumerate(world.ads)}
-    fit = np.array([0.0 if relevance is None else relevance[number[c.ad.id]] for c in context.candidates])
+    fit = np.array([0.0 if fits is None else fits[number[c.ad.id]] for c in context.candidates])
     need = category.name
     if unfamiliar != FAMILIAR:
         context, need = with_new_need(with_new_titles(context, unfamiliar, rng), category, aspect, unfamiliar, rng)
@@ -94,7 +99,10 @@ def answer_exercise(
         chosen = (
             _fitting(context.candidates, fit, rng) if only_fitting else _choose(context.candidates, fit, heeded, rng)
         )
-        woven = [Woven(c.ad, render_marker(c.ad), _style(rng)) for c in chosen]
+        styles = [style_of((need, query.also), c.ad.category, rng.random() < PLAIN_SHARE) for c in chosen]
+        woven = [
+            Woven(c.ad, c.ad.category, render_marker(c.ad), style) for c, style in zip(chosen, styles, strict=True)
+        ]
         written.append(compose(need, aspect, category.advice, woven, rng))
     if unfamiliar != FAMILIAR:
         context = with_descriptions(context, world.categories, unfamiliar, rng)
@@ -102,12 +110,26 @@ def answer_exercise(
     return Exercise(context, tuple(written), learned="words")
 
 
-def _style(rng: np.random.Generator) -> str:
-    return str(rng.choice(list(STYLE), p=list(STYLE.values())))
+def judged_fit(world: World, query: Query) -> NDArray[np.float64]:
+    """Judge how well each ad of the world fits the question and the user's interests, shape (ads,), 0..1."""
+    from inference.encoder import shared_encoder
+
+    asked = " ".join([*(text for role, text in query.turns if role == "user"), query.text])
+    texts = [asked, *query.profile.interests, *(f"{ad.category}: {ad.text}" for ad in world.ads)]
+    vectors = shared_encoder().encode(texts)
+    ads_AD = vectors[1 + len(query.profile.interests) :]
+    by_query = _ramp(ads_AD @ vectors[0], QUERY_RANGE)
+    by_taste = _ramp((ads_AD @ vectors[1 : 1 + len(query.profile.interests)].T).max(1), TASTE_RANGE)
+    return 1.0 - (1.0 - by_query) * (1.0 - TASTE_WEIGHT * by_taste)
+
+
+def _ramp(cosines: NDArray[np.float32], limits: tuple[float, float]) -> NDArray[np.float64]:
+    low, high = limits
+    return np.clip((cosines.astype(np.float64) - low) / (high - low), 0.0, 1.0)
 
 
 def _fitting(candidates: Sequence[Candidate], fit: NDArray[np.float64], rng: np.random.Generator) -> list[Candidate]:
-    """Choose one or two of the candidates of relevance 1, in any order."""
+    """Choose one or two of the candidates of fit 1, in any order."""
     right = [candidates[i] for i in rng.permutation(np.flatnonzero(fit == 1.0))]
     return right[: int(rng.integers(1, 3))]
 
@@ -115,16 +137,14 @@ def _fitting(candidates: Sequence[Candidate], fit: NDArray[np.float64], rng: np.
 def _choose(
     candidates: Sequence[Candidate], fit: NDArray[np.float64], heeded: float, rng: np.random.Generator
 ) -> list[Candidate]:
-    """Draw distinct candidates one by one by noisy relevance."""
+    """Draw distinct candidates one by one by their fit."""
     bids = np.array([c.bid for c in candidates]) / (100 * MICROS_PER_POINT)
     count = int(rng.choice(len(AD_COUNT), p=AD_COUNT))
     left = list(range(len(candidates)))
     chosen: list[Candidate] = []
     for _ in range(min(count, len(left))):
-        weights = np.ones(len(left))
-        if rng.random() < RELEVANT:
-            worth = fit[left] * (bids[left] if rng.random() < heeded else 1.0)
-            weights = np.exp((worth - worth.max()) / TEMPERATURE)
+        worth = fit[left] * (bids[left] if rng.random() < heeded else 1.0)
+        weights = np.exp((worth - worth.max()) / TEMPERATURE)
         pick = int(rng.choice(len(left), p=weights / weights.sum()))
         chosen.append(candidates[left.pop(pick)])
     return chosen
