@@ -17,7 +17,7 @@ from mechanism.types import Ad, Candidate, Context, Micros, Profile
 MICROS_PER_POINT: Micros = 10_000
 """Micros of one bid point, the unit of prompts and result tables: a hundredth of the currency's unit."""
 DESCRIBED_WORDS = 12
-"""Words of an ad's text that a brief prompt shows if the ad has no category."""
+"""Words of an ad's description, category and text together, that a brief prompt shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class PromptSettings:
     """How a prompt is written.
 
     `instructions` is "full" for instruction-following models and "brief" for small models that were trained on the
-    format; `described` puts the ad's category or text before the bid in a brief line. `ad_load` multiplies every bid
+    format; `described` puts the ad's text and category before the bid in a brief line. `ad_load` multiplies every bid
     before it is shown, which raises or lowers the number of ads at run time, without retraining. An ad load that is
     negative or not finite and a `max_points` below 1 are ConfigErrors.
     """
@@ -70,9 +70,12 @@ def render_candidate(candidate: Candidate, settings: PromptSettings) -> str:
 
 
 def described(ad: Ad) -> str:
-    """Return a short description of the offer: the ad's category, else the beginning of its text."""
+    """Return the beginning of what the ad says, then its category, right before the bid and the title."""
     # An "@" after a number would read as a bid.
-    return " ".join((ad.category or ad.text).replace("@", " ").lower().rstrip(" .!").split()[:DESCRIBED_WORDS])
+    words = (part.replace("@", " ").lower().rstrip(" .!").split() for part in (ad.text, ad.category))
+    text, category = (part[:DESCRIBED_WORDS] for part in words)
+    said = text[: DESCRIBED_WORDS - len(category)]
+    return ", ".join(" ".join(part) for part in (said, category) if part)
 
 
 def render_profile(profile: Profile, settings: PromptSettings) -> str:

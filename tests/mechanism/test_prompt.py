@@ -52,21 +52,29 @@ def test_the_brief_prompt_is_bids_titles_and_interests() -> None:
     assert " ".join(words) == "42 Kestrel Shoes 0 Pulsewise Band Likes running tea"
 
 
-def test_a_described_prompt_puts_the_category_or_text_before_the_bid() -> None:
+def test_a_described_prompt_puts_text_and_category_before_the_bid() -> None:
     settings = PromptSettings(instructions="brief", described=True)
     filed = Candidate(replace(SHOES, category="Running Shoes"), 420_000)
     text = system(replace(CONTEXT, candidates=(filed, *CONTEXT.candidates), profile=None), settings)
     assert text == (
-        BRIEF_INSTRUCTIONS + " running shoes 42@Kestrel Shoes; grippy shoes 42@Kestrel Shoes; 0@Pulsewise Band;"
+        BRIEF_INSTRUCTIONS
+        + " grippy shoes, running shoes 42@Kestrel Shoes; grippy shoes 42@Kestrel Shoes; 0@Pulsewise Band;"
     )
 
 
-@given(st.text())
-def test_a_description_is_short_and_contains_no_bid(text: str) -> None:
-    words = described(Ad("x", "X", text, ""))
+@given(st.text(), st.text())
+def test_a_description_is_short_and_contains_no_bid(text: str, category: str) -> None:
+    words = described(Ad("x", "X", text, "", category=category))
     assert "@" not in words
     assert len(words.split()) <= DESCRIBED_WORDS
-    assert words == described(Ad("x", "X", "other", "", category=text)) or not text
+    if not category:
+        assert words == described(Ad("x", "X", "", "", category=text))
+
+
+def test_a_long_text_is_cut_and_the_category_kept() -> None:
+    ad = Ad("x", "X", "word " * 20, "", category="running shoes")
+    assert described(ad) == " ".join(["word"] * (DESCRIBED_WORDS - 2)) + ", running shoes"
+    assert described(replace(ad, category="need " * 20)) == " ".join(["need"] * DESCRIBED_WORDS)
 
 
 def test_turns_stand_between_the_rules_and_the_query() -> None:
