@@ -66,16 +66,29 @@ def value(answer: Answer, bids: Mapping[AdId, Micros], ctr: Mapping[AdId, float]
 
 
 def reward(
-    answer: Answer, bids: Mapping[AdId, Micros], ctr: Mapping[AdId, float], penalty: Penalty, lam: float = 1.0
+    answer: Answer,
+    bids: Mapping[AdId, Micros],
+    ctr: Mapping[AdId, float],
+    penalty: Penalty,
+    lam: float = 1.0,
+    *,
+    quality: float = 1.0,
+    quality_weight: float = 0.0,
 ) -> float:
-    """Return R(y) = sum_i b_i ctr_i 1(a_i in y) - lam * s_resp(y), in points (Eq. 5 with the penalty of Eq. 8).
+    """Return R(y) = sum_i b_i ctr_i 1(a_i in y) - lam * s_resp(y) - quality_weight * (1 - quality), in points.
+
+    Eq. 5 with the penalty of Eq. 8, and, where it is weighted, what the answer lost in quality (0..1) apart from its
+    ads, in points per unit.
 
     Raises:
-        InputError: if `lam` is negative or not finite; bad bids and probabilities as in `value`.
+        InputError: if `lam`, `quality` or `quality_weight` is out of range; bad bids and probabilities as in `value`.
     """
-    if not (math.isfinite(lam) and lam >= 0):
-        raise InputError("lambda", lam, "give a finite number >= 0")
-    return value(answer, bids, ctr) - lam * s_resp(answer, penalty)
+    for name, weight in (("lambda", lam), ("quality weight", quality_weight)):
+        if not (math.isfinite(weight) and weight >= 0):
+            raise InputError(name, weight, "give a finite number >= 0")
+    if not 0 <= quality <= 1:
+        raise InputError("quality of an answer", quality, "give a number within 0..1")
+    return value(answer, bids, ctr) - lam * s_resp(answer, penalty) - quality_weight * (1.0 - quality)
 
 
 def objective(rewards: Sequence[float], log_ratios: Sequence[float], beta: float) -> float:

@@ -86,6 +86,21 @@ def test_lambda_is_checked(lam: float) -> None:
         reward(answer(0), BIDS, CTR, Penalty(), lam)
 
 
+@given(st.floats(0, 1), st.floats(0, 100))
+def test_lost_quality_costs_its_weight(quality: float, weight: float) -> None:
+    y = answer(1, 4)
+    plain = reward(y, BIDS, CTR, Penalty())
+    assert reward(y, BIDS, CTR, Penalty(), quality=quality) == plain
+    weighted = reward(y, BIDS, CTR, Penalty(), quality=quality, quality_weight=weight)
+    assert weighted == pytest.approx(plain - weight * (1 - quality))
+
+
+@pytest.mark.parametrize("terms", [{"quality": 1.1}, {"quality": math.nan}, {"quality_weight": -1.0}])
+def test_the_quality_term_is_checked(terms: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="quality"):
+        reward(answer(0), BIDS, CTR, Penalty(), **terms)
+
+
 def test_objective_subtracts_the_divergence_from_the_base_policy() -> None:
     assert objective([10.0, 20.0], [1.0, 3.0], beta=0.1) == pytest.approx(15 - 0.1 * 2)
     assert objective([10.0], [5.0], beta=0) == 10

@@ -106,6 +106,12 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ("name: x\noptimisation: {precision: float64}", "run.yaml: optimisation.precision: 'float64': Input should be"),
         ("name: x\noptimisation: {batch: 6, processes: 4}", "must be a multiple of optimisation.processes"),
         ("name: x\noptimisation: {shared_prefix: false, sft_weight: 0.1}", "needs optimisation.shared_prefix"),
+        ("name: x\noptimisation: {objective: rloo, sft_weight: 0.1}", "belongs to the objective preference"),
+        ("name: x\noptimisation: {shared_prefix: false, loss: margin}", "needs the objective preference with the loss"),
+        (
+            "name: x\noptimisation: {objective: rloo}\npreference: {counterfactual_bids: 1}",
+            "importance ratios hold for answers that the policy wrote",
+        ),
         ("name: x\nworld: {kind: webis}", "world.path belongs to the kinds webis and tables"),
         ("name: x\nworld: {path: there}", "world.path belongs to the kinds webis and tables"),
         ("name: Not Allowed", "run.yaml: name: 'Not Allowed': String should match pattern"),

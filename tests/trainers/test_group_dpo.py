@@ -14,12 +14,17 @@ import torch
 from safetensors.torch import load_file
 
 from inference.policy import Policy
-from mechanism.errors import GuardError
+from mechanism.errors import GuardError, InputError
 from trainers.config import OptimisationConfig
-from trainers.optimisation.groups import TokenGroup, read_rows, with_reference, write_groups
+from trainers.optimisation.groups import TokenGroup, read_rows, with_reference, with_sampling, write_groups
 from trainers.optimisation.launch import run_optimisation
-from trainers.optimisation.trainer import preference_loss
 from trainers.optimisation.worker import OptimisationJob, arguments
+
+
+def group_of(prompt: list[int], answers: list[list[int]], decided: list[list[bool]]) -> TokenGroup:
+    """A group of answers that no constraint restricted; each is worth 10 points less than the one before."""
+    none: list[list[list[int]]] = [[] for _ in answers]
+    return TokenGroup(prompt, answers, decided, [-10.0 * k for k in range(len(answers))], [], none, none)
 
 
 def random_groups(base: Path, count: int, most_losers: int, seed: int = 0) -> list[TokenGroup]:
@@ -33,7 +38,7 @@ def random_groups(base: Path, count: int, most_losers: int, seed: int = 0) -> li
     groups = []
     for _ in range(count):
         prompt, answers = tokens(3, 20), [tokens(2, 9) for _ in range(2 + rng.integers(most_losers))]
-        groups.append(TokenGroup(prompt, answers, [[True] * len(a) for a in answers], []))
+        groups.append(group_of(prompt, answers, [[True] * len(a) for a in answers]))
     return with_reference(policy, groups, precision="float32")
 
 
@@ -118,7 +123,7 @@ def test_tokens_that_the_policy_did_not_decide_are_not_trained(small_base: Path,
     policy = Policy.load(str(small_base))
     answers = [[50, 60, 70, 80], [50, 61, 71, 80]]
     # all that the answers differ in is not the policy's doing
-    same = TokenGroup([5, 6, 7], answers, [[True, False, False, False]] * 2, [])
+    same = group_of([5, 6, 7], answers, [[True, False, False, False]] * 2)
     groups = with_reference(policy, [same] * 4, precision="float32")
     assert groups[0].reference_logprobs[0] == pytest.approx(groups[0].reference_logprobs[1], abs=1e-4)
     job = job_of(small_base, tmp_path, "out", groups, warm_up=0.0)
@@ -127,16 +132,29 @@ def test_tokens_that_the_policy_did_not_decide_are_not_trained(small_base: Path,
     assert trajectory[-1]["grad_norm"] == pytest.approx(0, abs=1e-6)
 
 
-def test_a_group_counts_once_however_many_losers_it_has() -> None:
-    logprobs = torch.tensor([[0.0, -1.0, 0.0], [0.0, -3.0, -2.0]])
-    present = torch.tensor([[True, True, False], [True, True, True]])
-    loss, margins, counts = preference_loss(logprobs, torch.zeros(2, 3), present, beta=0.5)
+@pytest.mark.parametrize(
+    "settings", [{"loss": "margin"}, {"objective": "winners"}, {"objective": "rloo", "clip": 0.9}], ids=str
+)
+def test_every_method_makes_the_winners_likelier_than_the_others(
+    small_base: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    start = Policy.load(str(small_base))
+    groups = with_sampling(start, random_groups(small_base, 8, 2), precision="float32")
+    job = job_of(small_base, tmp_path, "out", groups, passes=3, **settings)
+    trajectory = run_optimisation(job, quiet)
+    assert trajectory[-1]["loss"] < trajectory[0]["loss"]
+    after = with_reference(Policy.load(job.out), groups, precision="float32")
 
-    def cost(margin: float) -> float:
-        return math.log1p(math.exp(-margin))
+    def lead(some: list[TokenGroup]) -> float:
+        return float(np.mean([g.reference_logprobs[0] - np.mean(g.reference_logprobs[1:]) for g in some]))
 
-    assert float(loss) == pytest.approx((cost(0.5) + (cost(1.5) + cost(1.0)) / 2) / 2)
-    assert margins[counts].tolist() == pytest.approx([0.5, 1.5, 1.0])
+    assert lead(after) > lead(groups) + 0.1
+
+
+def test_rloo_needs_the_sampling_policy(small_base: Path, tmp_path: Path) -> None:
+    job = job_of(small_base, tmp_path, "out", random_groups(small_base, 4, 1), objective="rloo")
+    with pytest.raises(InputError, match=r"repeat the phase pairs with optimisation\.objective rloo"):
+        run_optimisation(job, quiet)
 
 
 def test_groups_and_jobs_read_back_as_written(small_base: Path, tmp_path: Path) -> None:

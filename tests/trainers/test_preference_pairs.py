@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mechanism.errors import InputError
 from mechanism.markers import parse, render_marker
 from mechanism.objective import Penalty, reward
 from mechanism.prompt import MICROS_PER_POINT
@@ -61,6 +62,36 @@ def test_the_penalty_counts_in_rewards() -> None:
     ctr = [{"a0": 0.5, "a1": 0.25}, {}]
     assert rewards_of(context, answers, ctr, penalty, 1.0) == [5.0 + 5.0 - 14.0, 0.0]
     assert rewards_of(context, answers, ctr, penalty, 0.5) == [3.0, 0.0]
+
+
+def test_lost_quality_counts_in_rewards_where_it_has_a_weight() -> None:
+    context, answers = context_of(), [answer_with(1).answer, answer_with(1).answer]
+    ctr = [{"a1": 0.5}] * 2
+    assert rewards_of(context, answers, ctr, FREE, 1.0, [1.0, 0.25], 40.0) == [10.0, 10.0 - 30.0]
+    assert rewards_of(context, answers, ctr, FREE, 1.0, [1.0, 0.25]) == [10.0, 10.0]
+    with pytest.raises(InputError, match=r"qualities.*preference\.quality_weight"):
+        rewards_of(context, answers, ctr, FREE, 1.0, None, 40.0)
+
+
+def test_quality_can_decide_the_winner() -> None:
+    sampled = [Sampled(context_of(), (answer_with(3), answer_with(2)))]
+    ctr = [[{"a3": 0.5}, {"a2": 0.5}]]
+    for weight, winner in ((0.0, 0), (40.0, 1)):
+        config = PreferenceConfig(delta=1.0, quality_weight=weight)
+        rng = np.random.default_rng(0)
+        (group,) = build_groups(sampled, ctr, config, FREE, rng, qualities=[[0.5, 1.0]])
+        assert group.winner == winner
+
+
+def test_groups_of_every_answer_keep_those_within_delta() -> None:
+    sampled = [Sampled(context_of(), tuple(answer_with(k) for k in (0, 3, 2)))]
+    ctr = [[{"a0": 0.5}, {"a3": 0.5}, {"a2": 0.5}]]
+    config = PreferenceConfig(delta=100.0, losers=1)
+    (group,) = build_groups(sampled, ctr, config, FREE, np.random.default_rng(0), every_answer=True)
+    assert (group.winner, group.losers, group.rewards) == (1, (0, 2), (5.0, 20.0, 15.0))
+    equal = [Sampled(context_of(), (answer_with(1), answer_with(1)))]
+    rates = [[{"a1": 0.5}, {"a1": 0.5}]]
+    assert build_groups(equal, rates, config, FREE, np.random.default_rng(0), every_answer=True) == []
 
 
 def test_counterfactual_bids_change_winners_and_are_in_the_groups_contexts() -> None:

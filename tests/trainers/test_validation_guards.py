@@ -60,10 +60,10 @@ def test_collapse_to_no_ads() -> None:
 
 
 def test_drift_from_the_base() -> None:
-    error = fired([BASE, FIRST, replace(SECOND, kl_to_base=240.0)])
+    error = fired([BASE, FIRST, replace(SECOND, kl_to_base=61.0)])
     assert error.guard == "kl"
     assert "set optimisation.reference to base, or fewer epochs" in str(error)
-    assert error.evidence["allowed"] == 200.0
+    assert error.evidence["allowed"] == 60.0
 
 
 def test_reward_hacking() -> None:

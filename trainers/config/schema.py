@@ -5,7 +5,7 @@ Docstrings and descriptions of these models are also those of the custom resourc
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
@@ -104,6 +104,12 @@ class FeedbackConfig(Settings):
         return self
 
 
+FeatureGroup = Literal["query", "conversation", "user", "answer", "sentence", "ad", "others", "layout", "ids"]
+FEATURE_GROUPS: tuple[FeatureGroup, ...] = get_args(FeatureGroup)
+"""All that the pCTR model can read: texts (user: interests and history; sentence: the one that carries the ad; others:
+the other ads shown), the layout of the answer, and the ids of user and ad."""
+
+
 class RewardConfig(Settings):
     """The pCTR model (Eq. 3, 4); `source: oracle` trains on the simulator's true probabilities in its place."""
 
@@ -112,10 +118,17 @@ class RewardConfig(Settings):
     batch: Positive = Field(256, description="shown ads per optimiser step")
     learning_rate: Rate = Field(1e-3, description="of AdamW")
     weight_decay: float = Field(1e-2, description="of AdamW")
-    user_width: Positive = Field(64, description="width of the user embedding")
-    ad_width: Positive = Field(32, description="width of the ad embedding")
-    hidden: tuple[Positive, ...] = Field((128, 64, 32), description="widths of the hidden layers")
-    validation: Share = Field(0.1, description="share of the feedback held out to measure the fit")
+    user_width: Positive = Field(8, description="width of the user embedding")
+    ad_width: Positive = Field(8, description="width of the ad embedding")
+    hidden: tuple[Positive, ...] = Field((64, 32), description="widths of the hidden layers")
+    features: tuple[FeatureGroup, ...] = Field(FEATURE_GROUPS, description="what the model reads")
+    members: Positive = Field(3, description="networks in the ensemble; their predictions are averaged")
+    id_dropout: Share = Field(
+        0.5, description="share of the examples, while fitting, in which user or ad counts as unknown"
+    )
+    validation: Share = Field(
+        0.1, description="share of the contexts that each member holds out, to stop in time and to measure the fit"
+    )
 
 
 class RolloutConfig(Settings):
@@ -157,15 +170,40 @@ class PreferenceConfig(Settings):
 
     delta: float = Field(10.0, ge=0, description="delta_th, bid points by which a winner's reward must beat a loser's")
     lam: float = Field(1.0, ge=0, description="lambda, weight of a point of penalty against a point of revenue")
+    quality_weight: float = Field(
+        0.0, ge=0, description="bid points that an answer without any quality (0..1) loses: off topic, cut off, looping"
+    )
     losers: Positive | None = Field(None, description="most losers in a group, drawn at random; none: all")
     counterfactual_bids: Count = Field(
         0, description="additional bid vectors under which each sampled set is re-scored"
     )
+    swaps: Count = Field(
+        0, description="answers added to each sampled set that differ from a sampled one in one ad, scored as well"
+    )
+    removals: Count = Field(0, description="answers added to each sampled set that lack one of a sampled one's ads")
 
 
 class OptimisationConfig(Settings):
-    """Step 2c: direct preference optimisation by TRL's DPOTrainer, in one process or under DeepSpeed."""
+    """Step 2c: direct preference optimisation by TRL's DPOTrainer, in one process or under DeepSpeed.
 
+    The other objectives learn from the same rollouts, for comparison.
+    """
+
+    objective: Literal["preference", "winners", "rloo"] = Field(
+        "preference",
+        description="preference: winner over losers; winners: supervised learning of the winners (best-of-M"
+        " distillation); rloo: REINFORCE with a leave-one-out baseline over all answers",
+    )
+    loss: Literal["sigmoid", "margin"] = Field(
+        "sigmoid", description="preference: sigmoid: the winner beats each loser; margin: every pair, by how much"
+    )
+    reward_scale: Rate = Field(
+        10.0, description="margin, rloo: bid points of one unit of reward; margin: ln-odds of a pair are points over it"
+    )
+    clip: Rate = Field(0.2, lt=1, description="rloo: largest change of an answer's probability that is rewarded")
+    kl_weight: float = Field(
+        0.0, ge=0, description="rloo: weight of a nat of divergence from the reference, in units of reward"
+    )
     beta: Rate = Field(0.1, description="beta of the DPO loss; higher: closer to the reference")
     learning_rate: float = Field(
         1e-6, gt=0, le=1, description="learning rate of the first epoch; it decays along a cosine within an epoch"
@@ -196,6 +234,10 @@ class OptimisationConfig(Settings):
             raise ValueError("optimisation.batch must be a multiple of optimisation.processes")
         if self.sft_weight > 0 and not self.shared_prefix:
             raise ValueError("optimisation.sft_weight needs optimisation.shared_prefix")
+        if self.sft_weight > 0 and self.objective != "preference":
+            raise ValueError("optimisation.sft_weight belongs to the objective preference")
+        if not self.shared_prefix and (self.objective, self.loss) != ("preference", "sigmoid"):
+            raise ValueError("optimisation.shared_prefix false needs the objective preference with the loss sigmoid")
         return self
 
     def at_epoch(self, epoch: int) -> OptimisationConfig:
@@ -211,7 +253,7 @@ class GuardConfig(Settings):
     """Limits that stop a run. The last good epoch is kept."""
 
     min_ads_per_answer: float = Field(0.1, ge=0, description="fewer ads per answer count as a collapse")
-    max_kl_to_base: Rate = Field(200.0, description="KL divergence from the base, nats per answer")
+    max_kl_to_base: Rate = Field(60.0, description="KL divergence from the base, nats per answer")
     reward_hacking_drop: Rate = Field(
         0.15, description="share of the true reward that may be lost while the learned one rises"
     )
@@ -261,6 +303,13 @@ class RunConfig(Settings):
     def _logs_last_an_epoch(self) -> RunConfig:
         if self.rollout.bids == "as_bid" and self.feedback.source != "shards":
             raise ValueError("rollout.bids as_bid needs feedback.source shards: a simulated world has no advertisers")
+        if self.optimisation.objective == "rloo":
+            edited = self.preference.swaps + self.preference.removals
+            if edited or self.preference.counterfactual_bids:
+                raise ValueError(
+                    "optimisation.objective rloo needs preference.swaps, removals and counterfactual_bids of 0: its"
+                    " importance ratios hold for answers that the policy wrote under the bids that score them"
+                )
         if self.feedback.source == "shards":
             if self.epochs != 1:
                 raise ValueError("epochs must be 1 with feedback.source shards: only a policy that serves has a log")

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from inference.models import LoadedModel
 from inference.policy import Policy
-from mechanism.objective import reward
+from trainers.irpo.quality_term import weighted_qualities
 from trainers.irpo.session import Session
+from trainers.irpo.validation import mean_reward
 
 SAMPLING = "sampling.json"
 """The measured epoch, the temperature chosen for it, and the learned reward of each temperature."""
@@ -21,13 +22,16 @@ def choose_temperature(session: Session, epoch: int) -> str:
     """Measure every temperature on the epoch's policy and write the best one to SAMPLING."""
     policy, contexts, run = session.policy(epoch), session.contexts.validation(), session.run
     fitted = [e for e in range(1, session.config.epochs + 1) if run.phase("reward_model", e).finished()]
-    predictor, lam = session.predictor(max(fitted)), session.config.preference.lam
+    predictor, weights = session.predictor(max(fitted)), session.config.preference
     rewards: dict[float, float] = {}
     for temperature in session.config.evaluation.temperatures:
         drawn = policy.generate(contexts, 1, session.seed(0, 9), replace(policy.sampling, temperature=temperature))
         pairs = [(c, own[0].answer) for c, own in zip(contexts, drawn, strict=True)]
-        scored = zip(pairs, predictor.probabilities(pairs), strict=True)
-        rewards[temperature] = sum(reward(a, c.bids(), p, session.penalty, lam) for (c, a), p in scored) / len(contexts)
+        written = [(c, own[0].answer, own[0].finished) for c, own in zip(contexts, drawn, strict=True)]
+        qualities = weighted_qualities(written, weights.quality_weight)
+        rewards[temperature] = mean_reward(
+            pairs, predictor.probabilities(pairs), qualities, session.penalty, weights.lam, weights.quality_weight
+        )
     best = max(rewards, key=lambda t: rewards[t])
     run.write_json(SAMPLING, {"epoch": epoch, "temperature": best, "rewards": {str(t): r for t, r in rewards.items()}})
     return ", ".join(f"{t:g}: {r:.1f}" for t, r in rewards.items()) + f"; served at {best:g}"

@@ -6,20 +6,21 @@ Measured on contexts kept apart from training; the choice of the best epoch read
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import torch
 
 from inference.policy import Policy
 from mechanism.errors import GuardError
 from mechanism.markers import parse
 from mechanism.objective import Penalty, reward, value
-from mechanism.types import Context, Generation
+from mechanism.types import AdId, Answer, Context, Generation
 from simulator.clicks import ClickModel
 from trainers.config import GuardConfig
-from trainers.optimisation.packing import answer_logprobs, pack
+from trainers.irpo.quality_term import weighted_qualities
+from trainers.optimisation.divergence import answer_divergences
+from trainers.optimisation.groups import pack_groups, token_group
 from trainers.optimisation.precision import autocast
 from trainers.reward.model import ClickPredictor
 
@@ -28,8 +29,8 @@ from trainers.reward.model import ClickPredictor
 class Validation:
     """Means per query, money in bid points.
 
-    "learned" is by the epoch's click predictor, "true" by the simulator (None in a run on logs); `kl_to_base` is in
-    nats per answer, estimated on the sampled answers.
+    "learned" is by the epoch's click predictor, "true" by the simulator (None in a run on logs). The rewards include
+    the quality term that the run trains with. `kl_to_base` is KL(pi || pi_0) in nats per answer.
     """
 
     revenue: float | None
@@ -54,23 +55,27 @@ def validate(
     penalty: Penalty,
     lam: float,
     seed: int,
+    quality_weight: float = 0.0,
 ) -> tuple[Validation, list[str]]:
     """Sample one answer to each context, as a user would get it; return the figures and the raw answers."""
     answers = [g[0] for g in policy.generate(contexts, 1, seed)]
     pairs = [(c, g.answer) for c, g in zip(contexts, answers, strict=True)]
+    written = [(c, g.answer, g.finished) for c, g in zip(contexts, answers, strict=True)]
+    qualities = weighted_qualities(written, quality_weight)
+
     learned = predictor.probabilities(pairs)
     revenue = true_reward = None
     if truth is not None:
         true = [truth.probabilities(c, a) for c, a in pairs]
         revenue = _mean([value(a, c.bids(), p) for (c, a), p in zip(pairs, true, strict=True)])
-        true_reward = _mean([reward(a, c.bids(), p, penalty, lam) for (c, a), p in zip(pairs, true, strict=True)])
+        true_reward = mean_reward(pairs, true, qualities, penalty, lam, quality_weight)
     measured = Validation(
         revenue=revenue,
         true_reward=true_reward,
-        learned_reward=_mean([reward(a, c.bids(), p, penalty, lam) for (c, a), p in zip(pairs, learned, strict=True)]),
+        learned_reward=mean_reward(pairs, learned, qualities, penalty, lam, quality_weight),
         ads_per_answer=_mean([len(a.insertions) for _, a in pairs]),
         faults_per_answer=_mean([len(a.faults) for _, a in pairs]),
-        kl_to_base=kl_estimate(policy, base, contexts, answers),
+        kl_to_base=kl_to_base(policy, base, contexts, answers),
         answers=len(pairs),
     )
     return measured, [a.raw for _, a in pairs]
@@ -82,30 +87,50 @@ def learned_reward_of(
     predictor: ClickPredictor,
     penalty: Penalty,
     lam: float,
+    quality_weight: float = 0.0,
 ) -> float:
-    """Score answers that `validate` returned under another predictor; return their mean learned reward."""
+    """Score answers that `validate` returned under another predictor; return their mean learned reward.
+
+    Raw answers do not tell which were cut off, so for the quality term all count as finished.
+    """
     pairs = [(c, parse(raw, [x.ad for x in c.candidates])) for c, raw in zip(contexts, raw_answers, strict=True)]
-    learned = predictor.probabilities(pairs)
-    return _mean([reward(a, c.bids(), p, penalty, lam) for (c, a), p in zip(pairs, learned, strict=True)])
+    qualities = weighted_qualities([(c, a, True) for c, a in pairs], quality_weight)
+    return mean_reward(pairs, predictor.probabilities(pairs), qualities, penalty, lam, quality_weight)
 
 
-@torch.inference_mode()
-def kl_estimate(
+def mean_reward(
+    pairs: Sequence[tuple[Context, Answer]],
+    ctr: Sequence[Mapping[AdId, float]],
+    qualities: Sequence[float],
+    penalty: Penalty,
+    lam: float,
+    quality_weight: float,
+) -> float:
+    """Return the mean R(y) of answers with their click probabilities and qualities, in points."""
+    return _mean(
+        [
+            reward(a, c.bids(), p, penalty, lam, quality=q, quality_weight=quality_weight)
+            for (c, a), p, q in zip(pairs, ctr, qualities, strict=True)
+        ]
+    )
+
+
+def kl_to_base(
     policy: Policy, base: Policy, contexts: Sequence[Context], answers: Sequence[Generation], batch: int = 16
 ) -> float:
-    """Estimate KL(pi || pi_0) in nats per answer: the mean of log pi(y) - log pi_0(y) over answers sampled from pi."""
-    differences: list[float] = []
+    """Return KL(pi || pi_0) in nats per answer (>= 0), from answers that `policy` sampled with its own settings.
+
+    Whole next-token distributions are compared along the answers, see `divergence.answer_divergences`.
+    """
+    divergences: list[float] = []
     order = sorted(range(len(contexts)), key=lambda i: len(answers[i].token_ids))
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
-        prompts = [policy.prompt_ids(contexts[i]) for i in rows]
-        written = [[policy.answer_ids(answers[i])] for i in rows]
-        decided = [[policy.decided(contexts[i], answers[i])] for i in rows]
-        packed = pack(prompts, written, decided).to(policy.model.device)
+        groups = [token_group(policy, contexts[i], [answers[i]], [0.0], policy.sampling) for i in rows]
+        packed = pack_groups(groups).to(policy.model.device)
         with autocast("auto", policy.model.device.type):
-            difference = answer_logprobs(policy.model, packed) - answer_logprobs(base.model, packed)
-        differences += difference[:, 0].double().tolist()
-    return _mean(differences)
+            divergences += answer_divergences(policy.model, base.model, packed)[:, 0].double().tolist()
+    return _mean(divergences)
 
 
 def check_finite(now: Validation) -> None:

@@ -1,13 +1,14 @@
 """Preference groups as token ids, in memory and on disk.
 
-A row is one context: its prompt, the winner and the losers, and their log-probabilities under the reference policy.
-These are computed once beforehand, so that no second model is in memory while training (and ZeRO-3 needs no copy).
+A row is one context: its prompt, its answers with their rewards, the tokens that compete with each of theirs, and their
+log-probabilities under the reference policy. These are computed once beforehand, so that no second model is in memory
+while training (and ZeRO-3 needs no copy).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,35 @@ import pyarrow.parquet as pq
 import torch
 
 from inference.policy import Policy
-from mechanism.types import Context
+from inference.sampling import SamplingSettings
+from mechanism.errors import InputError
+from mechanism.types import Context, Generation
 from trainers.artifacts.sampled import Sampled
-from trainers.optimisation.packing import answer_logprobs, pack
+from trainers.optimisation.packing import PackedBatch, answer_logprobs, pack
 from trainers.optimisation.precision import Precision, autocast
+from trainers.optimisation.restrictions import (
+    AnswerRestrictions,
+    Pair,
+    Restrictions,
+    forbidden_tokens,
+    restrictions_of,
+    unrestricted,
+)
 
+_PAIRS = pa.list_(pa.list_(pa.list_(pa.int32())))
 SCHEMA = pa.schema(
     [
         pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("answers_ids", pa.list_(pa.list_(pa.int32())), nullable=False),
         pa.field("decided", pa.list_(pa.list_(pa.bool_())), nullable=False),
+        pa.field("rewards", pa.list_(pa.float64()), nullable=False),
+        pa.field("forbidden", pa.list_(pa.int32()), nullable=False),
+        pa.field("allowed", _PAIRS, nullable=False),
+        pa.field("barred", _PAIRS, nullable=False),
         pa.field("reference_logprobs", pa.list_(pa.float64()), nullable=False),
+        pa.field("sampling_logprobs", pa.list_(pa.float64()), nullable=False),
     ],
-    metadata={"format": "llm-auction preference groups, version 2; the first answer is the winner"},
+    metadata={"format": "llm-auction preference groups, version 3; the first answer is the winner"},
 )
 TOKENS_PER_PASS = 12_000
 """Most packed tokens in one reference pass."""
@@ -52,56 +69,128 @@ class PreferenceGroup:
 class TokenGroup:
     """Token ids of one preference group.
 
-    Prompt, answers (winner first), which of their tokens the policy decided, and the log-probabilities of those tokens
-    under the reference, summed by answer, in nats.
+    Prompt, answers (winner first), which of their tokens the policy decided, and the answers' rewards in points.
+    `forbidden`, `allowed` and `barred` are the constraint under which they were sampled (`restrictions.Restrictions`).
+    `reference_logprobs` and `sampling_logprobs`: log-probabilities of the decided tokens under the reference and under
+    the policy that wrote the answers, summed by answer, in nats; empty until computed.
     """
 
     prompt_ids: list[int]
     answers_ids: list[list[int]]
     decided: list[list[bool]]
-    reference_logprobs: list[float]
+    rewards: list[float]
+    forbidden: list[int]
+    allowed: list[list[Pair]]
+    barred: list[list[Pair]]
+    reference_logprobs: list[float] = field(default_factory=list)
+    sampling_logprobs: list[float] = field(default_factory=list)
+
+
+COLUMNS = [f.name for f in fields(TokenGroup)]
+
+
+def pack_groups(groups: Sequence[TokenGroup]) -> PackedBatch:
+    """Pack groups with the constraint of their answers."""
+    return pack(
+        [g.prompt_ids for g in groups],
+        [g.answers_ids for g in groups],
+        [g.decided for g in groups],
+        [Restrictions(g.forbidden, g.allowed, g.barred) for g in groups],
+    )
 
 
 def tokenise(
-    policy: Policy, groups: Sequence[PreferenceGroup], sampled: Sequence[Sampled], *, whole: bool = False
+    policy: Policy,
+    groups: Sequence[PreferenceGroup],
+    sampled: Sequence[Sampled],
+    settings: SamplingSettings | None = None,
+    *,
+    whole: bool = False,
 ) -> list[TokenGroup]:
-    """Return the token ids of every group, without reference log-probabilities.
+    """Return the token ids of every group, without log-probabilities.
 
-    Inside a marker of a constrained answer the tokens are forced as soon as no other candidate shares them. The policy
-    does not decide them, so they are not part of its probability: counted, they would let the loss fall by making the
-    spelling of a losing ad improbable, which changes nothing in what is sampled. `whole` counts them nevertheless.
+    `settings` are those that the answers were sampled with; None: the policy's own. Inside a marker of a constrained
+    answer the tokens are forced as soon as no other candidate shares them. The policy does not decide them, so they are
+    not part of its probability: counted, they would let the loss fall by making the spelling of a losing ad improbable,
+    which changes nothing in what is sampled. `whole` counts every token, each against the whole vocabulary.
     """
+    settings = settings or policy.sampling
     result: list[TokenGroup] = []
     for g in groups:
-        answers = [sampled[g.sample].generations[m] for m in (g.winner, *g.losers)]
-        ids = [policy.answer_ids(a) for a in answers]
-        decided = [
-            [True] * len(own) if whole else policy.decided(g.context, a) for a, own in zip(answers, ids, strict=True)
-        ]
-        result.append(TokenGroup(policy.prompt_ids(g.context), ids, decided, []))
+        order = (g.winner, *g.losers)
+        answers = [sampled[g.sample].generations[m] for m in order]
+        rewards = [g.rewards[m] for m in order]
+        result.append(token_group(policy, g.context, answers, rewards, settings, whole=whole))
     return result
 
 
-@torch.inference_mode()
+def token_group(
+    policy: Policy,
+    context: Context,
+    answers: Sequence[Generation],
+    rewards: Sequence[float],
+    settings: SamplingSettings,
+    *,
+    whole: bool = False,
+) -> TokenGroup:
+    """Return the token ids of some answers to one context."""
+    ids = [policy.answer_ids(a) for a in answers]
+    along = [
+        unrestricted(len(own)) if whole else _replayed(policy, context, a, settings)
+        for a, own in zip(answers, ids, strict=True)
+    ]
+    return TokenGroup(
+        prompt_ids=policy.prompt_ids(context),
+        answers_ids=ids,
+        decided=[r.decided for r in along],
+        rewards=list(rewards),
+        forbidden=[] if whole else forbidden_tokens(policy, context, settings),
+        allowed=[r.allowed for r in along],
+        barred=[r.barred for r in along],
+    )
+
+
+def _replayed(policy: Policy, context: Context, answer: Generation, settings: SamplingSettings) -> AnswerRestrictions:
+    """Return the constraint along an answer.
+
+    Raises:
+        InputError: if the answer cannot have been written under it.
+    """
+    found = restrictions_of(policy, context, answer, settings)
+    if found is None:
+        remedy = "it breaks the marker constraint or the length limit: give the settings that it was sampled with"
+        raise InputError(f"answer to context {context.id}", answer.answer.raw[:80], remedy)
+    return found
+
+
 def with_reference(
     reference: Policy, groups: Sequence[TokenGroup], *, precision: Precision = "auto"
 ) -> list[TokenGroup]:
-    """Return the groups with log pi_ref of every answer, by shared-prefix passes over groups of similar length.
+    """Return the groups with log pi_ref of every answer; `precision` is that of the training that follows."""
+    logprobs = _answer_logprobs(reference, groups, precision)
+    return [replace(g, reference_logprobs=own) for g, own in zip(groups, logprobs, strict=True)]
 
-    `precision` is that of the training that follows.
-    """
+
+def with_sampling(sampler: Policy, groups: Sequence[TokenGroup], *, precision: Precision = "auto") -> list[TokenGroup]:
+    """Return the groups with the log-probability of every answer under the policy that wrote it."""
+    logprobs = _answer_logprobs(sampler, groups, precision)
+    return [replace(g, sampling_logprobs=own) for g, own in zip(groups, logprobs, strict=True)]
+
+
+@torch.inference_mode()
+def _answer_logprobs(policy: Policy, groups: Sequence[TokenGroup], precision: Precision) -> list[list[float]]:
+    """Compute the log-probabilities by shared-prefix passes over groups of similar length."""
     sizes = [len(g.prompt_ids) + sum(len(a) + 1 for a in g.answers_ids) for g in groups]
     order = sorted(range(len(groups)), key=lambda i: sizes[i])
-    result: dict[int, TokenGroup] = {}
+    result: dict[int, list[float]] = {}
     while order:
         count = max(1, TOKENS_PER_PASS // sizes[order[-1]])
         batch, order = order[-count:], order[:-count]
-        own = [groups[i] for i in batch]
-        packed = pack([g.prompt_ids for g in own], [g.answers_ids for g in own], [g.decided for g in own])
-        with autocast(precision, reference.model.device.type):
-            logprobs = answer_logprobs(reference.model, packed.to(reference.model.device))
+        packed = pack_groups([groups[i] for i in batch]).to(policy.model.device)
+        with autocast(precision, policy.model.device.type):
+            logprobs = answer_logprobs(policy.model, packed)
         for i, row in zip(batch, logprobs.double().tolist(), strict=True):
-            result[i] = replace(groups[i], reference_logprobs=row[: len(groups[i].answers_ids)])
+            result[i] = row[: len(groups[i].answers_ids)]
     return [result[i] for i in range(len(groups))]
 
 

@@ -38,6 +38,6 @@ def training_device_type() -> str:
 def computes_bfloat16_fast(device_type: str) -> bool:
     """Return whether a kind of device has instructions of its own for bfloat16."""
     if device_type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities: Any = torch.cpu.get_capabilities() if device_type == "cpu" else {}
     return any(capabilities.get(unit, False) for unit in BFLOAT16_UNITS)

@@ -1,7 +1,6 @@
 """TRL's DPOTrainer with groups in place of pairs: one forward pass holds a prompt and all its answers.
 
-The loss of a context is the mean over its losers of -log sigmoid(beta * (winner's log-ratio - loser's)) (Eq. 6), the
-loss of a batch the mean over its contexts. On equal pairs it equals DPOTrainer's own loss (pinned by a test).
+The loss is one of `losses`; on equal pairs `sigmoid` equals DPOTrainer's own loss (pinned by a test).
 """
 
 from __future__ import annotations
@@ -13,34 +12,28 @@ import torch
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from mechanism.errors import GuardError
-from trainers.optimisation.packing import PackedBatch, add_packed_forward, pack, sum_by_answer
-
-PACKED_KEYS = ("ids_BL", "positions_BL", "mask_B1LL", "owner_BL")
-
-
-def collate_groups(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Pack rows; reference log-probabilities get shape (B, K), padded with zeros."""
-    packed = pack([r["prompt_ids"] for r in rows], [r["answers_ids"] for r in rows], [r["decided"] for r in rows])
-    reference_BK = torch.zeros(len(rows), packed.answers)
-    present_BK = torch.zeros(len(rows), packed.answers, dtype=torch.bool)
-    for b, row in enumerate(rows):
-        count = len(row["answers_ids"])
-        reference_BK[b, :count] = torch.tensor(row["reference_logprobs"])
-        present_BK[b, :count] = True
-    tensors = {key: getattr(packed, key) for key in PACKED_KEYS}
-    return {**tensors, "reference_BK": reference_BK, "present_BK": present_BK}
+from trainers.config import OptimisationConfig
+from trainers.optimisation.groups import COLUMNS, TokenGroup, pack_groups
+from trainers.optimisation.losses import ScoredAnswers, loss_of, winner_margins
+from trainers.optimisation.packing import PackedBatch, add_packed_forward, count_by_answer, sum_by_answer
 
 
-def preference_loss(
-    logprobs_BK: torch.Tensor, reference_BK: torch.Tensor, present_BK: torch.Tensor, beta: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return (loss, margins (B, K-1) in nats times beta, which of them count). Column 0 is the winner."""
-    ratio_BK = logprobs_BK - reference_BK
-    margin_BJ = beta * (ratio_BK[:, :1] - ratio_BK[:, 1:])
-    counts_BJ = present_BK[:, 1:]
-    losses_BJ = -torch.nn.functional.logsigmoid(margin_BJ) * counts_BJ
-    loss = (losses_BJ.sum(1) / counts_BJ.sum(1).clamp(min=1)).mean()
-    return loss, margin_BJ, counts_BJ
+def collate_groups(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Pack rows; figures of the answers get shape (B, K), padded with zeros."""
+    groups = [TokenGroup(**row) for row in rows]
+    packed = pack_groups(groups)
+
+    def padded(figures: Sequence[Sequence[float]]) -> torch.Tensor:
+        own = [[*row, *[0.0] * (packed.answers - len(row))] for row in figures]
+        return torch.tensor(own, dtype=torch.float32)
+
+    return {
+        "packed": packed.tensors(),
+        "reference_BK": padded([g.reference_logprobs for g in groups]),
+        "sampling_BK": padded([g.sampling_logprobs for g in groups]),
+        "rewards_BK": padded([g.rewards for g in groups]),
+        "present_BK": padded([[1.0] * len(g.answers_ids) for g in groups]).bool(),
+    }
 
 
 class TokenisedDPOTrainer(DPOTrainer):
@@ -58,15 +51,15 @@ class TokenisedDPOTrainer(DPOTrainer):
 class GroupDPOTrainer(TokenisedDPOTrainer):
     """DPOTrainer on shared-prefix groups with precomputed reference log-probabilities."""
 
-    def __init__(self, *args: Any, sft_weight: float = 0.0, **kwargs: Any) -> None:
-        self.sft_weight = sft_weight
+    def __init__(self, *args: Any, optimisation: OptimisationConfig, **kwargs: Any) -> None:
+        self.optimisation = optimisation
         kwargs["data_collator"] = collate_groups
         super().__init__(*args, **kwargs)
         # TRL's fused head also computes entropies and accuracies, which cost more than the tiny model itself.
         add_packed_forward(self.model)
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns: Any = ["prompt_ids", "answers_ids", "decided", "reference_logprobs"]
+        self._signature_columns: Any = COLUMNS
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -76,22 +69,23 @@ class GroupDPOTrainer(TokenisedDPOTrainer):
         Raises:
             GuardError: if the loss is not finite.
         """
-        ids_BL, positions_BL, mask_B1LL, owner_BL = (inputs[key] for key in PACKED_KEYS)
-        batch = PackedBatch(ids_BL, positions_BL, mask_B1LL, owner_BL, inputs["reference_BK"].shape[1])
-        logprobs_N = model(**batch.inputs(), owner_BL=batch.owner_BL)
-        logprobs_BK = sum_by_answer(logprobs_N, batch)
-        loss, margin_BJ, counts_BJ = preference_loss(
-            logprobs_BK, inputs["reference_BK"], inputs["present_BK"], self.beta
+        batch = PackedBatch(**inputs["packed"], answers=inputs["present_BK"].shape[1])
+        answers = ScoredAnswers(
+            logprobs_BK=sum_by_answer(model(packed=inputs["packed"]), batch),
+            reference_BK=inputs["reference_BK"],
+            sampling_BK=inputs["sampling_BK"],
+            rewards_BK=inputs["rewards_BK"],
+            lengths_BK=count_by_answer(batch),
+            present_BK=inputs["present_BK"],
         )
-        if self.sft_weight > 0:
-            length_B = (batch.owner_BL == 0).sum(1).clamp(min=1)
-            loss = loss - self.sft_weight * (logprobs_BK[:, 0] / length_B).mean()
+        loss = loss_of(self.optimisation)(answers, self.optimisation)
         if not torch.isfinite(loss):
             raise GuardError(
                 "nan",
-                "the preference loss is not finite; lower optimisation.learning_rate",
+                "the loss of optimisation is not finite; lower optimisation.learning_rate",
                 {"step": self.state.global_step},
             )
+        margin_BJ, counts_BJ = winner_margins(answers, self.optimisation.beta)
         self._log_margins(margin_BJ.detach(), counts_BJ)
         return (loss, {}) if return_outputs else loss
 

@@ -23,7 +23,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl.trainer.dpo_config import DPOConfig
 
 from inference.models import load_model, quiet_loading, write_policy_settings
-from mechanism.errors import AuctionError, GuardError
+from mechanism.errors import AuctionError, GuardError, InputError
 from trainers.config import OptimisationConfig
 from trainers.optimisation.groups import read_rows
 from trainers.optimisation.precision import compute_dtype, training_device_type
@@ -99,8 +99,10 @@ def _optimise(job: OptimisationJob, on_step: OnStep) -> list[dict[str, float]]:
     halved = config.zero_stage is not None and device_type == "cuda"
     loaded = load_model(job.policy, compute_dtype(config.precision, device_type) if halved else torch.float32)
     rows = read_rows(Path(job.groups))
+    if config.objective == "rloo" and not all(row["sampling_logprobs"] for row in rows):
+        raise InputError(job.groups, "no sampling_logprobs", "repeat the phase pairs with optimisation.objective rloo")
     trainer_of = GroupDPOTrainer if config.shared_prefix else TokenisedDPOTrainer
-    extra: dict[str, Any] = {"sft_weight": config.sft_weight} if config.shared_prefix else {}
+    extra: dict[str, Any] = {"optimisation": config} if config.shared_prefix else {}
     trainer = trainer_of(
         model=loaded.model,
         args=arguments(job, len(rows)),
