@@ -19,14 +19,16 @@ from simulator.brands import renamed
 from trainers.artifacts.run_directory import EVALUATION, epoch_file
 from trainers.artifacts.sampled import Sampled, read_sampled, write_sampled
 from trainers.artifacts.store import to_json
+from trainers.irpo.edited_answers import with_edits
 from trainers.irpo.feedback import judged_clicks, simulated_clicks
 from trainers.irpo.preference_pairs import build_groups
+from trainers.irpo.quality_term import weighted_qualities
 from trainers.irpo.session import BASE_PHASE, Session
 from trainers.irpo.temperature import choose_temperature, chosen_temperature
 from trainers.irpo.validation import Validation, check_finite, check_guards, validate
 from trainers.irpo.warm_start import train_warm_start
 from trainers.logs.snapshot import fitted_part, take_snapshot
-from trainers.optimisation.groups import tokenise, with_reference, write_groups
+from trainers.optimisation.groups import tokenise, with_reference, with_sampling, write_groups
 from trainers.optimisation.launch import run_optimisation
 from trainers.optimisation.worker import OptimisationJob
 from trainers.reward.training import Shown, fit
@@ -158,28 +160,42 @@ def pairs(session: Session, epoch: int) -> str:
         GuardError: if no answer beats another by more than `preference.delta`.
     """
     config = session.config
-    sampled = read_sampled(session.run.phase("rollouts", epoch).fetch() / ANSWERS)
-    flat = [(item.context, g.answer) for item in sampled for g in item.generations]
-    scored = iter(session.predictor(epoch).probabilities(flat))
-    ctr = [[next(scored) for _ in item.generations] for item in sampled]
-    rng = np.random.default_rng(session.seed(epoch, 5))
-    groups = build_groups(sampled, ctr, config.preference, session.penalty, rng, session.contexts.redraw)
+    reference = session.reference(0 if config.optimisation.reference == "base" else epoch - 1)
+    settings, rng = session.sampling(reference), np.random.default_rng(session.seed(epoch, 5))
+    rolled_out = read_sampled(session.run.phase("rollouts", epoch).fetch() / ANSWERS)
+    sampled = [with_edits(item, reference, settings, config.preference, rng) for item in rolled_out]
+    flat = [(item.context, g) for item in sampled for g in item.generations]
+    scored = iter(session.predictor(epoch).probabilities([(c, g.answer) for c, g in flat]))
+    graded = iter(weighted_qualities([(c, g.answer, g.finished) for c, g in flat], config.preference.quality_weight))
+    groups = build_groups(
+        sampled,
+        [[next(scored) for _ in item.generations] for item in sampled],
+        config.preference,
+        session.penalty,
+        rng,
+        session.contexts.redraw,
+        qualities=[[next(graded) for _ in item.generations] for item in sampled],
+        every_answer=config.optimisation.objective == "rloo",
+    )
     if not groups:
         raise GuardError(
             "no_pairs",
             "no answer beats another by more than preference.delta; lower it, or raise rollout.samples",
             {"answers": float(len(flat)), "delta": config.preference.delta},
         )
-    reference = session.reference(0 if config.optimisation.reference == "base" else epoch - 1)
+    precision = config.optimisation.precision
+    tokens = tokenise(reference, groups, sampled, settings, whole=not config.optimisation.shared_prefix)
+    tokens = with_reference(reference, tokens, precision=precision)
+    if config.optimisation.objective == "rloo":
+        tokens = with_sampling(session.reference(epoch - 1), tokens, precision=precision)
     with session.run.phase("pairs", epoch).open() as folder:
-        tokens = tokenise(reference, groups, sampled, whole=not config.optimisation.shared_prefix)
-        write_groups(folder / GROUPS, with_reference(reference, tokens, precision=config.optimisation.precision))
+        write_groups(folder / GROUPS, tokens)
     count = sum(len(g.losers) for g in groups)
     return f"{count} pairs in {len(groups)} groups, mean reward {np.mean([r for g in groups for r in g.rewards]):.1f}"
 
 
 def policy(session: Session, epoch: int) -> str:
-    """Optimise the policy on the groups by DPO (Eq. 6) and publish it; of several nodes the first one does."""
+    """Optimise the policy on the groups, by default by DPO (Eq. 6), and publish it; of several nodes the first does."""
     with session.run.phase("policy", epoch).open() as folder:
         trajectory = run_optimisation(
             _optimisation_job(session, epoch, str(folder)),
@@ -224,6 +240,7 @@ def evaluation(session: Session, epoch: int) -> str:
                 session.penalty,
                 session.config.preference.lam,
                 session.seed(0, 7),
+                session.config.preference.quality_weight,
             )
             check_finite(measured)
             session.write_epoch_json(VALIDATION, number, raw)
