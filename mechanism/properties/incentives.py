@@ -6,6 +6,7 @@ b <= v / tau wherever it gets any clicks. So b = v / tau is optimal if and only 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +22,13 @@ class ValueMaximiserIC:
 
     `regret` is in value per auction (the unit of v), `relative` in shares of the value that bidding v / tau obtains
     (unbounded if that is zero). `deviating` is the share of pairs in which another bid is better by more than rounding.
-    `holds`: the upper end of `relative` is within `tolerance`.
+    `obtained` is the value per auction at bid v / tau.
+    `holds`: the upper end of `relative` is within `tolerance`, and something was obtained: a bidder that never gets a
+    click regrets nothing whatever it bids.
     """
 
     pairs: int
+    obtained: Interval
     regret: Interval
     relative: Interval
     deviating: float
@@ -36,11 +40,37 @@ class ValueMaximiserIC:
         return {
             **self.relative.to_dict(),
             "holds": self.holds,
+            "obtained": self.obtained.to_dict(),
             "regret": self.regret.to_dict(),
             "deviating": self.deviating,
             "tolerance": self.tolerance,
             "pairs": self.pairs,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class ValueMaximiserTargets:
+    """Incentive compatibility for advertisers with different return targets tau, each measured on the same pairs.
+
+    `by_target` holds (tau, result), tau rising. It holds if it holds for every target.
+    """
+
+    by_target: tuple[tuple[float, ValueMaximiserIC], ...]
+
+    @property
+    def worst(self) -> ValueMaximiserIC:
+        """The result of the target with the highest upper end of the relative regret."""
+        return max((result for _, result in self.by_target), key=lambda r: (not r.holds, r.relative.hi))
+
+    @property
+    def holds(self) -> bool:
+        """Whether bidding v / tau is optimal for every target."""
+        return all(result.holds for _, result in self.by_target)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return a JSON object: the figures of the worst target, and those of each in `by_target`."""
+        each = [{"tau": tau, **result.to_dict()} for tau, result in self.by_target]
+        return {**self.worst.to_dict(), "holds": self.holds, "by_target": each}
 
 
 def _at(curves: Floats, grid: Floats, bids: Floats) -> Floats:
@@ -101,11 +131,52 @@ def value_maximiser_ic(
         relative = ratio_interval(regret, obtained, seed, level, draws)
     else:
         relative = Interval(0.0, 0.0, 0.0) if not regret.any() else Interval(np.inf, np.inf, np.inf)
+    value = bootstrap_interval(obtained, seed, level, draws)
     return ValueMaximiserIC(
         pairs=len(v),
+        obtained=value,
         regret=bootstrap_interval(regret, seed, level, draws),
         relative=relative,
         deviating=float(deviates.mean()),
         tolerance=tolerance,
-        holds=relative.hi <= tolerance,
+        holds=relative.hi <= tolerance and value.lo > 0,
+    )
+
+
+def value_maximiser_targets(
+    curves: ArrayLike,
+    grid: ArrayLike,
+    values: ArrayLike,
+    targets: Sequence[float],
+    seed: int,
+    *,
+    level: float = 0.95,
+    tolerance: float = 0.05,
+    holdout: ArrayLike | None = None,
+) -> ValueMaximiserTargets:
+    """Measure the regret of bidding v / tau for each tau of `targets`, as `value_maximiser_ic` does for one.
+
+    Raises:
+        InputError: if `targets` is empty, does not rise, or puts a v / tau outside of the grid.
+    """
+    if not targets or (np.diff(targets) <= 0).any():
+        raise InputError("targets", list(targets), "give rising return targets, such as 0.8, 1, 1.5")
+    count = len(finite_array("values", values, 1))
+    return ValueMaximiserTargets(
+        tuple(
+            (
+                float(tau),
+                value_maximiser_ic(
+                    curves,
+                    grid,
+                    values,
+                    np.full(count, tau),
+                    seed,
+                    level=level,
+                    tolerance=tolerance,
+                    holdout=holdout,
+                ),
+            )
+            for tau in targets
+        )
     )

@@ -1,6 +1,7 @@
 """Allocation monotonicity (Theorem 4.2): an ad's itctr_i never falls as its own bid rises, the other bids fixed.
 
-It is measured by sweeping one ad's bid over a grid on the same queries, with paired resampling of the queries.
+It is measured by sweeping one ad's bid over a grid on the same queries, with paired resampling of the queries. An
+allocation that ignores bids never falls either; it satisfies the theorem without being an auction, so a rise is asked.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ class Monotonicity:
     `means` has one interval per bid level, and `steps` one per neighbouring pair (level k+1 minus level k), each at the
     requested confidence. `lowest_step` is the step with the lowest mean (if negative, the largest fall), with an
     interval that is simultaneous over all steps; `lowest_at` are its two bids. `rise` is the last level less the first.
-    `holds`: no step's simultaneous interval lies below zero; a flat curve fails with probability 1 - level at most.
-    `holds_pointwise` is stricter: it tests each step by its own interval.
+    `never_falls`: no step's simultaneous interval lies below zero (a flat curve fails with probability 1 - level at
+    most). `never_falls_pointwise` is stricter: it tests each step by its own interval.
     """
 
     bids: tuple[float, ...]
@@ -33,8 +34,23 @@ class Monotonicity:
     lowest_step: Interval
     lowest_at: tuple[float, float]
     rise: Interval
-    holds: bool
-    holds_pointwise: bool
+    never_falls: bool
+    never_falls_pointwise: bool
+
+    @property
+    def rises(self) -> bool:
+        """Whether the interval of the rise lies above zero."""
+        return self.rise.lo > 0
+
+    @property
+    def holds(self) -> bool:
+        """Whether clicks rise with the bid and never fall."""
+        return self.rises and self.never_falls
+
+    @property
+    def holds_pointwise(self) -> bool:
+        """Whether it holds with each step tested by its own interval."""
+        return self.rises and self.never_falls_pointwise
 
     @property
     def largest_fall(self) -> float:
@@ -46,6 +62,8 @@ class Monotonicity:
         return {
             **self.lowest_step.to_dict(),
             "holds": self.holds,
+            "rises": self.rises,
+            "never_falls": self.never_falls,
             "holds_pointwise": self.holds_pointwise,
             "largest_fall": self.largest_fall,
             "lowest_at": list(self.lowest_at),
@@ -59,7 +77,7 @@ class Monotonicity:
 def monotonicity(
     clicks: ArrayLike, bids: Sequence[float], seed: int, level: float = 0.95, draws: int = 4000
 ) -> Monotonicity:
-    """Test a bid sweep for falls.
+    """Test a bid sweep for a rise, and for falls on the way.
 
     `clicks[k, q]` (levels, queries) are the expected clicks (or propensity * ctr) of the swept ad at bid level k on
     query q; `bids` are the levels, strictly rising.
@@ -88,6 +106,6 @@ def monotonicity(
         lowest_step=simultaneous[worst],
         lowest_at=(float(bids[worst]), float(bids[worst + 1])),
         rise=percentile_interval(float(means[-1] - means[0]), resamples[:, -1] - resamples[:, 0], level),
-        holds=all(s.hi >= -slack for s in simultaneous),
-        holds_pointwise=all(s.hi >= -slack for s in pointwise),
+        never_falls=all(s.hi >= -slack for s in simultaneous),
+        never_falls_pointwise=all(s.hi >= -slack for s in pointwise),
     )

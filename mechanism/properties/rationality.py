@@ -55,10 +55,13 @@ class IndividualRationality:
 
     `rate` is the share of violating charges with Wilson's interval (at 0 violations its upper end bounds their
     frequency), `overcharged` the total micros paid too much, `largest` the largest single excess. `valued` counts the
-    charges whose advertiser is known to bid at most its value; `examples` are the first violating (auction id, ad id).
+    charges whose advertiser is known to bid at most its value, and `clicks` and `paid` (micros) sum over all charges;
+    `examples` are the first violating (auction id, ad id).
     """
 
     charges: int
+    clicks: int
+    paid: Micros
     valued: int
     violations: int
     overcharged: Micros
@@ -68,8 +71,8 @@ class IndividualRationality:
 
     @property
     def holds(self) -> bool:
-        """Whether no charge violates."""
-        return self.violations == 0
+        """Whether no charge violates, of charges that could have: some were paid, and some values are known."""
+        return self.violations == 0 and self.paid > 0 and self.valued > 0
 
     def to_dict(self) -> dict[str, object]:
         """Return a JSON object; mean, lo and hi are those of the violation rate."""
@@ -77,6 +80,8 @@ class IndividualRationality:
             **self.rate.to_dict(),
             "holds": self.holds,
             "charges": self.charges,
+            "clicks": self.clicks,
+            "paid_micros": self.paid,
             "valued": self.valued,
             "violations": self.violations,
             "overcharged_micros": self.overcharged,
@@ -91,11 +96,13 @@ def individual_rationality(charges: Iterable[Charge], level: float = 0.95, examp
     Raises:
         InputError: if there are no charges.
     """
-    total = valued = 0
+    total = valued = clicks = paid = 0
     over: list[Micros] = []
     found: list[tuple[str, AdId]] = []
     for charge in charges:
         total += 1
+        clicks += charge.clicks
+        paid += charge.paid
         valued += charge.value is not None and charge.bid <= charge.value
         excess = max(charge.over_bid, charge.over_value)
         if excess:
@@ -106,6 +113,8 @@ def individual_rationality(charges: Iterable[Charge], level: float = 0.95, examp
         raise InputError("charges", 0, "give at least one charge")
     return IndividualRationality(
         charges=total,
+        clicks=clicks,
+        paid=paid,
         valued=valued,
         violations=len(over),
         overcharged=sum(over),

@@ -7,7 +7,6 @@ import numpy as np
 from mechanism.properties import (
     Charge,
     continuity,
-    curve_from_hits,
     exploitability,
     individual_rationality,
     monotonicity,
@@ -63,7 +62,9 @@ def made_up_report(methods: tuple[str, ...] = tuple(LEVELS)) -> Report:
     bids = [1.0, *np.arange(10.0, 101.0, 10.0)]
     fine = np.arange(1.0, 101.0)
     probability = 0.03 + 0.42 / (1 + np.exp(-(fine - 45) / 14))
-    means, errors = curve_from_hits(rng.binomial(200, probability), 200)
+    steps = continuity(
+        probability[:, None] + rng.normal(0, 0.03, size=(50, 2, 100, 4)), fine.tolist(), seed=0, draws=500
+    )
     allocation = {}
     for epoch in range(5):
         curve = 0.16 + 0.02 * epoch + 0.06 * epoch * np.tanh((np.array(bids) - 40) / 40)
@@ -92,9 +93,9 @@ def made_up_report(methods: tuple[str, ...] = tuple(LEVELS)) -> Report:
         ratios=compared(ratios(records, seed=0)),
         properties={
             "monotonicity": monotonicity(sweep, bids, seed=0).to_dict(),
-            "continuity": continuity(means, errors, fine.tolist(), seed=0).to_dict(),
+            "continuity": steps.to_dict(),
             "individual_rationality": individual_rationality(
-                [Charge(f"a{k}", "ad-1", 500_000, 1, 500_000) for k in range(12_000)]
+                [Charge(f"a{k}", "ad-1", 500_000, 1, 500_000, value=800_000) for k in range(12_000)]
             ).to_dict(),
             "value_maximiser_ic": value_maximiser_ic(
                 curves, bids, np.full(80, 60.0), np.full(80, 1.5), seed=0
@@ -115,7 +116,7 @@ def made_up_report(methods: tuple[str, ...] = tuple(LEVELS)) -> Report:
             for epoch in range(5)
         ],
         allocation={"bids": bids, "epochs": allocation},
-        continuity_curve={"bids": fine, "mean": means, "error": errors},
+        continuity_curve={"bids": fine, "mean": steps.curve, "error": steps.error},
         calibration={
             "predicted": predicted,
             "observed": np.clip(predicted + rng.normal(0, 0.03, 10), 0, 1),
