@@ -175,8 +175,9 @@ class Users:
                 "user_id": profile.id,
                 "profile": {name: _plain(getattr(profile, name)) for name in about},
             }
-        message = {"role": "user", "content": query.text}
-        return {"model": self._model, "messages": [message], "ads": ads | user}
+        conversation = (*query.turns, ("user", query.text))
+        messages = [{"role": role, "content": text} for role, text in conversation]
+        return {"model": self._model, "messages": messages, "ads": ads | user}
 
     def _begin(self, tasks: set[asyncio.Task[None]], work: Any) -> None:
         task = asyncio.create_task(work)

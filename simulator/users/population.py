@@ -79,7 +79,7 @@ class Population:
         """
         state = self._state(query.profile)
         at = max(state.at, self._moment(now))
-        causes = self._truth.causes(read.context(auction_id, query.text, query.profile), read.answer)
+        causes = self._truth.causes(read.context(auction_id, query), read.answer)
         advertisers = {ad.id: ad.advertiser for ad in read.ads}
         chances = {ad: cause.probability * state.click_factor(ad, at, advertisers[ad]) for ad, cause in causes.items()}
         clicked = tuple(ad for ad, hit in self._truth.click(chances, self.rng).items() if hit)

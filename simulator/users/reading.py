@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from mechanism.errors import InputError
-from mechanism.types import Ad, AdId, Answer, Candidate, Context, Insertion, Profile
+from mechanism.types import Ad, AdId, Answer, Candidate, Context, Insertion
+from simulator.world import Query
 
 _WORD = re.compile(r"\S+")
 _ESCAPED = re.compile(r"\\([\\\[\]*_`<>])")
@@ -30,9 +31,10 @@ class Read:
     ads: tuple[Ad, ...]
     links: dict[AdId, str]
 
-    def context(self, auction_id: str, query: str, profile: Profile | None) -> Context:
+    def context(self, auction_id: str, query: Query) -> Context:
         """Return the auction as its reader sees it: without bids, and with the shown candidates only."""
-        return Context(auction_id, query, tuple(Candidate(ad, 0) for ad in self.ads), profile)
+        shown = tuple(Candidate(ad, 0) for ad in self.ads)
+        return Context(auction_id, query.text, shown, query.profile, query.turns, query.category)
 
     def words_before(self, ad_id: AdId) -> int:
         """Return the number of words up to the link, its sentence included."""

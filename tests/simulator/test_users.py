@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
 from mechanism.errors import ConfigError, InputError
-from simulator.users.asking import own_address
+from mechanism.types import Profile
+from simulator.clicks import ClickModel
+from simulator.users.asking import AskingSettings, Users, own_address
 from simulator.users.population import Population, PopulationSettings
 from simulator.users.reading import Pace, Read, read
-from simulator.world import World
+from simulator.world import Query, World
 
 WORLD = World()
 
@@ -48,6 +54,51 @@ def test_links_become_titles_where_they_stand() -> None:
     assert [seen.answer.text[i.start : i.end] for i in seen.answer.insertions] == [first.title, second.title]
     assert seen.links == {first.id: "http://router/c/t0", second.id: "http://router/c/t1"}
     assert seen.ads[0].text == first.text
+
+
+def test_a_reader_sees_the_auction_that_training_sees_but_for_bids_and_other_candidates() -> None:
+    query = next(q for q in WORLD.train_queries if q.turns)
+    ad = WORLD.ads[WORLD.most_relevant(query, 5)[0]]
+    seen = read(completion(ad.id, text="People like {0} best."))
+    context = WORLD.sample_context(query, np.random.default_rng(0), 100)
+    reader = replace(seen.context(query.id, query), candidates=context.candidates)
+    assert reader == context
+
+
+def test_earlier_turns_decide_what_is_clicked() -> None:
+    truth, rates = ClickModel(), []
+    following = [q for q in WORLD.train_queries[:400] if q.turns and q.category not in q.text.lower()]
+    for query in following:
+        ad = next(ad for ad in WORLD.ads if ad.category == query.category)
+        seen = read(completion(ad.id, text="There are a few points to it. People like {0} best."))
+        context = seen.context("", replace(query, profile=Profile("u")))
+        asked = (context, replace(context, turns=()))
+        rates.append([truth.probabilities(c, seen.answer)[ad.id] for c in asked])
+    assert np.mean(rates, 0)[0] > 1.3 * np.mean(rates, 0)[1]
+
+
+async def sent(query: Query) -> dict[str, Any]:
+    """The body of the request that asks a query, as a server receives it."""
+    bodies: list[dict[str, Any]] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        bodies.append(json.loads(request.content))
+        return httpx.Response(200, json={"choices": [{"message": {"content": "Nothing fits."}}]})
+
+    users = Users(population(), AskingSettings())
+    await users._client.aclose()
+    users._client = httpx.AsyncClient(base_url="http://router", transport=httpx.MockTransport(handle))
+    assert await users._ask(query)
+    await users._client.aclose()
+    return bodies[0]
+
+
+@pytest.mark.parametrize("following", [False, True])
+def test_a_question_is_asked_with_the_conversation_before_it(following: bool) -> None:
+    query = next(q for q in WORLD.train_queries if bool(q.turns) is following)
+    messages = asyncio.run(sent(query))["messages"]
+    assert [m["role"] for m in messages] == (["user", "assistant", "user"] if following else ["user"])
+    assert tuple((m["role"], m["content"]) for m in messages) == (*query.turns, ("user", query.text))
 
 
 def test_an_answer_without_ads_is_read_too() -> None:
