@@ -162,4 +162,4 @@ def _said_before(answer: Answer, ad: Ad) -> str:
 
 def _ramp(cosines: NDArray[np.floating], limits: tuple[float, float]) -> Floats:
     low, high = limits
-    return np.clip((cosines.astype(np.float64) - low) / (high - low), 0.0, 1.0)
+    return np.minimum(np.maximum((cosines.astype(np.float64) - low) / (high - low), 0.0), 1.0)

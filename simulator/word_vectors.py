@@ -40,7 +40,7 @@ class WordVectors:
         for text in texts:
             if text not in self._cache:
                 self._cache[text] = self._vector(text)
-        return np.stack([self._cache[t] for t in texts]) if texts else np.zeros((0, WIDTH), np.float32)
+        return np.array([self._cache[t] for t in texts], np.float32).reshape(len(texts), WIDTH)
 
     def _vector(self, text: str) -> NDArray[np.float32]:
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
