@@ -23,8 +23,8 @@ from trainers.optimisation.worker import OptimisationJob, arguments
 
 def group_of(prompt: list[int], answers: list[list[int]], decided: list[list[bool]]) -> TokenGroup:
     """A group of answers that no constraint restricted; each is worth 10 points less than the one before."""
-    none: list[list[list[int]]] = [[] for _ in answers]
-    return TokenGroup(prompt, answers, decided, [-10.0 * k for k in range(len(answers))], [], none, none)
+    none: list[list[Any]] = [[] for _ in answers]
+    return TokenGroup(prompt, answers, decided, [-10.0 * k for k in range(len(answers))], [], [], none, none, none)
 
 
 def random_groups(base: Path, count: int, most_losers: int, seed: int = 0) -> list[TokenGroup]:

@@ -69,6 +69,7 @@ def test_log_probabilities_are_those_that_scoring_gives_and_sampling_recorded(
         assert group.reference_logprobs == pytest.approx([g.logprob for g in own], abs=1e-3)
     assert any(g.allowed[k] for g in groups for k in range(10))
     assert any(not all(decided) for g in groups for decided in g.decided)
+    assert not changes or any(g.closed[k] for g in groups for k in range(10))
 
 
 def test_moving_mass_among_masked_tokens_changes_nothing() -> None:

@@ -6,10 +6,12 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from mechanism.errors import GuardError
+from tests.inference.conftest import byte_tokenizer, make_context, random_policy
 from trainers.config import GuardConfig
-from trainers.irpo.validation import Validation, check_guards
+from trainers.irpo.validation import Validation, check_guards, kl_to_base
 
 BASE = Validation(
     revenue=10.0,
@@ -64,6 +66,22 @@ def test_drift_from_the_base() -> None:
     assert error.guard == "kl"
     assert "set optimisation.reference to base, or fewer epochs" in str(error)
     assert error.evidence["allowed"] == 60.0
+
+
+def test_a_policy_that_has_drifted_fires_and_one_nearby_does_not() -> None:
+    base, near = (random_policy(byte_tokenizer(words=True)) for _ in range(2))
+    far = random_policy(byte_tokenizer(words=True), seed=1)
+    contexts = [make_context(), make_context(["Nest", "A1"], query="Hi", name="two")] * 4
+    with torch.no_grad():
+        near.model.lm_head.weight.mul_(1.02)
+        far.model.lm_head.weight.mul_(3.0)
+    measured = {}
+    for name, policy in (("near", near), ("far", far)):
+        answers = [own[0] for own in policy.generate(contexts, 1, 0)]
+        measured[name] = replace(SECOND, kl_to_base=kl_to_base(policy, base, contexts, answers))
+    assert 0 < measured["near"].kl_to_base < 5
+    check_guards([BASE, FIRST, measured["near"]], CONFIG)
+    assert fired([BASE, FIRST, measured["far"]]).guard == "kl"
 
 
 def test_reward_hacking() -> None:

@@ -40,8 +40,10 @@ SCHEMA = pa.schema(
         pa.field("decided", pa.list_(pa.list_(pa.bool_())), nullable=False),
         pa.field("rewards", pa.list_(pa.float64()), nullable=False),
         pa.field("forbidden", pa.list_(pa.int32()), nullable=False),
+        pa.field("openers", pa.list_(pa.int32()), nullable=False),
         pa.field("allowed", _PAIRS, nullable=False),
         pa.field("barred", _PAIRS, nullable=False),
+        pa.field("closed", pa.list_(pa.list_(pa.int32())), nullable=False),
         pa.field("reference_logprobs", pa.list_(pa.float64()), nullable=False),
         pa.field("sampling_logprobs", pa.list_(pa.float64()), nullable=False),
     ],
@@ -70,7 +72,7 @@ class TokenGroup:
     """Token ids of one preference group.
 
     Prompt, answers (winner first), which of their tokens the policy decided, and the answers' rewards in points.
-    `forbidden`, `allowed` and `barred` are the constraint under which they were sampled (`restrictions.Restrictions`).
+    `forbidden` to `closed` are the constraint under which they were sampled (`restrictions.Restrictions`).
     `reference_logprobs` and `sampling_logprobs`: log-probabilities of the decided tokens under the reference and under
     the policy that wrote the answers, summed by answer, in nats; empty until computed.
     """
@@ -80,8 +82,10 @@ class TokenGroup:
     decided: list[list[bool]]
     rewards: list[float]
     forbidden: list[int]
+    openers: list[int]
     allowed: list[list[Pair]]
     barred: list[list[Pair]]
+    closed: list[list[int]]
     reference_logprobs: list[float] = field(default_factory=list)
     sampling_logprobs: list[float] = field(default_factory=list)
 
@@ -95,7 +99,7 @@ def pack_groups(groups: Sequence[TokenGroup]) -> PackedBatch:
         [g.prompt_ids for g in groups],
         [g.answers_ids for g in groups],
         [g.decided for g in groups],
-        [Restrictions(g.forbidden, g.allowed, g.barred) for g in groups],
+        [Restrictions(g.forbidden, g.openers, g.allowed, g.barred, g.closed) for g in groups],
     )
 
 
@@ -145,8 +149,10 @@ def token_group(
         decided=[r.decided for r in along],
         rewards=list(rewards),
         forbidden=[] if whole else forbidden_tokens(policy, context, settings),
+        openers=sorted(policy.vocabulary.openers) if any(r.closed for r in along) else [],
         allowed=[r.allowed for r in along],
         barred=[r.barred for r in along],
+        closed=[r.closed for r in along],
     )
 
 

@@ -97,7 +97,7 @@ def pack(
             segment[b, start:end] = k
             if restrictions is not None:
                 allowed[b] += [[start + 1 + at, token] for at, token in restrictions[b].allowed[k]]
-                barred[b] += [[start + 1 + at, token] for at, token in restrictions[b].barred[k]]
+                barred[b] += [[start + 1 + at, token] for at, token in restrictions[b].barred_pairs(k)]
             start = end
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     same = segment[:, :, None] == segment[:, None, :]

@@ -28,27 +28,38 @@ class AnswerRestrictions:
     """The constraint along one answer of T tokens.
 
     `decided` (T,): False where the trie allowed one token only, so that the policy decided nothing. `allowed`: at forks
-    of the trie, all tokens that compete. `barred`: outside of markers, tokens that may not follow at that position,
-    apart from those that may never (`forbidden_tokens`).
+    of the trie, all tokens that compete. `closed`: positions outside of markers where none may open. `barred`: outside
+    of markers, other tokens that may not follow at that position, apart from those that may never (`forbidden_tokens`).
     """
 
     decided: list[bool]
     allowed: list[Pair]
     barred: list[Pair]
+    closed: list[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Restrictions:
-    """The constraint along the answers to one prompt: `forbidden` outside of all markers, the rest by answer."""
+    """The constraint along the answers to one prompt.
+
+    `forbidden` tokens never follow outside of markers, `openers` not at closed positions; the rest is by answer. Closed
+    positions are kept apart from `barred` because a vocabulary has a hundred openers.
+    """
 
     forbidden: Sequence[int]
+    openers: Sequence[int]
     allowed: Sequence[Sequence[Pair]]
     barred: Sequence[Sequence[Pair]]
+    closed: Sequence[Sequence[int]]
+
+    def barred_pairs(self, answer: int) -> list[Pair]:
+        """Return all (position, token) that may not follow in an answer, apart from the forbidden tokens."""
+        return [*self.barred[answer], *([at, token] for at in self.closed[answer] for token in self.openers)]
 
 
 def unrestricted(length: int) -> AnswerRestrictions:
     """Return the restrictions of an answer in which each token was chosen from the whole vocabulary."""
-    return AnswerRestrictions([True] * length, [], [])
+    return AnswerRestrictions([True] * length, [], [], [])
 
 
 def forbidden_tokens(policy: Policy, context: Context, settings: SamplingSettings) -> list[int]:
@@ -81,11 +92,13 @@ def restrictions_of(
             if len(tokens) > 1:
                 found.allowed.extend([position, other] for other in tokens)
         else:
-            barred = constraint.barred() | (frozenset() if constraint.may_open(left) else vocabulary.openers)
-            if token in barred or token in forbidden:
+            barred, closed = constraint.barred(), not constraint.may_open(left)
+            if token in barred or token in forbidden or (closed and token in vocabulary.openers):
                 return None
             found.decided.append(True)
             found.barred.extend([position, other] for other in sorted(barred - forbidden))
+            if closed:
+                found.closed.append(position)
         if token not in vocabulary.end_tokens:
             constraint.advance(token)
     return found
