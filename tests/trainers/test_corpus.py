@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,14 @@ import pytest
 from mechanism.markers import parse
 from mechanism.types import Context
 from simulator.world import Query, World
-from trainers.pretraining.corpus import NO_PROFILE, Exercise, answer_exercise, draw_context
+from trainers.pretraining.corpus import (
+    NO_PROFILE,
+    Exercise,
+    answer_exercise,
+    context_fit,
+    draw_context,
+    judged_fit,
+)
 
 WORLD = World(0, profiles=80)
 
@@ -81,6 +89,19 @@ def test_relevance_raises_the_chance_of_an_offer() -> None:
         for ad_id in parse(raw, [c.ad for c in exercise.context.candidates]).shown()
     ]
     assert np.mean([i in liked for i in shown]) > 0.7
+
+
+def test_the_judged_fit_prefers_the_ads_of_the_need_and_of_the_interests() -> None:
+    for query in WORLD.train_queries[:20]:
+        fit = judged_fit(WORLD, query)
+        assert np.all((fit >= 0) & (fit <= 1))
+        wanted = {query.category, query.also, *query.profile.interests}
+        own = [k for k, ad in enumerate(WORLD.ads) if ad.category in wanted]
+        assert fit[own].mean() > 2 * np.delete(fit, own).mean()
+        context = draw_context(WORLD, query, 100, np.random.default_rng(0))
+        nobody = context_fit(replace(context, profile=None), WORLD.ads)
+        assert np.all(nobody <= fit + 1e-6)
+        assert not np.allclose(nobody, fit)
 
 
 @pytest.mark.parametrize("candidates", [1, 5, 20, 100])

@@ -18,7 +18,7 @@ from mechanism.markers import render_marker
 from mechanism.types import Candidate, Context
 from simulator.language import FITTING, PLAIN
 from trainers.irpo.session import Session
-from trainers.pretraining.corpus import Exercise
+from trainers.pretraining.corpus import Exercise, context_fit
 from trainers.pretraining.supervised import SupervisedSettings, TokenisedExercise, train_supervised
 
 TEMPERATURE = 0.2
@@ -41,7 +41,7 @@ def train_warm_start(session: Session, folder: Path) -> float:
     rng = np.random.default_rng(session.seed(0, 11))
     exercises: list[TokenisedExercise] = []
     for context, own in zip(contexts, plain, strict=True):
-        fit = session.truth.relevance(context, [c.ad for c in context.candidates])
+        fit = context_fit(context, [c.ad for c in context.candidates])
         texts = [weave(sentences_of(g.answer.text), context, fit, rng) for g in own]
         written = tuple(t for t in texts if t)
         if written:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mechanism.markers import render_marker
 from mechanism.prompt import MICROS_PER_POINT
-from mechanism.types import Candidate, Context
+from mechanism.types import Ad, Candidate, Context
 from simulator.language import Woven, compose, style_of
 from simulator.world import Query, World
 from trainers.pretraining.augmentation import (
@@ -112,15 +112,21 @@ def answer_exercise(
 
 def judged_fit(world: World, query: Query) -> NDArray[np.float64]:
     """Judge how well each ad of the world fits the question and the user's interests, shape (ads,), 0..1."""
+    return context_fit(Context(query.id, query.text, (), query.profile, query.turns), world.ads)
+
+
+def context_fit(context: Context, ads: Sequence[Ad]) -> NDArray[np.float64]:
+    """Judge how well each ad fits a context's question and, with consent, the user's interests, shape (ads,), 0..1."""
     from inference.encoder import shared_encoder
 
-    asked = " ".join([*(text for role, text in query.turns if role == "user"), query.text])
-    texts = [asked, *query.profile.interests, *(f"{ad.category}: {ad.text}" for ad in world.ads)]
-    vectors = shared_encoder().encode(texts)
-    ads_AD = vectors[1 + len(query.profile.interests) :]
+    asked = " ".join([*(text for role, text in context.turns if role == "user"), context.query])
+    interests = context.profile.interests if context.profile else ()
+    vectors = shared_encoder().encode([asked, *interests, *(f"{ad.category}: {ad.text}" for ad in ads)])
+    ads_AD, interests_ID = vectors[1 + len(interests) :], vectors[1 : 1 + len(interests)]
     by_query = _ramp(ads_AD @ vectors[0], QUERY_RANGE)
-    by_taste = _ramp((ads_AD @ vectors[1 : 1 + len(query.profile.interests)].T).max(1), TASTE_RANGE)
-    return 1.0 - (1.0 - by_query) * (1.0 - TASTE_WEIGHT * by_taste)
+    if not interests:
+        return by_query
+    return 1.0 - (1.0 - by_query) * (1.0 - TASTE_WEIGHT * _ramp((ads_AD @ interests_ID.T).max(1), TASTE_RANGE))
 
 
 def _ramp(cosines: NDArray[np.float32], limits: tuple[float, float]) -> NDArray[np.float64]:
