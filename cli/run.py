@@ -71,8 +71,9 @@ def train_and_compare(settings: RunConfig, out: Path, *, fresh: bool = False) ->
     entry = register_best(open_session(str(out), []))
     report = out / "report" / "report.json"
     if not report.is_file():
-        # fewer answers for the continuity curve than `evaluate` samples, to keep the wait short
-        evaluate_runs([str(out)], str(report.parent), settings=["continuity_answers=40"])
+        # Fewer sweeps than `evaluate` makes, to keep the wait short.
+        quicker = ["queries=200", "swept_contexts=16", "continuity=false"]
+        evaluate_runs([str(out)], str(report.parent), settings=quicker)
     else:
         print_earlier_report(report)
     return entry.version

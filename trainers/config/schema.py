@@ -267,11 +267,9 @@ class EvaluationConfig(Settings):
     temperatures: tuple[Rate, ...] = Field(
         (), description="temperatures to choose from by the learned reward for serving; none: as trained"
     )
-    mosaic_samples: Positive = Field(20, description="answers per query that the MOSAIC baseline samples")
+    mosaic_samples: Positive = Field(20, description="most answers per query that MOSAIC samples (5, 20 and 50)")
     swept_contexts: Count = Field(100, description="contexts in which the bid of a relevant ad is swept")
-    continuity_answers: Count = Field(
-        200, description="answers at each of 100 bids for the continuity curve; 0: no curve"
-    )
+    continuity: bool = Field(True, description="sweep the bids of two ads of up to 50 queries in search of steps")
 
 
 class RunConfig(Settings):

@@ -97,7 +97,7 @@ def measure_properties(
         )
         found["exploitability"] = rules.rules[OURS].exploitability.to_dict()
     curve: ContinuityCurve | None = None
-    if config.continuity_answers:
+    if config.continuity:
         asked = contexts[:CONTINUITY_QUERIES]
         tested = continuity_of(ours, asked, truth, seed, lambda k, n: report(f"continuity: bid {k} of {n}"))
         found["continuity"] = tested.to_dict()

@@ -230,7 +230,7 @@ def _monotonicity(figures: Figures, settings: GateSettings) -> Gate:
         "rise": dict(found.rise.to_dict()),
         "lowest_step": dict(found.lowest_step.to_dict()),
         "lowest_at": list(found.lowest_at),
-        "holds": found.holds,
+        "never_falls": found.never_falls,
     }
     low, high = found.lowest_at
     if not math.isfinite(found.rise.mean + found.lowest_step.mean):
@@ -238,7 +238,7 @@ def _monotonicity(figures: Figures, settings: GateSettings) -> Gate:
     if found.rise.mean < settings.min_rise:
         reason = f"the highest bid gains {found.rise.mean:.3f} clicks a query over the lowest"
         return Gate(name, "failed", reason, record, thresholds)
-    if not found.holds or found.largest_fall > settings.max_fall:
+    if not found.never_falls or found.largest_fall > settings.max_fall:
         reason = f"clicks fall by {found.largest_fall:.3f} a query as the bid rises from {low:g} to {high:g}"
         return Gate(name, "failed", reason, record, thresholds)
     return Gate(name, "passed", "no step of a rising bid loses clicks beyond chance", record, thresholds)

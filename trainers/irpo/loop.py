@@ -105,9 +105,16 @@ def best_epoch(session: Session) -> int:
         good = epoch
     if good == 0:
         return 0
-    contexts, predictor, lam = session.contexts.validation(), session.predictor(good), session.config.preference.lam
+    contexts, predictor, config = session.contexts.validation(), session.predictor(good), session.config.preference
     rewards = [
-        learned_reward_of(session.read_epoch_json(VALIDATION, e), contexts, predictor, session.penalty, lam)
+        learned_reward_of(
+            session.read_epoch_json(VALIDATION, e),
+            contexts,
+            predictor,
+            session.penalty,
+            config.lam,
+            config.quality_weight,
+        )
         for e in range(good + 1)
     ]
     return rewards.index(max(rewards))
