@@ -36,6 +36,7 @@ def evaluate_runs(runs: list[str], out: str, epoch: int | None = None, settings:
     Raises:
         ConfigError: if the runs are not one trained on a learned pCTR and at most one trained on the oracle's.
     """
+    from trainers.evaluation.comparison import Entrants
     from trainers.evaluation.harness import evaluate_run
 
     if len(runs) == 1 and not is_run(runs[0]):
@@ -46,7 +47,8 @@ def evaluate_runs(runs: list[str], out: str, epoch: int | None = None, settings:
     if len(learned) != 1 or len(oracles) > 1:
         raise ConfigError("RUNS", runs, "give one run trained on a learned pCTR and at most one oracle's")
     with Console(stderr=True).status("evaluating") as status:
-        report = evaluate_run(learned[0], status.update, command_line(), oracles[0] if oracles else None, epoch)
+        entrants = Entrants(oracle=oracles[0] if oracles else None)
+        report = evaluate_run(learned[0], status.update, command_line(), entrants, epoch)
     return publish(report, out)
 
 

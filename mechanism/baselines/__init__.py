@@ -3,8 +3,11 @@
 A baseline chooses ads or answers and sets prices. The caller supplies the policy that writes answers, the click
 predictor and the relevance scores, the same for every mechanism, so that a comparison measures the mechanism alone.
 
+* `simple`: the most relevant ads whatever they bid, or the highest bids whatever they offer;
 * `gsp`: a position auction before generation, then one answer written from the winners (arXiv 2404.08126);
 * `segment`: one randomised auction for each segment of the answer, over retrieved ads (arXiv 2406.09459);
+* `lera`: retrieved ads, scored by the policy's own probability of naming them (arXiv 2605.16474);
+* `token`: every token drawn from the mixture of what each advertiser would write (arXiv 2310.10826);
 * `mosaic`: many sampled answers, one of them drawn by the optimal policy's density (arXiv 2405.05905).
 """
 
@@ -30,12 +33,6 @@ class AnswerPredictor(Protocol):
     """A click predictor after generation: pCTR of every ad that a finished answer shows."""
 
     def __call__(self, context: Context, answer: Answer) -> Mapping[AdId, float]: ...
-
-
-class AdPredictor(Protocol):
-    """A score of every candidate before generation: pCTR for `gsp`, relevance q_i >= 0 for `segment`."""
-
-    def __call__(self, context: Context) -> Mapping[AdId, float]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Ranking by bid * weight, and the smallest bid that keeps a rank: shared by `gsp` and `segment`.
+"""Ranking by bid * weight, and the smallest bid that keeps a rank: shared by `gsp`, `segment` and `lera`.
 
 Scores are exact rationals, because a float score could round the price of a narrow win above the bid.
 """
@@ -54,21 +54,22 @@ def check_weights(place: str, bids: Mapping[AdId, Micros], weights: Mapping[AdId
 def rank(bids: Mapping[AdId, Micros], weights: Mapping[AdId, float], reserve: Micros = 0) -> list[Ranked]:
     """Return the competing ads by descending bid * weight, ties by ad id. `check_weights` must have passed.
 
-    An ad that bids under the reserve (micros), or whose score is zero, does not compete.
+    An ad whose score is zero or under the reserve does not compete. With a pCTR as weight, the reserve is the expected
+    payment of one impression, in micros.
 
     Raises:
         InputError: if the reserve is negative.
     """
     if reserve < 0:
         raise InputError("reserve", reserve, "give a whole number of micros >= 0")
-    entries = [Ranked(ad_id, bid, Fraction(weights[ad_id])) for ad_id, bid in bids.items() if bid >= reserve]
-    return sorted((e for e in entries if e.score > 0), key=lambda e: (-e.score, e.ad_id))
+    entries = [Ranked(ad_id, bid, Fraction(weights[ad_id])) for ad_id, bid in bids.items()]
+    return sorted((e for e in entries if e.score > 0 and e.score >= reserve), key=lambda e: (-e.score, e.ad_id))
 
 
 def price_to_keep(winner: Ranked, runner_up: Ranked | None, reserve: Micros = 0) -> Micros:
-    """Return the smallest bid in micros whose score reaches the runner-up's, and at least the reserve.
+    """Return the smallest bid in micros whose score reaches the runner-up's and the reserve.
 
-    It cannot exceed the winner's bid: that is a whole number, and its score is at least the runner-up's.
+    It cannot exceed the winner's bid: that is a whole number, and its score is at least both.
     """
-    threshold = 0 if runner_up is None else math.ceil(runner_up.score / winner.weight)
-    return max(reserve, threshold)
+    threshold = Fraction(reserve) if runner_up is None else max(Fraction(reserve), runner_up.score)
+    return math.ceil(threshold / winner.weight)

@@ -2,7 +2,7 @@
 
 An ad with retrieval relevance q_i wins a segment with probability q_i * b_i / sum_j q_j * b_j: its perturbed score
 q_i * b_i * exp(g_i), with independent Gumbel noise g_i, is the largest. For fixed noise this is a second-price auction.
-The policy then writes one answer from the winners of all segments.
+The policy then writes the segments in turn, each with its winner, as the continuation of those before it.
 """
 
 from __future__ import annotations
@@ -12,26 +12,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mechanism.baselines import AdPredictor, BaselineAnswer, Generator, generate, restricted
 from mechanism.baselines.ranking import Won, check_weights, price_to_keep, rank
 from mechanism.errors import InputError
-from mechanism.types import AdId, Context, Micros
+from mechanism.types import AdId, Micros
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentSettings:
-    """One auction for each of `segments`, in turn; no ad wins twice.
-
-    Ads that bid under `reserve` micros do not compete; `shown_bid` as in `baselines.restricted`.
-    """
+    """One auction for each of `segments`, in turn; no ad wins twice. Ads that bid under `reserve` micros lose."""
 
     segments: int = 2
     reserve: Micros = 0
-    shown_bid: Micros | None = None
 
     def __post_init__(self) -> None:
         if self.segments < 1:
             raise InputError("segments", self.segments, "give at least one segment")
+        if self.reserve < 0:
+            raise InputError("reserve", self.reserve, "give a whole number of micros >= 0")
 
 
 def allocate(
@@ -45,27 +42,17 @@ def allocate(
     """
     check_weights("relevance", bids, relevance)
     rng = np.random.default_rng([seed, 1])  # another random stream than that of the answer written under this seed
-    left = {ad_id: bids[ad_id] for ad_id in sorted(bids)}
-    order = list(left)
+    order = sorted(bids)
+    left = {ad_id: bids[ad_id] for ad_id in order if bids[ad_id] >= settings.reserve}
     won: list[Won] = []
     for _ in range(settings.segments):
         # Drawn for all ads, winners included, so that the noise of a segment does not depend on earlier winners.
         noise = dict(zip(order, rng.gumbel(size=len(order)), strict=True))
         perturbed = {ad_id: relevance[ad_id] * float(np.exp(noise[ad_id])) for ad_id in left}
-        ranking = rank(left, perturbed, settings.reserve)
+        ranking = rank(left, perturbed)
         if not ranking:
             break
         winner, runner_up = ranking[0], ranking[1] if len(ranking) > 1 else None
-        won.append(Won(winner.ad_id, price_to_keep(winner, runner_up, settings.reserve)))
+        won.append(Won(winner.ad_id, max(settings.reserve, price_to_keep(winner, runner_up))))
         del left[winner.ad_id]
     return tuple(won)
-
-
-def answer(
-    context: Context, generator: Generator, retrieve: AdPredictor, settings: SegmentSettings, seed: int
-) -> BaselineAnswer:
-    """Run the auctions, then write one answer from the winners alone."""
-    won = allocate(context.bids(), retrieve(context), settings, seed)
-    rewritten = restricted(context, (w.ad_id for w in won), settings.shown_bid)
-    generation = generate(generator, rewritten, 1, seed)[0]
-    return BaselineAnswer(generation, {w.ad_id: w.price for w in won}, generations=1)

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mechanism.baselines import gsp, mosaic, restricted, segment
+from mechanism.baselines import gsp, lera, mosaic, restricted, segment, simple, token
+from mechanism.baselines.ranking import Won
 from mechanism.errors import InputError
 from mechanism.objective import Penalty, reward
 from mechanism.statistics import Floats
@@ -50,14 +51,16 @@ class ShowsAll:
 
 
 @given(BIDS, WEIGHTS, st.integers(1, 4), st.integers(0, 10**6))
-def test_gsp_prices_lie_between_reserve_and_bid_and_scores_fall(
+def test_gsp_prices_reach_the_reserve_and_no_more_than_the_bid_and_scores_fall(
     bids: dict[AdId, int], pctr: dict[AdId, float], slots: int, reserve: int
 ) -> None:
     won = gsp.allocate(bids, pctr, gsp.GspSettings(slots, reserve))
     scores = [bids[w.ad_id] * Fraction(pctr[w.ad_id]) for w in won]
     assert len(won) <= slots
     assert scores == sorted(scores, reverse=True)
-    assert all(reserve <= w.price <= bids[w.ad_id] and isinstance(w.price, int) for w in won)
+    assert all(0 <= w.price <= bids[w.ad_id] and isinstance(w.price, int) for w in won)
+    # The price is the least bid whose score reaches the reserve, or more.
+    assert all(w.price * Fraction(pctr[w.ad_id]) >= reserve for w in won)
 
 
 @given(BIDS, WEIGHTS)
@@ -81,24 +84,12 @@ def test_gsp_charges_the_next_score_over_the_own_pctr() -> None:
     assert [(w.ad_id, w.price) for w in won] == [("a", 400_000), ("b", 0)]
 
 
-def test_gsp_writes_one_answer_from_the_winners_alone() -> None:
-    policy = ShowsAll()
-    auction = context({"a": 5 * POINT, "b": 9 * POINT, "c": 7 * POINT})
-    result = gsp.answer(
-        auction, policy, lambda c: dict.fromkeys(c.bids(), 0.1), gsp.GspSettings(2, shown_bid=POINT), seed=1
-    )
-    assert result.generation.answer.shown() == ("b", "c")
-    assert result.click_prices == {"b": 7 * POINT, "c": 5 * POINT}
-    assert result.generations == 1
-    assert policy.seen[0].bids() == {"b": POINT, "c": POINT}
-    assert policy.seen[0].query == auction.query
-
-
-def test_without_competing_ads_the_answer_shows_none() -> None:
-    policy = ShowsAll()
-    result = gsp.answer(context({"a": 0}), policy, lambda _: {"a": 0.5}, gsp.GspSettings(), seed=1)
-    assert result.click_prices == {}
-    assert policy.seen[0].candidates == ()
+def test_gsp_shows_fewer_ads_where_scores_are_under_the_reserve() -> None:
+    bids, pctr = {"a": 900_000, "b": 800_000, "c": 700_000}, {"a": 0.5, "b": 0.25, "c": 0.1}
+    won = gsp.allocate(bids, pctr, gsp.GspSettings(slots=3, reserve=150_000))
+    assert [(w.ad_id, w.price) for w in won] == [("a", 400_000), ("b", 600_000)]
+    with pytest.raises(InputError, match="reserve"):
+        gsp.allocate(bids, pctr, gsp.GspSettings(reserve=-1))
 
 
 # segment auction ---------------------------------------------------------------------------------------------
@@ -154,19 +145,6 @@ def test_segment_frequencies_are_those_of_q_times_b() -> None:
     assert after_a.count("b") / len(after_a) == pytest.approx(0.4, abs=4 * math.sqrt(0.24 / len(after_a)))
 
 
-def test_segment_writes_one_answer_from_its_winners_and_repeats_by_seed() -> None:
-    bids = {i: 10 * POINT for i in IDS}
-    runs = [
-        segment.answer(
-            context(bids), ShowsAll(), lambda c: dict.fromkeys(c.bids(), 0.5), segment.SegmentSettings(), seed=s
-        )
-        for s in (3, 3, 4, 5, 6)
-    ]
-    assert runs[0] == runs[1]
-    assert len({r.generation.answer.shown() for r in runs}) > 1
-    assert all(set(r.click_prices) == set(r.generation.answer.shown()) and r.generations == 1 for r in runs)
-
-
 def test_scores_must_cover_every_candidate_and_be_finite_and_positive() -> None:
     for bad in ({}, {"a": -0.1}, {"a": math.nan}, {"a": math.inf}):
         with pytest.raises(InputError, match="relevance of ad a"):
@@ -177,8 +155,76 @@ def test_scores_must_cover_every_candidate_and_be_finite_and_positive() -> None:
         gsp.GspSettings(slots=0)
     with pytest.raises(InputError, match="segments"):
         segment.SegmentSettings(segments=0)
+    with pytest.raises(InputError, match="candidates"):
+        lera.LeraSettings(candidates=1, slots=2)
+    with pytest.raises(InputError, match="advertisers"):
+        token.TokenSettings(advertisers=0)
+    with pytest.raises(InputError, match="slots"):
+        simple.highest_bids({"a": 1}, slots=0)
     with pytest.raises(InputError, match="winners"):
         restricted(context({"a": 1}), ["z"])
+
+
+# one-sided auctions, LERA, token auction ---------------------------------------------------------------------
+
+
+@given(BIDS, BIDS, WEIGHTS)
+def test_the_most_relevant_win_whatever_they_bid(
+    bids: dict[AdId, int], others: dict[AdId, int], relevance: dict[AdId, float]
+) -> None:
+    other_bids = {ad_id: others.get(ad_id, 1) for ad_id in bids}
+    won = simple.most_relevant(bids, relevance, 2)
+    assert [w.ad_id for w in won] == [w.ad_id for w in simple.most_relevant(other_bids, relevance, 2)]
+    assert all(w.price == bids[w.ad_id] for w in won)
+    left = [relevance[ad_id] for ad_id in bids if ad_id not in {w.ad_id for w in won}]
+    assert max(left, default=0.0) <= min(relevance[w.ad_id] for w in won)
+
+
+def test_the_highest_bidders_win_whatever_they_offer() -> None:
+    assert [w.ad_id for w in simple.highest_bids({"a": 3, "c": 7, "b": 7}, 2)] == ["b", "c"]
+
+
+def run_lera(
+    bids: dict[AdId, int], q: dict[AdId, float], naming: dict[AdId, float], settings_: lera.LeraSettings
+) -> tuple[Won, ...]:
+    return lera.allocate(bids, lera.shortlist(bids, q, settings_), naming, settings_)
+
+
+@given(BIDS, WEIGHTS, WEIGHTS, st.integers(1, 2), st.integers(2, 4), st.integers(0, 10**6))
+def test_lera_charges_the_least_bid_that_passes_both_stages(
+    bids: dict[AdId, int], q: dict[AdId, float], naming: dict[AdId, float], slots: int, candidates: int, reserve: int
+) -> None:
+    settings_ = lera.LeraSettings(candidates, slots, reserve)
+    won = run_lera(bids, q, naming, settings_)
+    assert len(won) <= slots
+    for w in won:
+        assert 0 <= w.price <= bids[w.ad_id]
+        # A tie at the exact price may go to the other ad: one micro more wins.
+        if w.price < bids[w.ad_id]:
+            higher = run_lera({**bids, w.ad_id: w.price + 1}, q, naming, settings_)
+            assert w in higher
+        if w.price > 0:
+            lower = run_lera({**bids, w.ad_id: w.price - 1}, q, naming, settings_)
+            assert w.ad_id not in {x.ad_id for x in lower}
+
+
+def test_lera_filters_by_retrieval_and_ranks_by_naming() -> None:
+    bids = {"a": 100, "b": 100, "c": 100}
+    won = run_lera(bids, {"a": 0.9, "b": 0.8, "c": 0.1}, {"a": 0.2, "b": 0.6, "c": 0.9}, lera.LeraSettings(2, 1))
+    assert won == (Won("b", 34),)  # c is filtered out; the naming of a asks 100 * 0.2 / 0.6, retrieval 100 * 0.1 / 0.8
+
+
+@given(BIDS, WEIGHTS, st.integers(1, 4), st.integers(1, 10**9))
+def test_a_higher_bid_raises_an_advertisers_share_of_the_mixture(
+    bids: dict[AdId, int], q: dict[AdId, float], advertisers: int, more: int
+) -> None:
+    settings_ = token.TokenSettings(advertisers)
+    weights = token.mixture(bids, q, settings_)
+    assert len(weights) <= advertisers
+    assert not weights or math.isclose(sum(weights.values()), 1.0)
+    for ad_id, weight in weights.items():
+        raised = token.mixture({**bids, ad_id: bids[ad_id] + more}, q, settings_)
+        assert raised[ad_id] >= weight - 1e-12
 
 
 # MOSAIC ------------------------------------------------------------------------------------------------------

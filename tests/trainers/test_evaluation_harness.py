@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from inference.policy import Policy
-from mechanism.baselines import gsp, segment
+from mechanism.baselines import gsp, lera, segment, token
+from mechanism.objective import Penalty
 from simulator.clicks import ClickModel
 from trainers.artifacts.run_directory import RunDirectory
-from trainers.config import RunConfig, WorldConfig
+from trainers.config import RunConfig, WorldConfig, load_config
 from trainers.evaluation import methods, sweeps
-from trainers.evaluation.harness import evaluate_model, records_of
+from trainers.evaluation.best_of_many import draw, play_mosaic
+from trainers.evaluation.comparison import records_of
+from trainers.evaluation.harness import evaluate_model
 from trainers.evaluation.page import write_report
 from trainers.evaluation.report import read_report
+from trainers.evaluation.rivals import Gsp, HighestBids, Lera, MostRelevant, Rival, Segment, Token
+from trainers.evaluation.tuning import grids, mosaic_grid, tune
 from trainers.irpo.session import Session
 from trainers.irpo.worlds import ContextSource, build_world
 from trainers.reward.model import OraclePredictor
@@ -26,7 +32,7 @@ def session() -> Session:
     config = RunConfig.model_validate(
         {
             "name": "harness",
-            "evaluation": {"queries": 6, "validation": 8, "swept_contexts": 3, "continuity_answers": 0},
+            "evaluation": {"queries": 6, "validation": 8, "swept_contexts": 3, "continuity": False},
             "epochs": 1,
         }
     )
@@ -43,31 +49,82 @@ def test_a_model_is_evaluated_without_baselines(session: Session) -> None:
     assert report.ratios == {}
 
 
-def test_mosaic_with_the_truth_earns_at_least_what_one_sample_earns(session: Session) -> None:
-    contexts = methods.with_ids(session.contexts.test(6))
-    base, truth = session.policy(0), OraclePredictor(session.truth)
-    one = methods.play_policy(base, contexts, 1)
-    best = methods.play_mosaic(base, truth, contexts, session.penalty, 1.0, 8, base.sampling, 1)
-    rewards = {
-        name: np.mean([r.reward for r in records_of(session, name, contexts, played)])
-        for name, played in (("pretrained", one), ("mosaic", best))
+@pytest.fixture(scope="module")
+def arena(session: Session) -> methods.Arena:
+    return methods.Arena(session.policy(0), OraclePredictor(session.truth), session.penalty, 1.0)
+
+
+def test_mosaic_earns_more_from_more_of_the_same_samples(session: Session, arena: methods.Arena) -> None:
+    contexts = methods.with_ids(session.test_contexts(6))
+    drawn = draw(arena, contexts, 8, arena.policy.sampling, 1)
+    rewards = {}
+    for m in (1, 4, 8):
+        played = play_mosaic(arena, contexts, drawn, m, 1)
+        assert all(a.generations == m for a in played.answers)
+        assert played.seconds == pytest.approx(drawn.seconds * m / 8)
+        rewards[m] = np.mean([r.reward for r in records_of(session, f"mosaic_{m}", contexts, played)])
+    assert rewards[1] < rewards[8]
+    assert rewards[1] <= rewards[4] <= rewards[8]
+
+
+def test_every_rival_shows_all_of_its_winners_and_charges_at_most_their_bids(
+    session: Session, arena: methods.Arena
+) -> None:
+    contexts = methods.with_ids(session.test_contexts(6))
+    sampling = replace(arena.policy.sampling, temperature=0.5)
+    forced: dict[str, Rival] = {
+        "most_relevant": MostRelevant("pctr", sampling),
+        "highest_bids": HighestBids(sampling),
+        "gsp": Gsp(gsp.GspSettings(slots=2), sampling),
+        "segment": Segment(segment.SegmentSettings(segments=2), 0.1, sampling),
+        "lera": Lera(lera.LeraSettings(candidates=4, slots=2), 0.1, sampling),
     }
-    assert rewards["mosaic"] > rewards["pretrained"]
-    assert all(a.generations == 8 for a in best.answers)
-
-
-def test_auctions_held_before_generation_show_winners_only(session: Session) -> None:
-    contexts = methods.with_ids(session.contexts.test(6))
-    base, truth = session.policy(0), OraclePredictor(session.truth)
-    for played in (
-        methods.play_gsp(base, truth, contexts, gsp.GspSettings(slots=2), 1),
-        methods.play_segment(base, contexts, segment.SegmentSettings(segments=2), 0.1, 1),
-    ):
+    for name, rival in forced.items():
+        played = rival.play(arena, contexts, 1)
+        assert len(played.answers) == len(contexts)
         for context, own in zip(contexts, played.answers, strict=True):
             bids = context.bids()
+            assert own.generation.answer.faults == ()
+            assert set(own.generation.answer.shown()) == set(own.click_prices), name
             assert len(own.click_prices) <= 2
-            assert set(own.generation.answer.shown()) <= set(own.click_prices)
+            assert own.generations == 1
             assert all(price <= bids[ad] for ad, price in own.click_prices.items())
+
+
+def test_winners_of_segments_are_shown_in_the_order_of_their_segments(session: Session, arena: methods.Arena) -> None:
+    contexts = methods.with_ids(session.test_contexts(4))
+    played = Segment(segment.SegmentSettings(segments=3), 0.1, arena.policy.sampling).play(arena, contexts, 3)
+    for own in played.answers:
+        assert own.generation.answer.shown() == tuple(own.click_prices)
+
+
+def test_the_token_auction_costs_a_generation_for_each_advertiser(session: Session, arena: methods.Arena) -> None:
+    contexts = methods.with_ids(session.test_contexts(4))
+    played = Token(token.TokenSettings(advertisers=3), 0.1, arena.policy.sampling).play(arena, contexts, 1)
+    assert [own.generations for own in played.answers] == [3] * 4
+    assert all(own.generation.answer.faults == () for own in played.answers)
+    assert any(own.generation.answer.shown() for own in played.answers)
+
+
+def test_tuning_keeps_the_settings_of_the_highest_reward_and_counts_all(session: Session, arena: methods.Arena) -> None:
+    contexts = methods.with_ids(session.contexts.validation())
+    sampling = replace(arena.policy.sampling, temperature=0.2)
+    # A reserve above every score shows nothing; without a penalty any ad earns more than that.
+    arena = replace(arena, penalty=Penalty(per_ad=0.0, per_extra_ad=0.0, per_fault=0.0))
+    grid = [Gsp(gsp.GspSettings(2, reserve), sampling) for reserve in (10**9, 0)]
+    tuned = tune(arena, grid, contexts, 1)
+    assert tuned.tried == 2
+    assert tuned.chosen == grid[1]
+    assert tuned.reward == methods.learned_reward(arena, contexts, grid[1].play(arena, contexts, 1).answers)
+    assert tuned.reward > 0
+
+
+def test_every_grid_is_at_least_as_large_as_our_own_budget() -> None:
+    sampling = Policy.load("tiny").sampling
+    quick = load_config("quick", [])
+    ours = 1 + quick.epochs + len(quick.evaluation.temperatures)
+    sizes = {name: len(grid) for name, grid in grids(sampling).items()} | {"mosaic": len(mosaic_grid(sampling))}
+    assert min(sizes.values()) >= ours, sizes
 
 
 def test_a_sweep_changes_one_bid_and_measures_that_ad() -> None:

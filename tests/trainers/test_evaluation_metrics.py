@@ -12,10 +12,20 @@ from hypothesis import strategies as st
 
 from mechanism.errors import InputError
 from tests.trainers.evaluation_report import made_up_records
-from trainers.evaluation.metrics import METHODS, METRICS, AnswerRecord, compare, ratios, summarise
+from trainers.evaluation.metrics import (
+    BASELINES,
+    METHODS,
+    METRICS,
+    SINGLE_GENERATION,
+    AnswerRecord,
+    best_single_generation,
+    compare,
+    ratios,
+    summarise,
+)
 
 
-def record(query: str = "q", method: str = "mosaic", **figures: float) -> AnswerRecord:
+def record(query: str = "q", method: str = "mosaic_20", **figures: float) -> AnswerRecord:
     base = AnswerRecord(query, method, 10.0, 5.0, 0.4, 0.6, 1, 0, 0.7, 1, 0.1)
     return replace(base, **figures)
 
@@ -32,7 +42,7 @@ def test_the_names_are_those_of_the_report() -> None:
         "generations_per_query",
         "seconds_per_query",
     )
-    assert METHODS == ("pretrained", "mosaic", "gsp", "segment", "llm_auction", "oracle")
+    assert {*SINGLE_GENERATION, *BASELINES, "llm_auction"} <= set(METHODS)
     assert tuple(summarise([record()], seed=0)) == METRICS
 
 
@@ -112,7 +122,7 @@ def test_no_fault_seen_does_not_claim_that_none_can_happen() -> None:
     ],
 )
 def test_an_impossible_figure_is_refused_by_name(field: str, value: float) -> None:
-    with pytest.raises(InputError, match=rf"mosaic, query q: .*{field if field != 'ads' else ''}"):
+    with pytest.raises(InputError, match=rf"mosaic_20, query q: .*{field if field != 'ads' else ''}"):
         record(**{field: value})
 
 
@@ -167,7 +177,9 @@ def test_methods_on_other_queries_cannot_be_compared() -> None:
 
 
 def test_only_baselines_that_ran_are_compared() -> None:
-    records = {method: made_up_records(method, queries=30) for method in ("llm_auction", "mosaic", "gsp")}
-    assert list(ratios(records, seed=0)) == ["mosaic"]
+    records = {method: made_up_records(method, queries=30) for method in ("llm_auction", "mosaic_20", "token", "gsp")}
+    assert list(ratios(records, seed=0)) == ["gsp", "mosaic_20"]
+    assert best_single_generation(records) == "gsp"
+    assert best_single_generation({"llm_auction": records["llm_auction"]}) is None
     del records["llm_auction"]
     assert ratios(records, seed=0) == {}

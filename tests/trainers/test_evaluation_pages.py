@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.trainers.evaluation_report import made_up_report, made_up_sample
 from trainers.evaluation.page import MAX_EPOCHS, plots, render_html, segments
 from trainers.evaluation.report import Allocation, Compared, Epoch, Figure, Property, Report, Sample, ShownAd
-from trainers.evaluation.text import number, print_report, ratio_words, span, verdict
+from trainers.evaluation.text import headline, number, print_report, ratio_words, span, verdict
 
 HOSTILE = "</p><script>alert('x')</script><img src=x onerror=alert(1)> {{ 7*7 }} {% raw %} \u202e & \"quoted\""
 
@@ -68,7 +68,7 @@ def test_the_page_says_what_was_measured(page: str, report: Report) -> None:
     text = " ".join(Outline(page).words)
     for words in ("Revenue per query", "LLM-Auction, learned pCTR", "paper: 2.67×", "✓ holds", report.meta.command):
         assert words in text
-    ratio = report.ratios["mosaic"]["revenue_per_query"].ratio
+    ratio = report.ratios["mosaic_20"]["revenue_per_query"].ratio
     assert ratio is not None
     assert number(ratio.mean, 2) + "×" in text
     assert "0 of 12\u202f000 charges" in text
@@ -92,7 +92,7 @@ def test_hostile_text_stays_text(report: Report) -> None:
 def test_any_answer_comes_out_as_it_went_in(title: str, rest: str) -> None:
     sample = Sample(
         query="q",
-        method="mosaic",
+        method="mosaic_20",
         text=rest + title + rest,
         ads=(ShownAd(id="a", title=title, start=len(rest), end=len(rest) + len(title)),),
     )
@@ -178,3 +178,17 @@ def test_numbers_read_well() -> None:
     assert span(Figure(mean=1, lo=1, hi=1), 1) == ""
     no_ratio = Compared(ratio=None, difference=Figure(mean=3.0, lo=-1.0, hi=7.0))
     assert ratio_words(no_ratio) == ("+3.00", "\N{MINUS SIGN}1.00 to 7.00")
+
+
+def test_the_first_line_names_who_is_ahead(report: Report) -> None:
+    first = headline(report)
+    assert "ahead of the best rival of one generation, GSP" in first
+    assert "of the attainable optimum" in first
+    assert first in " ".join(Outline(render_html(report)).words)
+    ours, gsp = report.ratios["gsp"]["reward_per_query"], report.ratios["gsp"]
+    assert ours.difference is not None
+    for bounds, words in (((-9.0, -4.0), "behind"), ((-4.0, 2.0), "not separated from")):
+        found = Compared(ratio=None, difference=Figure(mean=bounds[0] / 2 + bounds[1] / 2, lo=bounds[0], hi=bounds[1]))
+        changed = {**report.ratios, "gsp": {**gsp, "reward_per_query": found}}
+        assert f"{words} the best rival" in headline(report.model_copy(update={"ratios": changed}))
+    assert headline(made_up_report(("llm_auction",))) == ""

@@ -11,7 +11,7 @@ import pytest
 
 from mechanism.errors import InputError
 from mechanism.statistics import Interval
-from tests.trainers.evaluation_report import made_up_report, made_up_sample
+from tests.trainers.evaluation_report import LEVELS, made_up_report, made_up_sample
 from trainers.evaluation.harness import machine_summary, package_versions
 from trainers.evaluation.metrics import METRICS
 from trainers.evaluation.page import write_report
@@ -38,7 +38,7 @@ def test_a_report_is_written_to_any_file_system_and_over_an_older_one(report: Re
 
 def test_the_json_has_the_agreed_names(report: Report) -> None:
     data = json.loads(encode_report(report))
-    assert set(data["methods"]) == {"pretrained", "mosaic", "gsp", "segment", "llm_auction", "oracle"}
+    assert set(data["methods"]) == set(LEVELS)
     for figures in data["methods"].values():
         assert tuple(figures) == METRICS
         assert all(set(figure) == {"mean", "lo", "hi"} for figure in figures.values())
@@ -52,7 +52,7 @@ def test_the_json_has_the_agreed_names(report: Report) -> None:
     }
     assert data["ratios"]["pretrained"]["reward_per_query"]["ratio"] is None
     assert data["ratios"]["pretrained"]["reward_per_query"]["difference"]["mean"] > 0
-    assert data["ratios"]["mosaic"]["revenue_per_query"]["ratio"]["mean"] > 1
+    assert data["ratios"]["mosaic_20"]["revenue_per_query"]["ratio"]["mean"] > 1
     assert data["epochs"][2]["pairs"] == 902
     assert data["epochs"][0]["pctr_auc"] is None
     assert data["train_seconds"] == 548.0
@@ -84,11 +84,11 @@ def spoil(report: Report, *path: str | int, value: Any) -> str:
 @pytest.mark.parametrize(
     ("path", "value", "named"),
     [
-        (("methods", "mosaic", "ctr", "mean"), "high", "methods.mosaic.ctr.mean: 'high'"),
-        (("methods", "mosaic", "ctr", "lo"), 0.99, r"methods.mosaic.ctr: .*lo <= mean <= hi"),
-        (("methods", "mosaic", "ctr"), ..., "methods.mosaic: .*lacks ctr"),
+        (("methods", "mosaic_20", "ctr", "mean"), "high", "methods.mosaic_20.ctr.mean: 'high'"),
+        (("methods", "mosaic_20", "ctr", "lo"), 0.99, r"methods.mosaic_20.ctr: .*lo <= mean <= hi"),
+        (("methods", "mosaic_20", "ctr"), ..., "methods.mosaic_20: .*lacks ctr"),
         (("methods", "magic"), {}, "methods.magic: 'magic'.*unknown name"),
-        (("methods", "mosaic", "profit"), {"mean": 1, "lo": 1, "hi": 1}, "methods.mosaic.profit: 'profit'"),
+        (("methods", "mosaic_20", "profit"), {"mean": 1, "lo": 1, "hi": 1}, "methods.mosaic_20.profit: 'profit'"),
         (("properties", "continuity", "holds"), ..., r"properties.continuity.holds: .*absent"),
         (("properties", "fairness"), {"mean": 1, "lo": 1, "hi": 1, "holds": True}, "properties.fairness"),
         (("epochs", 1, "epoch"), -1, "epochs.1.epoch: -1"),
@@ -130,14 +130,14 @@ def test_a_file_that_is_no_report_is_named(tmp_path: Path) -> None:
 
 
 def test_a_sample_keeps_its_ads_in_place_and_apart() -> None:
-    sample = made_up_sample("mosaic")
+    sample = made_up_sample("mosaic_20")
     ad = sample.ads[0]
     assert sample.text[ad.start : ad.end] == ad.title
     assert (ad.bid, ad.ctr) == (64.0, 0.46)
     with pytest.raises(ValueError, match="overlaps"):
         Sample(
             query="q",
-            method="mosaic",
+            method="mosaic_20",
             text="abcdef",
             ads=(ShownAd(id="a", title="abc", start=0, end=3), ShownAd(id="b", title="cd", start=2, end=4)),
         )

@@ -10,8 +10,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -19,21 +18,20 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from inference.encoder import shared_encoder
 from inference.policy import Policy
-from mechanism.baselines import BaselineAnswer
-from mechanism.objective import reward
-from mechanism.prompt import MICROS_PER_POINT
 from mechanism.types import Context
 from trainers.artifacts.run_directory import EVALUATION
 from trainers.evaluation import methods
-from trainers.evaluation.metrics import AnswerRecord, ratios, summarise
+from trainers.evaluation.comparison import Entrants, Findings, arena_of, play_all
+from trainers.evaluation.equilibria import PlayRival
+from trainers.evaluation.metrics import best_single_generation, ratios, summarise
 from trainers.evaluation.properties import measure_properties
 from trainers.evaluation.report import (
     Calibration,
     Epoch,
     Machine,
     Meta,
+    PerQuery,
     Report,
     Sample,
     compared,
@@ -43,7 +41,6 @@ from trainers.irpo.loop import SECONDS, best_epoch
 from trainers.irpo.phases import FIGURES, finished
 from trainers.irpo.session import Session
 from trainers.irpo.temperature import served_policy
-from trainers.reward.quality import answer_qualities
 
 PACKAGES: Final = ("llm-auction", "torch", "transformers", "trl", "deepspeed", "numpy")
 """Packages whose versions can change a figure."""
@@ -52,32 +49,25 @@ _CPUINFO: Final = Path("/proc/cpuinfo")
 SAMPLE_ANSWERS = 8
 
 
-@dataclass(slots=True)
-class Findings:
-    """Records and answers by method, of the methods run so far."""
-
-    records: dict[str, list[AnswerRecord]] = field(default_factory=dict)
-    answers: dict[str, tuple[BaselineAnswer, ...]] = field(default_factory=dict)
-
-
 def evaluate_run(
     session: Session,
     report: Callable[[str], None],
     command: str,
-    oracle: Session | None = None,
+    entrants: Entrants | None = None,
     epoch: int | None = None,
 ) -> Report:
-    """Evaluate a run's best epoch, or `epoch`, against its base and the baselines.
+    """Evaluate a run's best epoch, or `epoch`, against its base, the rivals and `entrants`.
 
-    `oracle` is a second run, trained on true probabilities. `report` takes progress lines, `command` is recorded.
+    `report` takes progress lines, `command` is recorded.
     """
     chosen = best_epoch(session) if epoch is None else epoch
     last = max(e for e in range(1, session.config.epochs + 1) if finished(session, "reward_model", e))
     contexts = methods.with_ids(session.test_contexts(session.config.evaluation.queries))
-    seed = session.seed(0, 40)
-    found = Findings()
-    _play_methods(session, found, contexts, chosen, last, seed, report, oracle)
-    result = _report(session, found, contexts, served_policy(session, chosen), "llm_auction", command, report)
+    arena = arena_of(session, last)
+    found = play_all(session, arena, contexts, chosen, entrants or Entrants(), report)
+    auction = found.rivals["gsp"]
+    games: dict[str, PlayRival] = {"gsp": lambda own, seed: auction.play(arena, own, seed).answers}
+    result = _report(session, found, contexts, served_policy(session, chosen), "llm_auction", command, report, games)
     return result.model_copy(
         update={
             "epochs": _epochs(session),
@@ -95,9 +85,7 @@ def evaluate_model(session: Session, method: str, report: Callable[[str], None],
     contexts = methods.with_ids(session.test_contexts(session.config.evaluation.queries))
     found = Findings()
     report(f"{session.config.base}")
-    played = methods.play_policy(session.policy(0), contexts, session.seed(0, 40))
-    found.answers[method] = played.answers
-    found.records[method] = records_of(session, method, contexts, played)
+    found.add(session, method, contexts, methods.play_policy(session.policy(0), contexts, session.seed(0, 40)))
     return _report(session, found, contexts, session.policy(0), method, command, report)
 
 
@@ -109,10 +97,14 @@ def _report(
     method: str,
     command: str,
     report: Callable[[str], None],
+    games: Mapping[str, PlayRival] | None = None,
 ) -> Report:
-    """Measure the properties of `ours` (the policy of `method`) and build the report."""
+    """Measure the properties of `ours` (the policy of `method`) and build the report.
+
+    `games` are the rivals that are played at equilibrium too.
+    """
     seed = session.seed(0, 40)
-    measured = measure_properties(session, found.answers[method], contexts, ours, seed, report)
+    measured = measure_properties(session, found.answers[method], contexts, ours, seed, report, games)
     summaries = {name: summarise(records, seed) for name, records in found.records.items()}
     report("writing the report")
     return Report(
@@ -129,79 +121,17 @@ def _report(
             digest=ours.digest,
         ),
         methods={name: figures(metrics) for name, metrics in summaries.items()},
-        ratios=compared(ratios(found.records, seed)) if "llm_auction" in found.records else {},
+        ratios=compared(ratios(found.records, seed)),
+        best_single_generation=best_single_generation(found.records),
+        tuning=found.tuning,
+        per_query={name: PerQuery.of(records) for name, records in found.records.items()},
+        equilibrium=None if measured.equilibrium is None else measured.equilibrium.to_dict(),
         properties=measured.properties,
         allocation=measured.allocation,
         continuity_curve=measured.continuity_curve,
         samples=_samples(session, found, contexts),
         constrained_answers=sum(r.generations for own in found.records.values() for r in own),
     )
-
-
-def _play_methods(
-    session: Session,
-    found: Findings,
-    contexts: Sequence[Context],
-    chosen: int,
-    last: int,
-    seed: int,
-    report: Callable[[str], None],
-    oracle: Session | None,
-) -> None:
-    lam, base, predictor = session.config.preference.lam, session.policy(0), session.predictor(last)
-
-    def record(name: str, played: methods.Played) -> None:
-        found.answers[name] = played.answers
-        found.records[name] = records_of(session, name, contexts, played)
-
-    report("pretrained")
-    record("pretrained", methods.play_policy(base, contexts, seed))
-    samples = session.config.evaluation.mosaic_samples
-    report("tuning the rivals on validation contexts")
-    held = methods.with_ids(session.contexts.validation()[:64])
-    tuned = methods.tune_baselines(
-        base, predictor, held, session.penalty, lam, samples, session.config.evaluation.temperatures, seed
-    )
-    report(f"mosaic, {samples} answers a query")
-    drawn = methods.play_mosaic(base, predictor, contexts, session.penalty, lam, samples, tuned.mosaic_sampling, seed)
-    record("mosaic", drawn)
-    report("gsp")
-    record("gsp", methods.play_gsp(base, predictor, contexts, tuned.gsp, seed))
-    report("segment")
-    record("segment", methods.play_segment(base, contexts, tuned.segment, tuned.sharpness, seed))
-    report(f"llm_auction, epoch {chosen}")
-    record("llm_auction", methods.play_policy(served_policy(session, chosen), contexts, seed))
-    if oracle is not None:
-        report("oracle")
-        record("oracle", methods.play_policy(served_policy(oracle, best_epoch(oracle)), contexts, seed))
-
-
-def records_of(session: Session, name: str, contexts: Sequence[Context], played: methods.Played) -> list[AnswerRecord]:
-    """Return one record per context under the simulator's true probabilities."""
-    generations = [own.generation for own in played.answers]
-    items = [(c.query, g.answer, g.finished) for c, g in zip(contexts, generations, strict=True)]
-    qualities = answer_qualities(items, shared_encoder().encode)
-    records = []
-    for context, own, quality in zip(contexts, played.answers, qualities, strict=True):
-        answer = own.generation.answer
-        causes = session.truth.causes(context, answer)
-        ctr = {ad: cause.probability for ad, cause in causes.items()}
-        records.append(
-            AnswerRecord(
-                query_id=context.id,
-                method=name,
-                revenue=sum(own.click_prices[ad] * p for ad, p in ctr.items()) / MICROS_PER_POINT,
-                reward=reward(answer, context.bids(), ctr, session.penalty, session.config.preference.lam),
-                clicks_expected=sum(ctr.values()),
-                relevance_sum=sum(c.relevance for c in causes.values()),
-                ads=len(ctr),
-                invalid=len(answer.faults),
-                quality=quality,
-                generations=own.generations,
-                seconds=played.seconds / len(contexts),
-            )
-        )
-    return records
 
 
 def _epochs(session: Session) -> tuple[Epoch, ...]:

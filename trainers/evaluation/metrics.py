@@ -25,7 +25,23 @@ from mechanism.statistics import (
     resampled_means,
 )
 
-METHODS: Final = ("pretrained", "mosaic", "gsp", "segment", "llm_auction", "oracle")
+METHODS: Final = (
+    "pretrained",
+    "most_relevant",
+    "highest_bids",
+    "gsp",
+    "segment",
+    "token",
+    "lera",
+    "mosaic_5",
+    "mosaic_20",
+    "mosaic_50",
+    "best_of_m",
+    "rloo",
+    "llm_auction",
+    "oracle",
+    "optimum",
+)
 """Names of the methods in a report, in the order in which they are shown."""
 
 FIELD: Final[Mapping[str, str]] = {
@@ -47,7 +63,18 @@ PER_AD: Final = ("ctr", "relevance")
 
 COMPARED: Final = ("revenue_per_query", "reward_per_query", "ctr", "relevance")
 """Metrics that are compared."""
-BASELINES: Final = ("pretrained", "mosaic")
+SINGLE_GENERATION: Final = (
+    "pretrained",
+    "most_relevant",
+    "highest_bids",
+    "gsp",
+    "segment",
+    "lera",
+    "best_of_m",
+    "rloo",
+)
+"""Rivals that write one answer a query, as the trained policy does."""
+BASELINES: Final = (*SINGLE_GENERATION, "mosaic_20", "optimum")
 """Methods that the trained policy is compared with."""
 
 _LEVEL = 0.95
@@ -186,6 +213,15 @@ def ratios(records: Mapping[str, Sequence[AnswerRecord]], seed: int) -> dict[str
         for baseline in BASELINES
         if baseline in records
     }
+
+
+def best_single_generation(records: Mapping[str, Sequence[AnswerRecord]]) -> str | None:
+    """Return the rival of SINGLE_GENERATION with the highest reward per query, None if `records` holds none.
+
+    It is chosen on the queries that it is then compared on, which favours the rival.
+    """
+    rivals = [name for name in SINGLE_GENERATION if name in records]
+    return max(rivals, key=lambda name: math.fsum(r.reward for r in records[name]) / len(records[name]), default=None)
 
 
 def _fraction(

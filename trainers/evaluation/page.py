@@ -29,6 +29,7 @@ from trainers.evaluation.text import (
     METRIC,
     PAPER_RATIO,
     PROPERTY,
+    headline,
     machine_words,
     number,
     ratio_words,
@@ -42,12 +43,14 @@ INK, FAINT = "#16202e", "#c3ccd9"
 # Okabe and Ito's hues, each in a tone that stands out from white and one that does from near-black.
 SERIES: Final[Mapping[str, tuple[str, str, Any]]] = {
     "pretrained": ("#6b7688", "#a3afc2", (0, (1, 1.6))),
-    "mosaic": ("#c04d00", "#ff9b5c", (0, (5, 2))),
+    "mosaic_20": ("#c04d00", "#ff9b5c", (0, (5, 2))),
     "gsp": ("#007a5a", "#3fd0a6", (0, (5, 1.5, 1, 1.5))),
     "segment": ("#a8457c", "#ee9cc6", (0, (3, 1.5, 1, 1.5, 1, 1.5))),
     "llm_auction": ("#0064a8", "#62b8f5", "-"),
     "oracle": ("#7d6500", "#ecd05a", (0, (9, 2.5))),
+    "optimum": ("#16202e", "#e8ecf3", (0, (2, 3))),
 }
+"""Methods that are drawn, with their colours in a light and a dark page, and their dashes."""
 PAIR: Final[Mapping[str, str]] = {
     INK: "#e8ecf3",
     FAINT: "#3a475b",
@@ -139,11 +142,12 @@ def render_html(report: Report) -> str:
         report=report,
         meta=report.meta,
         machine=machine_words(report.meta.machine),
+        headline=headline(report),
         headlines=headlines(report),
         metrics=[METRIC[metric] for metric in METRICS],
         methods=[(name, *METHOD[name], [_figure_cell(report, name, metric) for metric in METRICS]) for name in methods],
-        baselines=[METHOD[name] for name in baselines],
-        ratios=[(METRIC[metric], [_ratio_cell(report, name, metric) for name in baselines]) for metric in COMPARED],
+        compared=[METRIC[metric] for metric in COMPARED],
+        ratios=[(*METHOD[name], [_ratio_cell(report, name, metric) for metric in COMPARED]) for name in baselines],
         properties=[
             (PROPERTY[name], report.properties[name].holds, verdict(name, report.properties[name]))
             for name in PROPERTIES
@@ -206,8 +210,8 @@ def _baseline(name: str) -> str:
 
 
 def _calls_of(report: Report) -> str:
-    mosaic = report.methods.get("mosaic")
-    return f"MOSAIC: {number(mosaic['generations_per_query'].mean, 1)}" if mosaic else ""
+    mosaic = report.methods.get("mosaic_20")
+    return f"MOSAIC-20: {number(mosaic['generations_per_query'].mean, 1)}" if mosaic else ""
 
 
 def _figure_cell(report: Report, method: str, metric: str) -> Cell:
@@ -249,11 +253,10 @@ def _learning(report: Report) -> Figure:
         points = [(e.epoch, getattr(e, metric)) for e in report.epochs if getattr(e, metric) is not None]
         colour = SERIES["llm_auction"][0]
         axes.plot(*zip(*points, strict=True) if points else ([], []), "o-", color=colour, ms=4.5, label="LLM-Auction")
-        for method in METHODS:
+        for method, (light, _, dashes) in SERIES.items():
             figures = report.methods.get(method)
             if method == "llm_auction" or figures is None or figures[metric].mean is None:
                 continue
-            light, _, dashes = SERIES[method]
             axes.axhline(figures[metric].mean, color=light, linestyle=dashes, lw=1.6, label=METHOD[method][0])
         axes.set_title(title)
         axes.set_xlabel("Epoch (0: before training)")
@@ -294,7 +297,7 @@ def _continuity(report: Report) -> Figure:
     measured = report.properties.get("continuity")
     at = (measured.model_extra or {}).get("at") if measured else None
     if isinstance(at, list) and len(at) == 2:
-        mosaic = SERIES["mosaic"][0]
+        mosaic = SERIES["mosaic_20"][0]
         axes.axvspan(at[0], at[1], color=mosaic, alpha=0.35, lw=0, label=f"largest jump, bid {at[0]:g} to {at[1]:g}")
     axes.set_xlabel("Bid of the ad (bid points)")
     axes.set_ylabel("Expected clicks per answer")

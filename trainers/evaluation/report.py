@@ -7,7 +7,7 @@ A figure that was not measured is absent or null. Measuring is left to `harness`
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
@@ -19,16 +19,19 @@ from mechanism.prompt import MICROS_PER_POINT
 from mechanism.statistics import Interval
 from mechanism.types import Answer, Context
 from trainers.artifacts.store import to_json
-from trainers.evaluation.metrics import METHODS, METRICS, BaselineComparison
+from trainers.evaluation.metrics import FIELD, METHODS, METRICS, AnswerRecord, BaselineComparison, by_query
 
 REPORT_JSON: Final = "report.json"
 REPORT_HTML: Final = "report.html"
+DECIMALS: Final = 4
+"""Of figures per query."""
 PROPERTIES: Final = (
     "monotonicity",
     "continuity",
     "individual_rationality",
     "value_maximiser_ic",
     "exploitability",
+    "equilibrium",
     "new_titles",
 )
 """Names of the properties, in the order in which they are shown."""
@@ -96,6 +99,42 @@ class Property(_Part):
     lo: Finite | None
     hi: Finite | None
     holds: bool
+
+
+class Tuning(_Part):
+    """How a method's settings were chosen on validation contexts: number tried, the winner, its learned reward."""
+
+    tried: Annotated[int, Field(ge=1)]
+    chosen: str
+    learned_reward: Finite | None = None
+
+
+class PerQuery(_Part):
+    """One method's figures for each query, rounded, by which reports of several seeds are merged (`seeds`)."""
+
+    query: tuple[str, ...]
+    revenue: tuple[float, ...]
+    reward: tuple[float, ...]
+    clicks_expected: tuple[float, ...]
+    relevance_sum: tuple[float, ...]
+    ads: tuple[float, ...]
+    invalid: tuple[float, ...]
+    quality: tuple[float, ...]
+    generations: tuple[float, ...]
+    seconds: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        for name in FIELD.values():
+            _check_length(name, getattr(self, name), self.query, "query")
+        return self
+
+    @classmethod
+    def of(cls, records: Sequence[AnswerRecord]) -> Self:
+        """Build the figures from one method's records."""
+        table = by_query(records)
+        columns = {name: [round(row[name], DECIMALS) for row in table.values()] for name in FIELD.values()}
+        return cls.model_validate({"query": list(table), **columns})
 
 
 class Epoch(_Part):
@@ -248,6 +287,12 @@ class Report(_Part):
     methods: dict[MethodName, Annotated[dict[MetricName, Figure], AfterValidator(_complete)]]
     ratios: dict[MethodName, dict[MetricName, Compared]] = Field(default_factory=dict)
     properties: dict[PropertyName, Property] = Field(default_factory=dict)
+    best_single_generation: MethodName | None = None
+    """The rival of one generation with the highest reward; its comparison with ours is in `ratios`."""
+    tuning: dict[MethodName, Tuning] = Field(default_factory=dict)
+    per_query: dict[MethodName, PerQuery] = Field(default_factory=dict)
+    equilibrium: dict[str, Any] | None = None
+    """Payment rules at equilibrium between bidders that shade (`mechanism.properties.EquilibriumComparison`)."""
     epochs: tuple[Epoch, ...] = ()
     allocation: Allocation | None = None
     continuity_curve: ContinuityCurve | None = None

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +22,8 @@ from trainers.evaluation.report import Compared, Figure, Machine, Property, Repo
 MINUS: Final = "\N{MINUS SIGN}"
 TIMES: Final = "\N{MULTIPLICATION SIGN}"
 ABSENT: Final = "\N{EN DASH}"
+ON_ONE_LINE: Final = 5
+"""Metrics of a method that fit on a line of the terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,20 @@ METRIC: Final[Mapping[str, MetricWords]] = {
 
 METHOD: Final[Mapping[str, tuple[str, str]]] = {
     "pretrained": ("pretrained", "Pretrained model"),
-    "mosaic": ("MOSAIC", "MOSAIC, best of many samples"),
-    "gsp": ("GSP", "GSP position auction, then rewriting"),
+    "most_relevant": ("most relevant", "The two most relevant ads, bids unread"),
+    "highest_bids": ("highest bids", "The two highest bids, ads unread"),
+    "gsp": ("GSP", "GSP position auction, winners written in"),
     "segment": ("segment", "Segment auction over retrieved ads"),
+    "token": ("token", "Token auction over retrieved advertisers"),
+    "lera": ("LERA", "LERA, retrieved ads ranked by logits"),
+    "mosaic_5": ("MOSAIC-5", "MOSAIC, best of 5 samples"),
+    "mosaic_20": ("MOSAIC-20", "MOSAIC, best of 20 samples"),
+    "mosaic_50": ("MOSAIC-50", "MOSAIC, best of 50 samples"),
+    "best_of_m": ("best of M", "Supervised training on the best of M samples"),
+    "rloo": ("RLOO", "RLOO policy gradient on the same rollouts"),
     "llm_auction": ("LLM-Auction", "LLM-Auction, learned pCTR"),
     "oracle": ("oracle", "LLM-Auction, oracle feedback"),
+    "optimum": ("optimum", "Best attainable answer, by search"),
 }
 """Short and full name of each method."""
 
@@ -63,13 +74,14 @@ PROPERTY: Final[Mapping[str, str]] = {
     "individual_rationality": "Individual rationality",
     "value_maximiser_ic": "Incentive compatibility, value maximisers (Theorem 4.5)",
     "exploitability": "Equilibrium, utility maximisers (Corollary 4.4)",
+    "equilibrium": "Revenue and welfare at equilibrium, bidders shading",
     "new_titles": "Ads under titles that are new to the model",
 }
 
 PAPER_RATIO: Final[Mapping[tuple[str, str], float]] = {
     ("pretrained", "revenue_per_query"): 2.67,
-    ("mosaic", "revenue_per_query"): 1.71,
-    ("mosaic", "reward_per_query"): 2.17,
+    ("mosaic_20", "revenue_per_query"): 1.71,
+    ("mosaic_20", "reward_per_query"): 2.17,
 }
 """What arXiv 2512.10551 reports for (baseline, metric), in its own environment."""
 
@@ -216,22 +228,42 @@ _SENTENCE: Final[Mapping[str, Callable[[Property, Mapping[str, Any]], str]]] = {
 }
 
 
-def methods_table(report: Report) -> Table:
-    """Build the table of metrics by methods, `mean±half` with the wider half of the 95% interval."""
+def headline(report: Report) -> str:
+    """Return in one sentence how our reward stands to the best rival of one generation and to the optimum.
+
+    "" where the report compares nothing.
+    """
+    best, ours = report.best_single_generation, report.methods.get("llm_auction")
+    if best is None or ours is None:
+        return ""
+    found = report.ratios[best]["reward_per_query"]
+    figure, interval = ratio_words(found)
+    above = found.difference is not None and found.difference.lo is not None and found.difference.lo > 0
+    below = found.difference is not None and found.difference.hi is not None and found.difference.hi < 0
+    standing = "ahead of" if above else "behind" if below else "not separated from"
+    reward = number(ours["reward_per_query"].mean, 1)
+    sentence = f"LLM-Auction earns a reward of {reward} per query: {standing} the best rival of one generation, "
+    sentence += f"{METHOD[best][0]} ({figure}{', ' + interval if interval else ''})"
+    if "optimum" in report.ratios:
+        share = report.ratios["optimum"]["reward_per_query"].ratio
+        sentence += f"; {_percent(None if share is None else share.mean, 0)} of the attainable optimum"
+    return sentence + "."
+
+
+def methods_table(report: Report, metrics: Sequence[str]) -> Table:
+    """Build the table of methods by metrics, `mean±half` with the wider half of the 95% interval."""
     caption = "± is the wider half of the 95% bootstrap interval over queries; money in bid points"
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
     table.add_column("", no_wrap=True)
-    names = [name for name in METHODS if name in report.methods]
-    for name in names:
-        table.add_column(METHOD[name][0], justify="right", style="bold" if name == "llm_auction" else "", no_wrap=True)
-    for metric in METRICS:
-        words = METRIC[metric]
+    for metric in metrics:
+        table.add_column(METRIC[metric].short, justify="right")
+    for name in [name for name in METHODS if name in report.methods]:
         cells = []
-        for name in names:
-            figure = report.methods[name][metric]
-            spread = half_width(figure, words.digits)
-            cells.append(Text.assemble(number(figure.mean, words.digits), (f"±{spread}" if spread else "", "dim")))
-        table.add_row(words.short, *cells)
+        for metric in metrics:
+            figure, digits = report.methods[name][metric], METRIC[metric].digits
+            spread = half_width(figure, digits)
+            cells.append(Text.assemble(number(figure.mean, digits), (f"±{spread}" if spread else "", "dim")))
+        table.add_row(METHOD[name][0], *cells, style="bold" if name == "llm_auction" else "")
     return table
 
 
@@ -239,23 +271,25 @@ def ratios_table(report: Report) -> Table:
     """Build the table of LLM-Auction over each baseline, with paired intervals."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), caption="paired 95% intervals", caption_justify="left")
     table.add_column("LLM-Auction over", no_wrap=True)
-    baselines = [name for name in METHODS if name in report.ratios]
-    for name in baselines:
-        table.add_column(METHOD[name][0], justify="right")
     for metric in COMPARED:
+        table.add_column(METRIC[metric].short, justify="right")
+    for name in [name for name in METHODS if name in report.ratios]:
         cells = []
-        for name in baselines:
+        for metric in COMPARED:
             found = report.ratios[name].get(metric)
             figure, interval = ratio_words(found) if found else ("", "")
             cells.append(Text.assemble(figure, (f"  ({interval})" if interval else "", "dim")))
-        table.add_row(METRIC[metric].short, *cells)
+        table.add_row(METHOD[name][0], *cells)
     return table
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print methods, ratios and properties, as far as the report holds them."""
+    """Print who is ahead, methods, ratios and properties, as far as the report holds them."""
+    if first := headline(report):
+        console.print(escape(first), highlight=False)
     if report.methods:
-        console.print(methods_table(report))
+        for metrics in (METRICS[:ON_ONE_LINE], METRICS[ON_ONE_LINE:]):
+            console.print(methods_table(report, metrics))
     if report.ratios:
         console.print(ratios_table(report))
     for name, found in report.properties.items():
