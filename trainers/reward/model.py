@@ -1,10 +1,9 @@
-"""The pCTR network: pctr_i = sigmoid(MLP([texts and scalars; e_user; e_ad])) (Eq. 3)."""
+"""Click predictors: the fitted pCTR model with the ids that it knows, and the simulator's truth in its place."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from mechanism.errors import PolicyError
 from mechanism.types import AdId, Answer, Context
 from simulator.clicks import ClickModel
 from trainers.config import RewardConfig
 from trainers.reward.features import Encode, Features, extract
+from trainers.reward.network import Inputs, PCTRNetwork
 
 
 class ClickPredictor(Protocol):
@@ -27,30 +26,6 @@ class ClickPredictor(Protocol):
     def probabilities(self, pairs: Sequence[tuple[Context, Answer]]) -> list[dict[AdId, float]]:
         """Return one dict per (context, answer): click probability by shown ad."""
         ...
-
-
-class PCTRNetwork(nn.Module):
-    """Logits of shown ads. Row 0 of each embedding table is for users and ads that training has not seen."""
-
-    def __init__(self, dense: int, users: int, ads: int, config: RewardConfig) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(dense)
-        self.user = nn.Embedding(users + 1, config.user_width)
-        self.ad = nn.Embedding(ads + 1, config.ad_width)
-        # Small at first: with a handful of clicks per user, an identity must earn its influence.
-        nn.init.normal_(self.user.weight, std=0.01)
-        nn.init.normal_(self.ad.weight, std=0.01)
-        widths = [dense + config.user_width + config.ad_width, *config.hidden]
-        layers: list[nn.Module] = []
-        for width, following in pairwise(widths):
-            layers += [nn.Linear(width, following), nn.ReLU()]
-        self.mlp = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
-
-    def forward(self, dense_ND: torch.Tensor, users_N: torch.Tensor, ads_N: torch.Tensor) -> torch.Tensor:
-        """Return logits, shape (N,)."""
-        inputs = torch.cat([dense_ND, self.user(users_N), self.ad(ads_N)], dim=-1)
-        logits: torch.Tensor = self.mlp(inputs)[:, 0]
-        return logits
 
 
 class PCTRModel:
@@ -62,18 +37,21 @@ class PCTRModel:
         self.ads = dict(ads)
         self._encode = encode
 
-    def tensors(self, features: Features) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the network's inputs for extracted features."""
-        users = torch.tensor([self.users.get(u, 0) for u in features.users_N], dtype=torch.int64)
-        ads = torch.tensor([self.ads.get(a, 0) for a in features.ads_N], dtype=torch.int64)
-        return torch.from_numpy(features.dense_ND), users, ads
+    def inputs(self, features: Features) -> Inputs:
+        """Return the network's inputs for extracted features; unknown ids are row 0."""
+        return self.network.inputs(
+            torch.from_numpy(features.texts_NKD),
+            torch.from_numpy(features.scalars_NS),
+            torch.tensor([self.users.get(u, 0) for u in features.users_N], dtype=torch.int64),
+            torch.tensor([self.ads.get(a, 0) for a in features.ads_N], dtype=torch.int64),
+        )
 
     def predict(self, features: Features) -> NDArray[np.float64]:
-        """Return click probabilities, shape (N,)."""
+        """Return click probabilities, shape (N,): the mean of the members'."""
         self.network.eval()
         with torch.inference_mode():
-            logits_N: torch.Tensor = self.network(*self.tensors(features))
-        return np.asarray(logits_N.sigmoid().double().numpy())
+            predicted_MN: torch.Tensor = self.network(self.inputs(features))
+        return np.asarray(predicted_MN.double().mean(0).numpy())
 
     def probabilities(self, pairs: Sequence[tuple[Context, Answer]]) -> list[dict[AdId, float]]:
         """Return the click probability by shown ad for every answer."""
@@ -87,7 +65,6 @@ class PCTRModel:
         """Write `pctr.safetensors` and `pctr.json`."""
         save_file(self.network.state_dict(), folder / "pctr.safetensors")
         about: dict[str, Any] = {
-            "dense": self.network.norm.normalized_shape[0],
             "users": self.users,
             "ads": self.ads,
             "config": config.model_dump(mode="json"),
@@ -104,7 +81,7 @@ class PCTRModel:
         try:
             about = json.loads((folder / "pctr.json").read_text(encoding="utf-8"))
             config = RewardConfig.model_validate(about["config"])
-            network = PCTRNetwork(about["dense"], len(about["users"]), len(about["ads"]), config)
+            network = PCTRNetwork(len(about["users"]), len(about["ads"]), config)
             network.load_state_dict(load_file(folder / "pctr.safetensors"))
         except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise PolicyError(f"{folder} holds no readable pCTR model: {error}") from error
