@@ -57,7 +57,7 @@ class ClickSettings:
     place: float = 0.1
     load: float = 0.12
     same_need_range: tuple[float, float] = (0.12, 0.4)
-    substitution: float = 3.0
+    substitution: float = 1.5
     flood_after: int = 3
 
 
