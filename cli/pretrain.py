@@ -13,22 +13,30 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("build/models/tiny"),
     steps: Annotated[int, typer.Option(help="Optimiser steps; 0: as in the recipe.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of world, corpus and weights.")] = 0,
+    start: Annotated[str, typer.Option("--from", help="Run only the recipe's last parts, on this base model.")] = "",
 ) -> None:
     """Train the tokenizer and the tiny base model on the built-in world's supervised corpus."""
     import torch
 
+    from inference.policy import Policy
     from trainers.pretraining.tiny_base import train_tiny_base
     from trainers.pretraining.tiny_model import Recipe
 
     recipe = Recipe(seed=seed, steps=steps) if steps else Recipe(seed=seed)
+    before = recipe.steps + sum(recipe.late_steps)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
-        task = progress.add_task("starting", total=recipe.steps + sum(recipe.late_steps))
+        task = progress.add_task("starting", total=sum(recipe.last_steps) + (0 if start else before))
 
         def step(done: int, loss: float) -> None:
             progress.update(task, completed=done, description=f"step {done}, loss {loss:.3f}")
 
-        policy, quality = train_tiny_base(recipe, lambda text: progress.update(task, description=text), step)
+        policy, quality = train_tiny_base(
+            recipe,
+            lambda text: progress.update(task, description=text),
+            step,
+            Policy.load(start) if start else None,
+        )
     # half precision halves the shipped file; the base model's published figures are measured on this file
     policy.model.to(torch.float16)
     out.mkdir(parents=True, exist_ok=True)

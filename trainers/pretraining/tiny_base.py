@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from inference.policy import Policy
 from mechanism.errors import GuardError
-from mechanism.types import Context
 from simulator.clicks import ClickModel
 from simulator.world import World
 from trainers.pretraining.augmentation import Unfamiliar
 from trainers.pretraining.bid_exercises import reading_accuracy, reading_exercise
-from trainers.pretraining.corpus import answer_exercise
+from trainers.pretraining.corpus import answer_exercise, judged_fit
 from trainers.pretraining.new_titles import LEAST, NewTitles, shown_under_new_titles
 from trainers.pretraining.supervised import SupervisedSettings, TokenisedExercise, train_supervised
 from trainers.pretraining.tiny_model import Recipe, new_policy, train_tokenizer
@@ -36,22 +34,32 @@ relevant ads only; LATE_WHOLE the share of the rest that is learned whole and no
 augmentation of each part."""
 NEW_AT_FIRST = Unfamiliar(titles=0.95, needs=0.4, unfiled=0.1, turns=0.0)
 """The first part's augmentation: while nearly every title is new, memorising titles does not pay."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastPart:
+    """One of the last parts: whole answers in the world's language, with shares of bid exercises and of fitting ads."""
+
+    reading: float
+    fitting: float
+    unfamiliar: Unfamiliar
+
+
+LAST_PARTS = (
+    LastPart(0.12, 0.15, Unfamiliar(titles=0.6, needs=0.2, unfiled=0.2, turns=0.08)),
+    LastPart(0.12, 0.30, Unfamiliar(titles=0.95, needs=0.2, unfiled=0.2, turns=0.08, whole=0.7)),
+    LastPart(0.10, 0.40, Unfamiliar(titles=1.0, needs=0.2, unfiled=0.2, turns=0.08, whole=0.35)),
+)
+"""First the language, then new titles: all of a list's, and at last some beside known ones."""
+JUDGED = 1400
+"""Number of training queries whose fit to the ads is computed for the last part: encoding a query takes time."""
 MEASURED = 200
 """Number of held-out contexts that a base is measured on."""
 LONGEST, SHORT = 24, 4
 """Most ads in a list that is not wide, and at the very beginning: copying is learned sooner from short lists."""
 
 
-def all_relevance(world: World, progress: Callable[[str], None]) -> dict[str, NDArray[np.float64]]:
-    """Compute the relevance of every ad to every training query, by query id, each of shape (ads,)."""
-    progress("encoding queries")
-    clicks, ads = ClickModel(), list(world.ads)
-    return {q.id: clicks.relevance(Context(q.id, q.text, (), q.profile), ads) for q in world.train_queries}
-
-
-def batches(
-    world: World, policy: Policy, relevance: dict[str, NDArray[np.float64]], recipe: Recipe
-) -> Iterator[list[TokenisedExercise]]:
+def batches(world: World, policy: Policy, recipe: Recipe) -> Iterator[list[TokenisedExercise]]:
     """Yield batches without end; one with all ads in its prompts is smaller, so that steps cost about the same."""
     rng = np.random.default_rng([recipe.seed, 2])
     for step in itertools.count():
@@ -67,7 +75,7 @@ def batches(
             if rng.random() < reading:
                 exercise = reading_exercise(world, query, candidates, rng, unfamiliar)
             else:
-                fit = relevance[query.id]
+                fit = judged_fit(world, query)
                 exercise = answer_exercise(
                     world, query, candidates, recipe.answers, fit, rng, recipe.heeded, unfamiliar
                 )
@@ -89,9 +97,7 @@ class BaseQuality:
     new_titles: NewTitles
 
 
-def late_batches(
-    world: World, policy: Policy, relevance: dict[str, NDArray[np.float64]], recipe: Recipe, part: int
-) -> Iterator[list[TokenisedExercise]]:
+def late_batches(world: World, policy: Policy, recipe: Recipe, part: int) -> Iterator[list[TokenisedExercise]]:
     """Yield batches of a late part without end: mostly answers, with mostly or only new titles."""
     unfamiliar = LATE_PARTS[part]
     rng = np.random.default_rng([recipe.seed, 4 + part])
@@ -108,7 +114,7 @@ def late_batches(
                     world, query, candidates, recipe.answers, fit, rng, 0.0, unfamiliar, only_fitting=True
                 )
             else:
-                fit, whole = relevance[query.id], rng.random() < LATE_WHOLE
+                fit, whole = judged_fit(world, query), rng.random() < LATE_WHOLE
                 exercise = answer_exercise(
                     world, query, candidates, recipe.answers, fit, rng, recipe.heeded, unfamiliar
                 )
@@ -117,27 +123,74 @@ def late_batches(
         yield batch
 
 
+def last_batches(world: World, policy: Policy, recipe: Recipe, number: int) -> Iterator[list[TokenisedExercise]]:
+    """Yield batches of a last part without end: answers as a sober assistant writes them."""
+    part, rng = LAST_PARTS[number], np.random.default_rng([recipe.seed, 9 + number])
+    order = np.random.default_rng([recipe.seed, 5]).permutation(len(world.train_queries))[:JUDGED]
+    while True:
+        candidates = int(rng.integers(1, LONGEST + 1))
+        batch: list[TokenisedExercise] = []
+        for _ in range(recipe.last_batch):
+            query = world.train_queries[order[rng.integers(len(order))]]
+            kind = rng.random()
+            if kind < part.reading:
+                exercise = reading_exercise(world, query, candidates, rng, part.unfamiliar)
+            elif kind < part.reading + part.fitting:
+                fit = np.array([float(ad.category in (query.category, query.also)) for ad in world.ads])
+                exercise = answer_exercise(
+                    world, query, candidates, recipe.answers, fit, rng, 0.0, part.unfamiliar, only_fitting=True
+                )
+                exercise = replace(exercise, learned="titles")
+            else:
+                fit = judged_fit(world, query)
+                exercise = answer_exercise(
+                    world, query, candidates, recipe.answers, fit, rng, recipe.heeded, part.unfamiliar
+                )
+            batch.append(TokenisedExercise.of(exercise, policy))
+        yield batch
+
+
 def train_tiny_base(
-    recipe: Recipe, report: Callable[[str], None], progress: Callable[[int, float], None]
+    recipe: Recipe, report: Callable[[str], None], progress: Callable[[int, float], None], start: Policy | None = None
 ) -> tuple[Policy, BaseQuality]:
-    """Run the recipe and return the policy and its quality.
+    """Run the recipe and return the policy and its quality; with `start`, run its last parts on that policy.
 
     GuardError for a base that cannot read bids, because IRPO would have nothing to strengthen, and for one that does
     not copy new titles, because no advertiser could book a new campaign.
     """
     world = World(recipe.seed)
-    report("training the tokenizer")
-    policy = new_policy(train_tokenizer(world, recipe), recipe)
-    relevance = all_relevance(world, report)
-    settings = SupervisedSettings(recipe.steps, recipe.learning_rate, warm_up=recipe.warm_up)
-    report(f"{sum(p.numel() for p in policy.model.parameters()):,} parameters, {recipe.steps} steps")
-    train_supervised(policy.model, batches(world, policy, relevance, recipe), settings, progress)
-    done_before, loss = recipe.steps, 0.0
-    for part, steps in enumerate(recipe.late_steps):
-        report("answers with new titles")
+    policy = _train_reading(world, recipe, report, progress) if start is None else start
+    done_before, loss = 0 if start is not None else recipe.steps + sum(recipe.late_steps), 0.0
+    for number, (steps, rate) in enumerate(zip(recipe.last_steps, recipe.last_learning_rates, strict=True)):
+        report("whole answers")
         loss = train_supervised(
             policy.model,
-            late_batches(world, policy, relevance, recipe, part),
+            last_batches(world, policy, recipe, number),
+            SupervisedSettings(steps, rate, warm_up=0.05),
+            lambda done, now, before=done_before: progress(before + done, now),  # type: ignore[misc]
+        )
+        done_before += steps
+    report("measuring")
+    quality = measure_base(policy, world, loss)
+    check_base(quality, recipe)
+    return policy, quality
+
+
+def _train_reading(
+    world: World, recipe: Recipe, report: Callable[[str], None], progress: Callable[[int, float], None]
+) -> Policy:
+    """Train a new policy to read offers and bids, and to copy titles that it has not seen."""
+    report("training the tokenizer")
+    policy = new_policy(train_tokenizer(world, recipe), recipe)
+    settings = SupervisedSettings(recipe.steps, recipe.learning_rate, warm_up=recipe.warm_up)
+    report(f"{sum(p.numel() for p in policy.model.parameters()):,} parameters, {recipe.steps} steps")
+    train_supervised(policy.model, batches(world, policy, recipe), settings, progress)
+    done_before = recipe.steps
+    for part, steps in enumerate(recipe.late_steps):
+        report("answers with new titles")
+        train_supervised(
+            policy.model,
+            late_batches(world, policy, recipe, part),
             SupervisedSettings(steps, recipe.late_learning_rate),
             lambda done, now, before=done_before: progress(before + done, now),  # type: ignore[misc]
         )
@@ -148,10 +201,7 @@ def train_tiny_base(
     policy.model.load_state_dict(
         {n: (1 - share) * before_last[n] + share * w for n, w in policy.model.state_dict().items()}
     )
-    report("measuring")
-    quality = measure_base(policy, world, loss)
-    check_base(quality, recipe)
-    return policy, quality
+    return policy
 
 
 def measure_base(policy: Policy, world: World, loss: float) -> BaseQuality:

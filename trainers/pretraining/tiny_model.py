@@ -45,6 +45,7 @@ class Recipe:
     first `reading_first` of the `steps`, which are almost nothing else. `late_steps`: further steps in two parts with
     their own schedules, on answers whose ads mostly, then all, have new titles; the weights after both parts are
     averaged (`last_share` of the second), because the first alone prefers known titles and the second new ones.
+    `last_steps`: whole answers, the way the base speaks; these parts alone can be repeated on an existing base.
     `heeded`, `unfamiliar`: see `trainers.pretraining.corpus`. A base that names the highest bid for a need in less than
     `least_accuracy` of the questions (`least_accuracy_new` with new titles) is refused.
     """
@@ -63,6 +64,9 @@ class Recipe:
     late_steps: tuple[int, int] = (450, 300)
     late_learning_rate: float = 1.5e-3
     last_share: float = 0.6
+    last_steps: tuple[int, ...] = (270, 120, 130)
+    last_learning_rates: tuple[float, ...] = (1.3e-3, 9e-4, 8e-4)
+    last_batch: int = 14
     wide: float = 0.06
     reading_first: float = 0.4
     reading: float = 0.25
