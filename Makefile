@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist load
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-integration test-slow check bench bench-learning bench-router bench-eligibility bench-streaming bench-operator \
-	bench-offpolicy bench-predictor bench-world drill-billing drill-streaming drill-operator drill-triton drill-loop triton kafka cluster-tools schemas \
+	bench-offpolicy bench-world bench-predictor drill-billing drill-streaming drill-operator drill-triton drill-loop triton kafka cluster-tools schemas \
 	crds lock clean distclean
 
 help: ## Show this list
@@ -58,14 +58,14 @@ crds: $(VENV)/.dev ## Write the custom resource definitions, the operator's role
 
 bench: bench-learning bench-router bench-eligibility bench-streaming ## All benchmarks, into build/bench/
 
-bench-learning: $(VENV)/.run ## Train and evaluate on held-out queries: build/bench/learning.json
-	$(BIN)/python -m benchmarks.trainers.learning --out build/bench/learning.json
-
-bench-world: $(VENV)/.run ## Best attainable reward and fixed rules in the built-in world: build/bench/world.json
-	$(BIN)/python -m benchmarks.simulator.world
+bench-learning: $(VENV)/.run ## Train, and compare all mechanisms (SEEDS=5 for intervals): build/bench/learning.json
+	$(BIN)/python -m benchmarks.trainers.learning --out build/bench/learning.json $(if $(SEEDS),--seeds $(SEEDS))
 
 bench-predictor: $(VENV)/.run ## Click predictor against the truth, by features: build/bench/predictor.json
 	$(BIN)/python -m benchmarks.trainers.predictor
+
+bench-world: $(VENV)/.run ## Best attainable reward and fixed rules in the built-in world: build/bench/world.json
+	$(BIN)/python -m benchmarks.simulator.world
 
 bench-router: $(VENV)/.dev ## Compare the router with the LiteLLM proxy: build/bench/router.json
 	$(BIN)/python -m benchmarks.serving.router

@@ -1,36 +1,93 @@
-"""`make bench-learning`: train a configuration, evaluate it on held-out queries, write the figures as JSON."""
+"""`make bench-learning`: train a configuration and its learned rivals, compare all methods, over several seeds.
+
+Every seed trains the run itself, the same rollouts under other objectives (best-of-M distillation and RLOO), and
+optionally the oracle; the rivals without training are tuned and played by the evaluation. With several seeds the
+figures are those over all seeds and queries.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from benchmarks.figures import write_figures
+
+OBJECTIVES = {
+    "best_of_m": ("optimisation.objective=winners",),
+    # Off-policy answers are refused by RLOO; as many passes give it as many optimiser steps.
+    "rloo": (
+        "optimisation.objective=rloo",
+        "preference.counterfactual_bids=0",
+        "preference.swaps=0",
+        "preference.removals=0",
+        "optimisation.passes=4",
+    ),
+}
+ORACLE = "reward.source=oracle"
 
 
 def main(
     out: Annotated[Path, typer.Option(help="File for the figures.")] = Path("build/bench/learning.json"),
     config: Annotated[str, typer.Option(help="Configuration to train.")] = "quick",
-    oracle: Annotated[
-        bool, typer.Option(help="Also train on the true click probabilities, for the oracle's column.")
-    ] = True,
+    seeds: Annotated[int, typer.Option(help="Number of seeds, from 0 on.", min=1)] = 1,
+    learned_rivals: Annotated[bool, typer.Option(help="Also train best-of-M distillation and RLOO.")] = True,
+    oracle: Annotated[bool, typer.Option(help="Also train on the true click probabilities.")] = False,
+    optimum: Annotated[bool, typer.Option(help="Also search for the best attainable answers.")] = True,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: key=value.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume earlier runs.")] = False,
 ) -> None:
-    """Train a configuration from the shipped base, evaluate it on held-out queries, write report and figures."""
-    from cli.evaluate import evaluate_runs
+    """Train, evaluate on held-out queries, and write the reports and the figures."""
+    from trainers.evaluation.page import write_report
+    from trainers.evaluation.seeds import merge, seeds_table
+    from trainers.evaluation.text import print_report
+
+    console, folder, reports = Console(width=max(140, Console().width)), out.parent / f"{out.stem}-runs", []
+    variants: dict[str, Sequence[str]] = {"llm_auction": (), **(OBJECTIVES if learned_rivals else {})}
+    variants |= {"oracle": (ORACLE,)} if oracle else {}
+    for seed in range(seeds):
+        runs = {name: folder / f"seed-{seed}" / name for name in variants}
+        for name, own in variants.items():
+            _train(config, [*(set_ or []), *own, f"seed={seed}"], runs[name], resume=resume)
+        report = _evaluate(runs, optimum=optimum)
+        write_report(report, str(folder / f"seed-{seed}" / "report"))
+        print_report(report, console)
+        reports.append(report)
+    figures: dict[str, Any] = {"reports": [report.model_dump(mode="json") for report in reports]}
+    if seeds > 1:
+        merged = merge(reports)
+        console.print(seeds_table(merged))
+        figures["over_seeds"] = merged.to_dict()
+    write_figures(out, figures)
+    typer.echo(f"figures: {out}; training took {', '.join(f'{r.train_seconds:.0f}' for r in reports)} s")
+
+
+def _train(config: str, settings: list[str], run: Path, *, resume: bool) -> None:
     from cli.train import run_training
     from trainers.config import load_config
 
-    folder = out.parent / f"{out.stem}-runs"
-    runs = [str(folder / "learned")] + ([str(folder / "oracle")] if oracle else [])
-    for url in runs:
-        settings = ["reward.source=oracle"] if url.endswith("oracle") else []
-        run_training(load_config(config, settings), url, fresh=not resume, resume=resume)
-    report = evaluate_runs(runs, str(folder / "report"))
-    write_figures(out, report.model_dump(mode="json"))
-    typer.echo(f"figures: {out}; training took {report.train_seconds:.0f} s")
+    typer.echo(f"training {run}")
+    run_training(load_config(config, settings), str(run), fresh=not resume, resume=resume)
+
+
+def _evaluate(runs: dict[str, Path], *, optimum: bool) -> Any:
+    from cli.evaluate import command_line, open_session
+    from trainers.evaluation.attainable import attainable
+    from trainers.evaluation.comparison import Entrants
+    from trainers.evaluation.harness import evaluate_run
+
+    sessions = {name: open_session(str(url), []) for name, url in runs.items()}
+    ours = sessions["llm_auction"]
+    entrants = Entrants(
+        learned={name: own for name, own in sessions.items() if name in OBJECTIVES},
+        oracle=sessions.get("oracle"),
+        optimum=attainable(ours) if optimum else None,
+    )
+    with Console(stderr=True).status("evaluating") as status:
+        return evaluate_run(ours, status.update, command_line(), entrants)
 
 
 if __name__ == "__main__":
