@@ -72,7 +72,7 @@ class Recipe:
     reading: float = 0.25
     heeded: float = HEEDED
     unfamiliar: Unfamiliar = field(default_factory=Unfamiliar)
-    least_accuracy: float = 0.8
+    least_accuracy: float = 0.7
     least_accuracy_new: float = 0.5
 
 
