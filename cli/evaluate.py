@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 def evaluate(
     runs: Annotated[
         list[str],
-        typer.Argument(help="A run, optionally with another one trained with reward.source=oracle; or one model."),
+        typer.Argument(
+            help="A run, optionally with others of its world: reward.source=oracle, other objectives; or one model."
+        ),
     ],
     out: Annotated[str, typer.Option(help="Folder or URL for report.json and report.html.")] = "build/report",
     epoch: Annotated[int | None, typer.Option(help="Evaluate this epoch in place of the best one.")] = None,
@@ -31,25 +34,42 @@ def evaluate(
 
 
 def evaluate_runs(runs: list[str], out: str, epoch: int | None = None, settings: list[str] | None = None) -> Report:
-    """Evaluate, print the table and write the report.
+    """Evaluate, print the table and write the report."""
+    if len(runs) == 1 and not is_run(runs[0]):
+        return evaluate_one_model(runs[0], out, settings or [])
+    return publish(compared([open_session(url, settings or []) for url in runs], epoch), out)
+
+
+def compared(sessions: Sequence[Session], epoch: int | None = None) -> Report:
+    """Compare a run with all mechanisms, the runs of other objectives and the best attainable answers.
 
     Raises:
-        ConfigError: if the runs are not one trained on a learned pCTR and at most one trained on the oracle's.
+        ConfigError: if the runs are not one of IRPO on a learned pCTR, and at most one of each other kind.
     """
+    from trainers.evaluation.attainable import attainable
     from trainers.evaluation.comparison import Entrants
     from trainers.evaluation.harness import evaluate_run
 
-    if len(runs) == 1 and not is_run(runs[0]):
-        return evaluate_one_model(runs[0], out, settings or [])
-    sessions = [open_session(url, settings or []) for url in runs]
-    learned = [s for s in sessions if s.config.reward.source == "learned"]
-    oracles = [s for s in sessions if s.config.reward.source == "oracle"]
-    if len(learned) != 1 or len(oracles) > 1:
-        raise ConfigError("RUNS", runs, "give one run trained on a learned pCTR and at most one oracle's")
+    by_kind = {_kind(session): session for session in sessions}
+    ours = by_kind.pop("llm_auction", None)
+    if ours is None or len(by_kind) + 1 != len(sessions):
+        found = [_kind(session) for session in sessions]
+        raise ConfigError("RUNS", found, "give one run of IRPO on a learned pCTR, and at most one of each other kind")
+    entrants = Entrants(
+        oracle=by_kind.pop("oracle", None),
+        learned=by_kind,
+        optimum=attainable(ours) if ours.config.world.kind == "builtin" else None,
+    )
     with Console(stderr=True).status("evaluating") as status:
-        entrants = Entrants(oracle=oracles[0] if oracles else None)
-        report = evaluate_run(learned[0], status.update, command_line(), entrants, epoch)
-    return publish(report, out)
+        return evaluate_run(ours, status.update, command_line(), entrants, epoch)
+
+
+def _kind(session: Session) -> str:
+    """Return the name of a run's method in the table."""
+    if session.config.reward.source == "oracle":
+        return "oracle"
+    objective = session.config.optimisation.objective
+    return {"preference": "llm_auction", "winners": "best_of_m", "rloo": "rloo"}[objective]
 
 
 def evaluate_one_model(model: str, out: str, settings: list[str]) -> Report:

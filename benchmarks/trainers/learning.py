@@ -36,30 +36,27 @@ def main(
     seeds: Annotated[int, typer.Option(help="Number of seeds, from 0 on.", min=1)] = 1,
     learned_rivals: Annotated[bool, typer.Option(help="Also train best-of-M distillation and RLOO.")] = True,
     oracle: Annotated[bool, typer.Option(help="Also train on the true click probabilities.")] = False,
-    optimum: Annotated[bool, typer.Option(help="Also search for the best attainable answers.")] = True,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: key=value.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume earlier runs.")] = False,
 ) -> None:
     """Train, evaluate on held-out queries, and write the reports and the figures."""
-    from trainers.evaluation.page import write_report
+    from cli.evaluate import compared, open_session, publish
+    from trainers.evaluation.report import Report
     from trainers.evaluation.seeds import merge, seeds_table
-    from trainers.evaluation.text import print_report
 
-    console, folder, reports = Console(width=max(140, Console().width)), out.parent / f"{out.stem}-runs", []
+    folder, reports = out.parent / f"{out.stem}-runs", list[Report]()
     variants: dict[str, Sequence[str]] = {"llm_auction": (), **(OBJECTIVES if learned_rivals else {})}
     variants |= {"oracle": (ORACLE,)} if oracle else {}
     for seed in range(seeds):
         runs = {name: folder / f"seed-{seed}" / name for name in variants}
         for name, own in variants.items():
             _train(config, [*(set_ or []), *own, f"seed={seed}"], runs[name], resume=resume)
-        report = _evaluate(runs, optimum=optimum)
-        write_report(report, str(folder / f"seed-{seed}" / "report"))
-        print_report(report, console)
-        reports.append(report)
+        sessions = [open_session(str(run), []) for run in runs.values()]
+        reports.append(publish(compared(sessions), str(folder / f"seed-{seed}" / "report")))
     figures: dict[str, Any] = {"reports": [report.model_dump(mode="json") for report in reports]}
     if seeds > 1:
         merged = merge(reports)
-        console.print(seeds_table(merged))
+        Console(width=max(140, Console().width)).print(seeds_table(merged))
         figures["over_seeds"] = merged.to_dict()
     write_figures(out, figures)
     typer.echo(f"figures: {out}; training took {', '.join(f'{r.train_seconds:.0f}' for r in reports)} s")
@@ -71,23 +68,6 @@ def _train(config: str, settings: list[str], run: Path, *, resume: bool) -> None
 
     typer.echo(f"training {run}")
     run_training(load_config(config, settings), str(run), fresh=not resume, resume=resume)
-
-
-def _evaluate(runs: dict[str, Path], *, optimum: bool) -> Any:
-    from cli.evaluate import command_line, open_session
-    from trainers.evaluation.attainable import attainable
-    from trainers.evaluation.comparison import Entrants
-    from trainers.evaluation.harness import evaluate_run
-
-    sessions = {name: open_session(str(url), []) for name, url in runs.items()}
-    ours = sessions["llm_auction"]
-    entrants = Entrants(
-        learned={name: own for name, own in sessions.items() if name in OBJECTIVES},
-        oracle=sessions.get("oracle"),
-        optimum=attainable(ours) if optimum else None,
-    )
-    with Console(stderr=True).status("evaluating") as status:
-        return evaluate_run(ours, status.update, command_line(), entrants)
 
 
 if __name__ == "__main__":

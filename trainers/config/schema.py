@@ -267,7 +267,7 @@ class EvaluationConfig(Settings):
     temperatures: tuple[Rate, ...] = Field(
         (), description="temperatures to choose from by the learned reward for serving; none: as trained"
     )
-    mosaic_samples: Positive = Field(20, description="most answers per query that MOSAIC samples (5, 20 and 50)")
+    mosaic_samples: Positive = Field(50, description="most answers per query that MOSAIC samples (5, 20 and 50)")
     swept_contexts: Count = Field(100, description="contexts in which the bid of a relevant ad is swept")
     continuity: bool = Field(True, description="sweep the bids of two ads of up to 50 queries in search of steps")
 
