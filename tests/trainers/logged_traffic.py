@@ -93,6 +93,7 @@ def row(
     assert profile is not None
     reader = Reader(
         query=made.query,
+        turns=made.turns,
         raw=answer.raw,
         text=answer.text,
         spans=tuple(Span(i.ad_id, i.start, i.end) for i in answer.insertions),

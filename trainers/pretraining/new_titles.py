@@ -16,7 +16,7 @@ from mechanism.types import Context
 from simulator.brands import HELD_OUT_WORDS, renamed
 from simulator.clicks import ClickModel
 
-LEAST = 0.6
+LEAST = 0.8
 """Least frequency of an ad under a new title, as a share of its frequency under the known one."""
 
 

@@ -18,7 +18,7 @@ from simulator.world import World
 from trainers.pretraining.augmentation import Unfamiliar
 from trainers.pretraining.bid_exercises import reading_accuracy, reading_exercise
 from trainers.pretraining.corpus import answer_exercise, judged_fit
-from trainers.pretraining.new_titles import LEAST, NewTitles, shown_under_new_titles
+from trainers.pretraining.new_titles import NewTitles, shown_under_new_titles
 from trainers.pretraining.supervised import SupervisedSettings, TokenisedExercise, train_supervised
 from trainers.pretraining.tiny_model import Recipe, new_policy, train_tokenizer
 
@@ -232,9 +232,10 @@ def check_base(quality: BaseQuality, recipe: Recipe) -> None:
                 "take more steps",
                 {"accuracy": share, "least_accuracy": least},
             )
-    if not quality.new_titles.holds:
+    shown = quality.new_titles
+    if shown.ratio is None or shown.ratio.mean < recipe.least_new_titles:
         raise GuardError(
             "new_titles",
             "the base hardly shows an offer whose title is new to it; take more steps, or more unfamiliar contexts",
-            {"known": quality.new_titles.known, "new": quality.new_titles.new, "least": LEAST},
+            {"known": shown.known, "new": shown.new, "least": recipe.least_new_titles},
         )

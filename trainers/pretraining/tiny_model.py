@@ -47,7 +47,8 @@ class Recipe:
     averaged (`last_share` of the second), because the first alone prefers known titles and the second new ones.
     `last_steps`: whole answers, the way the base speaks; these parts alone can be repeated on an existing base.
     `heeded`, `unfamiliar`: see `trainers.pretraining.corpus`. A base that names the highest bid for a need in less than
-    `least_accuracy` of the questions (`least_accuracy_new` with new titles) is refused.
+    `least_accuracy` of the questions (`least_accuracy_new` with new titles) is refused, and one that shows an ad under
+    a new title less than `least_new_titles` times as often as under its own.
     """
 
     seed: int = 0
@@ -74,6 +75,7 @@ class Recipe:
     unfamiliar: Unfamiliar = field(default_factory=Unfamiliar)
     least_accuracy: float = 0.7
     least_accuracy_new: float = 0.5
+    least_new_titles: float = 0.5
 
 
 def train_tokenizer(world: World, recipe: Recipe, exercises: int = 3000) -> Any:
