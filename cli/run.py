@@ -71,8 +71,8 @@ def train_and_compare(settings: RunConfig, out: Path, *, fresh: bool = False) ->
     entry = register_best(open_session(str(out), []))
     report = out / "report" / "report.json"
     if not report.is_file():
-        # Fewer sweeps than `evaluate` makes, to keep the wait short.
-        quicker = ["queries=200", "swept_contexts=16", "continuity=false"]
+        # Fewer samples and sweeps than `evaluate` makes, to keep the wait short.
+        quicker = ["queries=100", "mosaic_samples=5", "swept_contexts=16", "continuity=false"]
         evaluate_runs([str(out)], str(report.parent), settings=quicker)
     else:
         print_earlier_report(report)
