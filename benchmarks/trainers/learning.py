@@ -24,6 +24,7 @@ OBJECTIVES = {
         "preference.counterfactual_bids=0",
         "preference.swaps=0",
         "preference.removals=0",
+        "preference.additions=0",
         "optimisation.passes=4",
     ),
 }

@@ -86,6 +86,21 @@ def test_a_removal_takes_the_sentence_of_an_ad_and_leaves_the_rest() -> None:
     assert {g.answer.shown() for g in removals} == {("A4",), ("A1",)}
 
 
+def test_an_addition_brings_the_sentence_of_an_ad_that_the_answer_lacks() -> None:
+    policy = policy_of("worded")
+    one = written(policy, "Good shoes help. Try ", 0, " on muddy trails. Rest well.")
+    other = written(policy, "Run slowly. See ", 3, " in town.")
+    added = edited(policy, [one, other], additions=9)
+    assert {g.answer.text for g in added} == {
+        "Good shoes help. See Kestrel Shoes in town. Try Nest on muddy trails. Rest well.",
+        "Good shoes help. Try Nest on muddy trails. See Kestrel Shoes in town. Rest well.",
+        "Good shoes help. Try Nest on muddy trails. Rest well. See Kestrel Shoes in town.",
+        "Run slowly. Try Nest on muddy trails. See Kestrel Shoes in town.",
+        "Run slowly. See Kestrel Shoes in town. Try Nest on muddy trails.",
+    }
+    assert edited(policy, [one], additions=3) == []
+
+
 def test_sentences_that_a_token_joins_are_removed_together() -> None:
     policy = policy_of("fused")
     source = written(policy, "Good shoes help. Try ", 0, " on muddy trails. See ", 3, " in town. Rest well.")
@@ -115,10 +130,10 @@ def test_a_mark_inside_of_a_title_ends_no_sentence() -> None:
 def test_edits_of_any_sampled_answer_can_be_learned_and_read_back(style: str, seed: int) -> None:
     policy, short = policy_of(style), replace(FREE, max_new_tokens=36)
     sampled = Sampled(CONTEXT, tuple(policy.generate([CONTEXT], 4, seed, short)[0]))
-    config = PreferenceConfig(swaps=3, removals=2)
+    config = PreferenceConfig(swaps=3, removals=2, additions=2)
     result = with_edits(sampled, policy, short, config, np.random.default_rng(seed))
     added = result.generations[4:]
-    assert len(added) <= 5
+    assert len(added) <= 7
     assert len({g.token_ids for g in result.generations[4:]} - {g.token_ids for g in sampled.generations}) == len(added)
     for generation in added:
         answer = generation.answer

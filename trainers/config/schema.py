@@ -181,6 +181,9 @@ class PreferenceConfig(Settings):
         0, description="answers added to each sampled set that differ from a sampled one in one ad, scored as well"
     )
     removals: Count = Field(0, description="answers added to each sampled set that lack one of a sampled one's ads")
+    additions: Count = Field(
+        0, description="answers added to each sampled set that hold a sentence with ads of another sampled one as well"
+    )
 
 
 class OptimisationConfig(Settings):
@@ -302,11 +305,11 @@ class RunConfig(Settings):
         if self.rollout.bids == "as_bid" and self.feedback.source != "shards":
             raise ValueError("rollout.bids as_bid needs feedback.source shards: a simulated world has no advertisers")
         if self.optimisation.objective == "rloo":
-            edited = self.preference.swaps + self.preference.removals
+            edited = self.preference.swaps + self.preference.removals + self.preference.additions
             if edited or self.preference.counterfactual_bids:
                 raise ValueError(
-                    "optimisation.objective rloo needs preference.swaps, removals and counterfactual_bids of 0: its"
-                    " importance ratios hold for answers that the policy wrote under the bids that score them"
+                    "optimisation.objective rloo needs preference.swaps, removals, additions and counterfactual_bids"
+                    " of 0: its importance ratios hold for answers that the policy wrote under the bids that score them"
                 )
         if self.feedback.source == "shards":
             if self.epochs != 1:

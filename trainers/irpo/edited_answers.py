@@ -1,4 +1,4 @@
-"""Answers that were not sampled: a sampled one with another ad in one marker, or without the sentence of an ad.
+"""Answers that were not sampled: one with another ad in a marker, without an ad's sentence, or with one more of them.
 
 They differ from an answer that the policy writes in one decision about ads, which sampled answers to one context hardly
 ever do, and they cost no sampling: the click predictor scores them like the others. Their tokens are those that the
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -40,20 +41,35 @@ class Marker:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class CarryingSentence:
+    """A sentence with ads: `tokens[start:end]`, the blank before it included."""
+
+    start: int
+    end: int
+    ads: tuple[AdId, ...]
+
+
 def with_edits(
     sampled: Sampled, policy: Policy, settings: SamplingSettings, config: PreferenceConfig, rng: np.random.Generator
 ) -> Sampled:
-    """Return the context's answers and, after them, up to `config.swaps` and `config.removals` edited ones.
+    """Return the context's answers and, after them, edited ones: up to `config.swaps`, `removals` and `additions`.
 
     `settings` are those that the answers were sampled with; an edit that they do not allow (too long) is left out.
     Without the marker constraint nothing is edited: such answers hold markers that cannot be replayed.
     """
-    if not settings.constrained or config.swaps + config.removals == 0:
+    if not settings.constrained or config.swaps + config.removals + config.additions == 0:
         return sampled
     own = [g for g in sampled.generations if restrictions_of(policy, sampled.context, g, settings) is not None]
     known = {g.token_ids for g in sampled.generations}
     added: list[Generation] = []
-    for edit, count in ((swap_ad, config.swaps), (remove_ad, config.removals)):
+    add_ad = partial(add_from, [g.token_ids for g in own])
+    edits: tuple[tuple[Edit, int], ...] = (
+        (swap_ad, config.swaps),
+        (remove_ad, config.removals),
+        (add_ad, config.additions),
+    )
+    for edit, count in edits:
         wanted = len(added) + count
         for _ in range(ATTEMPTS * count if own else 0):
             if len(added) == wanted:
@@ -85,17 +101,48 @@ def swap_ad(
 def remove_ad(
     vocabulary: MarkerVocabulary, context: Context, tokens: tuple[int, ...], rng: np.random.Generator
 ) -> tuple[int, ...] | None:
-    """Remove one sentence that carries an ad, with all ads in it.
-
-    The first sentence stays: tokens in the middle of a text begin otherwise than those at its beginning.
-    """
-    markers = markers_of(vocabulary, context, tokens)
-    cuts = [*sentence_cuts(vocabulary, tokens, markers), len(tokens)]
-    carrying = [(start, end) for start, end in pairwise(cuts) if any(start < m.start < end for m in markers)]
+    """Remove one sentence that carries an ad, with all ads in it."""
+    carrying = carrying_sentences(vocabulary, context, tokens)
     if not carrying:
         return None
-    start, end = carrying[rng.integers(len(carrying))]
-    return (*tokens[:start], *tokens[end:])
+    sentence = carrying[rng.integers(len(carrying))]
+    return (*tokens[: sentence.start], *tokens[sentence.end :])
+
+
+def add_from(
+    donors: Sequence[tuple[int, ...]],
+    vocabulary: MarkerVocabulary,
+    context: Context,
+    tokens: tuple[int, ...],
+    rng: np.random.Generator,
+) -> tuple[int, ...] | None:
+    """Insert a sentence with ads of another answer, none of which this one shows, between sentences or at the end.
+
+    Sampled answers with the right two ads are rare while the policy writes one; those with one of them are not.
+    """
+    markers = markers_of(vocabulary, context, tokens)
+    shown = {m.ad for m in markers}
+    donor = donors[rng.integers(len(donors))]
+    sentences = [s for s in carrying_sentences(vocabulary, context, donor) if shown.isdisjoint(s.ads)]
+    if not sentences:
+        return None
+    sentence = sentences[rng.integers(len(sentences))]
+    places = [*sentence_cuts(vocabulary, tokens, markers), len(tokens)]
+    place = places[rng.integers(len(places))]
+    return (*tokens[:place], *donor[sentence.start : sentence.end], *tokens[place:])
+
+
+def carrying_sentences(
+    vocabulary: MarkerVocabulary, context: Context, tokens: tuple[int, ...]
+) -> list[CarryingSentence]:
+    """Return the sentences with ads, but for one that opens the answer: its tokens begin otherwise than later ones."""
+    markers = markers_of(vocabulary, context, tokens)
+    found: list[CarryingSentence] = []
+    for start, end in pairwise([*sentence_cuts(vocabulary, tokens, markers), len(tokens)]):
+        ads = tuple(m.ad for m in markers if start < m.start < end)
+        if ads:
+            found.append(CarryingSentence(start, end, ads))
+    return found
 
 
 def markers_of(vocabulary: MarkerVocabulary, context: Context, tokens: Sequence[int]) -> list[Marker]:
