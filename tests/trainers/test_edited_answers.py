@@ -90,7 +90,7 @@ def test_an_addition_brings_the_sentence_of_an_ad_that_the_answer_lacks() -> Non
     policy = policy_of("worded")
     one = written(policy, "Good shoes help. Try ", 0, " on muddy trails. Rest well.")
     other = written(policy, "Run slowly. See ", 3, " in town.")
-    added = edited(policy, [one, other], additions=9)
+    added = edited(policy, [one, other], seed=1, additions=12)
     assert {g.answer.text for g in added} == {
         "Good shoes help. See Kestrel Shoes in town. Try Nest on muddy trails. Rest well.",
         "Good shoes help. Try Nest on muddy trails. See Kestrel Shoes in town. Rest well.",
