@@ -42,7 +42,8 @@ class TextEncoder:
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return unit vectors (texts, 384); the cosine of two texts is their dot product.
 
-        A text's vector does not depend on the batch that it is in: the padded length depends on the text alone. A resumed run, whose cache starts empty, relies on this.
+        A text's vector does not depend on the batch that it is in: the padded length depends on the text alone. A
+        resumed run, whose cache starts empty, relies on this.
         """
         missing = list(dict.fromkeys(t for t in texts if t not in self._cache))
         if len(self._cache) + len(missing) > self._cache_size:

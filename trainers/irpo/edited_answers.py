@@ -122,7 +122,7 @@ def add_from(
     """
     markers = markers_of(vocabulary, context, tokens)
     shown = {m.ad for m in markers}
-    donor = donors[rng.integers(len(donors))]
+    donor = donors[int(rng.integers(len(donors)))]
     sentences = [s for s in carrying_sentences(vocabulary, context, donor) if shown.isdisjoint(s.ads)]
     if not sentences:
         return None
