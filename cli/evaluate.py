@@ -90,10 +90,14 @@ def evaluate_one_model(model: str, out: str, settings: list[str]) -> Report:
 def publish(report: Report, out: str) -> Report:
     """Write the report and print its table."""
     from trainers.evaluation.page import write_report
+    from trainers.evaluation.rules_table import rules_table
     from trainers.evaluation.text import print_report
 
+    console = Console(width=max(100, Console().width))
     write_report(report, out)
-    print_report(report, Console(width=max(100, Console().width)))
+    print_report(report, console)
+    if report.equilibrium is not None:
+        console.print(rules_table(report.equilibrium))
     typer.echo(f"report: {out.rstrip('/')}/report.html")
     return report
 

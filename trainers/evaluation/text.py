@@ -162,10 +162,12 @@ def _monotonicity(found: Property, extra: Mapping[str, Any]) -> str:
     bids, rise = extra["bids"], Figure.model_validate(extra["rise"])
     gain = f"From bid {bids[0]:g} to {bids[-1]:g}, expected clicks per query change by {number(rise.mean, 3)} "
     gain += f"({span(rise, 3)}). "
+    if not extra["rises"]:
+        gain += "That is no rise beyond chance. "
     fall, at = extra["largest_fall"], _pair(extra["lowest_at"])
     if not fall:
         return gain + "They fall between no two neighbouring bids."
-    if found.holds:
+    if extra["never_falls"]:
         pointwise = "" if extra["holds_pointwise"] else ", though not within that step's own"
         return gain + (
             f"The largest fall, {number(fall, 4)} between bids {at}, is within the joint interval of all "
@@ -175,10 +177,20 @@ def _monotonicity(found: Property, extra: Mapping[str, Any]) -> str:
 
 
 def _continuity(found: Property, extra: Mapping[str, Any]) -> str:
+    rise, queries = Figure.model_validate(extra["rise"]), number(extra["queries"], 0)
+    curves = f"Two ads of {queries} queries, whose clicks rise by {number(rise.mean, 3)} ({span(rise, 3)}). "
+    if extra["finding"] == "vacuous":
+        return curves + "Curves that do not rise show nothing."
+    if extra["finding"] == "concentrated":
+        share = Figure.model_validate(extra["concentration"])
+        return curves + (
+            f"One step holds {_percent(share.mean)} of a curve's rise on average, more than the "
+            f"{_percent(extra['most_concentrated'])} that counts as smooth."
+        )
     jump = f"The largest jump between neighbouring bids is {number(found.mean, 3)} (bids {_pair(extra['at'])}); "
     allowed = max(extra["critical"], extra["tolerance"])
     relation = "within" if found.holds else "beyond"
-    return jump + f"that is {relation} the {number(allowed, 3)} that a smooth curve shows by chance or slope."
+    return curves + jump + f"that is {relation} the {number(allowed, 3)} that a smooth curve shows by chance or slope."
 
 
 def _rationality(found: Property, extra: Mapping[str, Any]) -> str:
