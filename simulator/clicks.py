@@ -149,7 +149,7 @@ class ClickModel:
 
 
 def _offer(ad: Ad) -> str:
-    """Return what the ad offers: its text, or its title where it has none. Names alone attract nobody here."""
+    """Return what the ad offers: its text, or its title where it has none. A name alone attracts no clicks."""
     return ad.text or ad.title
 
 

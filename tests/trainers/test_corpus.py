@@ -99,9 +99,9 @@ def test_the_judged_fit_prefers_the_ads_of_the_need_and_of_the_interests() -> No
         own = [k for k, ad in enumerate(WORLD.ads) if ad.category in wanted]
         assert fit[own].mean() > 2 * np.delete(fit, own).mean()
         context = draw_context(WORLD, query, 100, np.random.default_rng(0))
-        nobody = context_fit(replace(context, profile=None), WORLD.ads)
-        assert np.all(nobody <= fit + 1e-6)
-        assert not np.allclose(nobody, fit)
+        anonymous = context_fit(replace(context, profile=None), WORLD.ads)
+        assert np.all(anonymous <= fit + 1e-6)
+        assert not np.allclose(anonymous, fit)
 
 
 @pytest.mark.parametrize("candidates", [1, 5, 20, 100])
