@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -76,6 +76,10 @@ class SamplingSettings:
             raise ConfigError(
                 "sampling.one_segment", self.one_segment, "give must_show too: a segment ends after its ads"
             )
+
+    def showing_all(self) -> SamplingSettings:
+        """Return the settings under which every candidate of a context is shown."""
+        return replace(self, max_ads=None, must_show=True)
 
 
 @dataclass(slots=True)

@@ -22,6 +22,8 @@ OBJECTIVES = {
     "rloo": (
         "optimisation.objective=rloo",
         "preference.counterfactual_bids=0",
+        "rollout.proposals=0",
+        "preference.edited=0",
         "preference.swaps=0",
         "preference.removals=0",
         "preference.additions=0",

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from mechanism.errors import InputError
+from mechanism.prompt import MICROS_PER_POINT
 from mechanism.types import AdId, Answer, Context, Generation, Micros
 
 
@@ -27,6 +28,10 @@ class Generator(Protocol):
     def generate(self, context: Context, samples: int, seed: int) -> list[Generation]:
         """Return `samples` independent answers to `context`; the same seed gives the same answers."""
         ...
+
+
+SHOWN_BID: Final[Micros] = 100 * MICROS_PER_POINT
+"""Winners of an auction held before generation are shown to the policy at the highest bid."""
 
 
 class AnswerPredictor(Protocol):

@@ -11,18 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inference.encoder import shared_encoder
 from inference.policy import Policy
 from inference.sampling import SamplingSettings
 from mechanism.markers import parse, render_marker
-from mechanism.types import Context, Generation
+from mechanism.types import Ad, Candidate, Context, Generation, Profile
 from tests.inference.conftest import blank_tokenizer, byte_tokenizer, make_context, random_policy
 from trainers.artifacts.sampled import Sampled
 from trainers.config import PreferenceConfig
-from trainers.irpo.edited_answers import markers_of, remove_ad, swap_ad, with_edits
+from trainers.irpo.edited_answers import markers_of, nearest_ads, remove_ad, swap_ad, with_edits
 from trainers.optimisation.groups import token_group
 
 STYLES = ("worded", "fused", "blanked")
 CONTEXT = make_context(["Nest", "A1", "Kestrel", "Kestrel Shoes", "Oak & Elm"])
+EVERY_AD = tuple(c.ad.id for c in CONTEXT.candidates)
 FREE = SamplingSettings(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=160)
 
 
@@ -47,9 +49,9 @@ def written(policy: Policy, *parts: str | int, context: Context = CONTEXT) -> Ge
 
 
 def edited(policy: Policy, generations: list[Generation], seed: int = 0, **counts: Any) -> list[Generation]:
-    config = PreferenceConfig.model_validate(counts)
+    config = PreferenceConfig.model_validate({"edited": len(generations), **counts})
     sampled = Sampled(CONTEXT, tuple(generations))
-    result = with_edits(sampled, policy, FREE, config, np.random.default_rng(seed))
+    result = with_edits(sampled, policy, FREE, config, EVERY_AD, np.random.default_rng(seed))
     assert result.generations[: len(generations)] == sampled.generations
     return list(result.generations[len(generations) :])
 
@@ -130,11 +132,11 @@ def test_a_mark_inside_of_a_title_ends_no_sentence() -> None:
 def test_edits_of_any_sampled_answer_can_be_learned_and_read_back(style: str, seed: int) -> None:
     policy, short = policy_of(style), replace(FREE, max_new_tokens=36)
     sampled = Sampled(CONTEXT, tuple(policy.generate([CONTEXT], 4, seed, short)[0]))
-    config = PreferenceConfig(swaps=3, removals=2, additions=2)
-    result = with_edits(sampled, policy, short, config, np.random.default_rng(seed))
+    config = PreferenceConfig(edited=2, swaps=3, removals=2, additions=2)
+    result = with_edits(sampled, policy, short, config, EVERY_AD, np.random.default_rng(seed))
     added = result.generations[4:]
-    assert len(added) <= 7
-    assert len({g.token_ids for g in result.generations[4:]} - {g.token_ids for g in sampled.generations}) == len(added)
+    assert len(added) <= 2 * 7
+    assert len({g.token_ids for g in added} - {g.token_ids for g in sampled.generations}) == len(added)
     for generation in added:
         answer = generation.answer
         assert answer == parse(policy.vocabulary.decode(generation.token_ids), [c.ad for c in CONTEXT.candidates])
@@ -151,12 +153,42 @@ def test_without_counts_or_without_the_constraint_nothing_is_edited() -> None:
     policy = policy_of("worded")
     sampled = Sampled(CONTEXT, (written(policy, "Try ", 0, "."),))
     rng = np.random.default_rng(0)
-    assert with_edits(sampled, policy, FREE, PreferenceConfig(), rng) is sampled
+    assert with_edits(sampled, policy, FREE, PreferenceConfig(), EVERY_AD, rng) is sampled
     unconstrained = replace(FREE, constrained=False)
-    assert with_edits(sampled, policy, unconstrained, PreferenceConfig(swaps=3), rng) is sampled
+    config = PreferenceConfig(edited=1, swaps=3)
+    assert with_edits(sampled, policy, unconstrained, config, EVERY_AD, rng) is sampled
 
 
-def test_a_swap_needs_another_candidate() -> None:
+def test_answers_with_ads_are_edited_first() -> None:
+    policy = policy_of("worded")
+    plain, with_ad = written(policy, "Rest well."), written(policy, "Good shoes help. Try ", 0, " today.")
+    sampled = Sampled(CONTEXT, (plain, plain, with_ad, plain))
+    config = PreferenceConfig(edited=1, swaps=2, removals=1)
+    result = with_edits(sampled, policy, FREE, config, EVERY_AD, np.random.default_rng(0))
+    swapped, other, removed = result.generations[4:]
+    assert {len(g.answer.shown()) for g in (swapped, other)} == {1}
+    assert removed.answer.text == "Good shoes help."
+
+
+def test_a_swap_brings_a_near_ad_and_needs_another_candidate() -> None:
     policy, context = policy_of("worded"), make_context(["Nest"])
     source = written(policy, "Try ", 0, ".", context=context)
-    assert swap_ad(policy.vocabulary, context, source.token_ids, np.random.default_rng(0)) is None
+    rng = np.random.default_rng(0)
+    assert swap_ad(EVERY_AD, policy.vocabulary, context, source.token_ids, rng) is None
+    several = written(policy, "Try ", 0, ".")
+    assert swap_ad((several.answer.shown()[0],), policy.vocabulary, CONTEXT, several.token_ids, rng) is None
+    for _ in range(8):
+        tokens = swap_ad(("A2", "A5"), policy.vocabulary, CONTEXT, several.token_ids, rng)
+        assert tokens is not None
+        [marker] = markers_of(policy.vocabulary, CONTEXT, tokens)
+        assert marker.ad in {"A2", "A5"}
+
+
+def test_the_nearest_ads_fit_the_question_or_an_interest() -> None:
+    offers = {"tent": "A light tent for two.", "pan": "An iron pan.", "tax": "Tax returns done.", "bed": "A soft bed."}
+    ads = [Candidate(Ad(name, name.title(), text, "seller"), 10_000) for name, text in offers.items()]
+    asked = Context("c", "Which tent is light?", tuple(ads))
+    encode = shared_encoder().encode
+    assert nearest_ads(asked, 1, encode) == ("tent",)
+    cook = replace(asked, profile=Profile("u", interests=("frying pans",)))
+    assert set(nearest_ads(cook, 2, encode)) == {"tent", "pan"}

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from trainers.optimisation.packing import PackedBatch, answer_logprobs, pack
+from mechanism.errors import PolicyError
+from trainers.optimisation.packing import PackedBatch, add_packed_forward, answer_logprobs, pack
 
 VOCABULARY = 31
 
@@ -96,15 +97,53 @@ def test_an_answer_is_blind_to_its_neighbours_and_to_the_batch() -> None:
     assert together[0, 1].item() == pytest.approx(alone[0, 0].item(), abs=2e-4)
 
 
+def test_a_model_samples_as_before_after_it_took_packed_answers() -> None:
+    model, ids = random_llama(3), torch.tensor([[4, 9, 2, 7]])
+    before = model(input_ids=ids).logits
+    answer_logprobs(model, pack(*random_rows(1, [6], [[3, 4]])))
+    torch.testing.assert_close(model(input_ids=ids).logits, before, atol=0, rtol=0)
+
+
+def test_gradient_checkpointing_changes_no_gradient() -> None:
+    prompts, answers = random_rows(3, [11, 4], [[3, 8, 1], [6, 2]])
+    gradients = []
+    for checkpointing in (False, True):
+        model = random_llama().train()
+        add_packed_forward(model)
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        batch = pack(prompts, answers)
+        model(packed=batch.tensors(), answers=batch.answers).sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_layers_that_do_not_see_the_whole_prompt_are_refused() -> None:
+    model: Any = MistralForCausalLM(
+        MistralConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            intermediate_size=24,
+            sliding_window=4,
+        )
+    )
+    with pytest.raises(PolicyError, match="sliding_window cannot share prompts"):
+        answer_logprobs(model, pack(*random_rows(1, [6], [[3, 4]])))
+
+
 def test_packing_holds_the_prompt_once() -> None:
     prompts, answers = random_rows(7, [50], [[6, 6, 6, 6, 6]])
     batch = pack(prompts, answers)
     assert isinstance(batch, PackedBatch)
-    assert batch.ids_BL.shape == (1, 49 + 5 * 7)
+    assert batch.ids_T.shape == (49 + 5 * 7,)
     assert batch.answers == 5
     # every token's place is the one of a separate pass
-    assert int(batch.positions_BL.max()) == 50 + 6 - 1
-    assert (batch.owner_BL >= 0).sum() == 30
+    assert int(batch.positions_T.max()) == 50 + 6 - 1
+    assert (batch.owner_T >= 0).sum() == 30
 
 
 def test_tokens_that_do_not_count_are_seen_but_have_no_logprob() -> None:
@@ -112,7 +151,7 @@ def test_tokens_that_do_not_count_are_seen_but_have_no_logprob() -> None:
     prompts, answers = random_rows(9, [6, 3], [[5, 4], [7]])
     batch = pack(prompts, answers, [[[False] * 2 + [True] * 3, [True] * 4], [[True, False, False, False] + [True] * 3]])
     learned = answer_logprobs(model, batch)
-    assert (batch.owner_BL >= 0).sum() == 3 + 4 + 4
+    assert (batch.owner_T >= 0).sum() == 3 + 4 + 4
     rest = separate_logprob(model, prompts[0] + answers[0][0][:2], answers[0][0][2:])
     assert learned[0, 0].item() == pytest.approx(rest.item(), abs=2e-4)
     assert learned[0, 1].item() == pytest.approx(separate_logprob(model, prompts[0], answers[0][1]).item(), abs=2e-4)

@@ -102,7 +102,7 @@ def test_gradients_reach_the_competing_tokens_only() -> None:
     answer_logprobs(policy.model, packed).sum().backward()
     gradient_V = policy.model.lm_head.bias.grad
     masks = packed.masks()
-    competing = set(masks.allowed_Q2[:, 1].tolist()) | set(packed.ids_BL[packed.owner_BL >= 0].tolist())
+    competing = set(masks.allowed_Q2[:, 1].tolist()) | set(packed.ids_T[packed.counted()].tolist())
     never = sorted(set(policy.vocabulary.forbidden) - competing)
     assert never
     assert (gradient_V[never] == 0).all()

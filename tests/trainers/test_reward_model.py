@@ -21,9 +21,18 @@ from simulator.clicks import ClickModel
 from simulator.world import Query, World
 from trainers.config import RewardConfig
 from trainers.config.schema import FEATURE_GROUPS, FeatureGroup
-from trainers.reward.features import SCALARS, TEXT_WIDTH, TEXTS, extract, sentences
+from trainers.reward.features import (
+    OVERLAPS,
+    SCALARS,
+    SENTENCE_OVERLAPS,
+    TEXT_WIDTH,
+    TEXTS,
+    extract,
+    sentences,
+)
 from trainers.reward.model import OraclePredictor, PCTRModel
 from trainers.reward.training import RewardQuality, Shown, fit, measure
+from trainers.reward.words import WordWeights
 
 CONFIG = RewardConfig(batch=128)
 
@@ -148,7 +157,8 @@ def test_features_are_the_texts_that_surround_an_ad() -> None:
     turns = (("user", "Hello."), ("assistant", "Good evening."))
     context = Context("c", "Which lamp?", (Candidate(lamp, 10_000), Candidate(torch_ad, 10_000)), profile, turns)
     answer = parse("It depends. Try @Lumo@[a1] first! Or @Beam@[a2].", [lamp, torch_ad])
-    features = extract([(context, parse("No ad fits.", [lamp])), (context, answer)], encode)
+    pairs = [(context, parse("No ad fits.", [lamp])), (context, answer)]
+    features = extract(pairs, encode, WordWeights({}, 1.0).cosine)
     assert (features.users_N, features.ads_N, features.owner_N.tolist()) == (["u1", "u1"], ["a1", "a2"], [1, 1])
 
     def close(name: str, row: int, *texts: str) -> None:
@@ -157,25 +167,34 @@ def test_features_are_the_texts_that_surround_an_ad() -> None:
 
     close("query", 0, "Which lamp?")
     close("conversation", 0, "Hello.", "Good evening.")
-    close("interests", 0, "reading", "camping")
+    close("interests", 0, "reading")
+    close("interests", 1, "camping")
     close("history", 0, "read about tents")
     close("answer", 0, "It depends.", "Try it first!", "Or it.")
     close("sentence", 0, "Try it first!")
     close("sentence", 1, "Or it.")
-    close("ad", 0, "Lumo: Lamps.")
-    close("others", 0, "Beam: Torches.")
+    close("before", 1, "It depends.", "Try it first!")
+    close("title", 0, "Lumo")
+    close("offer", 0, "Lamps.")
+    close("others", 0, "Torches.")
     numbers = dict(zip(SCALARS, features.scalars_NS[1].tolist(), strict=True))
     assert numbers == pytest.approx(
         {"ads": 2, "repeats": 0, "place": 1, "sentence": 2, "sentences": 3, "words": 0.07}
         | {"profile": 1, "turns": 2, "same_category": 1}
+        | dict.fromkeys((*OVERLAPS, *SENTENCE_OVERLAPS), 0.0)
     )
-    assert extract([], encode).texts_NKD.shape == (0, *features.texts_NKD.shape[1:])
+    numbers = dict(zip(SCALARS, features.scalars_NS[0].tolist(), strict=True))
+    # "Which lamp?" and "Lamps." share one of two words; the sentence shares none with either.
+    assert numbers["query_overlap"] == pytest.approx(1 / np.sqrt(2))
+    assert numbers["sentence_overlap"] == numbers["topic_overlap"] == 0
+    assert extract([], encode, WordWeights({}, 1.0).cosine).texts_NKD.shape == (0, *features.texts_NKD.shape[1:])
 
 
 def test_without_consent_and_conversation_their_vectors_are_zero() -> None:
     ad = Ad("a1", "Lumo", "Lamps.", "lumo")
-    features = extract([(Context("c", "Which lamp?", (Candidate(ad, 1),)), parse("Try @Lumo@[a1].", [ad]))], encode)
-    for name in ("conversation", "interests", "history", "others"):
+    context = Context("c", "Which lamp?", (Candidate(ad, 1),))
+    features = extract([(context, parse("Try @Lumo@[a1].", [ad]))], encode, WordWeights({}, 1.0).cosine)
+    for name in ("conversation", "interests", "history", "before", "others"):
         assert not features.texts_NKD[0, TEXTS.index(name)].any(), name
     assert features.users_N == [""]
 

@@ -136,6 +136,11 @@ class RolloutConfig(Settings):
 
     contexts: Positive = Field(1000, description="contexts to answer")
     samples: int = Field(5, ge=2, description="M, answers per context; at least a winner and a loser")
+    proposals: Count = Field(
+        0,
+        description="answers per context that the policy writes in addition, each to show one or two ads with a high"
+        " bid times predicted click rate",
+    )
     bids: Literal["fresh", "as_bid"] = Field(
         "fresh", description="fresh bids for every context (shards: from all bids of the log); shards only: as bid"
     )
@@ -177,13 +182,23 @@ class PreferenceConfig(Settings):
     counterfactual_bids: Count = Field(
         0, description="additional bid vectors under which each sampled set is re-scored"
     )
-    swaps: Count = Field(
-        0, description="answers added to each sampled set that differ from a sampled one in one ad, scored as well"
-    )
-    removals: Count = Field(0, description="answers added to each sampled set that lack one of a sampled one's ads")
+    edited: Count = Field(0, description="sampled answers of each set that are edited; their edits join the set")
+    swaps: Count = Field(0, description="edits of each edited answer that show another ad in place of one of its ads")
+    removals: Count = Field(0, description="edits of each edited answer that lack the sentence of one of its ads")
     additions: Count = Field(
-        0, description="answers added to each sampled set that hold a sentence with ads of another sampled one as well"
+        0, description="edits of each edited answer that hold a sentence with ads of another sampled answer as well"
     )
+    near: Positive = Field(
+        6, description="ads that a swap chooses from: those closest to the conversation or to an interest of the user"
+    )
+
+    @model_validator(mode="after")
+    def _edits_of_something(self) -> PreferenceConfig:
+        if (self.edited == 0) != (self.swaps + self.removals + self.additions == 0):
+            raise ValueError(
+                "preference.edited needs one of preference.swaps, removals and additions above 0, and they need it"
+            )
+        return self
 
 
 class OptimisationConfig(Settings):
@@ -304,13 +319,12 @@ class RunConfig(Settings):
     def _logs_last_an_epoch(self) -> RunConfig:
         if self.rollout.bids == "as_bid" and self.feedback.source != "shards":
             raise ValueError("rollout.bids as_bid needs feedback.source shards: a simulated world has no advertisers")
-        if self.optimisation.objective == "rloo":
-            edited = self.preference.swaps + self.preference.removals + self.preference.additions
-            if edited or self.preference.counterfactual_bids:
-                raise ValueError(
-                    "optimisation.objective rloo needs preference.swaps, removals, additions and counterfactual_bids"
-                    " of 0: its importance ratios hold for answers that the policy wrote under the bids that score them"
-                )
+        foreign = self.rollout.proposals or self.preference.edited or self.preference.counterfactual_bids
+        if self.optimisation.objective == "rloo" and foreign:
+            raise ValueError(
+                "optimisation.objective rloo needs rollout.proposals, preference.edited and counterfactual_bids of 0:"
+                " its importance ratios hold for answers that the policy wrote under the bids that score them"
+            )
         if self.feedback.source == "shards":
             if self.epochs != 1:
                 raise ValueError("epochs must be 1 with feedback.source shards: only a policy that serves has a log")

@@ -15,16 +15,11 @@ import numpy as np
 from inference.encoder import shared_encoder
 from inference.policy import Policy
 from inference.sampling import SamplingSettings
-from mechanism.baselines import BaselineAnswer, restricted
+from mechanism.baselines import SHOWN_BID, BaselineAnswer, restricted
 from mechanism.baselines.ranking import Won
-from mechanism.markers import parse, render_marker
 from mechanism.objective import Penalty, reward
-from mechanism.prompt import MICROS_PER_POINT
-from mechanism.types import AdId, Answer, Context
+from mechanism.types import AdId, Context
 from trainers.reward.model import ClickPredictor
-
-SHOWN_BID = 100 * MICROS_PER_POINT
-"""Winners of an auction held before generation are shown to the policy at the highest bid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +61,10 @@ def write_winners(
 ) -> tuple[BaselineAnswer, ...]:
     """Write one answer to each context that shows every winner, from the winners alone."""
     winners = [restricted(c, (w.ad_id for w in own), SHOWN_BID) for c, own in zip(contexts, won, strict=True)]
-    answers = policy.generate(winners, 1, seed, forced(sampling))
+    answers = policy.generate(winners, 1, seed, sampling.showing_all())
     return tuple(
         BaselineAnswer(own[0], {w.ad_id: w.price for w in prices}, 1) for own, prices in zip(answers, won, strict=True)
     )
-
-
-def forced(sampling: SamplingSettings) -> SamplingSettings:
-    """Return the settings under which every candidate of a context is shown."""
-    return replace(sampling, max_ads=None, must_show=True)
 
 
 def learned_reward(arena: Arena, contexts: Sequence[Context], answers: Sequence[BaselineAnswer]) -> float:
@@ -83,17 +73,6 @@ def learned_reward(arena: Arena, contexts: Sequence[Context], answers: Sequence[
     predicted = arena.predictor.probabilities(pairs)
     scored = zip(pairs, predicted, strict=True)
     return float(np.mean([reward(a, c.bids(), p, arena.penalty, arena.lam) for (c, a), p in scored]))
-
-
-def prior_pctr(predictor: ClickPredictor, contexts: Sequence[Context]) -> list[dict[AdId, float]]:
-    """Predict the pCTR of every candidate before an answer exists: alone in a plain sentence."""
-    pairs: list[tuple[Context, Answer]] = []
-    for context in contexts:
-        ads = [c.ad for c in context.candidates]
-        question = context.query.strip(" ?.!")
-        pairs += [(context, parse(f"On {question}. One fitting offer is {render_marker(ad)}.", ads)) for ad in ads]
-    predicted = iter(predictor.probabilities(pairs))
-    return [{c.ad.id: next(predicted)[c.ad.id] for c in context.candidates} for context in contexts]
 
 
 def retrieval_scores(contexts: Sequence[Context], sharpness: float) -> list[dict[AdId, float]]:

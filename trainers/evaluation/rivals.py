@@ -13,19 +13,11 @@ from typing import Literal, Protocol
 from inference.mixture import Voice, generate_mixed
 from inference.naming import naming_probabilities
 from inference.sampling import SamplingSettings
-from mechanism.baselines import BaselineAnswer, gsp, lera, restricted, segment, simple, token
+from mechanism.baselines import SHOWN_BID, BaselineAnswer, gsp, lera, restricted, segment, simple, token
 from mechanism.baselines.ranking import Won
 from mechanism.types import Context, Generation
-from trainers.evaluation.methods import (
-    SHOWN_BID,
-    Arena,
-    Played,
-    forced,
-    play_policy,
-    prior_pctr,
-    retrieval_scores,
-    write_winners,
-)
+from trainers.evaluation.methods import Arena, Played, play_policy, retrieval_scores, write_winners
+from trainers.reward.prior import prior_pctr
 
 AD_SLOT = "One fitting offer is @"
 """Where LERA asks the policy which ad it would name."""
@@ -136,7 +128,7 @@ class Segment:
         """Write segment `number` (from 0) of the answers `rows`; each segment has an equal part of the token budget."""
         if not rows:
             return
-        sampling = forced(self.sampling)
+        sampling = self.sampling.showing_all()
         if not ends:
             # All of `rows` have a later segment, which needs its part of the budget.
             parts = max(len(won[k]) for k in rows)

@@ -14,6 +14,7 @@ from functools import partial
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from inference.constraint import MarkerConstraint, MarkerVocabulary
 from inference.policy import Policy
@@ -27,6 +28,9 @@ from trainers.optimisation.restrictions import restrictions_of
 
 ATTEMPTS = 4
 """Draws for each edit that is asked for: some answers have no ad, and some edits give an answer that exists already."""
+
+Encode = Callable[[Sequence[str]], NDArray[np.float32]]
+"""Texts -> unit vectors (texts, width)."""
 
 Edit = Callable[[MarkerVocabulary, Context, tuple[int, ...], np.random.Generator], tuple[int, ...] | None]
 """(vocabulary, context, tokens, rng) -> the edited tokens, or None where the answer cannot be edited this way."""
@@ -51,47 +55,72 @@ class CarryingSentence:
 
 
 def with_edits(
-    sampled: Sampled, policy: Policy, settings: SamplingSettings, config: PreferenceConfig, rng: np.random.Generator
+    sampled: Sampled,
+    policy: Policy,
+    settings: SamplingSettings,
+    config: PreferenceConfig,
+    near: Sequence[AdId],
+    rng: np.random.Generator,
 ) -> Sampled:
-    """Return the context's answers and, after them, edited ones: up to `config.swaps`, `removals` and `additions`.
+    """Return the context's answers and, after them, the edits of `config.edited` of them, those with ads first.
+
+    `near` are the ads that swaps bring in.
 
     `settings` are those that the answers were sampled with; an edit that they do not allow (too long) is left out.
     Without the marker constraint nothing is edited: such answers hold markers that cannot be replayed.
     """
-    if not settings.constrained or config.swaps + config.removals + config.additions == 0:
-        return sampled
-    own = [g for g in sampled.generations if restrictions_of(policy, sampled.context, g, settings) is not None]
+    allowed = [
+        g
+        for g in sampled.generations
+        if settings.constrained and restrictions_of(policy, sampled.context, g, settings) is not None
+    ]
     known = {g.token_ids for g in sampled.generations}
-    added: list[Generation] = []
-    add_ad = partial(add_from, [g.token_ids for g in own])
-    edits: tuple[tuple[Edit, int], ...] = (
-        (swap_ad, config.swaps),
+    kinds: tuple[tuple[Edit, int], ...] = (
+        (partial(swap_ad, near), config.swaps),
         (remove_ad, config.removals),
-        (add_ad, config.additions),
+        (partial(add_from, [g.token_ids for g in allowed]), config.additions),
     )
-    for edit, count in edits:
-        wanted = len(added) + count
-        for _ in range(ATTEMPTS * count if own else 0):
-            if len(added) == wanted:
-                break
-            source = own[rng.integers(len(own))]
-            tokens = edit(policy.vocabulary, sampled.context, source.token_ids, rng)
-            if tokens is None or tokens in known:
-                continue
-            edited = _generation(policy.vocabulary, sampled.context, tokens, source.finished)
-            if not edited.answer.faults and restrictions_of(policy, sampled.context, edited, settings) is not None:
-                known.add(tokens)
-                added.append(edited)
+    added: list[Generation] = []
+    order = sorted((allowed[int(m)] for m in rng.permutation(len(allowed))), key=lambda g: not g.answer.shown())
+    for source in order[: config.edited]:
+        for edit, count in kinds:
+            wanted = len(added) + count
+            for _ in range(ATTEMPTS * count):
+                if len(added) == wanted:
+                    break
+                tokens = edit(policy.vocabulary, sampled.context, source.token_ids, rng)
+                if tokens is None or tokens in known:
+                    continue
+                edited = _generation(policy.vocabulary, sampled.context, tokens, source.finished)
+                if not edited.answer.faults and restrictions_of(policy, sampled.context, edited, settings) is not None:
+                    known.add(tokens)
+                    added.append(edited)
     return replace(sampled, generations=(*sampled.generations, *added)) if added else sampled
 
 
+def nearest_ads(context: Context, count: int, encode: Encode) -> tuple[AdId, ...]:
+    """Return the `count` candidates closest to the question, an earlier turn or, with consent, an interest of the user.
+
+    A swap to one of them asks which of the ads that fit is best; against any other ad the answer is known.
+    """
+    wishes = [context.query, *(text for _, text in context.turns)]
+    wishes += context.profile.interests if context.profile else ()
+    ads = [c.ad for c in context.candidates]
+    cosines_NW = encode([ad.text or ad.title for ad in ads]) @ encode(wishes).T
+    return tuple(ads[int(i)].id for i in np.argsort(-cosines_NW.max(1), kind="stable")[:count])
+
+
 def swap_ad(
-    vocabulary: MarkerVocabulary, context: Context, tokens: tuple[int, ...], rng: np.random.Generator
+    near: Sequence[AdId],
+    vocabulary: MarkerVocabulary,
+    context: Context,
+    tokens: tuple[int, ...],
+    rng: np.random.Generator,
 ) -> tuple[int, ...] | None:
-    """Put another candidate, which the answer does not show, into one of its markers; the words stay."""
+    """Put one of the `near` ads, which the answer does not show, into one of its markers; the words stay."""
     markers = markers_of(vocabulary, context, tokens)
     shown = {m.ad for m in markers}
-    others = [c.ad for c in context.candidates if c.ad.id not in shown]
+    others = [c.ad for c in context.candidates if c.ad.id in near and c.ad.id not in shown]
     if not markers or not others:
         return None
     marker, other = markers[rng.integers(len(markers))], others[rng.integers(len(others))]

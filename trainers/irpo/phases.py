@@ -19,9 +19,10 @@ from simulator.brands import renamed
 from trainers.artifacts.run_directory import EVALUATION, epoch_file
 from trainers.artifacts.sampled import Sampled, read_sampled, write_sampled
 from trainers.artifacts.store import to_json
-from trainers.irpo.edited_answers import with_edits
+from trainers.irpo.edited_answers import nearest_ads, with_edits
 from trainers.irpo.feedback import judged_clicks, simulated_clicks
 from trainers.irpo.preference_pairs import build_groups
+from trainers.irpo.proposals import propose
 from trainers.irpo.quality_term import weighted_qualities
 from trainers.irpo.session import BASE_PHASE, Session
 from trainers.irpo.temperature import choose_temperature, chosen_temperature
@@ -31,6 +32,7 @@ from trainers.logs.snapshot import fitted_part, take_snapshot
 from trainers.optimisation.groups import tokenise, with_reference, with_sampling, write_groups
 from trainers.optimisation.launch import run_optimisation
 from trainers.optimisation.worker import OptimisationJob
+from trainers.reward.prior import prior_pctr
 from trainers.reward.training import Shown, fit
 
 ANSWERS = "answers.parquet"
@@ -127,7 +129,12 @@ def rollouts(session: Session, epoch: int) -> str:
     # Split after the renaming, so that a context has the same offers for any number of shards.
     contexts = contexts[shard :: part.shards]
     seed = session.seed(epoch, 4) + (shard << SHARD_BITS)
-    answers = policy.generate(contexts, config.samples, seed, session.sampling(policy))
+    settings = session.sampling(policy)
+    answers = policy.generate(contexts, config.samples, seed, settings)
+    if config.proposals:
+        rates = prior_pctr(session.predictor(epoch), contexts)
+        proposed = propose(policy, contexts, rates, config.proposals, settings, seed + 1)
+        answers = [[*own, *more] for own, more in zip(answers, proposed, strict=True)]
     sampled = [Sampled(c, tuple(own)) for c, own in zip(contexts, answers, strict=True)]
     with session.run.phase(rollouts_name(part.shard, part.shards), epoch).open() as folder:
         count = write_sampled(folder / ANSWERS, sampled)
@@ -163,7 +170,11 @@ def pairs(session: Session, epoch: int) -> str:
     reference = session.reference(0 if config.optimisation.reference == "base" else epoch - 1)
     settings, rng = session.sampling(reference), np.random.default_rng(session.seed(epoch, 5))
     rolled_out = read_sampled(session.run.phase("rollouts", epoch).fetch() / ANSWERS)
-    sampled = [with_edits(item, reference, settings, config.preference, rng) for item in rolled_out]
+    encode, near = shared_encoder().encode, config.preference.near
+    sampled = [
+        with_edits(item, reference, settings, config.preference, nearest_ads(item.context, near, encode), rng)
+        for item in rolled_out
+    ]
     flat = [(item.context, g) for item in sampled for g in item.generations]
     scored = iter(session.predictor(epoch).probabilities([(c, g.answer) for c, g in flat]))
     graded = iter(weighted_qualities([(c, g.answer, g.finished) for c, g in flat], config.preference.quality_weight))

@@ -2,7 +2,8 @@
 
 Prompts are long and answers short. For k answers of one context a plain preference trainer encodes 2(k-1)(P + R)
 tokens, packed it is P + kR. Answers attend to the prompt and to themselves, not to each other, and their positions
-continue the prompt's, so every log-probability equals that of a separate pass.
+continue the prompt's, so every log-probability equals that of a separate pass. All contexts of a batch make one stream
+of tokens without padding.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from types import MethodType
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
-from trainers.optimisation.restrictions import Masks, Pair, Restrictions, masks_of, padded_pairs, padded_tokens
+from trainers.optimisation.restrictions import Masks, Pair, Restrictions, masks_of
+from trainers.optimisation.shared_prefix import Layout, shared_prefixes, use_shared_prefixes
 
 LOGITS_AT_ONCE = 2**26
 """Most logits in memory at once (256 MiB in float32)."""
@@ -23,23 +26,26 @@ LOGITS_AT_ONCE = 2**26
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """B packed contexts of at most L tokens with at most K answers each.
+    """B contexts with at most K answers each, as a stream of T tokens: first all prompts, then all answers.
 
-    `ids_BL`, `positions_BL`: int64. `mask_B1LL`: bool, True where a row may attend to a column. `owner_BL`: the answer
-    (0..K-1) that a token belongs to, -1 for prompt, padding and tokens that are not counted. Every answer is preceded
-    by its own copy of the prompt's last token, so that each token is predicted by the column before it.
+    `ids_T`, `positions_T` (in a separate pass): int64. `prompts_BP`, `answers_NA`, `prompt_N`: see
+    `shared_prefix.Layout`. `owner_T`: number b * K + k of the answer that a token belongs to, -1 for prompts and tokens
+    that are not counted. Every answer is preceded by its own copy of the prompt's last token, so that each token is
+    predicted by the one before it.
 
-    `forbidden_BM` (tokens), `barred_BX2` and `allowed_BX2` (column, token): the restrictions of the counted tokens, see
-    `restrictions.masks_of`; int64, padded with -1.
+    `forbidden_BM` (tokens, padded with -1), `barred_X2` and `allowed_Y2` (place in the stream, token): the restrictions
+    of the counted tokens, see `restrictions.masks_of`; int64.
     """
 
-    ids_BL: torch.Tensor
-    positions_BL: torch.Tensor
-    mask_B1LL: torch.Tensor
-    owner_BL: torch.Tensor
+    ids_T: torch.Tensor
+    positions_T: torch.Tensor
+    owner_T: torch.Tensor
+    prompts_BP: torch.Tensor
+    answers_NA: torch.Tensor
+    prompt_N: torch.Tensor
     forbidden_BM: torch.Tensor
-    barred_BX2: torch.Tensor
-    allowed_BX2: torch.Tensor
+    barred_X2: torch.Tensor
+    allowed_Y2: torch.Tensor
     answers: int
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -53,15 +59,19 @@ class PackedBatch:
     def inputs(self) -> dict[str, Any]:
         """Return the keyword arguments of a transformers model's forward."""
         return {
-            "input_ids": self.ids_BL,
-            "position_ids": self.positions_BL,
-            "attention_mask": self.mask_B1LL,
+            "input_ids": self.ids_T[None],
+            "position_ids": self.positions_T[None],
+            "layout": Layout(self.prompts_BP, self.answers_NA, self.prompt_N),
             "use_cache": False,
         }
 
+    def counted(self) -> torch.Tensor:
+        """Return the places of the counted tokens in the stream, in order."""
+        return (self.owner_T >= 0).nonzero()[:, 0]
+
     def masks(self) -> Masks:
         """Return the restrictions of the counted tokens, in order."""
-        return masks_of(self.owner_BL, self.forbidden_BM, self.barred_BX2, self.allowed_BX2)
+        return masks_of(self.owner_T, self.forbidden_BM, self.barred_X2, self.allowed_Y2, self.answers)
 
 
 def pack(
@@ -70,53 +80,61 @@ def pack(
     counted: Sequence[Sequence[Sequence[bool]]] | None = None,
     restrictions: Sequence[Restrictions] | None = None,
 ) -> PackedBatch:
-    """Pack one prompt (at least one token) and its answers into each row; rows are padded on the right.
+    """Pack prompts (at least one token each) and the answers to each.
 
     Tokens that are not `counted` (same shape as `answers`; None: all are) are encoded but belong to no answer, so that
-    they have no log-probability. `restrictions` are those of each row's answers; None: the whole vocabulary competes.
+    they have no log-probability. `restrictions` are those of each prompt's answers; None: all tokens compete.
     """
-    lengths = [len(p) - 1 + sum(len(a) + 1 for a in own) for p, own in zip(prompts, answers, strict=True)]
-    rows, width = len(prompts), max(lengths)
-    ids = torch.zeros(rows, width, dtype=torch.int64)
-    positions = torch.zeros(rows, width, dtype=torch.int64)
-    owner = torch.full((rows, width), -1, dtype=torch.int64)
-    segment = torch.full((rows, width), -2, dtype=torch.int64)
-    allowed: list[list[Pair]] = [[] for _ in prompts]
-    barred: list[list[Pair]] = [[] for _ in prompts]
+    most = max(len(own) for own in answers)
+    ids: list[int] = []
+    positions: list[int] = []
+    owner: list[int] = []
+    prompt_places: list[torch.Tensor] = []
+    answer_places: list[torch.Tensor] = []
+    prompt_of: list[int] = []
+    allowed: list[Pair] = []
+    barred: list[Pair] = []
+
+    def append(tokens: Sequence[int], first: int, owners: Sequence[int]) -> torch.Tensor:
+        start = len(ids)
+        ids.extend(tokens)
+        positions.extend(range(first, first + len(tokens)))
+        owner.extend(owners)
+        return torch.arange(start, len(ids))
+
+    for prompt in prompts:
+        prompt_places.append(append(prompt[:-1], 0, [-1] * (len(prompt) - 1)))
     for b, (prompt, own) in enumerate(zip(prompts, answers, strict=True)):
-        start = len(prompt) - 1
-        ids[b, :start] = torch.tensor(prompt[:-1])
-        positions[b, :start] = torch.arange(start)
-        segment[b, :start] = -1
         for k, answer in enumerate(own):
-            end = start + 1 + len(answer)
-            ids[b, start:end] = torch.tensor([prompt[-1], *answer])
-            positions[b, start:end] = torch.arange(len(prompt) - 1, len(prompt) + len(answer))
-            own_tokens = torch.tensor(counted[b][k] if counted else [True] * len(answer), dtype=torch.bool)
-            owner[b, start + 1 : end][own_tokens] = k
-            segment[b, start:end] = k
+            counts = counted[b][k] if counted else [True] * len(answer)
+            owners = [b * most + k if counts_here else -1 for counts_here in counts]
+            start = len(ids) + 1
+            answer_places.append(append([prompt[-1], *answer], len(prompt) - 1, [-1, *owners]))
+            prompt_of.append(b)
             if restrictions is not None:
-                allowed[b] += [[start + 1 + at, token] for at, token in restrictions[b].allowed[k]]
-                barred[b] += [[start + 1 + at, token] for at, token in restrictions[b].barred_pairs(k)]
-            start = end
-    causal = torch.ones(width, width, dtype=torch.bool).tril()
-    same = segment[:, :, None] == segment[:, None, :]
-    to_prompt = segment[:, None, :] == -1
-    mask = causal & (same | to_prompt)
+                allowed += [[start + at, token] for at, token in restrictions[b].allowed[k]]
+                barred += [[start + at, token] for at, token in restrictions[b].barred_pairs(k)]
+    forbidden = [torch.tensor(r.forbidden, dtype=torch.int64) for r in restrictions or ()]
     return PackedBatch(
-        ids_BL=ids,
-        positions_BL=positions,
-        mask_B1LL=mask[:, None],
-        owner_BL=owner,
-        forbidden_BM=padded_tokens([r.forbidden for r in restrictions] if restrictions else [[] for _ in prompts]),
-        barred_BX2=padded_pairs(barred),
-        allowed_BX2=padded_pairs(allowed),
-        answers=max(len(own) for own in answers),
+        ids_T=torch.tensor(ids),
+        positions_T=torch.tensor(positions),
+        owner_T=torch.tensor(owner),
+        prompts_BP=_padded(prompt_places),
+        answers_NA=_padded(answer_places),
+        prompt_N=torch.tensor(prompt_of),
+        forbidden_BM=_padded(forbidden or [torch.empty(0, dtype=torch.int64)] * len(prompts)),
+        barred_X2=torch.tensor(barred, dtype=torch.int64).reshape(-1, 2),
+        allowed_Y2=torch.tensor(allowed, dtype=torch.int64).reshape(-1, 2),
+        answers=most,
     )
 
 
+def _padded(rows: list[torch.Tensor]) -> torch.Tensor:
+    return pad_sequence(rows, batch_first=True, padding_value=-1)
+
+
 def token_logprobs(model: Any, batch: PackedBatch) -> torch.Tensor:
-    """Return log pi(token | prompt, own answer so far), shape (N,), for the tokens where `owner >= 0`, in order.
+    """Return log pi(token | prompt, own answer so far), shape (N,), for the tokens where `owner_T >= 0`, in order.
 
     The probabilities are renormalised over the tokens that compete under the batch's restrictions.
     """
@@ -124,28 +142,28 @@ def token_logprobs(model: Any, batch: PackedBatch) -> torch.Tensor:
 
 
 def add_packed_forward(model: Any) -> None:
-    """Make `model(packed=batch.tensors())` return `token_logprobs`.
+    """Make `model(packed=batch.tensors())` return `token_logprobs`, and the model take packed answers only.
 
     A wrapped model (DeepSpeed, DistributedDataParallel) must be called through its forward, or its hooks do not run.
     """
     plain = model.forward
+    # For good: gradient checkpointing repeats layers when a context would have ended.
+    use_shared_prefixes(model)
 
     def forward(self: Any, *args: Any, packed: dict[str, torch.Tensor] | None = None, **kwargs: Any) -> Any:
         if packed is None:
             return plain(*args, **kwargs)
-        # Log-probabilities by token need no number of answers.
-        return _logprobs(self, PackedBatch(**packed, answers=0))
+        # Log-probabilities by token need no number of answers but to find the prompt of each.
+        return _logprobs(self, PackedBatch(**packed, answers=int(kwargs["answers"])))
 
     model.forward = MethodType(forward, model)
 
 
 def predictors(model: Any, batch: PackedBatch) -> torch.Tensor:
     """Return the hidden states (N, D) that predict the counted tokens, in order."""
-    rows_N, columns_N = (batch.owner_BL >= 0).nonzero(as_tuple=True)
-    hidden_BLD = model.base_model(
-        input_ids=batch.ids_BL, position_ids=batch.positions_BL, attention_mask=batch.mask_B1LL, use_cache=False
-    ).last_hidden_state
-    predictors_ND: torch.Tensor = hidden_BLD[rows_N, columns_N - 1]
+    with shared_prefixes(model):
+        hidden_1TD = model.base_model(**batch.inputs()).last_hidden_state
+    predictors_ND: torch.Tensor = hidden_1TD[0, batch.counted() - 1]
     return predictors_ND
 
 
@@ -163,7 +181,7 @@ def pieces_of(count: int, vocabulary: int) -> list[tuple[int, int]]:
 def _logprobs(model: Any, batch: PackedBatch) -> torch.Tensor:
     """Project only the answers' predictors onto the vocabulary, large ones in pieces recomputed for the gradient."""
     predictors_ND, masks = predictors(model, batch), batch.masks()
-    targets_N = batch.ids_BL[batch.owner_BL >= 0]
+    targets_N = batch.ids_T[batch.counted()]
     pieces = pieces_of(len(targets_N), model.config.vocab_size)
     if len(pieces) <= 1:
         return _projected(model, predictors_ND, masks, targets_N)
@@ -181,16 +199,15 @@ def _projected(model: Any, predictors_ND: torch.Tensor, masks: Masks, targets_N:
 
 
 def sum_by_answer(token_logprobs_N: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-    """Sum log pi(y | prompt) of every packed answer, shape (B, K); 0 where a row has fewer answers."""
-    rows_N, columns_N = (batch.owner_BL >= 0).nonzero(as_tuple=True)
-    slots_N = rows_N * batch.answers + batch.owner_BL[rows_N, columns_N]
-    flat = torch.zeros(len(batch.ids_BL) * batch.answers, device=batch.ids_BL.device)
-    return flat.index_add(0, slots_N, token_logprobs_N).view(len(batch.ids_BL), batch.answers)
+    """Sum log pi(y | prompt) of every packed answer, shape (B, K); 0 where a prompt has fewer answers."""
+    rows = len(batch.prompts_BP)
+    flat = torch.zeros(rows * batch.answers, device=batch.ids_T.device)
+    return flat.index_add(0, batch.owner_T[batch.counted()], token_logprobs_N).view(rows, batch.answers)
 
 
 def count_by_answer(batch: PackedBatch) -> torch.Tensor:
     """Count the tokens of every packed answer that have a log-probability, shape (B, K)."""
-    return sum_by_answer(torch.ones(int((batch.owner_BL >= 0).sum()), device=batch.owner_BL.device), batch)
+    return sum_by_answer(torch.ones(len(batch.counted()), device=batch.owner_T.device), batch)
 
 
 def answer_logprobs(model: Any, batch: PackedBatch) -> torch.Tensor:

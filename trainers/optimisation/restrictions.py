@@ -135,37 +135,21 @@ class Masks:
 
 
 def masks_of(
-    owner_BL: torch.Tensor, forbidden_BM: torch.Tensor, barred_BX2: torch.Tensor, allowed_BX2: torch.Tensor
+    owner_T: torch.Tensor, forbidden_BM: torch.Tensor, barred_X2: torch.Tensor, allowed_Y2: torch.Tensor, answers: int
 ) -> Masks:
-    """Return the masks of the tokens where `owner_BL >= 0`, in order; all lists are padded with -1.
+    """Return the masks of the tokens where `owner_T >= 0`, in order; see `packing.PackedBatch`.
 
-    `barred_BX2` and `allowed_BX2` hold (column of the packed row, token).
+    `answers` is the number of answers that `owner_T` counts for each prompt.
     """
-    rows_N, columns_N = (owner_BL >= 0).nonzero(as_tuple=True)
-    number_BL = torch.full_like(owner_BL, -1)
-    number_BL[rows_N, columns_N] = torch.arange(len(rows_N), device=owner_BL.device)
+    counted_N = (owner_T >= 0).nonzero()[:, 0]
+    number_T = torch.full_like(owner_T, -1)
+    number_T[counted_N] = torch.arange(len(counted_N), device=owner_T.device)
 
-    def numbered(pairs_BX2: torch.Tensor) -> torch.Tensor:
-        rows, slots = (pairs_BX2[..., 0] >= 0).nonzero(as_tuple=True)
-        columns, tokens = pairs_BX2[rows, slots].unbind(1)
-        entries = torch.stack([number_BL[rows, columns], tokens], dim=1)
+    def numbered(pairs_X2: torch.Tensor) -> torch.Tensor:
+        entries = torch.stack([number_T[pairs_X2[:, 0]], pairs_X2[:, 1]], dim=1)
         return entries[entries[:, 0] >= 0]
 
-    forbidden_NM = forbidden_BM[rows_N]
+    forbidden_NM = forbidden_BM[owner_T[counted_N] // answers]
     numbers, slots = (forbidden_NM >= 0).nonzero(as_tuple=True)
     everywhere = torch.stack([numbers, forbidden_NM[numbers, slots]], dim=1)
-    return Masks(torch.cat([everywhere, numbered(barred_BX2)]), numbered(allowed_BX2))
-
-
-def padded_pairs(rows: Sequence[Sequence[Sequence[int]]]) -> torch.Tensor:
-    """Return the pairs of every row as one tensor (B, X, 2), padded with -1."""
-    pairs = torch.full((len(rows), max((len(own) for own in rows), default=0), 2), -1, dtype=torch.int64)
-    for b, own in enumerate(rows):
-        if own:
-            pairs[b, : len(own)] = torch.tensor(own)
-    return pairs
-
-
-def padded_tokens(rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Return the tokens of every row as one tensor (B, M), padded with -1."""
-    return padded_pairs([[[token, token] for token in own] for own in rows])[..., 0]
+    return Masks(torch.cat([everywhere, numbered(barred_X2)]), numbered(allowed_Y2))

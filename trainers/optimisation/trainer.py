@@ -71,7 +71,7 @@ class GroupDPOTrainer(TokenisedDPOTrainer):
         """
         batch = PackedBatch(**inputs["packed"], answers=inputs["present_BK"].shape[1])
         answers = ScoredAnswers(
-            logprobs_BK=sum_by_answer(model(packed=inputs["packed"]), batch),
+            logprobs_BK=sum_by_answer(model(packed=inputs["packed"], answers=batch.answers), batch),
             reference_BK=inputs["reference_BK"],
             sampling_BK=inputs["sampling_BK"],
             rewards_BK=inputs["rewards_BK"],

@@ -20,7 +20,7 @@ from mechanism.markers import render_marker
 from mechanism.types import Candidate
 from simulator.brands import HELD_OUT_WORDS, renamed
 from simulator.world import Query, World
-from trainers.optimisation.packing import pack
+from trainers.optimisation.packing import pack, predictors
 from trainers.pretraining.augmentation import FAMILIAR, Unfamiliar, with_descriptions, with_new_need, with_new_titles
 from trainers.pretraining.corpus import Exercise, draw_context
 from trainers.pretraining.supervised import TokenisedExercise
@@ -115,12 +115,12 @@ def reading_accuracy(
             )
             kinds.append([kind for kind, _, _ in asked])
         packed = pack(prompts, answers, counted)
-        rows, columns = (packed.owner_BL >= 0).nonzero(as_tuple=True)
-        logits_BLV = policy.model(**packed.to(policy.model.device).inputs()).logits
-        likeliest = logits_BLV[rows, columns - 1].argmax(-1).cpu()
-        hits = likeliest == packed.ids_BL[rows, columns]
-        owners = packed.owner_BL[rows, columns]
+        places = packed.counted()
+        predicted_ND = predictors(policy.model, packed.to(policy.model.device))
+        likeliest = policy.model.get_output_embeddings()(predicted_ND).argmax(-1).cpu()
+        hits = likeliest == packed.ids_T[places]
+        owners = packed.owner_T[places]
         for b, of_prompt in enumerate(kinds):
             for k, kind in enumerate(of_prompt):
-                right[kind].append(bool(hits[(rows == b) & (owners == k)].all()))
+                right[kind].append(bool(hits[owners == b * packed.answers + k].all()))
     return {kind: (float(np.mean(own)) if own else 0.0, len(own)) for kind, own in right.items()}

@@ -1,9 +1,10 @@
 """Features of shown ads for the pCTR model: what a production system has before any click.
 
 The paper's input is [text(x); text(y); e_user; e_ad] (arXiv 2512.10551, Eq. 3). Beside the answer as a whole there are
-the sentence that carries the ad, because a mean over sentences does not show which of them carries it, the other ads
-shown, because they compete with it, and the conversation and the user as far as the user consents. Texts become
-vectors of the frozen encoder; how they compare is left to the network. The simulator's click model is not used.
+the sentence that carries the ad and what stands before it, because a mean over sentences does not show which of them
+carries it, the shown ad that competes with it most, and the conversation and the user as far as the user consents. Of
+several interests the one closest to the ad counts. Texts become vectors of the frozen encoder, whose comparison is left
+to the network; beside them stand the words that they share. The simulator's click model is not used.
 """
 
 from __future__ import annotations
@@ -20,10 +21,16 @@ from mechanism.types import Ad, AdId, Answer, Context
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
 """Texts -> unit vectors, shape (texts, TEXT_WIDTH)."""
 TEXT_WIDTH = 384
-TEXTS = ("query", "conversation", "interests", "history", "answer", "sentence", "ad", "others")
+Overlap = Callable[[str, str], float]
+"""Two texts -> how many of their words they share, 0..1."""
+TEXTS = ("query", "conversation", "interests", "history", "answer", "before", "sentence", "title", "offer", "others")
 """Names of a shown ad's vectors, in the order of `Features.texts_NKD`."""
-SCALARS = ("ads", "repeats", "place", "sentence", "sentences", "words", "profile", "turns", "same_category")
-"""Names of a shown ad's numbers, in the order of `Features.scalars_NS`; see `_scalars`."""
+LAYOUT = ("ads", "repeats", "place", "sentence", "sentences", "words", "profile", "turns", "same_category")
+OVERLAPS = tuple(f"{name}_overlap" for name in ("query", "conversation", "interests", "history", "before", "others"))
+SENTENCE_OVERLAPS = ("sentence_overlap", "topic_overlap")
+SCALARS = (*LAYOUT, *OVERLAPS, *SENTENCE_OVERLAPS)
+"""Names of a shown ad's numbers, in the order of `Features.scalars_NS`: layout, words that the offer shares with
+other texts and with its sentence, and those that the sentence shares with the question."""
 _HUNDRED_WORDS = 100.0
 
 
@@ -44,14 +51,46 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One shown ad, before its texts are encoded."""
+    """One shown ad, before its texts are encoded: `before` are the sentences before its own, titles struck out."""
 
     owner: int
     context: Context
     ad: Ad
     others: tuple[Ad, ...]
     sentence: str
-    scalars: tuple[float, ...]
+    before: tuple[str, ...]
+    layout: tuple[float, ...]
+
+    @property
+    def offer(self) -> str:
+        """What the ad says; a title is a name and says little."""
+        return _offer(self.ad)
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """The earlier turns of the conversation."""
+        return tuple(text for _, text in self.context.turns)
+
+    @property
+    def interests(self) -> tuple[str, ...]:
+        """The user's interests, with consent."""
+        return self.context.profile.interests if self.context.profile else ()
+
+    @property
+    def history(self) -> tuple[str, ...]:
+        """What the user read lately, with consent."""
+        return self.context.profile.history if self.context.profile else ()
+
+    @property
+    def rivals(self) -> tuple[str, ...]:
+        """What the other shown ads offer."""
+        return tuple(_offer(ad) for ad in self.others)
+
+    def overlaps(self, overlap: Overlap) -> tuple[float, ...]:
+        """Return the values of OVERLAPS and SENTENCE_OVERLAPS; of several texts the most similar counts."""
+        groups = ((self.context.query,), self.turns, self.interests, self.history, self.before, self.rivals)
+        shared = [max((overlap(text, self.offer) for text in group), default=0.0) for group in groups]
+        return (*shared, overlap(self.sentence, self.offer), overlap(self.sentence, self.context.query))
 
 
 def sentences(answer: Answer) -> list[tuple[int, int]]:
@@ -67,7 +106,7 @@ def sentences(answer: Answer) -> list[tuple[int, int]]:
     return [span for span in spans if span[0] < span[1]]
 
 
-def extract(pairs: Sequence[tuple[Context, Answer]], encode: Encode) -> Features:
+def extract(pairs: Sequence[tuple[Context, Answer]], encode: Encode, overlap: Overlap) -> Features:
     """Extract features of every distinct ad shown in the given answers, in order of answer and appearance."""
     rows: list[_Row] = []
     proses: list[list[str]] = []
@@ -80,40 +119,51 @@ def extract(pairs: Sequence[tuple[Context, Answer]], encode: Encode) -> Features
             at = next(i.start for i in answer.insertions if i.ad_id == ad.id)
             order = next(n for n, (start, end) in enumerate(spans) if start <= at < end)
             others = tuple(other for other in shown if other.id != ad.id)
-            scalars = _scalars(context, answer, ad, others, place, order, len(spans))
-            rows.append(_Row(owner, context, ad, others, proses[-1][order], scalars))
+            layout = _layout(context, answer, ad, others, place, order, len(spans))
+            rows.append(_Row(owner, context, ad, others, proses[-1][order], tuple(proses[-1][:order]), layout))
     owner_N = np.array([row.owner for row in rows], np.int64)
     if not rows:
         empty = np.zeros((0, len(TEXTS), TEXT_WIDTH), np.float32), np.zeros((0, len(SCALARS)), np.float32)
         return Features(*empty, [], [], owner_N)
-    profiles = [row.context.profile for row in rows]
+    offers_ND = encode([row.offer for row in rows])
     vectors = {
         "query": encode([row.context.query for row in rows]),
-        "conversation": _means([[text for _, text in row.context.turns] for row in rows], encode),
-        "interests": _means([p.interests if p else () for p in profiles], encode),
-        "history": _means([p.history if p else () for p in profiles], encode),
+        "conversation": _means([row.turns for row in rows], encode),
+        "interests": _closest([row.interests for row in rows], offers_ND, encode),
+        "history": _closest([row.history for row in rows], offers_ND, encode),
         "answer": _means(proses, encode)[owner_N],
+        "before": _means([row.before for row in rows], encode),
         "sentence": encode([row.sentence for row in rows]),
-        "ad": encode([_advert(row.ad) for row in rows]),
-        "others": _means([[_advert(ad) for ad in row.others] for row in rows], encode),
+        "title": encode([row.ad.title for row in rows]),
+        "offer": offers_ND,
+        "others": _closest([row.rivals for row in rows], offers_ND, encode),
     }
     return Features(
         np.stack([vectors[name] for name in TEXTS], axis=1),
-        np.array([row.scalars for row in rows], np.float32),
-        [profile.id if profile else "" for profile in profiles],
+        np.array([(*row.layout, *row.overlaps(overlap)) for row in rows], np.float32),
+        [row.context.profile.id if row.context.profile else "" for row in rows],
         [row.ad.id for row in rows],
         owner_N,
     )
 
 
-def _advert(ad: Ad) -> str:
-    return f"{ad.title}: {ad.text}"
+def spoken(pairs: Sequence[tuple[Context, Answer]]) -> list[str]:
+    """Return the texts that words are counted in: questions, offers, and the answers' sentences."""
+    texts: list[str] = []
+    for context, answer in pairs:
+        texts += [context.query, *(_offer(c.ad) for c in context.candidates)]
+        texts += [answer.struck(*span) for span in sentences(answer)]
+    return texts
 
 
-def _scalars(
+def _offer(ad: Ad) -> str:
+    return ad.text or ad.title
+
+
+def _layout(
     context: Context, answer: Answer, ad: Ad, others: Sequence[Ad], place: int, order: int, count: int
 ) -> tuple[float, ...]:
-    """Return the values of SCALARS: of the ad at `place` among the ads, in sentence `order` of `count`."""
+    """Return the values of LAYOUT for the ad at `place` among the ads, in sentence `order` of `count`."""
     return (
         len(others) + 1,
         len(answer.insertions) - len(others) - 1,
@@ -136,3 +186,15 @@ def _means(groups: Sequence[Sequence[str]], encode: Encode) -> NDArray[np.float3
     totals = np.zeros((len(groups), TEXT_WIDTH), np.float32)
     np.add.at(totals, np.repeat(np.arange(len(groups)), [len(group) for group in groups]), vectors)
     return np.asarray(totals / np.maximum(np.linalg.norm(totals, axis=1, keepdims=True), 1e-9), np.float32)
+
+
+def _closest(groups: Sequence[Sequence[str]], offers_ND: NDArray[np.float32], encode: Encode) -> NDArray[np.float32]:
+    """Return of each group of texts the vector closest to the offer, shape (groups, TEXT_WIDTH); 0 for none."""
+    vectors = encode([text for group in groups for text in group])
+    ends = np.cumsum([len(group) for group in groups])
+    closest_ND = np.zeros_like(offers_ND)
+    for n, (group, end) in enumerate(zip(groups, ends, strict=True)):
+        if group:
+            own = vectors[end - len(group) : end]
+            closest_ND[n] = own[int(np.argmax(own @ offers_ND[n]))]
+    return closest_ND

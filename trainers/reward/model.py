@@ -18,6 +18,7 @@ from simulator.clicks import ClickModel
 from trainers.config import RewardConfig
 from trainers.reward.features import Encode, Features, extract
 from trainers.reward.network import Inputs, PCTRNetwork
+from trainers.reward.words import WordWeights
 
 
 class ClickPredictor(Protocol):
@@ -31,10 +32,18 @@ class ClickPredictor(Protocol):
 class PCTRModel:
     """A network with the ids it knows; implements ClickPredictor."""
 
-    def __init__(self, network: PCTRNetwork, users: Mapping[str, int], ads: Mapping[str, int], encode: Encode) -> None:
+    def __init__(
+        self,
+        network: PCTRNetwork,
+        users: Mapping[str, int],
+        ads: Mapping[str, int],
+        encode: Encode,
+        words: WordWeights,
+    ) -> None:
         self.network = network
         self.users = dict(users)
         self.ads = dict(ads)
+        self.words = words
         self._encode = encode
 
     def inputs(self, features: Features) -> Inputs:
@@ -55,7 +64,7 @@ class PCTRModel:
 
     def probabilities(self, pairs: Sequence[tuple[Context, Answer]]) -> list[dict[AdId, float]]:
         """Return the click probability by shown ad for every answer."""
-        features = extract(pairs, self._encode)
+        features = extract(pairs, self._encode, self.words.cosine)
         result: list[dict[AdId, float]] = [{} for _ in pairs]
         for owner, ad, p in zip(features.owner_N, features.ads_N, self.predict(features), strict=True):
             result[owner][ad] = float(p)
@@ -67,6 +76,8 @@ class PCTRModel:
         about: dict[str, Any] = {
             "users": self.users,
             "ads": self.ads,
+            "words": self.words.weights,
+            "unseen_word": self.words.unseen,
             "config": config.model_dump(mode="json"),
         }
         (folder / "pctr.json").write_text(json.dumps(about), encoding="utf-8")
@@ -83,9 +94,10 @@ class PCTRModel:
             config = RewardConfig.model_validate(about["config"])
             network = PCTRNetwork(len(about["users"]), len(about["ads"]), config)
             network.load_state_dict(load_file(folder / "pctr.safetensors"))
+            words = WordWeights(about["words"], about["unseen_word"])
         except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise PolicyError(f"{folder} holds no readable pCTR model: {error}") from error
-        return cls(network, about["users"], about["ads"], encode)
+        return cls(network, about["users"], about["ads"], encode, words)
 
 
 class OraclePredictor:

@@ -19,33 +19,38 @@ from trainers.config import RewardConfig
 from trainers.reward.features import SCALARS, TEXT_WIDTH, TEXTS
 
 PAIRS: Final = (
-    ("query", "ad"),
-    ("conversation", "ad"),
-    ("interests", "ad"),
-    ("history", "ad"),
-    ("answer", "ad"),
-    ("sentence", "ad"),
-    ("others", "ad"),
+    ("query", "offer"),
+    ("query", "title"),
+    ("conversation", "offer"),
+    ("interests", "offer"),
+    ("history", "offer"),
+    ("answer", "offer"),
+    ("before", "offer"),
+    ("sentence", "offer"),
+    ("others", "offer"),
     ("query", "sentence"),
     ("query", "answer"),
 )
 """Texts that are compared."""
-TEXTS_OF: Final = {"user": ("interests", "history")}
+TEXTS_OF: Final = {"user": ("interests", "history"), "answer": ("answer", "before"), "ad": ("title", "offer")}
 """Texts of a feature group that is not named as its only text is."""
 SCALARS_OF: Final = {
     "layout": ("ads", "repeats", "place", "sentence", "sentences", "words"),
-    "user": ("profile",),
-    "conversation": ("turns",),
-    "others": ("same_category",),
+    "query": ("query_overlap",),
+    "user": ("profile", "interests_overlap", "history_overlap"),
+    "conversation": ("turns", "conversation_overlap"),
+    "answer": ("before_overlap",),
+    "sentence": ("sentence_overlap", "topic_overlap"),
+    "others": ("same_category", "others_overlap"),
 }
 """Numbers of each feature group."""
-READ: Final = ("query", "answer", "sentence", "ad")
+READ: Final = ("query", "answer", "sentence", "offer")
 """Texts whose coordinates the network reads, beside their comparisons."""
 AXES = 64
 """Principal axes of the text space that a comparison weighs one by one; it weighs the rest of the space as a whole."""
-COORDINATES = 16
-"""Leading coordinates of each of READ: a thousand of them would be fitted to a few thousand clicks by heart."""
-COORDINATE_GAIN = 0.3
+COORDINATES = 4
+"""Leading coordinates of each of READ: more would be fitted to a few thousand clicks by heart."""
+COORDINATE_GAIN = 0.1
 """Standard deviation of a coordinate beside comparisons and numbers of standard deviation 1."""
 
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from mechanism.errors import GuardError, InputError
 from mechanism.types import Answer, Context
 from trainers.config import RewardConfig
-from trainers.reward.features import Encode, extract
+from trainers.reward.features import Encode, extract, spoken
 from trainers.reward.model import PCTRModel
 from trainers.reward.network import Inputs, Member, PCTRNetwork
+from trainers.reward.words import WordWeights
 
 Shown = tuple[Context, Answer, dict[str, bool]]
 """One shown answer and its clicks by ad id."""
@@ -63,7 +64,9 @@ def fit(
     Raises:
         InputError: if there is too little feedback.
     """
-    features = extract([(c, a) for c, a, _ in shown], encode)
+    pairs = [(c, a) for c, a, _ in shown]
+    words = WordWeights.of(spoken(pairs))
+    features = extract(pairs, encode, words.cosine)
     clicks = np.array([shown[o][2][ad] for o, ad in zip(features.owner_N, features.ads_N, strict=True)], np.float32)
     if len(clicks) < MIN_SHOWN or not 0 < clicks.sum() < len(clicks):
         found = f"{len(clicks)} shown ads, {int(clicks.sum())} clicks"
@@ -81,7 +84,7 @@ def fit(
     ads = {a: i + 1 for i, a in enumerate(sorted(set(features.ads_N)))} if known else {}
     network = PCTRNetwork(len(users), len(ads), config)
     network.choose_axes(torch.from_numpy(features.texts_NKD))
-    model = PCTRModel(network, users, ads, encode)
+    model = PCTRModel(network, users, ads, encode, words)
     inputs = model.inputs(features)
     for member in network.members:
         member.standardise(inputs)
