@@ -58,8 +58,8 @@ crds: $(VENV)/.dev ## Write the custom resource definitions, the operator's role
 
 bench: bench-learning bench-router bench-eligibility bench-streaming ## All benchmarks, into build/bench/
 
-bench-learning: $(VENV)/.run ## Train, and compare all mechanisms (SEEDS=5 for intervals): build/bench/learning.json
-	$(BIN)/python -m benchmarks.trainers.learning --out build/bench/learning.json $(if $(SEEDS),--seeds $(SEEDS))
+bench-learning: $(VENV)/.run ## Train, and compare all mechanisms (SEEDS=5 JOBS=2): build/bench/learning.json
+	$(BIN)/python -m benchmarks.trainers.learning --out build/bench/learning.json $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS))
 
 bench-predictor: $(VENV)/.run ## Click predictor against the truth, by features: build/bench/predictor.json
 	$(BIN)/python -m benchmarks.trainers.predictor

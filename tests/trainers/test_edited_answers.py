@@ -19,7 +19,8 @@ from mechanism.types import Ad, Candidate, Context, Generation, Profile
 from tests.inference.conftest import blank_tokenizer, byte_tokenizer, make_context, random_policy
 from trainers.artifacts.sampled import Sampled
 from trainers.config import PreferenceConfig
-from trainers.irpo.edited_answers import markers_of, nearest_ads, remove_ad, swap_ad, with_edits
+from trainers.irpo.edited_answers import markers_of, remove_ad, swap_ad, with_edits
+from trainers.irpo.nearness import nearest_ads
 from trainers.optimisation.groups import token_group
 
 STYLES = ("worded", "fused", "blanked")

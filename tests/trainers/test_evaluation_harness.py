@@ -13,7 +13,7 @@ from mechanism.baselines import gsp, lera, segment, token
 from mechanism.objective import Penalty
 from simulator.clicks import ClickModel
 from trainers.artifacts.run_directory import RunDirectory
-from trainers.config import RunConfig, WorldConfig, load_config
+from trainers.config import EvaluationConfig, RunConfig, WorldConfig, load_config
 from trainers.evaluation import methods, sweeps
 from trainers.evaluation.best_of_many import draw, play_mosaic
 from trainers.evaluation.comparison import records_of
@@ -32,7 +32,7 @@ def session() -> Session:
     config = RunConfig.model_validate(
         {
             "name": "harness",
-            "evaluation": {"queries": 6, "validation": 8, "swept_contexts": 3, "continuity": False},
+            "evaluation": {"queries": 6, "validation": 8, "swept_contexts": 3, "continuity_queries": 0},
             "epochs": 1,
         }
     )
@@ -112,7 +112,7 @@ def test_tuning_keeps_the_settings_of_the_highest_reward_and_counts_all(session:
     # A reserve above every score shows nothing; without a penalty any ad earns more than that.
     arena = replace(arena, penalty=Penalty(per_ad=0.0, per_extra_ad=0.0, per_fault=0.0))
     grid = [Gsp(gsp.GspSettings(2, reserve), sampling) for reserve in (10**9, 0)]
-    tuned = tune(arena, grid, contexts, 1)
+    tuned = tune(arena, grid, contexts, 1, EvaluationConfig())
     assert tuned.tried == 2
     assert tuned.chosen == grid[1]
     assert tuned.reward == methods.learned_reward(arena, contexts, grid[1].play(arena, contexts, 1).answers)

@@ -16,7 +16,7 @@ from trainers.optimisation.groups import token_group
 
 def context_of(points: list[int], categories: str = "") -> Context:
     ads = [
-        Candidate(Ad(f"a{k}", f"Offer {k}", "tea", "seller", category or None), bid * MICROS_PER_POINT)
+        Candidate(Ad(f"a{k}", f"Offer {k}", "tea", "seller", category), bid * MICROS_PER_POINT)
         for k, (bid, category) in enumerate(zip(points, categories or [""] * len(points), strict=True))
     ]
     return Context("c", "Which tea?", tuple(ads))

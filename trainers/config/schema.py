@@ -83,6 +83,11 @@ class FeedbackConfig(Settings):
     )
     contexts: Positive = Field(1000, description="simulator: contexts; shards: newest logged answers, at most")
     answers: Positive = Field(2, description="simulator: answers shown per context")
+    explored: Share = Field(
+        0.0,
+        description="simulator: share of the contexts whose answers show one or two ads of high predicted value, and"
+        " not those that the policy prefers",
+    )
     judge: JudgeConfig | None = Field(None, description="simulator: model that clicks; none: simulated users")
     path: str | None = Field(None, description="shards: folder or URL that the feedback worker writes to")
     since: AwareDatetime | None = Field(None, description="shards: auctions from this time on; none: all")
@@ -97,6 +102,8 @@ class FeedbackConfig(Settings):
     def _fits_together(self) -> FeedbackConfig:
         if (self.path is None) != (self.source == "simulator"):
             raise ValueError("feedback.path belongs to the source shards, and to it only")
+        if self.source == "shards" and self.explored:
+            raise ValueError("feedback.explored belongs to the source simulator: shards hold what was served")
         if self.source == "shards" and self.judge is not None:
             raise ValueError("feedback.judge belongs to the source simulator: shards have been judged already")
         if self.since is not None and self.until is not None and self.since >= self.until:
@@ -287,7 +294,14 @@ class EvaluationConfig(Settings):
     )
     mosaic_samples: Positive = Field(50, description="most answers per query that MOSAIC samples (5, 20 and 50)")
     swept_contexts: Count = Field(100, description="contexts in which the bid of a relevant ad is swept")
-    continuity: bool = Field(True, description="sweep the bids of two ads of up to 50 queries in search of steps")
+    continuity_queries: Count = Field(
+        50, description="queries in which the bids of two ads are swept in search of steps; 0: none"
+    )
+    screened: Positive = Field(64, description="validation contexts that every setting of a rival is tried on")
+    finalists: Positive = Field(3, description="settings of a rival that are then tried on all validation contexts")
+    mosaic_contexts: Positive = Field(
+        32, description="validation contexts for every setting of MOSAIC, each with as many answers as it samples"
+    )
 
 
 class RunConfig(Settings):

@@ -73,7 +73,7 @@ def play_all(
     held = methods.with_ids(session.contexts.validation())
     for name, grid in grids(arena.policy.sampling).items():
         report(f"{name}: tuning, {len(grid)} settings")
-        tuned = tune(arena, grid, held, seed)
+        tuned = tune(arena, grid, held, seed, session.config.evaluation)
         found.rivals[name], found.tuning[name] = tuned.chosen, described(tuned)
         report(name)
         found.add(session, name, contexts, tuned.chosen.play(arena, contexts, seed))
@@ -111,7 +111,7 @@ def _play_mosaic(
         return
     grid = mosaic_grid(arena.policy.sampling)
     report(f"mosaic: tuning, {len(grid)} settings of {max(numbers)} answers a query")
-    tuned = tune_mosaic(arena, grid, held, numbers, seed)
+    tuned = tune_mosaic(arena, grid, held, numbers, seed, session.config.evaluation)
     for sampling in dict.fromkeys(t.chosen for t in tuned.values()):
         own = [m for m, t in tuned.items() if t.chosen == sampling]
         report(f"mosaic, {max(own)} answers a query")

@@ -35,8 +35,6 @@ from trainers.irpo.session import Session
 from trainers.pretraining.new_titles import shown_under_new_titles
 
 SWEEP_ANSWERS: Final = 4
-CONTINUITY_QUERIES: Final = 50
-"""Queries whose rank-1 and rank-2 ads are swept for steps."""
 CONTEXTS_PER_GAME: Final = 8
 """Swept contexts for each game: a game takes as many answers as the sweeps of about ten contexts."""
 GAME_ANSWERS: Final = 2
@@ -97,8 +95,7 @@ def measure_properties(
         )
         found["exploitability"] = rules.rules[OURS].exploitability.to_dict()
     curve: ContinuityCurve | None = None
-    if config.continuity:
-        asked = contexts[:CONTINUITY_QUERIES]
+    if asked := contexts[: config.continuity_queries]:
         tested = continuity_of(ours, asked, truth, seed, lambda k, n: report(f"continuity: bid {k} of {n}"))
         found["continuity"] = tested.to_dict()
         curve = ContinuityCurve(bids=tested.bids, mean=tested.curve, error=tested.error)

@@ -15,6 +15,7 @@ from inference.sampling import SamplingSettings
 from mechanism.baselines import gsp, lera, segment, token
 from mechanism.prompt import MICROS_PER_POINT
 from mechanism.types import Context
+from trainers.config import EvaluationConfig
 from trainers.evaluation.best_of_many import draw, play_mosaic
 from trainers.evaluation.methods import Arena, learned_reward
 from trainers.evaluation.rivals import Gsp, HighestBids, Lera, MostRelevant, Pretrained, Rival, Segment, Token
@@ -27,10 +28,6 @@ SLOTS: Final = (1, 2, 3)
 SHARPNESS: Final = (0.05, 0.1)
 RESERVES: Final = (0, 10 * MICROS_PER_POINT, 20 * MICROS_PER_POINT)
 """Of the position auction: expected payment of an impression."""
-SCREENED: Final = 64
-FINALISTS: Final = 3
-MOSAIC_CONTEXTS: Final = 32
-"""Each with as many answers per setting as MOSAIC samples."""
 
 Chosen = TypeVar("Chosen")
 Playing = TypeVar("Playing", bound=Rival)
@@ -64,14 +61,16 @@ def grids(base: SamplingSettings) -> dict[str, Sequence[Rival]]:
     }
 
 
-def tune(arena: Arena, grid: Sequence[Playing], contexts: Sequence[Context], seed: int) -> Tuned[Playing]:
-    """Return the best settings of a grid."""
+def tune(
+    arena: Arena, grid: Sequence[Playing], contexts: Sequence[Context], seed: int, config: EvaluationConfig
+) -> Tuned[Playing]:
+    """Return the best settings of a grid: all are tried on a few contexts, the best of them on all."""
 
     def score(rival: Playing, own: Sequence[Context]) -> float:
         return learned_reward(arena, own, rival.play(arena, own, seed).answers)
 
-    screened = sorted(grid, key=lambda rival: score(rival, contexts[:SCREENED]), reverse=True)
-    finals = [(score(rival, contexts), rival) for rival in screened[:FINALISTS]]
+    screened = sorted(grid, key=lambda rival: score(rival, contexts[: config.screened]), reverse=True)
+    finals = [(score(rival, contexts), rival) for rival in screened[: config.finalists]]
     best, chosen = max(finals, key=lambda pair: pair[0])
     return Tuned(chosen, best, len(grid))
 
@@ -88,9 +87,10 @@ def tune_mosaic(
     contexts: Sequence[Context],
     numbers: Sequence[int],
     seed: int,
+    config: EvaluationConfig,
 ) -> Mapping[int, Tuned[SamplingSettings]]:
     """Return for each number of samples M the best sampling; all M choose from the same answers."""
-    own, rewards = contexts[:MOSAIC_CONTEXTS], []
+    own, rewards = contexts[: config.mosaic_contexts], []
     for sampling in grid:
         drawn = draw(arena, own, max(numbers), sampling, seed)
         played = {m: play_mosaic(arena, own, drawn, m, seed) for m in numbers}

@@ -14,7 +14,6 @@ from functools import partial
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from inference.constraint import MarkerConstraint, MarkerVocabulary
 from inference.policy import Policy
@@ -28,9 +27,6 @@ from trainers.optimisation.restrictions import restrictions_of
 
 ATTEMPTS = 4
 """Draws for each edit that is asked for: some answers have no ad, and some edits give an answer that exists already."""
-
-Encode = Callable[[Sequence[str]], NDArray[np.float32]]
-"""Texts -> unit vectors (texts, width)."""
 
 Edit = Callable[[MarkerVocabulary, Context, tuple[int, ...], np.random.Generator], tuple[int, ...] | None]
 """(vocabulary, context, tokens, rng) -> the edited tokens, or None where the answer cannot be edited this way."""
@@ -96,18 +92,6 @@ def with_edits(
                     known.add(tokens)
                     added.append(edited)
     return replace(sampled, generations=(*sampled.generations, *added)) if added else sampled
-
-
-def nearest_ads(context: Context, count: int, encode: Encode) -> tuple[AdId, ...]:
-    """Return the `count` candidates closest to the question, an earlier turn or, with consent, an interest of the user.
-
-    A swap to one of them asks which of the ads that fit is best; against any other ad the answer is known.
-    """
-    wishes = [context.query, *(text for _, text in context.turns)]
-    wishes += context.profile.interests if context.profile else ()
-    ads = [c.ad for c in context.candidates]
-    cosines_NW = encode([ad.text or ad.title for ad in ads]) @ encode(wishes).T
-    return tuple(ads[int(i)].id for i in np.argsort(-cosines_NW.max(1), kind="stable")[:count])
 
 
 def swap_ad(

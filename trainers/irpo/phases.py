@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from inference.encoder import shared_encoder
+from inference.policy import Policy
 from mechanism.errors import GuardError
 from mechanism.statistics import Floats
+from mechanism.types import Context, Generation
 from simulator.brands import renamed
 from trainers.artifacts.run_directory import EVALUATION, epoch_file
 from trainers.artifacts.sampled import Sampled, read_sampled, write_sampled
 from trainers.artifacts.store import to_json
-from trainers.irpo.edited_answers import nearest_ads, with_edits
+from trainers.irpo.edited_answers import with_edits
 from trainers.irpo.feedback import judged_clicks, simulated_clicks
+from trainers.irpo.nearness import fitting_rates, nearest_ads
 from trainers.irpo.preference_pairs import build_groups
 from trainers.irpo.proposals import propose
 from trainers.irpo.quality_term import weighted_qualities
@@ -68,7 +71,9 @@ def feedback(session: Session, epoch: int) -> str:
         return "none: the oracle knows what users click"
     policy = session.policy(epoch - 1)
     contexts = session.contexts.training(config.contexts, epoch, 1)
-    answers = policy.generate(contexts, config.answers, session.seed(epoch, 1))
+    explored = round(config.explored * len(contexts))
+    answers = _explored(session, epoch, policy, contexts[:explored])
+    answers += policy.generate(contexts[explored:], config.answers, session.seed(epoch, 1))
     seed = session.seed(epoch, 2)
     click = (
         judged_clicks(config.judge, seed, session.progress.report)
@@ -83,6 +88,18 @@ def feedback(session: Session, epoch: int) -> str:
         write_sampled(folder / ANSWERS, sampled)
     clicks = [hit for item in sampled for answer in item.clicks or () for hit in answer.values()]
     return f"{len(clicks)} ads shown, click rate {np.mean(clicks) if clicks else 0:.3f}"
+
+
+def _explored(session: Session, epoch: int, policy: Policy, contexts: Sequence[Context]) -> list[list[Generation]]:
+    """Write answers for clicks on ads that the policy leaves out, by proposals of what is known before this epoch."""
+    if not contexts:
+        return []
+    if epoch > 1:
+        rates = prior_pctr(session.predictor(epoch - 1), contexts)
+    else:
+        rates = [fitting_rates(c, shared_encoder().encode) for c in contexts]
+    count = session.config.feedback.answers
+    return propose(policy, contexts, rates, count, policy.sampling, session.seed(epoch, 9))
 
 
 def reward_model(session: Session, epoch: int) -> str:
