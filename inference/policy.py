@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from inference.constraint import MarkerConstraint, MarkerVocabulary
+from inference.constraint import MarkerVocabulary
 from inference.models import LoadedModel, load_model, quiet_loading, weights_digest, write_policy_settings
 from inference.sampling import Row, SamplingSettings, decode
 from mechanism.errors import PolicyError
@@ -146,14 +146,6 @@ class Policy:
     def answer_ids(self, generation: Generation) -> list[int]:
         """Return the answer's tokens for training: with the end token if the model ended the answer itself."""
         return [*generation.token_ids, *([self.end_tokens[0]] if generation.finished else [])]
-
-    def decided(self, context: Context, generation: Generation) -> list[bool]:
-        """Return for each of `answer_ids` whether the model chose it.
-
-        It is False where the candidate trie allowed one token only.
-        """
-        constraint = MarkerConstraint(self.vocabulary, self.vocabulary.trie([c.ad for c in context.candidates]), None)
-        return [*(constraint.replay(token) for token in generation.token_ids), *([True] if generation.finished else [])]
 
     def save(self, folder: Path) -> None:
         """Write the model in Hugging Face layout, with `policy.json`."""

@@ -30,6 +30,11 @@ RULES: dict[str, list[dict[str, str]]] = {
             "self.feedback.source != 'shards' || !has(self.warm_start)",
             "warm_start needs a simulated world: register a warm-started model and start from it",
         ),
+        rule(
+            "self.optimisation.objective != 'rloo' || self.rollout.proposals + self.preference.edited"
+            " + self.preference.counterfactual_bids == 0",
+            "optimisation.objective rloo needs rollout.proposals, preference.edited and counterfactual_bids of 0",
+        ),
     ],
     "world": [
         rule(
@@ -43,10 +48,27 @@ RULES: dict[str, list[dict[str, str]]] = {
             "self.source != 'shards' || !has(self.judge)",
             "judge belongs to the source simulator: shards are judged already",
         ),
+        rule(
+            "self.source != 'shards' || self.explored == 0.0",
+            "explored belongs to the source simulator: shards hold what was served",
+        ),
         rule("!has(self.since) || !has(self.until) || self.since < self.until", "since must be before until"),
+    ],
+    "preference": [
+        rule(
+            "(self.edited == 0) == (self.swaps + self.removals + self.additions == 0)",
+            "edited needs one of swaps, removals and additions above 0, and they need it",
+        ),
     ],
     "optimisation": [
         rule("self.sft_weight == 0.0 || self.shared_prefix", "sft_weight needs shared_prefix"),
+        rule(
+            "self.sft_weight == 0.0 || self.objective == 'preference'", "sft_weight belongs to the objective preference"
+        ),
+        rule(
+            "self.shared_prefix || (self.objective == 'preference' && self.loss == 'sigmoid')",
+            "shared_prefix false needs the objective preference with the loss sigmoid",
+        ),
     ],
 }
 """The checks between fields that `trainers.config` makes in Python, as CEL rules by section."""

@@ -10,11 +10,12 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from inference.constraint import MarkerConstraint
 from inference.models import LoadedModel
 from inference.policy import Policy
 from inference.sampling import SamplingSettings
 from mechanism.prompt import PromptSettings
-from mechanism.types import Ad, Candidate, Context, Profile
+from mechanism.types import Ad, Candidate, Context, Generation, Profile
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}{% endfor %}"
@@ -138,3 +139,9 @@ def blanked() -> Policy:
 @pytest.fixture
 def context() -> Context:
     return make_context()
+
+
+def decided_tokens(policy: Policy, context: Context, generation: Generation) -> list[bool]:
+    """Whether the model chose each token of an answer: not where the candidate trie allows one token only."""
+    constraint = MarkerConstraint(policy.vocabulary, policy.vocabulary.trie([c.ad for c in context.candidates]), None)
+    return [*(constraint.replay(token) for token in generation.token_ids), *([True] if generation.finished else [])]

@@ -18,7 +18,7 @@ from mechanism.errors import InputError
 from mechanism.markers import marker_body, parse
 from mechanism.types import Ad, Context, Generation
 
-from .conftest import TITLES, make_context
+from .conftest import TITLES, decided_tokens, make_context
 
 STYLES = ("worded", "fused", "blanked")
 WIDE: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
@@ -191,7 +191,7 @@ def test_inside_a_marker_the_policy_decides_only_where_the_trie_forks(
     policy, context = policy_of(request, style), candidates(style)
     forks, forced = 0, 0
     for generation in draw(policy, context, 200, max_new_tokens=40):
-        decided = policy.decided(context, generation)
+        decided = decided_tokens(policy, context, generation)
         assert len(decided) == len(policy.answer_ids(generation))
         state = MarkerConstraint(policy.vocabulary, policy.vocabulary.trie([c.ad for c in context.candidates]), None)
         for token, free in zip(generation.token_ids, decided, strict=False):
@@ -209,7 +209,7 @@ def test_tokens_after_leaving_the_trie_count_as_decided(worded: Policy) -> None:
     context = candidates("worded")
     for generation in draw(worded, context, 200, constrained=False):
         if generation.answer.faults and not generation.answer.insertions:
-            free = worded.decided(context, generation)
+            free = decided_tokens(worded, context, generation)
             assert len(free) == len(worded.answer_ids(generation))
 
 

@@ -16,7 +16,7 @@ from inference.policy import Policy
 from inference.sampling import SamplingSettings
 from mechanism.markers import parse, render_marker
 from mechanism.types import Ad, Candidate, Context, Generation, Profile
-from tests.inference.conftest import blank_tokenizer, byte_tokenizer, make_context, random_policy
+from tests.inference.conftest import blank_tokenizer, byte_tokenizer, decided_tokens, make_context, random_policy
 from trainers.artifacts.sampled import Sampled
 from trainers.config import PreferenceConfig
 from trainers.irpo.edited_answers import markers_of, remove_ad, swap_ad, with_edits
@@ -147,7 +147,7 @@ def test_edits_of_any_sampled_answer_can_be_learned_and_read_back(style: str, se
         assert len(policy.answer_ids(generation)) <= short.max_new_tokens
     group = token_group(policy, CONTEXT, added, [0.0] * len(added), short)
     for own, generation in zip(group.decided, added, strict=True):
-        assert own == policy.decided(CONTEXT, generation)
+        assert own == decided_tokens(policy, CONTEXT, generation)
 
 
 def test_without_counts_or_without_the_constraint_nothing_is_edited() -> None:
