@@ -7,9 +7,11 @@ as long.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
 from inference.models import quiet_loading
+from inference.vector_store import VectorStore
 from mechanism.errors import PolicyError
 
 WIDTH = 384
@@ -26,18 +29,21 @@ MAX_TOKENS = 128
 """Tokens of a text that are read; the rest is cut off."""
 PADDING_STEP = 8
 """Texts are padded to the next multiple of this, and batched only with others of that length (see `encode`)."""
+STORE = "LLM_AUCTION_ENCODER_STORE"
+"""Environment variable with the file of a `VectorStore`."""
 
 
 class TextEncoder:
     """Maps texts to unit vectors, with a cache by text, because answers repeat many sentences."""
 
-    def __init__(self, cache_size: int = 400_000) -> None:
+    def __init__(self, cache_size: int = 400_000, store: VectorStore | None = None) -> None:
         folder = _packaged_model()
         with quiet_loading():
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
             self._model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
         self._cache: dict[str, NDArray[np.float32]] = {}
         self._cache_size = cache_size
+        self._store = store
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return unit vectors (texts, 384); the cosine of two texts is their dot product.
@@ -49,6 +55,9 @@ class TextEncoder:
         if len(self._cache) + len(missing) > self._cache_size:
             self._cache.clear()
             missing = list(dict.fromkeys(texts))
+        if self._store is not None and missing:
+            self._cache.update(self._store.known(missing))
+            missing = [text for text in missing if text not in self._cache]
         by_length: dict[int, list[int]] = {}
         ids = self._tokenizer(missing, truncation=True, max_length=MAX_TOKENS)["input_ids"] if missing else []
         for number, own in enumerate(ids):
@@ -58,6 +67,8 @@ class TextEncoder:
                 batch = numbers[start : start + BATCH]
                 vectors = self._encode_batch([ids[i] for i in batch], length)
                 self._cache.update(zip((missing[i] for i in batch), vectors, strict=True))
+        if self._store is not None and missing:
+            self._store.add({text: self._cache[text] for text in missing})
         if not texts:
             return np.zeros((0, WIDTH), np.float32)
         return np.stack([self._cache[t] for t in texts])
@@ -82,5 +93,9 @@ def _packaged_model() -> str:
 
 @cache
 def shared_encoder() -> TextEncoder:
-    """Return the encoder of this process; sharing it shares its cache."""
-    return TextEncoder()
+    """Return the encoder of this process; sharing it shares its cache.
+
+    With the environment variable STORE, processes share what they encode in the file that it names.
+    """
+    path = os.environ.get(STORE)
+    return TextEncoder(store=VectorStore(Path(path)) if path else None)

@@ -80,10 +80,13 @@ def main(
     resume: Annotated[bool, typer.Option("--resume", help="Resume earlier runs; keep finished reports.")] = False,
 ) -> None:
     """Train, evaluate on held-out queries, and write the reports and the figures."""
+    from inference.encoder import STORE
     from trainers.evaluation.report import read_report
     from trainers.evaluation.seeds import merge, seeds_table
 
     folder = out.parent / f"{out.stem}-runs"
+    # All runs ask and answer in the same world: what one of them has encoded, the others read.
+    os.environ.setdefault(STORE, str(folder / "vectors.sqlite"))
     variants: dict[str, Sequence[str]] = {"llm_auction": (), **(OBJECTIVES if learned_rivals else {})}
     variants |= {"oracle": (ORACLE,)} if oracle else {}
     evaluation = tuple(s.removeprefix("evaluation.") for s in set_ or [] if s.startswith("evaluation."))

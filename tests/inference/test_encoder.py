@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from inference.encoder import WIDTH, TextEncoder
+from inference.encoder import STORE, WIDTH, TextEncoder, shared_encoder
+from inference.vector_store import VectorStore
 
 TEXTS = [
     "Which running shoes are good for muddy trails?",
@@ -68,3 +71,37 @@ def test_a_full_cache_is_cleared(encoder: TextEncoder) -> None:
 def test_very_long_texts_are_cut_off(encoder: TextEncoder) -> None:
     long, longer = encoder.encode(["muddy trails " * 200, "muddy trails " * 300])
     assert long @ longer > 0.999
+
+
+def test_stored_vectors_are_those_that_were_computed(encoder: TextEncoder, tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "vectors.sqlite"
+    rows = TextEncoder(store=VectorStore(path)).encode(TEXTS)
+    assert np.array_equal(rows, encoder.encode(TEXTS))
+    store = VectorStore(path)
+    known = store.known([*TEXTS, "unknown"])
+    assert set(known) == set(TEXTS)
+    assert all(np.array_equal(known[text], row) for text, row in zip(TEXTS, rows, strict=True))
+    # What is stored is not computed again.
+    store.add({"unknown": np.ones(WIDTH, np.float32), TEXTS[0]: np.zeros(WIDTH, np.float32)})
+    again = TextEncoder(store=VectorStore(path)).encode(["unknown", TEXTS[0]])
+    assert np.array_equal(again, np.stack([np.ones(WIDTH, np.float32), rows[0]]))
+    assert TEXTS[0].encode() not in path.read_bytes()
+
+
+def test_the_shared_encoder_uses_the_store_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(STORE, str(tmp_path / "vectors.sqlite"))
+    shared_encoder.cache_clear()
+    try:
+        shared_encoder().encode([TEXTS[0]])
+    finally:
+        shared_encoder.cache_clear()
+    assert set(VectorStore(tmp_path / "vectors.sqlite").known(TEXTS)) == {TEXTS[0]}
+
+
+def test_more_texts_than_one_query_takes(tmp_path: Path) -> None:
+    store = VectorStore(tmp_path / "vectors.sqlite")
+    vectors = {f"text {k}": np.full(WIDTH, k, np.float32) for k in range(1203)}
+    store.add(vectors)
+    assert {text: float(v[0]) for text, v in store.known(list(vectors)).items()} == {
+        text: float(v[0]) for text, v in vectors.items()
+    }

@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 from mechanism.types import Answer, Insertion
 from trainers.reward.quality import (
     AD_SENTENCES,
+    PASSAGE_WORDS,
     UNFINISHED,
     Encode,
-    Sentences,
     answer_qualities,
+    passages,
     repetition_factor,
+    split_sentences,
 )
 
 
@@ -81,15 +83,18 @@ def test_repeated_sentences_and_endless_sentences_cost() -> None:
 
 def test_a_full_stop_in_a_title_ends_no_sentence() -> None:
     text = "Look for a good fit. Some like Dr. Sound Inc. Deluxe for trains. Try them on."
-    sentences = Sentences.of(with_ad(text, "Dr. Sound Inc. Deluxe"))
+    sentences = split_sentences(with_ad(text, "Dr. Sound Inc. Deluxe"))
     assert sentences.own == ("Look for a good fit.", "Try them on.")
-    assert sentences.carriers == ("Some like it for trains.",)
+    assert sentences.carriers == ("Some like for trains.",)
 
 
 def test_long_answers_are_read_to_the_end() -> None:
     """A drift off topic counts although an encoder reads a hundred words only."""
     drifting = Answer("", "Headphones for trains. " + "Rice wants cold water and some salt in the pot. " * 3)
     assert answer_quality(QUERY, Answer("", ADVICE), True, encode) > 0
+    parts = passages(["word " * 40, "word " * 40, "word " * 10])
+    assert [len(part.split()) for part in parts] == [40, 50]
+    assert max(len(part.split()) for part in parts) <= PASSAGE_WORDS
     long = "Headphones matter. " + " ".join(f"Rice number {k} wants cold water in its pot." for k in range(30))
     assert answer_quality(QUERY, Answer("", long), True, encode) < 0.5
     assert answer_quality(QUERY, drifting, True, encode) < 1.0

@@ -18,7 +18,7 @@ from trainers.evaluation.metrics import AnswerRecord
 from trainers.evaluation.report import Tuning
 from trainers.evaluation.rivals import Rival
 from trainers.evaluation.tuning import Tuned, grids, mosaic_grid, tune, tune_mosaic
-from trainers.irpo.loop import best_epoch
+from trainers.irpo.loop import SECONDS, best_epoch
 from trainers.irpo.session import Session
 from trainers.irpo.temperature import served_policy
 from trainers.reward.quality import answer_qualities
@@ -131,7 +131,16 @@ def own_budget(session: Session, epoch: int) -> Tuning:
     temperatures = session.config.evaluation.temperatures
     temperature = served_policy(session, epoch).sampling.temperature
     tried = 1 + session.config.epochs + len(temperatures)
-    return Tuning(tried=tried, chosen=f"epoch {epoch}, temperature {temperature:g}", learned_reward=None)
+    chosen = f"epoch {epoch}, temperature {temperature:g}"
+    if (seconds := train_seconds(session)) is not None:
+        # Beside equal samples: what they cost.
+        chosen += f", {seconds:.0f} s of training"
+    return Tuning(tried=tried, chosen=chosen, learned_reward=None)
+
+
+def train_seconds(session: Session) -> float | None:
+    """Return the seconds that the run's phases took, all attempts at finished phases included."""
+    return float(sum(session.run.read_json(SECONDS).values())) if session.run.exists(SECONDS) else None
 
 
 def records_of(session: Session, name: str, contexts: Sequence[Context], played: methods.Played) -> list[AnswerRecord]:

@@ -22,7 +22,7 @@ from inference.policy import Policy
 from mechanism.types import Context
 from trainers.artifacts.run_directory import EVALUATION
 from trainers.evaluation import methods
-from trainers.evaluation.comparison import Entrants, Findings, arena_of, play_all
+from trainers.evaluation.comparison import Entrants, Findings, arena_of, play_all, train_seconds
 from trainers.evaluation.equilibria import PlayRival
 from trainers.evaluation.metrics import best_single_generation, ratios, summarise
 from trainers.evaluation.properties import measure_properties
@@ -182,11 +182,6 @@ def _samples(session: Session, found: Findings, contexts: Sequence[Context]) -> 
             answer = found.answers[name][k].generation.answer
             samples.append(Sample.of(contexts[k], name, answer, session.truth.probabilities(contexts[k], answer)))
     return tuple(samples)
-
-
-def train_seconds(session: Session) -> float | None:
-    """Return the seconds that the run's phases took, all attempts at finished phases included."""
-    return float(sum(session.run.read_json(SECONDS).values())) if session.run.exists(SECONDS) else None
 
 
 def machine_summary(accelerator: str = "") -> Machine:

@@ -6,6 +6,7 @@ grades by a judge model are left to `judge`. The encoder is a parameter, so no t
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mechanism.prose import runs
+from mechanism.prose import SENTENCE_BREAK, runs
 from mechanism.types import Answer
-from trainers.reward.features import sentences
 
 Encode = Callable[[list[str]], NDArray[np.float32]]
 """Texts to unit vectors (texts, width); a dot product is a cosine."""
@@ -30,27 +30,53 @@ UNFINISHED: Final = 0.6
 """Factor for an answer that was cut off at the length limit."""
 LOOP_ALLOWANCE: Final = 0.9
 """Share of distinct three-word runs from which a text counts as free of repetition; ordinary prose lies above it."""
+PASSAGE_WORDS: Final = 60
+"""Longest passage that is encoded at once; a sentence encoder reads no more than about a hundred words."""
+
 _WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
 class Sentences:
-    """An answer's sentences: `own` carry no ad; `carriers` do, with "it" in place of the ads' titles."""
+    """An answer's sentences: `own` carry no ad; `carriers` do, and have the ads' titles struck out."""
 
     own: tuple[str, ...]
     carriers: tuple[str, ...]
 
-    @classmethod
-    def of(cls, answer: Answer) -> Sentences:
-        """Split an answer as the click predictor reads it, so that each sentence is encoded once for both."""
-        own: list[str] = []
-        carriers: list[str] = []
-        for start, end in sentences(answer):
-            text = answer.struck(start, end)
-            if _WORD.search(text):
-                carries = any(i.start < end and start < i.end for i in answer.insertions)
-                (carriers if carries else own).append(text)
-        return cls(tuple(own), tuple(carriers))
+
+def split_sentences(answer: Answer) -> Sentences:
+    """Split an answer at ".", "!" or "?" before a blank and at line ends, but never inside an ad's title."""
+    text, spans = answer.text, [(i.start, i.end) for i in answer.insertions]
+    edges = [0]
+    for match in SENTENCE_BREAK.finditer(text):
+        if not any(start < match.end() and match.start() < end for start, end in spans):
+            edges.append(match.end())
+    edges.append(len(text))
+    own: list[str] = []
+    carriers: list[str] = []
+    for left, right in itertools.pairwise(edges):
+        inside = [(s, e) for s, e in spans if left <= s < right]
+        struck = text[left:right]
+        for start, end in sorted(inside, reverse=True):
+            struck = struck[: start - left] + struck[end - left :]
+        if _WORD.search(struck):
+            (carriers if inside else own).append(" ".join(struck.split()))
+    return Sentences(tuple(own), tuple(carriers))
+
+
+def passages(sentences: Sequence[str]) -> list[str]:
+    """Join neighbouring sentences up to PASSAGE_WORDS words; a longer sentence stands alone."""
+    joined: list[str] = []
+    words = 0
+    for sentence in sentences:
+        count = len(sentence.split())
+        if joined and words + count <= PASSAGE_WORDS:
+            joined[-1] += " " + sentence
+            words += count
+        else:
+            joined.append(sentence)
+            words = count
+    return joined
 
 
 def repetition_factor(text: str) -> float:
@@ -66,13 +92,13 @@ def answer_qualities(items: Sequence[tuple[str, Answer, bool]], encode: Encode) 
     """Score the quality 0..1 of each (query text, answer, finished), with one call of `encode` for all.
 
     quality = topic * completeness * repetition, and 0 for an answer without words.
-    topic: cosine with the query of the sentences without ads, on the ramp TOPIC_RANGE, averaged by their words. Ad
-    sentences on topic neither help nor harm an answer with other sentences; an answer of ad sentences alone has their
+    topic: cosine with the query of the sentences without ads, on the ramp TOPIC_RANGE, averaged over passages by their
+    words. Ad sentences neither help nor harm an answer with other sentences; an answer of ad sentences alone has their
     topic times AD_SENTENCES.
     completeness: 1 if finished, else UNFINISHED. repetition: `repetition_factor` of the whole text without titles.
     """
-    split = [Sentences.of(answer) for _, answer, _ in items]
-    groups = [part for s in split for part in (s.own, s.carriers)]
+    split = [split_sentences(answer) for _, answer, _ in items]
+    groups = [passages(s.own or s.carriers) for s in split]
     texts = [query for query, _, _ in items] + [text for group in groups for text in group]
     if not texts:
         return []
@@ -80,14 +106,12 @@ def answer_qualities(items: Sequence[tuple[str, Answer, bool]], encode: Encode) 
     at = len(items)
     scores = []
     for k, (_, _, finished) in enumerate(items):
-        topics = []
-        for group in groups[2 * k : 2 * k + 2]:
-            topics.append(_topic(vectors[k], vectors[at : at + len(group)], group))
-            at += len(group)
-        own, carriers = topics
-        everything = " ".join([*split[k].own, *split[k].carriers])
+        topic = _topic(vectors[k], vectors[at : at + len(groups[k])], groups[k])
+        at += len(groups[k])
+        worth = 1.0 if split[k].own else AD_SENTENCES
+        everything = " ".join(split[k].own + split[k].carriers)
         factor = (1.0 if finished else UNFINISHED) * repetition_factor(everything)
-        scores.append(float(max(own, AD_SENTENCES * carriers) * factor))
+        scores.append(float(worth * topic * factor))
     return scores
 
 
