@@ -59,13 +59,14 @@ def test_proposals_show_their_ads_and_have_a_probability_under_all_candidates() 
     contexts = [make_context(["Nest", "A1", "Kestrel", "Oak & Elm"]), make_context(["Nest", "Kestrel"])]
     rates = [{c.ad.id: 0.1 * k for k, c in enumerate(context.candidates)} for context in contexts]
     settings = SamplingSettings(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=80)
-    written = propose(policy, contexts, rates, 3, settings, 5)
+    written = propose(policy, contexts, rates, 3, 2, settings, 5)
     for context, answers in zip(contexts, written, strict=True):
         assert answers
+        assert len({g.token_ids for g in answers}) == len(answers) <= 6
         assert all(g.answer.faults == () and 1 <= len(g.answer.shown()) <= 2 for g in answers)
         group = token_group(policy, context, answers, [0.0] * len(answers), settings)
         assert all(any(own) for own in group.decided)
-    assert propose(policy, contexts, rates, 3, settings, 5) == written
+    assert propose(policy, contexts, rates, 3, 2, settings, 5) == written
     # The first context's ads are drawn first.
     chosen = chosen_ads(contexts[0], rates[0], 3, np.random.default_rng(5))
     assert {frozenset(g.answer.shown()) for g in written[0]} <= {frozenset(ads) for ads in chosen}

@@ -145,9 +145,10 @@ class RolloutConfig(Settings):
     samples: int = Field(5, ge=2, description="M, answers per context; at least a winner and a loser")
     proposals: Count = Field(
         0,
-        description="answers per context that the policy writes in addition, each to show one or two ads with a high"
-        " bid times predicted click rate",
+        description="choices of one or two ads per context, with a high bid times predicted click rate, that the policy"
+        " writes further answers to show",
     )
+    wordings: Positive = Field(1, description="answers that show each of those choices")
     bids: Literal["fresh", "as_bid"] = Field(
         "fresh", description="fresh bids for every context (shards: from all bids of the log); shards only: as bid"
     )

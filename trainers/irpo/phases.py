@@ -99,7 +99,7 @@ def _explored(session: Session, epoch: int, policy: Policy, contexts: Sequence[C
     else:
         rates = [fitting_rates(c, shared_encoder().encode) for c in contexts]
     count = session.config.feedback.answers
-    return propose(policy, contexts, rates, count, policy.sampling, session.seed(epoch, 9))
+    return propose(policy, contexts, rates, count, 1, policy.sampling, session.seed(epoch, 9))
 
 
 def reward_model(session: Session, epoch: int) -> str:
@@ -150,7 +150,7 @@ def rollouts(session: Session, epoch: int) -> str:
     answers = policy.generate(contexts, config.samples, seed, settings)
     if config.proposals:
         rates = prior_pctr(session.predictor(epoch), contexts)
-        proposed = propose(policy, contexts, rates, config.proposals, settings, seed + 1)
+        proposed = propose(policy, contexts, rates, config.proposals, config.wordings, settings, seed + 1)
         answers = [[*own, *more] for own, more in zip(answers, proposed, strict=True)]
     sampled = [Sampled(c, tuple(own)) for c, own in zip(contexts, answers, strict=True)]
     with session.run.phase(rollouts_name(part.shard, part.shards), epoch).open() as folder:

@@ -31,21 +31,23 @@ def propose(
     contexts: Sequence[Context],
     rates: Sequence[Mapping[AdId, float]],
     count: int,
+    wordings: int,
     settings: SamplingSettings,
     seed: int,
 ) -> list[list[Generation]]:
-    """Write up to `count` answers to each context, each to show other ads; `rates` are predicted click rates by ad.
+    """Write answers to each context to show `count` choices of ads, each in up to `wordings` different ways.
 
+    `rates` are predicted click rates by ad.
     `settings` are those that other answers to the contexts are sampled with: those that they do not allow are left out.
     """
     rng = np.random.default_rng(seed)
     chosen = [chosen_ads(c, p, count, rng) for c, p in zip(contexts, rates, strict=True)]
     asked = [restricted(c, ads, SHOWN_BID) for c, own in zip(contexts, chosen, strict=True) for ads in own]
-    written = iter(policy.generate(asked, 1, seed, settings.showing_all()))
-    drawn = [[next(written)[0] for _ in own] for own in chosen]
+    written = iter(policy.generate(asked, wordings, seed, settings.showing_all()))
+    drawn = [{g.token_ids: g for _ in own for g in next(written)} for own in chosen]
     # Beside all candidates an id may be barred that was free, or a marker may not open so late.
     return [
-        [g for g in own if restrictions_of(policy, c, g, settings) is not None]
+        [g for g in own.values() if restrictions_of(policy, c, g, settings) is not None]
         for c, own in zip(contexts, drawn, strict=True)
     ]
 
