@@ -22,17 +22,15 @@ from rich.console import Console
 from benchmarks.figures import write_figures
 
 OWN_ANSWERS = (
-    "rollout.proposals=0",
     "preference.counterfactual_bids=0",
     "preference.edited=0",
     "preference.swaps=0",
     "preference.removals=0",
-    "preference.additions=0",
 )
 OBJECTIVES = {
     "best_of_m": ("optimisation.objective=winners",),
-    # Off-policy answers are refused by RLOO. It gets as many answers, and four passes for as many optimiser steps.
-    "rloo": ("optimisation.objective=rloo", *OWN_ANSWERS, "rollout.samples=8", "optimisation.passes=4"),
+    # Off-policy answers are refused by RLOO. As many passes give it as many steps.
+    "rloo": ("optimisation.objective=rloo", *OWN_ANSWERS, "optimisation.passes=4"),
 }
 ORACLE = "reward.source=oracle"
 

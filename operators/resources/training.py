@@ -31,9 +31,9 @@ RULES: dict[str, list[dict[str, str]]] = {
             "warm_start needs a simulated world: register a warm-started model and start from it",
         ),
         rule(
-            "self.optimisation.objective != 'rloo' || self.rollout.proposals + self.preference.edited"
-            " + self.preference.counterfactual_bids == 0",
-            "optimisation.objective rloo needs rollout.proposals, preference.edited and counterfactual_bids of 0",
+            "self.optimisation.objective != 'rloo'"
+            " || self.preference.edited + self.preference.counterfactual_bids == 0",
+            "optimisation.objective rloo needs preference.edited and preference.counterfactual_bids of 0",
         ),
     ],
     "world": [
@@ -48,16 +48,12 @@ RULES: dict[str, list[dict[str, str]]] = {
             "self.source != 'shards' || !has(self.judge)",
             "judge belongs to the source simulator: shards are judged already",
         ),
-        rule(
-            "self.source != 'shards' || self.explored == 0.0",
-            "explored belongs to the source simulator: shards hold what was served",
-        ),
         rule("!has(self.since) || !has(self.until) || self.since < self.until", "since must be before until"),
     ],
     "preference": [
         rule(
-            "(self.edited == 0) == (self.swaps + self.removals + self.additions == 0)",
-            "edited needs one of swaps, removals and additions above 0, and they need it",
+            "(self.edited == 0) == (self.swaps + self.removals == 0)",
+            "edited needs swaps or removals above 0, and they need it",
         ),
     ],
     "optimisation": [

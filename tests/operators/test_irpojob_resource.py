@@ -85,8 +85,8 @@ REFUSED = {
         "path belongs to the source shards",
     ),
     "a world without a path": ({"config__world": {"kind": "webis"}}, "path belongs to the kinds"),
-    "edits of no answer": ({"config__preference__edited": 0}, "edited needs one of swaps"),
-    "answers that RLOO did not write": ({"config__optimisation__objective": "rloo"}, "needs rollout.proposals"),
+    "edits of no answer": ({"config__preference__edited": 0}, "edited needs swaps or removals"),
+    "answers that RLOO did not write": ({"config__optimisation__objective": "rloo"}, "needs preference.edited"),
     "a malformed quantity": ({"steps__reward__resources": {"limits": {"memory": "many"}}}, "memory"),
     "a negative number of restarts": ({"maxRestarts": -1}, "maxRestarts"),
 }

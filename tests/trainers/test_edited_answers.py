@@ -11,21 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.encoder import shared_encoder
 from inference.policy import Policy
 from inference.sampling import SamplingSettings
 from mechanism.markers import parse, render_marker
-from mechanism.types import Ad, Candidate, Context, Generation, Profile
+from mechanism.types import Context, Generation
 from tests.inference.conftest import blank_tokenizer, byte_tokenizer, decided_tokens, make_context, random_policy
 from trainers.artifacts.sampled import Sampled
 from trainers.config import PreferenceConfig
 from trainers.irpo.edited_answers import markers_of, remove_ad, swap_ad, with_edits
-from trainers.irpo.nearness import nearest_ads
 from trainers.optimisation.groups import token_group
 
 STYLES = ("worded", "fused", "blanked")
 CONTEXT = make_context(["Nest", "A1", "Kestrel", "Kestrel Shoes", "Oak & Elm"])
-EVERY_AD = tuple(c.ad.id for c in CONTEXT.candidates)
 FREE = SamplingSettings(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=160)
 
 
@@ -52,7 +49,7 @@ def written(policy: Policy, *parts: str | int, context: Context = CONTEXT) -> Ge
 def edited(policy: Policy, generations: list[Generation], seed: int = 0, **counts: Any) -> list[Generation]:
     config = PreferenceConfig.model_validate({"edited": len(generations), **counts})
     sampled = Sampled(CONTEXT, tuple(generations))
-    result = with_edits(sampled, policy, FREE, config, EVERY_AD, np.random.default_rng(seed))
+    result = with_edits(sampled, policy, FREE, config, np.random.default_rng(seed))
     assert result.generations[: len(generations)] == sampled.generations
     return list(result.generations[len(generations) :])
 
@@ -89,21 +86,6 @@ def test_a_removal_takes_the_sentence_of_an_ad_and_leaves_the_rest() -> None:
     assert {g.answer.shown() for g in removals} == {("A4",), ("A1",)}
 
 
-def test_an_addition_brings_the_sentence_of_an_ad_that_the_answer_lacks() -> None:
-    policy = policy_of("worded")
-    one = written(policy, "Good shoes help. Try ", 0, " on muddy trails. Rest well.")
-    other = written(policy, "Run slowly. See ", 3, " in town.")
-    added = edited(policy, [one, other], seed=1, additions=12)
-    assert {g.answer.text for g in added} == {
-        "Good shoes help. See Kestrel Shoes in town. Try Nest on muddy trails. Rest well.",
-        "Good shoes help. Try Nest on muddy trails. See Kestrel Shoes in town. Rest well.",
-        "Good shoes help. Try Nest on muddy trails. Rest well. See Kestrel Shoes in town.",
-        "Run slowly. Try Nest on muddy trails. See Kestrel Shoes in town.",
-        "Run slowly. See Kestrel Shoes in town. Try Nest on muddy trails.",
-    }
-    assert edited(policy, [one], additions=3) == []
-
-
 def test_sentences_that_a_token_joins_are_removed_together() -> None:
     policy = policy_of("fused")
     source = written(policy, "Good shoes help. Try ", 0, " on muddy trails. See ", 3, " in town. Rest well.")
@@ -133,10 +115,10 @@ def test_a_mark_inside_of_a_title_ends_no_sentence() -> None:
 def test_edits_of_any_sampled_answer_can_be_learned_and_read_back(style: str, seed: int) -> None:
     policy, short = policy_of(style), replace(FREE, max_new_tokens=36)
     sampled = Sampled(CONTEXT, tuple(policy.generate([CONTEXT], 4, seed, short)[0]))
-    config = PreferenceConfig(edited=2, swaps=3, removals=2, additions=2)
-    result = with_edits(sampled, policy, short, config, EVERY_AD, np.random.default_rng(seed))
+    config = PreferenceConfig(edited=2, swaps=3, removals=2)
+    result = with_edits(sampled, policy, short, config, np.random.default_rng(seed))
     added = result.generations[4:]
-    assert len(added) <= 2 * 7
+    assert len(added) <= 2 * 5
     assert len({g.token_ids for g in added} - {g.token_ids for g in sampled.generations}) == len(added)
     for generation in added:
         answer = generation.answer
@@ -154,10 +136,10 @@ def test_without_counts_or_without_the_constraint_nothing_is_edited() -> None:
     policy = policy_of("worded")
     sampled = Sampled(CONTEXT, (written(policy, "Try ", 0, "."),))
     rng = np.random.default_rng(0)
-    assert with_edits(sampled, policy, FREE, PreferenceConfig(), EVERY_AD, rng) is sampled
+    assert with_edits(sampled, policy, FREE, PreferenceConfig(), rng) is sampled
     unconstrained = replace(FREE, constrained=False)
     config = PreferenceConfig(edited=1, swaps=3)
-    assert with_edits(sampled, policy, unconstrained, config, EVERY_AD, rng) is sampled
+    assert with_edits(sampled, policy, unconstrained, config, rng) is sampled
 
 
 def test_answers_with_ads_are_edited_first() -> None:
@@ -165,31 +147,13 @@ def test_answers_with_ads_are_edited_first() -> None:
     plain, with_ad = written(policy, "Rest well."), written(policy, "Good shoes help. Try ", 0, " today.")
     sampled = Sampled(CONTEXT, (plain, plain, with_ad, plain))
     config = PreferenceConfig(edited=1, swaps=2, removals=1)
-    result = with_edits(sampled, policy, FREE, config, EVERY_AD, np.random.default_rng(0))
+    result = with_edits(sampled, policy, FREE, config, np.random.default_rng(0))
     swapped, other, removed = result.generations[4:]
     assert {len(g.answer.shown()) for g in (swapped, other)} == {1}
     assert removed.answer.text == "Good shoes help."
 
 
-def test_a_swap_brings_a_near_ad_and_needs_another_candidate() -> None:
+def test_a_swap_needs_another_candidate() -> None:
     policy, context = policy_of("worded"), make_context(["Nest"])
     source = written(policy, "Try ", 0, ".", context=context)
-    rng = np.random.default_rng(0)
-    assert swap_ad(EVERY_AD, policy.vocabulary, context, source.token_ids, rng) is None
-    several = written(policy, "Try ", 0, ".")
-    assert swap_ad((several.answer.shown()[0],), policy.vocabulary, CONTEXT, several.token_ids, rng) is None
-    for _ in range(8):
-        tokens = swap_ad(("A2", "A5"), policy.vocabulary, CONTEXT, several.token_ids, rng)
-        assert tokens is not None
-        [marker] = markers_of(policy.vocabulary, CONTEXT, tokens)
-        assert marker.ad in {"A2", "A5"}
-
-
-def test_the_nearest_ads_fit_the_question_or_an_interest() -> None:
-    offers = {"tent": "A light tent for two.", "pan": "An iron pan.", "tax": "Tax returns done.", "bed": "A soft bed."}
-    ads = [Candidate(Ad(name, name.title(), text, "seller"), 10_000) for name, text in offers.items()]
-    asked = Context("c", "Which tent is light?", tuple(ads))
-    encode = shared_encoder().encode
-    assert nearest_ads(asked, 1, encode) == ("tent",)
-    cook = replace(asked, profile=Profile("u", interests=("frying pans",)))
-    assert set(nearest_ads(cook, 2, encode)) == {"tent", "pan"}
+    assert swap_ad(policy.vocabulary, context, source.token_ids, np.random.default_rng(0)) is None

@@ -11,14 +11,8 @@ from mechanism.markers import parse, render_marker
 from mechanism.types import Ad, Answer, Candidate, Context
 from simulator.clicks import ClickModel
 from tests.support.openai_server import Reply, Request, completion, serving
-from trainers.artifacts.run_directory import RunDirectory
-from trainers.artifacts.sampled import read_sampled
-from trainers.config import RunConfig, dump_config
 from trainers.config.schema import JudgeConfig
 from trainers.irpo.feedback import judged_clicks, simulated_clicks
-from trainers.irpo.loop import run_phase
-from trainers.irpo.phases import ANSWERS
-from trainers.irpo.session import Session
 
 ADS = (Ad("A1", "Kestrel Trail Shoes", "trail shoes", "Kestrel"), Ad("A2", "Acornbank Savings", "savings", "Acornbank"))
 CONTEXT = Context("c1", "Which shoes for muddy trails?", tuple(Candidate(ad, 500_000) for ad in ADS))
@@ -77,22 +71,3 @@ def test_simulated_users_are_drawn_by_seed() -> None:
     one, same, other = (simulated_clicks(ClickModel(), seed)(many) for seed in (1, 1, 2))
     assert one == same != other
     assert [set(c) for c in one] == [set(a.shown()) for _, a in many]
-
-
-def test_explored_feedback_shows_ads_that_the_policy_leaves_out(small_base: Path, tmp_path: Path) -> None:
-    sections = {
-        "feedback": {"contexts": 20, "answers": 1, "explored": 1.0},
-        "world": {"candidates": 6},
-        "evaluation": {"validation": 5},
-    }
-    config = RunConfig.model_validate({"name": "explored", "base": str(small_base), "epochs": 1, **sections})
-    session = Session(config, RunDirectory(str(tmp_path / "run")))
-    session.run.create(dump_config(config))
-    run_phase(session, "feedback", 1)
-    sampled = read_sampled(session.run.phase("feedback", 1).fetch() / ANSWERS)
-    # This small model often leaves no room for the ads, and such answers are left out.
-    assert 5 <= len(sampled) <= 20
-    for item in sampled:
-        assert 1 <= len(item.generations[0].answer.shown()) <= 2
-        assert item.clicks is not None
-        assert set(item.clicks[0]) == set(item.generations[0].answer.shown())

@@ -83,11 +83,6 @@ class FeedbackConfig(Settings):
     )
     contexts: Positive = Field(1000, description="simulator: contexts; shards: newest logged answers, at most")
     answers: Positive = Field(2, description="simulator: answers shown per context")
-    explored: Share = Field(
-        0.0,
-        description="simulator: share of the contexts whose answers show one or two ads of high predicted value, and"
-        " not those that the policy prefers",
-    )
     judge: JudgeConfig | None = Field(None, description="simulator: model that clicks; none: simulated users")
     path: str | None = Field(None, description="shards: folder or URL that the feedback worker writes to")
     since: AwareDatetime | None = Field(None, description="shards: auctions from this time on; none: all")
@@ -102,8 +97,6 @@ class FeedbackConfig(Settings):
     def _fits_together(self) -> FeedbackConfig:
         if (self.path is None) != (self.source == "simulator"):
             raise ValueError("feedback.path belongs to the source shards, and to it only")
-        if self.source == "shards" and self.explored:
-            raise ValueError("feedback.explored belongs to the source simulator: shards hold what was served")
         if self.source == "shards" and self.judge is not None:
             raise ValueError("feedback.judge belongs to the source simulator: shards have been judged already")
         if self.since is not None and self.until is not None and self.since >= self.until:
@@ -143,12 +136,6 @@ class RolloutConfig(Settings):
 
     contexts: Positive = Field(1000, description="contexts to answer")
     samples: int = Field(5, ge=2, description="M, answers per context; at least a winner and a loser")
-    proposals: Count = Field(
-        0,
-        description="choices of one or two ads per context, with a high bid times predicted click rate, that the policy"
-        " writes further answers to show",
-    )
-    wordings: Positive = Field(1, description="answers that show each of those choices")
     bids: Literal["fresh", "as_bid"] = Field(
         "fresh", description="fresh bids for every context (shards: from all bids of the log); shards only: as bid"
     )
@@ -193,18 +180,12 @@ class PreferenceConfig(Settings):
     edited: Count = Field(0, description="sampled answers of each set that are edited; their edits join the set")
     swaps: Count = Field(0, description="edits of each edited answer that show another ad in place of one of its ads")
     removals: Count = Field(0, description="edits of each edited answer that lack the sentence of one of its ads")
-    additions: Count = Field(
-        0, description="edits of each edited answer that hold a sentence with ads of another sampled answer as well"
-    )
-    near: Positive = Field(
-        6, description="ads that a swap chooses from: those closest to the conversation or to an interest of the user"
-    )
 
     @model_validator(mode="after")
     def _edits_of_something(self) -> PreferenceConfig:
-        if (self.edited == 0) != (self.swaps + self.removals + self.additions == 0):
+        if (self.edited == 0) != (self.swaps + self.removals == 0):
             raise ValueError(
-                "preference.edited needs one of preference.swaps, removals and additions above 0, and they need it"
+                "preference.edited needs preference.swaps or preference.removals above 0, and they need it"
             )
         return self
 
@@ -334,11 +315,11 @@ class RunConfig(Settings):
     def _logs_last_an_epoch(self) -> RunConfig:
         if self.rollout.bids == "as_bid" and self.feedback.source != "shards":
             raise ValueError("rollout.bids as_bid needs feedback.source shards: a simulated world has no advertisers")
-        foreign = self.rollout.proposals or self.preference.edited or self.preference.counterfactual_bids
+        foreign = self.preference.edited or self.preference.counterfactual_bids
         if self.optimisation.objective == "rloo" and foreign:
             raise ValueError(
-                "optimisation.objective rloo needs rollout.proposals, preference.edited and counterfactual_bids of 0:"
-                " its importance ratios hold for answers that the policy wrote under the bids that score them"
+                "optimisation.objective rloo needs preference.edited and preference.counterfactual_bids of 0: its"
+                " importance ratios hold for answers that the policy wrote under the bids that score them"
             )
         if self.feedback.source == "shards":
             if self.epochs != 1:

@@ -1,4 +1,4 @@
-"""Answers that were not sampled: one with another ad in a marker, without an ad's sentence, or with one more of them.
+"""Answers that were not sampled: one with another ad in a marker, or without an ad's sentence.
 
 They differ from an answer that the policy writes in one decision about ads, which sampled answers to one context hardly
 ever do, and they cost no sampling: the click predictor scores them like the others. Their tokens are those that the
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -41,41 +40,23 @@ class Marker:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class CarryingSentence:
-    """A sentence with ads: `tokens[start:end]`, the blank before it included."""
-
-    start: int
-    end: int
-    ads: tuple[AdId, ...]
-
-
 def with_edits(
     sampled: Sampled,
     policy: Policy,
     settings: SamplingSettings,
     config: PreferenceConfig,
-    near: Sequence[AdId],
     rng: np.random.Generator,
 ) -> Sampled:
     """Return the context's answers and, after them, the edits of `config.edited` of them, those with ads first.
 
-    `near` are the ads that swaps bring in.
-
     `settings` are those that the answers were sampled with; an edit that they do not allow (too long) is left out.
     Without the marker constraint nothing is edited: such answers hold markers that cannot be replayed.
     """
-    allowed = [
-        g
-        for g in sampled.generations
-        if settings.constrained and restrictions_of(policy, sampled.context, g, settings) is not None
-    ]
+    if not (config.edited and settings.constrained):
+        return sampled
+    allowed = [g for g in sampled.generations if restrictions_of(policy, sampled.context, g, settings) is not None]
     known = {g.token_ids for g in sampled.generations}
-    kinds: tuple[tuple[Edit, int], ...] = (
-        (partial(swap_ad, near), config.swaps),
-        (remove_ad, config.removals),
-        (partial(add_from, [g.token_ids for g in allowed]), config.additions),
-    )
+    kinds: tuple[tuple[Edit, int], ...] = ((swap_ad, config.swaps), (remove_ad, config.removals))
     added: list[Generation] = []
     order = sorted((allowed[int(m)] for m in rng.permutation(len(allowed))), key=lambda g: not g.answer.shown())
     for source in order[: config.edited]:
@@ -95,16 +76,12 @@ def with_edits(
 
 
 def swap_ad(
-    near: Sequence[AdId],
-    vocabulary: MarkerVocabulary,
-    context: Context,
-    tokens: tuple[int, ...],
-    rng: np.random.Generator,
+    vocabulary: MarkerVocabulary, context: Context, tokens: tuple[int, ...], rng: np.random.Generator
 ) -> tuple[int, ...] | None:
-    """Put one of the `near` ads, which the answer does not show, into one of its markers; the words stay."""
+    """Put another candidate, which the answer does not show, into one of its markers; the words stay."""
     markers = markers_of(vocabulary, context, tokens)
     shown = {m.ad for m in markers}
-    others = [c.ad for c in context.candidates if c.ad.id in near and c.ad.id not in shown]
+    others = [c.ad for c in context.candidates if c.ad.id not in shown]
     if not markers or not others:
         return None
     marker, other = markers[rng.integers(len(markers))], others[rng.integers(len(others))]
@@ -118,44 +95,20 @@ def remove_ad(
     carrying = carrying_sentences(vocabulary, context, tokens)
     if not carrying:
         return None
-    sentence = carrying[rng.integers(len(carrying))]
-    return (*tokens[: sentence.start], *tokens[sentence.end :])
-
-
-def add_from(
-    donors: Sequence[tuple[int, ...]],
-    vocabulary: MarkerVocabulary,
-    context: Context,
-    tokens: tuple[int, ...],
-    rng: np.random.Generator,
-) -> tuple[int, ...] | None:
-    """Insert a sentence with ads of another answer, none of which this one shows, between sentences or at the end.
-
-    Sampled answers with the right two ads are rare while the policy writes one; those with one of them are not.
-    """
-    markers = markers_of(vocabulary, context, tokens)
-    shown = {m.ad for m in markers}
-    donor = donors[int(rng.integers(len(donors)))]
-    sentences = [s for s in carrying_sentences(vocabulary, context, donor) if shown.isdisjoint(s.ads)]
-    if not sentences:
-        return None
-    sentence = sentences[rng.integers(len(sentences))]
-    places = [*sentence_cuts(vocabulary, tokens, markers), len(tokens)]
-    place = places[rng.integers(len(places))]
-    return (*tokens[:place], *donor[sentence.start : sentence.end], *tokens[place:])
+    start, end = carrying[rng.integers(len(carrying))]
+    return (*tokens[:start], *tokens[end:])
 
 
 def carrying_sentences(
     vocabulary: MarkerVocabulary, context: Context, tokens: tuple[int, ...]
-) -> list[CarryingSentence]:
-    """Return the sentences with ads, but for one that opens the answer: its tokens begin otherwise than later ones."""
+) -> list[tuple[int, int]]:
+    """Return the spans (start, end) of the sentences with ads, the blank before each included.
+
+    A sentence that opens the answer is not among them: its tokens begin otherwise than later ones.
+    """
     markers = markers_of(vocabulary, context, tokens)
-    found: list[CarryingSentence] = []
-    for start, end in pairwise([*sentence_cuts(vocabulary, tokens, markers), len(tokens)]):
-        ads = tuple(m.ad for m in markers if start < m.start < end)
-        if ads:
-            found.append(CarryingSentence(start, end, ads))
-    return found
+    spans = pairwise([*sentence_cuts(vocabulary, tokens, markers), len(tokens)])
+    return [(start, end) for start, end in spans if any(start < m.start < end for m in markers)]
 
 
 def markers_of(vocabulary: MarkerVocabulary, context: Context, tokens: Sequence[int]) -> list[Marker]:

@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from inference.encoder import shared_encoder
-from inference.policy import Policy
 from mechanism.errors import GuardError
 from mechanism.statistics import Floats
-from mechanism.types import Context, Generation
 from simulator.brands import renamed
 from trainers.artifacts.run_directory import EVALUATION, epoch_file
 from trainers.artifacts.sampled import Sampled, read_sampled, write_sampled
 from trainers.artifacts.store import to_json
 from trainers.irpo.edited_answers import with_edits
 from trainers.irpo.feedback import judged_clicks, simulated_clicks
-from trainers.irpo.nearness import fitting_rates, nearest_ads
 from trainers.irpo.preference_pairs import build_groups
-from trainers.irpo.proposals import propose
 from trainers.irpo.quality_term import weighted_qualities
 from trainers.irpo.session import BASE_PHASE, Session
 from trainers.irpo.temperature import choose_temperature, chosen_temperature
@@ -35,7 +31,6 @@ from trainers.logs.snapshot import fitted_part, take_snapshot
 from trainers.optimisation.groups import tokenise, with_reference, with_sampling, write_groups
 from trainers.optimisation.launch import run_optimisation
 from trainers.optimisation.worker import OptimisationJob
-from trainers.reward.prior import prior_pctr
 from trainers.reward.training import Shown, fit
 
 ANSWERS = "answers.parquet"
@@ -71,9 +66,7 @@ def feedback(session: Session, epoch: int) -> str:
         return "none: the oracle knows what users click"
     policy = session.policy(epoch - 1)
     contexts = session.contexts.training(config.contexts, epoch, 1)
-    explored = round(config.explored * len(contexts))
-    answers = _explored(session, epoch, policy, contexts[:explored])
-    answers += policy.generate(contexts[explored:], config.answers, session.seed(epoch, 1))
+    answers = policy.generate(contexts, config.answers, session.seed(epoch, 1))
     seed = session.seed(epoch, 2)
     click = (
         judged_clicks(config.judge, seed, session.progress.report)
@@ -88,18 +81,6 @@ def feedback(session: Session, epoch: int) -> str:
         write_sampled(folder / ANSWERS, sampled)
     clicks = [hit for item in sampled for answer in item.clicks or () for hit in answer.values()]
     return f"{len(clicks)} ads shown, click rate {np.mean(clicks) if clicks else 0:.3f}"
-
-
-def _explored(session: Session, epoch: int, policy: Policy, contexts: Sequence[Context]) -> list[list[Generation]]:
-    """Write answers for clicks on ads that the policy leaves out, by proposals of what is known before this epoch."""
-    if not contexts:
-        return []
-    if epoch > 1:
-        rates = prior_pctr(session.predictor(epoch - 1), contexts)
-    else:
-        rates = [fitting_rates(c, shared_encoder().encode) for c in contexts]
-    count = session.config.feedback.answers
-    return propose(policy, contexts, rates, count, 1, policy.sampling, session.seed(epoch, 9))
 
 
 def reward_model(session: Session, epoch: int) -> str:
@@ -146,12 +127,7 @@ def rollouts(session: Session, epoch: int) -> str:
     # Split after the renaming, so that a context has the same offers for any number of shards.
     contexts = contexts[shard :: part.shards]
     seed = session.seed(epoch, 4) + (shard << SHARD_BITS)
-    settings = session.sampling(policy)
-    answers = policy.generate(contexts, config.samples, seed, settings)
-    if config.proposals:
-        rates = prior_pctr(session.predictor(epoch), contexts)
-        proposed = propose(policy, contexts, rates, config.proposals, config.wordings, settings, seed + 1)
-        answers = [[*own, *more] for own, more in zip(answers, proposed, strict=True)]
+    answers = policy.generate(contexts, config.samples, seed, session.sampling(policy))
     sampled = [Sampled(c, tuple(own)) for c, own in zip(contexts, answers, strict=True)]
     with session.run.phase(rollouts_name(part.shard, part.shards), epoch).open() as folder:
         count = write_sampled(folder / ANSWERS, sampled)
@@ -187,11 +163,7 @@ def pairs(session: Session, epoch: int) -> str:
     reference = session.reference(0 if config.optimisation.reference == "base" else epoch - 1)
     settings, rng = session.sampling(reference), np.random.default_rng(session.seed(epoch, 5))
     rolled_out = read_sampled(session.run.phase("rollouts", epoch).fetch() / ANSWERS)
-    encode, near = shared_encoder().encode, config.preference.near
-    sampled = [
-        with_edits(item, reference, settings, config.preference, nearest_ads(item.context, near, encode), rng)
-        for item in rolled_out
-    ]
+    sampled = [with_edits(item, reference, settings, config.preference, rng) for item in rolled_out]
     flat = [(item.context, g) for item in sampled for g in item.generations]
     scored = iter(session.predictor(epoch).probabilities([(c, g.answer) for c, g in flat]))
     graded = iter(weighted_qualities([(c, g.answer, g.finished) for c, g in flat], config.preference.quality_weight))
