@@ -66,13 +66,13 @@ def attend(
     def taken(states_THD: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         return states_THD[positions.clamp(min=0)].transpose(1, 2)
 
-    own = [taken(x, prompts_BP) for x in (query_THD, key_THD, value_THD)]
+    key_BHPD, value_BHPD = taken(key_THD, prompts_BP), taken(value_THD, prompts_BP)
     # Prompts are padded on the right, so that no token attends to padding before it.
-    prompts_BHPD = scaled_dot_product_attention(*own, is_causal=True, **options)
-    key_NHLD, value_NHLD = (
-        torch.cat([before[prompt_N], taken(x, answers_NA)], dim=2)
-        for before, x in zip(own[1:], (key_THD, value_THD), strict=True)
+    prompts_BHPD = scaled_dot_product_attention(
+        taken(query_THD, prompts_BP), key_BHPD, value_BHPD, is_causal=True, **options
     )
+    key_NHLD = torch.cat([key_BHPD[prompt_N], taken(key_THD, answers_NA)], dim=2)
+    value_NHLD = torch.cat([value_BHPD[prompt_N], taken(value_THD, answers_NA)], dim=2)
     size = answers_NA.shape[1]
     causal_AA = torch.ones(size, size, dtype=torch.bool, device=query.device).tril()
     visible_NAP = (prompts_BP >= 0)[prompt_N][:, None].expand(-1, size, -1)
