@@ -18,7 +18,7 @@ from mechanism.markers import parse, render_marker
 from mechanism.objective import Penalty, reward
 from mechanism.types import Ad, AdId, Answer, Context
 from simulator.clicks import ClickModel
-from simulator.language import FITTING, LEADS, NAMING, PLAIN, fill
+from simulator.language import FITTING, LEADS, NAMING, PLAIN, STYLES, fill, style_of
 from simulator.world import Query, World
 
 MOST_ADS = 3
@@ -28,6 +28,17 @@ CONSIDERED = 5
 IMPROVED = 3
 """Best of the sets of ads whose wording is improved."""
 NEGLIGIBLE = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the search may use: at most `ads` ads; with `sober` sentences as the base model's corpus has them only.
+
+    A sober answer names the question's aspect beside an ad only if the ad's need was asked for (`language.style_of`).
+    """
+
+    ads: int = MOST_ADS
+    sober: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +67,17 @@ class _Search:
     """The search for one context."""
 
     def __init__(
-        self, world: World, query: Query, context: Context, truth: ClickModel, penalty: Penalty, lam: float
+        self,
+        world: World,
+        query: Query,
+        context: Context,
+        truth: ClickModel,
+        penalty: Penalty,
+        lam: float,
+        limits: Limits,
     ) -> None:
-        self.truth, self.penalty, self.lam = truth, penalty, lam
+        self.truth, self.penalty, self.lam, self.limits = truth, penalty, lam, limits
+        self.asked = (query.category, query.also)
         self.category = next(c for c in world.categories if c.name == query.category)
         self.aspect = next((a for a in self.category.aspects if a in query.text), self.category.aspects[0])
         self.leads = tuple(fill(t, self.category.name, self.aspect) for t in LEADS)
@@ -75,7 +94,8 @@ class _Search:
 
     def _wordings(self, ad: Ad) -> tuple[str, ...]:
         need, marker = ad.category or ad.title, render_marker(ad)
-        return tuple(fill(t, need, self.aspect, marker) for t in (*FITTING, *NAMING, *PLAIN))
+        fitting = STYLES[style_of(self.asked, need, plain=False)] if self.limits.sober else (*FITTING, *NAMING)
+        return tuple(fill(t, need, self.aspect, marker) for t in (*fitting, *PLAIN))
 
     def score(self, plan: _Plan) -> Best:
         """Return the plan's answer and its reward; neighbourhoods overlap, so most plans are asked for repeatedly."""
@@ -87,7 +107,7 @@ class _Search:
 
     def starts(self) -> Iterator[_Plan]:
         """Yield a plan for every ordered set of ads; the ads' sentences have different forms, lest they repeat."""
-        for count in range(MOST_ADS + 1):
+        for count in range(self.limits.ads + 1):
             for chosen in itertools.permutations(self.considered, count):
                 shown = tuple((i, self.wordings[i][k]) for k, i in enumerate(chosen))
                 yield _Plan(self.leads[0], self.category.advice[0], 0, shown)
@@ -120,9 +140,15 @@ class _Search:
 
 
 def best_answer(
-    world: World, query: Query, context: Context, truth: ClickModel, penalty: Penalty, lam: float = 1.0
+    world: World,
+    query: Query,
+    context: Context,
+    truth: ClickModel,
+    penalty: Penalty,
+    lam: float = 1.0,
+    limits: Limits | None = None,
 ) -> Best:
     """Search for the answer to `context` (drawn for `query`) with the highest reward R(y) (Eq. 5)."""
-    search = _Search(world, query, context, truth, penalty, lam)
+    search = _Search(world, query, context, truth, penalty, lam, limits or Limits())
     plans = sorted(search.starts(), key=lambda plan: -search.score(plan).reward)
     return max((search.climb(plan) for plan in plans[:IMPROVED]), key=lambda best: best.reward)

@@ -29,10 +29,12 @@ from mechanism.statistics import bootstrap_interval
 from mechanism.types import Ad, Answer, Context
 from simulator.clicks import ClickModel
 from simulator.language import Woven, compose, style_of
-from simulator.optimum import best_answer
+from simulator.optimum import Limits, best_answer
 from simulator.world import Query, World
 
 OPTIMUM = "best attainable answer"
+BOUNDED = {"best of one ad at most": Limits(ads=1), "best in the base's sentences": Limits(sober=True)}
+"""What stands between the rules and the optimum: a second ad, and sentences that the base model does not write."""
 WIDTH = 100
 """Columns of the table, also when the output goes to a file."""
 Worth = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
@@ -76,12 +78,15 @@ def main(
     """Measure the best attainable answer and the fixed rules on the same contexts."""
     console, began = Console(), time.monotonic()
     world, truth, penalty = World(seed), ClickModel(), Penalty(per_ad=per_ad)
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in (OPTIMUM, *(rule.name for rule in RULES))}
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in (OPTIMUM, *BOUNDED, *(rule.name for rule in RULES))}
     for number, query in enumerate(track(world.test_queries[:contexts], "contexts", console=console)):
         rng = np.random.default_rng([seed, number, 61])
         context = world.sample_context(query, rng, candidates)
         best = best_answer(world, query, context, truth, penalty)
         outcomes[OPTIMUM].append(_outcome(best.answer, context, truth, penalty))
+        for name, limits in BOUNDED.items():
+            bounded = best_answer(world, query, context, truth, penalty, limits=limits)
+            outcomes[name].append(_outcome(bounded.answer, context, truth, penalty))
         relevance = truth.relevance(context, [c.ad for c in context.candidates])
         bids = np.array([c.bid for c in context.candidates], np.float64) / MICROS_PER_POINT
         for rule in RULES:

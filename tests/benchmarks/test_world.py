@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.simulator.world import OPTIMUM, RULES, main
+from benchmarks.simulator.world import BOUNDED, OPTIMUM, RULES, main
 
 
 def test_the_figures_are_of_the_same_contexts_and_the_optimum_is_the_most(tmp_path: Path) -> None:
     main(contexts=4, candidates=10, per_ad=5.0, seed=0, out=tmp_path / "world.json")
     figures = json.loads((tmp_path / "world.json").read_text())
     methods = figures["methods"]
-    assert list(methods) == [OPTIMUM, *(rule.name for rule in RULES)]
+    assert list(methods) == [OPTIMUM, *BOUNDED, *(rule.name for rule in RULES)]
     best = methods[OPTIMUM]
+    for name in BOUNDED:
+        assert methods[name]["reward"]["mean"] <= best["reward"]["mean"] + 1e-9
+    assert methods["best of one ad at most"]["ads"] <= 1
     for rule in RULES:
         own = methods[rule.name]
         assert own["ads"] == rule.ads
