@@ -25,10 +25,10 @@ epochs: 1
 world: {candidates: 4}
 feedback: {contexts: 150, answers: 2}
 reward: {batch: 64, members: 1}
-rollout: {contexts: 40, samples: 6, temperature: 1.0}
+rollout: {contexts: 90, samples: 5, temperature: 1.0}
 penalty: {per_ad: 5.0}
 preference: {delta: 5.0, losers: 3, counterfactual_bids: 1}
-optimisation: {learning_rate: 4.0e-4, beta: 0.25, batch: 8, batch_per_process: 8}
+optimisation: {loss: margin, learning_rate: 4.0e-4, beta: 0.25, batch: 8, batch_per_process: 8}
 guards: {reward_hacking_drop: 10.0, min_ads_per_answer: 0.0}
 evaluation: {validation: 8}
 """

@@ -167,8 +167,9 @@ def test_features_are_the_texts_that_surround_an_ad() -> None:
 
     close("query", 0, "Which lamp?")
     close("conversation", 0, "Hello.", "Good evening.")
-    close("interests", 0, "reading")
-    close("interests", 1, "camping")
+    for row, offer in ((0, "Lamps."), (1, "Torches.")):
+        interests = encode(profile.interests)
+        close("interests", row, profile.interests[int((interests @ encode([offer])[0]).argmax())])
     close("history", 0, "read about tents")
     close("answer", 0, "It depends.", "Try it first!", "Or it.")
     close("sentence", 0, "Try it first!")
