@@ -7,31 +7,31 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import LlamaForCausalLM, MistralForCausalLM
 
 from mechanism.errors import PolicyError
 from trainers.optimisation.packing import PackedBatch, add_packed_forward, answer_logprobs, pack
+from trainers.optimisation.shared_prefix import Layout, attend
 
 VOCABULARY = 31
 
 
-def random_llama(seed: int = 0) -> Any:
+def random_model(model_class: Any = LlamaForCausalLM, seed: int = 0, **changes: Any) -> Any:
     torch.manual_seed(seed)
-    model: Any = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            intermediate_size=24,
-            initializer_range=0.4,
-            bos_token_id=None,
-            eos_token_id=1,
-            pad_token_id=0,
-        )
+    config = model_class.config_class(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=24,
+        initializer_range=0.4,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+        **changes,
     )
-    return model.eval()
+    return model_class(config).eval()
 
 
 def random_rows(seed: int, prompts: list[int], answers: list[list[int]]) -> tuple[list[Any], list[Any]]:
@@ -59,7 +59,7 @@ SHAPES = [
 
 @pytest.mark.parametrize(("prompts", "answers"), SHAPES)
 def test_log_probabilities_are_those_of_separate_passes(prompts: list[int], answers: list[list[int]]) -> None:
-    model = random_llama()
+    model = random_model()
     ids, own = random_rows(len(prompts), prompts, answers)
     packed = answer_logprobs(model, pack(ids, own))
     assert packed.shape == (len(ids), max(len(a) for a in own))
@@ -70,7 +70,7 @@ def test_log_probabilities_are_those_of_separate_passes(prompts: list[int], answ
 
 
 def test_gradients_are_those_of_separate_passes() -> None:
-    model = random_llama()
+    model = random_model()
     prompts, answers = random_rows(3, [11, 4], [[3, 8, 1], [6, 2]])
     weights = torch.tensor([[1.0, -0.7, 0.3], [-2.0, 0.5, 0.0]])
     (weights * answer_logprobs(model, pack(prompts, answers))).sum().backward()
@@ -90,7 +90,7 @@ def test_gradients_are_those_of_separate_passes() -> None:
 
 
 def test_an_answer_is_blind_to_its_neighbours_and_to_the_batch() -> None:
-    model = random_llama(1)
+    model = random_model(seed=1)
     prompts, answers = random_rows(5, [10, 25], [[4, 6], [9, 3, 2]])
     alone = answer_logprobs(model, pack(prompts[:1], [answers[0][1:]]))
     together = answer_logprobs(model, pack(prompts, answers))
@@ -98,7 +98,7 @@ def test_an_answer_is_blind_to_its_neighbours_and_to_the_batch() -> None:
 
 
 def test_a_model_samples_as_before_after_it_took_packed_answers() -> None:
-    model, ids = random_llama(3), torch.tensor([[4, 9, 2, 7]])
+    model, ids = random_model(seed=3), torch.tensor([[4, 9, 2, 7]])
     before = model(input_ids=ids).logits
     answer_logprobs(model, pack(*random_rows(1, [6], [[3, 4]])))
     torch.testing.assert_close(model(input_ids=ids).logits, before, atol=0, rtol=0)
@@ -108,7 +108,7 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
     prompts, answers = random_rows(3, [11, 4], [[3, 8, 1], [6, 2]])
     gradients = []
     for checkpointing in (False, True):
-        model = random_llama().train()
+        model = random_model().train()
         add_packed_forward(model)
         if checkpointing:
             model.activation_checkpointing_enable()
@@ -119,20 +119,23 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_layers_that_do_not_see_the_whole_prompt_are_refused() -> None:
-    model: Any = MistralForCausalLM(
-        MistralConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            intermediate_size=24,
-            sliding_window=4,
-        )
-    )
-    with pytest.raises(PolicyError, match="sliding_window cannot share prompts"):
-        answer_logprobs(model, pack(*random_rows(1, [6], [[3, 4]])))
+def test_a_sliding_window_is_taken_as_long_as_it_holds_prompt_and_answer() -> None:
+    prompts, answers = random_rows(1, [6], [[3, 4]])
+    # Five tokens of the prompt in front; before each answer stands the sixth.
+    wide = random_model(MistralForCausalLM, sliding_window=5 + 1 + 4)
+    packed = answer_logprobs(wide, pack(prompts, answers))
+    expected = [separate_logprob(wide, prompts[0], a).item() for a in answers[0]]
+    assert packed[0].tolist() == pytest.approx(expected, abs=2e-4)
+    narrow = random_model(MistralForCausalLM, sliding_window=9)
+    with pytest.raises(PolicyError, match=r"10 tokens, the model's sliding window 9: lower world\.candidates"):
+        answer_logprobs(narrow, pack(prompts, answers))
+
+
+def test_an_attention_that_changes_its_scores_is_refused() -> None:
+    query = torch.zeros(1, 4, 3, 8)
+    layout = Layout(torch.tensor([[0]]), torch.tensor([[1, 2]]), torch.tensor([0]))
+    with pytest.raises(PolicyError, match="softcap: train one with plain attention"):
+        attend(None, query, query, query, None, layout=layout, softcap=30.0)
 
 
 def test_packing_holds_the_prompt_once() -> None:
@@ -147,7 +150,7 @@ def test_packing_holds_the_prompt_once() -> None:
 
 
 def test_tokens_that_do_not_count_are_seen_but_have_no_logprob() -> None:
-    model = random_llama(2)
+    model = random_model(seed=2)
     prompts, answers = random_rows(9, [6, 3], [[5, 4], [7]])
     batch = pack(prompts, answers, [[[False] * 2 + [True] * 3, [True] * 4], [[True, False, False, False] + [True] * 3]])
     learned = answer_logprobs(model, batch)

@@ -18,8 +18,8 @@ from transformers import AttentionInterface
 from mechanism.errors import PolicyError
 
 NAME: Final = "shared_prefix"
-UNKNOWN: Final = ("sliding_window", "softcap", "s_aux", "position_bias")
-"""Arguments of attention functions that mean another attention than this one."""
+UNKNOWN: Final = ("softcap", "s_aux", "position_bias")
+"""Arguments of transformers' attention functions that change the scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ def attend(
     layout: Layout,
     dropout: float = 0.0,
     scaling: float | None = None,
+    sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend as transformers' attention functions do: query (1, H, T, D), key and value (1, H', T, D).
@@ -51,11 +52,16 @@ def attend(
     Return (1, T, H, D).
 
     Raises:
-        PolicyError: if the model's attention does not reach the whole prompt, or changes its scores.
+        PolicyError: if an answer's last token would not see all of its prompt, or the model changes the scores.
     """
-    if asked := [name for name in UNKNOWN if others.get(name) is not None]:
-        remedy = "set optimisation.shared_prefix false"
-        raise PolicyError(f"attention with {', '.join(asked)} cannot share prompts: {remedy}")
+    if changed := [name for name in UNKNOWN if others.get(name) is not None]:
+        raise PolicyError(f"the model's attention has {', '.join(changed)}: train one with plain attention")
+    longest = layout.prompts_BP.shape[1] + layout.answers_NA.shape[1]
+    if sliding_window is not None and longest > sliding_window:
+        raise PolicyError(
+            f"prompt and answer have {longest} tokens, the model's sliding window {sliding_window}: "
+            "lower world.candidates or rollout.max_new_tokens, or train a model with a wider window"
+        )
     groups = query.shape[1] // key.shape[1]
     query_THD, key_THD, value_THD = (x[0].transpose(0, 1) for x in (query, key, value))
     if groups > 1:
@@ -98,12 +104,12 @@ def use_shared_prefixes(model: Any) -> None:
     """
     model.set_attn_implementation(NAME)
     if model.config._attn_implementation != NAME:
-        raise PolicyError(f"{type(model).__name__} has an attention of its own: set optimisation.shared_prefix false")
+        raise PolicyError(f"{type(model).__name__} does not let its attention be exchanged: train another architecture")
 
 
 @contextmanager
 def shared_prefixes(model: Any) -> Iterator[None]:
-    """Take packed answers inside of the context, and other inputs after it."""
+    """Let a model take packed answers within a `with` block, and what it took before afterwards."""
     before = model.config._attn_implementation
     if before == NAME:
         yield
