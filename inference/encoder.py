@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
 from inference.models import quiet_loading
-from inference.vector_store import VectorStore
+from inference.vector_store import STORE, VectorStore
 from mechanism.errors import PolicyError
 
 WIDTH = 384
@@ -29,8 +29,6 @@ MAX_TOKENS = 128
 """Tokens of a text that are read; the rest is cut off."""
 PADDING_STEP = 8
 """Texts are padded to the next multiple of this, and batched only with others of that length (see `encode`)."""
-STORE = "LLM_AUCTION_ENCODER_STORE"
-"""Environment variable with the file of a `VectorStore`."""
 
 
 class TextEncoder:

@@ -14,6 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mechanism.errors import ConfigError
+
+STORE = "LLM_AUCTION_ENCODER_STORE"
+"""Environment variable with the path of the file."""
 ENCODER = b"all-MiniLM-L6-v2 "
 """Part of every key: another encoder's vectors are other entries."""
 AT_ONCE = 500
@@ -26,12 +30,22 @@ class VectorStore:
     """A SQLite file of unit vectors; a process may hold it open for as long as it lives."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Open the file, or make it with its folder.
+
+        Raises:
+            ConfigError: if it cannot be written, or is no file of this kind.
+        """
         self._lock = threading.Lock()
-        self._database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = OFF")  # what a crash loses is computed again
-        self._database.execute("CREATE TABLE IF NOT EXISTS vectors (text BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = OFF")  # what a crash loses is computed again
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS vectors (text BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID"
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigError(STORE, str(path), f"{error}: name a file that can be written, or unset it") from error
 
     def known(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Return the vectors of those texts that are stored."""

@@ -32,7 +32,7 @@ NEGLIGIBLE = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the search may use: at most `ads` ads; with `sober` sentences as the base model's corpus has them only.
+    """What the search may use: at most `ads` ads, and with `sober` only the base model's kinds of sentence.
 
     A sober answer names the question's aspect beside an ad only if the ad's need was asked for (`language.style_of`).
     """

@@ -1,7 +1,7 @@
 """Everyday questions and ways to mention an offer, written for this project: what a real assistant is trained on.
 
 The built-in world asks in templates, which a small model can learn; these questions are as people type them. A third of
-them have no commercial need, and some are understood from the turns before only.
+them have no commercial need, and a tenth cannot be understood without the turns before them.
 """
 
 from __future__ import annotations

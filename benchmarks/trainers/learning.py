@@ -29,7 +29,7 @@ OWN_ANSWERS = (
 )
 OBJECTIVES = {
     "best_of_m": ("optimisation.objective=winners",),
-    # Off-policy answers are refused by RLOO. As many passes give it as many steps.
+    # RLOO refuses answers that it did not write. Four passes give it no fewer optimiser steps than ours has.
     "rloo": ("optimisation.objective=rloo", *OWN_ANSWERS, "optimisation.passes=4"),
 }
 ORACLE = "reward.source=oracle"
@@ -78,7 +78,7 @@ def main(
     resume: Annotated[bool, typer.Option("--resume", help="Resume earlier runs; keep finished reports.")] = False,
 ) -> None:
     """Train, evaluate on held-out queries, and write the reports and the figures."""
-    from inference.encoder import STORE
+    from inference.vector_store import STORE
     from trainers.evaluation.report import read_report
     from trainers.evaluation.seeds import merge, seeds_table
 
@@ -125,6 +125,10 @@ def run_all(tasks: dict[str, Callable[[], None]], jobs: int, logs: Path) -> None
         threads = max(1, (os.cpu_count() or 1) // jobs)
         running = {pool.submit(_logged, task, logs / f"{name}.log", threads): name for name, task in tasks.items()}
         for done, future in enumerate(as_completed(running), 1):
+            if future.exception() is not None:
+                # Those that have not begun would go on for hours.
+                for other in running:
+                    other.cancel()
             future.result()
             typer.echo(f"{running[future]} is done, {done} of {len(running)}; logs: {logs}")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.encoder import STORE, WIDTH, TextEncoder, shared_encoder
-from inference.vector_store import VectorStore
+from inference.encoder import WIDTH, TextEncoder, shared_encoder
+from inference.vector_store import STORE, VectorStore
+from mechanism.errors import ConfigError
 
 TEXTS = [
     "Which running shoes are good for muddy trails?",
@@ -105,3 +106,12 @@ def test_more_texts_than_one_query_takes(tmp_path: Path) -> None:
     assert {text: float(v[0]) for text, v in store.known(list(vectors)).items()} == {
         text: float(v[0]) for text, v in vectors.items()
     }
+
+
+def test_a_file_of_another_kind_is_refused_by_the_name_of_its_variable(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database " * 100)
+    with pytest.raises(ConfigError, match=rf"{STORE}: '.*notes\.txt': file is not a database: name a file that can"):
+        VectorStore(path)
+    with pytest.raises(ConfigError, match=STORE):
+        VectorStore(path / "below-a-file" / "vectors.sqlite")

@@ -31,6 +31,7 @@ from trainers.reward.features import (
     sentences,
 )
 from trainers.reward.model import OraclePredictor, PCTRModel
+from trainers.reward.network import PCTRNetwork
 from trainers.reward.training import RewardQuality, Shown, fit, measure
 from trainers.reward.words import WordWeights
 
@@ -279,3 +280,14 @@ def test_a_perfect_forecaster_has_no_calibration_error() -> None:
     bad = measure(p, (rng.random(20_000) < p / 2).astype(np.float32))
     assert good.calibration_error < 0.02
     assert bad.calibration_error > 0.2
+
+
+def test_shared_words_are_read_only_with_both_of_the_texts() -> None:
+    def numbers(*features: FeatureGroup) -> set[str]:
+        [member] = PCTRNetwork(1, 1, RewardConfig(features=features, members=1)).members
+        return {SCALARS[int(k)] for k in member.scalars}
+
+    assert numbers("query", "answer", "ids") == set()
+    assert numbers("query", "ad") == {"query_overlap"}
+    assert numbers("query", "sentence") == {"topic_overlap"}
+    assert numbers(*FEATURE_GROUPS) == set(SCALARS)

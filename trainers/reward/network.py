@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from trainers.config import RewardConfig
-from trainers.reward.features import SCALARS, TEXT_WIDTH, TEXTS
+from trainers.reward.features import OVERLAPS, SCALARS, TEXT_WIDTH, TEXTS
 
 PAIRS: Final = (
     ("query", "offer"),
@@ -44,6 +44,8 @@ SCALARS_OF: Final = {
     "others": ("same_category", "others_overlap"),
 }
 """Numbers of each feature group."""
+COMPARED_WITH: Final = {**dict.fromkeys((*OVERLAPS, "sentence_overlap"), "ad"), "topic_overlap": "query"}
+"""The other feature group that an overlap of words reads: without either of the two there is no such number."""
 READ: Final = ("query", "answer", "sentence", "offer")
 """Texts whose coordinates the network reads, beside their comparisons."""
 AXES = 64
@@ -92,7 +94,12 @@ class Member(nn.Module):
             torch.tensor([TEXTS.index(PAIRS[r][side]) for r in pairs], dtype=torch.int64) for side in (0, 1)
         )
         self.read = torch.tensor([TEXTS.index(name) for name in READ if name in names], dtype=torch.int64)
-        scalars = [name for group in config.features for name in SCALARS_OF.get(group, ())]
+        scalars = [
+            name
+            for group in config.features
+            for name in SCALARS_OF.get(group, ())
+            if COMPARED_WITH.get(name, group) in config.features
+        ]
         self.scalars = torch.tensor([SCALARS.index(name) for name in scalars], dtype=torch.int64)
         self.weights_RA = nn.Parameter(torch.ones(len(pairs), AXES))
         self.rest_R = nn.Parameter(torch.ones(len(pairs)))

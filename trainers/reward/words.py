@@ -1,8 +1,8 @@
 """Words that two texts share, as an unlearned comparison beside the encoder's cosines.
 
-A sentence encoder tells what a text is about; whether "tent" is asked for and "tent" is offered it tells less sharply.
-Words are compared by their first letters, which takes "tents" and "tent" for one in any language that inflects at the
-end, and weighed by inverse document frequency (K. Spärck Jones, 1972).
+A sentence encoder says what a text is about, but hardly whether the very thing that is asked for is offered. Words are
+compared by their first four letters, so that "tents" equals "tent", and weighted by inverse document frequency
+(K. Spärck Jones, 1972): a rare word that two texts share counts more than a frequent one.
 """
 
 from __future__ import annotations
