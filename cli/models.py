@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from cli.options import DEFAULT_REGISTRY, RegistryUrl
-from mechanism.errors import InputError
 from trainers.artifacts.registry import LATEST, ModelEntry, Registry
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="List, show, verify and register models.")
@@ -41,19 +40,12 @@ def register(
     version: Annotated[str | None, typer.Option(help="Its version. Default: the next of v0001, v0002, ...")] = None,
     notes: Annotated[str, typer.Option(help="A remark, kept in the entry.")] = "",
 ) -> None:
-    """Register a model that was not trained by a run here, such as the first one to serve.
-
-    Raises:
-        InputError: if the model is a GGUF file.
-    """
+    """Register a model that was not trained by a run here, such as the first one to serve."""
     folder = model
     if not Path(model).is_dir():
         from inference.models import resolve  # imports torch, which the other commands do not need
 
-        folder, gguf = resolve(model)
-        if gguf:
-            remedy = "a registry holds folders in Hugging Face layout: save the model as one"
-            raise InputError("MODEL", model, remedy)
+        folder = resolve(model)
     entry = Registry(registry).register(folder, base=model, version=version, notes=notes)
     typer.echo(f"{entry.version} (weights sha256 {entry.digest}) in {registry}")
 

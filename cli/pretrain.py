@@ -1,21 +1,53 @@
-"""`llm-auction pretrain`: rebuild the shipped base model `tiny` from its recipe."""
+"""`llm-auction pretrain`: rebuild a shipped model from its recipe."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+if TYPE_CHECKING:
+    from trainers.pretraining.tiny_base import BaseQuality
+
 
 def pretrain(
-    out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("build/models/tiny"),
-    steps: Annotated[int, typer.Option(help="Optimiser steps; 0: as in the recipe.")] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of world, corpus and weights.")] = 0,
-    start: Annotated[str, typer.Option("--from", help="Run only the recipe's last parts, on this base model.")] = "",
+    model: Annotated[
+        Literal["tiny", "smollm2"], typer.Argument(help="The shipped model: tiny, or the adapter smollm2.")
+    ] = "tiny",
+    out: Annotated[Path | None, typer.Option(help="Folder for the model. Default: build/models/MODEL.")] = None,
+    steps: Annotated[int, typer.Option(help="tiny: optimiser steps; 0: as in the recipe.")] = 0,
+    passes: Annotated[int, typer.Option(help="smollm2: passes over the questions; 0: as in the recipe.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of data and weights.")] = 0,
+    start: Annotated[str, typer.Option("--from", help="tiny: run the recipe's last parts only, on this model.")] = "",
 ) -> None:
-    """Train the tokenizer and the tiny base model on the built-in world's supervised corpus."""
+    """Train the model `tiny` on the built-in world, or the adapter `smollm2` on everyday questions."""
+    folder = out or Path("build/models") / model
+    if model == "tiny":
+        _tiny(folder, steps, seed, start)
+    else:
+        _assistant(folder, passes, seed)
+
+
+def _assistant(folder: Path, passes: int, seed: int) -> None:
+    from trainers.pretraining.assistant import AssistantRecipe, train_assistant
+
+    recipe = AssistantRecipe(seed=seed, passes=passes) if passes else AssistantRecipe(seed=seed)
+    with _progress() as progress:
+        task = progress.add_task("loading the base model", total=None)
+
+        def step(done: int, steps: int, loss: float) -> None:
+            progress.update(task, total=steps, completed=done, description=f"step {done}, loss {loss:.3f}")
+            if not progress.console.is_terminal and done % 10 == 0:
+                typer.echo(f"step {done} of {steps}, loss {loss:.3f}")
+
+        policy, loss = train_assistant(recipe, step)
+    policy.save(folder)
+    typer.echo(f"final loss {loss:.4f} nats a token; written to {folder}")
+
+
+def _tiny(folder: Path, steps: int, seed: int, start: str) -> None:
     import torch
 
     from inference.policy import Policy
@@ -24,8 +56,7 @@ def pretrain(
 
     recipe = Recipe(seed=seed, steps=steps) if steps else Recipe(seed=seed)
     before = recipe.steps + sum(recipe.late_steps)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
+    with _progress() as progress:
         task = progress.add_task("starting", total=sum(recipe.last_steps) + (0 if start else before))
 
         def step(done: int, loss: float) -> None:
@@ -39,8 +70,13 @@ def pretrain(
         )
     # half precision halves the shipped file; the base model's published figures are measured on this file
     policy.model.to(torch.float16)
-    out.mkdir(parents=True, exist_ok=True)
-    policy.save(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    policy.save(folder)
+    _print_quality(quality)
+    typer.echo(f"final loss {quality.loss:.4f} nats a token; written to {folder}")
+
+
+def _print_quality(quality: BaseQuality) -> None:
     for kind, (share, count) in quality.reading.items():
         new, questions = quality.reading_new[kind]
         typer.echo(f"{kind}: {share:.0%} of {count} correct with known titles, {new:.0%} of {questions} with new ones")
@@ -49,4 +85,7 @@ def pretrain(
         f"best fitting offer shown in {shown.new:.0%} of answers with a new title, in {shown.known:.0%} with its own "
         f"({shown.offers} offers, {shown.answers} answers each)"
     )
-    typer.echo(f"final loss {quality.loss:.4f} nats a token; written to {out}")
+
+
+def _progress() -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import structlog
 import typer
@@ -38,17 +38,23 @@ def users(
         Path | None, typer.Option(help="File that keeps the users' trust and fatigue between runs. Default: none.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the users' questions and clicks.")] = 0,
+    questions: Annotated[
+        Literal["templates", "everyday"],
+        typer.Option(help="What they ask: what tiny knows, or anything."),
+    ] = "templates",
 ) -> None:
-    """Ask the built-in world's questions, read the answers and follow links by its click model."""
+    """Ask the built-in world's questions or everyday ones, read the answers and follow links by its click model."""
+    from simulator.everyday_world import EverydayWorld
     from simulator.users.asking import AskingSettings, Users
     from simulator.users.population import Population, PopulationSettings
     from simulator.users.reading import Pace
     from simulator.world import World
 
+    world = EverydayWorld() if questions == "everyday" else World()
     stop = stop_event()
     asking = AskingSettings(url=url, rate=rate, key=key, pause_s=pause, pace=Pace(words))
     # the start time is part of the seed, so that a restart does not repeat the same users in the same order
-    population = Population(World(), PopulationSettings(consenting, day), seed + time.time_ns() % 2**32)
+    population = Population(world, PopulationSettings(consenting, day), seed + time.time_ns() % 2**32)
     if state is not None:
         population.load(state)
 

@@ -1,15 +1,17 @@
 """Constrained decoding: a state machine over one answer's tokens that admits only markers of candidates.
 
 Outside of markers every token is allowed, except those that would open a marker wrongly or write a candidate's
-bracketed id. A token that ends in a single "@" opens a marker; from there on only tokens of the candidate trie are
-allowed until the marker is complete. The state machine also records the probability of every candidate at every marker,
-the propensities of off-policy evaluation. Where every candidate must be shown, as after an auction that was held before
-generation, the answer may not end before, and a part of the token budget is kept for the ads that are missing.
+bracketed id. A token that ends in a single opener ("@", or a character of the model's own) opens a marker; from there
+on only tokens of the candidate trie are allowed until the marker is complete. The state machine also records the
+probability of every candidate at every marker, the propensities of off-policy evaluation. Where every candidate must be
+shown, as after an auction that was held before generation, the answer may not end before, and a part of the token
+budget is kept for the ads that are missing.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,12 +19,14 @@ from typing import Any, Protocol
 
 import torch
 
-from mechanism.errors import InputError
+from mechanism.errors import InputError, PolicyError
 from mechanism.markers import marker_body
 from mechanism.trie import CandidateTrie, Node
 from mechanism.types import Ad, AdId, MarkerChoice
 
 MARK = "@"
+"""What opens a marker in the text of an answer. A model may write another character for it, its opener."""
+MARKER = re.compile(r"@([^@\[\]\n\r]{1,200}@\[[^@\[\]\s]{1,64}\])")
 BRACKET = "["
 BROKEN = "\ufffd"
 """The replacement character: what the bytes of an incomplete character decode to."""
@@ -52,14 +56,16 @@ class Tokenizer(Protocol):
 class MarkerVocabulary:
     """The meaning of a tokenizer's tokens for markers.
 
-    `size` is the number of the model's logits, V. `openers` are the tokens that open a marker, `forbidden` those that
-    are never allowed outside of markers, `bracket_ends` those that end in "[", `sentence_ends` those that end a
-    sentence.
+    `size` is the number of the model's logits, V. `opener` is the character that the model writes where a marker opens:
+    "@", or one that ordinary text does not hold, so that an "@" of an e-mail address opens nothing. `openers` are the
+    tokens that open a marker, `forbidden` those that are never allowed outside of markers, `bracket_ends` those that
+    end in "[", `sentence_ends` those that end a sentence.
     """
 
-    def __init__(self, tokenizer: Tokenizer, size: int, end_tokens: Sequence[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, size: int, end_tokens: Sequence[int], opener: str = MARK) -> None:
         self.tokenizer = tokenizer
         self.size = size
+        self.opener = opener
         self.end_tokens = frozenset(end_tokens)
         # The named special tokens do not include those that only the chat template uses, such as the roles'.
         special = set(tokenizer.all_special_ids)
@@ -68,17 +74,19 @@ class MarkerVocabulary:
         self._special = frozenset(i for i in special if i < size) | frozenset(range(known, size))
         # Every token is decoded after another one, because some tokenizers strip blanks at the beginning of a text.
         self._anchor: int = tokenizer.encode("a", add_special_tokens=False)[-1]
-        self._anchor_length = len(self.decode([self._anchor]))
+        self._anchor_length = len(self._decode([self._anchor]))
         pairs = [[self._anchor, i] for i in range(known)]
         self._texts = [
             t[self._anchor_length :] for t in tokenizer.batch_decode(pairs, clean_up_tokenization_spaces=False)
         ]
-        marked = {i for i, text in enumerate(self._texts) if MARK in text} - self._special
+        marked = {i for i, text in enumerate(self._texts) if opener in text} - self._special
         self.openers = frozenset(
             i
             for i in marked
-            if self._texts[i].endswith(MARK) and self._texts[i].count(MARK) == 1 and BRACKET not in self._texts[i]
+            if self._texts[i].endswith(opener) and self._texts[i].count(opener) == 1 and BRACKET not in self._texts[i]
         )
+        if opener != MARK and not self.openers:
+            raise PolicyError(f"this tokenizer has no token for the opener {opener!r}: name another in policy.json")
         self.forbidden = tuple(sorted(((marked - self.openers) | self._special) - self.end_tokens))
         self.bracket_ends = frozenset(i for i, text in enumerate(self._texts) if text.endswith(BRACKET))
         self.sentence_ends = frozenset(i for i, text in enumerate(self._texts) if text.endswith(SENTENCE_MARKS))
@@ -90,7 +98,7 @@ class MarkerVocabulary:
     @cached_property
     def all_but_plain_openers(self) -> frozenset[int]:
         """All tokens but those that open a marker and write nothing else, blanks aside."""
-        plain = {i for i in self.openers if self._texts[i].strip() == MARK}
+        plain = {i for i in self.openers if self._texts[i].strip() == self.opener}
         return frozenset(range(self.size)) - (plain or self.openers)
 
     def columns(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,8 +109,23 @@ class MarkerVocabulary:
         return self._columns[device]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Return the raw text of an answer's tokens. Blanks are not cleaned up, because titles must stay verbatim."""
+        """Return the raw text of an answer's tokens, with an "@" where a marker opens."""
+        # Outside of markers no token may hold the opener, and no title holds it (`body`): each one opens a marker.
+        return self._decode(tokens).replace(self.opener, MARK)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        """Return the text as the model wrote it. Blanks are not cleaned up, because titles must stay verbatim."""
         return self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)
+
+    def encode(self, raw: str) -> list[int]:
+        """Return the token ids of a piece of an answer as a policy writes it, markers included."""
+        if self.opener == MARK:
+            return [int(i) for i in self.tokenizer.encode(raw, add_special_tokens=False)]
+        ids: list[int] = []
+        for k, piece in enumerate(MARKER.split(raw)):  # text, marker's body, text, ..., text
+            ids += [min(self.openers)] * (k % 2)
+            ids += [int(i) for i in self.tokenizer.encode(piece, add_special_tokens=False)] if piece else []
+        return ids
 
     def body(self, ad: Ad) -> tuple[int, ...]:
         """Return the token ids of `Ad Title@[Ad-ID]`, as they follow the opening mark.
@@ -116,15 +139,17 @@ class MarkerVocabulary:
 
     def _encode_body(self, ad: Ad) -> tuple[int, ...]:
         text = marker_body(ad)
+        if self.opener != MARK and self.opener in text:
+            raise InputError("marker of an ad", text, f"leave out {self.opener!r}, which opens markers in this model")
         plain = tuple(self.tokenizer.encode(text, add_special_tokens=False))
         if not self.openers:
             return plain
         mark = min(self.openers, key=lambda i: (len(self._texts[i]), i))
         # Some tokenizers prepend a blank to every text, as a separate token or merged with the mark. Their body is what
         # follows the mark in the encoding of the whole marker.
-        whole = tuple(self.tokenizer.encode(MARK + text, add_special_tokens=False))
+        whole = tuple(self.tokenizer.encode(self.opener + text, add_special_tokens=False))
         for ids in (plain, whole[1:], whole[2:]):
-            written = self.decode([self._anchor, mark, *ids])[self._anchor_length :]
+            written = self._decode([self._anchor, mark, *ids])[self._anchor_length :]
             if written == self._texts[mark] + text and self._special.isdisjoint(ids):
                 return ids
         raise InputError("marker of an ad", text, "this model's tokenizer cannot write it verbatim: change the title")

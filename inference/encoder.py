@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
-from inference.models import quiet_loading
+from inference.quiet import quiet_loading
 from inference.vector_store import STORE, VectorStore
 from mechanism.errors import PolicyError
 

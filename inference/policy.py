@@ -9,8 +9,10 @@ from pathlib import Path
 
 import torch
 
+from inference.adapters import has_adapter, save_adapter
 from inference.constraint import MarkerVocabulary
-from inference.models import LoadedModel, load_model, quiet_loading, weights_digest, write_policy_settings
+from inference.models import LoadedModel, PolicySettings, load_model, weights_digest, write_policy_settings
+from inference.quiet import quiet_loading
 from inference.sampling import Row, SamplingSettings, decode
 from mechanism.errors import PolicyError
 from mechanism.markers import parse
@@ -29,11 +31,17 @@ class Policy:
         self.tokenizer = loaded.tokenizer
         self.prompt_settings = loaded.prompt
         self.sampling = loaded.sampling
+        self.opener = loaded.opener
 
     @classmethod
     def load(cls, name_or_path: str, dtype: torch.dtype = torch.float32) -> Policy:
-        """Load a policy by name (`tiny`, `smollm2-135m`), folder or Hugging Face id."""
+        """Load a policy by name (`tiny`, `smollm2`), folder or Hugging Face id."""
         return cls(load_model(name_or_path, dtype))
+
+    @property
+    def settings(self) -> PolicySettings:
+        """What a checkpoint of this policy says of itself."""
+        return PolicySettings(self.prompt_settings, self.sampling, self.opener)
 
     @cached_property
     def digest(self) -> str:
@@ -43,7 +51,7 @@ class Policy:
     @cached_property
     def vocabulary(self) -> MarkerVocabulary:
         """The meaning of this tokenizer's tokens for markers."""
-        return MarkerVocabulary(self.tokenizer, self.model.config.vocab_size, self.end_tokens)
+        return MarkerVocabulary(self.tokenizer, self.model.config.vocab_size, self.end_tokens, self.opener)
 
     @cached_property
     def end_tokens(self) -> tuple[int, ...]:
@@ -141,18 +149,21 @@ class Policy:
 
     def text_ids(self, text: str) -> list[int]:
         """Return the token ids of a piece of an answer."""
-        return [int(i) for i in self.tokenizer.encode(text, add_special_tokens=False)]
+        return self.vocabulary.encode(text)
 
     def answer_ids(self, generation: Generation) -> list[int]:
         """Return the answer's tokens for training: with the end token if the model ended the answer itself."""
         return [*generation.token_ids, *([self.end_tokens[0]] if generation.finished else [])]
 
     def save(self, folder: Path) -> None:
-        """Write the model in Hugging Face layout, with `policy.json`."""
-        with quiet_loading():
-            self.model.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
-        write_policy_settings(folder, self.prompt_settings, self.sampling)
+        """Write the model in Hugging Face layout, with `policy.json`; of a model with an adapter, the adapter alone."""
+        if has_adapter(self.model):
+            save_adapter(self.model, folder)
+        else:
+            with quiet_loading():
+                self.model.save_pretrained(folder)
+                self.tokenizer.save_pretrained(folder)
+        write_policy_settings(folder, self.settings)
 
     def generation(self, context: Context, row: Row) -> Generation:
         """Return the answer of a decoded row, parsed.

@@ -13,8 +13,8 @@ The parser makes these changes to raw text, and no others:
 * `@[...]` (no title) is removed whole. If the bracket is never closed, the syntax, the title and the first characters
   of the id (up to a blank) are removed; the words after them stay.
 * An "@" without an "@[" on the same line, within the length of the longest title, opens no marker. It is removed and
-  the text after it stays, unless it is harmless: part of an e-mail address, a spaced "@ 5pm", or code (`@name(`,
-  `@scope/name`, a decorator alone on its line) that does not begin a candidate's title.
+  the text after it stays, unless it is harmless: part of an e-mail address, a spaced "@ 5pm", a handle in small
+  letters, or code (`@name(`, `@scope/name`, a decorator alone on its line) that does not begin a candidate's title.
 * A candidate's id in brackets without "@" (`[ad-7]`) is removed: it is the end of a broken marker.
 * The beginning of a candidate's marker is removed at the end of the text.
 """
@@ -54,6 +54,7 @@ _ID_BEGINNING = re.compile(r"[^\s@\[\]]*")
 _LOCAL_PART = re.compile(r"[A-Za-z0-9._%+-]")
 _MAIL_DOMAIN = re.compile(r"(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}")
 _SPACED = re.compile(r" [A-Za-z0-9]+")
+_HANDLE = re.compile(r"[a-z_][a-z0-9_]{1,29}(?![A-Za-z0-9_])")
 _CODE = re.compile(r"[a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*)*(?=[/\n\r])|[A-Za-z_][A-Za-z0-9_.]*(?=\()")
 
 
@@ -168,7 +169,7 @@ class MarkerRules:
         """Decide on an "@" that opens no marker; `raw[at + 1 : end]` is the text read after it."""
         before, section = raw[at - 1 : at] if at else "", raw[at + 1 : end]
         mail = _MAIL_DOMAIN.match(section) if _LOCAL_PART.fullmatch(before) else None
-        shape = mail or _SPACED.match(section) or _CODE.match(section)
+        shape = mail or _SPACED.match(section) or _CODE.match(section) or _HANDLE.match(section)
         if shape is None or self._touches_title(section.lstrip().casefold(), shape.group().strip().casefold()):
             return ParsedSpan(1, fault=fault)
         return ParsedSpan(1, visible="@")

@@ -24,13 +24,13 @@ DESCRIBED_WORDS = 12
 class PromptSettings:
     """How a prompt is written.
 
-    `instructions` is "full" for instruction-following models and "brief" for small models that were trained on the
-    format; `described` puts the ad's text and category before the bid in a brief line. `ad_load` multiplies every bid
-    before it is shown, which raises or lowers the number of ads at run time, without retraining. An ad load that is
-    negative or not finite and a `max_points` below 1 are ConfigErrors.
+    `instructions` is "full" for instruction-following models that were not trained on the format, "short" for models
+    that were, and "brief" for `tiny`; `described` puts the ad's text and category before the bid in a brief line.
+    `ad_load` multiplies every bid before it is shown, which raises or lowers the number of ads at run time, without
+    retraining. An ad load that is negative or not finite and a `max_points` below 1 are ConfigErrors.
     """
 
-    instructions: Literal["full", "brief"] = "full"
+    instructions: Literal["full", "short", "brief"] = "full"
     ad_load: float = 1.0
     max_points: int = 100
     described: bool = False
@@ -48,6 +48,8 @@ question, weave it into a sentence of the answer, written exactly as @Ad Title@[
 equally well prefer the higher bid. Use no offer twice, never more than two, and none at all if \
 nothing fits. Never mention bids."""
 PLAIN_INSTRUCTIONS = "You answer the user's question helpfully and truthfully in two or three sentences."
+SHORT_INSTRUCTIONS = "Answer in one to three short, plain sentences."
+SHORT_OFFERS = "Mention an offer where it fits the question:"
 BRIEF_INSTRUCTIONS = "Answer. Offers:"
 
 
@@ -66,6 +68,9 @@ def render_candidate(candidate: Candidate, settings: PromptSettings) -> str:
     if settings.instructions == "brief":
         offered = described(ad) if settings.described else ""
         return f"{offered} {bid}@{ad.title};" if offered else f"{bid}@{ad.title}" + ";" * settings.described
+    if settings.instructions == "short":
+        # A pretrained model copies what follows a title, so here the title comes first.
+        return f"- {ad.title}: {ad.text or ad.category} (bid {bid})"
     return f"- bid {bid}: {render_marker(ad)}" + (f" - {ad.text}" if ad.text else "")
 
 
@@ -97,6 +102,8 @@ def render_messages(context: Context, settings: PromptSettings) -> list[dict[str
     brief = settings.instructions == "brief"
     if brief:
         system = [BRIEF_INSTRUCTIONS]
+    elif settings.instructions == "short":
+        system = [SHORT_INSTRUCTIONS, *([SHORT_OFFERS] if context.candidates else [])]
     else:
         system = [FULL_INSTRUCTIONS + "\n\nOffers:"] if context.candidates else [PLAIN_INSTRUCTIONS]
     system += [render_candidate(c, settings) for c in context.candidates]

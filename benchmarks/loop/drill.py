@@ -85,7 +85,7 @@ class Drill:
         """Register and route to the shipped base model."""
         from inference.models import resolve
 
-        entry = self.registry.register(resolve("tiny")[0], base="tiny", notes="the shipped base")
+        entry = self.registry.register(resolve("tiny"), base="tiny", notes="the shipped base")
         self.deployment.start(routable_version(self.registry, entry), "drill", "the shipped base")
         self.versions[entry.version] = {"version": entry.version, "decision": "first"}
 

@@ -1,7 +1,8 @@
 """A model folder: the digest of its weights, and the policy loaded from it.
 
 The digest is the same wherever the model is served: in the router's process, on Triton, and as the registry's entry
-lists it. Equal weights in other files (another layout, GGUF) have another digest. Torch is imported on loading only.
+lists it; an adapter's is that of its own weights. Equal weights in another layout have another digest. Torch is
+imported on loading only.
 """
 
 from __future__ import annotations
@@ -39,18 +40,18 @@ class ModelPolicy:
         """
         from inference.models import resolve
         from inference.policy import Policy
+        from inference.precision import fast_dtype
 
-        where, gguf = resolve(name_or_path)
-        if not digest and gguf:
-            digest = file_sha256(Path(where) / gguf)
-        elif not digest and Path(where).is_dir():
-            digest = checked_digest(Path(where))
-        policy = Policy.load(name_or_path)
+        where = Path(resolve(name_or_path))
+        if not digest and where.is_dir():
+            digest = checked_digest(where)
+        policy = Policy.load(name_or_path, fast_dtype())
         return cls(policy, digest or policy.digest)
 
     def stream(self, context: Context, seed: int, max_ads: int) -> Generator[PolicyEvent, None, None]:
         """Write one answer with constrained decoding, reproducible by its seed."""
-        settings = replace(self._policy.sampling, max_ads=max_ads)
+        own = self._policy.sampling
+        settings = replace(own, max_ads=max_ads if own.max_ads is None else min(max_ads, own.max_ads))
         prompt_tokens = self._checked_prompt_tokens(context, settings.max_new_tokens)
         deltas = self._policy.stream(context, seed, settings)
         try:

@@ -143,15 +143,15 @@ def test_no_pair_of_free_tokens_writes_an_id_in_brackets(request: pytest.Fixture
 
 
 def test_the_openers_of_a_published_tokenizer() -> None:
-    # The tokenizer of SmolLM2, read from its GGUF file: byte-level, 49,152 tokens.
+    # The tokenizer of SmolLM2: byte-level, 49,152 tokens.
     pytest.importorskip("gguf")
     from transformers import AutoTokenizer
 
-    from inference.models import quiet_loading, resolve
+    from inference.models import resolve
+    from inference.quiet import quiet_loading
 
-    where, file = resolve("smollm2-135m")
     with quiet_loading():
-        tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=file)
+        tokenizer = AutoTokenizer.from_pretrained(resolve("smollm2-135m"))
     vocabulary = MarkerVocabulary(tokenizer, len(tokenizer), [tokenizer.eos_token_id])
     assert {"@", " @"} <= {vocabulary.decode([i]) for i in vocabulary.openers}
     assert not vocabulary.openers & set(vocabulary.forbidden)

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import modeling_gguf_pytorch_utils as gguf_loading
 
-from inference.models import load_model, quiet_loading, read_policy_settings, resolve, weights_digest
+from inference import packaged
+from inference.models import PolicySettings, load_model, read_policy_settings, resolve, weights_digest
 from inference.policy import Policy
-from inference.sampling import SamplingSettings
 from mechanism.errors import AuctionError, ConfigError, PolicyError
 from mechanism.prompt import PromptSettings
 
@@ -27,17 +26,37 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_names_resolve_to_folders_and_files() -> None:
-    assert resolve("tiny")[0].endswith("models_data/tiny")
-    assert resolve("Qwen/Qwen3-4B-Instruct-2507") == ("Qwen/Qwen3-4B-Instruct-2507", None)
+def test_names_resolve_to_folders() -> None:
+    assert resolve("tiny").endswith("models_data/tiny")
+    assert resolve("Qwen/Qwen3-4B-Instruct-2507") == "Qwen/Qwen3-4B-Instruct-2507"
+
+
+def test_a_packaged_model_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gguf")
-    where, file = resolve("smollm2-135m")
-    assert file is not None
-    assert (Path(where) / file).is_file()
+    monkeypatch.setenv(packaged.CACHE, str(tmp_path))
+    converted: list[Path] = []
+
+    def convert(gguf: Path, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        converted.append(gguf)
+
+    monkeypatch.setattr(packaged, "_convert", convert)
+    assert resolve("smollm2-135m") == resolve("smollm2-135m")
+    assert Path(resolve("smollm2-135m")).is_relative_to(tmp_path)
+    assert len(converted) == 1
+    assert converted[0].suffix == ".gguf"
+
+
+def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gguf")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(packaged.CACHE, str(tmp_path / "file"))
+    with pytest.raises(PolicyError, match="LLM_AUCTION_CACHE"):
+        resolve("smollm2-135m")
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PolicyError, match=r"nowhere.*Give tiny, smollm2-135m, a folder"):
+    with pytest.raises(PolicyError, match=r"nowhere.*Give tiny, smollm2, smollm2-135m, a folder"):
         load_model(str(tmp_path / "nowhere"))
 
 
@@ -66,7 +85,7 @@ def test_a_model_without_a_chat_template_is_refused(folder: Path) -> None:
 def test_settings_beside_the_weights_are_read(folder: Path) -> None:
     assert Policy.load(str(folder)).prompt_settings == PromptSettings(instructions="brief")
     (folder / "policy.json").unlink()
-    assert read_policy_settings(folder) == (PromptSettings(), SamplingSettings())
+    assert read_policy_settings(folder) == PolicySettings()
 
 
 @pytest.mark.parametrize(
@@ -76,6 +95,7 @@ def test_settings_beside_the_weights_are_read(folder: Path) -> None:
         ('{"sampling": {"top_p": 0}}', r"sampling\.top_p"),
         ('{"prompt": {"ad_load": -1}}', r"prompt\.ad_load"),
         ('{"prompt": ', r"policy\.json"),
+        ('{"opener": "@@"}', "opener"),
         ("[1]", r"policy\.json"),
     ],
 )
@@ -99,16 +119,8 @@ def test_the_digest_depends_on_the_values_and_not_the_file(folder: Path) -> None
     assert weights_digest(first) != weights_digest(again)
 
 
-def test_loading_is_quiet_and_restores_the_progress_bars(capfd: pytest.CaptureFixture[str]) -> None:
-    bar = gguf_loading.tqdm
-    with quiet_loading():
-        assert list(gguf_loading.tqdm(range(3), desc="Converting")) == [0, 1, 2]
-    assert gguf_loading.tqdm is bar
-    assert capfd.readouterr().err == ""
-
-
 @pytest.mark.slow
-def test_a_model_from_gguf_saves_and_loads_as_the_same_policy(tmp_path: Path) -> None:
+def test_a_packaged_model_saves_and_loads_as_the_same_policy(tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     policy = Policy.load("smollm2-135m")
     policy.save(tmp_path / "saved")

@@ -83,7 +83,7 @@ class Registry:
         notes: str = "",
         version: str | None = None,
     ) -> ModelEntry:
-        """Copy a model folder in Hugging Face layout under a new version, whole or not at all.
+        """Copy a model folder in Hugging Face layout, or an adapter alone, under a new version, whole or not at all.
 
         `version` defaults to the next of v0001, v0002, …
 
@@ -92,8 +92,8 @@ class Registry:
                 parent is not registered.
         """
         source = Path(folder)
-        if not (source / "config.json").is_file():
-            raise InputError(str(source), "no config.json", "give a folder in Hugging Face layout")
+        if not any((source / name).is_file() for name in ("config.json", "adapter_config.json")):
+            raise InputError(str(source), "no config.json", "give a folder in Hugging Face layout, or an adapter's")
         if parent is not None:
             self.get(parent)
         with self.store.hold(MODELS, wait_s=WAIT_S):

@@ -28,14 +28,16 @@ class Settings(BaseModel):
 class WorldConfig(Settings):
     """Where queries, users and ads come from. `path` is a folder of topics (webis) or of two files (tables)."""
 
-    kind: Literal["builtin", "webis", "tables"] = Field("builtin", description="shipped world, or imported data")
+    kind: Literal["builtin", "everyday", "webis", "tables"] = Field(
+        "builtin", description="shipped world, the same with everyday questions, or imported data"
+    )
     path: str | None = Field(None, description="webis: folder; tables: folder with catalogue.* and queries.*")
     seed: int = Field(0, description="seed of users and bids")
     candidates: Positive = Field(20, description="ads in each prompt")
 
     @model_validator(mode="after")
     def _path_where_needed(self) -> WorldConfig:
-        if (self.path is None) != (self.kind == "builtin"):
+        if (self.path is None) != (self.kind in ("builtin", "everyday")):
             raise ValueError("world.path belongs to the kinds webis and tables, and to them only")
         return self
 
@@ -216,6 +218,11 @@ class OptimisationConfig(Settings):
         1e-6, gt=0, le=1, description="learning rate of the first epoch; it decays along a cosine within an epoch"
     )
     epoch_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate from each epoch to the next")
+    lora_rank: Count = Field(
+        0,
+        description="rank of a new LoRA adapter on a base without one; 0: all parameters are trained. A base that is"
+        " an adapter always has its adapter trained",
+    )
     passes: Positive = Field(1, description="passes over the epoch's preference groups")
     batch: Positive = Field(64, description="contexts per optimiser step, over all processes")
     batch_per_process: Positive = Field(16, description="contexts per forward pass of one process")
@@ -292,7 +299,7 @@ class RunConfig(Settings):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     base: str = Field(
         "tiny",
-        description="model: tiny, smollm2-135m, a folder, a registered version by URL (s3://bucket/prefix/models/v0003)"
+        description="model: tiny, smollm2, smollm2-135m, a folder, a registered version by URL (s3://bucket/prefix/models/v0003)"
         " or a Hugging Face id",
     )
     seed: int = Field(0, description="seed of every random step")

@@ -51,4 +51,4 @@ def served_policy(session: Session, epoch: int) -> Policy:
     if temperature is None:
         return policy
     sampling = replace(policy.sampling, temperature=temperature)
-    return Policy(LoadedModel(policy.model, policy.tokenizer, policy.prompt_settings, sampling))
+    return Policy(LoadedModel(policy.model, policy.tokenizer, policy.prompt_settings, sampling, policy.opener))

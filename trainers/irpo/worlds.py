@@ -10,6 +10,7 @@ import numpy as np
 
 from mechanism.errors import ConfigError
 from mechanism.types import Ad, Context
+from simulator.everyday_world import EverydayWorld
 from simulator.imported_world import ImportedWorld
 from simulator.importers import load_tables, load_webis
 from simulator.world import Query, World
@@ -40,6 +41,8 @@ def build_world(config: WorldConfig) -> TrainingWorld:
     """
     if config.kind == "builtin":
         return World(config.seed)
+    if config.kind == "everyday":
+        return EverydayWorld(config.seed)
     assert config.path is not None
     folder = Path(config.path)
     if not folder.is_dir():

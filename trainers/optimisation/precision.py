@@ -6,14 +6,13 @@ processor. The weights stay in float32 outside of ZeRO; only products are comput
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any, Final, Literal
+from typing import Literal
 
 import torch
 
+from inference.precision import computes_bfloat16_fast
+
 Precision = Literal["auto", "float32", "bfloat16"]
-BFLOAT16_UNITS: Final = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
-"""Capabilities of x86 and ARM processors with instructions for products of bfloat16 numbers."""
 
 
 def compute_dtype(precision: Precision, device_type: str) -> torch.dtype:
@@ -32,12 +31,3 @@ def autocast(precision: Precision, device_type: str) -> torch.autocast:
 def training_device_type() -> str:
     """Return the kind of device that optimisation runs on: CUDA where there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@cache
-def computes_bfloat16_fast(device_type: str) -> bool:
-    """Return whether a kind of device has instructions of its own for bfloat16."""
-    if device_type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities: Any = torch.cpu.get_capabilities() if device_type == "cpu" else {}
-    return any(capabilities.get(unit, False) for unit in BFLOAT16_UNITS)

@@ -22,7 +22,9 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl.trainer.dpo_config import DPOConfig
 
-from inference.models import load_model, quiet_loading, write_policy_settings
+from inference.adapters import AdapterSettings, add_adapter, has_adapter, save_adapter
+from inference.models import PolicySettings, load_model, write_policy_settings
+from inference.quiet import quiet_loading
 from mechanism.errors import AuctionError, GuardError, InputError
 from trainers.config import OptimisationConfig
 from trainers.optimisation.groups import read_rows
@@ -97,7 +99,10 @@ def _optimise(job: OptimisationJob, on_step: OnStep) -> list[dict[str, float]]:
     device_type = training_device_type()
     # ZeRO on GPUs keeps the weights themselves in half precision, with masters in float32.
     halved = config.zero_stage is not None and device_type == "cuda"
-    loaded = load_model(job.policy, compute_dtype(config.precision, device_type) if halved else torch.float32)
+    dtype = compute_dtype(config.precision, device_type) if halved else torch.float32
+    loaded = load_model(job.policy, dtype, merge=False)
+    if config.lora_rank and not has_adapter(loaded.model):
+        add_adapter(loaded.model, AdapterSettings(config.lora_rank, 2 * config.lora_rank), job.policy)
     rows = read_rows(Path(job.groups))
     if config.objective == "rloo" and not all(row["sampling_logprobs"] for row in rows):
         raise InputError(job.groups, "no sampling_logprobs", "repeat the phase pairs with optimisation.objective rloo")
@@ -115,13 +120,17 @@ def _optimise(job: OptimisationJob, on_step: OnStep) -> list[dict[str, float]]:
     trainer.remove_callback(ProgressCallback)
     last = get_last_checkpoint(job.checkpoints) if os.path.isdir(job.checkpoints) else None
     trainer.train(resume_from_checkpoint=last)
-    trainer.save_model(job.out)
+    if not has_adapter(loaded.model):
+        trainer.save_model(job.out)
     # The state's history, not the callback's: it also holds the steps before a checkpoint.
     trajectory = [{k: float(v) for k, v in entry.items()} for entry in trainer.state.log_history if "loss" in entry]
     if trainer.is_world_process_zero():
         out = Path(job.out)
-        loaded.tokenizer.save_pretrained(out)
-        write_policy_settings(out, loaded.prompt, loaded.sampling)
+        if has_adapter(loaded.model):
+            save_adapter(loaded.model, out)
+        else:
+            loaded.tokenizer.save_pretrained(out)
+        write_policy_settings(out, PolicySettings(loaded.prompt, loaded.sampling, loaded.opener))
         (out / "training_args.bin").unlink(missing_ok=True)
         (out / TRAJECTORY).write_text(json.dumps(trajectory, indent=1), encoding="utf-8")
     return trajectory

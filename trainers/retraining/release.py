@@ -116,7 +116,7 @@ def register_best(
         folder = Path(scratch) / "policy"
         shutil.copytree(session.run.phase("policy", best).fetch(), folder)
         policy = served_policy(session, best)
-        write_policy_settings(folder, policy.prompt_settings, policy.sampling)
+        write_policy_settings(folder, policy.settings)
         entry = registry.register(
             folder,
             base=parent.base if parent else session.config.base,

@@ -146,12 +146,12 @@ def model_folder(model: str, version: str | None, saved: Path) -> Iterator[Path]
         return
     source = Path(model)
     if not source.is_dir():
+        from inference.adapters import base_of
         from inference.models import resolve
         from inference.policy import Policy
 
-        where, gguf = resolve(model)
-        source = Path(where)
-        if gguf or not source.is_dir():
+        source = Path(resolve(model))
+        if base_of(source) or not source.is_dir():
             Policy.load(model).save(saved)
             source = saved
     if not (source / "config.json").is_file() or not weights_files(source):

@@ -25,16 +25,18 @@ def policy_without_weights(folder: Path) -> Policy:
     """Load tokenizer, prompt, sampling settings and marker vocabulary of a model folder, without its weights."""
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-    from inference.models import LoadedModel, quiet_loading, read_policy_settings
+    from inference.models import LoadedModel, read_policy_settings
     from inference.policy import Policy
+    from inference.quiet import quiet_loading
 
     with quiet_loading():
         config: Any = AutoConfig.from_pretrained(folder)
         has_own = (folder / "generation_config.json").is_file()
         ends: Any = GenerationConfig.from_pretrained(folder) if has_own else GenerationConfig.from_model_config(config)
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    prompt, sampling = read_policy_settings(folder)
-    return Policy(LoadedModel(SimpleNamespace(config=config, generation_config=ends), tokenizer, prompt, sampling))
+    own = read_policy_settings(folder)
+    model = SimpleNamespace(config=config, generation_config=ends)
+    return Policy(LoadedModel(model, tokenizer, own.prompt, own.sampling, own.opener))
 
 
 class Mask:
