@@ -1,11 +1,13 @@
-"""`llm-auction run`: serve, train, compare, promote and keep retraining from the log, all on one machine.
+"""`llm-auction run`: serve a model to simulated users and keep retraining it from its log, all on one machine.
 
-A second call resumes: nothing that was answered, clicked, charged, judged or trained is lost or repeated.
+With a configuration, that run is trained, compared and promoted first. A second call resumes: nothing that was
+answered, clicked, charged, judged or trained is lost or repeated.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -14,13 +16,13 @@ from rich.console import Console
 
 from cli.exits import stop_event
 from cli.options import Settings
-from mechanism.errors import GuardError
+from mechanism.errors import ConfigError, GuardError
 
 if TYPE_CHECKING:
     from cli.local.loop import Loop
     from trainers.config import RunConfig
 
-PRINT_INTERVAL_S = 60.0
+PRINT_INTERVAL_S = 20.0
 """How often the table is printed when stdout is not a terminal, where it would be updated in place."""
 
 QUICKER: Final = (
@@ -36,7 +38,10 @@ QUICKER: Final = (
 
 
 def run(
-    config: Annotated[str, typer.Option(help="Configuration to train.")] = "quick",
+    model: Annotated[str, typer.Option(help="Model to serve and retrain: smollm2, tiny, a folder.")] = "smollm2",
+    config: Annotated[
+        str, typer.Option(help="Configuration to train first, such as quick; its base is served in place of --model.")
+    ] = "",
     out: Annotated[Path, typer.Option(help="Run directory; a finished run is not trained again.")] = Path(
         "build/runs/run"
     ),
@@ -45,19 +50,28 @@ def run(
     loop: Annotated[
         bool, typer.Option("--loop/--no-loop", help="Simulate users, and retrain the model from their clicks.")
     ] = True,
-    rate: Annotated[float, typer.Option(help="Questions a second of the simulated users.")] = 2.0,
+    rate: Annotated[
+        float | None, typer.Option(help="Questions a second of the simulated users. Default: 0.1, of tiny 2.")
+    ] = None,
     state_dir: Annotated[Path, typer.Option(help="Folder of the ledger, the event log and the shards.")] = Path(
         "build/serve"
     ),
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove the earlier run and train again.")] = False,
     set_: Settings = None,
 ) -> None:
-    """Serve the base model, train it, print the table of methods, then retrain it from its traffic."""
+    """Serve a model, let simulated users ask it, and retrain it from its traffic.
+
+    Raises:
+        ConfigError: if there is nothing to do, or settings are given without a configuration.
+    """
     from trainers.config import load_config
 
-    settings = load_config(config, set_ or [])
-    if serve_ and loop and settings.world.kind == "builtin":
-        run_loop(settings, out, port, rate, state_dir, fresh=fresh)
+    if not config and (set_ or not (serve_ and loop)):
+        raise ConfigError("--config", config, "name a configuration, such as quick, to train one or to change settings")
+    settings = load_config(config, set_ or []) if config else None
+    if settings is None or (serve_ and loop and settings.world.kind in ("builtin", "everyday")):
+        start = LoopStart(settings.base if settings else model, settings, out, fresh)
+        run_loop(start, port, rate, state_dir)
         return
     version = train_and_compare(settings, out, fresh=fresh)
     if serve_:
@@ -88,9 +102,27 @@ def train_and_compare(settings: RunConfig, out: Path, *, fresh: bool = False) ->
     return entry.version
 
 
-def run_loop(settings: RunConfig, out: Path, port: int, rate: float, state_dir: Path, *, fresh: bool) -> None:
-    """Serve the base model at once, train and promote the first model, then retrain from the log until Ctrl+C."""
-    from cli.local.loop import Loop, LoopPaths, base_version, register_base, retraining_program, serving_programs
+@dataclass(frozen=True, slots=True)
+class LoopStart:
+    """The model that the loop begins with, and the run to train first, if there is one."""
+
+    base: str
+    settings: RunConfig | None
+    out: Path
+    fresh: bool
+
+
+def run_loop(start: LoopStart, port: int, rate: float | None, state_dir: Path) -> None:
+    """Serve the base model, train and promote a first model if asked, then retrain from the log until Ctrl+C."""
+    from cli.local.loop import (
+        Loop,
+        LoopPaths,
+        base_version,
+        register_base,
+        retraining_program,
+        serving_programs,
+        traffic_of,
+    )
     from cli.promote import routable_version
     from cli.serve import listen
     from serving.canary.guard import GuardSettings
@@ -98,25 +130,26 @@ def run_loop(settings: RunConfig, out: Path, port: int, rate: float, state_dir: 
     from trainers.retraining.release import registry_of
 
     listen("127.0.0.1", port).close()  # report a port in use before anything is started
-    models = registry_of(str(out))
+    models = registry_of(str(start.out))
     paths = LoopPaths(state_dir, models.url)
     deployment = Deployment(paths.routes)
-    register_base(settings.base, models.url)
+    register_base(start.base, models.url)
     if not deployment.versions():
-        deployment.start(base_version(settings.base), "run", "the base model")
+        deployment.start(base_version(start.base), "run", "the base model")
     loop = Loop(paths, deployment, GuardSettings())
     address = f"http://localhost:{port}"
     try:
-        for program in serving_programs(paths, port, rate):
+        for program in serving_programs(paths, port, traffic_of(start.base, rate)):
             loop.supervisor.start(program)
-        typer.echo(f"serving at {address} (logs of all processes in {paths.output}); training meanwhile", err=True)
-        try:
-            version = train_and_compare(settings, out, fresh=fresh)
-            if version not in {change.version for change in deployment.history()}:
-                deployment.promote(routable_version(models, models.get(version)), "run", "the first training")
-        except GuardError as error:  # retraining from the log may still succeed
-            typer.secho(f"the first training failed, the base model keeps serving: {error}", err=True)
-        loop.supervisor.start(retraining_program(paths))
+        typer.echo(f"serving {start.base} at {address} in a moment (logs of all processes in {paths.output})", err=True)
+        if start.settings is not None:
+            try:
+                version = train_and_compare(start.settings, start.out, fresh=start.fresh)
+                if version not in {change.version for change in deployment.history()}:
+                    deployment.promote(routable_version(models, models.get(version)), "run", "the first training")
+            except GuardError as error:  # retraining from the log may still succeed
+                typer.secho(f"the first training failed, the base model keeps serving: {error}", err=True)
+        loop.supervisor.start(retraining_program(paths, start.base))
         show_loop(loop, address)
     finally:
         typer.echo("stopping", err=True)

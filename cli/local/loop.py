@@ -58,39 +58,59 @@ class LoopPaths:
         return self.root / "output"
 
 
-def serving_programs(paths: LoopPaths, port: int, rate: float) -> list[Program]:
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What the simulated users ask, how often a second, and how many offers a prompt holds."""
+
+    questions: str
+    rate: float
+    offers: int
+
+
+def traffic_of(base: str, rate: float | None) -> Traffic:
+    """Return the traffic that suits a model: `tiny` knows its world's templates only, and answers many a second."""
+    if base == "tiny":
+        return Traffic("templates", rate or 2.0, 20)
+    return Traffic("everyday", rate or 0.1, 8)
+
+
+def serving_programs(paths: LoopPaths, port: int, traffic: Traffic) -> list[Program]:
     """Return the users, the router and the workers in the order in which they must stop.
 
     The users stop before the router that they ask; the workers stop last, so that they process every answer.
     """
     log_at = ["--log", str(paths.log)]
-    ask = ["--url", f"http://127.0.0.1:{port}", "--rate", f"{rate:g}", "--state", str(paths.root / "users.json")]
+    ask = ["--url", f"http://127.0.0.1:{port}", "--rate", f"{traffic.rate:g}", "--questions", traffic.questions]
+    ask += ["--state", str(paths.root / "users.json")]
     answer = ["--model", MODEL_NAME, "--routes", str(paths.routes), "--port", str(port), "--state-dir", str(paths.root)]
+    answer += ["--candidates", str(traffic.offers)]
     return [
         Program("users", ["users", *ask], ONE_THREAD, nice=5),
-        Program("router", ["serve", *answer, *log_at, "--anonymous"], ONE_THREAD, stop_timeout_s=60.0),
+        Program("router", ["serve", *answer, *log_at, "--anonymous"], stop_timeout_s=60.0),
         Program("judge", ["worker", "judge", *log_at, "--window", "600", "--lateness", "60"], ONE_THREAD),
         Program("feedback", ["worker", "feedback", *log_at, "--shards", str(paths.shards)], ONE_THREAD),
     ]
 
 
-def retraining_program(paths: LoopPaths) -> Program:
+def retraining_program(paths: LoopPaths, base: str) -> Program:
     """Return the process that retrains from the shards when that is due, at a lower priority than the answers."""
-    arguments = ["--shards", str(paths.shards), "--registry", paths.registry, "--routes", str(paths.routes)]
+    policy = base if base in ("tiny", "smollm2") else "smollm2"
+    arguments = ["--policy", policy]
+    arguments += ["--shards", str(paths.shards), "--registry", paths.registry, "--routes", str(paths.routes)]
     return Program("retrain", ["retrain", "--watch", *arguments, "--work", str(paths.root / "retraining")], nice=10)
 
 
 def register_base(base: str, registry: str) -> None:
     """Register the base model under its name, so that it can be retrained and rolled back to.
 
-    Does nothing for a model that is registered already, or that is no folder in Hugging Face layout.
+    Does nothing for a model that is registered already, or that has no folder here.
     """
     from inference.models import resolve
     from trainers.artifacts.registry import Registry
 
-    folder, gguf = resolve(base)
+    folder = Path(resolve(base))
     models = Registry(registry)
-    if gguf or not (Path(folder) / "config.json").is_file():
+    if not folder.is_dir():
         return
     if Path(base).name not in {entry.version for entry in models.list()}:
         models.register(folder, base=base, version=Path(base).name, notes="the base model, as it is shipped")
@@ -99,14 +119,12 @@ def register_base(base: str, registry: str) -> None:
 def base_version(base: str) -> Version:
     """Return the base model as a version for the route file; imports torch."""
     from inference.models import resolve
-    from serving.policies.model import ModelPolicy, file_sha256, folder_digest
+    from serving.policies.model import ModelPolicy, folder_digest
     from serving.policies.route_file import Version
 
-    folder, gguf = resolve(base)
-    if gguf:
-        return Version(base, 100, base, file_sha256(Path(folder) / gguf))
-    if Path(folder).is_dir():
-        return Version(Path(base).name, 100, base, folder_digest(Path(folder)))
+    folder = Path(resolve(base))
+    if folder.is_dir():
+        return Version(Path(base).name, 100, base, folder_digest(folder))
     return Version(Path(base).name, 100, base, ModelPolicy.load(base).digest)
 
 

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cli.local.loop import Loop, LoopPaths, base_version, register_base, retraining_program, serving_programs
+from cli.local.loop import (
+    Loop,
+    LoopPaths,
+    base_version,
+    register_base,
+    retraining_program,
+    serving_programs,
+    traffic_of,
+)
 from cli.local.table import loop_table
 from serving.canary.guard import GuardSettings
 from serving.canary.promotion_and_rollback import Deployment
@@ -44,7 +52,7 @@ def run(paths: LoopPaths, deployment: Deployment, answers: int) -> str:
             stop.set()
 
     try:
-        for program in (*serving_programs(paths, port, 4.0), retraining_program(paths)):
+        for program in (*serving_programs(paths, port, traffic_of("tiny", 4.0)), retraining_program(paths, "tiny")):
             loop.supervisor.start(program)
         loop.run(stop, show)
         assert not [name for name, child in loop.supervisor.children.items() if child.failures]
