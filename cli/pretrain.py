@@ -17,8 +17,7 @@ def pretrain(
         Literal["tiny", "smollm2"], typer.Argument(help="The shipped model: tiny, or the adapter smollm2.")
     ] = "tiny",
     out: Annotated[Path | None, typer.Option(help="Folder for the model. Default: build/models/MODEL.")] = None,
-    steps: Annotated[int, typer.Option(help="tiny: optimiser steps; 0: as in the recipe.")] = 0,
-    passes: Annotated[int, typer.Option(help="smollm2: passes over the questions; 0: as in the recipe.")] = 0,
+    steps: Annotated[int, typer.Option(help="Optimiser steps; 0: as in the recipe.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of data and weights.")] = 0,
     start: Annotated[str, typer.Option("--from", help="tiny: run the recipe's last parts only, on this model.")] = "",
 ) -> None:
@@ -27,13 +26,13 @@ def pretrain(
     if model == "tiny":
         _tiny(folder, steps, seed, start)
     else:
-        _assistant(folder, passes, seed)
+        _assistant(folder, steps, seed)
 
 
-def _assistant(folder: Path, passes: int, seed: int) -> None:
+def _assistant(folder: Path, steps: int, seed: int) -> None:
     from trainers.pretraining.assistant import AssistantRecipe, train_assistant
 
-    recipe = AssistantRecipe(seed=seed, passes=passes) if passes else AssistantRecipe(seed=seed)
+    recipe = AssistantRecipe(seed=seed, lessons=steps) if steps else AssistantRecipe(seed=seed)
     with _progress() as progress:
         task = progress.add_task("loading the base model", total=None)
 

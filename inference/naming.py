@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from inference.constraint import MARK
 from inference.policy import Policy
 from inference.sampling import prefill
 from mechanism.errors import InputError
@@ -31,6 +32,8 @@ def _named(policy: Policy, context: Context, lead: str) -> dict[AdId, float]:
     """
     vocabulary = policy.vocabulary
     opening = policy.text_ids(lead)
+    if policy.opener != MARK and lead.endswith(MARK):
+        opening = [*policy.text_ids(lead.removesuffix(MARK)), min(vocabulary.openers)]
     if not opening or opening[-1] not in vocabulary.openers:
         raise InputError("lead", lead, 'end it in an "@" that this tokenizer keeps apart')
     if not context.candidates:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count, islice
 from typing import Final
 
 import numpy as np
@@ -33,11 +34,11 @@ SAMPLING: Final = SamplingSettings(temperature=0.3, top_p=1.0, top_k=0, max_new_
 
 @dataclass(frozen=True, slots=True)
 class AssistantRecipe:
-    """Everything that the adapter depends on."""
+    """Everything that the adapter depends on. `lessons` are drawn in all; one pass over the questions has 209."""
 
     base: str = SMOLLM2
     seed: int = 0
-    passes: int = 1
+    lessons: int = 130
     lessons_per_step: int = 1
     learning_rate: float = 5e-4
     adapter: AdapterSettings = field(default_factory=lambda: AdapterSettings(first_block=12))
@@ -53,7 +54,7 @@ def train_assistant(recipe: AssistantRecipe, report: Callable[[int, int, float],
     add_adapter(policy.model, recipe.adapter, recipe.base)
     training, _ = split_questions()
     rng = np.random.default_rng(recipe.seed)
-    drawn = [lesson for _ in range(recipe.passes) for lesson in lessons(training, rng)]
+    drawn = list(islice((lesson for _ in count() for lesson in lessons(training, rng)), recipe.lessons))
     steps = len(drawn) // recipe.lessons_per_step
     settings = SupervisedSettings(steps, recipe.learning_rate, weight_decay=0.0, warm_up=0.05)
     loss = train_supervised(
