@@ -21,7 +21,7 @@ from mechanism.canary.sequential import Moments, difference
 
 Flags = NDArray[np.bool_]
 
-EARLY, LATE = 100.0, 1_000.0
+EARLY, LATE = 30.0, 1_000.0
 """Paired answers that bounds are tuned for: breakdowns show at once, sums of rare clicks need many answers."""
 P95 = 0.95
 EXCLUDED = 2.0
