@@ -7,6 +7,7 @@ the rollout report, which the operator reads: the route file that is followed, a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from secrets import token_hex
 from typing import Any, Protocol
 from urllib.parse import parse_qs
 
@@ -94,6 +95,7 @@ class Metrics:
             "version_ready", "1 while the version may have traffic.", "version", "model_version"
         )
         self._known: set[tuple[str, str]] = set()
+        self._instance = token_hex(8)
         self._followed: dict[str, Any] = {"generation": None, "versions": []}
         self.ad_load = self._gauge("ad_load", "Factor on the bids that the policy sees.")
         self.by_reason = {reason: self.exclusions.labels(reason.value) for reason in Reason}
@@ -127,8 +129,12 @@ class Metrics:
         return generate_latest(self.registry)
 
     def rollout_report(self, since: int = 0) -> bytes:
-        """Return the followed route file and the cohorts from the minute `since` on, as JSON."""
-        return msgspec.json.encode({**self._followed, "cohorts": self.cohorts.report(since)})
+        """Return the followed route file and the cohorts from the minute `since` on, as JSON.
+
+        `instance` names this process: a router that restarts begins to count again.
+        """
+        counted = {"instance": self._instance, "cohorts": self.cohorts.report(since)}
+        return msgspec.json.encode({**self._followed, **counted})
 
     def watch(self, gauge: Gauge, read: Callable[[], float]) -> None:
         """Compute a gauge at each scrape."""

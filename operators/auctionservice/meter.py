@@ -35,8 +35,12 @@ class VersionReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One router's report: the generation of the route file that it follows (None without one), and its cohorts."""
+    """One router's report: the generation of the route file that it follows (None without one), and its cohorts.
 
+    `instance` names the process that counted them.
+    """
+
+    instance: str = ""
     generation: int | None = None
     versions: Mapping[VersionKey, VersionReport] = field(default_factory=dict)
     cohorts: Mapping[CohortKey, Tally] = field(default_factory=dict)
@@ -47,26 +51,32 @@ def read_all(addresses: Iterable[str], since: int, read: ReadReport) -> dict[str
     requested = list(addresses)
     with ThreadPoolExecutor(max_workers=PARALLEL_READS) as pool:
         texts = pool.map(lambda address: read(address, since), requested)
-        return {address: parsed(text) for address, text in zip(requested, texts, strict=True) if text is not None}
+        reports = {address: parsed(text) for address, text in zip(requested, texts, strict=True) if text is not None}
+    return {address: report for address, report in reports.items() if report is not None}
 
 
-def parsed(text: str) -> Report:
-    """Parse a router's rollout report (`serving.metrics`)."""
-    values = json.loads(text)
-    return Report(
-        values["generation"],
-        {(one["name"], one["model_version"]): VersionReport(one["share"], one["ready"]) for one in values["versions"]},
-        {(one["minute"], one["version"]): Tally.from_dict(one) for one in values["cohorts"]},
-    )
+def parsed(text: str) -> Report | None:
+    """Parse a router's rollout report (`serving.metrics`); None for another text, such as an older router's metrics."""
+    try:
+        values = json.loads(text)
+        versions, cohorts = values["versions"], values["cohorts"]
+        return Report(
+            values["instance"],
+            values["generation"],
+            {(one["name"], one["model_version"]): VersionReport(one["share"], one["ready"]) for one in versions},
+            {(one["minute"], one["version"]): Tally.from_dict(one) for one in cohorts},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 @dataclass
 class _Canary:
-    """Cohorts of one service since its canary began: final ones summed over the routers, the others by router."""
+    """Cohorts of one service since its canary began: final ones summed over the routers, the others by instance."""
 
     window: str
     final: dict[CohortKey, Tally] = field(default_factory=dict)
-    by_router: dict[str, dict[CohortKey, Tally]] = field(default_factory=dict)
+    by_instance: dict[str, dict[CohortKey, Tally]] = field(default_factory=dict)
     final_before: int = 0
 
 
@@ -80,16 +90,17 @@ class Meter:
         """Return the first minute that is still to be read of a canary that began in the minute `begin`."""
         return max(begin, self._canary(service, window).final_before)
 
-    def add(self, service: str, window: str, reports: Mapping[str, Report], now: float) -> None:
-        """Take the reports by router as they are at Unix time `now`; another `window` is another canary."""
+    def add(self, service: str, window: str, reports: Iterable[Report], now: float) -> None:
+        """Take the routers' reports as they are at Unix time `now`; another `window` is another canary."""
         canary = self._canary(service, window)
-        for router, report in reports.items():
-            cohorts = canary.by_router.setdefault(router, {})
+        for report in reports:
+            cohorts = canary.by_instance.setdefault(report.instance, {})
             cohorts |= {key: tally for key, tally in report.cohorts.items() if key[0] >= canary.final_before}
         canary.final_before = max(canary.final_before, minute_of(now - FINAL_S))
-        for cohorts in canary.by_router.values():
+        for cohorts in canary.by_instance.values():
             for key in [key for key in cohorts if key[0] < canary.final_before]:
                 canary.final.setdefault(key, Tally()).merge(cohorts.pop(key))
+        canary.by_instance = {instance: cohorts for instance, cohorts in canary.by_instance.items() if cohorts}
 
     def evidence(self, service: str, versions: tuple[str, str], begin: int, now: float) -> Evidence:
         """Return what is known of the new and the old version (their model versions) since the minute `begin`."""
@@ -108,7 +119,7 @@ class Meter:
 
     def _tallies(self, service: str, version: str, begin: int) -> dict[int, Tally]:
         canary, found = self._canaries.get(service), dict[int, Tally]()
-        for cohorts in (canary.final, *canary.by_router.values()) if canary is not None else ():
+        for cohorts in (canary.final, *canary.by_instance.values()) if canary is not None else ():
             for (minute, of), tally in cohorts.items():
                 if of == version and minute >= begin:
                     found.setdefault(minute, Tally()).merge(tally)

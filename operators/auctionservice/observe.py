@@ -167,7 +167,7 @@ class Observer:
         reports = {uid: found[address] for uid, address in addresses.items() if address in found}
         if canary is None:
             return reports, None
-        self.meter.add(desired.uid, canary.name, reports, now)
+        self.meter.add(desired.uid, canary.name, reports.values(), now)
         return reports, self.meter.evidence(desired.uid, canary.versions, canary.begin, now)
 
 

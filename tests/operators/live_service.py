@@ -167,7 +167,9 @@ class LiveService:
         for pod in core.list_namespaced_pod(self.namespace, label_selector=labels).items:
             text = read_report(f"{pod.status.pod_ip}:9090", 0)
             assert text is not None
-            for (_, version), tally in parsed(text).cohorts.items():
+            report = parsed(text)
+            assert report is not None
+            for (_, version), tally in report.cohorts.items():
                 found[version] += tally.answers
         return found
 

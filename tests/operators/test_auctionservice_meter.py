@@ -49,7 +49,9 @@ class Router:
         )
 
     def report(self, since: int = 0) -> Report:
-        return parsed(self.metrics.rollout_report(since).decode())
+        report = parsed(self.metrics.rollout_report(since).decode())
+        assert report is not None
+        return report
 
 
 def counted(meter: Meter, now: float) -> list[tuple[float, float]]:
@@ -66,10 +68,11 @@ def test_reports_are_parsed_and_those_that_cannot_be_read_are_left_out() -> None
 
     def read(address: str, since: int) -> str | None:
         asked.append((address, since))
-        return router.metrics.rollout_report(since).decode() if address == "10.0.0.1:9090" else None
+        texts = {"new": router.metrics.rollout_report(since).decode(), "older": router.metrics.render().decode()}
+        return texts.get(address, '{"cohorts": []}' if address == "another" else None)
 
-    found = read_all(["10.0.0.1:9090", "10.0.0.2:9090"], BEGIN, read)
-    assert set(asked) == {("10.0.0.1:9090", BEGIN), ("10.0.0.2:9090", BEGIN)}
+    found = read_all(["new", "older", "another", "silent"], BEGIN, read)
+    assert set(asked) == {(address, BEGIN) for address in ("new", "older", "another", "silent")}
     [report] = found.values()
     assert (report.generation, report.versions["v1", "new"].share) == (7, 40.0)
     assert not report.versions["v2", "old"].ready
@@ -80,28 +83,38 @@ def test_a_cohort_that_is_read_again_is_not_counted_again() -> None:
     router, meter = Router(), Meter()
     router.answer("a", START_S, "new")
     for _ in range(3):
-        meter.add("ads", "canary", {"r1": router.report()}, START_S + 5)
+        meter.add("ads", "canary", [router.report()], START_S + 5)
     router.answer("b", START_S + 1, "new")
-    meter.add("ads", "canary", {"r1": router.report()}, START_S + 10)
+    meter.add("ads", "canary", [router.report()], START_S + 10)
     assert counted(meter, START_S + 10) == [(2, 0)]
+
+
+def test_a_router_that_restarts_keeps_what_it_had_counted() -> None:
+    before, after, meter = Router(), Router(), Meter()
+    before.answer("a", START_S, "new")
+    before.answer("b", START_S, "new")
+    after.answer("c", START_S + 20, "new")
+    for now, router in enumerate((before, after, after)):
+        meter.add("ads", "canary", [router.report()], START_S + now)
+    assert counted(meter, START_S + 5) == [(3, 0)]
 
 
 def test_a_click_at_another_router_counts_for_the_answer() -> None:
     first, second, meter = Router(), Router(), Meter()
     first.answer("a", START_S, "new")
     second.click("a", START_S, "new", START_S + 90)
-    meter.add("ads", "canary", {"r1": first.report(), "r2": second.report()}, START_S + 95)
+    meter.add("ads", "canary", [first.report(), second.report()], START_S + 95)
     assert counted(meter, START_S + 95) == [(1, 1)]
 
 
 def test_final_cohorts_are_kept_when_their_router_is_gone_and_not_read_again() -> None:
     router, meter = Router(), Meter()
     router.answer("a", START_S, "new")
-    meter.add("ads", "canary", {"r1": router.report()}, START_S + 5)
+    meter.add("ads", "canary", [router.report()], START_S + 5)
     later = START_S + FINAL_S + 2 * MINUTE_S
-    meter.add("ads", "canary", {}, later)
+    meter.add("ads", "canary", [], later)
     assert meter.since("ads", "canary", BEGIN) > BEGIN
-    meter.add("ads", "canary", {"r1": router.report()}, later + 5)  # a router that ignores `since`
+    meter.add("ads", "canary", [router.report()], later + 5)  # a router that ignores `since`
     assert counted(meter, later + 5) == [(1, 0)]
 
 
@@ -113,18 +126,18 @@ def test_an_operator_that_restarts_reads_the_canary_from_its_beginning() -> None
     old, new = Meter(), Meter()
     for minute in range(41):
         at = START_S + minute * MINUTE_S
-        old.add("ads", "canary", {"r1": router.report(old.since("ads", "canary", BEGIN))}, at)
-    new.add("ads", "canary", {"r1": router.report(new.since("ads", "canary", BEGIN))}, now)
+        old.add("ads", "canary", [router.report(old.since("ads", "canary", BEGIN))], at)
+    new.add("ads", "canary", [router.report(new.since("ads", "canary", BEGIN))], now)
     assert counted(new, now) == counted(old, now) == [(1, 0)] * 40
 
 
 def test_another_canary_starts_from_nothing_and_a_deleted_service_leaves_nothing() -> None:
     router, meter = Router(), Meter()
     router.answer("a", START_S, "new")
-    meter.add("ads", "first", {"r1": router.report()}, START_S + 5)
-    meter.add("ads", "second", {}, START_S + 6)
+    meter.add("ads", "first", [router.report()], START_S + 5)
+    meter.add("ads", "second", [], START_S + 6)
     assert counted(meter, START_S + 6) == [(0, 0)]
-    meter.add("ads", "second", {"r1": router.report()}, START_S + 7)
+    meter.add("ads", "second", [router.report()], START_S + 7)
     meter.forget("ads")
     assert counted(meter, START_S + 7) == [(0, 0)]
 
@@ -148,7 +161,7 @@ def test_identical_versions_with_late_clicks_are_never_rolled_back_and_found_saf
         while pending and pending[0][0] <= now + 5:
             clicked, auction, at, version, _ = heapq.heappop(pending)
             routers[int(rng.integers(2))].click(auction, at, version, clicked, int(rng.lognormal(10.0, 0.5)))
-        reports = {f"r{i}": router.report(meter.since("ads", "canary", BEGIN)) for i, router in enumerate(routers)}
+        reports = [router.report(meter.since("ads", "canary", BEGIN)) for router in routers]
         meter.add("ads", "canary", reports, now + 5)
         found = meter.evidence("ads", ("new", "old"), BEGIN, now + 5)
         actions.append(decision_on(found, guards).action)
