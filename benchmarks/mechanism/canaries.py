@@ -43,7 +43,9 @@ def simulate(version: Version, per_second: Floats, canaries: int, delay_s: float
     clicks = rng.binomial(shown, version.click_rate * in_time)
     prices = rng.lognormal(0.0, PRICE_SIGMA, int(clicks.sum()))
     cohort = np.repeat(np.arange(clicks.size), clicks.ravel())
-    revenue, squares = (np.bincount(cohort, prices**power, clicks.size).reshape(shape) for power in (1, 2))
+    revenue, squares = (
+        np.bincount(cohort, prices**power, clicks.size).reshape(shape).astype(np.float64) for power in (1, 2)
+    )
     nothing = np.zeros(shape)
     return Cohorts(
         answers=answers.astype(np.float64),
