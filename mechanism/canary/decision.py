@@ -38,8 +38,12 @@ class Comparison:
     action: Action
 
     def __str__(self) -> str:
-        harm, lo, hi, limit = (_written(self.figure, one) for one in (self.harm, self.lo, self.hi, self.limit))
-        return f"{_HARMS[self.figure].format(harm)} (between {lo} and {hi}; the limit is {limit})"
+        if math.isinf(self.lo) and math.isinf(self.hi):
+            return f"{self.figure}: nothing to compare yet"
+        template, worse, better = _PHRASES[self.figure]
+        found = template.format(_amount(self.figure, self.harm), worse if self.harm >= 0 else better)
+        bounds = " and ".join(_bound(self.figure, value) for value in (self.lo, self.hi))
+        return f"{found} (between {bounds}; the limit is {_amount(self.figure, self.limit)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +73,30 @@ class Decision:
         return ", ".join(parts)
 
 
-_HARMS = {
-    Figure.FAILURE_RATE: "{} of its answers failed",
-    Figure.FAILURES: "{} more of its answers failed",
-    Figure.LATENCY: "{} more of its answers took too long",
-    Figure.AD_FREE: "{} more of its answers showed no ad",
-    Figure.AD_LOAD: "it showed {} more ads per answer",
-    Figure.PENALTY: "{} more penalty per answer",
-    Figure.REVENUE: "it earned {} less per answer",
-    Figure.CLICK_RATE: "{} fewer of its ads were clicked",
+_PHRASES = {
+    Figure.FAILURE_RATE: ("{0} of its answers failed", "", ""),
+    Figure.FAILURES: ("{0} {1} of its answers failed", "more", "fewer"),
+    Figure.LATENCY: ("{0} {1} of its answers took too long", "more", "fewer"),
+    Figure.AD_FREE: ("{0} {1} of its answers showed no ad", "more", "fewer"),
+    Figure.AD_LOAD: ("it showed {0} {1} ads per answer", "more", "fewer"),
+    Figure.PENALTY: ("{0} {1} penalty per answer", "more", "less"),
+    Figure.REVENUE: ("it earned {0} {1} per answer", "less", "more"),
+    Figure.CLICK_RATE: ("{0} {1} of its ads were clicked", "fewer", "more"),
 }
+"""How a comparison is written: with the amount, and with the word for a worse or a better version."""
 
 
-def _written(figure: Figure, value: float) -> str:
+def _amount(figure: Figure, value: float) -> str:
+    return f"{abs(value):.1f} points" if figure is Figure.PENALTY else f"{100 * abs(value):.1f}%"
+
+
+def _bound(figure: Figure, value: float) -> str:
+    """Write a bound with its direction; a failure rate alone has none."""
     if not math.isfinite(value):
         return "unknown"
-    return f"{value:.1f} points" if figure is Figure.PENALTY else f"{100 * value:.1f}%"
+    if figure is Figure.FAILURE_RATE:
+        return _amount(figure, max(0.0, value))
+    return f"{_amount(figure, value)} {'worse' if value >= 0 else 'better'}"
 
 
 def decide(evidence: Evidence, limits: Limits) -> Decision:

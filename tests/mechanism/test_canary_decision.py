@@ -9,7 +9,7 @@ import pytest
 
 from mechanism.canary.checks import Figure
 from mechanism.canary.cohorts import Tally, evidence
-from mechanism.canary.decision import Action, Decision, decide
+from mechanism.canary.decision import Action, Comparison, Decision, decide
 from mechanism.canary.latency import bucket_of
 from mechanism.canary.limits import Limits
 from mechanism.errors import ConfigError
@@ -88,6 +88,20 @@ def test_a_version_worse_in_one_figure_is_rolled_back_for_it(figure: Figure, wor
     assert figure in {one.figure for one in decision.worse}
     assert text in "; ".join(map(str, decision.worse))
     assert all(one.lo <= one.harm <= one.hi for one in decision.comparisons)
+
+
+def test_a_comparison_is_written_with_the_direction_of_its_bounds() -> None:
+    worse = Comparison(Figure.REVENUE, 0.21, 0.12, 0.3, 0.1, Action.ROLL_BACK)
+    assert str(worse) == "it earned 21.0% less per answer (between 12.0% worse and 30.0% worse; the limit is 10.0%)"
+    better = Comparison(Figure.PENALTY, -1.0, -3.0, math.inf, 8.0, Action.KEEP_GOING)
+    assert (
+        str(better)
+        == "1.0 points less penalty per answer (between 3.0 points better and unknown; the limit is 8.0 points)"
+    )
+    nothing = Comparison(Figure.REVENUE, 0.0, -math.inf, math.inf, 0.1, Action.KEEP_GOING)
+    assert str(nothing) == "revenue: nothing to compare yet"
+    share = Comparison(Figure.FAILURE_RATE, 0.03, -0.01, 0.05, 0.02, Action.KEEP_GOING)
+    assert str(share) == "3.0% of its answers failed (between 0.0% and 5.0%; the limit is 2.0%)"
 
 
 def test_a_small_loss_is_tolerated_though_it_is_certain() -> None:
