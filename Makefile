@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist load
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-integration test-slow check bench bench-learning bench-router bench-eligibility bench-streaming bench-operator \
-	bench-offpolicy bench-world bench-predictor bench-training bench-everyday drill-billing drill-streaming drill-operator drill-triton drill-loop triton kafka cluster-tools schemas \
+	bench-offpolicy bench-world bench-predictor bench-training bench-everyday bench-guard drill-billing drill-streaming drill-operator drill-triton drill-loop triton kafka cluster-tools schemas \
 	crds lock clean distclean
 
 help: ## Show this list
@@ -72,6 +72,9 @@ bench-predictor: $(VENV)/.run ## Click predictor against the truth, by features:
 
 bench-world: $(VENV)/.run ## Best attainable reward and fixed rules in the built-in world: build/bench/world.json
 	$(BIN)/python -m benchmarks.simulator.world
+
+bench-guard: $(VENV)/.dev ## False rollbacks, missed regressions and time to find them: build/bench/guard.json
+	$(BIN)/python -m benchmarks.mechanism.guard
 
 bench-router: $(VENV)/.dev ## Compare the router with the LiteLLM proxy: build/bench/router.json
 	$(BIN)/python -m benchmarks.serving.router

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from cli.local.loop import Loop
     from trainers.config import RunConfig
 
+PATIENCE = 300
+"""Answers after which a version is kept that is not known to be worse: a demonstration cannot wait for certainty."""
 PRINT_INTERVAL_S = 20.0
 """How often the table is printed when stdout is not a terminal, where it would be updated in place."""
 
@@ -136,7 +138,7 @@ def run_loop(start: LoopStart, port: int, rate: float | None, state_dir: Path) -
     register_base(start.base, models.url)
     if not deployment.versions():
         deployment.start(base_version(start.base), "run", "the base model")
-    loop = Loop(paths, deployment, GuardSettings())
+    loop = Loop(paths, deployment, GuardSettings(patience_answers=PATIENCE))
     address = f"http://localhost:{port}"
     try:
         for program in serving_programs(paths, port, traffic_of(start.base, rate)):

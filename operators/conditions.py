@@ -216,7 +216,7 @@ SERVICE_REASONS: Mapping[str, Meaning] = {
     ServiceReason.UNREADY: Meaning(
         "The new version had traffic and was not ready for `rollout.unreadySeconds`.", "See its pods and Triton's log."
     ),
-    ServiceReason.ERROR_RATE: Meaning("More of the new version's answers failed than the guards allow."),
+    ServiceReason.ERROR_RATE: Meaning("More of the new version's answers failed or were cut than the guards allow."),
     ServiceReason.LATENCY: Meaning("The new version's answers took longer than the guards allow."),
     ServiceReason.REVENUE: Meaning("The new version earned less per answer than the guards allow."),
     ServiceReason.CLICK_RATE: Meaning("Readers clicked on fewer of the new version's ads than the guards allow."),

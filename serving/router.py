@@ -74,7 +74,7 @@ class Router:
         migrate(settings.database_url)
         self.settings = settings
         self.backend = backend
-        self.metrics = Metrics()
+        self.metrics = Metrics(settings.currency)
         self.database = Database(settings.database_url)
         self.campaigns = CampaignStore(self.database)
         self.accounts = AccountStore(self.database, [derived(secret, "api keys")])

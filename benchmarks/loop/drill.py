@@ -25,12 +25,13 @@ from rich.table import Table
 from benchmarks.figures import write_figures
 from benchmarks.loop.traffic import Server, Traffic, put, revenue, run_workers, shuffled
 from cli.promote import routable_version
+from mechanism.canary.limits import Limits
 from mechanism.objective import Penalty
 from mechanism.statistics import bootstrap_interval
 from serving.canary.guard import GuardSettings
+from serving.canary.log_cohorts import LogCohorts
 from serving.canary.monitor import CanaryMonitor, LogFeed
 from serving.canary.promotion_and_rollback import Change, Deployment
-from serving.canary.samples import AnswerSamples, SampleSettings
 from streaming.embedded import EmbeddedLog
 from streaming.events import AnyEvent, Interaction
 from streaming.topics import all_topics
@@ -66,10 +67,11 @@ class Drill:
         self.deployment = Deployment(self.folder / "routes.json", lambda: self.traffic.now)
         self.log = new_log(self.folder / "log")
         self.shards = str(self.folder / "shards")
-        self.samples = AnswerSamples(SampleSettings(click_window_s=WINDOW.total_seconds()), Penalty())
+        self.cohorts = LogCohorts(WINDOW.total_seconds(), Penalty())
         # answers are generated in batches and all quick, so that any ratio of latencies must count
-        self.monitor = CanaryMonitor(self.deployment, self.samples, GuardSettings(min_answers=LEAST, fast_s=0.0))
-        self.feed = LogFeed(self.log, self.samples)
+        guard = GuardSettings(Limits(min_answers=LEAST, fast_s=0.0), patience_answers=LEAST)
+        self.monitor = CanaryMonitor(self.deployment, self.cohorts, guard)
+        self.feed = LogFeed(self.log, self.cohorts)
         self.events: list[AnyEvent] = []
         self.versions: dict[str, dict[str, Any]] = {}
         self.revenues: dict[str, list[float]] = {}

@@ -135,14 +135,14 @@ class Loop:
         self, paths: LoopPaths, deployment: Deployment, guard: GuardSettings, click_window_s: float = 60.0
     ) -> None:
         from mechanism.objective import Penalty
+        from serving.canary.log_cohorts import LogCohorts
         from serving.canary.monitor import CanaryMonitor
-        from serving.canary.samples import AnswerSamples, SampleSettings
 
         self.paths = paths
         self.deployment = deployment
         self.supervisor = Supervisor(paths.output)
-        self.samples = AnswerSamples(SampleSettings(click_window_s=click_window_s), Penalty())
-        self.monitor = CanaryMonitor(deployment, self.samples, guard)
+        self.cohorts = LogCohorts(click_window_s, Penalty())
+        self.monitor = CanaryMonitor(deployment, self.cohorts, guard)
 
     def run(self, stop: threading.Event, show: Callable[[Loop], None]) -> None:
         """Supervise the processes, judge the version on probation and promote what passed its gates until `stop`."""
@@ -154,7 +154,7 @@ class Loop:
 
         events, models = open_log(str(self.paths.log)), Registry(self.paths.registry)
         events.create(all_topics())
-        with LogFeed(events, self.samples) as feed:
+        with LogFeed(events, self.cohorts) as feed:
             while not stop.is_set():
                 try:
                     feed.poll(POLL_S)

@@ -1,6 +1,6 @@
 """The guard at work: reads the event log, and keeps the version on probation or rolls it back.
 
-It holds no state that must survive: samples come back from the log, the probation from the history.
+It holds no state that must survive: cohorts come back from the log, the probation from the history.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Self
 import structlog
 
 from mechanism.errors import InputError
-from serving.canary.guard import GuardDecision, GuardSettings, decide
-from serving.canary.promotion_and_rollback import Deployment
-from serving.canary.samples import AnswerSamples
+from serving.canary.guard import GuardDecision, GuardSettings, judge
+from serving.canary.log_cohorts import LogCohorts
+from serving.canary.promotion_and_rollback import FULL, Deployment
 from streaming.codec import EventError, decode
 from streaming.log import Consumer, EventLog
 from streaming.topics import CLICKS, INTERACTIONS
@@ -28,13 +28,13 @@ ACTOR = "guard"
 
 
 class LogFeed:
-    """Reads interactions and clicks from the event log into samples, from the last 10,000 records of each partition.
+    """Reads interactions and clicks from the event log into cohorts, from the last 10,000 records of each partition.
 
     Opening and polling raise LogUnavailable while the log cannot be reached.
     """
 
-    def __init__(self, events: EventLog, samples: AnswerSamples) -> None:
-        self._samples = samples
+    def __init__(self, events: EventLog, cohorts: LogCohorts) -> None:
+        self._cohorts = cohorts
         self._consumer: Consumer = events.consumer("", (INTERACTIONS, CLICKS))
         for partition, end in self._consumer.ends().items():
             self._consumer.seek(partition, max(0, end - REREAD))
@@ -46,7 +46,7 @@ class LogFeed:
             if record.value is None:
                 continue
             try:
-                self._samples.add(decode(record.topic, record.value))
+                self._cohorts.add(decode(record.topic, record.value))
             except EventError:
                 continue
         return len(records)
@@ -61,9 +61,9 @@ class LogFeed:
 class CanaryMonitor:
     """Decides about the version on probation, if there is one."""
 
-    def __init__(self, deployment: Deployment, samples: AnswerSamples, settings: GuardSettings) -> None:
+    def __init__(self, deployment: Deployment, cohorts: LogCohorts, settings: GuardSettings) -> None:
         self._deployment = deployment
-        self._samples = samples
+        self._cohorts = cohorts
         self._settings = settings
 
     def check(self, now: datetime | None = None) -> tuple[str, GuardDecision] | None:
@@ -78,8 +78,15 @@ class CanaryMonitor:
         routed = self._deployment.versions()
         new = next(version for version in routed if version.name == change.version)
         old = next((version for version in routed if version.name != change.version), None)
-        before = self._samples.of(old.digest, now) if old is not None else []
-        decision = decide(before, self._samples.of(new.digest, now, change.at), self._settings)
+        concurrent = change.share < FULL
+        decision = judge(
+            self._cohorts.of(new.digest, change.at),
+            {} if old is None else self._cohorts.of(old.digest, change.at if concurrent else None),
+            now.timestamp(),
+            self._cohorts.click_window_s,
+            self._settings,
+            concurrent=concurrent,
+        )
         if decision.action == "wait":
             return new.name, decision
         act = self._deployment.keep if decision.action == "keep" else self._deployment.rollback

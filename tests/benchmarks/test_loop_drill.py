@@ -15,10 +15,11 @@ import typer
 from benchmarks.loop import drill as loop
 from benchmarks.loop.traffic import Server, Traffic, put, revenue, run_workers, shuffled
 from inference.policy import Policy
+from mechanism.canary.cohorts import total
+from mechanism.canary.limits import Limits
 from mechanism.objective import Penalty
-from serving.canary.guard import GuardSettings
+from serving.canary.log_cohorts import LogCohorts
 from serving.canary.monitor import LogFeed
-from serving.canary.samples import AnswerSamples, SampleSettings
 from streaming.embedded import EmbeddedLog
 from streaming.events import AnyEvent, Click, Interaction
 from streaming.shards import ShardReader
@@ -70,12 +71,13 @@ def test_the_workers_and_the_guard_process_every_event(
     totals = reader.totals()
     assert (totals.auctions, totals.clicks, totals.orphans) == (60, len(clicks(events)), 0)
     assert reader.count() == sum(answer.consent for answer in answers(events))
-    samples = AnswerSamples(SampleSettings(click_window_s=1_800.0), Penalty())
-    with LogFeed(log, samples) as feed:
+    cohorts = LogCohorts(1_800.0, Penalty())
+    with LogFeed(log, cohorts) as feed:
         while feed.poll(0.2):
             pass
-    seen = samples.of(DIGEST, datetime.now(UTC))
-    assert sum(answer.revenue or 0 for answer in seen) == sum(click.price_micros for click in clicks(events))
+    seen = total(cohorts.of(DIGEST).values())
+    assert (seen.answers, seen.clicks) == (60, len(clicks(events)))
+    assert seen.revenue == sum(click.price_micros for click in clicks(events))
 
 
 def test_shuffled_clicks_keep_their_number_and_change_their_ads(
@@ -119,8 +121,8 @@ def test_a_passed_model_is_promoted_and_a_slow_one_rolled_back(tmp_path: Path, m
 
     monkeypatch.setattr(retraining, "retrain", retrained)
     # revenue of so few answers is noise
-    lenient = partial(GuardSettings, revenue=5.0, experience=50.0)
-    for name, value in (("RETRAININGS", 1), ("EARLY", 50), ("LEAST", 60), ("GuardSettings", lenient)):
+    lenient = partial(Limits, max_revenue_loss=5.0, max_penalty_rise=50.0)
+    for name, value in (("RETRAININGS", 1), ("EARLY", 50), ("LEAST", 60), ("Limits", lenient)):
         monkeypatch.setattr(loop, name, value)
     out = tmp_path / "loop.json"
     with pytest.raises(typer.Exit):  # no version earns more than the first
@@ -135,7 +137,7 @@ def test_a_passed_model_is_promoted_and_a_slow_one_rolled_back(tmp_path: Path, m
         ("promote", "v0004", "gates"),
         ("rollback", "v0004", "guard"),
     ]
-    assert "take up to" in figures["history"][-1]["why"]
+    assert "took too long" in figures["history"][-1]["why"]
     assert figures["versions"][0]["served"]["answers"] == 100
     assert figures["checks"]["shuffled clicks are refused by the gates"]
     assert figures["checks"]["a version slowed down is rolled back"]

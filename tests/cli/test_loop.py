@@ -20,6 +20,7 @@ from cli.local.loop import (
     traffic_of,
 )
 from cli.local.table import loop_table
+from mechanism.canary.limits import Limits
 from serving.canary.guard import GuardSettings
 from serving.canary.promotion_and_rollback import Deployment
 from streaming.embedded import EmbeddedLog
@@ -37,7 +38,7 @@ def count(log: EmbeddedLog, topic: str) -> int:
 
 def run(paths: LoopPaths, deployment: Deployment, answers: int) -> str:
     """Run the loop until the shards have this many answers; return its table at that time."""
-    loop = Loop(paths, deployment, GuardSettings(min_answers=10, min_early_answers=5))
+    loop = Loop(paths, deployment, GuardSettings(Limits(min_answers=10), patience_answers=10))
     [port] = free_ports(1)
     stop, end = threading.Event(), time.monotonic() + WAIT_S
     tables: list[str] = []
