@@ -62,7 +62,7 @@ def fresh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def embedded(folder: Path) -> EmbeddedLog:
-    log = EmbeddedLog(folder, durable=False, segment_bytes=1 << 20)
+    log = EmbeddedLog(folder, durable=False)
     log.create(all_topics())
     return log
 
