@@ -294,5 +294,5 @@ def _write_offset(database: Database, connection: Connection, offset: Offset) ->
         place = (table.c.consumer == offset.consumer) & (table.c.partition == offset.partition)
         known = table.c.next_offset.in_([offset.previous, offset.next_offset])
         change = update(table).where(place & known).values(next_offset=offset.next_offset)
-    if connection.execute(change).rowcount != 1:
+    if connection.execute(change.returning(table.c.partition)).first() is None:
         raise Fenced(f"offset of {offset.consumer} {offset.partition}: another worker has stored a different one")

@@ -20,7 +20,8 @@ from streaming.events import Click, click_id_of
 from streaming.kafka.log import KafkaLog
 from streaming.log import ALONE, Consumer, EventLog, Member, Record
 from streaming.topics import Topic
-from tests.support.kafka.broker import BrokerMissing, KafkaBroker
+from tests.support.kafka.broker import KafkaBroker
+from tests.support.kafka.java import BrokerMissing
 
 AUCTION = "019ab3c4-5d6e-7f80-9123-456789abcdef"
 WAIT_S = 40.0
