@@ -172,7 +172,7 @@ def drill(interactions: int, seed: int, console: Console) -> tuple[Comparison, d
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llm-auction-streaming-")))
         server = stack.enter_context(PostgresServer())
-        broker = stack.enter_context(KafkaBroker())
+        broker = stack.enter_context(KafkaBroker(3, heap="256m"))
         workspace = Workspace(folder, broker.settings(delivery_s=5), server.create("drill"))
         prepare(workspace.database)
         log = KafkaLog(broker.settings())

@@ -28,7 +28,7 @@ from tests.support.kafka.java import (
 )
 from tests.support.ports import free_ports
 
-START_S = 90
+START_S = 240
 USER, PASSWORD = "tester", "only-for-tests-on-this-machine"
 _QUICK = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
 
