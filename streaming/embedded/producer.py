@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -43,34 +43,52 @@ class _Waiting:
 class GroupCommit:
     """The queue of records that wait for a transaction, shared by the producers of one log.
 
-    The thread whose turn it is writes everything that waits; the others then find their records written.
+    One thread at a time writes everything that waits. The others sleep until their records are written, or until one of
+    them is to write what was queued meanwhile.
     """
 
     def __init__(self, database: LogDatabase, clock_ms: Callable[[], int]) -> None:
         self._database = database
         self._clock_ms = clock_ms
-        self._turn = threading.Lock()
-        self._waiting: deque[_Waiting] = deque()
+        self._changed = threading.Condition()
+        self._waiting: list[_Waiting] = []
+        self._writing = False
+        self._added = self._ended = 0
 
     def add(self, waiting: _Waiting) -> None:
         """Queue a record."""
-        self._waiting.append(waiting)
+        with self._changed:
+            self._waiting.append(waiting)
+            self._added += 1
 
     def write(self) -> None:
         """Return when every record that was queued before is durable, or has its error."""
-        with self._turn:
-            batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
-            if not batch:
+        with self._changed:
+            target = self._added
+            while self._writing and self._ended < target:
+                self._changed.wait()
+            if self._ended >= target:
                 return
-            try:
-                with self._database.transaction() as connection:
-                    places = self._insert(connection, batch)
-            except AuctionError as error:
-                for waiting in batch:
-                    waiting.error = error
-                return
-            for waiting, place in zip(batch, places, strict=True):
-                waiting.appended = place
+            self._writing = True
+            batch, self._waiting = self._waiting, []
+        try:
+            self._write(batch)
+        finally:
+            with self._changed:
+                self._writing = False
+                self._ended += len(batch)
+                self._changed.notify_all()
+
+    def _write(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            with self._database.transaction() as connection:
+                places = self._insert(connection, batch)
+        except AuctionError as error:
+            for waiting in batch:
+                waiting.error = error
+            return
+        for waiting, place in zip(batch, places, strict=True):
+            waiting.appended = place
 
     def _insert(self, connection: sqlite3.Connection, batch: Sequence[_Waiting]) -> list[Appended]:
         # Counted within the transaction, as the topic may have grown.
