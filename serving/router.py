@@ -240,6 +240,7 @@ class Router:
 
     async def _maintain_log(self) -> None:
         await asyncio.to_thread(self.log.maintain)
+        await asyncio.to_thread(self.events.maintain)
 
     async def _adjust_ad_load(self) -> None:
         """Move the ad load towards the target number of ads per answer."""

@@ -108,6 +108,10 @@ class EventProducer:
         """Number of events that are not on disk yet."""
         return len(self._incoming) + len(self._held)
 
+    def maintain(self) -> None:
+        """Overwrite what was sent and is still on disk; call it every hour or so."""
+        self._spool.maintain()
+
     def close(self, within_s: float = 10.0) -> None:
         """Write what is buffered, send for at most `within_s` seconds, and end.
 

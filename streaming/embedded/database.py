@@ -96,6 +96,11 @@ class LogDatabase:
                 # `execute` would end it after its first page
                 self._writer.executescript(f"PRAGMA incremental_vacuum({VACUUMED_PAGES})")
 
+    def checkpoint(self) -> None:
+        """Empty the write-ahead log into the file, so that it no longer holds what was removed."""
+        with self._mutex, translated(self.path), self._lock.holding():
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Read through the writer's connection, between two transactions of this process."""
@@ -130,5 +135,5 @@ def translated(path: Path) -> Iterator[None]:
 
 def _refuse_old_format(folder: Path) -> None:
     if any(folder.glob("*/topic.json")):
-        remedy = "version 0.1 wrote this log: let its workers finish with --until-idle, then move the folder away"
+        remedy = "version 0.1 wrote it: send the spool and finish the workers with that version, then move it away"
         raise InputError("event log", str(folder), remedy)

@@ -91,7 +91,7 @@ class EmbeddedLog:
         self._database.give_space_back()
 
     def maintain(self) -> None:
-        """Remove records past their retention and superseded records of compacted topics, and give space back."""
+        """Remove records past their retention and superseded records of compacted topics, bytes included."""
         now = self._clock_ms()
         with self._database.reading() as connection:
             topics = connection.execute("SELECT name, partitions, retention_ms, compacted FROM topics").fetchall()
@@ -106,6 +106,7 @@ class EmbeddedLog:
                 if compacted:
                     self._remove(where, f"offset NOT IN (SELECT max(offset) FROM {where} GROUP BY key)", ())
                     self._remove(where, "value IS NULL AND timestamp < ?", (now - _TOMBSTONES_MS,))
+        self._database.checkpoint()
 
     def close(self) -> None:
         self._database.close()

@@ -165,7 +165,7 @@ def test_a_file_that_is_no_log_is_left_alone(tmp_path: Path) -> None:
 def test_the_files_of_version_0_1_are_refused_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "clicks").mkdir()
     (tmp_path / "clicks" / "topic.json").write_text("{}")
-    with pytest.raises(InputError, match=r"version 0\.1 wrote this log: let its workers finish"):
+    with pytest.raises(InputError, match=r"version 0\.1 wrote it: send the spool and finish the workers"):
         EmbeddedLog(tmp_path)
     assert not (tmp_path / "log.db").exists()
 
