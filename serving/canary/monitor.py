@@ -44,7 +44,7 @@ class LogFeed:
             self._consumer.seek(partition, max(0, end - REREAD))
 
     def poll(self, timeout_s: float) -> int:
-        """Add new records and return their number; skip undecodable ones, which the workers send to the dead letters."""
+        """Add new records and return their number. Undecodable ones are skipped: the workers report them."""
         if time.monotonic() >= self._discover_at:
             self._consumer.discover()
             self._discover_at = time.monotonic() + DISCOVER_S

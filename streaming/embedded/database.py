@@ -127,6 +127,8 @@ def translated(path: Path) -> Iterator[None]:
     """Raise LogUnavailable or LogCorrupt in place of SQLite's errors."""
     try:
         yield
+    except sqlite3.ProgrammingError:  # such as the use of a closed log
+        raise
     except sqlite3.OperationalError as error:
         raise LogUnavailable(f"{path}: {error}: see to its disk and permissions") from error
     except sqlite3.DatabaseError as error:

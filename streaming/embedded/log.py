@@ -60,8 +60,6 @@ class EmbeddedLog:
         return EmbeddedProducer(self._commits, self.partitions)
 
     def consumer(self, group: str, topics: Sequence[str], member: Member = ALONE) -> EmbeddedConsumer:
-        for topic in topics:
-            self.partitions(topic)
         return EmbeddedConsumer(self._database, group, topics, member)
 
     def partitions(self, topic: str) -> int:

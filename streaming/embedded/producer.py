@@ -133,9 +133,11 @@ class EmbeddedProducer:
             self._unflushed.append(waiting)
             self._bytes += size
             full = self._bytes >= MOST_WAITING_BYTES
-            self._bytes = 0 if full else self._bytes
         if full:
             self._commits.write()
+            with self._lock:  # what failed is kept, for `flush` to raise its error
+                self._unflushed = [kept for kept in self._unflushed if kept.appended is None]
+                self._bytes = 0
         return waiting
 
     def flush(self, timeout_s: float) -> None:

@@ -131,6 +131,19 @@ def test_threads_share_transactions_and_each_gets_its_own_place(tmp_path: Path) 
         assert [t for t in texts(found) if t.startswith(f"{name}-")] == [f"{name}-{number}" for number in range(25)]
 
 
+def test_a_producer_that_is_never_flushed_does_not_keep_what_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streaming.embedded.producer.MOST_WAITING_BYTES", 10_000)
+    producer = log_at(tmp_path).producer()
+    payload, held = bytes(900), sys.getrefcount
+    before = held(payload)
+    for _ in range(200):
+        producer.append("things", b"k", payload)
+    assert held(payload) - before < 20
+    producer.close()
+
+
 def test_a_reader_waits_for_nobody(tmp_path: Path) -> None:
     """Neither for a transaction of another process nor for its lock."""
     log = log_at(tmp_path)
