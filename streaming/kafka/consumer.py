@@ -19,7 +19,7 @@ from mechanism.errors import InputError
 from streaming.kafka.errors import translated
 from streaming.kafka.producer import RECORD_OVERHEAD
 from streaming.kafka.settings import KafkaSettings
-from streaming.log import Member, Partition, Record, from_ms, unowned, without_group
+from streaming.log import LogUnavailable, Member, Partition, Record, from_ms, unowned, without_group
 from streaming.topics import LARGEST_RECORD
 
 WAIT_MS = 15_000
@@ -86,7 +86,10 @@ class KafkaLogConsumer:
         if partition in self._paused:
             return self._paused[partition]
         with translated("position"):
-            return int(self._client.position(TopicPartition(*partition), timeout_ms=WAIT_MS) or 0)
+            found = self._client.position(TopicPartition(*partition), timeout_ms=WAIT_MS)
+        if found is None:
+            raise LogUnavailable(f"position in {partition.topic} {partition.number}: no answer in time")
+        return int(found)
 
     def seek(self, partition: Partition, offset: int) -> None:
         self._check(partition)
