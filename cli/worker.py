@@ -1,7 +1,7 @@
 """`llm-auction worker`: the processes that turn the event log into judgements, shards and spend.
 
-Each runs until SIGTERM or Ctrl+C, then finishes its batch and leaves its consumer group. Several workers of a kind
-share the partitions.
+Each runs until SIGTERM or Ctrl+C, then finishes its batch. Several workers of a kind share the partitions by their
+`--member`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.exits import stop_event
-from cli.options import LogAddress, Partitions, ShardsUrl, check_log
+from cli.options import LogAddress, MemberOfWorkers, Partitions, ShardsUrl, check_log
 from mechanism.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def judge(
     ] = "",
     prices: Annotated[str, typer.Option(help="Its prices per million input and output tokens, as 0.15,0.60.")] = "0,0",
     cache: Annotated[str, typer.Option(help="Folder for accepted replies; empty: none.")] = "",
+    member: MemberOfWorkers = "0/1",
     partitions: Partitions = 3,
     retention_days: RetentionDays = 30.0,
     metrics_port: MetricsPort = 0,
@@ -66,7 +67,7 @@ def judge(
         grader = _judge(endpoint, model, key_env, sample, daily_budget, prices, cache, registry)
         return JudgeTask(opened, grader, settings, registry=registry)
 
-    run_worker(task, log, partitions, retention_days, metrics_port)
+    run_worker(task, log, member, partitions, retention_days, metrics_port)
 
 
 @app.command()
@@ -75,6 +76,7 @@ def feedback(
     shards: ShardsUrl,
     flush: Annotated[float, typer.Option(help="Seconds between two writes of rows.")] = 1.0,
     until_idle: UntilIdle = False,
+    member: MemberOfWorkers = "0/1",
     partitions: Partitions = 3,
     retention_days: RetentionDays = 30.0,
     metrics_port: MetricsPort = 0,
@@ -86,6 +88,7 @@ def feedback(
     run_worker(
         lambda _, registry: FeedbackTask(shards, settings, registry=registry),
         log,
+        member,
         partitions,
         retention_days,
         metrics_port,
@@ -101,6 +104,7 @@ def ledger(
     ],
     gathered: Annotated[float, typer.Option(help="Seconds for which charges are collected in a transaction.")] = 0.2,
     until_idle: UntilIdle = False,
+    member: MemberOfWorkers = "0/1",
     partitions: Partitions = 3,
     retention_days: RetentionDays = 30.0,
     metrics_port: MetricsPort = 0,
@@ -124,6 +128,7 @@ def ledger(
         run_worker(
             lambda log, registry: LedgerTask(log, opened, settings, registry=registry),
             log,
+            member,
             partitions,
             retention_days,
             metrics_port,
@@ -136,6 +141,7 @@ def ledger(
 def run_worker(
     task: Callable[[EventLog, CollectorRegistry], Task],
     address: str,
+    member: str,
     partitions: int,
     retention_days: float,
     metrics_port: int,
@@ -143,6 +149,8 @@ def run_worker(
     until_idle: bool = False,
 ) -> None:
     """Create the missing topics, then run a task's worker until SIGTERM, Ctrl+C or (`until_idle`) the log's end.
+
+    `member` is its share of the partitions, as I/N (ConfigError if it is not).
 
     Raises:
         InputError: if `address` cannot be an event log, or `metrics_port` is in use.
@@ -153,6 +161,7 @@ def run_worker(
     from prometheus_client import CollectorRegistry, start_http_server
 
     from streaming.addresses import open_log
+    from streaming.log import Member
     from streaming.topics import all_topics
     from streaming.workers.loop import Worker
     from streaming.workers.metrics import WorkerMetrics
@@ -160,16 +169,17 @@ def run_worker(
     stop = stop_event()
     registry = CollectorRegistry()
     check_log(address, must_exist=until_idle)
+    owned = Member.parse(member)
     log, events = structlog.get_logger(__name__), open_log(address)
     if not create_topics(events, all_topics(partitions, timedelta(days=retention_days)), stop):
         return
-    worker = Worker(task(events, registry), events, metrics=WorkerMetrics(registry))
+    worker = Worker(task(events, registry), events, owned, metrics=WorkerMetrics(registry))
     if metrics_port:
         try:
             start_http_server(metrics_port, registry=registry)
         except OSError as error:
             raise InputError("--metrics-port", metrics_port, f"{error.strerror}: give a free port, or 0") from error
-    log.info("worker.started", log=address)
+    log.info("worker.started", log=address, member=member)
     worker.run(stop, until_idle=until_idle)
     log.info("worker.ended", log=address)
 

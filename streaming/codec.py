@@ -26,7 +26,8 @@ _DECODERS: dict[str, dict[int, msgspec.json.Decoder[AnyEvent]]] = {
     topic: {1: msgspec.json.Decoder(kind)} for topic, kind in NEWEST.items()
 }
 _CURRENT = {topic: versions[max(versions)] for topic, versions in _DECODERS.items()}
-_PERSONAL = "reader"
+PERSONAL = "reader"
+"""The field of an event that holds everything about its reader."""
 _AT = re.compile(r"(?P<fault>.*?)(?: - at `(?P<path>[^`]*)`)?", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
 _encode = msgspec.json.Encoder().encode
@@ -90,7 +91,7 @@ def _refused(topic: str, what: str, data: bytes, error: Exception) -> EventError
     at = (path or "$").removeprefix("$").removeprefix(".")
     shown = _value(data, path or "$")
     place = f"{topic} {what}" + (f" at {at}" if at else "")
-    if at.split(".")[0] == _PERSONAL or isinstance(shown, dict | list):
+    if at.split(".")[0] == PERSONAL or isinstance(shown, dict | list):
         shown = f"<{type(shown).__name__}>"
     return EventError(place, shown, fault[:1].lower() + fault[1:])
 

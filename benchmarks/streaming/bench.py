@@ -22,14 +22,15 @@ from rich.console import Console
 from benchmarks.figures import machine_name, percentile, write_figures
 from benchmarks.streaming.ceiling import measure
 from benchmarks.streaming.check import Comparison, compare
-from benchmarks.streaming.drill import PARTITIONS, SESSION_S, WORKERS, prepare
+from benchmarks.streaming.drill import PARTITIONS, WORKERS, prepare
 from benchmarks.streaming.processes import Process, Workspace
 from mechanism.errors import AuctionError
 from streaming.kafka.log import KafkaLog
 from streaming.shards import ShardReader
 from streaming.shards.store import ShardStore
 from streaming.topics import CLICKS, INTERACTIONS, all_topics
-from tests.support.kafka.broker import BrokerMissing, KafkaBroker
+from tests.support.kafka.broker import KafkaBroker
+from tests.support.kafka.java import BrokerMissing
 from tests.support.postgres import PostgresMissing, PostgresServer
 
 OPTIONS = {"judge": ("--window", "30", "--lateness", "30", "--idle", "2")}
@@ -82,7 +83,7 @@ class Bench:
         broker = self._stack.enter_context(KafkaBroker())
         folder = self._folder / name
         folder.mkdir()
-        workspace = Workspace(folder, broker.settings(session_s=SESSION_S), self._server.create(name))
+        workspace = Workspace(folder, broker.settings(), self._server.create(name))
         prepare(workspace.database)
         log = KafkaLog(broker.settings())
         log.create(all_topics(PARTITIONS))

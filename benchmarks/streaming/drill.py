@@ -34,15 +34,14 @@ from serving.database.migrations import migrate
 from streaming.kafka.log import KafkaLog
 from streaming.shards import ShardReader
 from streaming.topics import all_topics
-from tests.support.kafka.broker import BrokerMissing, KafkaBroker
+from tests.support.kafka.broker import KafkaBroker
+from tests.support.kafka.java import BrokerMissing
 from tests.support.postgres import PostgresMissing, PostgresServer
 
 PARTITIONS = 3
 KILLS = 2
 WORKERS = ("judge", "feedback", "ledger")
 JUDGE = ("--window", "60", "--lateness", "120")
-SESSION_S = 30.0
-"""Kafka session time-out: shorter ones make workers on a busy machine look dead."""
 STALLED_S = 300.0
 """The drill gives up after this long without progress."""
 EXTRA_S = 10.0
@@ -173,8 +172,8 @@ def drill(interactions: int, seed: int, console: Console) -> tuple[Comparison, d
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llm-auction-streaming-")))
         server = stack.enter_context(PostgresServer())
-        broker = stack.enter_context(KafkaBroker())
-        workspace = Workspace(folder, broker.settings(delivery_s=5, session_s=SESSION_S), server.create("drill"))
+        broker = stack.enter_context(KafkaBroker(3, heap="256m"))
+        workspace = Workspace(folder, broker.settings(delivery_s=5), server.create("drill"))
         prepare(workspace.database)
         log = KafkaLog(broker.settings())
         log.create(all_topics(PARTITIONS))

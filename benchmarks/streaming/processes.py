@@ -30,11 +30,7 @@ class Workspace:
         self.database = database
         self.shards = str(folder / "shards")
         self.reference = folder / "reference.jsonl"
-        kafka_settings = {
-            "SERVERS": kafka.servers,
-            "SESSION_S": str(kafka.session_s),
-            "DELIVERY_S": str(kafka.delivery_s),
-        }
+        kafka_settings = {"SERVERS": kafka.servers, "DELIVERY_S": str(kafka.delivery_s)}
         paths = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "OMP_NUM_THREADS": "1"}
         self.environment = os.environ | {PREFIX + name: value for name, value in kafka_settings.items()} | paths
 

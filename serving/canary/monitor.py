@@ -5,6 +5,7 @@ It holds no state that must survive: cohorts come back from the log, the probati
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -21,6 +22,8 @@ from streaming.topics import CLICKS, INTERACTIONS
 
 log = structlog.get_logger(__name__)
 
+DISCOVER_S = 5.0
+"""How often new partitions are looked for."""
 REREAD = 10_000
 """Records of each partition that are read again at the start."""
 ACTOR = "guard"
@@ -36,11 +39,15 @@ class LogFeed:
     def __init__(self, events: EventLog, cohorts: LogCohorts) -> None:
         self._cohorts = cohorts
         self._consumer: Consumer = events.consumer("", (INTERACTIONS, CLICKS))
+        self._discover_at = time.monotonic() + DISCOVER_S
         for partition, end in self._consumer.ends().items():
             self._consumer.seek(partition, max(0, end - REREAD))
 
     def poll(self, timeout_s: float) -> int:
-        """Add new records and return their number. Undecodable ones are skipped: the workers set them aside."""
+        """Add new records and return their number. Undecodable ones are skipped: the workers report them."""
+        if time.monotonic() >= self._discover_at:
+            self._consumer.discover()
+            self._discover_at = time.monotonic() + DISCOVER_S
         records = self._consumer.poll(timeout_s)
         for record in records:
             if record.value is None:

@@ -123,12 +123,6 @@ class FeedbackTask:
         self._tidy_at = 0.0
         return found
 
-    def revoked(self, partitions: Sequence[Partition]) -> None:
-        """What was not written yet is read again by the next owner."""
-        self._owned.difference_update(partitions)
-        for partition in partitions:
-            self._parts.pop(partition.number, None)
-
     def process(self, batch: Batch) -> Mapping[Partition, int]:
         """Takes a batch, and writes what is due. Raises WorkerStopped for damaged shards."""
         try:

@@ -125,12 +125,6 @@ class JudgeTask:
                 self._parts[number] = _Part(self._settings.attribution, self._clock())
         return None
 
-    def revoked(self, partitions: Sequence[Partition]) -> None:
-        """The next owner reads again what was open."""
-        self._owned.difference_update(partitions)
-        for partition in partitions:
-            self._parts.pop(partition.number, None)
-
     def process(self, batch: Batch) -> Mapping[Partition, int]:
         """Joins a batch, and says what is due."""
         now = self._clock()

@@ -112,6 +112,12 @@ def test_an_erasure_without_matching_answers_is_reported(
     assert "answers of this user in the shards: 1" in call("erase", "alice", *shards, *state)[1]
 
 
+def test_a_member_that_cannot_be_is_refused(log: EmbeddedLog, tmp_path: Path) -> None:
+    for member in ("3/3", "three"):
+        code, output = call("worker", "judge", "--log", tmp_path / "log", "--member", member)
+        assert (code, "member" in output, "0/3" in output) == (2, True, True)
+
+
 @pytest.mark.parametrize("command", [("worker", "judge"), ("worker", "feedback", "--shards", "s"), ("dlq", "list")])
 def test_an_address_that_is_no_log_is_refused(command: tuple[str, ...], log: EmbeddedLog, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
@@ -197,8 +203,47 @@ def test_dead_letters_are_listed_replayed_and_kept_while_they_cannot_be_decoded(
     assert call("dlq", "replay", "nothing", *address)[0] == 2
 
 
+def test_dead_letters_are_shown_replayed_and_discarded_one_by_one(log: EmbeddedLog, tmp_path: Path) -> None:
+    answer = interaction(1, user=f"{1:032x}")
+    letters = [record(answer), record(interaction(2)), (INTERACTIONS, b"k", b'{"query": "my secret", "version": 9}')]
+    for letter in letters:
+        add_dead_letter(log, letter)
+    address = ["--log", tmp_path / "log"]
+
+    def waiting() -> list[int]:
+        lines = call("dlq", "list", "--json", "--topic", INTERACTIONS, *address)[1].splitlines()
+        return [json.loads(line)["letter"] for line in lines]
+
+    assert waiting() == [0, 1, 2]
+    code, output = call("dlq", "show", INTERACTIONS, 0, *address)
+    shown = json.loads(output)
+    assert (code, shown["event"]["auction_id"], shown["error"]) == (
+        0,
+        answer.auction_id,
+        "InputError: ad: 'A0': not now",
+    )
+    assert shown["event"]["reader"] == "<dict, not shown>"
+    assert answer.reader is not None
+    assert answer.reader.query not in output
+    assert answer.reader.text not in output
+    assert "my secret" not in call("dlq", "show", INTERACTIONS, 2, *address)[1]
+    assert call("dlq", "replay", INTERACTIONS, 1, *address) == (0, "1 replayed to interactions, 0 kept\n")
+    assert waiting() == [0, 2]
+    assert call("dlq", "discard", INTERACTIONS, 2, *address) == (0, "1 discarded\n")
+    assert waiting() == [0]
+    for command in ("show", "discard", "replay"):
+        code, output = call("dlq", command, INTERACTIONS, 2, *address)
+        assert (code, "no dead letter of interactions waits there" in output) == (2, True), command
+    add_dead_letter(log, letters[1])
+    assert call("dlq", "replay", INTERACTIONS, *address) == (0, "2 replayed to interactions, 0 kept\n")
+    assert waiting() == []
+    with log.consumer("", [INTERACTIONS]) as consumer:
+        keys = [r.key.decode() for r in consumer.poll(1)]
+    assert sorted(keys) == sorted([answer.auction_id, letters[1][1].decode(), letters[1][1].decode()])
+
+
 def add_dead_letter(log: EmbeddedLog, good: tuple[str, bytes, bytes]) -> None:
-    """Dead-letter a click for a reason that no longer applies."""
+    """Dead-letter a record for a reason that no longer applies."""
     producer = log.producer()
     refused = Record(good[0], 0, 9, datetime.now(UTC), good[1], good[2])
     dead_letter(producer, refused, InputError("ad", "A0", "not now")).result(WAIT_S)

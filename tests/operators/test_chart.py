@@ -97,7 +97,7 @@ def named(items: list[dict[str, Any]], kind: str) -> set[str]:
 
 def pods(items: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
     for item in items:
-        if item["kind"] == "Deployment":
+        if item["kind"] in ("Deployment", "StatefulSet"):
             yield item["metadata"]["name"], item["spec"]["template"]["spec"]
 
 
@@ -123,6 +123,15 @@ def test_no_pod_can_be_root_write_its_root_or_use_the_api_without_need(helm: Hel
             assert container["securityContext"]["readOnlyRootFilesystem"]
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
             assert container["resources"]["limits"]["memory"]
+
+
+def test_each_replica_of_a_worker_owns_its_share_of_the_partitions(helm: Helm) -> None:
+    judge = next(item for item in helm.render(**EVERYTHING) if item["metadata"]["name"].endswith("-judge"))
+    assert (judge["kind"], judge["spec"]["replicas"]) == ("StatefulSet", 2)
+    (container,) = judge["spec"]["template"]["spec"]["containers"]
+    assert "--member=$(ORDINAL)/2" in container["args"]
+    ordinal = next(variable for variable in container["env"] if variable["name"] == "ORDINAL")
+    assert ordinal["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.labels['apps.kubernetes.io/pod-index']"
 
 
 def test_the_rights_are_those_of_the_code_and_bound_to_the_given_namespaces(helm: Helm) -> None:

@@ -37,7 +37,8 @@ from streaming.workers.join import Attribution
 from streaming.workers.judge import JudgeSettings, JudgeTask
 from streaming.workers.loop import Worker
 from streaming.workers.task import Task, WorkerStopped
-from tests.support.kafka.broker import BrokerMissing, KafkaBroker
+from tests.support.kafka.broker import KafkaBroker
+from tests.support.kafka.java import BrokerMissing
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 WAIT_S = 80.0
@@ -62,7 +63,7 @@ def fresh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def embedded(folder: Path) -> EmbeddedLog:
-    log = EmbeddedLog(folder, durable=False, segment_bytes=1 << 20)
+    log = EmbeddedLog(folder, durable=False)
     log.create(all_topics())
     return log
 
