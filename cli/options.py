@@ -19,9 +19,11 @@ LogAddress = Annotated[
     ),
 ]
 Partitions = Annotated[int, typer.Option(help="Number of partitions of topics that are created.")]
-ShardsUrl = Annotated[
-    str, typer.Option("--shards", envvar="LLM_AUCTION_SHARDS", help="The feedback shards: a folder or URL.")
+LakeUrl = Annotated[
+    str,
+    typer.Option("--lake", envvar="LLM_AUCTION_LAKE", help="The lake's tables: a folder or s3://bucket/prefix."),
 ]
+Window = Annotated[float, typer.Option(help="Seconds after an answer within which its clicks count.")]
 RegistryUrl = Annotated[
     str,
     typer.Option(

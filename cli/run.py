@@ -46,7 +46,7 @@ def run(
         bool, typer.Option("--loop/--no-loop", help="Simulate users, and retrain the model from their clicks.")
     ] = True,
     rate: Annotated[float, typer.Option(help="Questions a second of the simulated users.")] = 2.0,
-    state_dir: Annotated[Path, typer.Option(help="Folder of the ledger, the event log and the shards.")] = Path(
+    state_dir: Annotated[Path, typer.Option(help="Folder of the ledger, the event log and the lake.")] = Path(
         "build/serve"
     ),
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove the earlier run and train again.")] = False,
