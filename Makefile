@@ -88,7 +88,7 @@ drill-billing: $(VENV)/.dev ## Kill ledger writers, on SQLite and PostgreSQL: bu
 drill-streaming: $(VENV)/.dev ## Kill Kafka and workers under a million answers: build/bench/streaming-drill.json
 	$(BIN)/python -m benchmarks.streaming.drill $(if $(INTERACTIONS),--interactions $(INTERACTIONS))
 
-bench-streaming: $(VENV)/.dev ## Cost of the workers, age of the shards, bytes a second: build/bench/streaming.json
+bench-streaming: $(VENV)/.dev ## Cost of the workers, age of the lake, bytes a second: build/bench/streaming.json
 	$(BIN)/python -m benchmarks.streaming.bench
 
 drill-triton: $(VENV)/.dev triton ## Half an hour of load on Triton with a version change: build/bench/triton.json

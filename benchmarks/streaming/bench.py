@@ -62,7 +62,7 @@ class Ages:
 
 
 class Bench:
-    """One PostgreSQL server; each part has its own broker, shards and database."""
+    """One PostgreSQL server; each part has its own broker, lake and database."""
 
     def __init__(self, stack: ExitStack, console: Console) -> None:
         self._stack, self._console = stack, console

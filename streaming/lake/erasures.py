@@ -26,6 +26,10 @@ REQUESTS, AUDIT = "erasures", "audit"
 SEGMENT = timedelta(days=1)
 """A log's records go by segments, which are written for a day at most: so much longer than the retention."""
 ATTEMPTS = 20
+_USER = "reader['user_id']"
+"""Empty for readers without an id, null where the reader's part is not there."""
+_HAS_READER = f"coalesce({_USER}, '-') <> '-'"
+"""A function of the column: Delta refuses a plain condition on one that it keeps no statistics of."""
 _MOMENT = pa.timestamp("us", tz="UTC")
 _REQUESTS = pa.schema(
     [("kind", pa.string()), ("subject", pa.string()), ("requested_at", _MOMENT), ("log_until", _MOMENT)]
@@ -48,7 +52,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def predicate(self) -> str:
         """The condition in SQL on the rows of interactions."""
-        column = "reader['user_id']" if self.kind == "user" else "auction_id"
+        column = f"coalesce({_USER}, '-')" if self.kind == "user" else "auction_id"
         return f"{column} = '{self.subject}' AND occurred_us <= {to_us(self.requested_at)}"
 
 
@@ -135,7 +139,7 @@ def remove_readers(lake: Lake, predicate: str) -> int:
     found = _change(
         lake,
         INTERACTIONS,
-        lambda table: table.update(updates={"reader": "NULL"}, predicate=f"reader IS NOT NULL AND {predicate}"),
+        lambda table: table.update(updates={"reader": "NULL"}, predicate=f"{_HAS_READER} AND {predicate}"),
     )
     return int(found["num_updated_rows"])
 

@@ -189,7 +189,9 @@ def _keep_watermark(lake: Lake, source: str, manifests: list[_Manifest]) -> None
     marks = {n: Mark(0, manifest.progress.watermark) for n, manifest in enumerate(manifests)}
     for name in TABLES:
         if LOG_PROPERTY not in lake.open(name).metadata().configuration:
-            LakeTable(lake, name, source).append([], marks)
+            table = LakeTable(lake, name, source)
+            table.own(sorted(marks))
+            table.append([], marks)
 
 
 def _has(lake: Lake, table: str, name: str) -> bool:

@@ -12,14 +12,16 @@ Of two writers of one partition the second to commit is refused (`Fenced`), whic
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from streaming.lake.schema import PARTITION_BY, STATISTICS, Stored, arrow_schema, to_table
-from streaming.lake.store import Lake, store_errors
+from streaming.lake.store import Lake, LakeDamaged, store_errors
 from streaming.log import Fenced, from_ms, to_ms
 
 LOG_PROPERTY = "llm_auction.log"
@@ -58,6 +60,7 @@ class LakeTable:
         self._log = log
         self._handle = lake.create(name, arrow_schema(name), [PARTITION_BY], STATISTICS)
         self._owned: dict[int, int | None] = {}
+        _check_types(self._place, self._handle, arrow_schema(name))
         with store_errors(self._place):
             if self._handle.metadata().configuration.get(LOG_PROPERTY) != log:
                 self._handle.alter.set_table_properties({LOG_PROPERTY: log}, raise_if_not_exists=False)
@@ -67,8 +70,7 @@ class LakeTable:
 
         A partition of which nothing is in the table is left out.
         """
-        with store_errors(self._place):
-            self._handle.update_incremental()
+        self._count_partitions(max(partitions, default=-1) + 1)
         found = {}
         for partition in partitions:
             last = self._owned[partition] = self._version(offset_id(self._log, self.name, partition))
@@ -100,10 +102,7 @@ class LakeTable:
                     commit_properties=properties,
                 )
             else:
-                self._handle.create_write_transaction(
-                    [], "append", self._handle.schema(), [PARTITION_BY], commit_properties=properties
-                )
-                self._handle.update_incremental()
+                self._commit_empty(properties)
         for partition, mark in marks.items():
             self._owned[partition] = mark.offset - 1 if mark.offset else None
 
@@ -120,13 +119,37 @@ class LakeTable:
                 found.append(Transaction(offset_id(self._log, self.name, partition), mark.offset - 1))
             if mark.watermark is not None:
                 found.append(Transaction(watermark_id(self._log, self.name, partition), to_ms(mark.watermark)))
-        count = partitions_id(self._log, self.name)
-        known, most = self._version(count) or 0, max(marks, default=-1) + 1
-        return [*found, Transaction(count, most)] if most > known else found
+        return found
+
+    def _count_partitions(self, least: int) -> None:
+        """Bring the handle up to date, and have the table know of so many partitions, for `watermark`."""
+        name = partitions_id(self._log, self.name)
+        while True:
+            with store_errors(self._place):
+                self._handle.update_incremental()
+            if (self._version(name) or 0) >= least:
+                return
+            with suppress(Fenced), store_errors(self._place):  # another worker counts them as well
+                self._commit_empty(CommitProperties(app_transactions=[Transaction(name, least)]))
+
+    def _commit_empty(self, properties: CommitProperties) -> None:
+        self._handle.create_write_transaction(
+            [], "append", self._handle.schema(), [PARTITION_BY], commit_properties=properties
+        )
+        self._handle.update_incremental()
 
     def _version(self, name: str) -> int | None:
         with store_errors(self._place):
             return self._handle.transaction_version(name)
+
+
+def _check_types(place: str, handle: DeltaTable, wanted: Any) -> None:
+    """Refuse a table with another type in a column; nested types may differ, since fields are added."""
+    found = pa.schema(handle.schema().to_arrow())
+    for field in wanted:
+        there = found.field(field.name).type if field.name in found.names else field.type
+        if not pa.types.is_nested(field.type) and there != field.type:
+            raise LakeDamaged(f"{place}: column {field.name} is {there} in place of {field.type}: use another folder")
 
 
 def watermark(handle: DeltaTable, topic: str) -> datetime | None:

@@ -68,6 +68,11 @@ class Row:
     window_s: float
 
     @property
+    def auction_id(self) -> str:
+        """The answer's identity."""
+        return self.interaction.auction_id
+
+    @property
     def usable(self) -> bool:
         """Whether a trainer can use it: the reader's part is there, and it was judged."""
         return self.interaction.reader is not None and self.judgement is not None

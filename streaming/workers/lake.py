@@ -122,7 +122,17 @@ class LakeTask:
         self._upkeep: Upkeep | None = None
 
     def assigned(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
-        """Read where the tables end; nothing else has to be known."""
+        """Read where the tables end; nothing else has to be known.
+
+        Raises:
+            WorkerStopped: if a table is damaged.
+        """
+        try:
+            return self._assigned(partitions)
+        except LakeDamaged as error:
+            raise self._stopped(error) from error
+
+    def _assigned(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         if not self._writing:
             self._identity = self._events.identity()
             self._writing = {name: _Writing(LakeTable(self._lake, name, self._identity)) for name in self.topics}
@@ -162,8 +172,7 @@ class LakeTask:
         try:
             return self._process(batch)
         except LakeDamaged as error:
-            # events were checked before they came here, so no record is at fault
-            raise WorkerStopped(f"worker {self.name}: {error}") from error
+            raise self._stopped(error) from error
 
     def paused(self) -> frozenset[Partition]:
         return frozenset()
@@ -227,6 +236,10 @@ class LakeTask:
         done = {Partition(name, number): writing.owned[number].next_offset for number in writing.moved}
         writing.rows, writing.moved = [], set()
         return done
+
+    def _stopped(self, error: LakeDamaged) -> WorkerStopped:
+        # events were checked before they came here, so no record is at fault
+        return WorkerStopped(f"worker {self.name}: {error}")
 
 
 def _later(one: datetime | None, other: datetime | None) -> datetime | None:

@@ -36,10 +36,10 @@ EVERYTHING: dict[str, Any] = {
     "workers": {
         "env": [{"name": "LLM_AUCTION_LOG", "value": "kafka"}],
         "envFrom": [{"secretRef": {"name": "kafka"}}],
-        "volumes": [{"name": "shards", "persistentVolumeClaim": {"claimName": "shards"}}],
-        "volumeMounts": [{"name": "shards", "mountPath": "/shards"}],
+        "volumes": [{"name": "lake", "persistentVolumeClaim": {"claimName": "lake"}}],
+        "volumeMounts": [{"name": "lake", "mountPath": "/lake"}],
         "judge": {"enabled": True, "replicas": 2, "args": ["--window=600"]},
-        "feedback": {"enabled": True, "shards": "/shards"},
+        "lake": {"enabled": True, "url": "/lake"},
         "ledger": {"enabled": True, "databaseSecret": {"name": "auction"}},
     },
     "networkPolicy": {"metricsClients": [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}]},
@@ -145,7 +145,7 @@ def test_the_rights_are_those_of_the_code_and_bound_to_the_given_namespaces(helm
     [
         ({"operater": {}}, "operater"),
         ({"operator": {"threads": 0}}, "threads"),
-        ({"workers": {"feedback": {"enabled": True}}}, "shards"),
+        ({"workers": {"lake": {"enabled": True}}}, "url"),
         ({"workers": {"ledger": {"enabled": True}}}, "name"),
         ({"auctionServices": {"Ads": {}}}, "Ads"),
         ({"serviceAccount": {"create": False}}, "name the account"),

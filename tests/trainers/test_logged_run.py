@@ -150,7 +150,7 @@ def test_too_little_or_nothing_is_refused_with_what_was_found(rows: list[Row], t
 def test_a_snapshot_records_the_versions_that_it_read(rows: list[Row], tmp_path: Path) -> None:
     url = str(tmp_path / "lake")
     write(url, rows[:150])
-    take_snapshot(FeedbackConfig(source="lake", path=url), tmp_path)
+    take_snapshot(FeedbackConfig(source="lake", path=url, held_out=0.4), tmp_path)
     pinned = json.loads((tmp_path / "about.json").read_text())["lake"]
     write(url, rows[150:])
     assert pinned["window_s"] == WINDOW_S
