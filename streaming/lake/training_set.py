@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property
 from importlib.resources import files
-from itertools import pairwise
 from re import sub
 from typing import Any
 
@@ -179,9 +178,9 @@ class TrainingSet:
                     yield _row(values, self.window_s)
 
     def _slices(self, since: datetime | None, until: datetime | None) -> Iterator[tuple[datetime, datetime]]:
-        """Yield spans of time with about SLICE_ROWS answers each, whole days at most.
+        """Yield spans of time with SLICE_ROWS answers at most, as far as a day's answers come evenly.
 
-        Copies of one answer have one time, so they are in one slice.
+        Copies of one answer have one time, so they are in one span.
         """
         if not self.exists:
             return
@@ -190,13 +189,18 @@ class TrainingSet:
             f"SELECT day, count(*) AS answers FROM interactions WHERE day >= DATE '{low.date()}' "
             f"AND day <= DATE '{high.date()}' GROUP BY day ORDER BY day"
         )
+        begin, collected = low, 0
         for found in counts.to_pylist():
             midnight = datetime.combine(found["day"], time(), UTC)
             parts = -(-found["answers"] // SLICE_ROWS)
-            edges = [midnight + i * _DAY / parts for i in range(parts)] + [midnight + _DAY]
-            for start, end in pairwise(edges):
-                if max(start, low) < min(end, high):
-                    yield max(start, low), min(end, high)
+            for i in range(parts):
+                edge = midnight + i * _DAY / parts
+                if collected + found["answers"] // parts > SLICE_ROWS and begin < edge < high:
+                    yield begin, edge
+                    begin, collected = edge, 0
+                collected += found["answers"] // parts
+        if collected and begin < high:
+            yield begin, high
 
     def _query(self, select: str, since: datetime, until: datetime) -> Any:
         return self._run(f"WITH training_set AS (\n{query(since, until, self.window_s)}\n)\n{select}")
