@@ -207,7 +207,7 @@ def test_dead_letters_are_listed_replayed_and_kept_while_they_cannot_be_decoded(
     assert call("dlq", "list", *address) == (0, "no dead letters\n")
     add_dead_letter(log, good)
     put(log, (INTERACTIONS, b"k", b"{"))
-    assert call("worker", "lake", *address, "--lake", tmp_path / "lake", "--until-idle")[0] == 0
+    assert call("worker", "judge", *address, "--until-idle")[0] == 0
     code, output = call("dlq", "list", *address)
     assert code == 0
     assert "1 of interactions, 1 of clicks" in output

@@ -38,7 +38,7 @@ EVERYTHING: dict[str, Any] = {
         "envFrom": [{"secretRef": {"name": "kafka"}}],
         "volumes": [{"name": "lake", "persistentVolumeClaim": {"claimName": "lake"}}],
         "volumeMounts": [{"name": "lake", "mountPath": "/lake"}],
-        "judge": {"enabled": True, "replicas": 2, "args": ["--window=600"]},
+        "judge": {"enabled": True, "replicas": 2, "args": ["--sample=0.5"]},
         "lake": {"enabled": True, "url": "/lake"},
         "ledger": {"enabled": True, "databaseSecret": {"name": "auction"}},
     },
@@ -115,7 +115,7 @@ def test_by_default_only_the_operator_runs(helm: Helm) -> None:
 
 def test_no_pod_can_be_root_write_its_root_or_use_the_api_without_need(helm: Helm) -> None:
     found = dict(pods(helm.render(**EVERYTHING)))
-    assert {name.rpartition("-")[2] for name in found} == {"operator", "judge", "feedback", "ledger"}
+    assert {name.rpartition("-")[2] for name in found} == {"operator", "judge", "lake", "ledger"}
     for name, pod in found.items():
         assert pod["securityContext"]["runAsNonRoot"]
         assert (pod.get("automountServiceAccountToken") is False) == ("operator" not in name)
@@ -224,4 +224,4 @@ def test_the_commands_have_every_option_that_the_chart_and_the_operator_pass(hel
             seen.add(name)
             given = {argument.partition("=")[0] for argument in container["args"]}
             assert given <= options(known[name])
-    assert seen == {"operator", "serve", "build", "judge", "feedback", "ledger"}
+    assert seen == {"operator", "serve", "build", "judge", "lake", "ledger"}

@@ -12,7 +12,7 @@ import msgspec
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.streaming.event_samples import BEGINNING, click, interaction
@@ -108,6 +108,7 @@ def test_writers_of_different_partitions_do_not_disturb_each_other(url: str) -> 
     assert positions(url) == [(p, n) for p in range(2) for n in range(4)]
 
 
+@settings(max_examples=20)  # each writes six tables' commits
 @given(
     st.lists(
         st.tuples(
