@@ -141,9 +141,11 @@ class LakeTask:
             numbers = [partition.number for partition in partitions if partition.topic == name]
             offsets = writing.table.own(numbers)
             for number in numbers:
+                # a partition that the table does not know starts at its oldest record, whatever the group committed
                 writing.owned[number] = _Owned(offsets.get(number, 0))
-            found |= {Partition(name, number): offset for number, offset in offsets.items()}
-        if Partition(INTERACTIONS, 0) in partitions and self._settings.maintenance is not None:
+                found[Partition(name, number)] = writing.owned[number].next_offset
+        first = Partition(INTERACTIONS, 0) in partitions
+        if first and self._settings.maintenance is not None and self._upkeep is None:
             self._upkeep = Upkeep(self._lake, self._settings.maintenance, self._settings.maintain_s)
         self._requests_at = 0.0
         return found

@@ -163,6 +163,15 @@ def test_every_answer_is_judged_and_stored_with_its_clicks_whatever_the_order(fr
     assert row.judgement.answer_quality is not None
 
 
+def test_a_new_lake_is_filled_from_the_beginning_whatever_the_group_committed(tmp_path: Path) -> None:
+    log, events = embedded(tmp_path / "log"), traffic(range(20), datetime.now(UTC) - timedelta(minutes=5))
+    put(log, events)
+    for name in ("first", "second"):
+        url = str(tmp_path / name)
+        Worker(LakeTask(log, url, QUICK), log, poll_s=0.05).run(threading.Event(), until_idle=True)
+        check_once(url, log, INTERACTIONS, CLICKS)
+
+
 def test_members_come_and_go_without_a_loss_or_a_double(fresh: EventLog, tmp_path: Path) -> None:
     # on a log that the test before has filled: a new lake reads it from its beginning
     url, began = str(tmp_path / "lake"), datetime.now(UTC) - timedelta(minutes=20)
