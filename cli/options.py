@@ -29,9 +29,11 @@ MemberOfWorkers = Annotated[
         help="I/N: this is worker I, from 0, of N that share the partitions (those whose number leaves I by N).",
     ),
 ]
-ShardsUrl = Annotated[
-    str, typer.Option("--shards", envvar="LLM_AUCTION_SHARDS", help="The feedback shards: a folder or URL.")
+LakeUrl = Annotated[
+    str,
+    typer.Option("--lake", envvar="LLM_AUCTION_LAKE", help="The lake's tables: a folder or s3://bucket/prefix."),
 ]
+Window = Annotated[float, typer.Option(help="Seconds after an answer within which its clicks count.")]
 RegistryUrl = Annotated[
     str,
     typer.Option(

@@ -55,7 +55,7 @@ def run(
     rate: Annotated[
         float | None, typer.Option(help="Questions a second of the simulated users. Default: 0.1, of tiny 2.")
     ] = None,
-    state_dir: Annotated[Path, typer.Option(help="Folder of the ledger, the event log and the shards.")] = Path(
+    state_dir: Annotated[Path, typer.Option(help="Folder of the ledger, the event log and the lake.")] = Path(
         "build/serve"
     ),
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove the earlier run and train again.")] = False,

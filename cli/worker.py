@@ -1,4 +1,4 @@
-"""`llm-auction worker`: the processes that turn the event log into judgements, shards and spend.
+"""`llm-auction worker`: the processes that turn the event log into judgements, tables and spend.
 
 Each runs until SIGTERM or Ctrl+C, then finishes its batch. Several workers of a kind share the partitions by their
 `--member`.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.exits import stop_event
-from cli.options import LogAddress, MemberOfWorkers, Partitions, ShardsUrl, check_log
+from cli.options import LakeUrl, LogAddress, MemberOfWorkers, Partitions, check_log
 from mechanism.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -35,12 +35,6 @@ UntilIdle = Annotated[bool, typer.Option("--until-idle", help="Stop at the end o
 @app.command()
 def judge(
     log: LogAddress,
-    window: Annotated[float, typer.Option(help="Seconds after an answer within which its clicks count.")] = 1_800.0,
-    settle: Annotated[float, typer.Option(help="Seconds after an answer at which it is first judged.")] = 1.0,
-    lateness: Annotated[float, typer.Option(help="Seconds after the window in which clicks may still arrive.")] = 600.0,
-    idle: Annotated[
-        float, typer.Option(help="Seconds without records after which a partition's event time follows the clock.")
-    ] = 5.0,
     endpoint: Annotated[
         str, typer.Option(help="OpenAI-compatible address of a judge model; empty: judge by rules.")
     ] = "",
@@ -52,48 +46,61 @@ def judge(
     ] = "",
     prices: Annotated[str, typer.Option(help="Its prices per million input and output tokens, as 0.15,0.60.")] = "0,0",
     cache: Annotated[str, typer.Option(help="Folder for accepted replies; empty: none.")] = "",
-    member: MemberOfWorkers = "0/1",
-    partitions: Partitions = 3,
-    retention_days: RetentionDays = 30.0,
-    metrics_port: MetricsPort = 0,
-) -> None:
-    """Join interactions with their clicks and judge them."""
-    from streaming.workers.join import Attribution
-    from streaming.workers.judge import JudgeSettings, JudgeTask
-
-    settings = JudgeSettings(Attribution(window, settle, lateness), idle)
-
-    def task(opened: EventLog, registry: CollectorRegistry) -> Task:
-        grader = _judge(endpoint, model, key_env, sample, daily_budget, prices, cache, registry)
-        return JudgeTask(opened, grader, settings, registry=registry)
-
-    run_worker(task, log, member, partitions, retention_days, metrics_port)
-
-
-@app.command()
-def feedback(
-    log: LogAddress,
-    shards: ShardsUrl,
-    flush: Annotated[float, typer.Option(help="Seconds between two writes of rows.")] = 1.0,
     until_idle: UntilIdle = False,
     member: MemberOfWorkers = "0/1",
     partitions: Partitions = 3,
     retention_days: RetentionDays = 30.0,
     metrics_port: MetricsPort = 0,
 ) -> None:
-    """Write judged interactions as Parquet shards, and carry out erasures in them."""
-    from streaming.workers.feedback import FeedbackSettings, FeedbackTask
+    """Grade every answer."""
+    from streaming.workers.judge import JudgeTask
 
-    settings = FeedbackSettings(flush_s=flush)
-    run_worker(
-        lambda _, registry: FeedbackTask(shards, settings, registry=registry),
-        log,
-        member,
-        partitions,
-        retention_days,
-        metrics_port,
-        until_idle=until_idle,
-    )
+    def task(opened: EventLog, registry: CollectorRegistry) -> Task:
+        grader = _judge(endpoint, model, key_env, sample, daily_budget, prices, cache, registry)
+        return JudgeTask(opened, grader, registry=registry)
+
+    run_worker(task, log, member, partitions, retention_days, metrics_port, until_idle=until_idle)
+
+
+@app.command()
+def lake(
+    log: LogAddress,
+    lake: LakeUrl,
+    commit: Annotated[float, typer.Option(help="Seconds between two commits of a table.")] = 1.0,
+    commit_rows: Annotated[int, typer.Option(help="Rows after which it commits earlier.")] = 5_000,
+    maintain_every: Annotated[
+        float, typer.Option(help="Seconds between two passes of `lake maintain`; 0: leave it to that command.")
+    ] = 3_600.0,
+    days: Annotated[int, typer.Option(help="Days after which rows are deleted.")] = 400,
+    reader_days: Annotated[int, typer.Option(help="Days after which the reader's part is removed.")] = 90,
+    until_idle: UntilIdle = False,
+    member: MemberOfWorkers = "0/1",
+    partitions: Partitions = 3,
+    retention_days: RetentionDays = 30.0,
+    metrics_port: MetricsPort = 0,
+) -> None:
+    """Write every event into the lake's tables, once. Member 0 also maintains them."""
+    from contextlib import nullcontext
+
+    from streaming.lake.maintenance import Maintenance
+    from streaming.lake.store import Lake
+    from streaming.log import Member
+    from streaming.workers.lake import LakeSettings, LakeTask
+    from streaming.workers.upkeep import Upkeep
+
+    settings = LakeSettings(commit_s=commit, commit_rows=commit_rows)
+    maintenance = Maintenance(days=days, reader_days=reader_days)
+    maintains = maintain_every > 0 and Member.parse(member).index == 0
+    with Upkeep(Lake(lake), maintenance, maintain_every) if maintains else nullcontext():
+        run_worker(
+            lambda events, registry: LakeTask(events, lake, settings, registry=registry),
+            log,
+            member,
+            partitions,
+            retention_days,
+            metrics_port,
+            until_idle=until_idle,
+        )
 
 
 @app.command()

@@ -270,7 +270,7 @@ POLICY_REASONS: Mapping[str, Meaning] = {
     PolicyReason.NO_STABLE_VERSION: Meaning("The service has no stable version yet.", "See its conditions."),
     PolicyReason.LOOK_FAILED: Meaning(
         "The Job that reads the log failed; the message holds the end of its output. The next one is a new attempt.",
-        "Correct `source.shards`, the volumes or the credentials that the message names.",
+        "Correct `source.lake`, the volumes or the credentials that the message names.",
     ),
     PolicyReason.CHILD_REFUSED: Meaning(
         "The API server refuses an object that the policy needs; the message holds its explanation.",

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -178,10 +177,6 @@ class Consumer(Protocol):
 
     def seek(self, partition: Partition, offset: int) -> None:
         """Continue at `offset` (InputError for a partition that is not ours)."""
-        ...
-
-    def pause(self, partitions: AbstractSet[Partition]) -> None:
-        """Return no records of these partitions from now on, and those of all others again."""
         ...
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:

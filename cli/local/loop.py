@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 POLL_S = 1.0
+CLICK_WINDOW_S = 600.0
+"""The attribution window of the loop's retrainings."""
 MODEL_NAME = "llm-auction"
 """Name under which the router serves its policy, whichever version answers."""
 
@@ -48,9 +50,9 @@ class LoopPaths:
         return self.root / "log"
 
     @property
-    def shards(self) -> Path:
-        """The feedback shards' folder."""
-        return self.root / "shards"
+    def lake(self) -> Path:
+        """The folder of the lake's tables."""
+        return self.root / "lake"
 
     @property
     def output(self) -> Path:
@@ -87,16 +89,17 @@ def serving_programs(paths: LoopPaths, port: int, traffic: Traffic) -> list[Prog
     return [
         Program("users", ["users", *ask], ONE_THREAD, nice=5),
         Program("router", ["serve", *answer, *log_at, "--anonymous"], stop_timeout_s=60.0),
-        Program("judge", ["worker", "judge", *log_at, "--window", "600", "--lateness", "60"], ONE_THREAD),
-        Program("feedback", ["worker", "feedback", *log_at, "--shards", str(paths.shards)], ONE_THREAD),
+        Program("judge", ["worker", "judge", *log_at], ONE_THREAD),
+        Program("lake", ["worker", "lake", *log_at, "--lake", str(paths.lake)], ONE_THREAD),
     ]
 
 
 def retraining_program(paths: LoopPaths, base: str) -> Program:
-    """Return the process that retrains from the shards when that is due, at a lower priority than the answers."""
+    """Return the process that retrains from the lake when that is due, at a lower priority than the answers."""
     policy = base if base in ("tiny", "smollm2") else "smollm2"
-    arguments = ["--policy", policy]
-    arguments += ["--shards", str(paths.shards), "--registry", paths.registry, "--routes", str(paths.routes)]
+    # simulated users click within seconds
+    arguments = ["--policy", policy, "--set", f"log.window_s={CLICK_WINDOW_S:g}"]
+    arguments += ["--lake", str(paths.lake), "--registry", paths.registry, "--routes", str(paths.routes)]
     return Program("retrain", ["retrain", "--watch", *arguments, "--work", str(paths.root / "retraining")], nice=10)
 
 

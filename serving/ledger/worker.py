@@ -161,10 +161,6 @@ class LedgerTask:
                 self._book()
         return self._finished()
 
-    def paused(self) -> frozenset[Partition]:
-        """Pause nothing: neither topic waits for the other."""
-        return frozenset()
-
     def finish(self) -> Mapping[Partition, int]:
         """Book what was gathered."""
         self._book()

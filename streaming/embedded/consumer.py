@@ -6,7 +6,6 @@ import sqlite3
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from types import TracebackType
 from typing import Self
 
@@ -32,7 +31,6 @@ class EmbeddedConsumer:
         weakref.finalize(self, self._connection.close)
         self._closed = False
         self._positions: dict[Partition, int] = {}
-        self._paused: frozenset[Partition] = frozenset()
         self._turn = 0
         self._seen: int | None = None
         self.discover()
@@ -71,11 +69,6 @@ class EmbeddedConsumer:
         self._check(partition)
         self._positions[partition] = offset
         self._seen = None
-
-    def pause(self, partitions: AbstractSet[Partition]) -> None:
-        if partitions != self._paused:
-            self._paused = frozenset(partitions)
-            self._seen = None
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         if not self._group:
@@ -118,7 +111,7 @@ class EmbeddedConsumer:
             return []  # nothing was written since nothing was found
         records: list[Record] = []
         size = 0
-        partitions = [partition for partition in self._positions if partition not in self._paused]
+        partitions = list(self._positions)
         for i in range(len(partitions)):
             partition = partitions[(self._turn + i) % len(partitions)]
             for record in self._records(partition, most - len(records)):

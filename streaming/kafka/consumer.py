@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from types import TracebackType
 from typing import Self
 
@@ -33,8 +32,6 @@ class KafkaLogConsumer:
         self._topics = tuple(topics)
         self._member = member
         self._owned: frozenset[Partition] = frozenset()
-        self._paused: dict[Partition, int] = {}
-        """Where the paused partitions continue."""
         options = settings.options() | {
             "group_id": group or None,
             "enable_auto_commit": False,
@@ -63,11 +60,12 @@ class KafkaLogConsumer:
         new = frozenset(found - self._owned)
         if new:
             self._owned |= new
-            self._assign()
+            # the client keeps its place in the partitions that it reads already
+            self._client.assign([TopicPartition(*p) for p in sorted(self._owned)])
         return new
 
     def poll(self, timeout_s: float, most: int = 500) -> list[Record]:
-        if self._owned == self._paused.keys():
+        if not self._owned:  # the client refuses to poll
             time.sleep(timeout_s)
             return []
         with translated("poll"):
@@ -83,8 +81,6 @@ class KafkaLogConsumer:
 
     def position(self, partition: Partition) -> int:
         self._check(partition)
-        if partition in self._paused:
-            return self._paused[partition]
         with translated("position"):
             found = self._client.position(TopicPartition(*partition), timeout_ms=WAIT_MS)
         if found is None:
@@ -93,21 +89,7 @@ class KafkaLogConsumer:
 
     def seek(self, partition: Partition, offset: int) -> None:
         self._check(partition)
-        if partition in self._paused:
-            self._paused[partition] = offset
-        else:
-            self._client.seek(TopicPartition(*partition), offset)
-
-    def pause(self, partitions: AbstractSet[Partition]) -> None:
-        # Not by the client's `pause`: version 3.0 loses what it had fetched when every other partition is idle.
-        wanted = partitions & self._owned
-        resumed = {p: offset for p, offset in self._paused.items() if p not in wanted}
-        paused = {p: self.position(p) for p in wanted}
-        if paused.keys() != self._paused.keys():
-            self._paused = paused
-            self._assign()
-            for partition, offset in resumed.items():
-                self.seek(partition, offset)
+        self._client.seek(TopicPartition(*partition), offset)
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         if not self._group:
@@ -139,10 +121,6 @@ class KafkaLogConsumer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-    def _assign(self) -> None:
-        """Have the client read what is owned and not paused; it keeps the place in what it read before."""
-        self._client.assign([TopicPartition(*p) for p in sorted(self._owned - self._paused.keys())])
 
     def _check(self, partition: Partition) -> None:
         if partition not in self._owned:

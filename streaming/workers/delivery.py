@@ -47,7 +47,7 @@ class Delivery:
             return [[record] for record in records]
         return [records]
 
-    def give(self, records: Sequence[Record], behind: frozenset[Partition], looks: int) -> Mapping[Partition, int]:
+    def give(self, records: Sequence[Record], behind: frozenset[Partition]) -> Mapping[Partition, int]:
         """Have the task process one batch; return the offsets that it has finished.
 
         Raises:
@@ -65,7 +65,7 @@ class Delivery:
                 self._refuse(record, error)
         began = time.perf_counter()
         try:
-            done = self._task.process(Batch(arrivals, after, behind, looks))
+            done = self._task.process(Batch(arrivals, after, behind))
         except (Fenced, WorkerStopped):
             raise
         except self.transient:

@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 POLL_S = 0.5
 MOST = 500
 COMMIT_S = 1.0
-LOOK_S = 1.0
+READ_ENDS_S = 1.0
 """How often the ends of the partitions are read."""
 DISCOVER_S = 5.0
 """How often new partitions are looked for."""
@@ -109,26 +109,23 @@ class _Session:
         self._done: dict[Partition, int] = {}
         self._committed: dict[Partition, int] = {}
         self._behind: frozenset[Partition] = frozenset()
-        self._looks = 0
-        self._look_at = 0.0
+        self._read_ends_at = 0.0
         self._commit_at = self._discover_at = time.monotonic()
         self._start(consumer.assignment())
 
     def step(self, poll_s: float, most: int) -> bool:
         """Poll once, process what came, commit when it is time; tell whether there is nothing left to do."""
-        paused = self._task.paused()
-        self._consumer.pause(paused)
         records = self._consumer.poll(poll_s, most)
         now = time.monotonic()
-        if now >= self._look_at:
+        if now >= self._read_ends_at:
             self._read_ends()
-            self._look_at = now + LOOK_S
+            self._read_ends_at = now + READ_ENDS_S
         moved = False
         batches = self._delivery.batches(records)
         for i, batch in enumerate(batches):
             # Polled records that the task has not got yet count as unread.
             ahead = frozenset(record.place for later in batches[i + 1 :] for record in later)
-            moved |= self._keep(self._delivery.give(batch, self._behind | ahead, self._looks))
+            moved |= self._keep(self._delivery.give(batch, self._behind | ahead))
         if now >= self._commit_at:
             self._commit()
             self._commit_at = now + COMMIT_S
@@ -136,7 +133,7 @@ class _Session:
             if new := self._consumer.discover():
                 self._start(new)
             self._discover_at = now + DISCOVER_S
-        return not (records or moved or paused or self._behind)
+        return not (records or moved or self._behind)
 
     def end(self) -> None:
         """Have the task write what it holds back, and commit."""
@@ -148,7 +145,7 @@ class _Session:
         for partition, offset in (self._task.assigned(sorted(partitions)) or {}).items():
             self._consumer.seek(partition, offset)
         self._behind |= partitions
-        self._look_at = 0.0
+        self._read_ends_at = 0.0
         self._metrics.owns(self._task.name, len(self._consumer.assignment()))
 
     def _keep(self, done: Mapping[Partition, int]) -> bool:
@@ -181,6 +178,5 @@ class _Session:
             log.warning("worker.ends_unknown", worker=self._task.name, reason=loggable(error))
             self._behind = self._consumer.assignment()
             return
-        self._looks += 1
         self._behind = frozenset(partition for partition, lag in lags.items() if lag > 0)
         self._metrics.lags(self._task.name, lags)

@@ -29,14 +29,13 @@ class Batch:
     """The records of one poll, in the order of each partition; without arrivals it is a tick of the clock.
 
     `after` holds the next offset of each partition that returned records, refused ones included. `behind` are the
-    partitions whose end was not reached when the ends were last read, which is about every second and at the start;
-    `looks` counts those reads.
+    partitions whose end was not reached when the ends were last read, which is about every second; until they could be
+    read, all.
     """
 
     arrivals: Sequence[Arrival] = ()
     after: Mapping[Partition, int] = field(default_factory=dict)
     behind: frozenset[Partition] = frozenset()
-    looks: int = 0
 
 
 def arrival(record: Record) -> Arrival:
@@ -99,10 +98,6 @@ class Task(Protocol):
             Fenced: if another worker has written the results of a partition meanwhile.
             WorkerStopped: if no record is at fault and waiting does not help.
         """
-        ...
-
-    def paused(self) -> frozenset[Partition]:
-        """Return the partitions to pause, because others have to catch up with them."""
         ...
 
     def finish(self) -> Mapping[Partition, int]:

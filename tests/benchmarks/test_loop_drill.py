@@ -22,7 +22,7 @@ from serving.canary.log_cohorts import LogCohorts
 from serving.canary.monitor import LogFeed
 from streaming.embedded import EmbeddedLog
 from streaming.events import AnyEvent, Click, Interaction
-from streaming.shards import ShardReader
+from streaming.lake import TrainingSet
 from streaming.topics import all_topics
 from trainers import retraining
 from trainers.artifacts.registry import Registry
@@ -66,10 +66,10 @@ def test_the_workers_and_the_guard_process_every_event(
     served: tuple[EmbeddedLog, list[AnyEvent]], tmp_path: Path
 ) -> None:
     log, events = served
-    run_workers(log, str(tmp_path / "shards"), events, 1_800.0, within_s=60.0)
-    reader = ShardReader(str(tmp_path / "shards"))
+    run_workers(log, str(tmp_path / "lake"), events, 1_800.0, within_s=60.0)
+    reader = TrainingSet(str(tmp_path / "lake"))
     totals = reader.totals()
-    assert (totals.auctions, totals.clicks, totals.orphans) == (60, len(clicks(events)), 0)
+    assert (totals.answers, totals.judged, totals.clicks) == (60, 60, len(clicks(events)))
     assert reader.count() == sum(answer.consent for answer in answers(events))
     cohorts = LogCohorts(1_800.0, Penalty())
     with LogFeed(log, cohorts) as feed:
@@ -108,11 +108,9 @@ def test_a_passed_model_is_promoted_and_a_slow_one_rolled_back(tmp_path: Path, m
     """The training alone is replaced: each version is the base model, and shuffled clicks fail the gates."""
     made: list[str] = []
 
-    def retrained(
-        config: Any, shards: str, registry: Registry, serving: str, *_: Any, **options: Any
-    ) -> RetrainOutcome:
+    def retrained(config: Any, lake: str, registry: Registry, serving: str, *_: Any, **options: Any) -> RetrainOutcome:
         passed = options["reason"] != loop.POISONED
-        made.append(shards)
+        made.append(lake)
         verdict: Any = "passed" if passed else "failed"
         decision = Decision((Gate("click_predictor", verdict, "made up", {}, {}),), config.gates)
         folder = almost_the_same(tmp_path, len(made))

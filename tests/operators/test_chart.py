@@ -36,10 +36,10 @@ EVERYTHING: dict[str, Any] = {
     "workers": {
         "env": [{"name": "LLM_AUCTION_LOG", "value": "kafka"}],
         "envFrom": [{"secretRef": {"name": "kafka"}}],
-        "volumes": [{"name": "shards", "persistentVolumeClaim": {"claimName": "shards"}}],
-        "volumeMounts": [{"name": "shards", "mountPath": "/shards"}],
-        "judge": {"enabled": True, "replicas": 2, "args": ["--window=600"]},
-        "feedback": {"enabled": True, "shards": "/shards"},
+        "volumes": [{"name": "lake", "persistentVolumeClaim": {"claimName": "lake"}}],
+        "volumeMounts": [{"name": "lake", "mountPath": "/lake"}],
+        "judge": {"enabled": True, "replicas": 2, "args": ["--sample=0.5"]},
+        "lake": {"enabled": True, "url": "/lake"},
         "ledger": {"enabled": True, "databaseSecret": {"name": "auction"}},
     },
     "networkPolicy": {"metricsClients": [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}]},
@@ -115,7 +115,7 @@ def test_by_default_only_the_operator_runs(helm: Helm) -> None:
 
 def test_no_pod_can_be_root_write_its_root_or_use_the_api_without_need(helm: Helm) -> None:
     found = dict(pods(helm.render(**EVERYTHING)))
-    assert {name.rpartition("-")[2] for name in found} == {"operator", "judge", "feedback", "ledger"}
+    assert {name.rpartition("-")[2] for name in found} == {"operator", "judge", "lake", "ledger"}
     for name, pod in found.items():
         assert pod["securityContext"]["runAsNonRoot"]
         assert (pod.get("automountServiceAccountToken") is False) == ("operator" not in name)
@@ -154,7 +154,7 @@ def test_the_rights_are_those_of_the_code_and_bound_to_the_given_namespaces(helm
     [
         ({"operater": {}}, "operater"),
         ({"operator": {"threads": 0}}, "threads"),
-        ({"workers": {"feedback": {"enabled": True}}}, "shards"),
+        ({"workers": {"lake": {"enabled": True}}}, "url"),
         ({"workers": {"ledger": {"enabled": True}}}, "name"),
         ({"auctionServices": {"Ads": {}}}, "Ads"),
         ({"serviceAccount": {"create": False}}, "name the account"),
@@ -233,4 +233,4 @@ def test_the_commands_have_every_option_that_the_chart_and_the_operator_pass(hel
             seen.add(name)
             given = {argument.partition("=")[0] for argument in container["args"]}
             assert given <= options(known[name])
-    assert seen == {"operator", "serve", "build", "judge", "feedback", "ledger"}
+    assert seen == {"operator", "serve", "build", "judge", "lake", "ledger"}

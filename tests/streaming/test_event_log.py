@@ -180,27 +180,6 @@ def test_a_consumer_refuses_what_is_not_its_own(side: Any) -> None:
         side.consumer(topic, "").commit({Partition(topic, 0): 1})
 
 
-def test_what_is_paused_comes_when_it_is_resumed(side: Any, read: Read) -> None:
-    topic = side.topic(partitions=2)
-    side.write(topic, VALUES)
-    consumer = side.consumer(topic, "")
-    first = read(consumer, 1)
-    while len(first) < 60 and len({record.partition for record in first}) == 1:
-        first += consumer.poll(0.2, 10)
-    one = Partition(topic, first[0].partition)
-    consumer.pause({one})
-    position, ends = consumer.position(one), consumer.ends()
-    rest = sum(ends.values()) - len(first) - (ends[one] - position)
-    others = read(consumer, rest)
-    assert one.number not in {record.partition for record in others}
-    for _ in range(3):
-        consumer.pause({one})
-        assert consumer.poll(0.2, 10) == []
-    consumer.pause(frozenset())
-    found = read(consumer, 60 - len(first) - len(others))
-    assert sorted(texts(first + others + found)) == VALUES
-
-
 def test_creating_a_topic_again_changes_nothing_but_the_partitions_it_lacks(side: Any) -> None:
     topic = side.topic(partitions=3)
     side.log.create([Topic(topic, 2), Topic(topic + "-more", 2)])

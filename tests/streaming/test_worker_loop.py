@@ -51,9 +51,6 @@ class Collecting:
         self.behind.append(batch.behind)
         return batch.after
 
-    def paused(self) -> frozenset[Partition]:
-        return frozenset()
-
     def finish(self) -> Mapping[Partition, int]:
         return {}
 

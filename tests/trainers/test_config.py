@@ -57,8 +57,8 @@ def test_a_dumped_configuration_parses_to_itself(name: str) -> None:
 def test_every_shipped_retraining_parses_to_itself_and_makes_a_run(name: str) -> None:
     config = load_retraining(name)
     assert parse_retraining(dump_config(config), "again") == config
-    run = config.run("models/v1", "shards", 3, None, None)
-    assert (run.epochs, run.base, run.feedback.source, run.feedback.path) == (1, "models/v1", "shards", "shards")
+    run = config.run("models/v1", "lake", 3, None, None)
+    assert (run.epochs, run.base, run.feedback.source, run.feedback.path) == (1, "models/v1", "lake", "lake")
     assert run.feedback.held_out == config.log.held_out
     assert RunConfig.model_validate(run.model_dump()) == run
 
