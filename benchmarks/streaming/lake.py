@@ -110,7 +110,7 @@ def measure(count: int, url: str) -> dict[str, object]:
 
 
 def steady(rate: float, seconds: float, folder: Path) -> dict[str, object]:
-    """Append answers, each with a click, at a steady rate; return how old the clicks are when the query returns them."""
+    """Append answers, each with a click, at a steady rate; return the age of clicks when the query returns them."""
     log, stop, ages = EmbeddedLog(folder / "log"), threading.Event(), Ages(str(folder / "lake"))
     log.create(all_topics())
     tasks: tuple[Task, ...] = (JudgeTask(log, RuleJudge()), LakeTask(log, str(folder / "lake")))
