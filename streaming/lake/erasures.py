@@ -90,7 +90,7 @@ def erase(
 
     Raises:
         InputError: if `subject` is no pseudonym or auction id.
-        LakeUnavailable: if the tables cannot be changed now; nothing was recorded then.
+        LakeUnavailable: if the tables cannot be changed now; a request that was recorded is carried out by the upkeep.
     """
     form, remedy = _SUBJECTS[kind]
     if not form.fullmatch(subject):
