@@ -11,8 +11,8 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-integration test-slow check bench bench-learning bench-router bench-eligibility bench-streaming bench-operator \
-	bench-offpolicy bench-world bench-predictor bench-training bench-everyday drill-billing drill-streaming drill-operator drill-triton drill-loop triton kafka cluster-tools schemas \
+.PHONY: help run test test-integration test-slow check bench bench-learning bench-router bench-eligibility bench-streaming bench-lake bench-operator \
+	bench-offpolicy bench-world bench-predictor bench-training bench-everyday bench-guard drill-billing drill-streaming drill-operator drill-triton drill-loop triton kafka cluster-tools schemas \
 	crds lock clean distclean
 
 help: ## Show this list
@@ -73,6 +73,9 @@ bench-predictor: $(VENV)/.run ## Click predictor against the truth, by features:
 bench-world: $(VENV)/.run ## Best attainable reward and fixed rules in the built-in world: build/bench/world.json
 	$(BIN)/python -m benchmarks.simulator.world
 
+bench-guard: $(VENV)/.dev ## False rollbacks, missed regressions and time to find them: build/bench/guard.json
+	$(BIN)/python -m benchmarks.mechanism.guard
+
 bench-router: $(VENV)/.dev ## Compare the router with the LiteLLM proxy: build/bench/router.json
 	$(BIN)/python -m benchmarks.serving.router
 
@@ -94,8 +97,11 @@ drill-billing: $(VENV)/.dev ## Kill ledger writers, on SQLite and PostgreSQL: bu
 drill-streaming: $(VENV)/.dev ## Kill Kafka and workers under a million answers: build/bench/streaming-drill.json
 	$(BIN)/python -m benchmarks.streaming.drill $(if $(INTERACTIONS),--interactions $(INTERACTIONS))
 
-bench-streaming: $(VENV)/.dev ## Cost of the workers, age of the shards, bytes a second: build/bench/streaming.json
+bench-streaming: $(VENV)/.dev ## Cost of the workers, age of the lake, bytes a second: build/bench/streaming.json
 	$(BIN)/python -m benchmarks.streaming.bench
+
+bench-lake: $(VENV)/.dev ## Rows a second into the lake's tables, and the time of its query: build/bench/lake.json
+	$(BIN)/python -m benchmarks.streaming.lake
 
 drill-triton: $(VENV)/.dev triton ## Half an hour of load on Triton with a version change: build/bench/triton.json
 	$(BIN)/python -m benchmarks.serving.triton

@@ -1,4 +1,4 @@
-"""`llm-auction erase USER_ID`: request the erasure of a user's data, and print until when it is carried out."""
+"""`llm-auction erase`: erase readers' questions and answers, and print until when that is carried out everywhere."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from typing import Annotated
 
 import typer
 
-from cli.options import ShardsUrl
-from mechanism.errors import InputError
+from cli.options import LakeUrl
+from mechanism.errors import ConfigError, InputError
 
 
 def erase(
-    user_id: Annotated[str, typer.Argument(help="The user's id, as clients send it to the router in `ads.user_id`.")],
-    shards: ShardsUrl,
+    lake: LakeUrl,
+    user_id: Annotated[
+        str | None, typer.Argument(help="The user's id, as clients send it to the router in `ads.user_id`.")
+    ] = None,
+    auction: Annotated[str, typer.Option(help="Instead: the id of one answer, for readers without an id.")] = "",
+    older_than_days: Annotated[float, typer.Option(help="Instead: all answers that are older.")] = 0.0,
+    by: Annotated[str, typer.Option("--by", help="Who erases, for the audit; by default this system's user.")] = "",
     state_dir: Annotated[
         Path | None,
         typer.Option(
@@ -23,39 +28,56 @@ def erase(
     ] = None,
     retention_days: Annotated[float, typer.Option(help="Days that the log keeps its records.")] = 30.0,
 ) -> None:
-    """Erase a user's questions and answers.
+    """Erase questions, profiles and texts of answers; the auctions, without readers, remain.
 
-    Readers of the shards no longer see them at once; a feedback worker removes them from the shards' files within a
-    day; the log drops them when its retention has passed.
+    They are gone for every reader of the lake at once, and from its files within a day; the log drops them when its
+    retention has passed.
 
     Raises:
-        InputError: if the user's id is empty or no shards are there.
+        ConfigError: if not exactly one of a user, an auction and an age is given.
+        InputError: if the user's id is empty or there is no lake.
     """
-    from datetime import timedelta
+    from datetime import UTC, datetime, timedelta
+    from getpass import getuser
 
-    from serving.settings import PSEUDONYMS, derived, known_secret
-    from streaming.pseudonyms import pseudonym
-    from streaming.shards.erasures import SEGMENT, SHARDS_WITHIN, held, request
-    from streaming.shards.store import ShardStore
+    from streaming.lake import erasures
+    from streaming.lake.store import KEPT_HOURS, Lake
+    from streaming.topics import INTERACTIONS
 
-    if not user_id:
+    if [user_id is not None, bool(auction), older_than_days > 0].count(True) != 1:
+        raise ConfigError("erase", user_id, "give a user's id, or --auction, or --older-than-days")
+    if user_id == "":
         raise InputError("USER_ID", user_id, "give the user's id")
-    # an explicit --state-dir takes precedence over a secret in the environment
-    secret = known_secret(Path("build/serve")) if state_dir is None else known_secret(state_dir, {})
-    user, store = pseudonym(user_id, derived(secret, PSEUDONYMS)), ShardStore(shards)
-    if not store.partitions():
-        raise InputError("--shards", shards, "no shards are there: give what `llm-auction worker feedback` writes to")
-    found, retention = held(shards, user), timedelta(days=retention_days)
-    erasure = request(store, user, retention)
-    if found:
-        typer.echo(f"answers of this user in the shards: {found}")
+    user = pseudonym_of(user_id, state_dir) if user_id is not None else ""
+    tables, who = Lake(lake), by or getuser()
+    if not tables.has(INTERACTIONS):
+        raise InputError("--lake", lake, "no lake is there: give what `llm-auction worker lake` writes to")
+    now, retention = datetime.now(UTC), timedelta(days=retention_days)
+    if older_than_days > 0:
+        answers = erasures.erase_before(tables, now - timedelta(days=older_than_days), who, now)
+        log_until = None
     else:
+        request, answers = erasures.erase(tables, "user" if user else "auction", user or auction, who, retention, now)
+        log_until = request.log_until
+    typer.echo(f"answers erased in the lake: {answers}")
+    if not answers:
         typer.echo(
-            "no answer of this user is in the shards; if you expect some, check the id and the routers' secret. "
+            "no such answer with a reader is in the lake; if you expect some, check the id and the routers' secret. "
             "The request is recorded in any case"
         )
-    by, log_by = erasure.requested_at + SHARDS_WITHIN, erasure.requested_at + retention + SEGMENT
-    typer.echo("hidden from every reader of the shards: now")
-    typer.echo(f"removed from the shards' files, if a feedback worker runs: by {by.isoformat(timespec='minutes')}")
-    typer.echo(f"removed from the log: by {log_by.isoformat(timespec='minutes')}")
-    typer.echo(f"removed from its dead letters: by {erasure.log_until.isoformat(timespec='minutes')}")
+    by_hour = (now + timedelta(hours=KEPT_HOURS + 12)).isoformat(timespec="minutes")
+    typer.echo("hidden from every reader of the lake: now")
+    typer.echo(f"removed from the lake's files, if they are maintained at least every 12 hours: by {by_hour}")
+    if log_until is not None:
+        typer.echo(f"removed from the log: by {(now + retention + erasures.SEGMENT).isoformat(timespec='minutes')}")
+        typer.echo(f"removed from its dead letters: by {log_until.isoformat(timespec='minutes')}")
+
+
+def pseudonym_of(user_id: str, state_dir: Path | None) -> str:
+    """Return what stands for a user in events, by the routers' secret."""
+    from serving.settings import PSEUDONYMS, derived, known_secret
+    from streaming.pseudonyms import pseudonym
+
+    # an explicit --state-dir takes precedence over a secret in the environment
+    secret = known_secret(Path("build/serve")) if state_dir is None else known_secret(state_dir, {})
+    return pseudonym(user_id, derived(secret, PSEUDONYMS))

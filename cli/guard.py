@@ -14,7 +14,6 @@ from cli.promote import routable_version
 if TYPE_CHECKING:
     from serving.canary.guard import GuardSettings
     from serving.canary.promotion_and_rollback import Change, Deployment
-    from serving.canary.samples import SampleSettings
     from streaming.log import EventLog
     from trainers.artifacts.registry import Registry
 
@@ -29,39 +28,49 @@ def guard(
     ] = False,
     registry: RegistryUrl = DEFAULT_REGISTRY,
     share: Annotated[
-        int, typer.Option(help="With --promote: per cent of the traffic until the version is kept.", min=1, max=100)
-    ] = 100,
+        int,
+        typer.Option(
+            help="With --promote: per cent of the traffic until the version is kept. Below 100 both versions are "
+            "compared by the answers of the same minutes, at 100 with earlier answers of the previous version.",
+            min=1,
+            max=100,
+        ),
+    ] = 50,
     least: Annotated[int, typer.Option(help="Answers, with their clicks, before a version is kept.")] = 300,
-    least_early: Annotated[
-        int, typer.Option(help="Answers before a version is rolled back for latency or failures.")
-    ] = 40,
+    patience: Annotated[
+        int, typer.Option(help="Answers after which a version is kept that is neither worse nor known to be safe.")
+    ] = 100_000,
+    confidence: Annotated[
+        float, typer.Option(help="0.99: at most one in a hundred versions that equal the previous one is rolled back.")
+    ] = 0.99,
     slower: Annotated[
         float, typer.Option(help="Roll back if the p95 of answer times exceeds the previous version's by this factor.")
     ] = 3.0,
     revenue: Annotated[float, typer.Option(help="Share of the revenue per query that may be lost.")] = 0.1,
     ripe: Annotated[float, typer.Option(help="Seconds to wait for clicks before an answer is compared.")] = 60.0,
-    window: Annotated[int, typer.Option(help="Number of each version's newest answers that are compared.")] = 1_000,
+    window: Annotated[
+        int, typer.Option(help="Earlier answers of the previous version to compare with, at a share of 100.")
+    ] = 1_000,
     partitions: Partitions = 3,
 ) -> None:
     """Keep the newest version, or roll it back, by comparing its answers with those of the previous version."""
     from datetime import timedelta
 
+    from mechanism.canary.limits import Limits
     from serving.canary.guard import GuardSettings
     from serving.canary.promotion_and_rollback import Deployment
-    from serving.canary.samples import SampleSettings
     from streaming.addresses import open_log
     from streaming.topics import all_topics
 
-    settings = GuardSettings(
-        min_answers=least, min_early_answers=least_early, max_latency_ratio=slower, max_revenue_loss=revenue
-    )
+    limits = Limits(confidence=confidence, min_answers=least, max_latency_ratio=slower, max_revenue_loss=revenue)
+    settings = GuardSettings(limits, patience, window)
     events = open_log(log)
     events.create(all_topics(partitions, timedelta(days=30)))
     monitor(
         events,
         Deployment(routes),
         settings,
-        SampleSettings(window, ripe),
+        ripe,
         stop_event(),
         registry if promote else "",
         share,
@@ -72,21 +81,21 @@ def monitor(
     events: EventLog,
     deployment: Deployment,
     settings: GuardSettings,
-    samples: SampleSettings,
+    click_window_s: float,
     stop: threading.Event,
     registry: str = "",
     share: int = 100,
 ) -> None:
     """Read the log and decide about the version on probation until `stop`; promote models if `registry` is given."""
     from mechanism.objective import Penalty
+    from serving.canary.log_cohorts import LogCohorts
     from serving.canary.monitor import CanaryMonitor, LogFeed
-    from serving.canary.samples import AnswerSamples
     from trainers.artifacts.registry import Registry
 
-    answers = AnswerSamples(samples, Penalty())
-    judge = CanaryMonitor(deployment, answers, settings)
+    cohorts = LogCohorts(click_window_s, Penalty())
+    judge = CanaryMonitor(deployment, cohorts, settings)
     models = Registry(registry) if registry else None
-    with LogFeed(events, answers) as feed:
+    with LogFeed(events, cohorts) as feed:
         while not stop.is_set():
             while feed.poll(POLL_S) and not stop.is_set():
                 pass

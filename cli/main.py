@@ -40,11 +40,13 @@ ENTRIES = {
     "serve": Entry("Answer chat completions with labelled sponsored links.", "serve-local"),
     "triton": Entry("Prepare a Triton server, build model repositories, serve them.", "triton"),
     "users": Entry("Simulate users: ask a router, read its answers, follow links.", "policy,judge"),
-    "worker": Entry("Run a worker on the event log: judge, feedback, ledger.", "stream"),
+    "worker": Entry("Run a worker on the event log: judge, lake, ledger.", "stream"),
     "dlq": Entry("List dead letters and replay them.", "stream"),
     "erase": Entry(
-        "Erase a user's questions and answers from the shards, and print when the log has dropped them.", "stream"
+        "Erase readers' questions and answers from the lake, and print when the log has dropped them.", "stream"
     ),
+    "lake": Entry("Maintain the lake's tables, take over earlier shards, list erasures.", "stream"),
+    "training-set": Entry("Write the training set of a lake to a Parquet or JSONL file.", "stream", "training_set"),
     "promote": Entry("Route traffic, or a share of it, to a registered model.", "serve"),
     "rollback": Entry(
         "Route the traffic back to the previous version; --history lists all changes.", "serve", "promote"
@@ -131,7 +133,7 @@ def load(name: str) -> Any:
     group = getattr(module, "app", None)
     if group is None:
         group = typer.Typer(add_completion=False)
-        group.command(name)(getattr(module, name))
+        group.command(name)(getattr(module, name.replace("-", "_")))
     command = typer.main.get_command(group)
     for each in (command, *getattr(command, "commands", {}).values()):
         # typer takes the docstring as help; its `Raises:` section is for callers

@@ -18,10 +18,22 @@ LogAddress = Annotated[
         "--log", envvar="LLM_AUCTION_LOG", help="The event log: a folder, or `kafka` (see LLM_AUCTION_KAFKA_SERVERS)."
     ),
 ]
-Partitions = Annotated[int, typer.Option(help="Number of partitions of topics that are created.")]
-ShardsUrl = Annotated[
-    str, typer.Option("--shards", envvar="LLM_AUCTION_SHARDS", help="The feedback shards: a folder or URL.")
+Partitions = Annotated[
+    int, typer.Option(min=1, help="Number of partitions of each topic; topics that have fewer get more.")
 ]
+MemberOfWorkers = Annotated[
+    str,
+    typer.Option(
+        "--member",
+        envvar="LLM_AUCTION_MEMBER",
+        help="I/N: this is worker I, from 0, of N that share the partitions (those whose number leaves I by N).",
+    ),
+]
+LakeUrl = Annotated[
+    str,
+    typer.Option("--lake", envvar="LLM_AUCTION_LAKE", help="The lake's tables: a folder or s3://bucket/prefix."),
+]
+Window = Annotated[float, typer.Option(help="Seconds after an answer within which its clicks count.")]
 RegistryUrl = Annotated[
     str,
     typer.Option(
@@ -42,7 +54,6 @@ def check_log(address: str, *, must_exist: bool) -> None:
         InputError: if the address cannot be an event log, or if `must_exist` and there is none.
     """
     from streaming.addresses import KAFKA
-    from streaming.topics import INTERACTIONS
 
     remedy = f"name the folder of the routers' log (`log` in their --state-dir), or {KAFKA}"
     if address == KAFKA:
@@ -54,5 +65,5 @@ def check_log(address: str, *, must_exist: bool) -> None:
         raise InputError("--log", address, f"that is a file: {remedy}")
     if must_exist and not folder.is_dir():
         raise InputError("--log", address, f"no event log is there: {remedy}")
-    if (folder / "log" / INTERACTIONS).is_dir() and not (folder / INTERACTIONS).is_dir():
+    if (folder / "log" / "log.db").is_file() and not (folder / "log.db").is_file():
         raise InputError("--log", address, f"that is a router's state directory: give {folder / 'log'}")

@@ -1,4 +1,4 @@
-"""`llm-auction retrain` and `due`: decide from the log's shards whether a retraining is due, and run it.
+"""`llm-auction retrain` and `due`: decide from the lake whether a retraining is due, and run it.
 
 `due` only reports the decision as JSON: the operator's RetrainPolicy runs it in a Job. `retrain` also trains a model
 and applies its gates.
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.exits import print_error, stop_event
-from cli.options import DEFAULT_REGISTRY, OutcomeFile, RegistryUrl, Settings, ShardsUrl
+from cli.options import DEFAULT_REGISTRY, LakeUrl, OutcomeFile, RegistryUrl, Settings
 from mechanism.errors import AuctionError, ConfigError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def retrain(
-    shards: ShardsUrl,
+    lake: LakeUrl,
     registry: Annotated[
         str,
         typer.Option(
@@ -64,7 +64,7 @@ def retrain(
         raise ConfigError("--serving", serving, "give either --serving VERSION or --routes FILE")
     retraining = Retraining(
         config=load_retraining(policy, set_ or []),
-        shards=shards,
+        lake=lake,
         models=Registry(registry),
         work=work,
         serving=(lambda: serving) if routes is None else lambda: most_routed_version(routes),
@@ -89,7 +89,7 @@ class Retraining:
     """Repeated checks of one log. `serving` returns the version that wrote it; `reason` is the last one printed."""
 
     config: RetrainConfig
-    shards: str
+    lake: str
     models: Registry
     work: str
     serving: Callable[[], str]
@@ -97,15 +97,15 @@ class Retraining:
     reason: str = ""
 
     def check(self, *, force: bool) -> None:
-        """Observe the shards, retrain if that is due, forced or unfinished, and print what is new."""
-        from streaming.shards import ShardReader
+        """Observe the lake, retrain if that is due, forced or unfinished, and print what is new."""
+        from streaming.lake import TrainingSet
         from trainers.retraining import is_due, observe, retrain
         from trainers.retraining.attempts import Attempts
 
         entry, attempts = self.models.get(self.serving()), Attempts(self.work)
         version, now = entry.version, datetime.now(UTC)
         unfinished = attempts.unfinished(version) is not None
-        observed = observe(ShardReader(self.shards), entry, attempts, self.config)
+        observed = observe(TrainingSet(self.lake, self.config.log.window_s), entry, attempts, self.config)
         decision = is_due(observed, self.config.triggers, now)
         outcome = None
         if decision.due or force or unfinished:
@@ -113,9 +113,7 @@ class Retraining:
                 print_observation(version, observed, decision, unfinished)
             reason = decision.reason if decision.due else "--force" if force else "resumed an unfinished retraining"
             progress = progress_printer(quiet=self.as_json)
-            outcome = retrain(
-                self.config, self.shards, self.models, version, self.work, progress, reason=reason, now=now
-            )
+            outcome = retrain(self.config, self.lake, self.models, version, self.work, progress, reason=reason, now=now)
         if self.as_json:
             typer.echo(json.dumps(to_json(version, observed, decision, unfinished, outcome), ensure_ascii=False))
         elif outcome is not None:
@@ -146,7 +144,7 @@ def progress_printer(*, quiet: bool) -> Callable[[str], None]:
 
 
 def print_observation(version: str, observed: Observed, decision: DueDecision, unfinished: bool) -> None:
-    """Print what the shards hold and whether a retraining is due."""
+    """Print what the lake holds and whether a retraining is due."""
     table = Table("observed", "value", title=f"Retraining of {version}", show_header=False, title_justify="left")
     table.add_row("new judged interactions", str(observed.new))
     table.add_row("log complete up to", timestamp(observed.watermark) or "not known")
@@ -208,7 +206,7 @@ def timestamp(at: datetime | None) -> str | None:
 
 
 def due(
-    shards: ShardsUrl,
+    lake: LakeUrl,
     serving: Annotated[str, typer.Option(help="The version that serves and wrote the log.")],
     registry: RegistryUrl = DEFAULT_REGISTRY,
     triggers: Annotated[str, typer.Option(help="Triggers as JSON; missing fields have their defaults.")] = "{}",
@@ -216,15 +214,15 @@ def due(
     outcome: OutcomeFile = "",
 ) -> None:
     """Report whether a retraining is due and, if it is not, what is missing."""
-    from streaming.shards import ShardReader
+    from streaming.lake import TrainingSet
     from trainers.artifacts.registry import Registry
     from trainers.config import RetrainConfig
     from trainers.retraining import is_due
     from trainers.retraining.observation import observe_since
 
-    config, last = RetrainConfig(triggers=parse_triggers(triggers)), parse_since(since)
+    config, last = RetrainConfig(triggers=parse_triggers(triggers)), parse_moment("--since", since)
     entry = Registry(registry).get(serving)
-    observed = observe_since(ShardReader(shards), entry, last or entry.log_until, last or entry.log_until, config)
+    observed = observe_since(TrainingSet(lake), entry, last or entry.log_until, last or entry.log_until, config)
     decision = is_due(observed, config.triggers, datetime.now(UTC))
     result = {"new": observed.new, "watermark": timestamp(observed.watermark), **decision.to_dict()}
     text = json.dumps(result, ensure_ascii=False)
@@ -250,8 +248,8 @@ def parse_triggers(text: str) -> TriggerConfig:
         raise ConfigError("--triggers", text, str(error)) from error
 
 
-def parse_since(text: str) -> datetime | None:
-    """Parse a time with its zone; None for an empty text.
+def parse_moment(option: str, text: str) -> datetime | None:
+    """Parse an option's time with its zone; None for an empty text.
 
     Raises:
         ConfigError: if it is not in ISO 8601 or has no time zone.
@@ -261,7 +259,7 @@ def parse_since(text: str) -> datetime | None:
     try:
         at = datetime.fromisoformat(text)
     except ValueError as error:
-        raise ConfigError("--since", text, "give a time such as 2026-11-25T12:00:00+00:00") from error
+        raise ConfigError(option, text, "give a time such as 2026-11-25T12:00:00+00:00") from error
     if at.tzinfo is None:
-        raise ConfigError("--since", text, "add the time zone, such as +00:00")
+        raise ConfigError(option, text, "add the time zone, such as +00:00")
     return at

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from cli.local.loop import Loop
     from trainers.config import RunConfig
 
+PATIENCE = 300
+"""Answers after which a version is kept that is not known to be worse: a demonstration cannot wait for certainty."""
 PRINT_INTERVAL_S = 20.0
 """How often the table is printed when stdout is not a terminal, where it would be updated in place."""
 
@@ -53,7 +55,7 @@ def run(
     rate: Annotated[
         float | None, typer.Option(help="Questions a second of the simulated users. Default: 0.1, of tiny 2.")
     ] = None,
-    state_dir: Annotated[Path, typer.Option(help="Folder of the ledger, the event log and the shards.")] = Path(
+    state_dir: Annotated[Path, typer.Option(help="Folder of the ledger, the event log and the lake.")] = Path(
         "build/serve"
     ),
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove the earlier run and train again.")] = False,
@@ -136,7 +138,7 @@ def run_loop(start: LoopStart, port: int, rate: float | None, state_dir: Path) -
     register_base(start.base, models.url)
     if not deployment.versions():
         deployment.start(base_version(start.base), "run", "the base model")
-    loop = Loop(paths, deployment, GuardSettings())
+    loop = Loop(paths, deployment, GuardSettings(patience_answers=PATIENCE))
     address = f"http://localhost:{port}"
     try:
         for program in serving_programs(paths, port, traffic_of(start.base, rate)):

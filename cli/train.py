@@ -68,8 +68,8 @@ def train(
         raise ConfigError("--out", "", "--resume needs the run directory to resume")
     settings = load_config(config, set_ or [])
     gate_settings = load_gates(gates) if gates else None
-    if gate_settings and settings.feedback.source != "shards":
-        raise ConfigError("--gates", gates, "gates read the base model's log: set feedback.source to shards")
+    if gate_settings and settings.feedback.source != "lake":
+        raise ConfigError("--gates", gates, "gates read the base model's log: set feedback.source to lake")
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
     url = out or str(Path("build/runs") / f"{settings.name}-{stamp}")
     part = part_of(shard, node, meet, address)

@@ -1,7 +1,7 @@
-"""`llm-auction worker`: the processes that turn the event log into judgements, shards and spend.
+"""`llm-auction worker`: the processes that turn the event log into judgements, tables and spend.
 
-Each runs until SIGTERM or Ctrl+C, then finishes its batch and leaves its consumer group. Several workers of a kind
-share the partitions.
+Each runs until SIGTERM or Ctrl+C, then finishes its batch. Several workers of a kind share the partitions by their
+`--member`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.exits import stop_event
-from cli.options import LogAddress, Partitions, ShardsUrl, check_log
+from cli.options import LakeUrl, LogAddress, MemberOfWorkers, Partitions, check_log
 from mechanism.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -35,12 +35,6 @@ UntilIdle = Annotated[bool, typer.Option("--until-idle", help="Stop at the end o
 @app.command()
 def judge(
     log: LogAddress,
-    window: Annotated[float, typer.Option(help="Seconds after an answer within which its clicks count.")] = 1_800.0,
-    settle: Annotated[float, typer.Option(help="Seconds after an answer at which it is first judged.")] = 1.0,
-    lateness: Annotated[float, typer.Option(help="Seconds after the window in which clicks may still arrive.")] = 600.0,
-    idle: Annotated[
-        float, typer.Option(help="Seconds without records after which a partition's event time follows the clock.")
-    ] = 5.0,
     endpoint: Annotated[
         str, typer.Option(help="OpenAI-compatible address of a judge model; empty: judge by rules.")
     ] = "",
@@ -52,45 +46,61 @@ def judge(
     ] = "",
     prices: Annotated[str, typer.Option(help="Its prices per million input and output tokens, as 0.15,0.60.")] = "0,0",
     cache: Annotated[str, typer.Option(help="Folder for accepted replies; empty: none.")] = "",
+    until_idle: UntilIdle = False,
+    member: MemberOfWorkers = "0/1",
     partitions: Partitions = 3,
     retention_days: RetentionDays = 30.0,
     metrics_port: MetricsPort = 0,
 ) -> None:
-    """Join interactions with their clicks and judge them."""
-    from streaming.workers.join import Attribution
-    from streaming.workers.judge import JudgeSettings, JudgeTask
-
-    settings = JudgeSettings(Attribution(window, settle, lateness), idle)
+    """Grade every answer."""
+    from streaming.workers.judge import JudgeTask
 
     def task(opened: EventLog, registry: CollectorRegistry) -> Task:
         grader = _judge(endpoint, model, key_env, sample, daily_budget, prices, cache, registry)
-        return JudgeTask(opened, grader, settings, registry=registry)
+        return JudgeTask(opened, grader, registry=registry)
 
-    run_worker(task, log, partitions, retention_days, metrics_port)
+    run_worker(task, log, member, partitions, retention_days, metrics_port, until_idle=until_idle)
 
 
 @app.command()
-def feedback(
+def lake(
     log: LogAddress,
-    shards: ShardsUrl,
-    flush: Annotated[float, typer.Option(help="Seconds between two writes of rows.")] = 1.0,
+    lake: LakeUrl,
+    commit: Annotated[float, typer.Option(help="Seconds between two commits of a table.")] = 1.0,
+    commit_rows: Annotated[int, typer.Option(help="Rows after which it commits earlier.")] = 5_000,
+    maintain_every: Annotated[
+        float, typer.Option(help="Seconds between two passes of `lake maintain`; 0: leave it to that command.")
+    ] = 3_600.0,
+    days: Annotated[int, typer.Option(help="Days after which rows are deleted.")] = 400,
+    reader_days: Annotated[int, typer.Option(help="Days after which the reader's part is removed.")] = 90,
     until_idle: UntilIdle = False,
+    member: MemberOfWorkers = "0/1",
     partitions: Partitions = 3,
     retention_days: RetentionDays = 30.0,
     metrics_port: MetricsPort = 0,
 ) -> None:
-    """Write judged interactions as Parquet shards, and carry out erasures in them."""
-    from streaming.workers.feedback import FeedbackSettings, FeedbackTask
+    """Write every event into the lake's tables, once. Member 0 also maintains them."""
+    from contextlib import nullcontext
 
-    settings = FeedbackSettings(flush_s=flush)
-    run_worker(
-        lambda _, registry: FeedbackTask(shards, settings, registry=registry),
-        log,
-        partitions,
-        retention_days,
-        metrics_port,
-        until_idle=until_idle,
-    )
+    from streaming.lake.maintenance import Maintenance
+    from streaming.lake.store import Lake
+    from streaming.log import Member
+    from streaming.workers.lake import LakeSettings, LakeTask
+    from streaming.workers.upkeep import Upkeep
+
+    settings = LakeSettings(commit_s=commit, commit_rows=commit_rows)
+    maintenance = Maintenance(days=days, reader_days=reader_days)
+    maintains = maintain_every > 0 and Member.parse(member).index == 0
+    with Upkeep(Lake(lake), maintenance, maintain_every) if maintains else nullcontext():
+        run_worker(
+            lambda events, registry: LakeTask(events, lake, settings, registry=registry),
+            log,
+            member,
+            partitions,
+            retention_days,
+            metrics_port,
+            until_idle=until_idle,
+        )
 
 
 @app.command()
@@ -101,6 +111,7 @@ def ledger(
     ],
     gathered: Annotated[float, typer.Option(help="Seconds for which charges are collected in a transaction.")] = 0.2,
     until_idle: UntilIdle = False,
+    member: MemberOfWorkers = "0/1",
     partitions: Partitions = 3,
     retention_days: RetentionDays = 30.0,
     metrics_port: MetricsPort = 0,
@@ -124,6 +135,7 @@ def ledger(
         run_worker(
             lambda log, registry: LedgerTask(log, opened, settings, registry=registry),
             log,
+            member,
             partitions,
             retention_days,
             metrics_port,
@@ -136,6 +148,7 @@ def ledger(
 def run_worker(
     task: Callable[[EventLog, CollectorRegistry], Task],
     address: str,
+    member: str,
     partitions: int,
     retention_days: float,
     metrics_port: int,
@@ -143,6 +156,8 @@ def run_worker(
     until_idle: bool = False,
 ) -> None:
     """Create the missing topics, then run a task's worker until SIGTERM, Ctrl+C or (`until_idle`) the log's end.
+
+    `member` is its share of the partitions, as I/N (ConfigError if it is not).
 
     Raises:
         InputError: if `address` cannot be an event log, or `metrics_port` is in use.
@@ -153,6 +168,7 @@ def run_worker(
     from prometheus_client import CollectorRegistry, start_http_server
 
     from streaming.addresses import open_log
+    from streaming.log import Member
     from streaming.topics import all_topics
     from streaming.workers.loop import Worker
     from streaming.workers.metrics import WorkerMetrics
@@ -160,16 +176,17 @@ def run_worker(
     stop = stop_event()
     registry = CollectorRegistry()
     check_log(address, must_exist=until_idle)
+    owned = Member.parse(member)
     log, events = structlog.get_logger(__name__), open_log(address)
     if not create_topics(events, all_topics(partitions, timedelta(days=retention_days)), stop):
         return
-    worker = Worker(task(events, registry), events, metrics=WorkerMetrics(registry))
+    worker = Worker(task(events, registry), events, owned, metrics=WorkerMetrics(registry))
     if metrics_port:
         try:
             start_http_server(metrics_port, registry=registry)
         except OSError as error:
             raise InputError("--metrics-port", metrics_port, f"{error.strerror}: give a free port, or 0") from error
-    log.info("worker.started", log=address)
+    log.info("worker.started", log=address, member=member)
     worker.run(stop, until_idle=until_idle)
     log.info("worker.ended", log=address)
 

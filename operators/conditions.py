@@ -216,7 +216,7 @@ SERVICE_REASONS: Mapping[str, Meaning] = {
     ServiceReason.UNREADY: Meaning(
         "The new version had traffic and was not ready for `rollout.unreadySeconds`.", "See its pods and Triton's log."
     ),
-    ServiceReason.ERROR_RATE: Meaning("More of the new version's answers failed than the guards allow."),
+    ServiceReason.ERROR_RATE: Meaning("More of the new version's answers failed or were cut than the guards allow."),
     ServiceReason.LATENCY: Meaning("The new version's answers took longer than the guards allow."),
     ServiceReason.REVENUE: Meaning("The new version earned less per answer than the guards allow."),
     ServiceReason.CLICK_RATE: Meaning("Readers clicked on fewer of the new version's ads than the guards allow."),
@@ -270,7 +270,7 @@ POLICY_REASONS: Mapping[str, Meaning] = {
     PolicyReason.NO_STABLE_VERSION: Meaning("The service has no stable version yet.", "See its conditions."),
     PolicyReason.LOOK_FAILED: Meaning(
         "The Job that reads the log failed; the message holds the end of its output. The next one is a new attempt.",
-        "Correct `source.shards`, the volumes or the credentials that the message names.",
+        "Correct `source.lake`, the volumes or the credentials that the message names.",
     ),
     PolicyReason.CHILD_REFUSED: Meaning(
         "The API server refuses an object that the policy needs; the message holds its explanation.",

@@ -1,4 +1,4 @@
-"""The operator's network access: API server calls as plain JSON, and the metrics pages of router pods.
+"""The operator's network access: API server calls as plain JSON, and the rollout reports of router pods.
 
 USED lists every kind that the operator accesses, with the verbs. `operators.rbac` derives the role from it, and a call
 that is not listed is refused here before it is sent.
@@ -23,7 +23,7 @@ JSON = "application/json"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 TIMEOUT_S = 30.0
-METRICS_TIMEOUT_S = 2.0
+REPORT_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +195,10 @@ def _error_message(data: bytes) -> str:
         return data[:500].decode(errors="replace")
 
 
-def read_metrics(address: str) -> str | None:
-    """Return the metrics page at HOST:PORT, or None if it cannot be read."""
+def read_report(address: str, since: int) -> str | None:
+    """Return the rollout report at HOST:PORT since a minute, or None if it cannot be read."""
     try:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=METRICS_TIMEOUT_S) as response:
+        with urllib.request.urlopen(f"http://{address}/rollout?since={since}", timeout=REPORT_TIMEOUT_S) as response:
             return bytes(response.read()).decode()
     except (OSError, ValueError):
         return None

@@ -25,7 +25,7 @@ from operators.auctionservice.reconcile import reconcile as reconcile_auctionser
 from operators.controller import Controller, Reconciler
 from operators.irpojob import observe as irpojob
 from operators.irpojob.reconcile import reconcile as reconcile_irpojob
-from operators.kube import ApiError, KubeApi, read_metrics
+from operators.kube import ApiError, KubeApi, read_report
 from operators.metrics import OperatorMetrics
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus
 from operators.resources.base import API_VERSION, GROUP, VERSION
@@ -92,7 +92,7 @@ class Operator:
             irpojob_reconciler(irpojob.Observer(self.api, lambda: self.nodes)), self.api, self.metrics
         )
         self.services = Controller(
-            auctionservice_reconciler(auctionservice.Observer(self.api, read_metrics)), self.api, self.metrics
+            auctionservice_reconciler(auctionservice.Observer(self.api, read_report)), self.api, self.metrics
         )
         self.policies = Controller(retrainpolicy_reconciler(retrainpolicy.Observer(self.api)), self.api, self.metrics)
         self._stop = threading.Event()

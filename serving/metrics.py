@@ -1,26 +1,42 @@
 """The router's Prometheus metrics: one place for the names. No metric names a reader or a question.
 
-Each router has its own registry, so that several routers can run in one process.
+Each router has its own registry, so that several routers can run in one process. The address of the metrics also serves
+the rollout report, which the operator reads: the route file that is followed, and the cohorts of each version.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from secrets import token_hex
+from typing import Any, Protocol
+from urllib.parse import parse_qs
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
+import msgspec
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    make_wsgi_app,
+    start_http_server,
+)
 
 from mechanism.errors import ConfigError
 from serving.auction.eligibility import Reason
 from serving.auction.separation import SeparationReason
+from serving.cohorts import CohortCounters
 
 PREFIX = "llm_auction_"
 OVERHEAD_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1)
+REPORT_PATH = "/rollout"
 ANSWER_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class _MetricsServer(Protocol):
     """The part of prometheus_client's HTTP server that is used here."""
+
+    def set_app(self, application: Any) -> None: ...
 
     def shutdown(self) -> None: ...
 
@@ -30,11 +46,13 @@ class _MetricsServer(Protocol):
 class Metrics:
     """The router's metrics.
 
-    The fill rate is `filled_auctions` by `auctions`; both leave out requests that want no ads.
+    The fill rate is `filled_auctions` by `auctions`; both leave out requests that want no ads. `cohorts` counts money
+    in `currency`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, currency: str = "USD") -> None:
         self.registry = CollectorRegistry()
+        self.cohorts = CohortCounters(currency)
         self._server: _MetricsServer | None = None
         self.requests = self._counter("http_requests", "Requests by route and status.", "route", "status")
         self.answers = self._counter("answers", "Chat answers by outcome.", "outcome", "model_version")
@@ -77,12 +95,14 @@ class Metrics:
             "version_ready", "1 while the version may have traffic.", "version", "model_version"
         )
         self._known: set[tuple[str, str]] = set()
+        self._instance = token_hex(8)
+        self._followed: dict[str, Any] = {"generation": None, "versions": []}
         self.ad_load = self._gauge("ad_load", "Factor on the bids that the policy sees.")
         self.by_reason = {reason: self.exclusions.labels(reason.value) for reason in Reason}
         self.apart = {reason: self.exclusions.labels(reason.value) for reason in SeparationReason}
 
     def expose(self, address: str) -> int:
-        """Serve the metrics at host:port until `close`, and return the port.
+        """Serve the metrics and the rollout report at host:port until `close`, and return the port.
 
         A thread of its own serves them, so that a scrape does not delay answers.
 
@@ -94,6 +114,7 @@ class Metrics:
             server, _ = start_http_server(int(port), host.strip("[]"), self.registry)
         except (OSError, OverflowError) as error:
             raise ConfigError("metrics_address", address, f"{error}: choose another") from error
+        server.set_app(self._application())
         self._server = server
         return server.server_port
 
@@ -106,6 +127,14 @@ class Metrics:
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    def rollout_report(self, since: int = 0) -> bytes:
+        """Return the followed route file and the cohorts from the minute `since` on, as JSON.
+
+        `instance` names this process: a router that restarts begins to count again.
+        """
+        counted = {"instance": self._instance, "cohorts": self.cohorts.report(since)}
+        return msgspec.json.encode({**self._followed, **counted})
 
     def watch(self, gauge: Gauge, read: Callable[[], float]) -> None:
         """Compute a gauge at each scrape."""
@@ -120,9 +149,30 @@ class Metrics:
             self.share.remove(*labels)
             self.version_ready.remove(*labels)
         self._known = now
+        reports = [
+            {"name": name, "model_version": version, "share": share, "ready": ready}
+            for name, (version, share, ready) in versions.items()
+        ]
+        self._followed = {"generation": generation, "versions": reports}
         for name, (version, share, ready) in versions.items():
             self.share.labels(name, version).set(share)
             self.version_ready.labels(name, version).set(ready)
+
+    def _application(self) -> Callable[[Mapping[str, Any], Callable[..., Any]], Any]:
+        """Return the WSGI application of `expose`."""
+        metrics = make_wsgi_app(self.registry)
+
+        def application(environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Any:
+            if environ["PATH_INFO"] != REPORT_PATH:
+                return metrics(environ, start_response)
+            since = parse_qs(environ.get("QUERY_STRING", "")).get("since", ["0"])[0]
+            if not since.isdecimal():
+                start_response("400 Bad Request", [("Content-Type", "text/plain")])
+                return [b"since: give the number of a minute, Unix time divided by 60\n"]
+            start_response("200 OK", [("Content-Type", "application/json")])
+            return [self.rollout_report(int(since))]
+
+        return application
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(PREFIX + name, text, labels, registry=self.registry)

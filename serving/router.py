@@ -40,7 +40,7 @@ from serving.ledger.worker import behind
 from serving.metrics import Metrics
 from serving.policies.protocol import AsyncPolicyBackend
 from serving.settings import PSEUDONYMS, ServeSettings, derived
-from streaming.addresses import ensure, open_log
+from streaming.addresses import open_log
 from streaming.producer import EventProducer
 from streaming.topics import all_topics
 
@@ -74,7 +74,7 @@ class Router:
         migrate(settings.database_url)
         self.settings = settings
         self.backend = backend
-        self.metrics = Metrics()
+        self.metrics = Metrics(settings.currency)
         self.database = Database(settings.database_url)
         self.campaigns = CampaignStore(self.database)
         self.accounts = AccountStore(self.database, [derived(secret, "api keys")])
@@ -83,7 +83,7 @@ class Router:
         self.records = AuctionLog(settings.audited_answers)
         self.log = open_log(settings.log_address)
         if self.log.is_local:
-            ensure(self.log, all_topics())
+            self.log.create(all_topics())
         self.events = EventProducer(settings.spool_path, self.log, topics=all_topics(), registry=self.metrics.registry)
         self.ledger = self._ledger()
         self._encoder = None if encoder is None else QueryEncoder(encoder)
@@ -240,6 +240,7 @@ class Router:
 
     async def _maintain_log(self) -> None:
         await asyncio.to_thread(self.log.maintain)
+        await asyncio.to_thread(self.events.maintain)
 
     async def _adjust_ad_load(self) -> None:
         """Move the ad load towards the target number of ads per answer."""

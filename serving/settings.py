@@ -65,8 +65,9 @@ class ServeSettings:
     SQLite file in the state directory. `currency` is used for requests that name none. `anonymous_chat` lets callers
     without a key chat, and read the auctions of such answers and the sums of revenue.
 
-    `metrics_address` is a host:port that serves `/metrics` and nothing else. Empty: `/metrics` is at the router's own
-    address, where every client can read revenue and load; keep that address private, or set this one.
+    `metrics_address` is a host:port that serves `/metrics`, and `/rollout` for the operator. Empty: `/metrics` alone is
+    served, at the router's own address, where every client can read revenue and load; keep that address private, or set
+    this one.
 
     `candidates` ads enter a prompt, at most `max_ads` of them are linked in one answer. `in_flight` bounds the answers
     under way, `waiting` the queue of a policy in this process. `deadline_s` applies where a request names no `tmax_ms`;

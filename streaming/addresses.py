@@ -1,21 +1,22 @@
-"""Which event log a program means: a folder of this machine, or Kafka by its settings in the environment."""
+"""The event log at an address: a folder of this machine, or Kafka by its settings in the environment."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
-from mechanism.errors import ConfigError, InputError
+from mechanism.errors import ConfigError
 from streaming.log import EventLog
-from streaming.topics import Topic
 
 KAFKA = "kafka"
 
 
 def open_log(address: str) -> EventLog:
-    """The log at an address: "kafka" (`streaming.kafka.settings` says which), or a folder for the embedded one. Raises
-    ConfigError."""
+    """Open the log at an address: "kafka" (by `streaming.kafka.settings`), or a folder for the embedded log.
+
+    Raises:
+        ConfigError: if the address is empty, or Kafka's settings are not valid.
+        InputError: if the folder holds a log of another format.
+    """
     if not address:
         raise ConfigError("event log", address, f"give a folder, or {KAFKA!r}")
     if address == KAFKA:
@@ -26,11 +27,3 @@ def open_log(address: str) -> EventLog:
     from streaming.embedded import EmbeddedLog
 
     return EmbeddedLog(Path(address))
-
-
-def ensure(log: EventLog, topics: Iterable[Topic]) -> None:
-    """Creates the topics that are not there, and leaves those that are as they are, whatever their partitions. Raises
-    LogUnavailable."""
-    for topic in topics:
-        with suppress(InputError):
-            log.create([topic])

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from mechanism.errors import InputError
-from streaming.events import AnyEvent, CampaignState, Click, Interaction, Judgement
+from streaming.events import AnyEvent, CampaignState, Click, Interaction, Judgement, JudgementV1
 from streaming.topics import CAMPAIGNS, CLICKS, INTERACTIONS, JUDGEMENTS
 
 NEWEST: dict[str, type[AnyEvent]] = {
@@ -22,11 +22,19 @@ NEWEST: dict[str, type[AnyEvent]] = {
     CAMPAIGNS: CampaignState,
 }
 _TOPICS: dict[type, str] = {kind: topic for topic, kind in NEWEST.items()}
-_DECODERS: dict[str, dict[int, msgspec.json.Decoder[AnyEvent]]] = {
-    topic: {1: msgspec.json.Decoder(kind)} for topic, kind in NEWEST.items()
+_VERSIONS: dict[str, dict[int, type[AnyEvent] | type[JudgementV1]]] = {
+    INTERACTIONS: {1: Interaction},
+    CLICKS: {1: Click},
+    JUDGEMENTS: {1: JudgementV1, 2: Judgement},
+    CAMPAIGNS: {1: CampaignState},
+}
+_DECODERS: dict[str, dict[int, msgspec.json.Decoder[AnyEvent | JudgementV1]]] = {
+    topic: {version: msgspec.json.Decoder(kind) for version, kind in kinds.items()}
+    for topic, kinds in _VERSIONS.items()
 }
 _CURRENT = {topic: versions[max(versions)] for topic, versions in _DECODERS.items()}
-_PERSONAL = "reader"
+PERSONAL = "reader"
+"""The field of an event that holds everything about its reader."""
 _AT = re.compile(r"(?P<fault>.*?)(?: - at `(?P<path>[^`]*)`)?", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
 _encode = msgspec.json.Encoder().encode
@@ -66,7 +74,7 @@ def decode(topic: str, data: bytes) -> AnyEvent:
     if versions is None:
         raise EventError("topic", topic, f"give one of {', '.join(NEWEST)}")
     try:
-        return _CURRENT[topic].decode(data)  # nearly always; one pass over the bytes instead of two
+        return _newest(_CURRENT[topic].decode(data))  # nearly always; one pass over the bytes instead of two
     except _UNREADABLE:
         pass  # which version it is, or what is wrong with it, is found out below
     try:
@@ -79,9 +87,18 @@ def decode(topic: str, data: bytes) -> AnyEvent:
         remedy = f"this program reads version {', '.join(map(str, versions))}: upgrade it, then replay the event"
         raise EventError(f"{topic} event at version", version, remedy)
     try:
-        return versions[version].decode(data)
+        return _newest(versions[version].decode(data))
     except _UNREADABLE as error:
         raise _refused(topic, f"event version {version}", data, error) from None
+
+
+def kind_of(topic: str, version: int) -> type[AnyEvent] | type[JudgementV1]:
+    """Return the struct of a topic's events at a version that `decode` reads."""
+    return _VERSIONS[topic][version]
+
+
+def _newest(event: AnyEvent | JudgementV1) -> AnyEvent:
+    return event.upgraded() if isinstance(event, JudgementV1) else event
 
 
 def _refused(topic: str, what: str, data: bytes, error: Exception) -> EventError:
@@ -90,7 +107,7 @@ def _refused(topic: str, what: str, data: bytes, error: Exception) -> EventError
     at = (path or "$").removeprefix("$").removeprefix(".")
     shown = _value(data, path or "$")
     place = f"{topic} {what}" + (f" at {at}" if at else "")
-    if at.split(".")[0] == _PERSONAL or isinstance(shown, dict | list):
+    if at.split(".")[0] == PERSONAL or isinstance(shown, dict | list):
         shown = f"<{type(shown).__name__}>"
     return EventError(place, shown, fault[:1].lower() + fault[1:])
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from mechanism.errors import InputError
+from streaming.codec import NEWEST, PERSONAL
 from streaming.log import Acknowledgement, LogProducer, Record
 from streaming.topics import DLQ_SUFFIX
 
@@ -60,6 +61,23 @@ def origin(letter: Record) -> Origin:
 def replay(producer: LogProducer, letter: Record) -> Acknowledgement:
     """Append a dead letter to its own topic again, without the headers of its origin (errors as `origin`)."""
     return producer.append(origin(letter).topic, letter.key, letter.value, _own_headers(letter))
+
+
+def redacted(letter: Record, topic: str) -> dict[str, object] | str:
+    """Return the fields of a letter's event that the topic's schema knows and that are not personal.
+
+    Of the others, and of what is no JSON object, only type and size are returned.
+    """
+    try:
+        fields = msgspec.json.decode(letter.value or b"", type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return f"<{len(letter.value or b'')} bytes that are no JSON object>"
+    known = {field.encode_name for field in msgspec.structs.fields(NEWEST[topic])} | {"version"}
+    return {
+        name: value if name in known and name != PERSONAL else f"<{type(value).__name__}, not shown>"
+        for name, value in fields.items()
+        if name in known or name.isidentifier()
+    }
 
 
 def _own_headers(record: Record) -> tuple[tuple[str, bytes], ...]:

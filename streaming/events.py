@@ -276,9 +276,42 @@ class Click(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_fie
             raise ValueError(f"click_id is not {click_id_of(self.auction_id, self.ad_id)!r}")
 
 
-class JudgedAd(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One shown ad. Grades are within 0..1, None where the judge was not asked. `clicked_after_s` is the time from the
-    answer to the first valid click within the window."""
+class GradedAd(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The grades of one shown ad, within 0..1; None where the judge gave none."""
+
+    ad_id: Name
+    relevance: Share | None = None
+    nativeness: Share | None = None
+
+
+class Judgement(Event, frozen=True, kw_only=True, omit_defaults=True, tag=2, tag_field="version"):
+    """The grades of one answer. `occurred_at` is when it was graded, `answered_at` the auction's time.
+
+    Clicks are events of their own; `streaming/lake/training_set.sql` joins them. Of several judgements of an auction
+    the latest counts.
+    """
+
+    auction_id: AuctionId
+    answered_at: Moment
+    judge: Name
+    judge_version: str
+    ads: tuple[GradedAd, ...] = ()
+    answer_quality: Share | None = None
+
+    @property
+    def key(self) -> str:
+        return self.auction_id
+
+    @property
+    def event_id(self) -> str:
+        return f"{self.auction_id}:{self.judge}:{self.judge_version}"
+
+    def _check(self) -> None:
+        _utc("answered_at", self.answered_at)
+
+
+class ClickedAdV1(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One shown ad of a judgement at version 1, with the clicks that its judge had joined."""
 
     ad_id: Name
     clicked: bool
@@ -291,9 +324,8 @@ class JudgedAd(Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise ValueError(f"ad {self.ad_id}: clicked_after_s is there if and only if it was clicked")
 
 
-class Judgement(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_field="version"):
-    """An answer with its clicks within `window_s` seconds, judged. `occurred_at` is when, `answered_at` the auction's
-    time. `revision` is the number of clicks that were joined: the highest of an auction stands for all others."""
+class JudgementV1(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_field="version"):
+    """A judgement at version 1: grades and the clicks within `window_s` seconds; `revision` counts those clicks."""
 
     auction_id: AuctionId
     answered_at: Moment
@@ -301,19 +333,23 @@ class Judgement(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag
     judge: Name
     judge_version: str
     revision: Count = 0
-    ads: tuple[JudgedAd, ...] = ()
+    ads: tuple[ClickedAdV1, ...] = ()
     answer_quality: Share | None = None
-
-    @property
-    def key(self) -> str:
-        return self.auction_id
-
-    @property
-    def event_id(self) -> str:
-        return f"{self.auction_id}:{self.judge}:{self.revision}"
 
     def _check(self) -> None:
         _utc("answered_at", self.answered_at)
+
+    def upgraded(self) -> Judgement:
+        """Return its grades as the newest version; its clicks are in the topic `clicks`."""
+        return Judgement(
+            occurred_at=self.occurred_at,
+            auction_id=self.auction_id,
+            answered_at=self.answered_at,
+            judge=self.judge,
+            judge_version=self.judge_version,
+            ads=tuple(GradedAd(ad_id=ad.ad_id, relevance=ad.relevance, nativeness=ad.nativeness) for ad in self.ads),
+            answer_quality=self.answer_quality,
+        )
 
 
 class CampaignState(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_field="version"):

@@ -1,20 +1,23 @@
-"""The event log as everybody sees it: what it is to append, to poll, to commit; implemented twice and tested once.
+"""The event log's contract: append, poll, commit. Implemented twice and tested by one suite.
 
-`streaming.embedded` keeps it in files of this machine, `streaming.kafka` in Apache Kafka. Delivery is at least once:
-a record is never lost once it was acknowledged, and may come again after a failure, so every consumer tells
-repetitions by the event's id, or stores its offsets together with its results.
+`streaming.embedded` keeps the log in an SQLite file, `streaming.kafka` in Apache Kafka. Delivery is at least once: an
+acknowledged record is never lost, and may come again after a failure, so every consumer recognises repetitions by the
+event's id, or stores its offsets in the transaction of its results.
+
+Partitions are owned, not negotiated: a consumer is created as member I of N and reads the partitions whose number
+leaves I when divided by N.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
-from mechanism.errors import AuctionError
+from mechanism.errors import AuctionError, ConfigError, InputError
 from streaming.topics import Topic
 
 Headers = tuple[tuple[str, bytes], ...]
@@ -29,8 +32,11 @@ class Partition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record as it was read. `timestamp` (UTC, to the millisecond) is when it was appended; a `value` of None
-    removes the key from a compacted topic. Keys and values may be personal: they stay out of `repr`."""
+    """One record as it was read.
+
+    `timestamp` (UTC, to the millisecond) is when it was appended; a `value` of None removes the key from a compacted
+    topic. Keys and values may be personal: `repr` omits them.
+    """
 
     topic: str
     partition: int
@@ -42,12 +48,12 @@ class Record:
 
     @property
     def place(self) -> Partition:
-        """Where it stands."""
+        """The partition that holds it."""
         return Partition(self.topic, self.partition)
 
 
 class Appended(NamedTuple):
-    """Where an acknowledged record stands."""
+    """The place of an acknowledged record."""
 
     topic: str
     partition: int
@@ -55,114 +61,154 @@ class Appended(NamedTuple):
 
 
 class LogUnavailable(AuctionError):
-    """The log cannot be reached or written now; trying again later may help."""
+    """The log cannot be reached or written now; a later attempt may succeed."""
 
 
 class LogCorrupt(AuctionError):
-    """A log's files hold what no crash leaves behind; nothing was changed."""
+    """The log's file is damaged, or is no log; nothing was changed."""
 
 
 class Fenced(AuctionError):
-    """The partition now belongs to another member of the group: its offset was not committed."""
+    """Another process has written the partition's results meanwhile: nothing of this one's was written."""
 
 
-def fenced(partition: Partition) -> Fenced:
-    """The error for an offset of a partition that is not this member's."""
-    return Fenced(f"{partition.topic} {partition.number}: belongs to another member now, read on without it")
+def unowned(partition: Partition) -> InputError:
+    """Return the error for a partition that is not this consumer's."""
+    return InputError("partition", tuple(partition), "it belongs to another member, or was not discovered yet")
+
+
+def without_group() -> InputError:
+    """Return the error for a commit by a consumer without a group."""
+    return InputError("group", "", "a consumer without a group has nowhere to commit: give it one")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One of `count` consumers that share the partitions: it owns those whose number leaves `index` as remainder.
+
+    Raises:
+        ConfigError: if `index` is not 0 to `count` - 1.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            remedy = "give I/N: 0/1 for a single worker; 0/3, 1/3 and 2/3 for three"
+            raise ConfigError("member", f"{self.index}/{self.count}", remedy)
+
+    @classmethod
+    def parse(cls, text: str) -> Member:
+        """Read a member written as I/N (errors as the constructor's)."""
+        matched = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        if matched is None:
+            raise ConfigError(
+                "member", text, "give I/N, such as 0/3: this worker's number, from 0, and how many there are"
+            )
+        return cls(int(matched[1]), int(matched[2]))
+
+    def owns(self, partition: int) -> bool:
+        """Tell whether a partition of this number, of whatever topic, is this member's."""
+        return partition % self.count == self.index
+
+
+ALONE = Member()
 
 
 class Acknowledgement(Protocol):
     """A record on its way."""
 
     def result(self, timeout_s: float) -> Appended:
-        """Waits until the log has it durably. Raises LogUnavailable where it may not have it."""
+        """Wait until the record is durable (LogUnavailable if it may not be)."""
         ...
 
 
 class LogProducer(Protocol):
-    """Appends records; may be used from several threads. Records of one key keep their order."""
+    """Appends records; may be used from several threads. Records of one key keep their order while the topic's number
+    of partitions stays the same."""
 
     def append(self, topic: str, key: bytes, value: bytes | None, headers: Headers = ()) -> Acknowledgement:
-        """Hands over a record; it may wait for others before it is written, `flush` and `result` hurry it.
+        """Queue a record. It is written together with others, at the latest by `flush` or `result`.
 
-        Raises InputError for a topic that was not created or a record that is too large, LogUnavailable.
+        Raises:
+            InputError: if the topic was not created, or the record is too large.
+            LogUnavailable: if the log cannot be reached.
         """
         ...
 
     def flush(self, timeout_s: float) -> None:
-        """Returns when all that was appended is durable. Raises LogUnavailable where something since the last flush
-        may not be: append it again."""
+        """Return when everything that was appended is durable.
+
+        Raises:
+            LogUnavailable: if something since the last flush may not be: append it again.
+        """
         ...
 
     def close(self) -> None:
-        """Writes what waits, as far as that works at once."""
+        """Write what is queued, as far as that works at once."""
         ...
-
-
-OnAssigned = Callable[[Sequence[Partition]], Mapping[Partition, int] | None]
-"""Told of new partitions, within `poll` (without a group, when the consumer is made). It may give offsets to start
-from, which go before committed ones."""
-OnRevoked = Callable[[Sequence[Partition]], Mapping[Partition, int] | None]
-"""Told of partitions that are about to go to another member, within `poll` or `close`. It may give offsets to commit
-for them. It should take seconds at most, and may call no method of the consumer."""
 
 
 class Consumer(Protocol):
-    """One member of a group; belongs to one thread. In a group every partition of its topics has one owner at a time;
-    without a group ("") a consumer has all partitions and cannot commit.
+    """Reads the partitions of one member; belongs to one thread.
 
-    A partition starts at the offset that `on_assigned` gives, else at the committed one, else at the oldest record. The
-    same holds where records at that offset are no longer kept: reading goes on at the oldest.
+    A partition starts at the offset that its group committed, else at the oldest record. Reading also continues at the
+    oldest record where those at the wanted offset are no longer kept. Nothing keeps two consumers from owning the same
+    partitions: whoever stores results fences (`streaming.workers.task.Task`).
     """
 
+    def discover(self) -> frozenset[Partition]:
+        """Start to read the partitions that were created meanwhile and are this member's; return them. The first ones
+        are discovered when the consumer is created."""
+        ...
+
     def poll(self, timeout_s: float, most: int = 500) -> list[Record]:
-        """The next records, in the order of each partition; empty after `timeout_s` without any. Call it often, at
-        least every few minutes: in between nobody else can get this member's partitions."""
+        """Return the next records, in the order of each partition; an empty list after `timeout_s` without any."""
         ...
 
     def assignment(self) -> frozenset[Partition]:
-        """The partitions that are this member's now."""
+        """Return the discovered partitions of this member."""
         ...
 
     def position(self, partition: Partition) -> int:
-        """The offset of the next record that `poll` gives. Raises InputError for a partition that is not ours."""
+        """Return the offset of the next record that `poll` returns (InputError for a partition that is not ours)."""
         ...
 
     def seek(self, partition: Partition, offset: int) -> None:
-        """Goes on reading at `offset`. Raises InputError for a partition that is not ours."""
+        """Continue at `offset` (InputError for a partition that is not ours)."""
         ...
 
-    def pause(self, partitions: AbstractSet[Partition]) -> None:
-        """From now on `poll` gives nothing of these (and of no others it holds back): for a task that reads partitions
-        at one pace. What is not this member's is passed over."""
-        ...
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Store durably where the group continues, as given by this consumer's task.
 
-    def commit(self, offsets: Mapping[Partition, int] | None = None) -> None:
-        """Durably says where the group goes on reading; without `offsets`, after what `poll` gave. Raises Fenced,
-        LogUnavailable, and InputError without a group."""
+        Raises:
+            InputError: for a partition that is not ours, or without a group.
+            LogUnavailable: if it may not be stored.
+        """
         ...
 
     def committed(self, partition: Partition) -> int | None:
-        """What the group committed last."""
+        """Return what the group committed last; None if it never did."""
         ...
 
     def ends(self) -> dict[Partition, int]:
-        """The offset after the newest record of each of this member's partitions: less `position`, it is the lag."""
+        """Return the offset after the newest record of each partition: minus `position`, it is the lag."""
         ...
 
     def close(self) -> None:
-        """Leaves the group, after `on_revoked`."""
+        """Free what the consumer holds."""
         ...
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Closes it."""
+        """Close the consumer."""
         ...
 
 
 class EventLog(Protocol):
-    """Topics, and who writes and reads them."""
+    """Topics, and their producers and consumers."""
 
     @property
     def is_local(self) -> bool:
@@ -170,26 +216,32 @@ class EventLog(Protocol):
         ...
 
     def create(self, topics: Iterable[Topic]) -> None:
-        """Creates the topics that are not there. Raises InputError where one is there with other partitions."""
+        """Create the topics that are missing, and the partitions that a topic has too few of; remove nothing.
+
+        Raises:
+            LogUnavailable: if the log cannot be reached or written.
+        """
         ...
 
     def identity(self) -> str:
-        """Tells this log from every other one, wherever it is reached: who keeps offsets of his own keeps it with
-        them. Raises LogUnavailable."""
+        """Return what distinguishes this log from every other one: a store of offsets keeps it with them.
+
+        Raises:
+            LogUnavailable: if the log cannot be reached.
+        """
         ...
 
     def producer(self) -> LogProducer:
-        """A new producer; close it."""
+        """Open a producer; close it."""
         ...
 
-    def consumer(
-        self,
-        group: str,
-        topics: Sequence[str],
-        on_assigned: OnAssigned | None = None,
-        on_revoked: OnRevoked | None = None,
-    ) -> Consumer:
-        """A new member of a group; close it. Raises InputError for a topic that was not created."""
+    def consumer(self, group: str, topics: Sequence[str], member: Member = ALONE) -> Consumer:
+        """Open a consumer; close it. `group` names its committed offsets; "" for one that commits none.
+
+        Raises:
+            InputError: if a topic was not created.
+            LogUnavailable: if the log cannot be reached.
+        """
         ...
 
     def maintain(self) -> None:

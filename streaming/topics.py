@@ -1,7 +1,7 @@
 """The topics: names, partitions, how long they are kept, and which event each one carries.
 
-Interactions, clicks and judgements of an auction have its id as their key and as many partitions each, so that one
-consumer finds together what belongs together: partition i of each topic goes to the same member of a group.
+Interactions, clicks and judgements of an auction have its id as their key. A topic may get more partitions at any time;
+the records of a key then continue in another partition.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _NAME = re.compile(r"[a-z][a-z0-9._-]{0,99}")
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One topic. `retention` None keeps records for ever; with `compacted`, the newest record of each key stays and
-    older ones go, and a record without value removes its key."""
+    """One topic. `retention` None keeps records for ever; `compacted` keeps only the newest record of each key, and a
+    record without value removes its key."""
 
     name: str
     partitions: int = PARTITIONS
@@ -40,29 +40,31 @@ class Topic:
 
     @property
     def dlq(self) -> Topic:
-        """Where records go that no consumer can take. They hold what their topic's records hold, so stay no longer."""
+        """The topic of records that no consumer can process: with the same contents, and so the same retention."""
         return Topic(self.name + DLQ_SUFFIX, 1, self.retention or timedelta(days=30))
 
 
+MARKS = Topic("dead-letters.handled", 1, timedelta(days=365))
+"""Which dead letters were replayed or discarded (`streaming.workers.letters`)."""
 INTERACTIONS, CLICKS, JUDGEMENTS, CAMPAIGNS = "interactions", "clicks", "judgements", "campaigns"
 EVENT_TOPICS = (INTERACTIONS, CLICKS, JUDGEMENTS, CAMPAIGNS)
 
 
 def all_topics(partitions: int = PARTITIONS, retention: timedelta = timedelta(days=30)) -> tuple[Topic, ...]:
-    """Every topic of the project, those of dead letters included."""
+    """Return every topic of the project, those of dead letters included."""
     keyed = [Topic(name, partitions, retention) for name in (INTERACTIONS, CLICKS, JUDGEMENTS)]
     topics = [*keyed, Topic(CAMPAIGNS, partitions, None, compacted=True)]
     return tuple(topics + [topic.dlq for topic in topics])
 
 
 def partition_of(key: bytes, partitions: int) -> int:
-    """The partition of a key, on every event log: from 0 to `partitions` - 1."""
+    """Return the partition of a key, on every event log: 0 to `partitions` - 1."""
     return crc32(key) % partitions
 
 
 def check_size(topic: str, key: bytes, value: bytes | None, headers: tuple[tuple[str, bytes], ...]) -> int:
-    """The bytes of a record. Raises InputError where there are too many for any log."""
-    size = len(key) + len(value or b"") + sum(len(name) + len(told) for name, told in headers)
+    """Return the bytes of a record (InputError if they are too many for any log)."""
+    size = len(key) + len(value or b"") + sum(len(name) + len(content) for name, content in headers)
     if size > LARGEST_RECORD:
         raise InputError(f"record for {topic}", f"<{size} bytes>", f"records hold {LARGEST_RECORD} bytes at most")
     return size

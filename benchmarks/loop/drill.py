@@ -2,7 +2,7 @@
 
 Five retrainings in a row from what the simulated users were shown and clicked, each promoted if its gates pass; a sixth
 from shuffled clicks, which the gates must refuse; a seventh that serves ten times slower, which the guard must roll
-back. Log, judge, feedback worker, shards, retraining, gates, promotion and guard are real; time is event time
+back. Log, judge, lake worker, tables, retraining, gates, promotion and guard are real; time is event time
 (`benchmarks.loop.traffic`). Figures by version go to build/bench/loop.json.
 """
 
@@ -25,12 +25,13 @@ from rich.table import Table
 from benchmarks.figures import write_figures
 from benchmarks.loop.traffic import Server, Traffic, put, revenue, run_workers, shuffled
 from cli.promote import routable_version
+from mechanism.canary.limits import Limits
 from mechanism.objective import Penalty
 from mechanism.statistics import bootstrap_interval
 from serving.canary.guard import GuardSettings
+from serving.canary.log_cohorts import LogCohorts
 from serving.canary.monitor import CanaryMonitor, LogFeed
 from serving.canary.promotion_and_rollback import Change, Deployment
-from serving.canary.samples import AnswerSamples, SampleSettings
 from streaming.embedded import EmbeddedLog
 from streaming.events import AnyEvent, Interaction
 from streaming.topics import all_topics
@@ -65,11 +66,12 @@ class Drill:
         self.registry = Registry(self.folder / "runs")
         self.deployment = Deployment(self.folder / "routes.json", lambda: self.traffic.now)
         self.log = new_log(self.folder / "log")
-        self.shards = str(self.folder / "shards")
-        self.samples = AnswerSamples(SampleSettings(click_window_s=WINDOW.total_seconds()), Penalty())
+        self.lake = str(self.folder / "lake")
+        self.cohorts = LogCohorts(WINDOW.total_seconds(), Penalty())
         # answers are generated in batches and all quick, so that any ratio of latencies must count
-        self.monitor = CanaryMonitor(self.deployment, self.samples, GuardSettings(min_answers=LEAST, fast_s=0.0))
-        self.feed = LogFeed(self.log, self.samples)
+        guard = GuardSettings(Limits(min_answers=LEAST, fast_s=0.0), patience_answers=LEAST)
+        self.monitor = CanaryMonitor(self.deployment, self.cohorts, guard)
+        self.feed = LogFeed(self.log, self.cohorts)
         self.events: list[AnyEvent] = []
         self.versions: dict[str, dict[str, Any]] = {}
         self.revenues: dict[str, list[float]] = {}
@@ -116,16 +118,16 @@ class Drill:
         self._print(f"{version.name}: guard: {decision.action}: {decision.reason}")
         return decision.action
 
-    def retrain(self, log: EmbeddedLog, shards: str, events: Sequence[AnyEvent], what: str) -> RetrainOutcome:
-        """Have a log of `events` judged and written to shards, and retrain the serving version from them."""
+    def retrain(self, log: EmbeddedLog, lake: str, events: Sequence[AnyEvent], what: str) -> RetrainOutcome:
+        """Have a log of `events` judged and written to a lake, and retrain the serving version from them."""
         from trainers.retraining import retrain
 
-        run_workers(log, shards, events, WINDOW.total_seconds())
+        run_workers(log, lake, events, WINDOW.total_seconds())
         self.traffic.now += WINDOW
         parent, began = self.serving, time.process_time()
         outcome = retrain(
             self.config,
-            shards,
+            lake,
             self.registry,
             parent,
             self.folder / "retrainings",
@@ -195,7 +197,7 @@ def main(
     config: Annotated[str, typer.Option(help="Retraining configuration.")] = "tiny",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting of it: key.path=value.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
-    folder: Annotated[Path, typer.Option(help="Log, shards, runs; emptied first.")] = Path("build/drills/loop"),
+    folder: Annotated[Path, typer.Option(help="Log, lake, runs; emptied first.")] = Path("build/drills/loop"),
     out: Annotated[Path, typer.Option(help="File for the figures.")] = Path("build/bench/loop.json"),
 ) -> None:
     """Run the drill; exit status 1 if a check fails.
@@ -235,7 +237,7 @@ def main(
     for number in range(1, RETRAININGS + 1):
         if drill.serve(EARLY) != "rollback":
             drill.serve(answers - EARLY)
-        outcome = drill.retrain(drill.log, drill.shards, drill.events, f"the log ({number})")
+        outcome = drill.retrain(drill.log, drill.lake, drill.events, f"the log ({number})")
         if outcome.promote:
             drill.promote(outcome)
         write()
@@ -245,10 +247,10 @@ def main(
     poisoned = new_log(folder / "poisoned-log")
     events = shuffled(drill.events, np.random.default_rng(seed))
     put(poisoned, events)
-    drill.retrain(poisoned, str(folder / "poisoned-shards"), events, POISONED)
+    drill.retrain(poisoned, str(folder / "poisoned-lake"), events, POISONED)
     write()
     drill.config = cautious(settings)
-    outcome = drill.retrain(drill.log, drill.shards, drill.events, "the log, served slowed down")
+    outcome = drill.retrain(drill.log, drill.lake, drill.events, "the log, served slowed down")
     if outcome.promote:
         drill.promote(outcome)
         drill.serve(EARLY, slowed=SLOWED)

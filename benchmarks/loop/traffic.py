@@ -1,7 +1,7 @@
 """Traffic for the loop's drill: simulated users ask, a policy answers, and both go to the real event log.
 
 There is no HTTP and no waiting: time is event time, and answers are generated in batches. Everything behind the log
-(judge, feedback worker, shards) is real. `simulator.users` decides what is clicked, by a truth that no trainer sees.
+(judge, lake worker, tables) is real. `simulator.users` decides what is clicked, by a truth that no trainer sees.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,12 +34,11 @@ from streaming.events import (
     Span,
     click_id_of,
 )
+from streaming.lake import TrainingSet
 from streaming.log import EventLog
 from streaming.pseudonyms import pseudonym
-from streaming.shards import ShardReader
-from streaming.workers.feedback import FeedbackSettings, FeedbackTask
-from streaming.workers.join import Attribution
-from streaming.workers.judge import JudgeSettings, JudgeTask
+from streaming.workers.judge import JudgeTask
+from streaming.workers.lake import LakeSettings, LakeTask
 from streaming.workers.loop import Worker
 from streaming.workers.task import Task
 
@@ -202,19 +201,16 @@ def revenue(events: Sequence[AnyEvent]) -> list[float]:
     return list(paid.values())
 
 
-def run_workers(
-    log: EventLog, shards: str, events: Sequence[AnyEvent], window_s: float, within_s: float = 600.0
-) -> None:
-    """Run the judge and the feedback worker until they have processed all events of a log.
+def run_workers(log: EventLog, lake: str, events: Sequence[AnyEvent], window_s: float, within_s: float = 600.0) -> None:
+    """Run the judge and the lake worker until they have processed all events of a log.
 
     Raises:
         TimeoutError: if they have not after `within_s` seconds.
     """
     stop = threading.Event()
-    judging = JudgeSettings(Attribution(window_s, 1.0, 60.0), idle_s=0.5)
     tasks: tuple[Task, ...] = (
-        JudgeTask(log, RuleJudge(), judging),
-        FeedbackTask(shards, FeedbackSettings(flush_s=0.2, quiet_s=0.5)),
+        JudgeTask(log, RuleJudge()),
+        LakeTask(log, lake, LakeSettings(commit_s=0.5, quiet_s=1.0, disorder_s=0.0)),
     )
     workers = [threading.Thread(target=Worker(task, log, poll_s=0.1).run, args=(stop,)) for task in tasks]
     for worker in workers:
@@ -222,7 +218,13 @@ def run_workers(
     try:
         clicks = sum(isinstance(event, Click) for event in events)
         end = time.monotonic() + within_s
-        while (totals := ShardReader(shards).totals()).auctions < len(events) - clicks or totals.clicks < clicks:
+        appended_at = datetime.now(UTC)
+        while True:
+            found = TrainingSet(lake, window_s)
+            totals, reached = found.totals(), found.watermark()
+            complete = totals.judged >= len(events) - clicks and totals.clicks >= clicks
+            if complete and reached is not None and reached >= appended_at:
+                break
             if time.monotonic() > end:
                 raise TimeoutError(f"{totals} after {within_s:.0f} s, of {len(events)} events")
             time.sleep(0.2)

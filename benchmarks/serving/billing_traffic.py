@@ -116,9 +116,11 @@ def charge_file(url: str, path: Path, partition: int) -> None:
     database = Database(url, pool_size=1, retry_s=RETRY_S)
     ledger, decoder = Ledger(database), msgspec.json.Decoder(ChargeEvent)
     events = [decoder.decode(line) for line in path.read_bytes().splitlines()]
-    done = 0
+    done, stored = 0, ledger.next_offset(CONSUMER, partition)
     while done < len(events):
         batch = events[done : done + chance.randint(1, LARGEST_BATCH)]
         done += len(batch)
-        ledger.book(batch, offsets=[Offset(consumer=CONSUMER, partition=partition, next_offset=done)])
+        offset = Offset(consumer=CONSUMER, partition=partition, next_offset=done, previous=stored)
+        ledger.book(batch, offsets=[offset])
+        stored = done
     database.close()

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.streaming.bench`: the cost of judge, feedback and ledger, and the age of the shards.
+"""`python -m benchmarks.streaming.bench`: the cost of judge, lake and ledger, and the age of what can be read.
 
 First part: bytes a second, compared with plain kafka-python. Second: the workers process a log that was filled before,
 in events a CPU second. Third: traffic at a steady rate, with the age of clicks when they can be read and the workers'
@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -22,55 +22,48 @@ from rich.console import Console
 from benchmarks.figures import machine_name, percentile, write_figures
 from benchmarks.streaming.ceiling import measure
 from benchmarks.streaming.check import Comparison, compare
-from benchmarks.streaming.drill import PARTITIONS, SESSION_S, WORKERS, prepare
+from benchmarks.streaming.drill import PARTITIONS, WORKERS, prepare
 from benchmarks.streaming.processes import Process, Workspace
 from mechanism.errors import AuctionError
 from streaming.kafka.log import KafkaLog
-from streaming.shards import ShardReader
-from streaming.shards.store import ShardStore
+from streaming.lake import Totals, TrainingSet
 from streaming.topics import CLICKS, INTERACTIONS, all_topics
-from tests.support.kafka.broker import BrokerMissing, KafkaBroker
+from tests.support.kafka.broker import KafkaBroker
+from tests.support.kafka.java import BrokerMissing
 from tests.support.postgres import PostgresMissing, PostgresServer
 
-OPTIONS = {"judge": ("--window", "30", "--lateness", "30", "--idle", "2")}
 EVENTS_EACH = 1.71
 """Mean number of events of an interaction of the traffic, its clicks included."""
+NEWEST = timedelta(seconds=60)
+"""The answers that are read: their clicks follow within seconds, and are never returned later than that."""
 STALLED_S = 240.0
 QUIET_S = 8.0
 
 
 class Ages:
-    """Measures how old clicks are when a reader of the shards can see them, by polling the manifests."""
+    """Measures how old clicks are when the query returns them, by running it on the newest answers again and again."""
 
-    def __init__(self, shards: str) -> None:
-        self._store = ShardStore(shards)
-        self._seen: set[str] = set()
-        self._clicks: set[tuple[str, str]] = set()
+    def __init__(self, lake: str) -> None:
+        self._lake = lake
+        self._seen: set[tuple[str, str]] = set()
         self.seconds: list[float] = []
 
     def poll(self) -> None:
-        """Read the new shards; a click is measured once, when its first row can be read."""
-        for partition in self._store.partitions():
-            for shard in self._store.manifest(partition).shards:
-                if shard.path not in self._seen:
-                    self._seen.add(shard.path)
-                    # merged shards (level > 0) repeat earlier rows
-                    if shard.level == 0:
-                        self._add(self._store.table(shard, ["auction_id", "occurred_at", "ads"]).to_pylist())
-
-    def _add(self, rows: list[dict[str, object]]) -> None:
-        now = time.time()
-        for row in rows:
-            auction, answered_at = row["auction_id"], row["occurred_at"]
-            assert isinstance(answered_at, datetime)
-            for ad in row["ads"]:  # type: ignore[attr-defined]
-                if ad["clicked_after_s"] is not None and (auction, ad["ad_id"]) not in self._clicks:
-                    self._clicks.add((str(auction), ad["ad_id"]))
-                    self.seconds.append(now - answered_at.timestamp() - ad["clicked_after_s"])
+        """Run the query; a click is measured once, when it is first returned."""
+        since = datetime.now(UTC) - NEWEST
+        columns = ["auction_id", "occurred_at", "clicks"]
+        for table in TrainingSet(self._lake).tables(since, columns=columns):
+            now = time.time()
+            for row in table.to_pylist():
+                for click in row["clicks"] or ():
+                    name = row["auction_id"], click["ad_id"]
+                    if name not in self._seen:
+                        self._seen.add(name)
+                        self.seconds.append(now - row["occurred_at"].timestamp() - click["clicked_after_s"])
 
 
 class Bench:
-    """One PostgreSQL server; each part has its own broker, shards and database."""
+    """One PostgreSQL server; each part has its own broker, lake and database."""
 
     def __init__(self, stack: ExitStack, console: Console) -> None:
         self._stack, self._console = stack, console
@@ -82,7 +75,7 @@ class Bench:
         broker = self._stack.enter_context(KafkaBroker())
         folder = self._folder / name
         folder.mkdir()
-        workspace = Workspace(folder, broker.settings(session_s=SESSION_S), self._server.create(name))
+        workspace = Workspace(folder, broker.settings(), self._server.create(name))
         prepare(workspace.database)
         log = KafkaLog(broker.settings())
         log.create(all_topics(PARTITIONS))
@@ -98,14 +91,14 @@ class Bench:
         events = _events(log)
         with ExitStack() as running:
             began = time.monotonic()
-            workers = {kind: running.enter_context(workspace.worker(kind, *OPTIONS.get(kind, ()))) for kind in WORKERS}
+            workers = {kind: running.enter_context(workspace.worker(kind)) for kind in WORKERS}
             self._wait_until_done(workspace, interactions, workers)
             seconds = time.monotonic() - began
             cpu_s = {kind: worker.cpu_s() for kind, worker in workers.items()}
             for worker in workers.values():
                 worker.stop()
-        found = compare(workspace.reference, log, workspace.shards, workspace.database)
-        learning_s = cpu_s["judge"] + cpu_s["feedback"]
+        found = compare(workspace.reference, log, workspace.lake, workspace.database)
+        learning_s = cpu_s["judge"] + cpu_s["lake"]
         return {
             "events": events,
             "interactions": interactions,
@@ -122,9 +115,9 @@ class Bench:
         """Measure ages and memory at `rate` events a second."""
         workspace, log = self.workspace("steady")
         interactions = round(rate / EVENTS_EACH * seconds)
-        ages, memory = Ages(workspace.shards), {kind: list[int]() for kind in WORKERS}
+        ages, memory = Ages(workspace.lake), {kind: list[int]() for kind in WORKERS}
         with ExitStack() as running:
-            workers = {kind: running.enter_context(workspace.worker(kind, *OPTIONS.get(kind, ()))) for kind in WORKERS}
+            workers = {kind: running.enter_context(workspace.worker(kind)) for kind in WORKERS}
             time.sleep(QUIET_S)
             cpu_s = {kind: worker.cpu_s() for kind, worker in workers.items()}
             producer = running.enter_context(workspace.producer(interactions, rate / EVENTS_EACH, 2))
@@ -133,14 +126,14 @@ class Bench:
                 ages.poll()
                 for kind, worker in workers.items():
                     memory[kind].append(worker.memory())
-                time.sleep(0.2)
+                time.sleep(0.5)
             lasted = time.monotonic() - began
             events = _events(log)
             self._wait_until_done(workspace, interactions, workers, ages)
             cpu_s = {kind: worker.cpu_s() - cpu_s[kind] for kind, worker in workers.items()}
             for worker in workers.values():
                 worker.stop()
-        found: Comparison = compare(workspace.reference, log, workspace.shards, workspace.database)
+        found: Comparison = compare(workspace.reference, log, workspace.lake, workspace.database)
         return {
             "events": events,
             "asked_events_per_s": rate,
@@ -162,20 +155,20 @@ class Bench:
     def _wait_until_done(
         self, workspace: Workspace, interactions: int, workers: dict[str, Process], ages: Ages | None = None
     ) -> None:
-        """Wait until every interaction is in the shards and the totals no longer change."""
-        reader, changed_at, before = ShardReader(workspace.shards), time.monotonic(), None
+        """Wait until every interaction is judged and the totals no longer change."""
+        changed_at, before = time.monotonic(), Totals()
         while True:
-            totals = reader.totals()
+            totals = TrainingSet(workspace.lake).totals()
             now = time.monotonic()
             if totals != before:
                 changed_at, before = now, totals
-            if now - changed_at > (QUIET_S if totals.auctions >= interactions else STALLED_S):
+            if now - changed_at > (QUIET_S if totals.judged >= interactions else STALLED_S):
                 return
             for worker in workers.values():
                 worker.ended()
             if ages is not None:
                 ages.poll()
-            time.sleep(0.2)
+            time.sleep(1.0)
 
 
 def main() -> int:

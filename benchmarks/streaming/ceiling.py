@@ -62,7 +62,7 @@ def _produce(log: KafkaLog, topic: str, data: list[tuple[bytes, bytes]]) -> None
 
 
 def _plain_produce(settings: KafkaSettings, topic: str, data: list[tuple[bytes, bytes]]) -> None:
-    producer = KafkaProducer(bootstrap_servers=settings.servers)
+    producer = KafkaProducer(bootstrap_servers=settings.servers, compression_type=settings.compression)
     for key, value in data:
         producer.send(topic, value, key)
     producer.flush(timeout=120)

@@ -1,4 +1,4 @@
-"""The comparison of judgements, shards and ledger with the producer's reference file.
+"""The comparison of judgements, lake and ledger with the producer's reference file.
 
 Everything is read plainly and compared by sets and sums, without the workers' code or their counters.
 """
@@ -15,9 +15,10 @@ from sqlalchemy import create_engine, text
 
 from benchmarks.streaming.traffic import Expected
 from serving.database.engine import parsed
+from streaming.lake import TrainingSet
+from streaming.lake.store import Lake
 from streaming.log import EventLog
-from streaming.shards import ShardReader
-from streaming.topics import JUDGEMENTS
+from streaming.topics import CLICKS, INTERACTIONS, JUDGEMENTS
 
 PRICE = 200_000
 """Micros of every valid click of the traffic."""
@@ -29,16 +30,16 @@ class Comparison(msgspec.Struct, kw_only=True):
     """Numbers of entries at each stage, and of differences from the reference.
 
     produced, clicks           interactions and clicked links in the reference
-    judged, sharded, counted   auctions in the judgements, the shards and the ledger
-    sharded_clicks, charged    clicked links in the shards and the ledger
+    judged, stored, counted    auctions in the judgements, the training set and the ledger
+    stored_clicks, charged     clicked links in the training set and the ledger
     lost, doubled, wrong       missing entries, surplus entries, entries with another value
     """
 
     produced: int = 0
     clicks: int = 0
     judged: int = 0
-    sharded: int = 0
-    sharded_clicks: int = 0
+    stored: int = 0
+    stored_clicks: int = 0
     counted: int = 0
     charged: int = 0
     expected_micros: int = 0
@@ -60,7 +61,7 @@ def expectations(path: Path) -> dict[str, dict[str, float]]:
         return {line.id: line.clicked for line in map(decoder.decode, file)}
 
 
-def compare(reference: Path, log: EventLog, shards: str, database: str) -> Comparison:
+def compare(reference: Path, log: EventLog, lake: str, database: str) -> Comparison:
     """Compare everything; needs some hundred bytes of memory an interaction."""
     expected = expectations(reference)
     found = Comparison(produced=len(expected), clicks=sum(map(len, expected.values())))
@@ -68,7 +69,8 @@ def compare(reference: Path, log: EventLog, shards: str, database: str) -> Compa
     judged = _judged(log)
     found.judged = len(judged)
     found.lost += len(expected.keys() - judged)
-    _compare_shards(expected, shards, found)
+    _compare_tables(log, lake, found)
+    _compare_training_set(expected, lake, found)
     _compare_ledger(expected, database, found)
     return found
 
@@ -82,20 +84,31 @@ def _judged(log: EventLog) -> set[str]:
     return judged
 
 
-def _compare_shards(expected: Mapping[str, Mapping[str, float]], shards: str, found: Comparison) -> None:
+def _compare_tables(log: EventLog, lake: str, found: Comparison) -> None:
+    """Compare the tables with the log: each record is one row."""
+    for topic in (INTERACTIONS, CLICKS, JUDGEMENTS):
+        with log.consumer("", [topic]) as consumer:
+            records = sum(consumer.ends().values())
+        rows = Lake(lake).open(topic).to_pyarrow_table(columns=["log_partition", "log_offset"])
+        places = Counter(zip(*(rows.column(name).to_pylist() for name in rows.column_names), strict=True))
+        found.lost += max(0, records - len(places))
+        found.doubled += rows.num_rows - len(places)
+
+
+def _compare_training_set(expected: Mapping[str, Mapping[str, float]], lake: str, found: Comparison) -> None:
     seen = Counter[str]()
-    for table in ShardReader(shards).tables(columns=["auction_id", "ads"], usable=False):
+    for table in TrainingSet(lake).tables(columns=["auction_id", "judge", "clicks"], usable=False):
         for row in table.to_pylist():
-            auction, clicked = row["auction_id"], {ad["ad_id"]: ad["clicked_after_s"] for ad in row["ads"]}
-            clicked = {ad: after_s for ad, after_s in clicked.items() if after_s is not None}
+            auction, clicked = row["auction_id"], {ad["ad_id"]: ad["clicked_after_s"] for ad in row["clicks"] or ()}
             seen[auction] += 1
+            found.lost += row["judge"] is None
             wanted = expected.get(auction, {})
-            found.sharded_clicks += len(clicked)
+            found.stored_clicks += len(clicked)
             found.lost += len(wanted.keys() - clicked.keys())
             found.doubled += len(clicked.keys() - wanted.keys())
             both = wanted.keys() & clicked.keys()
             found.wrong += sum(not math.isclose(wanted[ad], clicked[ad], abs_tol=1e-5) for ad in both)
-    found.sharded = len(seen)
+    found.stored = len(seen)
     found.lost += len(expected.keys() - seen.keys())
     found.doubled += sum(times - 1 for times in seen.values()) + len(seen.keys() - expected.keys())
 

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.streaming.drill`: do shards and ledger lose or double anything when processes are killed?
+"""`python -m benchmarks.streaming.drill`: do lake and ledger lose or double anything when processes are killed?
 
 On a real Kafka, the broker is killed and restarted, and each worker is killed twice, at random moments of its own work.
-Figures go to build/bench/streaming-drill.json; the exit status is 1 if shards or ledger differ from what was produced.
+Figures go to build/bench/streaming-drill.json; the exit status is 1 if lake or ledger differ from what was produced.
 """
 
 from __future__ import annotations
@@ -32,17 +32,16 @@ from serving.campaigns.types import Campaign, Creative
 from serving.database.engine import Database
 from serving.database.migrations import migrate
 from streaming.kafka.log import KafkaLog
-from streaming.shards import ShardReader
-from streaming.topics import all_topics
-from tests.support.kafka.broker import BrokerMissing, KafkaBroker
+from streaming.lake import TrainingSet
+from streaming.lake.store import Lake
+from streaming.topics import INTERACTIONS, JUDGEMENTS, all_topics
+from tests.support.kafka.broker import KafkaBroker
+from tests.support.kafka.java import BrokerMissing
 from tests.support.postgres import PostgresMissing, PostgresServer
 
 PARTITIONS = 3
 KILLS = 2
-WORKERS = ("judge", "feedback", "ledger")
-JUDGE = ("--window", "60", "--lateness", "120")
-SESSION_S = 30.0
-"""Kafka session time-out: shorter ones make workers on a busy machine look dead."""
+WORKERS = ("judge", "lake", "ledger")
 STALLED_S = 300.0
 """The drill gives up after this long without progress."""
 EXTRA_S = 10.0
@@ -76,7 +75,7 @@ class Trial:
         self._interactions = interactions
         self.plan = KillPlan(seed)
         self._database = Database(workspace.database, pool_size=1)
-        self._reader = ShardReader(workspace.shards)
+        self._lake = Lake(workspace.lake)
         self.kills = dict.fromkeys((*WORKERS, "broker"), 0)
 
     def run(self, producer: Process, workers: dict[str, Process], progress: Progress) -> None:
@@ -85,9 +84,7 @@ class Trial:
         changed_at, before = time.monotonic(), dict[str, float]()
         while True:
             done = self._done()
-            progress.update(
-                task, completed=round(done["feedback"] * self._interactions), kills=sum(self.kills.values())
-            )
+            progress.update(task, completed=round(done["judge"] * self._interactions), kills=sum(self.kills.values()))
             for name in self.plan.due(done):
                 self._kill(name, workers)
             for worker in workers.values():
@@ -110,25 +107,30 @@ class Trial:
             workers[name].kill()
 
     def _done(self) -> dict[str, float]:
-        """Return the shares of the work that are done, by its results; the judge's by the feedback worker's shards."""
+        """Return the shares of the work that are done, by its results; the judge's by the lake's judgements."""
         produced = self._workspace.reference.stat().st_size if self._workspace.reference.exists() else 0
-        sharded = self._reader.totals().auctions / self._interactions
         counted = self._count("SELECT count(*) FROM auctions") / self._interactions
         return {
             "broker": produced / (100.0 * self._interactions),
-            "judge": sharded,
-            "feedback": sharded,
+            "judge": self._rows(JUDGEMENTS) / self._interactions,
+            "lake": self._rows(INTERACTIONS) / self._interactions,
             "ledger": counted,
         }
 
     def _complete(self) -> bool:
         expected = expectations(self._workspace.reference)
         clicks = sum(map(len, expected.values()))
-        totals = self._reader.totals()
+        if self._rows(JUDGEMENTS) < len(expected):
+            return False
+        totals = TrainingSet(self._workspace.lake).totals()
         charged = self._count("SELECT count(*) FROM charges WHERE invalid = ''")
         counted = self._count("SELECT count(*) FROM auctions")
         wanted = (len(expected), clicks, len(expected), clicks)
-        return all(a >= b for a, b in zip((totals.auctions, totals.clicks, counted, charged), wanted, strict=True))
+        return all(a >= b for a, b in zip((totals.judged, totals.clicks, counted, charged), wanted, strict=True))
+
+    def _rows(self, table: str) -> int:
+        """Return a table's rows, repeated events counted, without reading them."""
+        return int(self._lake.open(table).count()) if self._lake.has(table) else 0
 
     def _count(self, query: str) -> int:
         try:
@@ -173,15 +175,13 @@ def drill(interactions: int, seed: int, console: Console) -> tuple[Comparison, d
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llm-auction-streaming-")))
         server = stack.enter_context(PostgresServer())
-        broker = stack.enter_context(KafkaBroker())
-        workspace = Workspace(folder, broker.settings(delivery_s=5, session_s=SESSION_S), server.create("drill"))
+        broker = stack.enter_context(KafkaBroker(3, heap="256m"))
+        workspace = Workspace(folder, broker.settings(delivery_s=5), server.create("drill"))
         prepare(workspace.database)
         log = KafkaLog(broker.settings())
         log.create(all_topics(PARTITIONS))
         began = time.monotonic()
-        workers = {
-            name: stack.enter_context(workspace.worker(name, *(JUDGE if name == "judge" else ()))) for name in WORKERS
-        }
+        workers = {name: stack.enter_context(workspace.worker(name)) for name in WORKERS}
         producer = stack.enter_context(workspace.producer(interactions, 0.0, seed))
         trial = Trial(workspace, broker, interactions, seed)
         with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
@@ -194,7 +194,7 @@ def drill(interactions: int, seed: int, console: Console) -> tuple[Comparison, d
         }
         for worker in workers.values():
             worker.stop()
-        return compare(workspace.reference, log, workspace.shards, workspace.database), figures
+        return compare(workspace.reference, log, workspace.lake, workspace.database), figures
 
 
 def main() -> int:
@@ -218,7 +218,7 @@ def main() -> int:
     write_figures(given.out, msgspec.structs.asdict(found) | run | {"machine": machine_name()})
     verdict = "exact" if found.exact else "WRONG"
     console.print(
-        f"{verdict}: {found.produced} produced, {found.judged} judged, {found.sharded} sharded, {found.charged} of "
+        f"{verdict}: {found.produced} produced, {found.judged} judged, {found.stored} stored, {found.charged} of "
         f"{found.clicks} clicks charged, {found.lost} lost, {found.doubled} doubled, {found.wrong} wrong"
     )
     console.print(f"figures: {given.out}")

@@ -28,19 +28,15 @@ class Workspace:
     def __init__(self, folder: Path, kafka: KafkaSettings, database: str) -> None:
         self.folder = folder
         self.database = database
-        self.shards = str(folder / "shards")
+        self.lake = str(folder / "lake")
         self.reference = folder / "reference.jsonl"
-        kafka_settings = {
-            "SERVERS": kafka.servers,
-            "SESSION_S": str(kafka.session_s),
-            "DELIVERY_S": str(kafka.delivery_s),
-        }
+        kafka_settings = {"SERVERS": kafka.servers, "DELIVERY_S": str(kafka.delivery_s)}
         paths = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "OMP_NUM_THREADS": "1"}
         self.environment = os.environ | {PREFIX + name: value for name, value in kafka_settings.items()} | paths
 
     def worker(self, kind: str, *options: str) -> Process:
         """Return the process of `llm-auction worker KIND`."""
-        own = {"feedback": ["--shards", self.shards], "ledger": ["--database", self.database]}.get(kind, [])
+        own = {"lake": ["--lake", self.lake], "ledger": ["--database", self.database]}.get(kind, [])
         command = ["-m", "cli.main", "--log-level", "error", "worker", kind, "--log", "kafka", *own, *options]
         return Process(kind, command, self)
 

@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 POLL_S = 1.0
+CLICK_WINDOW_S = 600.0
+"""The attribution window of the loop's retrainings."""
 MODEL_NAME = "llm-auction"
 """Name under which the router serves its policy, whichever version answers."""
 
@@ -48,9 +50,9 @@ class LoopPaths:
         return self.root / "log"
 
     @property
-    def shards(self) -> Path:
-        """The feedback shards' folder."""
-        return self.root / "shards"
+    def lake(self) -> Path:
+        """The folder of the lake's tables."""
+        return self.root / "lake"
 
     @property
     def output(self) -> Path:
@@ -87,16 +89,17 @@ def serving_programs(paths: LoopPaths, port: int, traffic: Traffic) -> list[Prog
     return [
         Program("users", ["users", *ask], ONE_THREAD, nice=5),
         Program("router", ["serve", *answer, *log_at, "--anonymous"], stop_timeout_s=60.0),
-        Program("judge", ["worker", "judge", *log_at, "--window", "600", "--lateness", "60"], ONE_THREAD),
-        Program("feedback", ["worker", "feedback", *log_at, "--shards", str(paths.shards)], ONE_THREAD),
+        Program("judge", ["worker", "judge", *log_at], ONE_THREAD),
+        Program("lake", ["worker", "lake", *log_at, "--lake", str(paths.lake)], ONE_THREAD),
     ]
 
 
 def retraining_program(paths: LoopPaths, base: str) -> Program:
-    """Return the process that retrains from the shards when that is due, at a lower priority than the answers."""
+    """Return the process that retrains from the lake when that is due, at a lower priority than the answers."""
     policy = base if base in ("tiny", "smollm2") else "smollm2"
-    arguments = ["--policy", policy]
-    arguments += ["--shards", str(paths.shards), "--registry", paths.registry, "--routes", str(paths.routes)]
+    # simulated users click within seconds
+    arguments = ["--policy", policy, "--set", f"log.window_s={CLICK_WINDOW_S:g}"]
+    arguments += ["--lake", str(paths.lake), "--registry", paths.registry, "--routes", str(paths.routes)]
     return Program("retrain", ["retrain", "--watch", *arguments, "--work", str(paths.root / "retraining")], nice=10)
 
 
@@ -135,14 +138,14 @@ class Loop:
         self, paths: LoopPaths, deployment: Deployment, guard: GuardSettings, click_window_s: float = 60.0
     ) -> None:
         from mechanism.objective import Penalty
+        from serving.canary.log_cohorts import LogCohorts
         from serving.canary.monitor import CanaryMonitor
-        from serving.canary.samples import AnswerSamples, SampleSettings
 
         self.paths = paths
         self.deployment = deployment
         self.supervisor = Supervisor(paths.output)
-        self.samples = AnswerSamples(SampleSettings(click_window_s=click_window_s), Penalty())
-        self.monitor = CanaryMonitor(deployment, self.samples, guard)
+        self.cohorts = LogCohorts(click_window_s, Penalty())
+        self.monitor = CanaryMonitor(deployment, self.cohorts, guard)
 
     def run(self, stop: threading.Event, show: Callable[[Loop], None]) -> None:
         """Supervise the processes, judge the version on probation and promote what passed its gates until `stop`."""
@@ -154,7 +157,7 @@ class Loop:
 
         events, models = open_log(str(self.paths.log)), Registry(self.paths.registry)
         events.create(all_topics())
-        with LogFeed(events, self.samples) as feed:
+        with LogFeed(events, self.cohorts) as feed:
             while not stop.is_set():
                 try:
                     feed.poll(POLL_S)

@@ -2,56 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mechanism.prompt import MICROS_PER_POINT
-from mechanism.statistics import bootstrap_interval
-
 if TYPE_CHECKING:
     from cli.local.loop import Loop
-    from serving.canary.guard import ServedAnswer
     from serving.canary.promotion_and_rollback import Change
     from trainers.artifacts.registry import ModelEntry
 
-DRAWS = 200
+NEWEST = 1_000
+"""Answers of each version that its figures cover: whole minutes with at least so many."""
 
 
 def loop_table(loop: Loop, entries: Sequence[ModelEntry], address: str) -> RenderableType:
     """Return the versions, oldest first, with the state of the processes below."""
-    now = datetime.now(UTC)
+    from serving.canary.guard import figures_of
+    from serving.canary.log_cohorts import newest
+
+    now, window_s = datetime.now(UTC).timestamp(), loop.cohorts.click_window_s
     columns = ("version", "traffic", "answers", "points/query", "with ads", "p95", "state")
     table = Table(*columns, title=f"{address}   Ctrl+C stops")
     history = loop.deployment.history()
     weights = {version.name: version.weight for version in loop.deployment.versions()}
     digests = {version.name: version.digest for change in history for version in change.after}
     for name in dict.fromkeys([*digests, *(entry.version for entry in entries)]):
-        answers = loop.samples.of(digests[name], now) if name in digests else []
+        cohorts = newest(loop.cohorts.of(digests[name]), NEWEST) if name in digests else {}
         entry = next((entry for entry in entries if entry.version == name), None)
         traffic = f"{weights[name]}%" if weights.get(name) else ""
-        table.add_row(name, traffic, *_figures(answers), _state(name, history, entry))
+        table.add_row(name, traffic, *_figures(figures_of(cohorts, now, window_s)), _state(name, history, entry))
     states = "   ".join(f"{name}: {child.state}" for name, child in loop.supervisor.children.items())
     return Group(table, Text(states, style="dim"))
 
 
-def _figures(answers: Sequence[ServedAnswer]) -> tuple[str, str, str, str]:
-    """Return number, points a query, share with ads and latency of the newest answers."""
-    if not answers:
-        return "", "", "", ""
-    ripe = [a.revenue / MICROS_PER_POINT for a in answers if a.revenue is not None]
-    revenue = ""
-    if ripe:
-        found = bootstrap_interval(ripe, 0, draws=DRAWS)
-        revenue = f"{found.mean:.1f} ±{(found.hi - found.lo) / 2:.1f}"
-    filled = float(np.mean([a.filled for a in answers]))
-    p95 = float(np.percentile([a.seconds for a in answers], 95))
-    return str(len(answers)), revenue, f"{filled:.0%}", f"{p95:.2f} s"
+def _figures(figures: Mapping[str, float | None]) -> tuple[str, str, str, str]:
+    """Return number, points a query with their 95% margin, share with ads and latency of the newest answers."""
+    revenue, error, ad_free, p95 = (figures[name] for name in ("revenue", "revenue_error", "ad_free", "p95_s"))
+    return (
+        f"{figures['answers']:.0f}" if figures["answers"] else "",
+        "" if revenue is None or error is None else f"{revenue:.1f} ±{1.96 * error:.1f}",
+        "" if ad_free is None else f"{1 - ad_free:.0%}",
+        "" if p95 is None else f"{p95:.2f} s",
+    )
 
 
 def _state(name: str, history: Sequence[Change], entry: ModelEntry | None) -> str:

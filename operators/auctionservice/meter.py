@@ -1,25 +1,28 @@
-"""Routers' own figures: parsed from their Prometheus metrics, and summed over a step of a rollout.
+"""Routers' own figures: their rollout reports, and from these the evidence on a new version.
 
-A router's counters start at 0 when it starts; a counter that fell has restarted (as in Prometheus' `increase`). The
-sums are kept in memory: when the operator restarts, the comparison of a step starts again and the step takes longer.
+A report holds a router's cohorts since a minute. A cohort that is read again replaces the earlier reading, so nothing
+is counted twice, and an operator that restarts reads the canary from its beginning. Only the cohorts of a router that
+is gone by then are lost.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from prometheus_client.parser import text_string_to_metric_families
+from mechanism.canary.cohorts import CLICK_WINDOW_S, Evidence, Tally, evidence, minute_of
 
-from operators.auctionservice.comparison import Counts
-
-PREFIX = "llm_auction_"
 PARALLEL_READS = 16
-ReadMetrics = Callable[[str], str | None]
-"""Returns the metrics page at HOST:PORT, None if it cannot be read."""
+FINAL_S = CLICK_WINDOW_S + 900.0
+"""Age at which no router changes a cohort any more: its last clicks and its longest answers are counted."""
+ReadReport = Callable[[str, int], str | None]
+"""Returns the rollout report at HOST:PORT since a minute, None if it cannot be read."""
 VersionKey = tuple[str, str]
 """Name of a version and model version of its weights."""
+CohortKey = tuple[int, str]
+"""Minute of the answers and model version of the weights that wrote them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,106 +34,93 @@ class VersionReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Scrape:
-    """One router's figures.
+class Report:
+    """One router's report: the generation of the route file that it follows (None without one), and its cohorts.
 
-    `generation`: of the route file that it follows, None without one; `counts`: by model version, since its start.
+    `instance` names the process that counted them.
     """
 
+    instance: str = ""
     generation: int | None = None
     versions: Mapping[VersionKey, VersionReport] = field(default_factory=dict)
-    counts: Mapping[str, Counts] = field(default_factory=dict)
+    cohorts: Mapping[CohortKey, Tally] = field(default_factory=dict)
 
 
-def read_all(addresses: Iterable[str], read: ReadMetrics) -> dict[str, Scrape]:
-    """Read the figures of all routers in parallel; return those that could be read, by address."""
+def read_all(addresses: Iterable[str], since: int, read: ReadReport) -> dict[str, Report]:
+    """Read the reports of all routers in parallel; return those that could be read, by address."""
     requested = list(addresses)
     with ThreadPoolExecutor(max_workers=PARALLEL_READS) as pool:
-        texts = dict(zip(requested, pool.map(read, requested), strict=True))
-    return {address: parsed(text) for address, text in texts.items() if text is not None}
+        texts = pool.map(lambda address: read(address, since), requested)
+        reports = {address: parsed(text) for address, text in zip(requested, texts, strict=True) if text is not None}
+    return {address: report for address, report in reports.items() if report is not None}
 
 
-def parsed(text: str) -> Scrape:
-    """Parse a router's metrics page; serving/metrics.py defines the names."""
-    samples: dict[str, list[tuple[dict[str, str], float]]] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if sample.name.startswith(PREFIX):
-                samples.setdefault(sample.name.removeprefix(PREFIX), []).append((sample.labels, sample.value))
-    shares = {(k["version"], k["model_version"]): value for k, value in samples.get("version_share", [])}
-    ready = {(k["version"], k["model_version"]): value > 0 for k, value in samples.get("version_ready", [])}
-    totals: dict[str, dict[str, int]] = {}
-    buckets: dict[str, dict[float, int]] = {}
+def parsed(text: str) -> Report | None:
+    """Parse a router's rollout report (`serving.metrics`); None for another text, such as an older router's metrics."""
+    try:
+        values = json.loads(text)
+        versions, cohorts = values["versions"], values["cohorts"]
+        return Report(
+            values["instance"],
+            values["generation"],
+            {(one["name"], one["model_version"]): VersionReport(one["share"], one["ready"]) for one in versions},
+            {(one["minute"], one["version"]): Tally.from_dict(one) for one in cohorts},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
-    def add(name: str, field_name: str, **wanted: str) -> None:
-        for labels, value in samples.get(name, []):
-            if all(labels.get(key) == one for key, one in wanted.items()) and "model_version" in labels:
-                total = totals.setdefault(labels["model_version"], {})
-                total[field_name] = total.get(field_name, 0) + int(value)
 
-    for outcome in ("answered", "cut", "failed"):  # without "cancelled": the reader left
-        add("answers_total", "answers", outcome=outcome)
-    add("answers_total", "failed", outcome="failed")
-    add("ads_shown_total", "shown")
-    add("clicks_total", "clicks", validity="valid")
-    add("clicked_micros_total", "revenue_micros")
-    for labels, value in samples.get("answer_seconds_bucket", []):
-        if "model_version" in labels:
-            buckets.setdefault(labels["model_version"], {})[float(labels["le"])] = int(value)
-    counts = {
-        version: Counts(**totals.get(version, {}), buckets=buckets.get(version, {})) for version in totals | buckets
-    }
-    generations = [int(value) for _, value in samples.get("routes_generation", [])] if ready else []
-    return Scrape(
-        generations[0] if generations else None,
-        {key: VersionReport(shares.get(key, 0.0), is_ready) for key, is_ready in ready.items()},
-        counts,
-    )
+@dataclass
+class _Canary:
+    """Cohorts of one service since its canary began: final ones summed over the routers, the others by instance."""
+
+    window: str
+    final: dict[CohortKey, Tally] = field(default_factory=dict)
+    by_instance: dict[str, dict[CohortKey, Tally]] = field(default_factory=dict)
+    final_before: int = 0
 
 
 @dataclass
 class Meter:
-    """Sums of the routers' counts per service, each over a window that `add` names."""
+    """The cohorts of each service's canary, in memory."""
 
-    _windows: dict[str, str] = field(default_factory=dict)
-    _last: dict[str, dict[str, Mapping[str, Counts]]] = field(default_factory=dict)
-    """Last counts by service, pod and model version."""
-    _sums: dict[str, dict[str, Counts]] = field(default_factory=dict)
+    _canaries: dict[str, _Canary] = field(default_factory=dict)
 
-    def add(self, service: str, window: str, routers: Mapping[str, Scrape]) -> Mapping[str, Counts]:
-        """Add the routers' current counts (by pod); return the sums since the window began, by model version.
+    def since(self, service: str, window: str, begin: int) -> int:
+        """Return the first minute that is still to be read of a canary that began in the minute `begin`."""
+        return max(begin, self._canary(service, window).final_before)
 
-        Another window starts the sums again. A router's first scrape in a window is its baseline.
-        """
-        if self._windows.get(service) != window:
-            self._windows[service], self._last[service], self._sums[service] = window, {}, {}
-        last, sums = self._last[service], self._sums[service]
-        for pod, scrape in routers.items():
-            before = last.get(pod, scrape.counts)
-            for version, counts in scrape.counts.items():
-                sums[version] = plus(sums.get(version, Counts()), increase(before.get(version, Counts()), counts))
-            last[pod] = {**last.get(pod, {}), **scrape.counts}
-        return sums
+    def add(self, service: str, window: str, reports: Iterable[Report], now: float) -> None:
+        """Take the routers' reports as they are at Unix time `now`; another `window` is another canary."""
+        canary = self._canary(service, window)
+        for report in reports:
+            cohorts = canary.by_instance.setdefault(report.instance, {})
+            cohorts |= {key: tally for key, tally in report.cohorts.items() if key[0] >= canary.final_before}
+        canary.final_before = max(canary.final_before, minute_of(now - FINAL_S))
+        for cohorts in canary.by_instance.values():
+            for key in [key for key in cohorts if key[0] < canary.final_before]:
+                canary.final.setdefault(key, Tally()).merge(cohorts.pop(key))
+        canary.by_instance = {instance: cohorts for instance, cohorts in canary.by_instance.items() if cohorts}
+
+    def evidence(self, service: str, versions: tuple[str, str], begin: int, now: float) -> Evidence:
+        """Return what is known of the new and the old version (their model versions) since the minute `begin`."""
+        new, old = (self._tallies(service, version, begin) for version in versions)
+        return evidence(new, old, now, CLICK_WINDOW_S)
 
     def forget(self, service: str) -> None:
-        """Drop the sums of a deleted service."""
-        for kept in (self._windows, self._last, self._sums):
-            kept.pop(service, None)
+        """Drop the cohorts of a deleted service."""
+        self._canaries.pop(service, None)
 
+    def _canary(self, service: str, window: str) -> _Canary:
+        canary = self._canaries.get(service)
+        if canary is None or canary.window != window:
+            canary = self._canaries[service] = _Canary(window)
+        return canary
 
-FIELDS = ("answers", "failed", "shown", "clicks", "revenue_micros")
-
-
-def increase(before: Counts, now: Counts) -> Counts:
-    """Return the increase between two scrapes of one router; all of `now` if the router has restarted."""
-    if now.answers < before.answers:
-        return now
-    fields = {name: max(0, getattr(now, name) - getattr(before, name)) for name in FIELDS}
-    return Counts(**fields, buckets={b: max(0, n - before.buckets.get(b, 0)) for b, n in now.buckets.items()})
-
-
-def plus(one: Counts, other: Counts) -> Counts:
-    """Return the sum of two counts."""
-    bounds = {*one.buckets, *other.buckets}
-    fields = {name: getattr(one, name) + getattr(other, name) for name in FIELDS}
-    return Counts(**fields, buckets={b: one.buckets.get(b, 0) + other.buckets.get(b, 0) for b in bounds})
+    def _tallies(self, service: str, version: str, begin: int) -> dict[int, Tally]:
+        canary, found = self._canaries.get(service), dict[int, Tally]()
+        for cohorts in (canary.final, *canary.by_instance.values()) if canary is not None else ():
+            for (minute, of), tally in cohorts.items():
+                if of == version and minute >= begin:
+                    found.setdefault(minute, Tally()).merge(tally)
+        return found

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from mechanism.canary.cohorts import Evidence, minute_of
 from mechanism.weights import model_version
-from operators.auctionservice.comparison import Counts
-from operators.auctionservice.meter import Meter, ReadMetrics, Scrape, VersionKey, VersionReport, read_all
+from operators.auctionservice.meter import Meter, ReadReport, Report, VersionKey, VersionReport, read_all
 from operators.objects import DesiredState, Reader, owned_by
 from operators.reconciliation import Refusal
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus, Model
@@ -64,7 +65,7 @@ class Servers:
 class ObservedRouter:
     """A router's pod.
 
-    `generation` is None if its metrics at `address` could not be read, or if it follows no route file.
+    `generation` is None if its report at `address` could not be read, or if it follows no route file.
     """
 
     pod: str
@@ -79,14 +80,15 @@ class ObservedRouter:
 class Observed:
     """The objects of a service, its servers, and the API server's last refusal of one of its objects.
 
-    `policies`: Deployments of policy servers by `short` digest; `counts`: by model version, over the `window`.
+    `policies`: Deployments of policy servers by `short` digest; `evidence`: on the candidate, None before it has
+    traffic.
     """
 
     owned: tuple[OwnedObject, ...] = ()
     policies: Mapping[str, Servers] = field(default_factory=dict)
     router: Servers = Servers(0, 0)
     routers: tuple[ObservedRouter, ...] = ()
-    counts: Mapping[str, Counts] = field(default_factory=dict)
+    evidence: Evidence | None = None
     refused: Refusal | None = None
 
     @property
@@ -98,23 +100,33 @@ class Observed:
         """Return the policy servers of a version."""
         return self.policies.get(short(model.digest), Servers(0, 0))
 
-    def counts_of(self, model: Model) -> Counts:
-        """Return what the routers counted of a version."""
-        return self.counts.get(model_version(model.digest), Counts())
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """The canary under way: its name, the minute in which it began, and both model versions, the new one first."""
+
+    name: str
+    begin: int
+    versions: tuple[str, str]
 
 
-def window(status: AuctionServiceStatus) -> str:
-    """Name the time over which the candidate is compared; it ends when the candidate's share changes."""
-    return "" if status.candidate is None else f"{status.candidate.digest}/{status.step}/{status.weight}"
+def canary_of(status: AuctionServiceStatus) -> Canary | None:
+    """Return the canary under way; None while the candidate has no traffic."""
+    candidate, stable, since = status.candidate, status.stable, status.canary_since or status.step_since
+    if candidate is None or stable is None or since is None or status.step < 0:
+        return None
+    versions = model_version(candidate.digest), model_version(stable.digest)
+    return Canary(f"{candidate.digest}/{since.isoformat()}", minute_of(since.timestamp()), versions)
 
 
 @dataclass(frozen=True)
 class Observer:
-    """Reads the state of AuctionServices; `read` returns a router's metrics page."""
+    """Reads the state of AuctionServices; `read` returns a router's rollout report."""
 
     api: Reader
-    read: ReadMetrics
+    read: ReadReport
     meter: Meter = field(default_factory=Meter)
+    clock: Callable[[], float] = time.time
 
     def observe(self, desired: Desired, refused: Refusal | None) -> Observed:
         """Read the objects of a service and the figures of its routers; nothing for one that is being deleted."""
@@ -142,16 +154,21 @@ class Observer:
             for pod in pods
             if _label(pod, PART_LABEL) == ROUTER and (pod.get("status") or {}).get("phase") == "Running"
         ]
-        scrapes = self._scrape(running)
-        counts = self.meter.add(desired.uid, window(desired.status), scrapes)
-        routers = tuple(_router(pod, scrapes.get(pod["metadata"]["uid"])) for pod in running)
-        return Observed(tuple(owned), policies, router, routers, counts, refused)
+        reports, evidence = self._measure(desired, running)
+        routers = tuple(_router(pod, reports.get(pod["metadata"]["uid"])) for pod in running)
+        return Observed(tuple(owned), policies, router, routers, evidence, refused)
 
-    def _scrape(self, pods: Iterable[Manifest]) -> dict[str, Scrape]:
-        """Return the figures of the routers that could be read, by uid."""
+    def _measure(self, desired: Desired, pods: Iterable[Manifest]) -> tuple[dict[str, Report], Evidence | None]:
+        """Return the reports of the routers that could be read, by uid, and the evidence on the candidate."""
+        canary, now = canary_of(desired.status), self.clock()
+        since = minute_of(now) if canary is None else self.meter.since(desired.uid, canary.name, canary.begin)
         addresses = {pod["metadata"]["uid"]: _address(pod) for pod in pods}
-        found = read_all(filter(None, addresses.values()), self.read)
-        return {uid: found[address] for uid, address in addresses.items() if address in found}
+        found = read_all(filter(None, addresses.values()), since, self.read)
+        reports = {uid: found[address] for uid, address in addresses.items() if address in found}
+        if canary is None:
+            return reports, None
+        self.meter.add(desired.uid, canary.name, reports.values(), now)
+        return reports, self.meter.evidence(desired.uid, canary.versions, canary.begin, now)
 
 
 def _label(pod: Manifest, name: str) -> str:
@@ -196,9 +213,9 @@ def _address(pod: Manifest) -> str:
     return f"{host}:{METRICS_PORT}" if ip else ""
 
 
-def _router(pod: Manifest, scrape: Scrape | None) -> ObservedRouter:
+def _router(pod: Manifest, report: Report | None) -> ObservedRouter:
     meta, conditions = pod["metadata"], (pod.get("status") or {}).get("conditions") or ()
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
     ready = ready and "deletionTimestamp" not in meta
-    scrape = scrape or Scrape()
-    return ObservedRouter(meta["name"], ready, scrape.generation, scrape.versions, meta["uid"], _address(pod))
+    report = report or Report()
+    return ObservedRouter(meta["name"], ready, report.generation, report.versions, meta["uid"], _address(pod))

@@ -1,8 +1,9 @@
 """How a new version takes over an AuctionService's traffic, step by step, and how it is rolled back.
 
 A candidate first gets servers but no traffic. Once they are ready and every router has verified its weights, it gets
-the shares of `rollout.steps`, each until enough time has passed and enough answers were compared. A broken guard, or
-servers that stay unready, roll it back in the same pass: the stable version has all traffic again.
+the shares of `rollout.steps`, each until enough time has passed and enough answers were compared, and the last one
+until the guard calls it safe or its patience ends. A broken guard, or servers that stay unready, roll it back in the
+same pass: the stable version has all traffic again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from operators.auctionservice.comparison import Breach, breach
+from operators.auctionservice.guard import Breach, breach, compared, comparing, decision_on, limits_of
 from operators.auctionservice.observe import Desired, Observed, Servers, key_of
 from operators.conditions import ServiceReason
 from operators.reconciliation import Draft
@@ -36,6 +37,7 @@ class Rollout:
         self.observed, self.draft, self.now = observed, draft, draft.now
         self.target, self.settings = desired.spec.model, desired.spec.rollout
         self.before = desired.status
+        self.decision = decision_on(observed.evidence, self.settings.guards)
         self.steps = [*self.settings.steps, FINAL_STEP]
         self.progress = Progress(False, ServiceReason.SERVING, "no version is taking over")
 
@@ -63,7 +65,7 @@ class Rollout:
         target, stable, candidate = self.target, self.status.stable, self.status.candidate
         if candidate is not None and candidate.digest != target.digest:
             self.draft.emit(ServiceReason.ABORTED, f"{candidate.name}: spec.model names another version", warn=True)
-            self.draft.update(candidate=None, step=-1, weight=0, step_since=None, unready_since=None)
+            self.draft.update(candidate=None, step=-1, weight=0, step_since=None, canary_since=None, unready_since=None)
             self._retire(candidate, 0)
             candidate = None
         if stable is not None and target.digest == stable.digest:
@@ -83,7 +85,13 @@ class Rollout:
         elif candidate is None:
             retiring = [one for one in self.status.retiring if one.digest != target.digest]
             self.draft.update(
-                candidate=target, step=-1, weight=0, step_since=self.now, unready_since=None, retiring=retiring
+                candidate=target,
+                step=-1,
+                weight=0,
+                step_since=self.now,
+                canary_since=None,
+                unready_since=None,
+                retiring=retiring,
             )
             self.draft.emit(ServiceReason.STARTING, f"{target.name} gets policy servers and no traffic yet")
         else:
@@ -114,7 +122,7 @@ class Rollout:
 
     def _advance_candidate(self, candidate: Model) -> None:
         """Reject a candidate that breaks a guard, apply changed settings, and enter the next step when it is time."""
-        broken = self._unready(candidate) or self._broken_guard(candidate)
+        broken = self._unready(candidate) or self._broken_guard()
         if broken is not None:
             self._roll_back(candidate, broken.reason, broken.message)
             return
@@ -157,7 +165,8 @@ class Rollout:
         self.progress = Progress(True, ServiceReason.CANARY, message)
         if (number, weight) == (self.status.step, self.status.weight):
             return False
-        self.draft.update(step=number, weight=weight, step_since=self.now, unready_since=None)
+        began = self.status.canary_since or (self.now if weight else None)
+        self.draft.update(step=number, weight=weight, step_since=self.now, canary_since=began, unready_since=None)
         self.draft.emit(ServiceReason.CANARY, f"{candidate.name} gets {weight}% of the questions")
         self._held()
         return True
@@ -175,13 +184,24 @@ class Rollout:
     def _missing_for_next_step(self, candidate: Model, blocker: Progress | None) -> str:
         """Describe what the candidate still needs for its next step; "" if nothing."""
         left = self._current_step().pause_seconds - (self.now - self._step_since()).total_seconds()
-        answers = self.settings.guards.min_answers - self.observed.counts_of(candidate).answers
         missing = [
             f"{left:.0f} s more" if left > 0 else "",
-            f"{answers} more answers" if answers > 0 else "",
+            self._missing_evidence(),
             blocker.message if blocker is not None else "",
         ]
         return ", ".join(one for one in missing if one)
+
+    def _missing_evidence(self) -> str:
+        """Describe what the guard still has to see: answers, and before the promotion that the candidate is safe."""
+        guards = self.settings.guards
+        if self.status.step + 1 >= len(self.settings.steps) and not self._patience_ended():
+            return self.decision.missing(limits_of(guards))
+        found = self.observed.evidence
+        answers = guards.min_answers - (0 if found is None else int(found.early.new.answers.sum()))
+        return f"{answers} more answers" if answers > 0 else ""
+
+    def _patience_ended(self) -> bool:
+        return (self.now - self._step_since()).total_seconds() >= self.settings.guards.patience_seconds
 
     def _promote(self, model: Model) -> None:
         old = self.status.stable
@@ -191,10 +211,12 @@ class Rollout:
             step=-1,
             weight=0,
             step_since=None,
+            canary_since=None,
             unready_since=None,
             phase="Serving",
             candidate_figures=None,
             stable_figures=None,
+            comparisons=[],
         )
         self.draft.emit(ServiceReason.PROMOTED, f"{model.name} has all of the questions")
         self.progress = Progress(False, ServiceReason.PROMOTED, f"{model.name} has taken over")
@@ -217,6 +239,7 @@ class Rollout:
             step=-1,
             weight=0,
             step_since=None,
+            canary_since=None,
             unready_since=None,
             phase="RolledBack",
             rejected=rejected,
@@ -284,11 +307,16 @@ class Rollout:
             return None
         return Breach(ServiceReason.UNREADY, f"not ready since {since:%H:%M:%S} UTC, with {self.status.weight}%")
 
-    def _broken_guard(self, candidate: Model) -> Breach | None:
-        assert self.status.stable is not None
-        new, stable = self.observed.counts_of(candidate), self.observed.counts_of(self.status.stable)
-        self.draft.update(candidate_figures=new.compared(), stable_figures=stable.compared())
-        return breach(new, stable, self.settings.guards)
+    def _broken_guard(self) -> Breach | None:
+        found = self.observed.evidence
+        if found is None:
+            return None
+        self.draft.update(
+            candidate_figures=compared(found.early.new, found.ripe.new),
+            stable_figures=compared(found.early.old, found.ripe.old),
+            comparisons=[comparing(one) for one in self.decision.comparisons],
+        )
+        return breach(self.decision)
 
 
 def with_trouble(message: str, servers: Servers) -> str:

@@ -182,28 +182,32 @@ class CanaryStep(ApiModel):
     weight: Percent
     """Share of the questions that the new version answers, in per cent."""
     pause_seconds: Seconds = 300
-    """Least duration of the step, which also lasts until `guards.minAnswers` answers were compared."""
+    """Least duration of the step. It also lasts until the new version has `guards.minAnswers` answers, and the last one
+    until the guard calls the version safe."""
 
 
 class Guards(ApiModel):
     """Limits for a new version while it has traffic.
 
-    Rates are compared with those of the stable version over the same time. A limit counts as broken only if chance does
-    not explain the difference (one-sided test at `confidence`).
+    Both versions are compared by the answers of the same minutes. The new one is rolled back if it is worse beyond
+    chance and by more than a limit; it is safe, and may have all traffic, once twice every limit is excluded.
     """
 
     min_answers: Annotated[int, Field(ge=0, le=10_000_000)] = 200
-    """Answers of the new version that a step needs."""
+    """Answers of the new version before its share grows."""
     confidence: Annotated[float, Field(ge=0.5, le=0.9999)] = 0.99
-    """Confidence of each test: 0.99 means one false alarm in a hundred tests of an equal version."""
+    """Confidence for a whole rollout: at 0.99 at most one in a hundred versions that equal the stable one is rolled
+    back, and at most one in a hundred that are worse by twice a limit is called safe."""
+    patience_seconds: Seconds = 21_600
+    """Longest duration of the last step: a version that is neither worse nor safe by then is promoted."""
     max_error_rate: Share = 0.02
-    """Largest share of failed answers."""
+    """Largest share of answers that failed or were cut."""
     max_error_rise: Share = 0.01
     """Largest increase of that share over the stable version's."""
     max_latency_ratio: Ratio = 1.25
     """Largest ratio of the 95th percentile of seconds per answer to the stable version's."""
     min_revenue_ratio: Ratio = 0.9
-    """Smallest ratio of clicked bids per answer to the stable version's."""
+    """Smallest ratio of revenue per answer to the stable version's."""
     min_click_rate_ratio: Ratio = 0.8
     """Smallest ratio of clicks per shown ad to the stable version's (readers' experience)."""
     max_ad_load_ratio: Ratio = 1.25
@@ -299,20 +303,37 @@ class Retiring(ApiModel):
 
 
 class Compared(ApiModel):
-    """What routers counted of a version since the step began."""
+    """What routers counted of a version since the rollout began; money and clicks once they are complete."""
 
     answers: int = 0
     """Answers, including failed ones."""
     error_rate: float = 0
-    """Share of failed answers."""
+    """Share of answers that failed or were cut."""
     p95_seconds: float | None = None
     """95th percentile of seconds per answer, from the histogram."""
     revenue_micros_per_answer: float = 0
-    """Clicked bids per answer, in micros."""
+    """Revenue per answer, in micros."""
     ads_per_answer: float = 0
     """Shown ads per answer."""
     click_rate: float | None = None
     """Clicks per shown ad."""
+
+
+class Comparing(ApiModel):
+    """By how much the candidate is worse than the stable version in one figure; negative where it is better."""
+
+    figure: str
+    """What is compared."""
+    harm: float
+    """How much worse it is: as a share, or as a share of the stable version's value."""
+    low: float | None = None
+    """Lower bound of it."""
+    high: float | None = None
+    """Upper bound of it."""
+    limit: float
+    """What is tolerated."""
+    verdict: str
+    """What this figure alone asks for: keep going, roll back, or safe."""
 
 
 class AuctionServiceStatus(Status):
@@ -330,6 +351,8 @@ class AuctionServiceStatus(Status):
     """The candidate's share in per cent."""
     step_since: Moment | None = None
     """Start of the step."""
+    canary_since: Moment | None = None
+    """Since when the candidate has traffic: both versions are compared from then on."""
     unready_since: Moment | None = None
     """Since when a candidate with traffic has not been ready."""
     traffic: list[Traffic] = Field([])
@@ -341,9 +364,11 @@ class AuctionServiceStatus(Status):
     retiring: list[Retiring] = Field([])
     """Versions without traffic whose servers still run."""
     candidate_figures: Compared | None = None
-    """What routers counted of the candidate in this step."""
+    """What routers counted of the candidate."""
     stable_figures: Compared | None = None
     """What routers counted of the stable version in the same time."""
+    comparisons: list[Comparing] = Field([])
+    """The guard's comparisons of the two."""
     routers: str = ""
     """Ready routers, of those wanted."""
     router_replicas: int = 0

@@ -171,15 +171,15 @@ class IRPOJobSpec(PodFields):
             "config.optimisation.checkpoint_steps needs storage.cache where storage.url is an object store",
         ),
         rule(
-            "!has(self.gates) || self.config.feedback.source == 'shards'",
-            "gates read the log that the base model wrote: leave them out, or set config.feedback.source to shards",
+            "!has(self.gates) || self.config.feedback.source == 'lake'",
+            "gates read the log that the base model wrote: leave them out, or set config.feedback.source to lake",
         ),
         rule("self.volumes.all(v, self.volumes.exists_one(w, w.name == v.name))", "volumes must have different names"),
     )
 
     config: Training
     """Configuration of the run, as in a file for `llm-auction train`: base model, epochs, feedback from the simulator
-    or from shards of the event log, lambda, delta_th, M, beta, the reference policy. Its name is the job's."""
+    or from the lake, lambda, delta_th, M, beta, the reference policy. Its name is the job's."""
     image: Image
     """Container image with llm-auction and its extra `train`."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"

@@ -80,8 +80,8 @@ class Schedule(ApiModel):
 class Source(ApiModel):
     """The log of judged interactions."""
 
-    shards: Annotated[str, Field(min_length=1, max_length=1024)]
-    """Folder on a volume of the template, or URL (s3://bucket/prefix), written by `llm-auction worker feedback`."""
+    lake: Annotated[str, Field(min_length=1, max_length=1024)]
+    """Folder on a volume of the template, or URL (s3://bucket/prefix), written by `llm-auction worker lake`."""
 
 
 class Look(ApiModel):
@@ -107,9 +107,9 @@ class RetrainPolicySpec(ApiModel):
 
     model_config = checked(
         rule(
-            "self.source.shards.contains('://') || self.template.spec.volumes.exists(v,"
-            " self.source.shards == v.mountPath || self.source.shards.startsWith(v.mountPath + '/'))",
-            "source.shards must lie below the mountPath of a volume of the template, or be a URL",
+            "self.source.lake.contains('://') || self.template.spec.volumes.exists(v,"
+            " self.source.lake == v.mountPath || self.source.lake.startsWith(v.mountPath + '/'))",
+            "source.lake must lie below the mountPath of a volume of the template, or be a URL",
         ),
     )
     service: NamedObject

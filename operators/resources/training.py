@@ -19,15 +19,15 @@ ELSEWHERE = {"name": "metadata.name", "optimisation.processes": "steps.optimisat
 RULES: dict[str, list[dict[str, str]]] = {
     "": [
         rule(
-            "self.feedback.source != 'shards' || self.epochs == 1",
-            "epochs must be 1 with feedback.source shards: only a policy that serves has a log",
+            "self.feedback.source != 'lake' || self.epochs == 1",
+            "epochs must be 1 with feedback.source lake: only a policy that serves has a log",
         ),
         rule(
-            "self.feedback.source != 'shards' || self.reward.source != 'oracle'",
-            "reward.source oracle needs simulated users, which feedback.source shards does not have",
+            "self.feedback.source != 'lake' || self.reward.source != 'oracle'",
+            "reward.source oracle needs simulated users, which feedback.source lake does not have",
         ),
         rule(
-            "self.feedback.source != 'shards' || !has(self.warm_start)",
+            "self.feedback.source != 'lake' || !has(self.warm_start)",
             "warm_start needs a simulated world: register a warm-started model and start from it",
         ),
         rule(
@@ -43,10 +43,10 @@ RULES: dict[str, list[dict[str, str]]] = {
         ),
     ],
     "feedback": [
-        rule("has(self.path) == (self.source == 'shards')", "path belongs to the source shards, and to no other"),
+        rule("has(self.path) == (self.source == 'lake')", "path belongs to the source lake, and to no other"),
         rule(
-            "self.source != 'shards' || !has(self.judge)",
-            "judge belongs to the source simulator: shards are judged already",
+            "self.source != 'lake' || !has(self.judge)",
+            "judge belongs to the source simulator: a lake is judged already",
         ),
         rule("!has(self.since) || !has(self.until) || self.since < self.until", "since must be before until"),
     ],

@@ -31,7 +31,7 @@ def irpojob(policy: Desired, name: str, base: str, until: datetime) -> Manifest:
     config["base"] = f"{spec['storage']['url']}/models/{base}"
     config["epochs"] = 1
     feedback = {k: v for k, v in config.get("feedback", {}).items() if k not in ("source", "path", "judge")}
-    source = {"source": "shards", "path": policy.spec.source.shards, "until": timestamp(until)}
+    source = {"source": "lake", "path": policy.spec.source.lake, "until": timestamp(until)}
     config["feedback"] = {**feedback, **source}
     spec["config"], spec["gates"] = config, policy.spec.gates
     result = _object(policy, API_VERSION, "IRPOJob", name)
@@ -47,8 +47,8 @@ def look_job(policy: Desired, name: str, serving: str, since: datetime | None) -
         "--log-format",
         "json",
         "due",
-        "--shards",
-        policy.spec.source.shards,
+        "--lake",
+        policy.spec.source.lake,
         "--registry",
         template.storage.url,
         "--serving",

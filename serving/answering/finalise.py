@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import structlog
 
+from mechanism.objective import Penalty, s_resp
 from mechanism.payments import impression_payments, participation_payments
 from mechanism.types import AdId, Answer, Insertion, Micros
 from mechanism.weights import model_version
@@ -31,10 +32,14 @@ from serving.auction.eligibility import Reason
 from serving.auction.marketplace import Marketplace
 from serving.auction.rates import ClickRates, insertion_rates
 from serving.campaigns.types import Pricing
+from serving.cohorts import CountedAnswer
 from serving.metrics import Metrics
 from streaming.producer import EventProducer
 
 log = structlog.get_logger(__name__)
+
+PENALTY = Penalty()
+"""Penalty of an answer's insertions as the canary's guard compares them."""
 
 
 @dataclass(slots=True)
@@ -156,6 +161,8 @@ def _count(result: AnswerResult, record: AuctionRecord, excluded: dict[Reason, i
     metrics, version = sinks.metrics, model_version(record.model_digest)
     metrics.answers.labels(record.outcome.value, version).inc()
     metrics.seconds.labels(version).observe(result.seconds)
+    if record.outcome is not AnswerOutcome.CANCELLED:
+        metrics.cohorts.count_answer(_counted(result, record, version))
     if result.evaluation is None:
         return
     metrics.auctions.inc()
@@ -169,3 +176,20 @@ def _count(result: AnswerResult, record: AuctionRecord, excluded: dict[Reason, i
     if record.outcome is AnswerOutcome.ANSWERED:
         sinks.ads_per_answer.answers += 1
         sinks.ads_per_answer.ads += len(result.ads)
+
+
+def _counted(result: AnswerResult, record: AuctionRecord, version: str) -> CountedAnswer:
+    """Return what a canary's guard counts of an answer; an ad that is shown twice has one penalty."""
+    shown = tuple(Insertion(ad_id, 0, 0) for ad_id in result.shown)
+    return CountedAnswer(
+        auction_id=record.auction_id,
+        created=record.created,
+        version=version,
+        failed=record.outcome is not AnswerOutcome.ANSWERED,
+        asked_for_ads=bool(record.candidates),
+        shown=len(shown),
+        seconds=result.seconds,
+        penalty=s_resp(Answer("", "", shown, result.parsed.faults), PENALTY),
+        revenue=sum(payment.price_micros for payment in record.payments),
+        currency=record.currency,
+    )

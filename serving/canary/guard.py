@@ -1,180 +1,101 @@
-"""Whether a promoted version stays: its answers to real questions compared with the previous version's. Pure functions.
+"""Whether a promoted version stays: its cohorts in the event log beside the previous version's. Pure functions.
 
-A version is rolled back only when a figure is worse by more than its margin beyond chance (`mechanism.canary`), not
-because a small sample looks bad. The samples come from `serving.canary.samples`.
+`mechanism.canary` decides; this module chooses what is compared, and ends a canary that stays undecided.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-
-from mechanism.canary import mean_gain, share_bounds
+from mechanism.canary.checks import P95
+from mechanism.canary.cohorts import Cohorts, Tally, evidence, is_ripe, total
+from mechanism.canary.decision import Action, Decision, decide
+from mechanism.canary.latency import quantile
+from mechanism.canary.limits import Limits
 from mechanism.errors import ConfigError
 from mechanism.prompt import MICROS_PER_POINT
+from serving.canary.log_cohorts import newest
 
-Action = Literal["keep", "rollback", "wait"]
-ABOVE_P95 = 0.05
-"""Share of a version's answers that take longer than its 95th percentile."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServedAnswer:
-    """One answer as the event log records it.
-
-    `failed`: it was cut or not written at all; `filled`: it showed an ad. `penalty` is the penalty of its insertions
-    (Eq. 2, 8) in points. `revenue` is the price of its clicks and impressions in micros, None while clicks may still
-    come.
-    """
-
-    seconds: float
-    failed: bool
-    filled: bool
-    penalty: float
-    revenue: int | None
+ByMinute = Mapping[int, Tally]
 
 
 @dataclass(frozen=True, slots=True)
 class GuardSettings:
-    """When a version is rolled back.
+    """When a version on probation is kept or rolled back.
 
-    `min_answers` answers with their clicks are needed to keep it or to compare its revenue, `min_early_answers` to
-    roll it back for latency, failures or missing ads. Limits: p95 as a ratio (answers below `fast_s` seconds never
-    count as slow); failures and answers without ads as a rise of their share; revenue as a share of the old version's;
-    experience in points per query. `confidence` holds for each rule.
+    It is kept once it is safe, or once `patience_answers` of its answers are ripe and it is not worse. A version that
+    took over at once is compared with the previous version's newest `reference_answers` answers before that.
+
+    Raises:
+        ConfigError: for a number of answers below 1.
     """
 
-    min_answers: int = 300
-    min_early_answers: int = 40
-    max_latency_ratio: float = 3.0
-    fast_s: float = 0.25
-    max_failure_rise: float = 0.02
-    max_ad_free_rise: float = 0.25
-    max_revenue_loss: float = 0.1
-    max_experience_loss: float = 8.0
-    confidence: float = 0.95
+    limits: Limits = field(default_factory=Limits)
+    patience_answers: int = 100_000
+    reference_answers: int = 1_000
 
     def __post_init__(self) -> None:
-        for name, count in (("min_answers", self.min_answers), ("min_early_answers", self.min_early_answers)):
-            if count < 2:
-                raise ConfigError(f"guard.{name}", count, "give a whole number of 2 or more")
-        if not self.max_latency_ratio >= 1:
-            raise ConfigError("guard.max_latency_ratio", self.max_latency_ratio, "give a factor of 1 or more")
-        for name, value in (
-            ("fast_s", self.fast_s),
-            ("max_failure_rise", self.max_failure_rise),
-            ("max_ad_free_rise", self.max_ad_free_rise),
-            ("max_revenue_loss", self.max_revenue_loss),
-            ("max_experience_loss", self.max_experience_loss),
-        ):
-            if not 0 <= value < math.inf:
-                raise ConfigError(f"guard.{name}", value, "give 0 or more")
-        if not 0.5 < self.confidence < 1:
-            raise ConfigError("guard.confidence", self.confidence, "give a number between 0.5 and 1")
+        for name, count in (("patience", self.patience_answers), ("reference", self.reference_answers)):
+            if count < 1:
+                raise ConfigError(f"guard.{name}_answers", count, "give a whole number of 1 or more")
 
 
 @dataclass(frozen=True, slots=True)
 class GuardDecision:
     """What to do with a version, why, and the figures of both versions ("old", "new") by name."""
 
-    action: Action
+    action: Literal["keep", "rollback", "wait"]
     reason: str
     figures: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
 
-Sample = Sequence[ServedAnswer]
+def judge(
+    new: ByMinute, old: ByMinute, now: float, window_s: float, settings: GuardSettings, *, concurrent: bool
+) -> GuardDecision:
+    """Decide at Unix time `now` whether the new version stays, by its cohorts beside the old version's.
 
-
-def decide(old: Sample, new: Sample, settings: GuardSettings) -> GuardDecision:
-    """Decide whether `new` stays, by its answers beside those of `old`.
-
-    An empty `old` has nothing to compare with: the version is kept once it has enough answers.
+    `concurrent`: both have traffic at the same time. An empty `old` has nothing to compare with: the version is kept
+    once it has enough answers.
     """
-    figures = {"old": figures_of(old), "new": figures_of(new)}
-    if old and min(len(old), len(new)) >= settings.min_early_answers:
-        for rule in (_latency, _failures, _ad_free):
-            if reason := rule(old, new, settings):
-                return GuardDecision("rollback", reason, figures)
-    complete_old, complete_new = ([a for a in sample if a.revenue is not None] for sample in (old, new))
-    if len(complete_new) < settings.min_answers:
-        return GuardDecision("wait", f"{len(complete_new)} of {settings.min_answers} answers so far", figures)
-    if len(complete_old) >= settings.min_early_answers:
-        for rule in (_revenue, _experience):
-            if reason := rule(complete_old, complete_new, settings):
-                return GuardDecision("rollback", reason, figures)
-    compared = f"{len(complete_new)} answers, compared with {len(complete_old)} of the previous version"
-    return GuardDecision("keep", compared, figures)
+    compared = old if concurrent else newest(old, settings.reference_answers)
+    figures = {"old": figures_of(compared, now, window_s), "new": figures_of(new, now, window_s)}
+    found = decide(evidence(new, compared, now, window_s, concurrent=concurrent), settings.limits)
+    if found.action is Action.ROLL_BACK:
+        return GuardDecision("rollback", "; ".join(map(str, found.worse)), figures)
+    if found.action is Action.SAFE:
+        return GuardDecision("keep", f"{found.answers} answers, no figure is worse than allowed", figures)
+    if not old and found.answers >= settings.limits.min_answers:
+        return GuardDecision("keep", f"{found.answers} answers, no previous version to compare with", figures)
+    if found.answers >= settings.patience_answers:
+        return GuardDecision("keep", _undecided(found), figures)
+    return GuardDecision("wait", f"{found.answers} answers so far; needed: {found.missing(settings.limits)}", figures)
 
 
-def figures_of(sample: Sample) -> dict[str, float | None]:
-    """Summarise a sample; None where it has no data. Revenue and experience in points per query."""
-    revenues = [a.revenue / MICROS_PER_POINT for a in sample if a.revenue is not None]
-    if not sample:
-        return {"answers": 0, "p95_s": None, "failed": None, "ad_free": None, "revenue": None, "experience": None}
-    written = [a for a in sample if not a.failed]
+def _undecided(found: Decision) -> str:
+    doubts = "; ".join(map(str, found.open))
+    return f"{found.answers} answers, no figure is known to be worse; not certain: {doubts}"
+
+
+def figures_of(cohorts: ByMinute, now: float, window_s: float) -> dict[str, float | None]:
+    """Summarise cohorts; None where there is no answer. Revenue of the ripe ones and experience in points per query."""
+    everything = total(cohorts.values())
+    ripe = total(tally for minute, tally in cohorts.items() if is_ripe(minute, now, window_s))
+    answers, written = everything.answers, everything.answers - everything.failed
     return {
-        "answers": len(sample),
-        "p95_s": _p95(sample),
-        "failed": float(np.mean([a.failed for a in sample])),
-        "ad_free": float(np.mean([not a.filled for a in written])) if written else None,
-        "revenue": float(np.mean(revenues)) if revenues else None,
-        "experience": -float(np.mean([a.penalty for a in sample])),
+        "answers": answers,
+        "p95_s": float(quantile(Cohorts.of([everything]).seconds[0], P95)) if answers else None,
+        "failed": everything.failed / answers if answers else None,
+        "ad_free": everything.ad_free / written if written else None,
+        "revenue": ripe.revenue / ripe.priced / MICROS_PER_POINT if ripe.priced else None,
+        "revenue_error": _standard_error(ripe) / MICROS_PER_POINT if ripe.priced else None,
+        "experience": -everything.penalty / answers if answers else None,
     }
 
 
-Rule = Callable[[Sample, Sample, GuardSettings], str]
-"""Returns the reason to roll a version back, empty if there is none."""
-
-
-def _latency(old: Sample, new: Sample, settings: GuardSettings) -> str:
-    """Compare the share of new answers that take longer than the old p95 times the ratio with 5%."""
-    limit = max(settings.fast_s, settings.max_latency_ratio * _p95(old))
-    slow = sum(a.seconds > limit for a in new)
-    if share_bounds(slow, len(new), settings.confidence).lo <= ABOVE_P95:
-        return ""
-    return f"95% of its answers take up to {_p95(new):.2f} s, the previous version's {_p95(old):.2f} s"
-
-
-def _failures(old: Sample, new: Sample, settings: GuardSettings) -> str:
-    before, after = ([a.failed for a in sample] for sample in (old, new))
-    return _risen("answers fail", before, after, settings.max_failure_rise, settings)
-
-
-def _ad_free(old: Sample, new: Sample, settings: GuardSettings) -> str:
-    before, after = ([not a.filled for a in sample if not a.failed] for sample in (old, new))
-    if not before or not after:
-        return ""
-    return _risen("answers show no ad", before, after, settings.max_ad_free_rise, settings)
-
-
-def _revenue(old: Sample, new: Sample, settings: GuardSettings) -> str:
-    before, after = ([(a.revenue or 0) / MICROS_PER_POINT for a in sample] for sample in (old, new))
-    return _fallen("revenue", before, after, settings.max_revenue_loss * abs(float(np.mean(before))), settings)
-
-
-def _experience(old: Sample, new: Sample, settings: GuardSettings) -> str:
-    before, after = ([-a.penalty for a in sample] for sample in (old, new))
-    return _fallen("experience", before, after, settings.max_experience_loss, settings)
-
-
-def _risen(what: str, old: Sequence[bool], new: Sequence[bool], margin: float, settings: GuardSettings) -> str:
-    """Return a reason if the share of an event rose by more than the margin beyond chance."""
-    before = float(np.mean(old))
-    if share_bounds(sum(new), len(new), settings.confidence).lo <= before + margin:
-        return ""
-    return f"{np.mean(new):.1%} of its {what}, {before:.1%} of the previous version's"
-
-
-def _fallen(what: str, old: Sequence[float], new: Sequence[float], margin: float, settings: GuardSettings) -> str:
-    """Return a reason if a mean fell by more than the margin beyond chance."""
-    if mean_gain(new, old, settings.confidence) >= -margin:
-        return ""
-    return f"{what} of {np.mean(new):.1f} points a query, the previous version had {np.mean(old):.1f}"
-
-
-def _p95(sample: Sample) -> float:
-    return float(np.percentile([a.seconds for a in sample], 95))
+def _standard_error(tally: Tally) -> float:
+    """Return the standard error of the revenue per answer."""
+    mean = tally.revenue / tally.priced
+    return math.sqrt(max(0.0, tally.revenue_squares / tally.priced - mean * mean) / tally.priced)

@@ -1,10 +1,11 @@
 """The guard at work: reads the event log, and keeps the version on probation or rolls it back.
 
-It holds no state that must survive: samples come back from the log, the probation from the history.
+It holds no state that must survive: cohorts come back from the log, the probation from the history.
 """
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -12,15 +13,17 @@ from typing import Self
 import structlog
 
 from mechanism.errors import InputError
-from serving.canary.guard import GuardDecision, GuardSettings, decide
-from serving.canary.promotion_and_rollback import Deployment
-from serving.canary.samples import AnswerSamples
+from serving.canary.guard import GuardDecision, GuardSettings, judge
+from serving.canary.log_cohorts import LogCohorts
+from serving.canary.promotion_and_rollback import FULL, Deployment
 from streaming.codec import EventError, decode
 from streaming.log import Consumer, EventLog
 from streaming.topics import CLICKS, INTERACTIONS
 
 log = structlog.get_logger(__name__)
 
+DISCOVER_S = 5.0
+"""How often new partitions are looked for."""
 REREAD = 10_000
 """Records of each partition that are read again at the start."""
 ACTOR = "guard"
@@ -28,25 +31,29 @@ ACTOR = "guard"
 
 
 class LogFeed:
-    """Reads interactions and clicks from the event log into samples, from the last 10,000 records of each partition.
+    """Reads interactions and clicks from the event log into cohorts, from the last 10,000 records of each partition.
 
     Opening and polling raise LogUnavailable while the log cannot be reached.
     """
 
-    def __init__(self, events: EventLog, samples: AnswerSamples) -> None:
-        self._samples = samples
+    def __init__(self, events: EventLog, cohorts: LogCohorts) -> None:
+        self._cohorts = cohorts
         self._consumer: Consumer = events.consumer("", (INTERACTIONS, CLICKS))
+        self._discover_at = time.monotonic() + DISCOVER_S
         for partition, end in self._consumer.ends().items():
             self._consumer.seek(partition, max(0, end - REREAD))
 
     def poll(self, timeout_s: float) -> int:
-        """Add new records and return their number. Undecodable ones are skipped: the workers set them aside."""
+        """Add new records and return their number. Undecodable ones are skipped: the workers report them."""
+        if time.monotonic() >= self._discover_at:
+            self._consumer.discover()
+            self._discover_at = time.monotonic() + DISCOVER_S
         records = self._consumer.poll(timeout_s)
         for record in records:
             if record.value is None:
                 continue
             try:
-                self._samples.add(decode(record.topic, record.value))
+                self._cohorts.add(decode(record.topic, record.value))
             except EventError:
                 continue
         return len(records)
@@ -61,9 +68,9 @@ class LogFeed:
 class CanaryMonitor:
     """Decides about the version on probation, if there is one."""
 
-    def __init__(self, deployment: Deployment, samples: AnswerSamples, settings: GuardSettings) -> None:
+    def __init__(self, deployment: Deployment, cohorts: LogCohorts, settings: GuardSettings) -> None:
         self._deployment = deployment
-        self._samples = samples
+        self._cohorts = cohorts
         self._settings = settings
 
     def check(self, now: datetime | None = None) -> tuple[str, GuardDecision] | None:
@@ -78,8 +85,15 @@ class CanaryMonitor:
         routed = self._deployment.versions()
         new = next(version for version in routed if version.name == change.version)
         old = next((version for version in routed if version.name != change.version), None)
-        before = self._samples.of(old.digest, now) if old is not None else []
-        decision = decide(before, self._samples.of(new.digest, now, change.at), self._settings)
+        concurrent = change.share < FULL
+        decision = judge(
+            self._cohorts.of(new.digest, change.at),
+            {} if old is None else self._cohorts.of(old.digest, change.at if concurrent else None),
+            now.timestamp(),
+            self._cohorts.click_window_s,
+            self._settings,
+            concurrent=concurrent,
+        )
         if decision.action == "wait":
             return new.name, decision
         act = self._deployment.keep if decision.action == "keep" else self._deployment.rollback

@@ -27,13 +27,15 @@ class ClickDecision:
     """The decision on one followed link.
 
     `outcome` is VALID, the code of an `InvalidReason`, FORGED (the token is not ours) or WITHDRAWN (the creative is
-    gone or no longer approved). The last two have neither a landing page nor an event.
+    gone or no longer approved). The last two have neither a landing page nor an event. `issued` is the Unix time of the
+    answer, 0 if unknown.
     """
 
     outcome: str
     model_version: str = ""
     landing_url: str = ""
     event: Click | None = None
+    issued: int = 0
 
 
 class ClickRules:
@@ -59,7 +61,7 @@ class ClickRules:
         campaign, creative = found
         invalid = self._screen.check(claims, request, now)
         event = _event(claims, campaign, invalid, now)
-        return ClickDecision(invalid or VALID, claims.model_version, creative.landing_url, event)
+        return ClickDecision(invalid or VALID, claims.model_version, creative.landing_url, event, claims.issued)
 
     async def find(self, ad_id: AdId, campaign_id: str = "") -> tuple[Campaign, Creative] | None:
         """Return a creative and its campaign: from memory, or from the database if the campaign is not live."""

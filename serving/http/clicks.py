@@ -53,8 +53,16 @@ def click_routes(router: Router) -> list[HTTPRouteHandler]:
         event = decision.event
         if event is None:
             return _notice(*_NOTICES[decision.outcome])
-        if decision.outcome == VALID and event.price_micros:
+        if decision.outcome == VALID:
             metrics.clicked.labels(event.currency, event.model_version).inc(event.price_micros)
+            metrics.cohorts.count_click(
+                auction_id=event.auction_id,
+                ad_id=event.ad_id,
+                issued=decision.issued,
+                version=event.model_version,
+                price=event.price_micros,
+                currency=event.currency,
+            )
         await _record(router, event)
         return Response("", status_code=302, headers={**_LINK_HEADERS, "Location": decision.landing_url})
 

@@ -24,7 +24,7 @@ from structlog.typing import EventDict, WrappedLogger
 from serving.database.engine import Database
 from serving.ledger.entries import ChargeEvent, ChargeResult
 from serving.ledger.worker import LedgerSettings, LedgerTask, OnCharge
-from streaming.addresses import ensure, open_log
+from streaming.addresses import open_log
 from streaming.log import EventLog
 from streaming.topics import all_topics
 from streaming.workers.loop import PAUSES_S, Worker
@@ -70,7 +70,7 @@ class LedgerThread:
         failures = 0
         while not self._timed_out.is_set():
             try:
-                ensure(self._log, all_topics())
+                self._log.create(all_topics())
                 self._worker.run(self._stopping)
                 self._worker.run(self._timed_out, until_idle=True)
                 return

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple, TypeAlias
 
 import msgspec
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, Insert, Update, bindparam, insert, select, update
 
 from mechanism.errors import InputError
 from mechanism.types import Micros
@@ -33,6 +33,7 @@ from serving.database.schema import (
 )
 from serving.ledger.counters import Tally, add_to_rows
 from serving.ledger.entries import Auction, BadAuctions, BadEvents, ChargeEvent, ChargeResult, Offset, Terms, reason_of
+from streaming.log import Fenced
 
 MOST_EVENTS = 10_000
 EventKey: TypeAlias = tuple[str, str, str]
@@ -50,8 +51,11 @@ class Ledger:
     ) -> list[ChargeResult]:
         """Charge events and count auctions, each once, and store offsets: one transaction. Return the events' results.
 
-        Booking the same again, after any failure, changes nothing and returns what is on record. BadEvents and
-        BadAuctions name what fits no campaign; then nothing is written.
+        Booking the same again, after any failure, changes nothing and returns what is on record. After an error nothing
+        is written.
+
+        BadEvents and BadAuctions name what fits no campaign. Fenced means that an offset on record is neither the given
+        one nor the one before it: another worker wrote it.
         """
         _check_batch_size(len(events))
         _check_batch_size(max(len(auctions), sum(len(auction.entries) for auction in auctions)))
@@ -275,7 +279,20 @@ def _add_to_totals(database: Database, connection: Connection, new: Sequence[_Ne
 
 
 def _write_offset(database: Database, connection: Connection, offset: Offset) -> None:
-    into = database.insert(consumer_offsets)
+    table = consumer_offsets
     own = {"consumer": offset.consumer, "partition": offset.partition, "next_offset": offset.next_offset}
-    changed = {"next_offset": into.excluded.next_offset}
-    connection.execute(into.values(own).on_conflict_do_update(index_elements=["consumer", "partition"], set_=changed))
+    # What this very transaction stores may be on record already, if its commit succeeded and its answer was lost.
+    change: Insert | Update
+    if offset.previous is None:
+        new = database.insert(table).values(own)
+        change = new.on_conflict_do_update(
+            index_elements=["consumer", "partition"],
+            set_={"next_offset": new.excluded.next_offset},
+            where=table.c.next_offset == new.excluded.next_offset,
+        )
+    else:
+        place = (table.c.consumer == offset.consumer) & (table.c.partition == offset.partition)
+        known = table.c.next_offset.in_([offset.previous, offset.next_offset])
+        change = update(table).where(place & known).values(next_offset=offset.next_offset)
+    if connection.execute(change.returning(table.c.partition)).first() is None:
+        raise Fenced(f"offset of {offset.consumer} {offset.partition}: another worker has stored a different one")

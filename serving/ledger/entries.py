@@ -94,11 +94,15 @@ class Auction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Offset(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a consumer of the event log continues to read a partition."""
+    """Where a consumer of the event log continues to read a partition.
+
+    `previous` is the offset that must be on record when this one is stored; None: that none is.
+    """
 
     consumer: str
     partition: int
     next_offset: int
+    previous: int | None = None
 
 
 class Terms(msgspec.Struct, frozen=True):

@@ -1,8 +1,9 @@
 """The ledger worker: books the auctions and clicks of the event log. It is the only writer of spend.
 
-Implements `streaming.workers.task.Task`. How far it has read is stored in the database, in the transaction that
-charges; the offsets that its consumer group commits are for display. Records that the ledger refuses for good go to the
-dead letters.
+Implements `streaming.workers.task.Task`. How far it has read is stored in the database, in the transaction that charges
+and that compares the stored offsets with those this worker started from: of two workers that own one partition, the
+slower one is fenced. The offsets that its consumer group commits are for display. Records that the ledger refuses for
+good go to the dead letters.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from serving.ledger.entries import (
 )
 from streaming.dead_letters import dead_letter
 from streaming.events import Click, Interaction
-from streaming.log import EventLog, LogProducer, Partition, Record
+from streaming.log import EventLog, Fenced, LogProducer, Partition, Record
 from streaming.topics import CLICKS, INTERACTIONS
 from streaming.workers.task import Batch, WorkerStopped
 
@@ -125,58 +126,40 @@ class LedgerTask:
         self._settings = settings or LedgerSettings()
         self._on_charge = on_charge
         self.metrics = LedgerMetrics(registry or CollectorRegistry())
-        self._owned: set[Partition] = set()
-        self._read: dict[int, dict[Partition, int]] = {}
-        """By partition number, the offset after the last record gathered; only numbers owned in both topics."""
-        self._booked: dict[Partition, int] = {}
-        """The offsets that the database holds."""
+        self._read: dict[Partition, int] = {}
+        """The offset after the last record gathered."""
+        self._booked: dict[Partition, int | None] = {}
+        """The offset that the database holds; None: none yet."""
         self._gathered = _Gathered()
         self._gathering_since: float | None = None
         self._dead_letters: LogProducer | None = None
         self._identity = ""
 
     def assigned(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
-        """Start reading each partition number that is owned in both topics, from the offsets in the database."""
+        """Start at the offsets in the database, and forget what was gathered of these partitions and not booked."""
         self._identity = self._identity or self._log.identity()
-        self._owned.update(partitions)
-        found: dict[Partition, int] = {}
-        for number in {partition.number for partition in partitions}:
-            pair = [Partition(topic, number) for topic in self.topics]
-            if all(partition in self._owned for partition in pair):
-                known = {p: self._ledger.next_offset(consumer_of(self._identity, p.topic), number) for p in pair}
-                self._read[number] = {partition: offset or 0 for partition, offset in known.items()}
-                found |= self._read[number]
-        self._booked |= found
-        return found
-
-    def revoked(self, partitions: Sequence[Partition]) -> None:
-        """Forget what was gathered and not booked: the next owner reads it again."""
-        self._owned.difference_update(partitions)
-        numbers = {partition.number for partition in partitions}
-        for number in numbers:
-            self._read.pop(number, None)
-        self._booked = {p: offset for p, offset in self._booked.items() if p.number not in numbers}
-        self._gathered.keep_auctions(lambda record: record.partition not in numbers)
-        self._gathered.keep_charges(lambda record: record.partition not in numbers)
+        again = set(partitions)
+        self._gathered.keep_auctions(lambda record: record.place not in again)
+        self._gathered.keep_charges(lambda record: record.place not in again)
+        for partition in partitions:
+            stored = self._ledger.next_offset(consumer_of(self._identity, partition.topic), partition.number)
+            self._booked[partition], self._read[partition] = stored, stored or 0
+        return {partition: self._read[partition] for partition in partitions}
 
     def process(self, batch: Batch) -> Mapping[Partition, int]:
         """Gather a batch, auctions first, and book when it is time."""
-        ours = [(record, event) for record, event in batch.arrivals if record.partition in self._read]
-        self._gather_interactions([(record, event) for record, event in ours if isinstance(event, Interaction)])
-        self._gather_clicks([(record, event) for record, event in ours if isinstance(event, Click)])
+        self._gather_interactions(
+            [(record, event) for record, event in batch.arrivals if isinstance(event, Interaction)]
+        )
+        self._gather_clicks([(record, event) for record, event in batch.arrivals if isinstance(event, Click)])
         for partition, offset in batch.after.items():
-            if partition.number in self._read:
-                self._advance(partition, offset)
+            self._advance(partition, offset)
         now = time.monotonic()
-        if self._offsets() != self._booked:
+        if self._unbooked():
             self._gathering_since = now if self._gathering_since is None else self._gathering_since
             if now - self._gathering_since >= self._settings.gathered_s:
                 self._book()
-        return dict(self._booked)
-
-    def paused(self) -> frozenset[Partition]:
-        """Pause nothing: neither topic waits for the other."""
-        return frozenset()
+        return self._finished()
 
     def finish(self) -> Mapping[Partition, int]:
         """Book what was gathered."""
@@ -184,7 +167,7 @@ class LedgerTask:
         if self._dead_letters is not None:
             self._dead_letters.close()
             self._dead_letters = None
-        return dict(self._booked)
+        return self._finished()
 
     def _gather_interactions(self, arrivals: Sequence[tuple[Record, Interaction]]) -> None:
         for record, event in arrivals:
@@ -218,8 +201,7 @@ class LedgerTask:
 
     def _advance(self, partition: Partition, offset: int) -> None:
         """Note that every record before the offset is gathered, booked or a dead letter."""
-        read = self._read[partition.number]
-        read[partition] = max(offset, read[partition])
+        self._read[partition] = max(offset, self._read[partition])
 
     def _book_if_full(self, entries: int) -> None:
         """Book what is gathered if a transaction with `entries` more, or with one more charge, would be too large."""
@@ -227,8 +209,12 @@ class LedgerTask:
         if gathered.entries + entries > self._settings.entries or len(gathered.charges) >= self._settings.charges:
             self._book()
 
-    def _offsets(self) -> dict[Partition, int]:
-        return {partition: offset for read in self._read.values() for partition, offset in read.items()}
+    def _unbooked(self) -> dict[Partition, int]:
+        """Return the offsets that the next transaction stores."""
+        return {p: offset for p, offset in self._read.items() if (self._booked[p] or 0) != offset}
+
+    def _finished(self) -> dict[Partition, int]:
+        return {partition: offset for partition, offset in self._booked.items() if offset is not None}
 
     def _book(self) -> None:
         """Book what is gathered, in one transaction.
@@ -237,13 +223,18 @@ class LedgerTask:
         dead letters.
 
         Raises:
+            Fenced: if another worker has stored other offsets of a partition; nothing was booked.
             WorkerStopped: if booking fails with an error that is neither transient nor one record's fault.
         """
-        gathered, offsets = self._gathered, self._offsets()
+        gathered, offsets = self._gathered, self._unbooked()
         changed = [
-            Offset(consumer=consumer_of(self._identity, p.topic), partition=p.number, next_offset=offset)
+            Offset(
+                consumer=consumer_of(self._identity, p.topic),
+                partition=p.number,
+                next_offset=offset,
+                previous=self._booked[p],
+            )
             for p, offset in offsets.items()
-            if self._booked.get(p) != offset
         ]
         results: list[ChargeResult] = []
         while gathered.auctions or gathered.charges or changed:
@@ -255,6 +246,8 @@ class LedgerTask:
                 self._remove_refused(error, [record for record, _ in gathered.auctions])
             except BadEvents as error:
                 self._remove_refused(error, [record for record, _ in gathered.charges])
+            except Fenced:
+                raise
             except self.transient:
                 raise
             except Exception as error:

@@ -1,4 +1,4 @@
-"""The event log in files of this machine: nothing to install, several processes, safe against kills."""
+"""The event log in one SQLite file: nothing to install, several processes, safe against kills and power failures."""
 
 from streaming.embedded.log import EmbeddedLog
 

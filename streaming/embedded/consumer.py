@@ -1,61 +1,57 @@
-"""A member of a consumer group, or a reader without one, over the files of an embedded log."""
+"""Reads the partitions of one member from an embedded log."""
 
 from __future__ import annotations
 
+import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from pathlib import Path
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-from mechanism.errors import InputError
-from streaming.embedded.frames import Frame
-from streaming.embedded.groups import Membership
-from streaming.embedded.segments import Reader
-from streaming.log import OnAssigned, OnRevoked, Partition, Record, fenced, from_ms
+from streaming.embedded.database import LogDatabase, translated
+from streaming.embedded.tables import decode_headers, next_offset, partition_count, table
+from streaming.log import Member, Partition, Record, from_ms, unowned, without_group
 
-BALANCE_S = 0.2
-"""How often the members of the group are looked at."""
 PAUSES_S = (0.002, 0.005, 0.01, 0.02, 0.05)
+"""Between two looks for new records, longer the longer there are none."""
+MOST_BYTES = 8 << 20
+"""What one poll reads, but for the last record, which may be larger."""
 
 
 class EmbeddedConsumer:
-    """Implements `streaming.log.Consumer`. `partitions` gives the number of partitions of each topic, `end` the end of
-    one."""
+    """Implements `streaming.log.Consumer`."""
 
-    def __init__(
-        self,
-        root: Path,
-        group: str,
-        partitions: Mapping[str, int],
-        end: Callable[[Partition], int],
-        on_assigned: OnAssigned | None,
-        on_revoked: OnRevoked | None,
-        *,
-        durable: bool,
-    ) -> None:
-        self._root = root
-        self._end = end
-        self._on_assigned = on_assigned
-        self._on_revoked = on_revoked
-        self._durable = durable
-        self._readers: dict[Partition, Reader] = {}
-        self._paused: frozenset[Partition] = frozenset()
-        self._turn = 0
-        self._balanced = float("-inf")
+    def __init__(self, database: LogDatabase, group: str, topics: Sequence[str], member: Member) -> None:
+        self._database = database
+        self._group = group
+        self._topics = tuple(topics)
+        self._member = member
+        self._connection = database.reader()
+        weakref.finalize(self, self._connection.close)
         self._closed = False
-        self._group = Membership(root, group, partitions, durable=durable) if group else None
-        if self._group is None:
-            self._add([Partition(topic, n) for topic, count in partitions.items() for n in range(count)])
+        self._positions: dict[Partition, int] = {}
+        self._turn = 0
+        self._seen: int | None = None
+        self.discover()
+
+    def discover(self) -> frozenset[Partition]:
+        with translated(self._database.path):
+            counts = {topic: partition_count(self._connection, topic) for topic in self._topics}
+        owned = {Partition(topic, n) for topic, count in counts.items() for n in range(count) if self._member.owns(n)}
+        new = frozenset(owned - self._positions.keys())
+        for partition in sorted(new):
+            self._positions[partition] = self.committed(partition) or 0
+        self._seen = None
+        return new
 
     def poll(self, timeout_s: float, most: int = 500) -> list[Record]:
         deadline = time.monotonic() + timeout_s
         pauses = iter(PAUSES_S)
         pause = 0.0
         while True:
-            self._balance()
-            records = self._read(most)
+            with translated(self._database.path):
+                records = self._read(most)
             left = deadline - time.monotonic()
             if records or left <= 0:
                 return records
@@ -63,43 +59,40 @@ class EmbeddedConsumer:
             time.sleep(min(pause, left))
 
     def assignment(self) -> frozenset[Partition]:
-        return frozenset(self._readers)
+        return frozenset(self._positions)
 
     def position(self, partition: Partition) -> int:
-        return self._reader(partition).offset
+        self._check(partition)
+        return self._positions[partition]
 
     def seek(self, partition: Partition, offset: int) -> None:
-        self._reader(partition).seek(offset)
+        self._check(partition)
+        self._positions[partition] = offset
+        self._seen = None
 
-    def pause(self, partitions: AbstractSet[Partition]) -> None:
-        self._paused = frozenset(partitions)
-
-    def commit(self, offsets: Mapping[Partition, int] | None = None) -> None:
-        if self._group is None:
-            raise InputError("group", "", "a consumer without a group has nowhere to commit: give it one")
-        if offsets is None:
-            offsets = {partition: reader.offset for partition, reader in self._readers.items()}
-        if foreign := sorted(set(offsets) - set(self._group.owned)):
-            raise fenced(foreign[0])
-        for partition, offset in offsets.items():
-            if self._group.committed(partition) != offset:
-                self._group.commit(partition, offset)
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        if not self._group:
+            raise without_group()
+        for partition in offsets:
+            self._check(partition)
+        rows = [(self._group, *partition, offset) for partition, offset in offsets.items()]
+        with self._database.transaction() as connection:
+            connection.executemany("INSERT OR REPLACE INTO offsets VALUES (?, ?, ?, ?)", rows)
 
     def committed(self, partition: Partition) -> int | None:
-        return None if self._group is None else self._group.committed(partition)
+        found = "SELECT next_offset FROM offsets WHERE (consumer_group, topic, partition) = (?, ?, ?)"
+        with translated(self._database.path):
+            row = self._connection.execute(found, (self._group, *partition)).fetchone()
+        return None if row is None else int(row[0])
 
     def ends(self) -> dict[Partition, int]:
-        return {partition: self._end(partition) for partition in self._readers}
+        with translated(self._database.path):
+            return {partition: next_offset(self._connection, partition) for partition in self._positions}
 
     def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            self._drop(list(self._readers))
-        finally:
-            if self._group is not None:
-                self._group.leave()
+        if not self._closed:
+            self._closed = True
+            self._database.close_reader(self._connection)
 
     def __enter__(self) -> Self:
         return self
@@ -107,57 +100,38 @@ class EmbeddedConsumer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _balance(self) -> None:
-        if self._group is None or time.monotonic() - self._balanced < BALANCE_S:
-            return
-        self._balanced = time.monotonic()
-        wanted = self._group.wanted()
-        self._drop([partition for partition in self._readers if partition not in wanted])
-        self._add([p for p in sorted(wanted) if p not in self._readers and self._group.take(p)])
-
-    def _add(self, partitions: Sequence[Partition]) -> None:
-        if not partitions:
-            return
-        for partition in partitions:
-            committed = None if self._group is None else self._group.committed(partition)
-            folder = self._root / partition.topic / str(partition.number)
-            self._readers[partition] = Reader(folder, committed or 0, durable=self._durable)
-        started = self._on_assigned(partitions) if self._on_assigned else None
-        for partition, offset in (started or {}).items():
-            self.seek(partition, offset)
-
-    def _drop(self, partitions: Sequence[Partition]) -> None:
-        if not partitions:
-            return
-        try:
-            if self._group is not None:
-                self.commit((self._on_revoked(partitions) if self._on_revoked else None) or {})
-        finally:
-            for partition in partitions:
-                self._readers.pop(partition).close()
-            if self._group is not None:
-                self._group.give_up(partitions)
-
-    def _reader(self, partition: Partition) -> Reader:
-        try:
-            return self._readers[partition]
-        except KeyError:
-            raise InputError("partition", tuple(partition), "poll until it is assigned to this consumer") from None
+    def _check(self, partition: Partition) -> None:
+        if partition not in self._positions:
+            raise unowned(partition)
 
     def _read(self, most: int) -> list[Record]:
-        """From the partitions in turn, so that a long one does not starve the others."""
+        """Read from the partitions in turn, so that a long one does not starve the others."""
+        (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        if version == self._seen:
+            return []  # nothing was written since nothing was found
         records: list[Record] = []
-        partitions = [partition for partition in self._readers if partition not in self._paused]
+        size = 0
+        partitions = list(self._positions)
         for i in range(len(partitions)):
             partition = partitions[(self._turn + i) % len(partitions)]
-            found = self._readers[partition].read(most - len(records))
-            records += [_record(partition, frame) for frame in found]
-            if len(records) >= most:
+            for record in self._records(partition, most - len(records)):
+                records.append(record)
+                self._positions[partition] = record.offset + 1
+                size += len(record.value or b"")
+                if size >= MOST_BYTES:
+                    break
+            if len(records) >= most or size >= MOST_BYTES:
                 break
         self._turn += 1
+        self._seen = None if records else version
         return records
 
-
-def _record(partition: Partition, frame: Frame) -> Record:
-    moment = from_ms(frame.timestamp_ms)
-    return Record(partition.topic, partition.number, frame.offset, moment, frame.key, frame.value, frame.headers)
+    def _records(self, partition: Partition, most: int) -> Iterator[Record]:
+        columns = "offset, timestamp, key, value, headers"
+        found = f"SELECT {columns} FROM {table(partition)} WHERE offset >= ? ORDER BY offset LIMIT ?"
+        cursor: sqlite3.Cursor = self._connection.execute(found, (self._positions[partition], most))
+        try:
+            for offset, timestamp, key, value, headers in cursor:
+                yield Record(*partition, offset, from_ms(timestamp), key, value, decode_headers(headers))
+        finally:
+            cursor.close()  # ends the read, which would keep the WAL from being reused

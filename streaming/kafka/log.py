@@ -1,4 +1,4 @@
-"""Kafka as an event log: its topics, and who writes and reads them."""
+"""Kafka as an event log: its topics, and their producers and consumers."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import Any
 from kafka import KafkaAdminClient
 from kafka import errors as kafka
 
-from mechanism.errors import InputError
 from streaming.kafka.consumer import KafkaLogConsumer
 from streaming.kafka.errors import translated
-from streaming.kafka.producer import ROOM, KafkaLogProducer, partition_count
+from streaming.kafka.producer import RECORD_OVERHEAD, KafkaLogProducer, partition_count
 from streaming.kafka.settings import KafkaSettings
-from streaming.log import OnAssigned, OnRevoked
+from streaming.log import ALONE, Member
 from streaming.topics import LARGEST_RECORD, Topic
 
 # At DEBUG the client writes keys and values, and those are personal.
 logging.getLogger("kafka").setLevel(max(logging.INFO, logging.getLogger().level))
+COPIES = 3
+"""Brokers that hold each new topic, where there are as many and the settings give no other number."""
 _MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -54,14 +55,8 @@ class KafkaLog:
     def producer(self) -> KafkaLogProducer:
         return KafkaLogProducer(self._settings)
 
-    def consumer(
-        self,
-        group: str,
-        topics: Sequence[str],
-        on_assigned: OnAssigned | None = None,
-        on_revoked: OnRevoked | None = None,
-    ) -> KafkaLogConsumer:
-        return KafkaLogConsumer(self._settings, group, topics, on_assigned, on_revoked)
+    def consumer(self, group: str, topics: Sequence[str], member: Member = ALONE) -> KafkaLogConsumer:
+        return KafkaLogConsumer(self._settings, group, topics, member)
 
     def maintain(self) -> None:
         return None  # the brokers apply the topics' retention
@@ -71,32 +66,33 @@ class KafkaLog:
 
     def _create(self, admin: Any, wanted: dict[str, Topic]) -> None:
         there = set(admin.list_topics())
-        new = {
-            name: {
-                "num_partitions": topic.partitions,
-                "replication_factor": self._settings.replication,
-                "configs": _configs(topic),
+        if new := wanted.keys() - there:
+            copies = self._settings.replication or min(COPIES, len(admin.describe_cluster()["brokers"]))
+            described = {
+                name: {
+                    "num_partitions": wanted[name].partitions,
+                    "replication_factor": copies,
+                    "configs": _configs(wanted[name], copies),
+                }
+                for name in new
             }
-            for name, topic in wanted.items()
-            if name not in there
-        }
-        if new:
-            # Perhaps by somebody else meanwhile: its partitions are looked at below.
-            with suppress(kafka.TopicAlreadyExistsError):
-                admin.create_topics(new, timeout_ms=15_000, wait_for_metadata=True)
-        for topic in wanted.values():
-            found = partition_count(admin, topic.name)
-            if found != topic.partitions:
-                place = f"partitions of topic {topic.name}"
-                raise InputError(place, topic.partitions, f"it is there with {found}: keep that number")
+            with suppress(kafka.TopicAlreadyExistsError):  # created by another process meanwhile
+                admin.create_topics(described, timeout_ms=15_000, wait_for_metadata=True)
+        for name in wanted.keys() & there:
+            if partition_count(admin, name) < wanted[name].partitions:
+                with suppress(kafka.InvalidPartitionsError):  # grown by another process meanwhile
+                    admin.create_partitions({name: wanted[name].partitions}, timeout_ms=15_000)
 
 
-def _configs(topic: Topic) -> dict[str, str]:
+def _configs(topic: Topic, copies: int) -> dict[str, str]:
     configs = {
         "cleanup.policy": "compact" if topic.compacted else "delete",
-        "max.message.bytes": str(LARGEST_RECORD + ROOM),
+        "max.message.bytes": str(LARGEST_RECORD + RECORD_OVERHEAD),
         "retention.ms": "-1" if topic.retention is None else str(topic.retention // _MILLISECOND),
     }
+    if copies >= COPIES:
+        # An acknowledged record is on two brokers, and appends go on while one is lost.
+        configs["min.insync.replicas"] = "2"
     if topic.retention is not None:
         # A segment goes as a whole: one that is written for too long would hold records past their time.
         configs["segment.ms"] = str(min(timedelta(days=1), topic.retention / 4) // _MILLISECOND)

@@ -1,4 +1,4 @@
-"""Appends to Kafka: idempotent, acknowledged by all in-sync copies, in the order of each key."""
+"""Appends to Kafka: compressed, idempotent, acknowledged by all in-sync copies, in the order of each key."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from kafka import KafkaAdminClient
 from kafka import KafkaProducer as Client
 from kafka import errors as kafka
+from kafka.partitioner import Partitioner
 
 from mechanism.errors import InputError
 from streaming.kafka.errors import translated
@@ -15,10 +16,19 @@ from streaming.kafka.settings import KafkaSettings
 from streaming.log import Appended, Headers
 from streaming.topics import LARGEST_RECORD, check_size, partition_of
 
-ROOM = 1 << 16
-"""What Kafka adds to a record and its batch."""
+RECORD_OVERHEAD = 1 << 16
+"""Bytes that Kafka adds to a record and its batch."""
 CLOSE_S = 5.0
 MOST_UNFLUSHED = 100_000
+METADATA_MS = 30_000
+"""How soon a producer learns that a topic has more partitions."""
+
+
+class _ByKey(Partitioner):  # type: ignore[misc]
+    """The partitions of `streaming.topics`, over as many as the topic has now."""
+
+    def partition(self, topic: str, key: Any, key_bytes: bytes, value: Any, value_bytes: Any, cluster: Any) -> int:
+        return partition_of(key_bytes, len(cluster.partitions_for_topic(topic)))
 
 
 class _Sent:
@@ -30,11 +40,11 @@ class _Sent:
 
     def result(self, timeout_s: float) -> Appended:
         with translated(f"append to {self._topic}"):
-            told = self._future.get(timeout=timeout_s)
-        return Appended(told.topic, told.partition, told.offset)
+            place = self._future.get(timeout=timeout_s)
+        return Appended(place.topic, place.partition, place.offset)
 
     def is_acknowledged(self) -> bool:
-        """Whether it is written."""
+        """Tell whether it is durable."""
         return bool(self._future.succeeded())
 
 
@@ -43,16 +53,19 @@ class KafkaLogProducer:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
-        self._counts: dict[str, int] = {}
+        self._known: set[str] = set()
         self._sent: list[_Sent] = []
         self._lock = threading.Lock()
         request_ms = min(10_000, round(settings.delivery_s * 500))
         options = settings.options() | {
             "acks": "all",
             "enable_idempotence": True,
+            "compression_type": None if settings.compression == "none" else settings.compression,
+            "partitioner": _ByKey(),
+            "metadata_max_age_ms": METADATA_MS,
             "linger_ms": 5,
             "batch_size": 1 << 17,
-            "max_request_size": LARGEST_RECORD + ROOM,
+            "max_request_size": LARGEST_RECORD + RECORD_OVERHEAD,
             "delivery_timeout_ms": round(settings.delivery_s * 1000),
             "request_timeout_ms": request_ms,
             "max_block_ms": round(settings.delivery_s * 1000),
@@ -64,10 +77,11 @@ class KafkaLogProducer:
 
     def append(self, topic: str, key: bytes, value: bytes | None, headers: Headers = ()) -> _Sent:
         check_size(topic, key, value, headers)
-        if (count := self._counts.get(topic)) is None:
-            count = self._counts[topic] = self._count(topic)
+        if topic not in self._known:
+            self._check(topic)
+            self._known.add(topic)
         with translated(f"append to {topic}"):
-            future = self._client.send(topic, value, key, list(headers), partition_of(key, count))
+            future = self._client.send(topic, value, key, list(headers))
         sent = _Sent(future, topic)
         with self._lock:
             self._sent.append(sent)
@@ -87,18 +101,23 @@ class KafkaLogProducer:
     def close(self) -> None:
         self._client.close(timeout=min(CLOSE_S, self._settings.delivery_s))
 
-    def _count(self, topic: str) -> int:
-        with translated(f"look at topic {topic}"):
+    def _check(self, topic: str) -> None:
+        """Raise InputError for a topic that was not created: the client itself would wait for it."""
+        with translated(f"look up topic {topic}"):
             admin = KafkaAdminClient(**self._settings.options())
             try:
-                return partition_count(admin, topic)
+                partition_count(admin, topic)
             finally:
                 admin.close()
 
 
 def partition_count(admin: Any, topic: str) -> int:
-    """How many partitions a topic has. Raises InputError where it was not created."""
-    (told,) = admin.describe_topics([topic])
-    if told["error_code"] == kafka.UnknownTopicOrPartitionError.errno:
+    """Return the number of a topic's partitions.
+
+    Raises:
+        InputError: if the topic was not created.
+    """
+    (found,) = admin.describe_topics([topic])
+    if found["error_code"] == kafka.UnknownTopicOrPartitionError.errno:
         raise InputError("topic", topic, "create it first")
-    return len(told["partitions"])
+    return len(found["partitions"])

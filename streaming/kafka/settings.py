@@ -1,6 +1,6 @@
-"""Where Kafka is and how to prove who we are, from arguments or the environment (`LLM_AUCTION_KAFKA_*`).
+"""Kafka's address, credentials and delivery settings, from arguments or the environment (`LLM_AUCTION_KAFKA_*`).
 
-Secrets are never shown: neither in `repr` nor in errors.
+Secrets appear neither in `repr` nor in errors.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from mechanism.errors import ConfigError
 PREFIX = "LLM_AUCTION_KAFKA_"
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN")
+COMPRESSIONS = ("zstd", "gzip", "none")
 
 
 @dataclass(frozen=True, slots=True)
 class KafkaSettings:
     """`servers` is a comma-separated list of host:port. `ca_file` verifies the brokers (PEM; empty: the system's
-    authorities), `certificate_file` and `key_file` are ours where brokers ask for one. `replication` -1 leaves the
-    number of copies of a new topic to the brokers. `delivery_s` is how long an append is tried before it fails."""
+    authorities); `certificate_file` and `key_file` are the client's, for brokers that ask for one. `compression` is
+    that of appended batches. `replication` is the number of copies of a new topic: 0 for three, or one per broker if
+    there are fewer; -1 leaves it to the brokers. `delivery_s` is how long an append is tried before it fails."""
 
     servers: str
     protocol: str = "PLAINTEXT"
@@ -33,20 +35,22 @@ class KafkaSettings:
     mechanism: str = "SCRAM-SHA-512"
     user: str = ""
     password: str = field(default="", repr=False)
-    replication: int = -1
+    compression: str = "zstd"
+    replication: int = 0
     delivery_s: float = 30.0
-    session_s: float = 45.0
 
     def __post_init__(self) -> None:
         if not self.servers or any(not server.strip() for server in self.servers.split(",")):
             raise ConfigError("kafka servers", self.servers, "give host:port, several with commas between")
         if self.protocol not in PROTOCOLS:
             raise ConfigError("kafka protocol", self.protocol, f"give one of {', '.join(PROTOCOLS)}")
+        if self.compression not in COMPRESSIONS:
+            raise ConfigError("kafka compression", self.compression, f"give one of {', '.join(COMPRESSIONS)}")
         if self.mechanism not in MECHANISMS:
             raise ConfigError("kafka mechanism", self.mechanism, f"give one of {', '.join(MECHANISMS)}")
         if self.sasl and not (self.user and self.password):
-            told = "<set>" if self.user else ""
-            raise ConfigError(f"kafka user and password for {self.protocol}", told, "give both")
+            given = "<set>" if self.user else ""
+            raise ConfigError(f"kafka user and password for {self.protocol}", given, "give both")
         if self.mechanism == "PLAIN" and self.protocol == "SASL_PLAINTEXT":
             raise ConfigError("kafka mechanism", self.mechanism, "PLAIN shows the password: use SASL_SSL, or SCRAM")
         if self.key_file and not self.certificate_file:
@@ -60,28 +64,27 @@ class KafkaSettings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> KafkaSettings:
-        """Reads LLM_AUCTION_KAFKA_SERVERS, _PROTOCOL, _CA_FILE, _CERTIFICATE_FILE, _KEY_FILE, _KEY_PASSWORD,
-        _CHECK_HOSTNAME, _MECHANISM, _USER, _PASSWORD, _REPLICATION, _DELIVERY_S and _SESSION_S. Raises ConfigError."""
+        """Read LLM_AUCTION_KAFKA_SERVERS and so on: the fields' names in capitals (ConfigError for any other)."""
         given: dict[str, Any] = {}
         for name, kind in cls.__annotations__.items():
             variable = PREFIX + name.upper()
-            if (told := environment.get(variable)) is not None:
+            if (text := environment.get(variable)) is not None:
                 secret = name in ("password", "key_password")
-                given[name] = _parsed(variable, told, kind, secret=secret)
+                given[name] = _parsed(variable, text, kind, secret=secret)
         if unknown := sorted(v for v in environment if v.startswith(PREFIX) and v[len(PREFIX) :].lower() not in given):
             names = ", ".join(PREFIX + name.upper() for name in cls.__annotations__)
-            raise ConfigError(unknown[0], "", f"there is no such setting; there are {names}")
+            raise ConfigError(unknown[0], "", f"unknown setting; there are {names}")
         if "servers" not in given:
             raise ConfigError(PREFIX + "SERVERS", "", "give host:port, several with commas between")
         return cls(**given)
 
     @property
     def sasl(self) -> bool:
-        """Whether we log in."""
+        """Whether the client logs in."""
         return self.protocol.startswith("SASL_")
 
     def options(self) -> dict[str, Any]:
-        """kafka-python's options for producers, consumers and administrators alike."""
+        """Return kafka-python's options for producers, consumers and administrators alike."""
         found: dict[str, Any] = {
             "bootstrap_servers": [server.strip() for server in self.servers.split(",")],
             "security_protocol": self.protocol,
@@ -107,15 +110,15 @@ class KafkaSettings:
         return found
 
 
-def _parsed(variable: str, told: str, kind: str, *, secret: bool) -> str | int | float | bool:
+def _parsed(variable: str, text: str, kind: str, *, secret: bool) -> str | int | float | bool:
     if kind == "str":
-        return told
+        return text
     try:
         if kind == "bool":
-            return {"true": True, "1": True, "false": False, "0": False}[told.lower()]
-        return int(told) if kind == "int" else float(told)
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        return int(text) if kind == "int" else float(text)
     except (KeyError, ValueError):
-        raise ConfigError(variable, "<secret>" if secret else told, f"give {_ASKED[kind]}") from None
+        raise ConfigError(variable, "<secret>" if secret else text, f"give {_ASKED[kind]}") from None
 
 
 _ASKED = {"bool": "true or false", "int": "a whole number", "float": "a number"}

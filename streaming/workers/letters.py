@@ -1,26 +1,37 @@
-"""Listing and replaying the dead letters of a topic, in their order.
+"""The dead letters of a topic: which of them wait, and their replay or removal, all in order or one by one.
 
-A consumer group's offset on `<topic>.dlq` separates replayed letters from waiting ones. A letter that still cannot be
-decoded is appended behind the others, so that it is kept for the next version, or until it is too old.
+A dead letter is named by its offset in `<topic>.dlq`. Letters that were dealt with out of order are remembered in
+`MARKS`; the offset that the group `GROUP` commits is that of the oldest letter that waits.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
+import msgspec
+
+from mechanism.errors import InputError
 from streaming.codec import EventError
 from streaming.dead_letters import Origin, origin
 from streaming.dead_letters import replay as replay_letter
-from streaming.log import Consumer, EventLog, LogUnavailable, Partition, Record
-from streaming.topics import DLQ_SUFFIX
+from streaming.log import Consumer, EventLog, LogProducer, Partition, Record
+from streaming.topics import DLQ_SUFFIX, MARKS
 from streaming.workers.task import arrival
 
 GROUP = "dlq"
-JOIN_S = 60.0
 FLUSH_S = 30.0
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """A letter that was dealt with: an entry of `MARKS`, under the letters' topic as its key."""
+
+    topic: str
+    offset: int
+    action: str
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,73 +43,101 @@ class Replayed:
 
 
 def letters(log: EventLog, topic: str) -> Iterator[tuple[Record, Origin]]:
-    """Yield the waiting letters with their origins. InputError for an unknown topic."""
-    with _reader(log, topic) as (consumer, ends):
-        yield from _until(consumer, ends)
+    """Yield the waiting letters of a topic with their origins (InputError for a topic that was not created)."""
+    with _letters_of(log, topic) as (_, waiting):
+        yield from ((letter, origin(letter)) for letter in waiting.values())
 
 
-def replay(log: EventLog, topic: str, most: int | None = None) -> Replayed:
-    """Replay up to `most` letters (None: all that were there at the start) to the topic that they came from.
+def find(log: EventLog, topic: str, offset: int) -> tuple[Record, Origin]:
+    """Return a waiting letter (InputError if there is none at this offset)."""
+    with _letters_of(log, topic) as (_, waiting):
+        (letter,) = _chosen(topic, waiting, [offset])
+    return letter, origin(letter)
 
-    Their consumers get them as new records without the headers of their origin. A letter may be replayed twice if this
-    process is killed.
+
+def replay(log: EventLog, topic: str, offsets: Collection[int] = (), most: int | None = None) -> Replayed:
+    """Append letters to the topic that they came from again: those at `offsets`, else up to `most`, oldest first.
+
+    Consumers get them as new records without the headers of their origin. A letter that still cannot be decoded is
+    kept. A letter may be replayed twice if this process is killed.
     """
-    producer = log.producer()
     done = Replayed()
-    try:
-        with _reader(log, topic) as (consumer, ends):
-            at: dict[Partition, int] = {}
-            for letter, came_from in _until(consumer, ends):
-                if most is not None and done.sent + done.kept >= most:
-                    break
-                if _is_event(letter, came_from):
-                    replay_letter(producer, letter)
-                    done = replace(done, sent=done.sent + 1)
-                else:
-                    producer.append(letter.topic, letter.key, letter.value, letter.headers)
-                    done = replace(done, kept=done.kept + 1)
-                at[letter.place] = letter.offset + 1
-            producer.flush(FLUSH_S)
-            if at:
-                consumer.commit(at)
-    finally:
-        producer.close()
+    with _letters_of(log, topic) as (consumer, waiting), _producer(log) as producer:
+        handled = []
+        for letter in _chosen(topic, waiting, offsets) if offsets else list(waiting.values())[:most]:
+            if _is_event(letter):
+                replay_letter(producer, letter)
+                handled.append(letter)
+                done = replace(done, sent=done.sent + 1)
+            else:
+                done = replace(done, kept=done.kept + 1)
+        # Replayed before they are marked: a kill in between repeats them, and every consumer recognises repetitions.
+        producer.flush(FLUSH_S)
+        _handle(consumer, producer, waiting, handled, "replay")
     return done
 
 
-@contextmanager
-def _reader(log: EventLog, topic: str) -> Iterator[tuple[Consumer, dict[Partition, int]]]:
-    """Join the group that owns the topic's letters; yield its consumer and where the letters end.
+def discard(log: EventLog, topic: str, offsets: Collection[int]) -> int:
+    """Remove the letters at these offsets from those that wait; return their number.
 
-    Raises:
-        LogUnavailable: if another process replays them now.
+    Their records stay in the log until their retention has passed (InputError for an offset without a waiting letter).
     """
-    owned: set[Partition] = set()
-    with log.consumer(GROUP, [topic + DLQ_SUFFIX], on_assigned=owned.update) as consumer:
-        consumer.pause({Partition(topic + DLQ_SUFFIX, 0)})
-        end = time.monotonic() + JOIN_S
-        while not owned:
-            if time.monotonic() > end:
-                raise LogUnavailable(f"{topic}{DLQ_SUFFIX}: another replay is at work: wait for it")
-            early = consumer.poll(0.1, 1)
-            for record in early:
-                consumer.seek(record.place, record.offset)
-            if early:
-                break
-        consumer.pause(frozenset())
-        yield consumer, consumer.ends()
+    with _letters_of(log, topic) as (consumer, waiting), _producer(log) as producer:
+        chosen = _chosen(topic, waiting, offsets)
+        _handle(consumer, producer, waiting, chosen, "discard")
+    return len(chosen)
 
 
-def _until(consumer: Consumer, ends: dict[Partition, int]) -> Iterator[tuple[Record, Origin]]:
+def _handle(
+    consumer: Consumer, producer: LogProducer, waiting: Mapping[int, Record], handled: Collection[Record], action: str
+) -> None:
+    """Mark letters as dealt with, and commit the offset of the oldest one that still waits."""
+    for letter in handled:
+        mark = Mark(letter.topic, letter.offset, action, datetime.now(UTC))
+        producer.append(MARKS.name, letter.topic.encode(), msgspec.json.encode(mark))
+    producer.flush(FLUSH_S)
+    left = waiting.keys() - {letter.offset for letter in handled}
+    (partition,) = consumer.assignment()
+    consumer.commit({partition: min(left, default=consumer.position(partition))})
+
+
+def _chosen(topic: str, waiting: Mapping[int, Record], offsets: Collection[int]) -> list[Record]:
+    if missing := sorted(set(offsets) - waiting.keys()):
+        remedy = f"no dead letter of {topic} waits there: `llm-auction dlq list --topic {topic}` names them"
+        raise InputError("dead letter", missing[0], remedy)
+    return [waiting[offset] for offset in sorted(set(offsets))]
+
+
+@contextmanager
+def _letters_of(log: EventLog, topic: str) -> Iterator[tuple[Consumer, dict[int, Record]]]:
+    """Read the waiting letters of a topic, by offset."""
+    name = topic + DLQ_SUFFIX
+    log.create([MARKS])
+    with log.consumer("", [MARKS.name]) as consumer:
+        marks = [msgspec.json.decode(record.value or b"", type=Mark) for record in _until_end(consumer)]
+    handled = {mark.offset for mark in marks if mark.topic == name}
+    with log.consumer(GROUP, [name]) as consumer:
+        yield consumer, {record.offset: record for record in _until_end(consumer) if record.offset not in handled}
+
+
+def _until_end(consumer: Consumer) -> Iterator[Record]:
+    ends: dict[Partition, int] = consumer.ends()
     while any(consumer.position(partition) < end for partition, end in ends.items()):
-        for record in consumer.poll(0.5):
-            if record.offset < ends[record.place]:
-                yield record, origin(record)
+        yield from consumer.poll(0.5)
 
 
-def _is_event(letter: Record, came_from: Origin) -> bool:
+@contextmanager
+def _producer(log: EventLog) -> Iterator[LogProducer]:
+    producer = log.producer()
     try:
-        arrival(replace(letter, topic=came_from.topic))
+        yield producer
+    finally:
+        producer.close()
+
+
+def _is_event(letter: Record) -> bool:
+    try:
+        arrival(replace(letter, topic=origin(letter).topic))
     except EventError:
         return False
     return True

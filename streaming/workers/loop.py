@@ -1,52 +1,47 @@
-"""The run loop of every worker: poll, decode, process, commit, over and over, until it is told to stop.
+"""The run loop of every worker: poll, process, commit, until it is stopped.
 
-It knows no event's meaning. Records that are no event, or that the task refuses, go to the topic's dead letters; a log
-or a store that is away is waited for; a batch that fails is begun anew, so a task sees a record at least once.
+The loop knows no event's meaning. It waits for a log or store that is unreachable, and starts a failed batch again, so
+a task sees each record at least once.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Set as AbstractSet
 
 import structlog
 from prometheus_client import CollectorRegistry
 
-from mechanism.errors import AuctionError, InputError
-from streaming.codec import EventError
-from streaming.dead_letters import dead_letter
-from streaming.log import Consumer, EventLog, Fenced, LogProducer, LogUnavailable, Partition, Record
+from streaming.log import ALONE, Consumer, EventLog, Fenced, LogUnavailable, Member, Partition
+from streaming.workers.delivery import BatchFailed, Delivery, loggable
 from streaming.workers.metrics import WorkerMetrics
-from streaming.workers.task import Arrival, Batch, Task, WorkerStopped, arrival
+from streaming.workers.task import Task
 
 log = structlog.get_logger(__name__)
 
 POLL_S = 0.5
 MOST = 500
 COMMIT_S = 1.0
-LOOK_S = 1.0
-"""How often the ends of the partitions are looked up."""
-DEAD_LETTER_S = 30.0
+READ_ENDS_S = 1.0
+"""How often the ends of the partitions are read."""
+DISCOVER_S = 5.0
+"""How often new partitions are looked for."""
 PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
-MOST_UNEXPECTED = 10
-"""So many records in a row may fail in a way that no task plans for; then the worker stops: the fault is its own."""
-_TRANSIENT = (LogUnavailable, OSError)
-
-
-class _Interrupted(Exception):
-    """A batch was not finished: begin anew at once."""
 
 
 class Worker:
-    """One process's worker. `most` bounds a batch; `poll_s` is how long a tick of the clock lets wait for itself."""
+    """The worker of one process, or one of several that share the partitions (`member`).
+
+    `most` bounds a batch; `poll_s` is the longest time between two batches, empty ones included.
+    """
 
     def __init__(
         self,
         task: Task,
         log: EventLog,
+        member: Member = ALONE,
         *,
         metrics: WorkerMetrics | None = None,
         most: int = MOST,
@@ -55,221 +50,133 @@ class Worker:
     ) -> None:
         self._task = task
         self._log = log
+        self._member = member
         self._most = most
         self._poll_s = poll_s
         self._pauses_s = pauses_s
         self.metrics = metrics or WorkerMetrics(CollectorRegistry())
-        self._passing: tuple[type[Exception], ...] = (*_TRANSIENT, *task.transient)
-        self._done: dict[Partition, int] = {}
-        self._committed: dict[Partition, int] = {}
-        self._behind: frozenset[Partition] = frozenset()
-        self._owned: set[Partition] = set()
-        self._looks = 0
-        self._look_at = 0.0
-        self._commit_at = 0.0
-        self._letters: LogProducer | None = None
-        self._suspects: dict[Partition, int] = {}
-        self._refused: defaultdict[Partition, set[int]] = defaultdict(set)
-        self._unexpected = 0
+        self._delivery = Delivery(task, log, self.metrics)
         self._failures = 0
-        self._idle = False
 
     def run(self, stop: threading.Event, *, until_idle: bool = False) -> None:
-        """Works until `stop` is set; with `until_idle`, until all that the log holds was processed and the task has
-        nothing more to say. Raises WorkerStopped, ConfigError, and InputError for topics that are not there."""
+        """Work until `stop` is set; with `until_idle`, until the end of the log, when the task has nothing left to do.
+
+        Raises:
+            WorkerStopped: if the task cannot continue.
+            ConfigError: if the log refuses this program's credentials or rights.
+            InputError: if a topic was not created.
+        """
         self._failures = 0
         while not stop.is_set():
             try:
-                self._session(stop, until_idle=until_idle)
+                self._run_session(stop, until_idle=until_idle)
                 return
-            except _Interrupted:
+            except BatchFailed:
                 continue
             except Fenced as error:
-                self._count("fenced")
-                log.info("begins anew", worker=self._task.name, reason=str(error))
+                self.metrics.failed(self._task.name, "fenced")
+                log.warning("worker.fenced", worker=self._task.name, reason=loggable(error))
                 stop.wait(self._pauses_s[0])
-            except self._passing as error:
-                self._count("unavailable")
+            except self._delivery.transient as error:
+                self.metrics.failed(self._task.name, "unavailable")
                 pause = self._pauses_s[min(self._failures, len(self._pauses_s) - 1)]
-                log.warning("waits", worker=self._task.name, reason=_told(error), seconds=pause)
+                log.warning("worker.waiting", worker=self._task.name, reason=loggable(error), seconds=pause)
                 self._failures += 1
                 stop.wait(pause)
 
-    def _session(self, stop: threading.Event, *, until_idle: bool) -> None:
-        """From joining the group to leaving it."""
-        self._done, self._committed, self._behind = {}, {}, frozenset()
-        self._look_at = self._commit_at = 0.0
-        consumer = self._log.consumer(self._task.name, self._task.topics, self._assigned, self._revoked)
-        whole = False
+    def _run_session(self, stop: threading.Event, *, until_idle: bool) -> None:
+        """Work until the end, or until the first error."""
         try:
-            while not stop.is_set() and not (until_idle and self._idle):
-                self._step(consumer)
-            self._keep(self._task.finish())
-            self._commit(consumer)
-            whole = True
+            with self._log.consumer(self._task.name, self._task.topics, self._member) as consumer:
+                session = _Session(consumer, self._task, self._delivery, self.metrics)
+                idle = False
+                while not stop.is_set() and not (until_idle and idle):
+                    idle = session.step(self._poll_s, self._most)
+                    self._failures = 0
+                session.end()
         finally:
-            if not whole:
-                self._done = {}
-            self._leave(consumer, whole=whole)
+            self._delivery.close()
 
-    def _leave(self, consumer: Consumer, *, whole: bool) -> None:
-        """Frees everything; what fails here is told only where nothing failed before."""
-        letters, self._letters = self._letters, None
-        try:
-            if whole:
-                consumer.close()
-            else:
-                with suppress(AuctionError, OSError):
-                    consumer.close()
-        finally:
-            # A task that was never told (the log was away) must not go on with old state.
-            self._task.revoked(sorted(self._owned))
-            self._owned.clear()
-            if letters is not None:
-                letters.close()
 
-    def _step(self, consumer: Consumer) -> None:
-        """One turn: a poll, its batches, and a commit when it is time."""
-        consumer.pause(self._task.paused())
-        records = consumer.poll(self._poll_s, self._most)
+class _Session:
+    """The time between two failures: what was read, finished and committed since the task started at its offsets."""
+
+    def __init__(self, consumer: Consumer, task: Task, delivery: Delivery, metrics: WorkerMetrics) -> None:
+        self._consumer = consumer
+        self._task = task
+        self._delivery = delivery
+        self._metrics = metrics
+        self._done: dict[Partition, int] = {}
+        self._committed: dict[Partition, int] = {}
+        self._behind: frozenset[Partition] = frozenset()
+        self._read_ends_at = 0.0
+        self._commit_at = self._discover_at = time.monotonic()
+        self._start(consumer.assignment())
+
+    def step(self, poll_s: float, most: int) -> bool:
+        """Poll once, process what came, commit when it is time; tell whether there is nothing left to do."""
+        records = self._consumer.poll(poll_s, most)
         now = time.monotonic()
-        if now >= self._look_at:
-            self._look(consumer)
-            self._look_at = now + LOOK_S
-        said = 0
-        parts = self._parts(records)
-        for i, part in enumerate(parts):
-            # What was polled but not given yet is not read, as far as the task is concerned.
-            ahead = frozenset(record.place for later in parts[i + 1 :] for record in later)
-            said += self._process(part, self._behind | ahead)
-        self._failures = 0
+        if now >= self._read_ends_at:
+            self._read_ends()
+            self._read_ends_at = now + READ_ENDS_S
+        moved = False
+        batches = self._delivery.batches(records)
+        for i, batch in enumerate(batches):
+            # Polled records that the task has not got yet count as unread.
+            ahead = frozenset(record.place for later in batches[i + 1 :] for record in later)
+            moved |= self._keep(self._delivery.give(batch, self._behind | ahead))
         if now >= self._commit_at:
-            self._commit(consumer)
+            self._commit()
             self._commit_at = now + COMMIT_S
-        assigned = bool(consumer.assignment())
-        self._idle = assigned and not records and not said and not self._behind and not self._task.paused()
+        if now >= self._discover_at:
+            if new := self._consumer.discover():
+                self._start(new)
+            self._discover_at = now + DISCOVER_S
+        return not (records or moved or self._behind)
 
-    def _parts(self, records: list[Record]) -> list[list[Record]]:
-        """The batch as a whole, or record by record where one of them failed before."""
-        if any(record.offset < self._suspects.get(record.place, 0) for record in records):
-            return [[record] for record in records]
-        return [records]
+    def end(self) -> None:
+        """Have the task write what it holds back, and commit."""
+        self._keep(self._task.finish())
+        self._commit()
 
-    def _process(self, records: list[Record], behind: frozenset[Partition]) -> int:
-        """Gives a batch to the task; how many offsets it moved on."""
-        after: dict[Partition, int] = {}
-        arrivals = []
-        for record in records:
-            after[record.place] = record.offset + 1
-            if record.offset in self._refused.get(record.place, ()):
-                continue
-            try:
-                arrivals.append(arrival(record))
-            except EventError as error:
-                self._refuse(record, error)
-        began = time.perf_counter()
-        try:
-            done = self._task.process(Batch(arrivals, after, behind, self._looks))
-        except Exception as error:
-            if isinstance(error, (Fenced, WorkerStopped, *self._passing)):
-                raise
-            self._failed(arrivals, error)
-            raise _Interrupted from error
-        said = self._keep(done)
-        if records:
-            self.metrics.took(self._task.name, records, time.perf_counter() - began)
-        if arrivals:
-            self._unexpected = 0
-        return said
+    def _start(self, partitions: AbstractSet[Partition]) -> None:
+        """Hand partitions to the task, and read them from where it says."""
+        for partition, offset in (self._task.assigned(sorted(partitions)) or {}).items():
+            self._consumer.seek(partition, offset)
+        self._behind |= partitions
+        self._read_ends_at = 0.0
+        self._metrics.owns(self._task.name, len(self._consumer.assignment()))
 
-    def _failed(self, arrivals: Sequence[Arrival], error: Exception) -> None:
-        """Finds the record of a batch that the task cannot take: alone, it goes to the dead letters."""
-        planned = isinstance(error, InputError)
-        self._count("refused" if planned else "unexpected")
-        if len(arrivals) > 1:
-            for record, _ in arrivals:
-                self._suspects[record.place] = max(record.offset + 1, self._suspects.get(record.place, 0))
-            return
-        self._unexpected += not planned
-        if not arrivals or self._unexpected > MOST_UNEXPECTED:
-            raise WorkerStopped(
-                f"worker {self._task.name}: {_told(error)}: nothing was lost; mend the cause and start it again"
-            ) from error
-        self._refuse(arrivals[0].record, error)
+    def _keep(self, done: Mapping[Partition, int]) -> bool:
+        """Remember finished offsets; tell whether any of them is new."""
+        moved = any(self._done.get(partition) != offset for partition, offset in done.items())
+        self._done.update(done)
+        return moved
 
-    def _refuse(self, record: Record, error: Exception) -> None:
-        """To the dead letters, durably; this process passes over it from now on."""
-        if self._letters is None:
-            self._letters = self._log.producer()
-        dead_letter(self._letters, record, error).result(DEAD_LETTER_S)
-        self._refused[record.place].add(record.offset)
-        self.metrics.dead_letter(self._task.name, record.topic)
-        log.error(
-            "set aside",
-            worker=self._task.name,
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            reason=_told(error),
-        )
-
-    def _count(self, kind: str) -> None:
-        self.metrics.failed(self._task.name, kind)
-
-    def _keep(self, done: Mapping[Partition, int]) -> int:
-        """Offsets to commit; how many of them are new."""
-        new = {partition: offset for partition, offset in done.items() if self._done.get(partition) != offset}
-        self._done.update(new)
-        return len(new)
-
-    def _commit(self, consumer: Consumer) -> None:
-        """A commit that fails is no harm: the next one says more, and a new owner reads a little again."""
-        ours = consumer.assignment()
-        new = {p: o for p, o in self._done.items() if p in ours and self._committed.get(p) != o}
+    def _commit(self) -> None:
+        """Commit what is new. A failure does no harm: the next commit covers it, and a restart reads a little again."""
+        new = {p: offset for p, offset in self._done.items() if self._committed.get(p) != offset}
         if not new:
             return
         try:
-            consumer.commit(new)
-        except (Fenced, LogUnavailable) as error:
-            self._count("fenced" if isinstance(error, Fenced) else "unavailable")
-            log.info("not committed", worker=self._task.name, reason=_told(error))
+            self._consumer.commit(new)
+        except LogUnavailable as error:
+            self._metrics.failed(self._task.name, "unavailable")
+            log.warning("worker.not_committed", worker=self._task.name, reason=loggable(error))
             return
         self._committed.update(new)
+        self._delivery.committed(new)
 
-    def _look(self, consumer: Consumer) -> None:
-        """Where the ends are, and so what is behind: everything, where that cannot be told now."""
+    def _read_ends(self) -> None:
+        """Find out which partitions are behind: all of them while the log cannot tell."""
         try:
-            ends = consumer.ends()
-            lags = {partition: end - consumer.position(partition) for partition, end in ends.items()}
+            ends = self._consumer.ends()
+            lags = {partition: end - self._consumer.position(partition) for partition, end in ends.items()}
         except LogUnavailable as error:
-            self._count("unavailable")
-            log.warning("cannot see the ends", worker=self._task.name, reason=_told(error))
-            self._behind = consumer.assignment()
+            self._metrics.failed(self._task.name, "unavailable")
+            log.warning("worker.ends_unknown", worker=self._task.name, reason=loggable(error))
+            self._behind = self._consumer.assignment()
             return
-        self._looks += 1
         self._behind = frozenset(partition for partition, lag in lags.items() if lag > 0)
-        self.metrics.lags(self._task.name, lags)
-        for partition, refused in self._refused.items():
-            committed = self._committed.get(partition, 0)
-            self._refused[partition] = {offset for offset in refused if offset >= committed}
-
-    def _assigned(self, partitions: Sequence[Partition]) -> Mapping[Partition, int] | None:
-        self.metrics.rebalanced(self._task.name)
-        self._owned.update(partitions)
-        self._behind |= frozenset(partitions)
-        self._look_at = 0.0
-        return self._task.assigned(partitions)
-
-    def _revoked(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
-        self._task.revoked(partitions)
-        self._owned.difference_update(partitions)
-        self._behind -= frozenset(partitions)
-        self.metrics.gone(self._task.name, partitions)
-        self._committed = {p: o for p, o in self._committed.items() if p not in partitions}
-        return {p: self._done.pop(p) for p in partitions if p in self._done}
-
-
-def _told(error: BaseException) -> str:
-    """An error for the log. What is not this project's own may quote a record, so only its kind is told."""
-    own = isinstance(error, AuctionError | OSError)
-    return (f"{type(error).__name__}: {error}" if own else type(error).__name__)[:300]
+        self._metrics.lags(self._task.name, lags)

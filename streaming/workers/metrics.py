@@ -1,10 +1,9 @@
-"""What workers count, in Prometheus' terms: throughput, lag, age, errors. One object for all workers of a registry."""
+"""Prometheus metrics of workers: throughput, lag, age, errors. One object for all workers of a registry."""
 
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -18,29 +17,31 @@ _BATCHES_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
 
 
 class WorkerMetrics:
-    """The metrics, labelled by worker. `age` is how long the oldest record of a batch had been in the log when its
-    batch was done."""
+    """The metrics, labelled by worker. `age` is the time that the oldest record of a batch had been in the log when the
+    batch was processed."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self._records = Counter(
-            PREFIX + "records", "Records taken, repetitions counted.", ("worker", "topic"), registry=registry
+            PREFIX + "records", "Records processed, including repeated ones.", ("worker", "topic"), registry=registry
         )
         self._lag = Gauge(PREFIX + "lag_records", "Records that wait in a partition.", _PLACE, registry=registry)
         self._age = Histogram(
-            PREFIX + "age_seconds", "From the log to done.", ("worker",), registry=registry, buckets=_AGES_S
+            PREFIX + "age_seconds", "From append to processed.", ("worker",), registry=registry, buckets=_AGES_S
         )
         self._batch = Histogram(
             PREFIX + "batch_seconds", "Time spent on a batch.", ("worker",), registry=registry, buckets=_BATCHES_S
         )
-        self._letters = Counter(PREFIX + "dead_letters", "Records set aside.", ("worker", "topic"), registry=registry)
-        self._errors = Counter(PREFIX + "errors", "Batches begun anew, by kind.", ("worker", "kind"), registry=registry)
-        self._rebalances = Counter(
-            PREFIX + "rebalances", "Times that partitions were assigned.", ("worker",), registry=registry
+        self._letters = Counter(
+            PREFIX + "dead_letters", "Records sent to the dead letters.", ("worker", "topic"), registry=registry
+        )
+        self._errors = Counter(PREFIX + "errors", "Failures by kind.", ("worker", "kind"), registry=registry)
+        self._partitions = Gauge(
+            PREFIX + "partitions", "Partitions that this worker owns.", ("worker",), registry=registry
         )
 
     def took(self, worker: str, records: Sequence[Record], seconds: float) -> None:
-        """A batch is done."""
+        """Count a processed batch."""
         for topic, count in Tally(record.topic for record in records).items():
             self._records.labels(worker, topic).inc(count)
         oldest = min(record.timestamp for record in records)
@@ -48,24 +49,18 @@ class WorkerMetrics:
         self._batch.labels(worker).observe(seconds)
 
     def lags(self, worker: str, lags: Mapping[Partition, int]) -> None:
-        """Records between what was read and the end."""
+        """Set the number of records between the position and the end."""
         for (topic, number), lag in lags.items():
             self._lag.labels(worker, topic, number).set(lag)
 
-    def gone(self, worker: str, partitions: Iterable[Partition]) -> None:
-        """Partitions that another member has now: their lag is no longer this one's to tell."""
-        for topic, number in partitions:
-            with suppress(KeyError):
-                self._lag.remove(worker, topic, number)
-
     def failed(self, worker: str, kind: str) -> None:
-        """A batch, a commit or a look at the log failed: "refused", "unexpected", "unavailable" or "fenced"."""
+        """Count a failure: "refused", "unexpected", "unavailable" or "fenced"."""
         self._errors.labels(worker, kind).inc()
 
     def dead_letter(self, worker: str, topic: str) -> None:
-        """A record was set aside."""
+        """Count a dead letter."""
         self._letters.labels(worker, topic).inc()
 
-    def rebalanced(self, worker: str) -> None:
-        """Partitions were assigned."""
-        self._rebalances.labels(worker).inc()
+    def owns(self, worker: str, partitions: int) -> None:
+        """Set the number of owned partitions."""
+        self._partitions.labels(worker).set(partitions)

@@ -1,4 +1,4 @@
-"""What a worker is to the run loop: a task that is given batches of events and says how far it is done with them."""
+"""The contract between the run loop and a worker's task: batches of events in, finished offsets out."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from streaming.topics import CAMPAIGNS
 
 
 class WorkerStopped(AuctionError):
-    """A worker that cannot go on by itself, and whose records are not at fault."""
+    """A worker that cannot continue by itself, and whose records are not at fault."""
 
 
 class Arrival(NamedTuple):
-    """One record and its event; None where a record without value removes its key from a compacted topic."""
+    """One record and its event; None for a record without value, which removes its key from a compacted topic."""
 
     record: Record
     event: AnyEvent | None
@@ -26,21 +26,24 @@ class Arrival(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one poll brought, in the order of each partition; without arrivals it is a tick of the clock.
+    """The records of one poll, in the order of each partition; without arrivals it is a tick of the clock.
 
-    `after` says where reading goes on in the partitions that gave records, refused ones counted. `behind` are those of
-    the member's partitions whose end was not reached when it was last looked up, which is about every second and
-    right after they are assigned; `looks` counts how often that was done.
+    `after` holds the next offset of each partition that returned records, refused ones included. `behind` are the
+    partitions whose end was not reached when the ends were last read, which is about every second; until they could be
+    read, all.
     """
 
     arrivals: Sequence[Arrival] = ()
     after: Mapping[Partition, int] = field(default_factory=dict)
     behind: frozenset[Partition] = frozenset()
-    looks: int = 0
 
 
 def arrival(record: Record) -> Arrival:
-    """A record with its event. Raises EventError for what is no event of its topic, or stands under another key."""
+    """Decode a record.
+
+    Raises:
+        EventError: if it is no event of its topic, or has another key than its event.
+    """
     if record.value is None:
         if record.topic == CAMPAIGNS:
             return Arrival(record, None)
@@ -52,44 +55,51 @@ def arrival(record: Record) -> Arrival:
 
 
 class Task(Protocol):
-    """The part of a worker that is its own; called from one thread. Every method may raise: nothing is committed then,
-    and the loop begins anew at what was committed or what `assigned` says, after `revoked` for all partitions."""
+    """What distinguishes one worker from another; called from one thread.
+
+    Every method may raise. Nothing is committed then, and the loop starts again with `assigned` for all partitions.
+
+    Two workers may own a partition at once, for instance while one replaces another. A task whose results must not be
+    written twice keeps its offsets with them: it stores both in one transaction that compares the stored offsets with
+    those it started from, and raises `streaming.log.Fenced` where they differ.
+    """
 
     @property
     def name(self) -> str:
-        """Consumer group, and label of the metrics."""
+        """Name of the committed offsets (the consumer group), and label of the metrics."""
         ...
 
     @property
     def topics(self) -> Sequence[str]:
-        """What it reads."""
+        """The topics to read."""
         ...
 
     @property
     def transient(self) -> tuple[type[Exception], ...]:
-        """Errors of `process` and `assigned` that pass by themselves (a database or object store that is away), besides
-        LogUnavailable and OSError: tried again for ever, with growing pauses."""
+        """Errors of `process` and `assigned` that pass by themselves (a database or object store is unreachable), in
+        addition to LogUnavailable and OSError: the loop waits and tries again, without end."""
         ...
 
     def assigned(self, partitions: Sequence[Partition]) -> Mapping[Partition, int] | None:
-        """New partitions; offsets to start from, where the task keeps them itself. Takes seconds at most."""
-        ...
+        """Start at these partitions, or start again: forget what is held of them and not finished.
 
-    def revoked(self, partitions: Sequence[Partition]) -> None:
-        """Partitions that go: forget what belongs to them. It may be told of some that it never had."""
+        Returns the offsets to start from, for a task that stores them itself; the others start where the group
+        committed.
+        """
         ...
 
     def process(self, batch: Batch) -> Mapping[Partition, int]:
-        """Takes a batch; gives the offsets that may be committed now, as far as they changed. What lies before them is
-        durable in the task's results, or not needed again. Raises InputError for a record that it cannot take: the
-        loop then gives it the batch's records one by one, and sets aside the one that is refused again. Raises
-        WorkerStopped where no record is at fault and waiting does not help."""
-        ...
+        """Process a batch. Return the offsets that may be committed: everything before them is durable in the task's
+        results, or not needed again.
 
-    def paused(self) -> frozenset[Partition]:
-        """Partitions that shall give nothing for now, because others have to catch up with them."""
+        Raises:
+            InputError: for a record that the task refuses. The loop passes the batch again record by record, and sends
+                the one that is refused again to the dead letters.
+            Fenced: if another worker has written the results of a partition meanwhile.
+            WorkerStopped: if no record is at fault and waiting does not help.
+        """
         ...
 
     def finish(self) -> Mapping[Partition, int]:
-        """The worker ends: what is held back is written now. Gives offsets as `process`."""
+        """Write what is held back, as the worker ends; returns offsets as `process`."""
         ...

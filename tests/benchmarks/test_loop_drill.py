@@ -15,13 +15,14 @@ import typer
 from benchmarks.loop import drill as loop
 from benchmarks.loop.traffic import Server, Traffic, put, revenue, run_workers, shuffled
 from inference.policy import Policy
+from mechanism.canary.cohorts import total
+from mechanism.canary.limits import Limits
 from mechanism.objective import Penalty
-from serving.canary.guard import GuardSettings
+from serving.canary.log_cohorts import LogCohorts
 from serving.canary.monitor import LogFeed
-from serving.canary.samples import AnswerSamples, SampleSettings
 from streaming.embedded import EmbeddedLog
 from streaming.events import AnyEvent, Click, Interaction
-from streaming.shards import ShardReader
+from streaming.lake import TrainingSet
 from streaming.topics import all_topics
 from trainers import retraining
 from trainers.artifacts.registry import Registry
@@ -65,17 +66,18 @@ def test_the_workers_and_the_guard_process_every_event(
     served: tuple[EmbeddedLog, list[AnyEvent]], tmp_path: Path
 ) -> None:
     log, events = served
-    run_workers(log, str(tmp_path / "shards"), events, 1_800.0, within_s=60.0)
-    reader = ShardReader(str(tmp_path / "shards"))
+    run_workers(log, str(tmp_path / "lake"), events, 1_800.0, within_s=60.0)
+    reader = TrainingSet(str(tmp_path / "lake"))
     totals = reader.totals()
-    assert (totals.auctions, totals.clicks, totals.orphans) == (60, len(clicks(events)), 0)
+    assert (totals.answers, totals.judged, totals.clicks) == (60, 60, len(clicks(events)))
     assert reader.count() == sum(answer.consent for answer in answers(events))
-    samples = AnswerSamples(SampleSettings(click_window_s=1_800.0), Penalty())
-    with LogFeed(log, samples) as feed:
+    cohorts = LogCohorts(1_800.0, Penalty())
+    with LogFeed(log, cohorts) as feed:
         while feed.poll(0.2):
             pass
-    seen = samples.of(DIGEST, datetime.now(UTC))
-    assert sum(answer.revenue or 0 for answer in seen) == sum(click.price_micros for click in clicks(events))
+    seen = total(cohorts.of(DIGEST).values())
+    assert (seen.answers, seen.clicks) == (60, len(clicks(events)))
+    assert seen.revenue == sum(click.price_micros for click in clicks(events))
 
 
 def test_shuffled_clicks_keep_their_number_and_change_their_ads(
@@ -106,11 +108,9 @@ def test_a_passed_model_is_promoted_and_a_slow_one_rolled_back(tmp_path: Path, m
     """The training alone is replaced: each version is the base model, and shuffled clicks fail the gates."""
     made: list[str] = []
 
-    def retrained(
-        config: Any, shards: str, registry: Registry, serving: str, *_: Any, **options: Any
-    ) -> RetrainOutcome:
+    def retrained(config: Any, lake: str, registry: Registry, serving: str, *_: Any, **options: Any) -> RetrainOutcome:
         passed = options["reason"] != loop.POISONED
-        made.append(shards)
+        made.append(lake)
         verdict: Any = "passed" if passed else "failed"
         decision = Decision((Gate("click_predictor", verdict, "made up", {}, {}),), config.gates)
         folder = almost_the_same(tmp_path, len(made))
@@ -119,8 +119,8 @@ def test_a_passed_model_is_promoted_and_a_slow_one_rolled_back(tmp_path: Path, m
 
     monkeypatch.setattr(retraining, "retrain", retrained)
     # revenue of so few answers is noise
-    lenient = partial(GuardSettings, revenue=5.0, experience=50.0)
-    for name, value in (("RETRAININGS", 1), ("EARLY", 50), ("LEAST", 60), ("GuardSettings", lenient)):
+    lenient = partial(Limits, max_revenue_loss=5.0, max_penalty_rise=50.0)
+    for name, value in (("RETRAININGS", 1), ("EARLY", 50), ("LEAST", 60), ("Limits", lenient)):
         monkeypatch.setattr(loop, name, value)
     out = tmp_path / "loop.json"
     with pytest.raises(typer.Exit):  # no version earns more than the first
@@ -135,7 +135,7 @@ def test_a_passed_model_is_promoted_and_a_slow_one_rolled_back(tmp_path: Path, m
         ("promote", "v0004", "gates"),
         ("rollback", "v0004", "guard"),
     ]
-    assert "take up to" in figures["history"][-1]["why"]
+    assert "took too long" in figures["history"][-1]["why"]
     assert figures["versions"][0]["served"]["answers"] == 100
     assert figures["checks"]["shuffled clicks are refused by the gates"]
     assert figures["checks"]["a version slowed down is rolled back"]

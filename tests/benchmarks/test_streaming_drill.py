@@ -1,4 +1,4 @@
-"""The streaming drill's comparison of shards and ledger: it finds missing, duplicate and wrong entries.
+"""The streaming drill's comparison of lake and ledger: it finds missing, duplicate and wrong entries.
 
 The full drill, on a Kafka that is killed, is `make drill-streaming`.
 """
@@ -8,13 +8,11 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from prometheus_client import CollectorRegistry
 from sqlalchemy import create_engine, text
 
 from benchmarks.streaming.check import Comparison, compare
@@ -25,9 +23,8 @@ from serving.database.engine import Database
 from serving.ledger.worker import LedgerSettings, LedgerTask
 from streaming.embedded import EmbeddedLog
 from streaming.topics import all_topics
-from streaming.workers.feedback import FeedbackTask
-from streaming.workers.join import Attribution
-from streaming.workers.judge import JudgeSettings, JudgeTask
+from streaming.workers.judge import JudgeTask
+from streaming.workers.lake import LakeTask
 from streaming.workers.loop import Worker
 from streaming.workers.task import Task
 
@@ -40,7 +37,7 @@ class Done(NamedTuple):
     database: str
 
     def compared(self) -> Comparison:
-        return compare(self.folder / "reference", self.log, str(self.folder / "shards"), self.database)
+        return compare(self.folder / "reference", self.log, str(self.folder / "lake"), self.database)
 
     def tamper(self, statement: str) -> None:
         engine = create_engine(self.database)
@@ -59,8 +56,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     url = f"sqlite:///{folder / 'ledger.sqlite3'}"
     prepare(url)
     database = Database(url)
-    judge(log)
-    run(log, FeedbackTask(str(folder / "shards")))
+    run(log, JudgeTask(log, RuleJudge()))
+    run(log, LakeTask(log, str(folder / "lake")))
     run(log, LedgerTask(log, database, LedgerSettings(gathered_s=0.0)))
     database.close()
     log.close()
@@ -69,19 +66,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(log: EmbeddedLog, task: Task) -> None:
     Worker(task, log, poll_s=0.05).run(threading.Event(), until_idle=True)
-
-
-def judge(log: EmbeddedLog) -> None:
-    """Judge until the event time, which follows the clock here, has passed everything written before."""
-    registry, stop, written = CollectorRegistry(), threading.Event(), time.time()
-    task = JudgeTask(log, RuleJudge(), JudgeSettings(Attribution(60, 0.1), idle_s=0.1), registry=registry)
-    thread = threading.Thread(target=Worker(task, log, poll_s=0.05).run, args=(stop,))
-    thread.start()
-    marks = [("llm_auction_judge_watermark_seconds", {"partition": str(number)}) for number in range(3)]
-    while min(registry.get_sample_value(*mark) or 0.0 for mark in marks) < written + 0.5:
-        time.sleep(0.05)
-    stop.set()
-    thread.join()
 
 
 @pytest.fixture
@@ -95,8 +79,8 @@ def done(source: Path, tmp_path: Path) -> Iterator[Done]:
 
 def test_a_run_without_faults_is_exact(done: Done) -> None:
     found = done.compared()
-    assert (found.exact, found.produced, found.judged, found.sharded, found.counted) == (True, *[COUNT] * 4)
-    assert 0 < found.clicks == found.charged == found.sharded_clicks
+    assert (found.exact, found.produced, found.judged, found.stored, found.counted) == (True, *[COUNT] * 4)
+    assert 0 < found.clicks == found.charged == found.stored_clicks
     assert found.charged_micros == found.expected_micros
 
 
@@ -126,7 +110,7 @@ def test_missing_and_surplus_interactions_are_found(done: Done) -> None:
     lines = (done.folder / "reference").read_bytes().splitlines(keepends=True)
     more = lines[0].replace(b'"id":"01', b'"id":"02')
     (done.folder / "reference").write_bytes(b"".join([*lines, more]))
-    assert done.compared().lost >= 3  # not judged, not in the shards and not counted
+    assert done.compared().lost >= 3  # not judged, not in the lake and not counted
     (done.folder / "reference").write_bytes(b"".join(lines[1:]))
     assert done.compared().doubled >= 2
 

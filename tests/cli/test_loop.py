@@ -20,11 +20,12 @@ from cli.local.loop import (
     traffic_of,
 )
 from cli.local.table import loop_table
+from mechanism.canary.limits import Limits
 from serving.canary.guard import GuardSettings
 from serving.canary.promotion_and_rollback import Deployment
 from streaming.embedded import EmbeddedLog
+from streaming.lake import TrainingSet
 from streaming.log import Partition
-from streaming.shards import ShardReader
 from streaming.topics import CLICKS, INTERACTIONS, PARTITIONS
 from tests.support.ports import free_ports
 
@@ -36,8 +37,8 @@ def count(log: EmbeddedLog, topic: str) -> int:
 
 
 def run(paths: LoopPaths, deployment: Deployment, answers: int) -> str:
-    """Run the loop until the shards have this many answers; return its table at that time."""
-    loop = Loop(paths, deployment, GuardSettings(min_answers=10, min_early_answers=5))
+    """Run the loop until the lake has this many answers; return its table at that time."""
+    loop = Loop(paths, deployment, GuardSettings(Limits(min_answers=10), patience_answers=10))
     [port] = free_ports(1)
     stop, end = threading.Event(), time.monotonic() + WAIT_S
     tables: list[str] = []
@@ -46,9 +47,9 @@ def run(paths: LoopPaths, deployment: Deployment, answers: int) -> str:
         console = Console(file=io.StringIO(), width=200)
         console.print(loop_table(running, (), f"http://localhost:{port}"))
         tables.append(console.file.getvalue())  # type: ignore[attr-defined]
-        totals = ShardReader(str(paths.shards)).totals() if paths.shards.is_dir() else None
+        totals = TrainingSet(str(paths.lake)).totals() if paths.lake.is_dir() else None
         checked = "learn from" in running.supervisor.children["retrain"].log_tail(20)
-        if (checked and totals is not None and totals.auctions >= answers) or time.monotonic() > end:
+        if (checked and totals is not None and totals.judged >= answers) or time.monotonic() > end:
             stop.set()
 
     try:
@@ -75,13 +76,12 @@ def test_a_stopped_loop_resumes(tmp_path: Path) -> None:
     assert "tiny" in table
     assert "100%" in table
     log = EmbeddedLog(paths.log)
-    before = (count(log, INTERACTIONS), count(log, CLICKS), ShardReader(str(paths.shards)).totals())
+    before = (count(log, INTERACTIONS), count(log, CLICKS), TrainingSet(str(paths.lake)).totals())
     assert before[0] >= 8
-    run(paths, deployment, before[2].auctions + 5)
-    after = (count(log, INTERACTIONS), count(log, CLICKS), ShardReader(str(paths.shards)).totals())
+    run(paths, deployment, before[2].judged + 5)
+    after = (count(log, INTERACTIONS), count(log, CLICKS), TrainingSet(str(paths.lake)).totals())
     assert after[0] >= before[0] + 5
     assert after[1] >= before[1]
-    # every answer is in the shards once
-    assert after[2].auctions <= after[0]
-    assert after[2].repeated == 0
+    # every answer is in the lake once
+    assert after[2].answers <= after[0]
     assert (paths.root / "users.json").is_file()

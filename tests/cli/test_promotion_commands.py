@@ -16,9 +16,9 @@ from benchmarks.streaming.event_samples import click, interaction
 from cli.guard import monitor, promote_next
 from cli.main import app
 from inference.models import resolve
+from mechanism.canary.limits import Limits
 from serving.canary.guard import GuardSettings
 from serving.canary.promotion_and_rollback import Deployment
-from serving.canary.samples import SampleSettings
 from serving.policies.model import folder_digest
 from serving.policies.route_file import Version, read_routes
 from streaming.codec import encode
@@ -102,10 +102,10 @@ def served(digest: str, at: datetime, **changes: Any) -> Interaction:
     return msgspec.structs.replace(interaction(next(NUMBERS), at), model_digest=digest, **changes)
 
 
-def write(log: EmbeddedLog, digest: str, seconds: float, clicked: int, count: int = 60) -> None:
-    """Write answers from now on, a millisecond apart, of which `clicked` in ten are clicked at once."""
-    producer, begin = log.producer(), datetime.now(UTC)
-    for number in range(count):
+def write(log: EmbeddedLog, digest: str, begin: datetime, seconds: float, clicked: int) -> None:
+    """Write answers from `begin` on, a millisecond apart, of which `clicked` in ten are clicked at once."""
+    producer = log.producer()
+    for number in range(900):
         at = begin + timedelta(milliseconds=number)
         event = served(digest, at, answer_s=seconds)
         producer.append(INTERACTIONS, event.key.encode(), encode(event))
@@ -116,20 +116,20 @@ def write(log: EmbeddedLog, digest: str, seconds: float, clicked: int, count: in
     producer.close()
 
 
+@pytest.mark.parametrize("share", [50, 100])
 @pytest.mark.parametrize(("seconds", "clicked", "kept"), [(0.2, 5, True), (2.0, 5, False), (0.2, 0, False)])
 def test_the_guard_keeps_or_rolls_back_by_the_log(
-    tmp_path: Path, deployment: Deployment, seconds: float, clicked: int, kept: bool
+    tmp_path: Path, deployment: Deployment, seconds: float, clicked: int, kept: bool, share: int
 ) -> None:
     log = EmbeddedLog(tmp_path / "log")
     log.create(all_topics(2))
-    write(log, folder_digest(TINY), 0.2, 5)
-    deployment.promote(Version("v1", 100, "elsewhere", "ab" * 32), "test", "")
-    write(log, "ab" * 32, seconds, clicked)
+    promoted = datetime.now(UTC) - timedelta(minutes=5)
+    write(log, folder_digest(TINY), promoted - timedelta(minutes=2 * (share == 100)), 0.2, 5)
+    Deployment(deployment.path, lambda: promoted).promote(Version("v1", 100, "elsewhere", "ab" * 32), "test", "", share)
+    write(log, "ab" * 32, promoted, seconds, clicked)
     stop = threading.Event()
-    settings = GuardSettings(min_answers=50, min_early_answers=20)
-    watching = threading.Thread(
-        target=monitor, args=(log, deployment, settings, SampleSettings(click_window_s=0.05), stop), daemon=True
-    )
+    settings = GuardSettings(Limits(min_answers=50), patience_answers=900)
+    watching = threading.Thread(target=monitor, args=(log, deployment, settings, 0.05, stop), daemon=True)
     watching.start()
     end = datetime.now(UTC) + timedelta(seconds=30)
     while deployment.probation() is not None and datetime.now(UTC) < end:

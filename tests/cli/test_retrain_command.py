@@ -1,4 +1,4 @@
-"""`llm-auction retrain` and `due` on real shards: decisions, output, and no change while no retraining is due."""
+"""`llm-auction retrain` and `due` on real lake: decisions, output, and no change while no retraining is due."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from inference.models import resolve
 from mechanism.statistics import Interval
 from serving.canary.promotion_and_rollback import Deployment
 from serving.policies.route_file import Version
-from streaming.events import JudgedAd, Judgement
-from streaming.shards import Row
-from tests.trainers.logged_traffic import write
+from streaming.events import GradedAd, Judgement
+from streaming.lake import Row
+from tests.trainers.logged_traffic import WINDOW_S, write
 from trainers.artifacts.registry import Registry
 from trainers.config import GateSettings, TriggerConfig
 from trainers.gates.decision import Figures, decide
@@ -34,9 +34,9 @@ def registry(tmp_path: Path) -> Registry:
 
 
 @pytest.fixture
-def shards(tmp_path: Path) -> str:
+def lake(tmp_path: Path) -> str:
     events = [interaction(n, BEGINNING + timedelta(seconds=n)) for n in range(30)]
-    url = str(tmp_path / "shards")
+    url = str(tmp_path / "lake")
     write(
         url,
         [
@@ -46,11 +46,12 @@ def shards(tmp_path: Path) -> str:
                     occurred_at=event.occurred_at + timedelta(seconds=9),
                     auction_id=event.auction_id,
                     answered_at=event.occurred_at,
-                    window_s=60,
                     judge="rules",
                     judge_version="1",
-                    ads=tuple(JudgedAd(ad_id=s.ad_id, clicked=False) for s in event.shown),
+                    ads=tuple(GradedAd(ad_id=s.ad_id) for s in event.shown),
                 ),
+                {},
+                WINDOW_S,
             )
             for event in events
         ],
@@ -58,14 +59,14 @@ def shards(tmp_path: Path) -> str:
     return url
 
 
-def call(registry: Registry, shards: str, *words: str) -> Result:
+def call(registry: Registry, lake: str, *words: str) -> Result:
     work = Path(registry.url).parent / "work"
-    where = ["--shards", shards, "--models", registry.url, "--work", str(work)]
+    where = ["--lake", lake, "--models", registry.url, "--work", str(work)]
     return CliRunner().invoke(app, ["retrain", *where, *words])
 
 
-def test_it_reports_what_it_waits_for_and_trains_nothing(registry: Registry, shards: str) -> None:
-    result = call(registry, shards, "--serving", "v0001")
+def test_it_reports_what_it_waits_for_and_trains_nothing(registry: Registry, lake: str) -> None:
+    result = call(registry, lake, "--serving", "v0001")
     assert result.exit_code == 0, result.output
     words = " ".join(result.output.split())
     assert "Retraining of v0001" in words
@@ -74,8 +75,8 @@ def test_it_reports_what_it_waits_for_and_trains_nothing(registry: Registry, sha
     assert len(registry.list()) == 1
 
 
-def test_json_output_is_one_object_on_one_line(registry: Registry, shards: str) -> None:
-    result = call(registry, shards, "--serving", "latest", "--json", "--set", "triggers.at_least=10")
+def test_json_output_is_one_object_on_one_line(registry: Registry, lake: str) -> None:
+    result = call(registry, lake, "--serving", "latest", "--json", "--set", "triggers.at_least=10")
     assert result.exit_code == 0, result.output
     (line,) = result.output.splitlines()
     found = json.loads(line)
@@ -86,36 +87,36 @@ def test_json_output_is_one_object_on_one_line(registry: Registry, shards: str) 
     assert found["outcome"] is None
 
 
-def test_the_serving_version_may_come_from_the_route_file(registry: Registry, shards: str, tmp_path: Path) -> None:
+def test_the_serving_version_may_come_from_the_route_file(registry: Registry, lake: str, tmp_path: Path) -> None:
     routes = tmp_path / "routes.json"
     Deployment(routes).start(Version("v0001", 100, "tiny", "d" * 64), "test", "")
-    result = call(registry, shards, "--routes", str(routes), "--json")
+    result = call(registry, lake, "--routes", str(routes), "--json")
     assert json.loads(result.output)["serving"] == "v0001"
-    nothing = call(registry, shards, "--routes", str(tmp_path / "no.json"))
+    nothing = call(registry, lake, "--routes", str(tmp_path / "no.json"))
     assert nothing.exit_code == 2
     assert "no version is routed there" in nothing.output
 
 
-def test_wrong_options_are_refused(registry: Registry, shards: str) -> None:
+def test_wrong_options_are_refused(registry: Registry, lake: str) -> None:
     for words, message in [
         ((), "give either --serving VERSION or --routes FILE"),
         (("--serving", "v0009"), "known are v0001"),
         (("--serving", "v0001", "--set", "triggers.hours=3"), "triggers.hours"),
         (("--serving", "v0001", "--policy", "none"), "give a .yaml file or one of tiny"),
     ]:
-        result = call(registry, shards, *words)
+        result = call(registry, lake, *words)
         assert result.exit_code == 2, words
         assert message in " ".join(result.output.split()), words
 
 
-def test_forced_on_too_few_clicks_it_fails_and_registers_nothing(registry: Registry, shards: str) -> None:
-    result = call(registry, shards, "--serving", "v0001", "--force")
+def test_forced_on_too_few_clicks_it_fails_and_registers_nothing(registry: Registry, lake: str) -> None:
+    result = call(registry, lake, "--serving", "v0001", "--force")
     assert result.exit_code == 2
     assert "some clicked and some not, are needed" in " ".join(result.output.split())
     assert len(registry.list()) == 1
 
 
-def test_watching_continues_after_a_failure(registry: Registry, shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watching_continues_after_a_failure(registry: Registry, lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
 
     class Stop:
@@ -126,7 +127,7 @@ def test_watching_continues_after_a_failure(registry: Registry, shards: str, mon
             return len(waits) == 2
 
     monkeypatch.setattr("cli.retrain.stop_event", Stop)
-    result = call(registry, shards, "--serving", "v0001", "--force", "--watch", "--every", "7")
+    result = call(registry, lake, "--serving", "v0001", "--force", "--watch", "--every", "7")
     assert result.exit_code == 0, result.output
     assert waits == [7.0, 7.0]
     assert "some clicked and some not, are needed" in " ".join(result.output.split())
@@ -148,9 +149,9 @@ def test_a_refusal_is_reported_gate_by_gate(registry: Registry, capsys: pytest.C
     assert {g["name"] for g in values["outcome"]["gates"]["gates"]} >= {"latency", "click_predictor"}
 
 
-def due(registry: Registry, shards: Path, *options: str) -> Result:
-    shards.mkdir(exist_ok=True)
-    command = ["due", "--shards", str(shards), "--registry", registry.url, "--serving", "v0001", *options]
+def due(registry: Registry, lake: Path, *options: str) -> Result:
+    lake.mkdir(exist_ok=True)
+    command = ["due", "--lake", str(lake), "--registry", registry.url, "--serving", "v0001", *options]
     return CliRunner().invoke(app, command)
 
 

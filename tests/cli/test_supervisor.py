@@ -26,7 +26,7 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
 @pytest.fixture
 def worker(tmp_path: Path) -> Program:
     """A real worker on an empty log."""
-    return Program("feedback", ["worker", "feedback", "--log", str(tmp_path / "log"), "--shards", str(tmp_path / "s")])
+    return Program("lake", ["worker", "lake", "--log", str(tmp_path / "log"), "--lake", str(tmp_path / "s")])
 
 
 def alive(pid: int) -> bool:
@@ -83,7 +83,7 @@ import sys, time
 from pathlib import Path
 from cli.local.supervisor import Program, Supervisor
 child = Supervisor(Path({str(tmp_path)!r})).start(
-    Program("w", ["worker", "feedback", "--log", {str(tmp_path / "log")!r}, "--shards", {str(tmp_path / "s")!r}]))
+    Program("w", ["worker", "lake", "--log", {str(tmp_path / "log")!r}, "--lake", {str(tmp_path / "s")!r}]))
 print(child._process.pid, flush=True)
 time.sleep(600)
 """

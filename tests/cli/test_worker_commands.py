@@ -13,6 +13,7 @@ import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -29,9 +30,10 @@ from streaming.codec import encode, topic_of
 from streaming.dead_letters import dead_letter
 from streaming.embedded import EmbeddedLog
 from streaming.events import Judgement
+from streaming.lake import TrainingSet
+from streaming.lake.training_set import training_schema
 from streaming.log import Partition, Record
 from streaming.pseudonyms import pseudonym
-from streaming.shards import ShardReader
 from streaming.topics import CLICKS, INTERACTIONS, all_topics
 from tests.serving.database.samples import campaign, creative
 from tests.support.ports import free_ports
@@ -70,49 +72,81 @@ def judged(number: int, **options: object) -> list[tuple[str, bytes, bytes]]:
         occurred_at=event.occurred_at,
         auction_id=event.auction_id,
         answered_at=event.occurred_at,
-        window_s=60,
         judge="rules",
         judge_version="1",
     )
     return [record(event), record(judgement)]
 
 
-def test_shards_are_written_until_the_end_of_the_log_and_a_user_is_erased(log: EmbeddedLog, tmp_path: Path) -> None:
+def test_tables_are_written_until_the_end_of_the_log_and_a_user_is_erased(log: EmbeddedLog, tmp_path: Path) -> None:
     key = derived(signing_secret(tmp_path / "state", {}), PSEUDONYMS)
     put(log, *judged(1, user=pseudonym("alice", key)), *judged(2))
-    shards = ["--shards", tmp_path / "shards"]
-    assert call("worker", "feedback", "--log", tmp_path / "log", *shards, "--until-idle") == (0, "")
-    reader = ShardReader(str(tmp_path / "shards"))
-    assert (reader.count(), reader.totals().rows) == (2, 2)
-    code, output = call("erase", "alice", *shards, "--state-dir", tmp_path / "state", "--retention-days", 7)
+    lake, url = ["--lake", tmp_path / "lake"], str(tmp_path / "lake")
+    assert call("worker", "lake", "--log", tmp_path / "log", *lake, "--until-idle") == (0, "")
+    assert (TrainingSet(url).count(), TrainingSet(url).totals().answers) == (2, 2)
+    options = ["--state-dir", tmp_path / "state", "--retention-days", 7, "--by", "carl"]
+    code, output = call("erase", "alice", *lake, *options)
     assert code == 0
-    assert "answers of this user in the shards: 1\n" in output
-    assert "hidden from every reader of the shards: now" in output
+    assert "answers erased in the lake: 1\n" in output
+    assert "hidden from every reader of the lake: now" in output
     assert f"removed from the log: by {(datetime.now(UTC) + timedelta(days=8)).date().isoformat()}" in output
-    assert reader.count() == 1
-    assert call("worker", "feedback", "--log", tmp_path / "log", *shards, "--until-idle") == (0, "")
-    assert reader.totals().erased == 1
     assert "alice" not in output
+    assert (TrainingSet(url).count(), TrainingSet(url).totals().answers) == (1, 2)
+    assert call("worker", "lake", "--log", tmp_path / "log", *lake, "--until-idle") == (0, "")
+    assert TrainingSet(url).count() == 1
+    assert "rows removed: 0" in call("lake", "maintain", *lake)[1]
+    code, output = call("lake", "audit", *lake)
+    assert (code, output.split()[1:]) == (0, ["user", "1", "carl"])
 
 
 def test_an_erasure_without_matching_answers_is_reported(
     log: EmbeddedLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = derived(signing_secret(tmp_path / "state", {}), PSEUDONYMS)
-    put(log, *judged(1, user=pseudonym("alice", key)))
-    shards = ["--shards", tmp_path / "shards"]
+    put(log, *judged(1, user=pseudonym("alice", key)), *judged(2))
+    lake = ["--lake", tmp_path / "lake"]
     state = ["--state-dir", tmp_path / "state"]
-    code, output = call("erase", "alice", *shards, *state)
-    assert (code, "no shards are there" in output) == (2, True)
-    assert call("worker", "feedback", "--log", tmp_path / "log", *shards, "--until-idle")[0] == 0
-    monkeypatch.setenv("LLM_AUCTION_SECRET", "of other routers, long enough for one")
-    for words in (("alice",), ("carl", *state)):
-        code, output = call("erase", words[0], *shards, *words[1:])
-        assert (code, "no answer of this user is in the shards" in output) == (0, True), words
-    assert "answers of this user in the shards: 1" in call("erase", "alice", *shards, *state)[1]
+    code, output = call("erase", "alice", *lake, *state)
+    assert (code, "no lake is there" in output) == (2, True)
+    assert call("worker", "lake", "--log", tmp_path / "log", *lake, "--until-idle")[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setenv("LLM_AUCTION_SECRET", "of other routers, long enough for one")
+        for words in (("alice",), ("carl", *state)):
+            code, output = call("erase", words[0], *lake, *words[1:])
+            assert (code, "no such answer with a reader is in the lake" in output) == (0, True), words
+    assert "answers erased in the lake: 1" in call("erase", "alice", *lake, *state)[1]
+    assert "answers erased in the lake: 1" in call("erase", "--older-than-days", "0.0001", *lake)[1]
+    assert call("erase", *lake)[0] == call("erase", "alice", "--auction", "x", *lake)[0] == 2
 
 
-@pytest.mark.parametrize("command", [("worker", "judge"), ("worker", "feedback", "--shards", "s"), ("dlq", "list")])
+def test_a_member_that_cannot_be_is_refused(log: EmbeddedLog, tmp_path: Path) -> None:
+    for member in ("3/3", "three"):
+        code, output = call("worker", "judge", "--log", tmp_path / "log", "--member", member)
+        assert (code, "member" in output, "0/3" in output) == (2, True, True)
+
+
+def test_the_training_set_is_written_for_other_tools(log: EmbeddedLog, tmp_path: Path) -> None:
+    lake, event = ["--lake", tmp_path / "lake"], interaction(3, datetime.now(UTC) - timedelta(minutes=1))
+    put(log, *judged(1), *judged(2, reader=False), record(event), record(click(event, "A1", 2.5)))
+    assert call("training-set", *lake, "--out", tmp_path / "x.parquet")[0] == 2
+    assert call("worker", "judge", "--log", tmp_path / "log", "--until-idle") == (0, "")
+    assert call("worker", "lake", "--log", tmp_path / "log", *lake, "--until-idle") == (0, "")
+    code, output = call("training-set", *lake, "--out", tmp_path / "x.parquet")
+    assert (code, "2 answers from interactions@" in output) == (0, True)
+    table = pq.read_table(tmp_path / "x.parquet")
+    assert set(training_schema().names) == set(table.schema.names)
+    assert call("training-set", *lake, "--out", tmp_path / "x.jsonl", "--all")[0] == 0
+    lines = [json.loads(line) for line in (tmp_path / "x.jsonl").read_bytes().splitlines()]
+    assert [line["usable"] for line in lines].count(True) == 2
+    found = next(line for line in lines if line["auction_id"] == event.auction_id)
+    assert found["clicks"] == [{"ad_id": "A1", "clicked_after_s": 2.5}]
+    assert found["markers"][0]["probabilities"]["A0"] == pytest.approx(1 / 3)
+    assert call("training-set", *lake, "--out", tmp_path / "x.csv")[0] == 2
+    assert call("training-set", *lake, "--out", tmp_path / "x.jsonl", "--since", "noon")[0] == 2
+    assert sorted(path.name for path in tmp_path.glob("*x.*")) == ["x.jsonl", "x.parquet"]
+
+
+@pytest.mark.parametrize("command", [("worker", "judge"), ("worker", "lake", "--lake", "s"), ("dlq", "list")])
 def test_an_address_that_is_no_log_is_refused(command: tuple[str, ...], log: EmbeddedLog, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     for wrong, words in (
@@ -138,11 +172,11 @@ def test_a_metrics_port_in_use_is_refused(log: EmbeddedLog, tmp_path: Path) -> N
 
 def test_a_missing_secret_or_user_is_refused(tmp_path: Path) -> None:
     """A newly generated secret would match no user, and the erasure would still look successful."""
-    shards, state = ["--shards", tmp_path / "shards"], tmp_path / "state"
-    code, output = call("erase", "alice", *shards, "--state-dir", state)
+    lake, state = ["--lake", tmp_path / "lake"], tmp_path / "state"
+    code, output = call("erase", "alice", *lake, "--state-dir", state)
     assert (code, "state directory" in output, state.exists()) == (2, True, False)
     signing_secret(state, {})
-    assert call("erase", "", *shards, "--state-dir", state)[0] == 2
+    assert call("erase", "", *lake, "--state-dir", state)[0] == 2
 
 
 def test_the_ledger_worker_charges_what_the_log_holds(log: EmbeddedLog, tmp_path: Path) -> None:
@@ -178,9 +212,8 @@ def test_dead_letters_are_listed_replayed_and_kept_while_they_cannot_be_decoded(
     address = ["--log", tmp_path / "log"]
     assert call("dlq", "list", *address) == (0, "no dead letters\n")
     add_dead_letter(log, good)
-    shards = tmp_path / "shards"
     put(log, (INTERACTIONS, b"k", b"{"))
-    assert call("worker", "feedback", *address, "--shards", shards, "--until-idle")[0] == 0
+    assert call("worker", "judge", *address, "--until-idle")[0] == 0
     code, output = call("dlq", "list", *address)
     assert code == 0
     assert "1 of interactions, 1 of clicks" in output
@@ -197,8 +230,47 @@ def test_dead_letters_are_listed_replayed_and_kept_while_they_cannot_be_decoded(
     assert call("dlq", "replay", "nothing", *address)[0] == 2
 
 
+def test_dead_letters_are_shown_replayed_and_discarded_one_by_one(log: EmbeddedLog, tmp_path: Path) -> None:
+    answer = interaction(1, user=f"{1:032x}")
+    letters = [record(answer), record(interaction(2)), (INTERACTIONS, b"k", b'{"query": "my secret", "version": 9}')]
+    for letter in letters:
+        add_dead_letter(log, letter)
+    address = ["--log", tmp_path / "log"]
+
+    def waiting() -> list[int]:
+        lines = call("dlq", "list", "--json", "--topic", INTERACTIONS, *address)[1].splitlines()
+        return [json.loads(line)["letter"] for line in lines]
+
+    assert waiting() == [0, 1, 2]
+    code, output = call("dlq", "show", INTERACTIONS, 0, *address)
+    shown = json.loads(output)
+    assert (code, shown["event"]["auction_id"], shown["error"]) == (
+        0,
+        answer.auction_id,
+        "InputError: ad: 'A0': not now",
+    )
+    assert shown["event"]["reader"] == "<dict, not shown>"
+    assert answer.reader is not None
+    assert answer.reader.query not in output
+    assert answer.reader.text not in output
+    assert "my secret" not in call("dlq", "show", INTERACTIONS, 2, *address)[1]
+    assert call("dlq", "replay", INTERACTIONS, 1, *address) == (0, "1 replayed to interactions, 0 kept\n")
+    assert waiting() == [0, 2]
+    assert call("dlq", "discard", INTERACTIONS, 2, *address) == (0, "1 discarded\n")
+    assert waiting() == [0]
+    for command in ("show", "discard", "replay"):
+        code, output = call("dlq", command, INTERACTIONS, 2, *address)
+        assert (code, "no dead letter of interactions waits there" in output) == (2, True), command
+    add_dead_letter(log, letters[1])
+    assert call("dlq", "replay", INTERACTIONS, *address) == (0, "2 replayed to interactions, 0 kept\n")
+    assert waiting() == []
+    with log.consumer("", [INTERACTIONS]) as consumer:
+        keys = [r.key.decode() for r in consumer.poll(1)]
+    assert sorted(keys) == sorted([answer.auction_id, letters[1][1].decode(), letters[1][1].decode()])
+
+
 def add_dead_letter(log: EmbeddedLog, good: tuple[str, bytes, bytes]) -> None:
-    """Dead-letter a click for a reason that no longer applies."""
+    """Dead-letter a record for a reason that no longer applies."""
     producer = log.producer()
     refused = Record(good[0], 0, 9, datetime.now(UTC), good[1], good[2])
     dead_letter(producer, refused, InputError("ad", "A0", "not now")).result(WAIT_S)
@@ -208,12 +280,12 @@ def add_dead_letter(log: EmbeddedLog, good: tuple[str, bytes, bytes]) -> None:
 def test_a_judge_serves_metrics_and_ends_gracefully_at_sigterm(log: EmbeddedLog, tmp_path: Path) -> None:
     put(log, record(interaction(1, datetime.now(UTC) - timedelta(minutes=1))))
     [port] = free_ports(1)
-    command = [sys.executable, "-m", "cli.main", "worker", "judge", "--log", str(tmp_path / "log"), "--idle", "0.5"]
+    command = [sys.executable, "-m", "cli.main", "worker", "judge", "--log", str(tmp_path / "log")]
     process = subprocess.Popen([*command, "--metrics-port", str(port)], env=os.environ | {"OMP_NUM_THREADS": "1"})
     try:
         end = time.monotonic() + WAIT_S
         metrics = ""
-        while 'judgements_total{kind="without_clicks"} 1.0' not in metrics:
+        while 'judgements_total{graded="yes"} 1.0' not in metrics:
             assert time.monotonic() < end, metrics
             assert process.poll() is None
             time.sleep(0.1)
@@ -242,7 +314,7 @@ def test_an_invalid_amount_is_refused(money: str) -> None:
 
 
 def test_invalid_settings_end_with_one_line(tmp_path: Path) -> None:
-    code, output = call("worker", "judge", "--log", tmp_path / "log", "--window", "-1")
-    assert (code, "judge.window_s" in output) == (2, True)
+    code, output = call("worker", "lake", "--log", tmp_path / "log", "--lake", tmp_path / "lake", "--commit", "-1")
+    assert (code, "lake.commit_s" in output) == (2, True)
     code, output = call("worker", "judge", "--log", tmp_path / "log", "--endpoint", "ftp://x", "--model", "m")
     assert (code, "judge.base_url" in output) == (2, True)

@@ -21,7 +21,7 @@ import httpx
 from kubernetes import client
 
 from operators.auctionservice.meter import parsed
-from operators.kube import read_metrics
+from operators.kube import read_report
 from serving.campaigns.catalogue import Catalogue, import_catalogue
 from serving.campaigns.storage import CampaignStore
 from serving.database.engine import Database
@@ -121,7 +121,7 @@ def spec(image: str, version: str, digest: str, triton: list[dict[str, str]], re
             "steps": [{"weight": 50, "pauseSeconds": 5}],
             "keepSeconds": 5,
             # Both versions share the same cores, and the one trained here shows more ads: only failures are compared.
-            "guards": {"minAnswers": 20, "maxLatencyRatio": 100, "maxAdLoadRatio": 100},
+            "guards": {"minAnswers": 20, "maxLatencyRatio": 100, "maxAdLoadRatio": 100, "patienceSeconds": 60},
         },
     }
 
@@ -165,9 +165,12 @@ class LiveService:
         found = Counter[str]()
         labels = "app.kubernetes.io/component=router"
         for pod in core.list_namespaced_pod(self.namespace, label_selector=labels).items:
-            text = read_metrics(f"{pod.status.pod_ip}:9090")
+            text = read_report(f"{pod.status.pod_ip}:9090", 0)
             assert text is not None
-            found.update({version: counts.answers for version, counts in parsed(text).counts.items()})
+            report = parsed(text)
+            assert report is not None
+            for (_, version), tally in report.cohorts.items():
+                found[version] += tally.answers
         return found
 
     @contextmanager

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from mechanism.canary.cohorts import Evidence, Tally, evidence
+from mechanism.canary.latency import bucket_of
 from mechanism.weights import model_version
-from operators.auctionservice.comparison import Counts
 from operators.auctionservice.manifests import VERSION_LABEL
 from operators.auctionservice.meter import VersionReport
-from operators.auctionservice.observe import Desired, Observed, ObservedRouter, Servers, short, window
+from operators.auctionservice.observe import Canary, Desired, Observed, ObservedRouter, Servers, canary_of, short
 from operators.auctionservice.reconcile import reconcile
 from operators.reconciliation import Apply, Reconciliation
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus
 
 START = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
-BOUNDS = (0.1, 0.5, 1.0, float("inf"))
 
 
 def digest(name: str) -> str:
@@ -56,12 +56,26 @@ def spec(name: str = "v1", **changes: Any) -> dict[str, Any]:
     return result
 
 
-def counts(answers: int, failed: int = 0, slow: int = 0, clicks: int | None = None, bid: int = 500_000) -> Counts:
-    """Return counts with `failed` failed answers and `slow` answers of more than a second; half take under 0.1 s."""
+def counts(
+    answers: int,
+    failed: int = 0,
+    slow: int = 0,
+    clicks: int | None = None,
+    bid: int = 500_000,
+    shown: int | None = None,
+) -> Tally:
+    """Return counts with `failed` failed answers, `slow` answers of 2 s and the others of 0.2 s; one ad each."""
     clicks = answers // 4 if clicks is None else clicks
-    quick = answers - slow
-    buckets = dict(zip(BOUNDS, (quick // 2, quick, quick, answers), strict=True))
-    return Counts(answers, failed, answers, clicks, clicks * bid, buckets)
+    return Tally(
+        answers=answers,
+        failed=failed,
+        shown=answers if shown is None else shown,
+        clicks=clicks,
+        priced=answers,
+        revenue=clicks * bid,
+        revenue_squares=clicks * float(bid) ** 2,
+        seconds={bucket_of(0.2): answers - slow, bucket_of(2.0): slow},
+    )
 
 
 @dataclass
@@ -81,8 +95,8 @@ class World:
     followed: list[int] = field(default_factory=lambda: [0, 0])
     files: dict[int, list[tuple[str, str, int]]] = field(default_factory=dict)
     silent: set[int] = field(default_factory=set)
-    counted: dict[str, Counts] = field(default_factory=dict)
-    window: str = ""
+    counted: dict[str, Tally] = field(default_factory=dict)
+    canary: Canary | None = None
     events: list[str] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
 
@@ -92,9 +106,16 @@ class World:
 
     def observed(self) -> Observed:
         policies = {short(digest(name)): Servers(1, int(name in self.ready)) for name in self.running}
-        counted = self.counted if window(self.status) == self.window else {}
-        by_version = {model_version(digest(name)): one for name, one in counted.items()}
-        return Observed((), policies, Servers(2, 2), tuple(self.router(i) for i in (0, 1)), by_version)
+        return Observed((), policies, Servers(2, 2), tuple(self.router(i) for i in (0, 1)), self.evidence())
+
+    def evidence(self) -> Evidence | None:
+        """Return what was counted as one ripe cohort, if it is the current canary's."""
+        canary = canary_of(self.status)
+        if canary is None or canary != self.canary or not self.counted:
+            return None
+        by_version = {model_version(digest(name)): {0: tally} for name, tally in self.counted.items()}
+        new, old = (by_version.get(version, {}) for version in canary.versions)
+        return evidence(new, old, self.now.timestamp(), 0.0)
 
     def router(self, number: int) -> ObservedRouter:
         if number in self.silent:
@@ -117,8 +138,8 @@ class World:
         applied = [action.manifest for action in outcome.actions if isinstance(action, Apply)]
         labels = [item["metadata"]["labels"] for item in applied if item["kind"] == "Deployment"]
         self.running = {one[VERSION_LABEL] for one in labels if VERSION_LABEL in one}
-        if window(self.status) != self.window:
-            self.window, self.counted = window(self.status), {}
+        if canary_of(self.status) != self.canary:
+            self.canary, self.counted = canary_of(self.status), {}
         return outcome
 
     def sync(self) -> None:
@@ -150,11 +171,11 @@ class World:
             section, _, key = path.partition("__")
             self.spec = self.spec | {section: {**self.spec[section], key: value}}
 
-    def count(self, **by_name: Counts) -> None:
-        """Set what the routers have counted since the step began."""
+    def count(self, **by_name: Tally) -> None:
+        """Set what the routers have counted since the canary began."""
         self.counted = {name.replace("_", "-"): one for name, one in by_name.items()}
 
-    def count_equal(self, answers: int = 500) -> None:
+    def count_equal(self, answers: int = 20_000) -> None:
         """Let both versions answer equally well."""
         stable, candidate = self.status.stable, self.status.candidate
         assert stable is not None
@@ -179,10 +200,10 @@ def canary(**changes: Any) -> World:
 
 
 BROKEN = {
-    "ErrorRate": counts(300, failed=30),
-    "Latency": counts(300, slow=60),
-    "Revenue": counts(300, bid=200_000),
-    "ClickRate": counts(300, clicks=20, bid=2_500_000),
-    "AdLoad": Counts(300, 0, 900, 230, 230 * 500_000, counts(300).buckets),
+    "ErrorRate": counts(1_500, failed=150),
+    "Latency": counts(1_500, slow=300),
+    "Revenue": counts(1_500, bid=200_000),
+    "ClickRate": counts(1_500, clicks=100, bid=1_875_000),
+    "AdLoad": counts(1_500, shown=3_000, clicks=750, bid=250_000),
 }
-"""Counts of a candidate that break the guard of this reason."""
+"""Counts of a candidate that break the guard of this reason, beside 15,000 answers of the stable version."""

@@ -19,6 +19,7 @@ from operators.controller import Controller
 from operators.kube import KubeApi
 from operators.metrics import OperatorMetrics
 from operators.operator import auctionservice_reconciler
+from serving.cohorts import CountedAnswer
 from serving.metrics import Metrics
 from tests.support.cluster.control_plane import ControlPlane
 
@@ -45,8 +46,8 @@ class Site:
         self.wrong: set[str] = set()
         self.stuck = False
 
-    def read(self, address: str) -> str | None:
-        """Return the metrics of the router at an address: it follows the file and has answered some questions."""
+    def read(self, address: str, since: int) -> str | None:
+        """Return the report of the router at an address: it follows the file and has answered some questions."""
         try:
             routes_map = self.core.read_namespaced_config_map("ads-routes", self.namespace)
         except client.ApiException:
@@ -59,18 +60,30 @@ class Site:
             reports[one["name"]] = (version, float(one["weight"]) if good else 0.0, good)
             for i in range(40 if one["weight"] and good else 0):
                 failed = one["name"] in self.failing and i % 4 == 0
-                metrics.answers.labels("failed" if failed else "answered", version).inc()
-                metrics.seconds.labels(version).observe(0.2)
-                metrics.shown.labels(version).inc()
-                metrics.clicks.labels("valid", version).inc(i % 2)
-                metrics.clicked.labels("USD", version).inc(100_000 * (i % 2))
+                answer = CountedAnswer(
+                    auction_id="",
+                    created=int(time.time()),
+                    version=version,
+                    failed=failed,
+                    asked_for_ads=True,
+                    shown=1,
+                    seconds=0.2,
+                    penalty=5.0,
+                    revenue=0,
+                    currency="USD",
+                )
+                metrics.cohorts.count_answer(answer)
         if not self.stuck:
             metrics.follow(routes["generation"], False, reports)
-        return metrics.render().decode()
+        return metrics.rollout_report(since).decode()
 
     def create(self, **changes: Any) -> None:
         body = {"apiVersion": "/".join(PLACE), "kind": "AuctionService", "metadata": {"name": "ads"}}
-        quick = {"rollout__steps": [{"weight": 20, "pauseSeconds": 1}], "rollout__keepSeconds": 1}
+        quick = {
+            "rollout__steps": [{"weight": 20, "pauseSeconds": 1}],
+            "rollout__guards": {"minAnswers": 100, "patienceSeconds": 2},
+            "rollout__keepSeconds": 1,
+        }
         store = [{"name": "store", "mountPath": "/models", "emptyDir": {}}]
         specification = spec("v1", policy__volumes=store, **quick, **changes)
         self.objects.create_namespaced_custom_object(

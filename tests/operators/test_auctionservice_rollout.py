@@ -116,10 +116,51 @@ def annotated(world: World) -> list[tuple[str, dict[str, str]]]:
     return [(one.name, one.annotations) for one in world.step(5).actions if isinstance(one, Annotate)]
 
 
+def test_the_last_step_lasts_until_the_version_is_safe() -> None:
+    world = canary()
+    world.count(v1=counts(1_000), v2=counts(110))
+    world.step(61)
+    assert world.weights() == {"v1": 50, "v2": 50}
+    world.sync()
+    world.step(600)
+    assert world.weights() == {"v1": 50, "v2": 50}
+    assert "the next one needs more certainty: " in world.message("Progressing")
+    verdicts = {one.figure: one.verdict for one in world.status.comparisons}
+    assert verdicts["revenue"] == "keep going"
+    world.count_equal()
+    world.step(5)
+    assert world.weights() == {"v2": 100}
+    assert world.status.comparisons == []
+
+
+def test_a_version_that_stays_undecided_is_promoted_when_the_patience_ends() -> None:
+    world = canary(rollout__guards={"minAnswers": 100, "patienceSeconds": 900})
+    world.count(v1=counts(1_000), v2=counts(110))
+    world.step(61)
+    world.sync()
+    world.step(899)
+    assert world.weights() == {"v1": 50, "v2": 50}
+    world.step(1)
+    assert world.weights() == {"v2": 100}
+
+
+def test_the_comparison_continues_over_the_steps_and_restarts_with_the_next_candidate() -> None:
+    world = canary()
+    since = world.status.canary_since
+    assert since is not None
+    world.count_equal()
+    world.step(61)
+    assert (world.status.step, world.status.canary_since) == (1, since)
+    world.request("v3")
+    world.settle("v3")
+    assert world.status.canary_since is not None
+    assert world.status.canary_since > since
+
+
 @pytest.mark.parametrize("reason", BROKEN)
 def test_a_broken_guard_rolls_back_in_the_same_pass(reason: str) -> None:
     world = canary()
-    world.count(v1=counts(3000), v2=BROKEN[reason])
+    world.count(v1=counts(15_000), v2=BROKEN[reason])
     world.step(5)
     assert world.weights() == {"v1": 100}
     assert world.status.phase == "RolledBack"
@@ -135,7 +176,7 @@ def test_a_broken_guard_rolls_back_in_the_same_pass(reason: str) -> None:
 
 def test_differences_within_chance_break_no_guard() -> None:
     world = canary()
-    world.count(v1=counts(3000, failed=10), v2=counts(60, failed=2, slow=5, clicks=11))
+    world.count(v1=counts(3_000, failed=10), v2=counts(60, failed=2, slow=5, clicks=11))
     world.step(5)
     assert world.weights() == {"v1": 90, "v2": 10}
     figures = world.status.candidate_figures
@@ -145,7 +186,7 @@ def test_differences_within_chance_break_no_guard() -> None:
 
 def test_a_rejected_version_is_retried_only_with_another_attempt() -> None:
     world = canary()
-    world.count(v1=counts(3000), v2=BROKEN["ErrorRate"])
+    world.count(v1=counts(15_000), v2=BROKEN["ErrorRate"])
     world.step(5)
     world.settle(passes=5)
     assert world.status.candidate is None
@@ -157,7 +198,7 @@ def test_a_rejected_version_is_retried_only_with_another_attempt() -> None:
 
 def test_another_version_can_follow_a_rejected_one() -> None:
     world = canary()
-    world.count(v1=counts(3000), v2=BROKEN["ErrorRate"])
+    world.count(v1=counts(15_000), v2=BROKEN["ErrorRate"])
     world.step(5)
     world.request("v3")
     world.settle("v3")
@@ -213,7 +254,7 @@ def test_a_pause_stops_the_steps_but_not_the_guards() -> None:
     world.count_equal()
     world.step(1000)
     assert (world.status.phase, world.weights()) == ("Paused", {"v1": 90, "v2": 10})
-    world.count(v1=counts(3000), v2=BROKEN["ErrorRate"])
+    world.count(v1=counts(15_000), v2=BROKEN["ErrorRate"])
     world.step(5)
     assert world.weights() == {"v1": 100}
 

@@ -89,8 +89,8 @@ def play(world: World, move: str, value: Any) -> float:
             if value in (i, 2):
                 world.followed[i] = world.status.routes_generation
     elif move == "count" and world.status.candidate is not None and world.status.stable is not None:
-        good = counts(500) if value == "good" else BROKEN[value]
-        world.counted = {world.status.stable.name: counts(3000), world.status.candidate.name: good}
+        good = counts(20_000) if value == "good" else BROKEN[value]
+        world.counted = {world.status.stable.name: counts(15_000), world.status.candidate.name: good}
     elif move in ("hold", "pause", "attempt"):
         key = {"hold": "maxWeight", "pause": "paused", "attempt": "attempt"}[move]
         world.spec = world.spec | {"rollout": {**world.spec["rollout"], key: value}}

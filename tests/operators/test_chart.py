@@ -36,10 +36,10 @@ EVERYTHING: dict[str, Any] = {
     "workers": {
         "env": [{"name": "LLM_AUCTION_LOG", "value": "kafka"}],
         "envFrom": [{"secretRef": {"name": "kafka"}}],
-        "volumes": [{"name": "shards", "persistentVolumeClaim": {"claimName": "shards"}}],
-        "volumeMounts": [{"name": "shards", "mountPath": "/shards"}],
-        "judge": {"enabled": True, "replicas": 2, "args": ["--window=600"]},
-        "feedback": {"enabled": True, "shards": "/shards"},
+        "volumes": [{"name": "lake", "persistentVolumeClaim": {"claimName": "lake"}}],
+        "volumeMounts": [{"name": "lake", "mountPath": "/lake"}],
+        "judge": {"enabled": True, "replicas": 2, "args": ["--sample=0.5"]},
+        "lake": {"enabled": True, "url": "/lake"},
         "ledger": {"enabled": True, "databaseSecret": {"name": "auction"}},
     },
     "networkPolicy": {"metricsClients": [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}]},
@@ -97,7 +97,7 @@ def named(items: list[dict[str, Any]], kind: str) -> set[str]:
 
 def pods(items: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
     for item in items:
-        if item["kind"] == "Deployment":
+        if item["kind"] in ("Deployment", "StatefulSet"):
             yield item["metadata"]["name"], item["spec"]["template"]["spec"]
 
 
@@ -115,7 +115,7 @@ def test_by_default_only_the_operator_runs(helm: Helm) -> None:
 
 def test_no_pod_can_be_root_write_its_root_or_use_the_api_without_need(helm: Helm) -> None:
     found = dict(pods(helm.render(**EVERYTHING)))
-    assert {name.rpartition("-")[2] for name in found} == {"operator", "judge", "feedback", "ledger"}
+    assert {name.rpartition("-")[2] for name in found} == {"operator", "judge", "lake", "ledger"}
     for name, pod in found.items():
         assert pod["securityContext"]["runAsNonRoot"]
         assert (pod.get("automountServiceAccountToken") is False) == ("operator" not in name)
@@ -123,6 +123,15 @@ def test_no_pod_can_be_root_write_its_root_or_use_the_api_without_need(helm: Hel
             assert container["securityContext"]["readOnlyRootFilesystem"]
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
             assert container["resources"]["limits"]["memory"]
+
+
+def test_each_replica_of_a_worker_owns_its_share_of_the_partitions(helm: Helm) -> None:
+    judge = next(item for item in helm.render(**EVERYTHING) if item["metadata"]["name"].endswith("-judge"))
+    assert (judge["kind"], judge["spec"]["replicas"]) == ("StatefulSet", 2)
+    (container,) = judge["spec"]["template"]["spec"]["containers"]
+    assert "--member=$(ORDINAL)/2" in container["args"]
+    ordinal = next(variable for variable in container["env"] if variable["name"] == "ORDINAL")
+    assert ordinal["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.labels['apps.kubernetes.io/pod-index']"
 
 
 def test_the_rights_are_those_of_the_code_and_bound_to_the_given_namespaces(helm: Helm) -> None:
@@ -145,7 +154,7 @@ def test_the_rights_are_those_of_the_code_and_bound_to_the_given_namespaces(helm
     [
         ({"operater": {}}, "operater"),
         ({"operator": {"threads": 0}}, "threads"),
-        ({"workers": {"feedback": {"enabled": True}}}, "shards"),
+        ({"workers": {"lake": {"enabled": True}}}, "url"),
         ({"workers": {"ledger": {"enabled": True}}}, "name"),
         ({"auctionServices": {"Ads": {}}}, "Ads"),
         ({"serviceAccount": {"create": False}}, "name the account"),
@@ -224,4 +233,4 @@ def test_the_commands_have_every_option_that_the_chart_and_the_operator_pass(hel
             seen.add(name)
             given = {argument.partition("=")[0] for argument in container["args"]}
             assert given <= options(known[name])
-    assert seen == {"operator", "serve", "build", "judge", "feedback", "ledger"}
+    assert seen == {"operator", "serve", "build", "judge", "lake", "ledger"}

@@ -96,7 +96,7 @@ def test_rollout_shards_are_merged_before_the_pairs() -> None:
 
 def test_only_the_registration_gets_the_gates() -> None:
     gates = {"min_auc": 0.6, "offpolicy": {"action": "ads"}}
-    log = {"config": {"feedback": {"source": "shards", "path": "/data/shards"}, "epochs": 1}}
+    log = {"config": {"feedback": {"source": "lake", "path": "/data/lake"}, "epochs": 1}}
     job = job_of("01-quick", gates=gates, **log)
     parsed = GateSettings.model_validate(yaml.safe_load(config_map(job)["data"]["gates.yaml"]))
     assert (parsed.min_auc, parsed.offpolicy.action) == (0.6, "ads")

@@ -77,12 +77,12 @@ REFUSED = {
         "not both",
     ),
     "two epochs of a log": (
-        {"config__feedback": {"source": "shards", "path": "s3://bucket/shards"}},
+        {"config__feedback": {"source": "lake", "path": "s3://bucket/lake"}},
         "only a policy that serves has a log",
     ),
     "a log without a path": (
-        {"config__epochs": 1, "config__feedback": {"source": "shards"}},
-        "path belongs to the source shards",
+        {"config__epochs": 1, "config__feedback": {"source": "lake"}},
+        "path belongs to the source lake",
     ),
     "a world without a path": ({"config__world": {"kind": "webis"}}, "path belongs to the kinds"),
     "edits of no answer": ({"config__preference__edited": 0}, "edited needs swaps or removals"),

@@ -120,9 +120,7 @@ def test_looks_recur_and_the_status_says_what_the_policy_waits_for() -> None:
 def test_a_failed_look_is_reported_and_retried() -> None:
     world = World()
     world.step()
-    world.looks = {
-        n: ObservedLook(n, one.uid, "failed", "shards: 'x': no such folder") for n, one in world.looks.items()
-    }
+    world.looks = {n: ObservedLook(n, one.uid, "failed", "lake: 'x': no such folder") for n, one in world.looks.items()}
     world.step(1)
     assert world.condition("Ready") == ("False", "LookFailed")
     assert "no such folder" in world.status.waiting_for
@@ -138,8 +136,8 @@ def test_a_retraining_is_an_irpojob_of_the_template_with_the_stable_version_and_
     assert (job["kind"], job["metadata"]["name"]) == ("IRPOJob", "nightly-1")
     config = job["spec"]["config"]
     assert config["base"] == "/training/models-registry/models/v1"
-    assert config["feedback"]["source"] == "shards"
-    assert config["feedback"]["path"] == "/training/shards"
+    assert config["feedback"]["source"] == "lake"
+    assert config["feedback"]["path"] == "/training/lake"
     assert config["feedback"]["until"] == "2026-11-25T12:00:01Z"
     assert job["spec"]["gates"] == {"min_auc": 0.6}
     assert job["metadata"]["labels"]["team"] == "ads"

@@ -38,7 +38,7 @@ REFUSED = {
     "a trigger of 0": ({"triggers__new_interactions": 0}, "new_interactions"),
     "a base model": ({"template__spec__config__base": "smollm2-135m"}, "leave out config.base"),
     "a feedback source": (
-        {"template__spec__config__feedback": {"source": "shards", "path": "/x"}},
+        {"template__spec__config__feedback": {"source": "lake", "path": "/x"}},
         "leave out source, path, judge, since and until of config.feedback",
     ),
     "gates in the template": ({"template__spec__gates": {}}, "leave out gates"),
@@ -52,7 +52,7 @@ REFUSED = {
         "path belongs to the kinds webis and tables",
     ),
     "several epochs": ({"template__spec__config__epochs": 2}, "leave out config.epochs"),
-    "a log outside all volumes": ({"source__shards": "/elsewhere"}, "source.shards must lie below the mountPath"),
+    "a log outside all volumes": ({"source__lake": "/elsewhere"}, "source.lake must lie below the mountPath"),
     "a malformed schedule": ({"schedule__cron": "at dawn"}, "cron"),
     "looks without a pause": ({"look__everySeconds": 1}, "everySeconds"),
 }

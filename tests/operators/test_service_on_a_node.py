@@ -70,7 +70,7 @@ class Models:
 
     folder: Path
     registry: Registry
-    shards: str
+    lake: str
     place: str
     store: dict[str, str]
     first: tuple[str, str]
@@ -93,7 +93,7 @@ def models(request: pytest.FixtureRequest, own_node: Node, tmp_path: Path) -> It
         first = registry.register(tiny, base="tiny")
         second = registry.register(next_version(tmp_path), base="tiny")
         versions = ((first.version, first.digest), (second.version, second.digest))
-        yield Models(folder, registry, f"{url}/shards", place, store, *versions)
+        yield Models(folder, registry, f"{url}/lake", place, store, *versions)
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def policy(image: str, place: str) -> dict[str, Any]:
     """Return a policy that retrains as soon as there are answers to learn from, and promotes the result."""
     return {
         "service": {"name": "ads"},
-        "source": {"shards": f"{place}/shards"},
+        "source": {"lake": f"{place}/lake"},
         "triggers": {"new_interactions": 200, "at_least": 100, "cooldown_hours": 0},
         "look": {"everySeconds": 30},
         "template": {
@@ -197,7 +197,7 @@ def test_a_service_is_trained_on_its_log_and_the_result_takes_over(
     base = Policy.load(str(models.registry.fetch(name)))
     begin = datetime.now(UTC) - timedelta(hours=3)
     write(
-        models.shards,
+        models.lake,
         served(base, World(0, profiles=60), 260, digest=digest, ad_load=0.5, rate=0.5, begin=begin),
     )
     objects: Any = client.CustomObjectsApi(pods_api)

@@ -70,7 +70,7 @@ def test_charges_and_log_events_reach_the_router(start: Callable[..., Any], wait
     with structlog.testing.capture_logs() as logs:
         producer = router.router.log.producer()
         producer.append(CLICKS, b"x", b"no event").result(10)
-        wait_until(lambda: any(entry["event"] == "set aside" for entry in list(logs)), 30)
+        wait_until(lambda: any(entry["event"] == "worker.dead_letter" for entry in list(logs)), 30)
     wait_until(lambda: router.router.uncharged() == 0)
 
 

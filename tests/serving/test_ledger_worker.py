@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -23,9 +24,11 @@ from serving.reports.reports import Query, charges_of, report
 from streaming.codec import encode, topic_of
 from streaming.embedded import EmbeddedLog
 from streaming.events import AnyEvent, Interaction, Participation, ShownAd
+from streaming.log import Fenced
 from streaming.topics import CLICKS, INTERACTIONS, all_topics
 from streaming.workers.letters import letters
 from streaming.workers.loop import Worker
+from streaming.workers.task import Batch, arrival
 from tests.serving.database.samples import NOW, campaign, creative
 
 
@@ -168,6 +171,42 @@ def test_another_log_is_read_from_its_beginning(log: EmbeddedLog, database: Data
     charge(other, database)
     other.close()
     assert totals(database) == (80, len(clicked), 200_000 * len(clicked))
+
+
+def test_a_worker_that_another_one_overtook_is_fenced_and_charges_nothing(log: EmbeddedLog, database: Database) -> None:
+    shown, clicked = traffic(20)
+    write(log, *shown, *clicked)
+    slow = LedgerTask(log, database, LedgerSettings(gathered_s=0.0))
+    with log.consumer("", slow.topics) as consumer:
+        slow.assigned(sorted(consumer.assignment()))
+        records = consumer.poll(1, 20)
+        charge(log, database)
+        with pytest.raises(Fenced, match="another worker"):
+            slow.process(Batch([arrival(r) for r in records], {r.place: r.offset + 1 for r in records}))
+        assert totals(database) == (40, len(clicked), 200_000 * len(clicked))
+        started = slow.assigned(sorted(consumer.assignment()))
+        assert started == consumer.ends(), "it continues where the other one is, without what it had gathered"
+        slow.process(Batch())
+    assert totals(database) == (40, len(clicked), 200_000 * len(clicked))
+
+
+def test_two_workers_with_one_member_charge_everything_once(log: EmbeddedLog, database: Database) -> None:
+    shown, clicked = traffic(120)
+    stop = threading.Event()
+    tasks = [LedgerTask(log, database, LedgerSettings(gathered_s=0.0)) for _ in range(2)]
+    threads = [threading.Thread(target=Worker(t, log, poll_s=0.01, pauses_s=(0.01,)).run, args=(stop,)) for t in tasks]
+    for thread in threads:
+        thread.start()
+    for first in range(0, 120, 10):
+        write(log, *shown[first : first + 10])
+    write(log, *clicked)
+    end = time.monotonic() + 60
+    while any(behind(log, database).values()) and time.monotonic() < end:
+        time.sleep(0.05)
+    stop.set()
+    for thread in threads:
+        thread.join(60)
+    assert totals(database) == (240, len(clicked), 200_000 * len(clicked))
 
 
 def test_the_worker_waits_for_a_locked_database(log: EmbeddedLog, database: Database) -> None:

@@ -1,4 +1,4 @@
-"""A process of the tests: appends numbers to an embedded log until it is killed, saying which are acknowledged."""
+"""A process of the tests: appends numbers to an embedded log until it is killed, and prints those acknowledged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from streaming.embedded import EmbeddedLog
 
 if __name__ == "__main__":
     folder, topic, name = sys.argv[1:]
-    producer = EmbeddedLog(Path(folder), segment_bytes=2_048).producer()
+    producer = EmbeddedLog(Path(folder)).producer()
     for number in range(100_000):
         value = f"{name}-{number}"
         producer.append(topic, name.encode(), value.encode() + b"." * 50)

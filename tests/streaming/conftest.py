@@ -1,4 +1,4 @@
-"""Every contract of the event log is tested on both logs: files of this machine, and a real Kafka broker."""
+"""Every contract of the event log is tested on both logs: an SQLite file, and a real Kafka broker."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ import pytest
 from streaming.embedded import EmbeddedLog
 from streaming.events import Click, click_id_of
 from streaming.kafka.log import KafkaLog
-from streaming.log import Consumer, EventLog, Record
+from streaming.log import ALONE, Consumer, EventLog, Member, Record
 from streaming.topics import Topic
-from tests.support.kafka.broker import BrokerMissing, KafkaBroker
+from tests.support.kafka.broker import KafkaBroker
+from tests.support.kafka.java import BrokerMissing
 
 AUCTION = "019ab3c4-5d6e-7f80-9123-456789abcdef"
 WAIT_S = 40.0
@@ -41,10 +42,10 @@ class Side:
         self.log.create([topic])
         return topic.name
 
-    def consumer(self, topics: str | Sequence[str], group: str = "readers", **callbacks: Any) -> Consumer:
-        """A member of a group, closed at the end of the test."""
+    def consumer(self, topics: str | Sequence[str], group: str = "readers", member: Member = ALONE) -> Consumer:
+        """A consumer, closed at the end of the test."""
         names = [topics] if isinstance(topics, str) else topics
-        return self.stack.enter_context(self.log.consumer(f"{self.own}-{group}" if group else "", names, **callbacks))
+        return self.stack.enter_context(self.log.consumer(f"{self.own}-{group}" if group else "", names, member))
 
     def write(self, topic: str, values: Sequence[str], key: Callable[[str], str] = str) -> None:
         """Appends values durably."""
@@ -81,7 +82,7 @@ def swept(request: pytest.FixtureRequest) -> Iterator[None]:
 def side(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Side]:
     """A log of each kind."""
     if request.param == "embedded":
-        log: EventLog = EmbeddedLog(tmp_path / "log", segment_bytes=4_096)
+        log: EventLog = EmbeddedLog(tmp_path / "log")
     else:
         log = KafkaLog(request.getfixturevalue("broker").settings())
     made = Side(log)

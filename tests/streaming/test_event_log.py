@@ -1,4 +1,4 @@
-"""The contract of the event log, on files and on Kafka alike: order, acknowledgement, groups, offsets, hand-over."""
+"""The contract of the event log, on SQLite and on Kafka: order, acknowledgement, members, offsets, growth."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from mechanism.errors import InputError
-from streaming.addresses import ensure
+from mechanism.errors import ConfigError, InputError
 from streaming.dead_letters import dead_letter, origin, replay
 from streaming.embedded import EmbeddedLog
-from streaming.log import Consumer, Fenced, Partition, Record
+from streaming.log import Member, Partition, Record
 from streaming.topics import LARGEST_RECORD, Topic, partition_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # see conftest.swept
@@ -26,17 +25,6 @@ WAIT_S = 40.0
 
 def texts(records: list[Record]) -> list[str]:
     return [r.value.decode() for r in records if r.value is not None]
-
-
-def settle(consumers: list[Consumer], done: Callable[[], bool]) -> list[Record]:
-    """Polls members of a group in turn until `done`."""
-    found: list[Record] = []
-    end = time.monotonic() + WAIT_S
-    while not done():
-        assert time.monotonic() < end, "the group did not settle"
-        for consumer in consumers:
-            found += consumer.poll(0.1)
-    return found
 
 
 def test_a_record_comes_back_as_it_was_written(side: Any, read: Read) -> None:
@@ -94,7 +82,7 @@ def test_a_member_goes_on_where_its_group_committed(side: Any, read: Read) -> No
             records += first.poll(1, 20 - len(records))
         assert first.committed(here) is None
         assert first.position(here) == 20
-        first.commit()
+        first.commit({here: 20})
         read(first, 40)  # not committed: comes again
         assert first.committed(here) == 20
         assert first.ends() == {here: 60}
@@ -116,91 +104,98 @@ def test_reading_can_go_back_and_ahead(side: Any, read: Read) -> None:
     assert texts(read(consumer, 1)) == VALUES[59:]
 
 
-@pytest.mark.parametrize("group", ["readers", ""])
-def test_offsets_kept_elsewhere_go_before_the_committed_ones(side: Any, read: Read, group: str) -> None:
+def test_a_position_kept_elsewhere_goes_before_the_committed_one(side: Any, read: Read) -> None:
     topic = side.topic(partitions=1)
+    here = Partition(topic, 0)
     side.write(topic, VALUES)
-    if group:
-        with side.log.consumer(f"{side.own}-{group}", [topic]) as first:
-            read(first, 60)
-            first.commit()
-    kept = {Partition(topic, 0): 41}
-    consumer = side.consumer(topic, group, on_assigned=lambda assigned: {p: kept[p] for p in assigned})
+    with side.log.consumer(f"{side.own}-readers", [topic]) as first:
+        first.commit({here: 60})
+    consumer = side.consumer(topic)
+    consumer.seek(here, 41)
+    assert consumer.position(here) == 41
     assert texts(read(consumer, 19)) == VALUES[41:]
 
 
-def test_members_share_the_partitions_and_co_partitioned_topics_stay_together(side: Any, read: Read) -> None:
-    clicks, answers = side.topic("clicks"), side.topic("answers")
-    members = [side.consumer([clicks, answers]) for _ in range(2)]
-    settle(members, lambda: all(m.assignment() for m in members) and sum(len(m.assignment()) for m in members) == 6)
-    first, second = (m.assignment() for m in members)
-    assert not first & second
-    for own in (first, second):
-        assert {p.number for p in own if p.topic == clicks} == {p.number for p in own if p.topic == answers}
+def test_members_own_partitions_by_number_in_every_topic(side: Any, read: Read) -> None:
+    clicks, answers = side.topic("clicks", 5), side.topic("answers", 3)
+    members = [side.consumer([clicks, answers], member=Member(i, 2)) for i in range(2)]
+    assert members[0].assignment() == {Partition(clicks, n) for n in (0, 2, 4)} | {
+        Partition(answers, n) for n in (0, 2)
+    }
+    assert members[1].assignment() == {Partition(clicks, n) for n in (1, 3)} | {Partition(answers, 1)}
     side.write(clicks, VALUES)
-    found: list[Record] = []
+    found: list[list[Record]] = [[], []]
     end = time.monotonic() + WAIT_S
-    while len(found) < 60 and time.monotonic() < end:
-        for member in members:
-            records = member.poll(0.1)
-            assert {r.place for r in records} <= member.assignment()
-            found += records
-    assert sorted(texts(found)) == VALUES
+    while len(found[0]) + len(found[1]) < 60 and time.monotonic() < end:
+        for member, own in zip(members, found, strict=True):
+            own.extend(member.poll(0.1))
+            assert {r.place for r in own} <= member.assignment()
+    assert sorted(texts(found[0] + found[1])) == VALUES
 
 
-def test_a_new_member_takes_over_where_the_old_one_says(side: Any, read: Read) -> None:
-    """What the old owner's callback commits is where the new owner begins; nobody reads a record twice or misses it."""
+def test_a_member_beyond_the_partitions_reads_nothing_until_there_are_more(side: Any, read: Read) -> None:
     topic = side.topic(partitions=2)
-    side.write(topic, VALUES)
-    seen: dict[Partition, int] = {}
-    revoked: list[Partition] = []
-
-    def give_back(partitions: list[Partition]) -> dict[Partition, int]:
-        revoked.extend(partitions)
-        return {p: seen[p] for p in partitions if p in seen}
-
-    old = side.consumer(topic, on_revoked=give_back)
-    first = read(old, 60)
-    seen |= {r.place: r.offset + 1 for r in first}
-    new = side.consumer(topic)
-    again = settle([old, new], lambda: len(old.assignment()) == len(new.assignment()) == 1)
-    assert new.assignment() <= set(revoked)
-    side.write(topic, ["later-a", "later-b", "later-c", "later-d"])
+    idle = side.consumer(topic, member=Member(3, 4))
+    assert idle.assignment() == frozenset()
+    assert idle.poll(0.01) == []
+    assert idle.ends() == {}
+    side.log.create([Topic(topic, 8)])
     end = time.monotonic() + WAIT_S
-    while len(again) < 4 and time.monotonic() < end:
-        again += old.poll(0.1) + new.poll(0.1)
-    assert sorted(texts(again)) == ["later-a", "later-b", "later-c", "later-d"]
+    while not (new := idle.discover()):
+        assert time.monotonic() < end, "new partitions were not found"
+    assert new == idle.assignment() == {Partition(topic, 3), Partition(topic, 7)}
 
 
-def test_a_member_that_leaves_gives_its_partitions_back(side: Any, read: Read) -> None:
+def test_a_topic_grows_while_it_is_written_and_read(side: Any, read: Read) -> None:
+    topic = side.topic(partitions=2)
+    producer = side.log.producer()
+    consumer = side.consumer(topic)
+    producer.append(topic, b"a", b"first").result(WAIT_S)
+    assert texts(read(consumer, 1)) == ["first"]
+    side.log.create([Topic(topic, 6)])
+    end = time.monotonic() + WAIT_S
+    while consumer.discover() != {Partition(topic, n) for n in (2, 3, 4, 5)}:
+        assert time.monotonic() < end, "new partitions were not found"
+    assert consumer.discover() == frozenset()
+    another = side.log.producer()
+    for value in VALUES:
+        another.append(topic, value.encode(), value.encode())
+        producer.append(topic, value.encode(), value.encode())  # it may know of the old partitions alone
+    for writer in (another, producer):
+        writer.flush(WAIT_S)
+        writer.close()
+    records = read(consumer, 120)
+    assert Counter(texts(records)) == {value: 2 for value in VALUES}
+    assert {record.partition for record in records} == set(range(6))
+
+
+def test_a_consumer_refuses_what_is_not_its_own(side: Any) -> None:
     topic = side.topic()
-    events: list[str] = []
-    stays = side.consumer(topic)
-    leaves = side.log.consumer(f"{side.own}-readers", [topic], on_revoked=lambda p: events.append("revoked"))
-    settle([stays, leaves], lambda: bool(leaves.assignment()) and len(stays.assignment() | leaves.assignment()) == 3)
-    leaves.close()
-    assert events
-    settle([stays], lambda: len(stays.assignment()) == 3)
-
-
-def test_a_partition_that_is_not_ours_is_refused(side: Any) -> None:
-    topic = side.topic()
-    members = [side.consumer(topic) for _ in range(2)]
-    settle(members, lambda: all(m.assignment() for m in members) and sum(len(m.assignment()) for m in members) == 3)
-    foreign = next(iter(members[1].assignment()))
-    with pytest.raises(InputError, match="poll until it is assigned"):
-        members[0].seek(foreign, 0)
-    with pytest.raises(InputError, match="poll until it is assigned"):
-        members[0].position(foreign)
+    first = side.consumer(topic, member=Member(0, 2))
+    foreign = Partition(topic, 1)
+    for call in (lambda: first.seek(foreign, 0), lambda: first.position(foreign), lambda: first.commit({foreign: 1})):
+        with pytest.raises(InputError, match="it belongs to another member"):
+            call()
     with pytest.raises(InputError, match="without a group"):
-        side.consumer(topic, "").commit()
+        side.consumer(topic, "").commit({Partition(topic, 0): 1})
 
 
-def test_topics_are_created_once_and_keep_their_partitions(side: Any) -> None:
-    topic = side.topic(partitions=2)
-    side.log.create([Topic(topic, 2)])
-    with pytest.raises(InputError, match=r"partitions of topic .*: 5: it is there with 2"):
-        side.log.create([Topic(topic, 5)])
+def test_creating_a_topic_again_changes_nothing_but_the_partitions_it_lacks(side: Any) -> None:
+    topic = side.topic(partitions=3)
+    side.log.create([Topic(topic, 2), Topic(topic + "-more", 2)])
+    with side.log.consumer("", [topic, topic + "-more"]) as consumer:
+        assert Counter(partition.topic for partition in consumer.ends()) == {topic: 3, topic + "-more": 2}
+
+
+@pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "0/0", "a/b", "0/1/2"])
+def test_a_member_that_cannot_be_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="0/3"):
+        Member.parse(text)
+
+
+def test_every_partition_has_one_member() -> None:
+    members = [Member.parse(f"{i}/5") for i in range(5)]
+    assert all(sum(member.owns(number) for member in members) == 1 for number in range(23))
 
 
 def test_unknown_topics_and_large_records_are_refused(side: Any) -> None:
@@ -252,25 +247,8 @@ def test_a_dead_letter_says_where_it_stood_and_comes_back(side: Any, read: Read)
         origin(poison)
 
 
-def test_a_commit_for_a_partition_of_another_member_is_fenced(side: Any) -> None:
-    topic = side.topic()
-    members = [side.consumer(topic) for _ in range(2)]
-    settle(members, lambda: all(m.assignment() for m in members) and sum(len(m.assignment()) for m in members) == 3)
-    foreign = next(iter(members[1].assignment()))
-    with pytest.raises(Fenced, match="another member"):
-        members[0].commit({foreign: 1})
-    assert members[1].committed(foreign) is None
-
-
 def test_a_log_is_known_by_its_identity(side: Any, tmp_path: Path) -> None:
     assert side.log.identity() == side.log.identity() != ""
     another = EmbeddedLog(tmp_path / "another")
     assert another.identity() != side.log.identity()
     assert EmbeddedLog(tmp_path / "another").identity() == another.identity()
-
-
-def test_topics_that_are_there_stay_as_they_are(side: Any) -> None:
-    name = side.topic()
-    ensure(side.log, [Topic(name, partitions=7), Topic(name + "-more", partitions=2)])
-    with side.log.consumer("", [name, name + "-more"]) as consumer:
-        assert Counter(partition.topic for partition in consumer.ends()) == {name: 3, name + "-more": 2}

@@ -1,4 +1,4 @@
-"""What only Kafka has: TLS and SCRAM, settings from the environment, eviction, a broker that is away."""
+"""What only Kafka has: TLS and SCRAM, compression, groups, settings from the environment, an unreachable broker."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaAdminClient
-from kafka.admin import MemberToRemove
+from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.record import util
 
 from mechanism.errors import ConfigError
 from streaming.kafka.log import KafkaLog
 from streaming.kafka.settings import KafkaSettings
-from streaming.log import Fenced, LogUnavailable, Partition, Record
+from streaming.log import LogUnavailable, Member, Partition, Record
 from streaming.topics import Topic
 from tests.support.kafka.broker import KafkaBroker
 
@@ -30,7 +29,7 @@ def test_tls_and_scram_carry_records_both_ways(broker: KafkaBroker, side_of: Any
     side.write(topic, ["a", "b", "c"])
     consumer = side.consumer(topic)
     assert sorted(r.value for r in read(consumer, 3)) == [b"a", b"b", b"c"]
-    consumer.commit()
+    consumer.commit(consumer.ends())
 
 
 @pytest.mark.parametrize("wrong", ["password", "ca_file"])
@@ -43,80 +42,45 @@ def test_who_cannot_prove_itself_gets_nothing(broker: KafkaBroker, wrong: str) -
         assert "never" not in admin.list_topics()
 
 
-def test_an_evicted_member_is_fenced(broker: KafkaBroker, side_of: Any, read: Read) -> None:
-    """A member that its group gave up must not set the group back."""
-    side = side_of(KafkaLog(broker.settings()))
-    topic = side.topic(partitions=1)
-    side.write(topic, ["a", "b"])
-    lost: list[Any] = []
-    consumer = side.consumer(topic, on_revoked=lost.extend)
-    read(consumer, 2)
-    group = f"{side.own}-readers"
-    with KafkaAdminClient(**broker.settings().options()) as admin:
-        (member,) = admin.describe_groups([group])[group]["members"]
-        admin.remove_group_members(group, [MemberToRemove(member["member_id"])])
-    with pytest.raises(Fenced):
-        commit_until_fenced(consumer)
-    assert [r.value for r in read(consumer, 2)] == [b"a", b"b"], "it joins again and reads from what was committed"
-    assert lost
-
-
-def commit_until_fenced(consumer: Any) -> None:
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        consumer.commit()
-        time.sleep(0.1)
-
-
-def test_a_callback_s_error_reaches_who_polls(broker: KafkaBroker, side_of: Any) -> None:
-    side = side_of(KafkaLog(broker.settings()))
-
-    def fail(partitions: Any) -> None:
-        raise RuntimeError("no database")
-
-    consumer = side.consumer(side.topic(), on_assigned=fail)
-    with pytest.raises(RuntimeError, match="no database"):
-        poll_until_assigned(consumer)
-
-
-def test_a_join_that_ends_between_two_polls_is_not_begun_again(broker: KafkaBroker, side_of: Any) -> None:
-    side = side_of(KafkaLog(broker.settings()))
-    consumer = side.consumer(side.topic(), "slow")
-    end = time.monotonic() + 40
-    while not consumer.assignment():
-        assert time.monotonic() < end, "not joined"
-        consumer.poll(0.002)
-        time.sleep(0.2)
-    assert consumer._client._coordinator._generation.generation_id == 1, "each join that was made again is one more"
-
-
-def test_what_was_paused_half_read_comes_when_it_is_resumed(broker: KafkaBroker, side_of: Any) -> None:
+def test_offsets_are_committed_without_joining_the_group(broker: KafkaBroker, side_of: Any, read: Read) -> None:
+    """So lag tools see them, and no coordinator can take a partition away."""
     side = side_of(KafkaLog(broker.settings()))
     topic = side.topic(partitions=2)
-    side.write(topic, [f"{n:04d}" for n in range(200)])
-    consumer = side.consumer(topic, "pausing")
-    end, seen = time.monotonic() + 40, set[tuple[int, int]]()
-
-    def poll(count: int, *paused: Partition) -> None:
-        while len(seen) < count:
-            assert time.monotonic() < end, f"{len(seen)} of {count}"
-            consumer.pause(set(paused))  # each time: a rebalance takes it back
-            seen.update((record.partition, record.offset) for record in consumer.poll(0.2, 10))
-
-    poll(10)
-    first = next(iter(seen))[0]
-    other = next(at for place, at in consumer.ends().items() if place.number != first)
-    poll(sum(number == first for number, _ in seen) + other, Partition(topic, first))
-    for _ in range(3):
-        consumer.pause({Partition(topic, first)})
-        consumer.poll(0.2, 10)
-    poll(200)
+    side.write(topic, ["a", "b", "c"])
+    group = f"{side.own}-readers"
+    first, second = (side.consumer(topic, member=Member(i, 2)) for i in range(2))
+    for consumer in (first, second):
+        consumer.commit(consumer.ends())
+    with KafkaAdminClient(**broker.settings().options()) as admin:
+        assert admin.describe_groups([group])[group]["members"] == []
+        offsets = admin.list_group_offsets(group)
+    assert sum(found.offset for found in offsets[group].values()) == 3
 
 
-def poll_until_assigned(consumer: Any) -> None:
+def test_a_group_that_others_have_joined_cannot_be_committed_to(broker: KafkaBroker, side_of: Any) -> None:
+    """As while workers of version 0.1 run beside: the commit fails with its reason, reading goes on."""
+    side = side_of(KafkaLog(broker.settings()))
+    topic = side.topic(partitions=1)
+    joined = KafkaConsumer(topic, group_id=f"{side.own}-readers", **broker.settings().options())
     end = time.monotonic() + 40
-    while time.monotonic() < end:
-        consumer.poll(0.2)
+    while not joined.assignment():
+        assert time.monotonic() < end, "not joined"
+        joined.poll(timeout_ms=100)
+    consumer = side.consumer(topic)
+    with pytest.raises(LogUnavailable, match="another program has joined this consumer group"):
+        consumer.commit({Partition(topic, 0): 1})
+    joined.close()
+    consumer.commit({Partition(topic, 0): 1})
+
+
+@pytest.mark.parametrize("compression", ["zstd", "gzip", "none"])
+def test_records_are_compressed(broker: KafkaBroker, side_of: Any, read: Read, compression: str) -> None:
+    side = side_of(KafkaLog(broker.settings(compression=compression)))
+    topic, values = side.topic(partitions=1), [f"{n:05d}" * 200 for n in range(100)]
+    side.write(topic, values)
+    assert [r.value for r in read(side.consumer(topic), 100)] == [value.encode() for value in values]
+    size = sum(path.stat().st_size for path in broker.folder.glob(f"*/data/{topic}-0/*.log"))
+    assert (size < 50_000) == (compression != "none")
 
 
 def test_no_broker_is_said_in_time(tmp_path: Path) -> None:
@@ -162,6 +126,7 @@ def test_settings_come_from_the_environment(tmp_path: Path) -> None:
     ("changes", "fault"),
     [
         ({"SERVERS": ""}, "kafka servers"),
+        ({"COMPRESSION": "lzma"}, "give one of zstd, gzip, none"),
         ({"PROTOCOL": "TLS"}, "give one of PLAINTEXT, SSL"),
         ({"PROTOCOL": "SASL_SSL"}, "user and password"),
         ({"PROTOCOL": "SASL_PLAINTEXT", "MECHANISM": "PLAIN", "USER": "u", "PASSWORD": "p"}, "shows the password"),
@@ -169,7 +134,7 @@ def test_settings_come_from_the_environment(tmp_path: Path) -> None:
         ({"KEY_FILE": "/nowhere.pem"}, "the certificate of the key"),
         ({"REPLICATION": "three"}, "LLM_AUCTION_KAFKA_REPLICATION: 'three': give a whole number"),
         ({"CHECK_HOSTNAME": "maybe"}, "give true or false"),
-        ({"PASWORD": "hidden-word"}, "LLM_AUCTION_KAFKA_PASWORD: '': there is no such setting"),
+        ({"PASWORD": "hidden-word"}, "LLM_AUCTION_KAFKA_PASWORD: '': unknown setting"),
     ],
 )
 def test_wrong_settings_are_named(changes: dict[str, str], fault: str) -> None:

@@ -15,9 +15,10 @@ from mechanism.errors import InputError
 from streaming.codec import encode
 from streaming.dead_letters import origin
 from streaming.events import CampaignState, Click
-from streaming.log import LogUnavailable, Partition
+from streaming.log import ALONE, Fenced, LogUnavailable, Member, Partition
 from streaming.topics import CAMPAIGNS, CLICKS, all_topics
-from streaming.workers.loop import MOST_UNEXPECTED, Worker
+from streaming.workers.delivery import MOST_UNEXPECTED
+from streaming.workers.loop import Worker
 from streaming.workers.metrics import WorkerMetrics
 from streaming.workers.task import Batch, WorkerStopped
 
@@ -43,18 +44,12 @@ class Collecting:
         self.times_assigned += 1
         return None
 
-    def revoked(self, partitions: Sequence[Partition]) -> None:
-        pass
-
     def process(self, batch: Batch) -> Mapping[Partition, int]:
         self._fail(batch)
         for record, event in batch.arrivals:
             self.got[record.topic, record.partition, record.offset] = event
         self.behind.append(batch.behind)
         return batch.after
-
-    def paused(self) -> frozenset[Partition]:
-        return frozenset()
 
     def finish(self) -> Mapping[Partition, int]:
         return {}
@@ -100,8 +95,8 @@ def run_until(worker: Worker, done: Callable[[], bool]) -> None:
     assert reached
 
 
-def worker_of(side: Any, task: Collecting, **options: Any) -> Worker:
-    return Worker(task, side.log, poll_s=0.1, pauses_s=(0.01,), **options)
+def worker_of(side: Any, task: Collecting, member: Member = ALONE, **options: Any) -> Worker:
+    return Worker(task, side.log, member, poll_s=0.1, pauses_s=(0.01,), **options)
 
 
 def own(task: Collecting, ids: set[str]) -> list[str]:
@@ -114,7 +109,7 @@ def clicks_of(click: Callable[..., Click], count: int) -> list[Click]:
     return [click(n, f"019ab3c4-5d6e-7f80-9123-{stamp:08x}{n:04x}") for n in range(count)]
 
 
-def test_everything_is_taken_once_and_the_next_member_goes_on(topics: Any, click: Callable[..., Click]) -> None:
+def test_everything_is_processed_once_and_the_next_worker_continues(topics: Any, click: Callable[..., Click]) -> None:
     first, second = clicks_of(click, 40), clicks_of(click, 15)
     put(topics, first)
     task = Collecting(f"{topics.own}-a")
@@ -240,62 +235,88 @@ def test_a_removed_campaign_arrives_as_such_and_the_lag_is_told(topics: Any) -> 
     assert registry.get_sample_value("llm_auction_worker_records_total", done) == 2
 
 
-def test_a_paused_partition_gives_nothing_until_it_is_resumed(side: Any, read: Callable[..., Any]) -> None:
-    first, second = side.topic("first", 1), side.topic("second", 1)
-    side.write(first, ["a", "b"])
-    side.write(second, ["c"])
-    consumer = side.consumer([first, second], "")
-    consumer.pause({Partition(first, 0)})
-    assert [record.value for record in read(consumer, 1)] == [b"c"]
-    assert consumer.poll(0.3) == []
-    consumer.pause(frozenset())
-    assert [record.value for record in read(consumer, 2)] == [b"a", b"b"]
+@pytest.mark.parametrize("side", ["embedded"], indirect=True)
+def test_members_share_the_partitions_and_those_that_are_added(topics: Any, click: Callable[..., Click]) -> None:
+    first, second = (Collecting("sharing") for _ in range(2))
+    before, after = clicks_of(click, 30), clicks_of(click, 30)
+    put(topics, before)
+    stop = threading.Event()
+    workers = [worker_of(topics, task, Member(i, 2)) for i, task in enumerate((first, second))]
+    threads = [threading.Thread(target=worker.run, args=(stop,)) for worker in workers]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: len(first.got) + len(second.got) == 30)
+    topics.log.create(all_topics(partitions=6))
+    put(topics, after)
+    wait_for(lambda: len(first.got) + len(second.got) == 60)
+    stop.set()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert {number for _, number, _ in first.got} == {0, 2, 4}
+    assert {number for _, number, _ in second.got} == {1, 3, 5}
 
 
-def test_a_partition_that_comes_back_is_read_from_what_was_committed(side: Any, read: Callable[..., Any]) -> None:
-    topic = side.topic(partitions=3)
-    side.write(topic, [str(n) for n in range(60)])
-    revoked: list[Partition] = []
+@pytest.mark.parametrize("side", ["embedded"], indirect=True)
+def test_a_fenced_worker_starts_again_where_its_task_says(topics: Any, click: Callable[..., Click]) -> None:
+    """Two workers on the same partitions: whichever comes second is fenced, and nothing is stored twice."""
+    events, store = clicks_of(click, 60), Store()
+    tasks = [Storing(store) for _ in range(2)]
+    stop = threading.Event()
+    threads = [threading.Thread(target=worker_of(topics, task, most=3).run, args=(stop,)) for task in tasks]
+    for thread in threads:
+        thread.start()
+    for event in events:
+        put(topics, [event])
+    wait_for(lambda: len(store.rows) >= 60)
+    stop.set()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert sorted(store.rows) == sorted(event.click_id for event in events)
+    assert sum(task.times_fenced for task in tasks) > 0
 
-    def lose(partitions: Sequence[Partition]) -> None:
-        revoked.extend(partitions)
 
-    first = side.consumer(topic, on_revoked=lose)
-    before = read(first, 60)
-    assert len(before) == 60
-    second = side.consumer(topic)
+class Store:
+    """Rows and offsets that change together, as in a database."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.rows: list[str] = []
+        self.offsets: dict[Partition, int] = {}
+
+    def write(self, rows: Sequence[str], expected: Mapping[Partition, int], after: Mapping[Partition, int]) -> None:
+        with self._lock:
+            if any(self.offsets.get(partition, 0) != expected[partition] for partition in after):
+                raise Fenced("another worker was here")
+            self.rows += rows
+            self.offsets.update(after)
+
+
+class Storing(Collecting):
+    """A task that keeps its offsets with its results."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__("storing")
+        self._store = store
+        self._at: dict[Partition, int] = {}
+        self.times_fenced = 0
+
+    def assigned(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        self._at = {partition: self._store.offsets.get(partition, 0) for partition in partitions}
+        return self._at
+
+    def process(self, batch: Batch) -> Mapping[Partition, int]:
+        rows = [event.click_id for _, event in batch.arrivals if isinstance(event, Click)]
+        try:
+            self._store.write(rows, self._at, batch.after)
+        except Fenced:
+            self.times_fenced += 1
+            raise
+        self._at |= batch.after
+        return batch.after
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
     end = time.monotonic() + WAIT_S
-    while not second.assignment() and time.monotonic() < end:
-        first.poll(0.1)
-        second.poll(0.1)
-    assert revoked
-    gone = set(revoked)
-    again = {record.place: record.offset for record in reversed(second.poll(1.0))}
-    second.close()
-    found = []
-    while time.monotonic() < end and {r.place for r in found if r.offset == 0} < gone:
-        found += first.poll(0.2)
-    assert {record.place for record in found if record.offset == 0} >= gone
-    assert all(offset == 0 for offset in again.values()), "nothing was committed"
-
-
-def test_polls_that_are_shorter_than_a_rebalance_come_to_the_records_all_the_same(side: Any) -> None:
-    first, second = side.topic("first"), side.topic("second")
-    side.write(first, ["a"])
-    for _ in range(6):
-        # Each joins anew; on Kafka it joins twice, as it learns of the topics' partitions after it has joined.
-        consumer = side.log.consumer(f"{side.own}-short", [first, second])
-        end = time.monotonic() + WAIT_S
-        found: list[Any] = []
-        while not found:
-            assert time.monotonic() < end, "joining was given up"
-            found = consumer.poll(0.001)
-        for _ in range(300):
-            consumer.poll(0.001)
-        while len(consumer.assignment()) < 6:
-            assert time.monotonic() < end, "joining was given up"
-            consumer.poll(0.001)
-        with consumer:
-            side.write(first, ["b"])
-            while not consumer.poll(0.001):
-                assert time.monotonic() < end, "joining was given up"
+    while not holds():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)

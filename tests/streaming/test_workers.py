@@ -1,4 +1,4 @@
-"""The judge and the feedback worker at work: on both logs, killed, moved from member to member, each auction once."""
+"""The judge and the lake worker at work: on both logs, killed, moved from member to member, each record in once."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,34 +20,33 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from benchmarks.streaming.event_samples import click, clicks, interaction
-from judge.grades import AnswerToGrade, Grades
+from judge.grades import UNGRADED, AnswerToGrade, Grades
 from judge.rules import RuleJudge
-from streaming.codec import encode, topic_of
+from streaming.codec import decode, encode, topic_of
 from streaming.embedded import EmbeddedLog
 from streaming.events import AnyEvent, Interaction, Judgement
 from streaming.kafka.log import KafkaLog
-from streaming.log import EventLog, Partition
+from streaming.lake import TrainingSet
+from streaming.lake.erasures import erase, read_requests
+from streaming.lake.store import Lake
+from streaming.log import ALONE, EventLog, Member, Partition
 from streaming.pseudonyms import pseudonym
-from streaming.shards import ShardReader
-from streaming.shards.erasures import request, requests
-from streaming.shards.store import ShardStore
-from streaming.topics import INTERACTIONS, JUDGEMENTS, all_topics
-from streaming.workers.feedback import FeedbackSettings, FeedbackTask
-from streaming.workers.join import Attribution
-from streaming.workers.judge import JudgeSettings, JudgeTask
+from streaming.topics import CLICKS, INTERACTIONS, JUDGEMENTS, all_topics
+from streaming.workers.judge import JudgeTask
+from streaming.workers.lake import LakeSettings, LakeTask
 from streaming.workers.loop import Worker
 from streaming.workers.task import Task, WorkerStopped
-from tests.support.kafka.broker import BrokerMissing, KafkaBroker
+from tests.support.kafka.broker import KafkaBroker
+from tests.support.kafka.java import BrokerMissing
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-WAIT_S = 80.0
-QUICK = JudgeSettings(Attribution(window_s=600, settle_s=0, lateness_s=3_600), idle_s=0.5)
-FLUSHED = FeedbackSettings(flush_s=0.05, quiet_s=0.2, tidy_s=0.1)
+WAIT_S = 120.0
+QUICK = LakeSettings(commit_s=0.05, quiet_s=0.3, requests_s=0.1)
 
 
 @pytest.fixture(scope="module", params=["embedded", "kafka"])
 def fresh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventLog]:
-    """A log that nobody used before."""
+    """A log that no test used before."""
     if request.param == "embedded":
         yield embedded(tmp_path_factory.mktemp("log"))
         return
@@ -62,7 +61,7 @@ def fresh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def embedded(folder: Path) -> EmbeddedLog:
-    log = EmbeddedLog(folder, durable=False, segment_bytes=1 << 20)
+    log = EmbeddedLog(folder, durable=False)
     log.create(all_topics())
     return log
 
@@ -85,14 +84,14 @@ def put(log: EventLog, events: Sequence[AnyEvent]) -> None:
 
 
 @contextmanager
-def running(log: EventLog, *tasks: Task) -> Iterator[list[BaseException]]:
-    """Workers in threads, stopped at the end as SIGTERM stops them."""
+def running(log: EventLog, *tasks: Task, member: Member = ALONE) -> Iterator[list[BaseException]]:
+    """Run workers in threads; stop them at the end as SIGTERM does."""
     stop = threading.Event()
     failures: list[BaseException] = []
 
     def work(task: Task) -> None:
         try:
-            Worker(task, log, poll_s=0.05, pauses_s=(0.05,)).run(stop)
+            Worker(task, log, member, poll_s=0.05, pauses_s=(0.05,)).run(stop)
         except BaseException as error:
             failures.append(error)
 
@@ -113,7 +112,7 @@ def until(holds: Callable[[], bool], what: Callable[[], object] = lambda: "") ->
     end = time.monotonic() + WAIT_S
     while not holds():
         assert time.monotonic() < end, what()
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def expected(events: Sequence[AnyEvent]) -> dict[str, set[str]]:
@@ -125,85 +124,119 @@ def expected(events: Sequence[AnyEvent]) -> dict[str, set[str]]:
     return found
 
 
-def stored(url: str) -> dict[str, set[str]]:
-    rows = ShardReader(url).rows(usable=False)
-    return {row.auction_id: {ad for ad, judged in row.judged().items() if judged.clicked} for row in rows}
+def joined(url: str) -> dict[str, set[str]]:
+    return {row.auction_id: set(row.clicked_after_s) for row in TrainingSet(url).rows(usable=False)}
 
 
-def written_twice(url: str) -> int:
-    """Rows of one revision beyond the first, over all files."""
-    store = ShardStore(url)
-    keys = [
-        (row["auction_id"], row["revision"])
-        for manifest in ShardReader(url).manifests()
-        for shard in manifest.shards
-        for row in store.table(shard, ["auction_id", "revision"]).to_pylist()
-    ]
-    return len(keys) - len(set(keys))
+def judged(url: str) -> dict[str, set[str]]:
+    return {row.auction_id: set(row.clicked_after_s) for row in TrainingSet(url).rows(usable=False) if row.judgement}
 
 
-def check(url: str, events: Sequence[AnyEvent]) -> None:
-    """Files, totals and watermark say the same as what was put."""
-    wanted = expected(events)
-    assert stored(url) == wanted
-    assert written_twice(url) == 0
-    reader = ShardReader(url)
-    totals = reader.totals()
-    assert totals.auctions == len(wanted)
-    assert totals.clicks == sum(len(ads) for ads in wanted.values())
-    assert totals.orphans == 0
-    assert totals.judgements == totals.rows + totals.repeated
-    assert sum(s.rows for m in reader.manifests() for s in m.shards) == totals.rows - totals.superseded
+def check_once(url: str, log: EventLog, *topics: str) -> None:
+    """Every record of the log is in its table, once."""
+    for topic in topics or (INTERACTIONS, CLICKS, JUDGEMENTS):
+        with log.consumer("", [topic]) as consumer:
+            wanted = {(p.number, n) for p, end in consumer.ends().items() for n in range(end)}
+        table = Lake(url).open(topic).to_pyarrow_table(columns=["log_partition", "log_offset"])
+        found = Counter(zip(*(table.column(name).to_pylist() for name in table.column_names), strict=True))
+        assert set(found) == wanted, topic
+        assert set(found.values()) <= {1}, topic
 
 
-def test_every_interaction_is_judged_with_its_clicks_whatever_the_order(fresh: EventLog, tmp_path: Path) -> None:
-    judged_whatever_the_order(fresh, str(tmp_path / "shards"), FLUSHED)
-
-
-def test_what_memory_has_no_room_for_is_found_in_the_shards(tmp_path: Path) -> None:
-    small = replace(FLUSHED, remembered_mb=0.01)
-    judged_whatever_the_order(embedded(tmp_path / "log"), str(tmp_path / "shards"), small)
-
-
-def judged_whatever_the_order(fresh: EventLog, url: str, settings: FeedbackSettings) -> None:
+def test_every_answer_is_judged_and_stored_with_its_clicks_whatever_the_order(fresh: EventLog, tmp_path: Path) -> None:
     began = datetime.now(UTC) - timedelta(minutes=30)
-    events = traffic(range(300), began)
+    events, url = traffic(range(300), began), str(tmp_path / "lake")
     arrivals = events + random.Random(1).sample(events, 60)
     random.Random(2).shuffle(arrivals)
     half = len(arrivals) // 2
     put(fresh, arrivals[:half])
-    tasks = [JudgeTask(fresh, RuleJudge(), QUICK), FeedbackTask(url, settings)]
-    with running(fresh, *tasks):
-        until(lambda: ShardReader(url).totals().auctions > 50)
+    with running(fresh, JudgeTask(fresh, RuleJudge()), LakeTask(fresh, url, QUICK)):
+        until(lambda: len(joined(url)) > 50)
         put(fresh, arrivals[half:])
-        until(lambda: stored(url) == expected(events), lambda: ShardReader(url).totals())
-        last = max(event.occurred_at for event in events if isinstance(event, Interaction))
-        until(lambda: (mark := ShardReader(url).watermark()) is not None and mark >= last)
-    check(url, events)
-    (row,) = [row for row in ShardReader(url).rows() if row.auction_id == events[0].key]
+        put_at = datetime.now(UTC)
+        until(lambda: judged(url) == expected(events), lambda: TrainingSet(url).totals())
+        slow = timedelta(seconds=QUICK.disorder_s)
+        until(lambda: (mark := TrainingSet(url).watermark()) is not None and mark >= put_at - slow)
+    check_once(url, fresh)
+    (row,) = [row for row in TrainingSet(url).rows() if row.auction_id == events[0].key]
     assert row.interaction == events[0]
+    assert row.judgement is not None
     assert row.judgement.answer_quality is not None
 
 
+def test_a_new_lake_is_filled_from_the_beginning_whatever_the_group_committed(tmp_path: Path) -> None:
+    log, events = embedded(tmp_path / "log"), traffic(range(20), datetime.now(UTC) - timedelta(minutes=5))
+    put(log, events)
+    for name in ("first", "second"):
+        url = str(tmp_path / name)
+        Worker(LakeTask(log, url, QUICK), log, poll_s=0.05).run(threading.Event(), until_idle=True)
+        check_once(url, log, INTERACTIONS, CLICKS)
+
+
 def test_members_come_and_go_without_a_loss_or_a_double(fresh: EventLog, tmp_path: Path) -> None:
-    # On a log that the test before has filled: everything is read from its beginning, as new groups do.
-    url, began = str(tmp_path / "shards"), datetime.now(UTC) - timedelta(minutes=20)
+    # on a log that the test before has filled: a new lake reads it from its beginning
+    url, began = str(tmp_path / "lake"), datetime.now(UTC) - timedelta(minutes=20)
     events = traffic(range(1_000, 1_200), began)
-    known = {event.key for event in events}
-
-    def mine() -> dict[str, set[str]]:
-        return {auction: ads for auction, ads in stored(url).items() if auction in known}
-
     put(fresh, events[:150])
-    with running(fresh, JudgeTask(fresh, RuleJudge(), QUICK), FeedbackTask(url, FLUSHED)):
-        until(lambda: len(mine()) > 20)
-        with running(fresh, JudgeTask(fresh, RuleJudge(), QUICK), FeedbackTask(url, FLUSHED)):
+    with ExitStack() as pair:
+        with running(fresh, LakeTask(fresh, url, QUICK)):
+            until(lambda: len(joined(url)) > 20)
+            for index in range(2):  # for a moment every partition has two owners
+                pair.enter_context(running(fresh, LakeTask(fresh, url, QUICK), member=Member(index, 2)))
             put(fresh, events[150:])
-            until(lambda: len(mine()) > 100)
-        until(lambda: mine() == expected(events), lambda: ShardReader(url).totals())
-    assert written_twice(url) == 0
-    totals = ShardReader(url).totals()
-    assert totals.judgements == totals.rows + totals.repeated + totals.orphans
+            until(lambda: len(joined(url)) > 100)
+        until(lambda: expected(events).items() <= joined(url).items(), lambda: TrainingSet(url).totals())
+    check_once(url, fresh, INTERACTIONS, CLICKS)
+
+
+def test_partitions_that_are_added_are_read_as_well_and_the_watermark_waits_for_them(tmp_path: Path) -> None:
+    log, url = embedded(tmp_path / "log"), str(tmp_path / "lake")
+    events = traffic(range(120), datetime.now(UTC) - timedelta(minutes=5))
+    put(log, events[:60])
+    with running(log, LakeTask(log, url, QUICK)):
+        until(lambda: len(joined(url)) > 20)
+        log.create(all_topics(partitions=5))
+        put(log, events[60:])
+        put_at = datetime.now(UTC)
+        until(lambda: joined(url) == expected(events), lambda: TrainingSet(url).totals())
+        slow = timedelta(seconds=QUICK.disorder_s)
+        until(lambda: (mark := TrainingSet(url).watermark()) is not None and mark >= put_at - slow)
+    check_once(url, log, INTERACTIONS, CLICKS)
+    rows = Lake(url).open(INTERACTIONS).to_pyarrow_table(columns=["log_partition"])
+    assert set(rows.column("log_partition").to_pylist()) == set(range(5))
+
+
+def worker(kind: str, folder: Path, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "cli.main", "--log-level", "error", "worker", kind, "--log", str(folder / "log")]
+    return subprocess.Popen([*command, *options], env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def test_workers_killed_at_any_moment_neither_lose_nor_double(tmp_path: Path) -> None:
+    log, url = embedded(tmp_path / "log"), str(tmp_path / "lake")
+    events = traffic(range(1_500), datetime.now(UTC) - timedelta(minutes=40))
+    chance = random.Random(4)
+    rounds = 4
+    share = len(events) // rounds + 1
+    with ExitStack() as stack:
+        for i in range(rounds):
+            put(log, events[i * share : (i + 1) * share])
+            lake = ["--lake", url, "--commit", "0.02", "--commit-rows", "100"]
+            started = [worker("judge", tmp_path), worker("lake", tmp_path, *lake)]
+            for process in started:
+                stack.callback(process.wait, 30)
+                stack.callback(process.kill)
+            reached = TrainingSet(url).totals().judged
+            if i < rounds - 1:
+                until(lambda reached=reached: TrainingSet(url).totals().judged > reached)  # type: ignore[misc]
+                time.sleep(chance.uniform(0, 0.2))
+                for process in chance.sample(started, 2):
+                    process.send_signal(signal.SIGKILL)
+                    process.wait(30)
+        until(lambda: judged(url) == expected(events), lambda: TrainingSet(url).totals())
+        for process in started:
+            process.terminate()
+        assert [process.wait(60) for process in started] == [0, 0]
+    check_once(url, log)
 
 
 class Counting(RuleJudge):
@@ -217,162 +250,115 @@ class Counting(RuleJudge):
         return super().grade(answers)
 
 
-def test_a_judge_that_starts_again_neither_asks_nor_says_anything_twice(tmp_path: Path) -> None:
-    log = embedded(tmp_path / "log")
+def said(log: EventLog) -> list[Judgement]:
+    found: list[Judgement] = []
+    with log.consumer("", [JUDGEMENTS]) as consumer:
+        ends = consumer.ends()
+        while any(consumer.position(partition) < end for partition, end in ends.items()):
+            for record in consumer.poll(0.1):
+                assert record.value is not None
+                event = decode(JUDGEMENTS, record.value)
+                assert isinstance(event, Judgement)
+                found.append(event)
+    return found
+
+
+def test_a_judge_that_starts_again_goes_on_where_it_was(tmp_path: Path) -> None:
+    log, first, again = embedded(tmp_path / "log"), Counting(), Counting()
     events = traffic(range(60), datetime.now(UTC) - timedelta(minutes=2))
     put(log, events)
-    reader = log.consumer("", [JUDGEMENTS])
-    said: list[Judgement] = []
-
-    def listen() -> int:
-        for record in reader.poll(0.05):
-            said.append(decoded(record.value))
-        return len({judgement.auction_id for judgement in said})
-
-    first = Counting()
-    with running(log, JudgeTask(log, first, QUICK)):
-        until(lambda: listen() == 60)
-    before_that = expected(events)
-    chosen = next(e for e in events if isinstance(e, Interaction) and before_that[e.auction_id] == set())
-    again = Counting()
-    put(log, [click(chosen, "A0", 61)])
-    before = len(said)
-    with running(log, JudgeTask(log, again, QUICK)):
-        until(lambda: listen() == 60 and len(said) > before)
-    listen()
-    assert again.asked == []
-    ids = [judgement.event_id for judgement in said]
-    assert len(ids) == len(set(ids))
-    assert [(j.auction_id, j.revision) for j in said[before:]] == [(chosen.auction_id, 1)]
-    reader.close()
+    Worker(JudgeTask(log, first), log, poll_s=0.05).run(threading.Event(), until_idle=True)
+    put(log, traffic(range(60, 65), datetime.now(UTC) - timedelta(minutes=1)))
+    Worker(JudgeTask(log, again), log, poll_s=0.05).run(threading.Event(), until_idle=True)
+    assert (len(first.asked), len(again.asked)) == (60, 5)
+    assert len({judgement.auction_id for judgement in said(log)}) == len(said(log)) == 65
 
 
-def decoded(value: bytes | None) -> Judgement:
-    from streaming.codec import decode
+class Unable(RuleJudge):
+    """Grades nothing, as where a budget is spent."""
 
-    assert value is not None
-    event = decode(JUDGEMENTS, value)
-    assert isinstance(event, Judgement)
-    return event
+    def grade(self, answers: Sequence[AnswerToGrade]) -> list[Grades]:
+        return [UNGRADED for _ in answers]
 
 
-def worker(kind: str, folder: Path, *options: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "cli.main", "--log-level", "error", "worker", kind, "--log", str(folder / "log")]
-    return subprocess.Popen([*command, *options], env=os.environ | {"OMP_NUM_THREADS": "1"})
-
-
-def test_workers_killed_at_any_moment_neither_lose_nor_double(tmp_path: Path) -> None:
-    log, url = embedded(tmp_path / "log"), str(tmp_path / "shards")
-    began = datetime.now(UTC) - timedelta(minutes=40)
-    events = traffic(range(1_500), began)
-    judge = ["--settle", "0", "--window", "600", "--lateness", "7200", "--idle", "0.5"]
-    feedback = ["--shards", url, "--flush", "0.02"]
-    chance = random.Random(4)
-    rounds = 4
-    share = len(events) // rounds + 1
-    with ExitStack() as stack:
-        for i in range(rounds):
-            put(log, events[i * share : (i + 1) * share])
-            started = [worker("judge", tmp_path, *judge), worker("feedback", tmp_path, *feedback)]
-            for process in started:
-                stack.callback(process.wait, 30)
-                stack.callback(process.kill)
-            reached = ShardReader(url).totals().rows
-            if i < rounds - 1:
-                until(lambda reached=reached: ShardReader(url).totals().rows > reached)  # type: ignore[misc]
-                time.sleep(chance.uniform(0, 0.2))
-                for process in chance.sample(started, 2):
-                    process.send_signal(signal.SIGKILL)
-                    process.wait(30)
-        until(lambda: stored(url) == expected(events), lambda: ShardReader(url).totals())
-        for process in started:
-            process.terminate()
-        assert [process.wait(30) for process in started] == [0, 0]
-    check(url, events)
+def test_an_answer_that_gets_no_grades_is_judged_all_the_same(tmp_path: Path) -> None:
+    log, registry = embedded(tmp_path / "log"), CollectorRegistry()
+    answer = interaction(1)
+    put(log, [answer, answer])
+    Worker(JudgeTask(log, Unable(), registry=registry), log, poll_s=0.05).run(threading.Event(), until_idle=True)
+    (judgement,) = said(log)
+    assert [(ad.ad_id, ad.relevance) for ad in judgement.ads] == [("A0", None), ("A1", None)]
+    assert registry.get_sample_value("llm_auction_judge_judgements_total", {"graded": "no"}) == 1
 
 
 def test_erased_data_does_not_come_back_from_the_log(tmp_path: Path) -> None:
-    log, url = embedded(tmp_path / "log"), str(tmp_path / "shards")
+    log, url = embedded(tmp_path / "log"), str(tmp_path / "lake")
     alice = pseudonym("alice", bytes(32))
-    began = datetime.now(UTC) - timedelta(minutes=10)
-    events = traffic(range(20), began, user=alice)
-    put(log, events)
-    with running(log, JudgeTask(log, RuleJudge(), QUICK), FeedbackTask(url, FLUSHED)):
-        until(lambda: stored(url) == expected(events))
-        assert ShardReader(url).count() == 20
-        erasure = request(ShardStore(url), alice, timedelta(days=30))
-        assert ShardReader(url).count() == 0
-        until(lambda: all(m.erased == (erasure.mark,) for m in ShardReader(url).manifests()))
-        # A click from before the request that came late: its row is written anew, from the log.
-        answer = next(event for event in events if isinstance(event, Interaction) and not expected(events)[event.key])
-        put(log, [click(answer, "A1", 100)])
-        until(lambda: stored(url)[answer.key] == {"A1"})
-    store = ShardStore(url)
-    for manifest in ShardReader(url).manifests():
-        for shard in manifest.shards:
-            assert alice not in store.table(shard, ["reader"]).column("reader").to_string()
-    assert list(requests(store)) == [alice]
-    late = FeedbackTask(url, FLUSHED, clock=lambda: erasure.log_until + timedelta(days=1))
-    with running(log, late):
-        until(lambda: requests(store) == {})
+    events = traffic(range(20), datetime.now(UTC) - timedelta(minutes=10), user=alice)
+    answers = [event for event in events if isinstance(event, Interaction)]
+    put(log, [*events, *traffic(range(50, 53), datetime.now(UTC) - timedelta(minutes=10))])
+    with running(log, JudgeTask(log, RuleJudge()), LakeTask(log, url, QUICK)):
+        until(lambda: TrainingSet(url).count() == 23)
+        request, erased = erase(Lake(url), "user", alice, "a test", timedelta(days=30))
+        assert (erased, TrainingSet(url).count()) == (20, 3)
+        time.sleep(0.3)  # the worker has read the request
+        late = interaction(777, request.requested_at - timedelta(seconds=1), user=alice)
+        anew = interaction(778, request.requested_at + timedelta(seconds=1), user=alice)
+        put(log, [*answers[:5], late, anew])  # a replay, a router's spool, and new consent
+        until(lambda: len(joined(url)) == 25)
+        until(lambda: TrainingSet(url).count() == 4, lambda: TrainingSet(url).totals())
+    kept = {row.auction_id for row in TrainingSet(url).rows()}
+    assert anew.auction_id in kept
+    assert late.auction_id not in kept
+    assert {row.auction_id: set(row.clicked_after_s) for row in TrainingSet(url).rows(usable=False)}.items() >= (
+        expected(events).items()
+    ), "auctions and clicks remain"
+    assert [r.subject for r in read_requests(Lake(url)).all] == [alice]
 
 
 def test_a_partition_without_traffic_holds_nothing_up(tmp_path: Path) -> None:
-    log, url = embedded(tmp_path / "log"), str(tmp_path / "shards")
+    log, url = embedded(tmp_path / "log"), str(tmp_path / "lake")
     answer = interaction(1, datetime.now(UTC) - timedelta(seconds=30))
     put(log, [answer])
-    with running(log, JudgeTask(log, RuleJudge(), QUICK), FeedbackTask(url, FLUSHED)):
-        until(lambda: stored(url) == {answer.key: set()})
-        until(lambda: (mark := ShardReader(url).watermark()) is not None and mark >= answer.occurred_at)
-    assert len(ShardReader(url).manifests()) == 3
+    with running(log, LakeTask(log, url, QUICK)):
+        until(lambda: (mark := TrainingSet(url).watermark()) is not None and mark >= answer.occurred_at)
 
 
-def test_feedback_waits_for_the_judge_without_reading_all_interactions(tmp_path: Path) -> None:
-    log, url = embedded(tmp_path / "log"), str(tmp_path / "shards")
-    events = traffic(range(1_200), datetime.now(UTC) - timedelta(minutes=30))
-    put(log, events)
-    narrow = FeedbackSettings(flush_s=0.05, quiet_s=0.1, waiting=100)
-    registry = CollectorRegistry()
-    task = FeedbackTask(url, narrow, registry=registry)
-    with running(log, task):
-        until(lambda: len(task.paused()) == 3)
-        assert 100 < (registry.get_sample_value("llm_auction_feedback_waiting") or 0) < 1_000
-        with running(log, JudgeTask(log, RuleJudge(), QUICK)):
-            until(lambda: stored(url) == expected(events), lambda: ShardReader(url).totals())
-    check(url, events)
+def test_a_worker_that_another_one_has_overtaken_changes_nothing(tmp_path: Path) -> None:
+    """Two logs of one identity stand for two owners of one partition, as after a network that was cut."""
+    log, url = embedded(tmp_path / "log"), str(tmp_path / "lake")
+    events = traffic(range(40), datetime.now(UTC) - timedelta(minutes=10))
+    put(log, events[:20])
+    slow = LakeTask(log, url, LakeSettings(commit_s=3_600.0, quiet_s=3_600.0))
+    stop = threading.Event()
+    other = EmbeddedLog(tmp_path / "log")
+    holding = threading.Thread(target=Worker(slow, log, poll_s=0.05).run, args=(stop,))
+    holding.start()
+    until(lambda: Lake(url).has(JUDGEMENTS))
+    time.sleep(0.5)
+    numbers = [Partition(topic, n) for topic in (INTERACTIONS, CLICKS, JUDGEMENTS) for n in range(3)]
+    quick = LakeTask(other, url, QUICK)
+    quick.assigned(numbers)
+    from streaming.workers.task import Batch, arrival
+
+    with other.consumer("", [INTERACTIONS, CLICKS]) as consumer:
+        records = [record for _ in range(5) for record in consumer.poll(0.1)]
+    after = {record.place: record.offset + 1 for record in records}
+    quick.process(Batch([arrival(record) for record in records], after))
+    quick.finish()
+    stop.set()
+    holding.join(WAIT_S)
+    put(log, events[20:])
+    Worker(LakeTask(log, url, QUICK), log, poll_s=0.05).run(threading.Event(), until_idle=True)
+    check_once(url, log, INTERACTIONS, CLICKS)
 
 
-def test_an_interaction_that_the_log_no_longer_has_is_counted_as_an_orphan(tmp_path: Path) -> None:
-    log, url = embedded(tmp_path / "log"), str(tmp_path / "shards")
-    events = traffic(range(3), datetime.now(UTC) - timedelta(minutes=1))
-    put(log, events)
-    lost = interaction(77, datetime.now(UTC) - timedelta(minutes=1))
-    judgement = Judgement(
-        occurred_at=datetime.now(UTC),
-        auction_id=lost.auction_id,
-        answered_at=lost.occurred_at,
-        window_s=60,
-        judge="rules",
-        judge_version="1",
-    )
-    put(log, [judgement])
-    with running(log, JudgeTask(log, RuleJudge(), QUICK), FeedbackTask(url, FLUSHED)):
-        until(lambda: ShardReader(url).totals().orphans == 1)
-        until(lambda: stored(url) == expected(events))
-    totals = ShardReader(url).totals()
-    assert totals.judgements == totals.rows + totals.repeated + 1
-    assert INTERACTIONS in FeedbackTask.topics
+def test_a_damaged_table_stops_the_worker_and_blames_no_record(tmp_path: Path) -> None:
+    import pyarrow as pa
 
-
-def test_a_damaged_shard_stops_the_worker_and_blames_no_record(tmp_path: Path) -> None:
-    log, url = embedded(tmp_path / "log"), str(tmp_path / "shards")
-    events = traffic(range(5), datetime.now(UTC) - timedelta(minutes=1))
-    put(log, events)
-    with running(log, JudgeTask(log, RuleJudge(), QUICK), FeedbackTask(url, FLUSHED)):
-        until(lambda: stored(url) == expected(events))
-    for path in (tmp_path / "shards/shards").rglob("*.parquet"):
-        path.unlink()
-    put(log, events)  # repetitions are looked up in the shards
-    with pytest.raises(WorkerStopped, match="bring it back"), running(log, FeedbackTask(url, FLUSHED)) as failures:
+    log, url = embedded(tmp_path / "log"), str(tmp_path / "lake")
+    put(log, [click(interaction(1), "A0", 1.0)])
+    Lake(url).create(CLICKS, pa.schema([("auction_id", pa.int64()), ("day", pa.date32())]), ["day"])
+    with pytest.raises(WorkerStopped, match="use another folder"), running(log, LakeTask(log, url, QUICK)) as failures:
         until(lambda: bool(failures))
-    assert all(log.end(Partition(f"{topic}.dlq", 0)) == 0 for topic in (INTERACTIONS, JUDGEMENTS))
+    assert log.end(Partition(f"{CLICKS}.dlq", 0)) == 0

@@ -1,5 +1,5 @@
-"""Served traffic for tests of retraining: a real policy answers, the simulator's users click, and the rows stand in
-real shards, written as the feedback worker writes them."""
+"""Served traffic for tests of retraining: a real policy answers, the simulator's users click, and the rows stand in a
+real lake, written as the lake worker writes them."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from benchmarks.streaming.event_samples import auction_id, generated_interaction
+from benchmarks.streaming.event_samples import auction_id, click, generated_interaction
 from inference.policy import Policy
 from mechanism.types import AdId, Context, Generation
 from simulator.clicks import ClickModel
 from simulator.world import World
 from streaming.events import (
-    JudgedAd,
+    GradedAd,
     Judgement,
     Reader,
     ReaderProfile,
     Sampling,
     Span,
 )
-from streaming.shards import Row
-from streaming.shards.manifest import Progress, Totals
-from streaming.shards.store import ShardStore
-from streaming.shards.writer import PartitionWriter
+from streaming.lake import Row
+from streaming.lake.schema import Stored
+from streaming.lake.store import Lake
+from streaming.lake.table import LakeTable, Mark
+from streaming.topics import CLICKS, INTERACTIONS, JUDGEMENTS
 
 BEGINNING = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)
 WINDOW_S = 1800.0
@@ -102,29 +103,30 @@ def row(
     event = generated_interaction(
         auction, at, made, generation, sampling, digest, currency="EUR", reader=reader, seen=seen
     )
-    ads = tuple(
-        JudgedAd(ad_id=ad, clicked=hit, clicked_after_s=min(WINDOW_S, float(rng.exponential(60.0))) if hit else None)
-        for ad, hit in clicks.items()
-    )
     judgement = Judgement(
-        occurred_at=at + timedelta(seconds=WINDOW_S),
+        occurred_at=at + timedelta(seconds=1),
         auction_id=auction,
         answered_at=at,
-        window_s=WINDOW_S,
         judge="rules",
         judge_version="1",
-        revision=sum(clicks.values()),
-        ads=ads,
+        ads=tuple(GradedAd(ad_id=ad, relevance=0.5, nativeness=0.5) for ad in clicks),
         answer_quality=0.8,
     )
-    return Row(event, judgement)
+    # to the microsecond, as events have it
+    delays = {ad: round(min(WINDOW_S, float(rng.exponential(60.0))), 6) for ad, hit in clicks.items() if hit}
+    return Row(event, judgement, delays, WINDOW_S)
 
 
 def write(url: str, rows: Sequence[Row], watermark: datetime | None = None) -> None:
     """Appends rows to partition 0; `watermark` defaults to a window after the last of them."""
-    writer = PartitionWriter(ShardStore(url), 0)
-    start = writer.manifest.progress.judgements
     mark = watermark or rows[-1].interaction.occurred_at + timedelta(seconds=WINDOW_S)
-    progress = Progress(interactions=start + len(rows), judgements=start + len(rows), watermark=mark)
-    added = Totals(judgements=len(rows), rows=len(rows), auctions=len(rows), clicks=sum(r.clicks for r in rows))
-    writer.append(rows, (start, start + len(rows)), progress, added)
+    events = {
+        INTERACTIONS: [row.interaction for row in rows],
+        CLICKS: [click(row.interaction, ad, delay) for row in rows for ad, delay in row.clicked_after_s.items()],
+        JUDGEMENTS: [row.judgement for row in rows if row.judgement],
+    }
+    for topic, own in events.items():
+        table = LakeTable(Lake(url), topic, "log")
+        start = table.own([0]).get(0, 0)
+        stored = [Stored(event, None, event.occurred_at, "log", 0, start + n) for n, event in enumerate(own)]
+        table.append(stored, {0: Mark(start + len(own), mark)})

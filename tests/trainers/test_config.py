@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from mechanism.errors import ConfigError
 from mechanism.objective import Penalty
 from trainers.config import (
+    FeedbackConfig,
     OptimisationConfig,
     RetrainConfig,
     RunConfig,
@@ -57,10 +59,22 @@ def test_a_dumped_configuration_parses_to_itself(name: str) -> None:
 def test_every_shipped_retraining_parses_to_itself_and_makes_a_run(name: str) -> None:
     config = load_retraining(name)
     assert parse_retraining(dump_config(config), "again") == config
-    run = config.run("models/v1", "shards", 3, None, None)
-    assert (run.epochs, run.base, run.feedback.source, run.feedback.path) == (1, "models/v1", "shards", "shards")
+    run = config.run("models/v1", "lake", 3, None, None)
+    assert (run.epochs, run.base, run.feedback.source, run.feedback.path) == (1, "models/v1", "lake", "lake")
     assert run.feedback.held_out == config.log.held_out
     assert RunConfig.model_validate(run.model_dump()) == run
+
+
+def test_records_of_earlier_releases_name_the_lake_shards() -> None:
+    from trainers.retraining.attempts import Begun
+
+    assert FeedbackConfig.model_validate({"source": "shards", "path": "old"}).source == "lake"
+    now = datetime.now(UTC)
+    values = {"serving": "v1", "begun_at": now, "log_since": None, "log_until": now, "newest_since": None}
+    values |= {"reason": "a test", "config": load_retraining(RETRAINING[0])}
+    earlier = Begun.model_validate(values | {"shards": "s3://bucket/shards"})
+    assert earlier == Begun.model_validate(values | {"lake": "s3://bucket/shards"})
+    assert "shards" not in earlier.model_dump()
 
 
 def test_a_retraining_keeps_something_for_its_gates() -> None:

@@ -4,16 +4,18 @@ log, and nowhere a look at the simulator's truth."""
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cli.train import run_training
 from inference.policy import Policy
 from mechanism.errors import ConfigError, InputError
 from simulator.world import World
-from streaming.shards import Row
+from streaming.lake import Row, TrainingSet, Versions
 from tests.trainers.logged_traffic import BEGINNING, WINDOW_S, served, write
 from trainers.artifacts.run_directory import RunDirectory
 from trainers.artifacts.sampled import read_sampled
@@ -27,7 +29,7 @@ CONFIG = """
 name: logged
 base: tiny
 epochs: 1
-feedback: {{source: shards, path: {shards}, contexts: 1000, held_out: 0.3}}
+feedback: {{source: lake, path: {lake}, contexts: 1000, held_out: 0.3}}
 reward: {{passes: 3}}
 rollout: {{contexts: 30, samples: 4}}
 penalty: {{per_ad: 5.0}}
@@ -44,15 +46,15 @@ def rows() -> list[Row]:
 
 
 @pytest.fixture(scope="module")
-def shards(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> str:
-    url = str(tmp_path_factory.mktemp("log") / "shards")
+def lake(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = str(tmp_path_factory.mktemp("log") / "lake")
     write(url, rows)
     return url
 
 
 @pytest.fixture(scope="module")
-def run(shards: str, tmp_path_factory: pytest.TempPathFactory) -> Session:
-    config = parse_config(CONFIG.format(shards=shards), "logged.yaml")
+def run(lake: str, tmp_path_factory: pytest.TempPathFactory) -> Session:
+    config = parse_config(CONFIG.format(lake=lake), "logged.yaml")
     url = str(tmp_path_factory.mktemp("runs") / "logged")
     run_training(config, url)
     return session(config, url)
@@ -107,9 +109,9 @@ def test_rollouts_have_bids_of_the_log_before_the_ad_load(run: Session, rows: li
 
 
 def test_the_snapshot_outlives_what_happens_to_the_log(run: Session, rows: list[Row], tmp_path: Path) -> None:
-    url = str(tmp_path / "shards")
+    url = str(tmp_path / "lake")
     write(url, rows[:200])
-    config = FeedbackConfig(source="shards", path=url, contexts=150, held_out=0.4)
+    config = FeedbackConfig(source="lake", path=url, contexts=150, held_out=0.4)
     take_snapshot(config, tmp_path)
     before = read_snapshot(tmp_path / LOGGED)[0]
     assert [a.context.id for a in before] == [r.auction_id for r in rows[50:200]], "the newest"
@@ -120,11 +122,11 @@ def test_the_snapshot_outlives_what_happens_to_the_log(run: Session, rows: list[
 
 
 def test_answers_too_young_to_tell_are_left_out_and_counted(rows: list[Row], tmp_path: Path) -> None:
-    url = str(tmp_path / "shards")
-    # judged at once, so that the last ones had no time to be clicked
-    early = [Row(r.interaction, _at(r, rows[-1])) for r in rows]
+    url = str(tmp_path / "lake")
+    # read at once, so that the last ones had no time to be clicked
+    early = [_without_later_clicks(row, rows[-1].interaction.occurred_at) for row in rows]
     write(url, early, watermark=rows[-1].interaction.occurred_at)
-    summary = take_snapshot(FeedbackConfig(source="shards", path=url, contexts=1000, min_seen=0.3), tmp_path)
+    summary = take_snapshot(FeedbackConfig(source="lake", path=url, contexts=1000, min_seen=0.3), tmp_path)
     answers, seen = read_snapshot(tmp_path / LOGGED)
     assert 0 < len(rows) - len(answers) < 20
     assert (seen >= 0.3).all()
@@ -133,27 +135,31 @@ def test_answers_too_young_to_tell_are_left_out_and_counted(rows: list[Row], tmp
 
 
 def test_too_little_or_nothing_is_refused_with_what_was_found(rows: list[Row], tmp_path: Path) -> None:
-    url = str(tmp_path / "shards")
-    with pytest.raises(InputError, match=r"feedback.path: .*no shards are there"):
-        take_snapshot(FeedbackConfig(source="shards", path=url), tmp_path)
+    url = str(tmp_path / "lake")
+    with pytest.raises(InputError, match=r"feedback.path: .*no lake is there"):
+        take_snapshot(FeedbackConfig(source="lake", path=url), tmp_path)
     write(url, rows)
-    with pytest.raises(InputError, match=r"shards: .* shown ads with \d+ clicks held out.*wait for more traffic"):
-        take_snapshot(FeedbackConfig(source="shards", path=url, held_out=0.02), tmp_path)
+    with pytest.raises(InputError, match=r"lake: .* shown ads with \d+ clicks held out.*wait for more traffic"):
+        take_snapshot(FeedbackConfig(source="lake", path=url, held_out=0.02), tmp_path)
     late = BEGINNING + timedelta(days=30)
     with pytest.raises(InputError, match=r"of 0 usable answers.*widen feedback.since"):
-        take_snapshot(FeedbackConfig(source="shards", path=url, since=late), tmp_path)
+        take_snapshot(FeedbackConfig(source="lake", path=url, since=late), tmp_path)
     assert list(tmp_path.glob("*.parquet")) == []
 
 
-def _at(row: Row, last: Row) -> object:
-    import msgspec
+def test_a_snapshot_records_the_versions_that_it_read(rows: list[Row], tmp_path: Path) -> None:
+    url = str(tmp_path / "lake")
+    write(url, rows[:150])
+    take_snapshot(FeedbackConfig(source="lake", path=url, held_out=0.4), tmp_path)
+    pinned = json.loads((tmp_path / "about.json").read_text())["lake"]
+    write(url, rows[150:])
+    assert pinned["window_s"] == WINDOW_S
+    again = TrainingSet(url, versions=msgspec.convert({k: pinned[k] for k in Versions.__struct_fields__}, Versions))
+    assert [row.auction_id for row in again.rows()] == [row.auction_id for row in rows[:150]]
+    assert again.watermark() == rows[149].interaction.occurred_at + timedelta(seconds=WINDOW_S)
 
-    at = min(row.judgement.occurred_at, last.interaction.occurred_at)
-    watched = (at - row.interaction.occurred_at).total_seconds()
-    ads = tuple(
-        ad
-        if not ad.clicked or (ad.clicked_after_s or 0) <= watched
-        else msgspec.structs.replace(ad, clicked=False, clicked_after_s=None)
-        for ad in row.judgement.ads
-    )
-    return msgspec.structs.replace(row.judgement, occurred_at=at, ads=ads, window_s=WINDOW_S)
+
+def _without_later_clicks(row: Row, until: datetime) -> Row:
+    answered_at = row.interaction.occurred_at
+    seen = {ad: s for ad, s in row.clicked_after_s.items() if answered_at + timedelta(seconds=s) <= until}
+    return replace(row, clicked_after_s=seen)

@@ -44,13 +44,13 @@ def config(**changes: Any) -> RetrainConfig:
 
 
 def started(folder: Path, count: int, **traffic: Any) -> tuple[Registry, ModelEntry, str]:
-    """A registry with the serving model, and the shards of what it served."""
+    """A registry with the serving model, and the lake of what it served."""
     registry = Registry(folder / "registry")
     entry = registry.register(resolve("tiny")[0], base="tiny")
     policy = Policy.load(str(registry.fetch(entry.version)))
-    shards = str(folder / "shards")
-    write(shards, served(policy, WORLD, count, digest=entry.digest, ad_load=0.5, **traffic))
-    return registry, entry, shards
+    lake = str(folder / "lake")
+    write(lake, served(policy, WORLD, count, digest=entry.digest, ad_load=0.5, **traffic))
+    return registry, entry, lake
 
 
 class Killed(BaseException):
@@ -61,7 +61,7 @@ class Killed(BaseException):
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[RetrainOutcome, Registry, Path]:
     """A retraining that is killed before its gates, and goes on."""
     folder = tmp_path_factory.mktemp("retraining")
-    registry, entry, shards = started(folder, 260)
+    registry, entry, lake = started(folder, 260)
     with pytest.MonkeyPatch.context() as patch:
 
         def dies(*_: Any) -> None:
@@ -69,10 +69,10 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[RetrainOutcome, R
 
         patch.setattr("trainers.retraining.release.measure", dies)
         with pytest.raises(Killed):
-            retrain(config(), shards, registry, entry.version, folder / "work", lambda text: None, now=NOW)
+            retrain(config(), lake, registry, entry.version, folder / "work", lambda text: None, now=NOW)
     reports: list[str] = []
     later = NOW + timedelta(hours=1)
-    found = retrain(config(), shards, registry, "latest", folder / "work", reports.append, now=later)
+    found = retrain(config(), lake, registry, "latest", folder / "work", reports.append, now=later)
     assert "resuming" in reports[0]
     assert not any(text.startswith(("rollouts", "policy")) for text in reports), "finished phases are not repeated"
     return found, registry, folder
@@ -131,7 +131,7 @@ def test_a_run_of_the_operator_s_passes_the_same_gates(
 def test_killed_after_registering_it_registers_nothing_twice(outcome: tuple[RetrainOutcome, Registry, Path]) -> None:
     found, registry, folder = outcome
     (folder / "work" / "001" / "outcome.json").unlink()
-    again = retrain(config(), str(folder / "shards"), registry, "v0001", folder / "work", lambda text: None, now=NOW)
+    again = retrain(config(), str(folder / "lake"), registry, "v0001", folder / "work", lambda text: None, now=NOW)
     assert again.entry == found.entry
     assert again.decision.to_dict() == found.decision.to_dict()
     assert [e.version for e in registry.list()] == ["v0001", "v0002"]
@@ -140,10 +140,10 @@ def test_killed_after_registering_it_registers_nothing_twice(outcome: tuple[Retr
 
 @pytest.mark.timeout(600)
 def test_what_was_read_is_not_new_any_more(outcome: tuple[RetrainOutcome, Registry, Path]) -> None:
-    from streaming.shards import ShardReader
+    from streaming.lake import TrainingSet
 
     _, registry, folder = outcome
-    attempts, reader = Attempts(folder / "work"), ShardReader(str(folder / "shards"))
+    attempts, reader = Attempts(folder / "work"), TrainingSet(str(folder / "lake"))
     assert new_since(attempts, None) == NOW
     assert observe(reader, registry.get("v0001"), attempts, config()).new == 0
     no_attempts = Attempts(folder / "elsewhere")
@@ -154,9 +154,9 @@ def test_what_was_read_is_not_new_any_more(outcome: tuple[RetrainOutcome, Regist
 
 
 def test_too_little_log_is_refused_and_read_again_later(tmp_path: Path) -> None:
-    registry, entry, shards = started(tmp_path, 12)
-    with pytest.raises(InputError, match=r"shards: .*wait for more traffic"):
-        retrain(config(), shards, registry, entry.version, tmp_path / "work", lambda text: None, now=NOW)
+    registry, entry, lake = started(tmp_path, 12)
+    with pytest.raises(InputError, match=r"lake: .*wait for more traffic"):
+        retrain(config(), lake, registry, entry.version, tmp_path / "work", lambda text: None, now=NOW)
     attempts = Attempts(tmp_path / "work")
     (attempt,) = attempts.all()
     assert attempt.ended is not None
@@ -170,14 +170,14 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "registry")
     entry = registry.register(resolve("tiny")[0], base="tiny")
     with Attempts(tmp_path / "work").lock(), pytest.raises(InputError, match="work"):
-        retrain(config(), "shards", registry, entry.version, tmp_path / "work", lambda text: None)
+        retrain(config(), "lake", registry, entry.version, tmp_path / "work", lambda text: None)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_shuffled_clicks_are_refused_without_the_truth(tmp_path: Path) -> None:
-    registry, entry, shards = started(tmp_path, 1200, shuffled=True)
-    found = retrain(config(), shards, registry, entry.version, tmp_path / "work", lambda text: None, now=NOW)
+    registry, entry, lake = started(tmp_path, 1200, shuffled=True)
+    found = retrain(config(), lake, registry, entry.version, tmp_path / "work", lambda text: None, now=NOW)
     assert not found.promote
     assert found.entry is None or found.entry.status == "refused"
     assert {g.name: g.verdict for g in found.decision.gates}["click_predictor"] in ("failed", "refused")

@@ -59,6 +59,7 @@ class LogConfig(Settings):
     answers: Positive = Field(20_000, description="newest answers that are read, at most")
     max_age_hours: Rate | None = Field(None, description="age above which answers are left out; none: no limit")
     held_out: Share = Field(0.2, gt=0, lt=1, description="share of the auctions held out of fitting, for the gates")
+    window_s: Rate = Field(1800.0, description="seconds after an answer within which its clicks count")
     delay_correction: bool = Field(True, description="account for clicks that have not come yet")
     min_seen: Rate = Field(0.1, lt=1, description="leave out answers too young to show this share of their clicks")
 
@@ -82,7 +83,7 @@ class RetrainConfig(Settings):
     evaluation: EvaluationConfig = EvaluationConfig()
     gates: GateSettings = GateSettings()
 
-    def run(self, base: str, shards: str, seed: int, since: datetime | None, until: datetime | None) -> RunConfig:
+    def run(self, base: str, lake: str, seed: int, since: datetime | None, until: datetime | None) -> RunConfig:
         """Return the configuration of one run.
 
         `base` is the serving model's folder; the log is that of auctions from `since` to before `until` (aware
@@ -90,8 +91,9 @@ class RetrainConfig(Settings):
         """
         log = self.log
         feedback = FeedbackConfig(
-            source="shards",
-            path=shards,
+            source="lake",
+            path=lake,
+            window_s=log.window_s,
             contexts=log.answers,
             held_out=log.held_out,
             delay_correction=log.delay_correction,

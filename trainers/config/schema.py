@@ -5,7 +5,7 @@ Docstrings and descriptions of these models are also those of the custom resourc
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
@@ -76,31 +76,40 @@ class JudgeConfig(Settings):
 class FeedbackConfig(Settings):
     """Step 1 of an epoch: D_on, the clicks on the policy's answers.
 
-    Source `simulator` deploys the policy on simulated queries; `shards` reads the answers of served policies and their
-    clicks from the log's shards at `path`.
+    Source `simulator` deploys the policy on simulated queries; `lake` reads the answers of served policies and their
+    clicks from the tables at `path`.
     """
 
-    source: Literal["simulator", "shards"] = Field(
-        "simulator", description="simulated users, or the event log's shards"
+    source: Literal["simulator", "lake"] = Field(
+        "simulator", description="simulated users, or the lake of logged events"
     )
-    contexts: Positive = Field(1000, description="simulator: contexts; shards: newest logged answers, at most")
+    contexts: Positive = Field(1000, description="simulator: contexts; lake: newest logged answers, at most")
     answers: Positive = Field(2, description="simulator: answers shown per context")
     judge: JudgeConfig | None = Field(None, description="simulator: model that clicks; none: simulated users")
-    path: str | None = Field(None, description="shards: folder or URL that the feedback worker writes to")
-    since: AwareDatetime | None = Field(None, description="shards: auctions from this time on; none: all")
-    until: AwareDatetime | None = Field(None, description="shards: auctions before this time; none: all")
-    held_out: Share = Field(0.2, description="shards: share of the auctions held out of fitting, for the gates")
-    delay_correction: bool = Field(True, description="shards: account for clicks that have not come yet")
+    path: str | None = Field(None, description="lake: folder or s3:// URL that the lake worker writes to")
+    window_s: Rate = Field(1800.0, description="lake: seconds after an answer within which its clicks count")
+    since: AwareDatetime | None = Field(None, description="lake: auctions from this time on; none: all")
+    until: AwareDatetime | None = Field(None, description="lake: auctions before this time; none: all")
+    held_out: Share = Field(0.2, description="lake: share of the auctions held out of fitting, for the gates")
+    delay_correction: bool = Field(True, description="lake: account for clicks that have not come yet")
     min_seen: Rate = Field(
-        0.1, lt=1, description="shards: leave out answers too young to show this share of their clicks"
+        0.1, lt=1, description="lake: leave out answers too young to show this share of their clicks"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_name(cls, values: Any) -> Any:
+        """Read the configs of runs of earlier releases, whose logs were `shards`."""
+        if isinstance(values, dict) and values.get("source") == "shards":
+            return {**values, "source": "lake"}
+        return values
 
     @model_validator(mode="after")
     def _fits_together(self) -> FeedbackConfig:
         if (self.path is None) != (self.source == "simulator"):
-            raise ValueError("feedback.path belongs to the source shards, and to it only")
-        if self.source == "shards" and self.judge is not None:
-            raise ValueError("feedback.judge belongs to the source simulator: shards have been judged already")
+            raise ValueError("feedback.path belongs to the source lake, and to it only")
+        if self.source == "lake" and self.judge is not None:
+            raise ValueError("feedback.judge belongs to the source simulator: a lake has been judged already")
         if self.since is not None and self.until is not None and self.since >= self.until:
             raise ValueError("feedback.since must be before feedback.until")
         return self
@@ -139,7 +148,7 @@ class RolloutConfig(Settings):
     contexts: Positive = Field(1000, description="contexts to answer")
     samples: int = Field(5, ge=2, description="M, answers per context; at least a winner and a loser")
     bids: Literal["fresh", "as_bid"] = Field(
-        "fresh", description="fresh bids for every context (shards: from all bids of the log); shards only: as bid"
+        "fresh", description="fresh bids for every context (lake: from all bids of the log); lake only: as bid"
     )
     new_titles: Share = Field(0.0, description="share of the contexts in which ads get invented titles and ids")
     temperature: Rate | None = Field(None, description="sampling temperature")
@@ -320,19 +329,19 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _logs_last_an_epoch(self) -> RunConfig:
-        if self.rollout.bids == "as_bid" and self.feedback.source != "shards":
-            raise ValueError("rollout.bids as_bid needs feedback.source shards: a simulated world has no advertisers")
+        if self.rollout.bids == "as_bid" and self.feedback.source != "lake":
+            raise ValueError("rollout.bids as_bid needs feedback.source lake: a simulated world has no advertisers")
         foreign = self.preference.edited or self.preference.counterfactual_bids
         if self.optimisation.objective == "rloo" and foreign:
             raise ValueError(
                 "optimisation.objective rloo needs preference.edited and preference.counterfactual_bids of 0: its"
                 " importance ratios hold for answers that the policy wrote under the bids that score them"
             )
-        if self.feedback.source == "shards":
+        if self.feedback.source == "lake":
             if self.epochs != 1:
-                raise ValueError("epochs must be 1 with feedback.source shards: only a policy that serves has a log")
+                raise ValueError("epochs must be 1 with feedback.source lake: only a policy that serves has a log")
             if self.reward.source == "oracle":
-                raise ValueError("reward.source oracle knows simulated users only, not those of feedback.source shards")
+                raise ValueError("reward.source oracle knows simulated users only, not those of feedback.source lake")
             if self.warm_start is not None:
                 raise ValueError("warm_start needs a simulated world: register a warmed model and start from it")
         return self

@@ -57,7 +57,7 @@ def warm_start(session: Session, epoch: int) -> str:
 def feedback(session: Session, epoch: int) -> str:
     """Deploy the current policy on training contexts and record clicks (D_on), or take both from the log."""
     config = session.config.feedback
-    if config.source == "shards":
+    if config.source == "lake":
         with session.run.phase("feedback", epoch).open() as folder:
             return take_snapshot(config, folder)
     if session.config.reward.source == "oracle":
@@ -99,7 +99,7 @@ def reward_model(session: Session, epoch: int) -> str:
 
 def _feedback_so_far(session: Session, epoch: int) -> tuple[list[Shown], Floats | None]:
     """Return the shown answers of all epochs, and the share of their clicks that are known by now (None: all)."""
-    if session.config.feedback.source == "shards":
+    if session.config.feedback.source == "lake":
         return fitted_part(*session.logged)
     shown: list[Shown] = []
     for past in range(1, epoch + 1):
@@ -228,7 +228,7 @@ def _optimisation_job(session: Session, epoch: int, out: str) -> OptimisationJob
 
 def evaluation(session: Session, epoch: int) -> str:
     """Measure the epoch's policy on validation contexts and check the guards; in epoch 1 measure the base as well."""
-    truth = None if session.config.feedback.source == "shards" else session.truth
+    truth = None if session.config.feedback.source == "lake" else session.truth
     for number in {0, epoch}:
         if not session.run.exists(epoch_file(number, EVALUATION)):
             measured, raw = validate(

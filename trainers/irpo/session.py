@@ -72,7 +72,7 @@ class Session:
     def contexts(self) -> ContextSource | LoggedContexts:
         """The source of training and validation contexts."""
         seed, validation = self.config.seed, self.config.evaluation.validation
-        if self.config.feedback.source == "shards":
+        if self.config.feedback.source == "lake":
             fresh = self.config.rollout.bids == "fresh"
             return LoggedContexts(self.logged[0], seed, validation, fresh_bids=fresh)
         return ContextSource(self.world, self.config.world, seed, validation)
@@ -89,9 +89,9 @@ class Session:
         return self.contexts.test(count)
 
     def _require_simulator(self, what: str) -> None:
-        if self.config.feedback.source == "shards":
+        if self.config.feedback.source == "lake":
             remedy = f"a run on logs has no {what}: evaluate the registered model (llm-auction evaluate MODEL)"
-            raise ConfigError("feedback.source", "shards", remedy)
+            raise ConfigError("feedback.source", "lake", remedy)
 
     def policy_source(self, epoch: int) -> str:
         """Return the name or folder of the policy at the end of an epoch; epoch 0 is the (warmed) base."""

@@ -1,4 +1,4 @@
-"""Logged answers: judged interactions of the log's shards, and how many of their clicks the log can hold by now.
+"""Logged answers: judged interactions of the lake, and how many of their clicks the log can hold by now.
 
 Which answers are held out of fitting is decided by the auction's id alone, the same for every run over the same log.
 
@@ -22,7 +22,7 @@ from mechanism.errors import InputError
 from mechanism.statistics import Floats, finite_array
 from mechanism.types import AdId, Context, Fault, Generation, Micros
 from streaming.events import Sampling
-from streaming.shards import Row, ShardReader
+from streaming.lake import Row, TrainingSet
 from trainers.config import FeedbackConfig
 
 HELD_OUT_PARTS = 10_000
@@ -73,13 +73,13 @@ class Unusable:
 
 
 def read_answers(
-    reader: ShardReader, since: datetime | None, until: datetime | None, held_out: float
+    lake: TrainingSet, since: datetime | None, until: datetime | None, held_out: float
 ) -> tuple[list[LoggedAnswer], Unusable]:
     """Read the usable answers from `since` to before `until`, oldest first, and count the unusable ones."""
-    watermark = reader.watermark()
+    watermark = lake.watermark()
     answers: list[LoggedAnswer] = []
     unfinished = without_ads = 0
-    for row in reader.rows(since, until):
+    for row in lake.rows(since, until):
         generation, context = row.interaction.generation(), row.interaction.context()
         if generation is None or context is None or row.interaction.outcome != "answered":
             unfinished += 1
@@ -120,17 +120,17 @@ def _answer(
     row: Row, context: Context, generation: Generation, watermark: datetime | None, held_out: float
 ) -> LoggedAnswer:
     event, judgement = row.interaction, row.judgement
+    assert judgement is not None  # usable rows are judged
     answer = replace(generation.answer, faults=tuple(Fault(kind, 0) for kind in event.faults))
-    clicked = {ad.ad_id: float(ad.clicked_after_s or 0.0) for ad in judgement.ads if ad.clicked}
-    until = max(watermark or judgement.occurred_at, judgement.occurred_at).astimezone(UTC)
-    watched = min(judgement.window_s, max(0.0, (until - event.occurred_at).total_seconds()))
+    until = (watermark or judgement.occurred_at).astimezone(UTC)
+    watched = min(row.window_s, max(0.0, (until - event.occurred_at).total_seconds()))
     return LoggedAnswer(
         context=context,
         bids=event.bids(),
         generation=replace(generation, answer=answer),
-        clicked_after_s=clicked,
+        clicked_after_s=row.clicked_after_s,
         # A click proves that its moment was watched, even where the clocks of two machines disagree.
-        watched_s=max([watched, *clicked.values()]),
+        watched_s=max([watched, *row.clicked_after_s.values()]),
         answered_at=event.occurred_at,
         digest=event.model_digest,
         sampling=event.sampling,

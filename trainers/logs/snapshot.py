@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from mechanism.errors import InputError
 from mechanism.statistics import Floats
 from mechanism.types import Context
-from streaming.shards import ShardReader
+from streaming.lake import TrainingSet
 from trainers.artifacts.store import to_json
 from trainers.config import FeedbackConfig
 from trainers.logs.answers import LoggedAnswer, Unusable, read_answers, select
@@ -39,22 +39,25 @@ SCHEMA = pa.schema(
 
 
 def take_snapshot(config: FeedbackConfig, folder: Path) -> str:
-    """Write LOGGED and ABOUT from the log's shards into a phase's folder; return one line for the terminal.
+    """Write LOGGED and ABOUT from the lake into a phase's folder; return one line for the terminal.
 
     Raises:
-        InputError: if there are no shards, or too few shown ads or clicks in them.
+        InputError: if there is no lake, or too few shown ads or clicks in it.
     """
     assert config.path is not None
-    reader = ShardReader(config.path)
-    if not reader.manifests():
-        remedy = "no shards are there: give the folder or URL that `llm-auction worker feedback` writes to"
+    lake = TrainingSet(config.path, config.window_s)
+    if not lake.exists:
+        remedy = (
+            "no lake is there: give the folder or URL that `llm-auction worker lake` writes to; shards of an earlier "
+            "release are taken over by `llm-auction lake import`"
+        )
         raise InputError("feedback.path", config.path, remedy)
-    answers, unusable = read_answers(reader, config.since, config.until, config.held_out)
+    answers, unusable = read_answers(lake, config.since, config.until, config.held_out)
     kept, seen, young = select(answers, config)
     _check_enough(config, kept, unusable, young)
     write_snapshot(folder / LOGGED, kept, seen)
     shown, clicks = _count(kept)
-    watermark = reader.watermark()
+    versions = lake.versions
     about = {
         "answers": len(kept),
         "held_out": sum(a.held_out for a in kept),
@@ -67,7 +70,8 @@ def take_snapshot(config: FeedbackConfig, folder: Path) -> str:
         "mean_seen": float(seen.mean()),
         "from": kept[0].answered_at.isoformat(),
         "to": kept[-1].answered_at.isoformat(),
-        "watermark": watermark.isoformat() if watermark else None,
+        "watermark": versions.watermark.isoformat() if versions.watermark else None,
+        "lake": {**msgspec.to_builtins(versions), "window_s": config.window_s},
         "digests": sorted({a.digest for a in kept}),
     }
     (folder / ABOUT).write_text(to_json(about, ABOUT), encoding="utf-8")

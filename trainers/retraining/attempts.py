@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from mechanism.errors import InputError
 from trainers.artifacts.locks import Check
@@ -27,13 +27,16 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class Begun(BaseModel):
-    """`retraining.json`: how a retraining began, on the log of auctions from `log_since` to before `log_until`."""
+    """`retraining.json`: how a retraining began, on the log of auctions from `log_since` to before `log_until`.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Records of earlier releases name the log `shards`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True)
 
     serving: str
     begun_at: AwareDatetime
-    shards: str
+    lake: str = Field(validation_alias=AliasChoices("lake", "shards"))
     log_since: AwareDatetime | None
     log_until: AwareDatetime
     newest_since: AwareDatetime | None

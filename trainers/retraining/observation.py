@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from inference.encoder import shared_encoder
 from mechanism.errors import AuctionError, InputError
 from mechanism.statistics import Interval
-from streaming.shards import ShardReader
+from streaming.lake import TrainingSet
 from trainers.artifacts.registry import ModelEntry
 from trainers.artifacts.run_directory import RunDirectory
 from trainers.artifacts.sampled import read_sampled
@@ -27,25 +27,25 @@ from trainers.retraining.triggers import Observed
 from trainers.reward.model import PCTRModel
 
 
-def observe(reader: ShardReader, serving: ModelEntry, attempts: Attempts, config: RetrainConfig) -> Observed:
+def observe(lake: TrainingSet, serving: ModelEntry, attempts: Attempts, config: RetrainConfig) -> Observed:
     """Observe the log since the last of `attempts`, as `observe_since`."""
     last = attempts.last()
     last_at = last.begun.begun_at if last else serving.log_until
-    return observe_since(reader, serving, new_since(attempts, serving.log_until), last_at, config)
+    return observe_since(lake, serving, new_since(attempts, serving.log_until), last_at, config)
 
 
 def observe_since(
-    reader: ShardReader, serving: ModelEntry, since: datetime | None, last_at: datetime | None, config: RetrainConfig
+    lake: TrainingSet, serving: ModelEntry, since: datetime | None, last_at: datetime | None, config: RetrainConfig
 ) -> Observed:
     """Observe the auctions from `since` on; the last retraining began at `last_at`.
 
     Drift is measured only where there is enough new traffic to retrain at all, and too little to retrain by number.
     """
     triggers = config.triggers
-    new, watermark = reader.count(since), reader.watermark()
+    new, watermark = lake.count(since), lake.watermark()
     calibration = population = None
     if triggers.at_least <= new < triggers.new_interactions:
-        newest = _newest(reader, since, triggers.drift.window)
+        newest = _newest(lake, since, triggers.drift.window)
         if newest and triggers.drift.calibration is not None:
             calibration = _calibration(newest, serving)
         if newest and triggers.drift.population is not None:
@@ -83,13 +83,13 @@ def population_shift(before_ND: NDArray[np.float32], now_MD: NDArray[np.float32]
     return max(0.0, (distance - chance) / variance) if variance > 0 else float(distance > 1e-12)
 
 
-def _newest(reader: ShardReader, since: datetime | None, count: int) -> list[LoggedAnswer]:
+def _newest(lake: TrainingSet, since: datetime | None, count: int) -> list[LoggedAnswer]:
     """Read the newest `count` usable answers from `since` on."""
-    columns = [t.column("occurred_at").to_pylist() for t in reader.tables(since, columns=("occurred_at",))]
+    columns = [t.column("occurred_at").to_pylist() for t in lake.tables(since, columns=("occurred_at",))]
     times = sorted(moment for column in columns for moment in column)
     if not times:
         return []
-    answers, _ = read_answers(reader, times[-min(count, len(times))], None, 0.0)
+    answers, _ = read_answers(lake, times[-min(count, len(times))], None, 0.0)
     return answers[-count:]
 
 

@@ -146,8 +146,8 @@ def _log_writer(session: Session, registry: Registry) -> tuple[ModelEntry, Path]
     Raises:
         ConfigError: if the run has no log, or its base is not in the registry beside it.
     """
-    if session.config.feedback.source != "shards":
-        raise ConfigError("gates", session.config.feedback.source, "gates read a log: set feedback.source to shards")
+    if session.config.feedback.source != "lake":
+        raise ConfigError("gates", session.config.feedback.source, "gates read a log: set feedback.source to lake")
     base = Path(session.base)
     entry = next((entry for entry in registry.list() if entry.version == base.name), None)
     if entry is not None:

@@ -48,7 +48,7 @@ class RetrainOutcome:
 
 def retrain(
     config: RetrainConfig,
-    shards: str,
+    lake: str,
     registry: Registry,
     serving: str,
     workdir: str | Path,
@@ -58,7 +58,7 @@ def retrain(
     now: datetime | None = None,
     step: Step = lambda done, total, loss: None,
 ) -> RetrainOutcome:
-    """Train one epoch from version `serving` of `registry` on the log at `shards`, apply the gates, and register it.
+    """Train one epoch from version `serving` of `registry` on the log in `lake`, apply the gates, and register it.
 
     The log is read up to `now`. `workdir` (a folder or URL) keeps the runs, one process at a time; an unfinished
     retraining there is continued. InputError where the log holds too little or another process works in `workdir`.
@@ -70,20 +70,20 @@ def retrain(
         attempt = attempts.unfinished(entry.version)
         if attempt is None:
             _abandon(attempts, moment)
-            attempt = attempts.begin(_begun(config, shards, entry, attempts, moment, reason))
+            attempt = attempts.begin(_begun(config, lake, entry, attempts, moment, reason))
         else:
             report(f"resuming {attempt.run.url}, started at {attempt.begun.begun_at:%Y-%m-%d %H:%M:%S%z}")
         return _carry_out(attempt, registry, entry, report, step, moment)
 
 
 def _begun(
-    config: RetrainConfig, shards: str, serving: ModelEntry, attempts: Attempts, now: datetime, reason: str
+    config: RetrainConfig, lake: str, serving: ModelEntry, attempts: Attempts, now: datetime, reason: str
 ) -> Begun:
     hours = config.log.max_age_hours
     return Begun(
         serving=serving.version,
         begun_at=now,
-        shards=shards,
+        lake=lake,
         log_since=now - timedelta(hours=hours) if hours is not None else None,
         log_until=now,
         newest_since=new_since(attempts, serving.log_until),
@@ -106,7 +106,7 @@ def _carry_out(
     begun, run = attempt.begun, attempt.run
     base = registry.fetch(serving.version)
     config = begun.config.run(
-        str(base), begun.shards, begun.config.seed + attempt.number, begun.log_since, begun.log_until
+        str(base), begun.lake, begun.config.seed + attempt.number, begun.log_since, begun.log_until
     )
     run.create(dump_config(config), resume=True)
     progress = Progress(

@@ -6,15 +6,17 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from mechanism.canary.limits import Limits
 from mechanism.objective import Penalty
 from mechanism.types import Context
 from serving.canary.guard import GuardSettings
+from serving.canary.log_cohorts import LogCohorts
 from serving.canary.monitor import CanaryMonitor, LogFeed
 from serving.canary.promotion_and_rollback import Deployment
-from serving.canary.samples import AnswerSamples, SampleSettings
 from serving.policies.in_process import ThreadedPolicy
 from serving.policies.protocol import AsyncPolicyBackend
 from serving.policies.route_file import Version
@@ -52,8 +54,9 @@ def test_versions_change_under_load_and_a_slow_one_is_rolled_back(
     deployment = Deployment(tmp_path / "routes.json")
     deployment.start(version("good"), "test", "")
     backend = RoutedPolicy(deployment.path, opener(scripted), QUICK)
-    samples = AnswerSamples(SampleSettings(click_window_s=0.0), Penalty())
-    monitor = CanaryMonitor(deployment, samples, GuardSettings(min_answers=15, min_early_answers=8, fast_s=0.3))
+    cohorts = LogCohorts(0.0, Penalty())
+    settings = GuardSettings(Limits(min_answers=30, fast_s=0.3), patience_answers=45)
+    monitor = CanaryMonitor(deployment, cohorts, settings)
     statuses: list[int] = []
     texts: list[str] = []
     stop = threading.Event()
@@ -67,18 +70,18 @@ def test_versions_change_under_load_and_a_slow_one_is_rolled_back(
 
         def decided() -> bool:
             feed.poll(0.2)
-            monitor.check()
+            monitor.check(datetime.now(UTC) + timedelta(minutes=1))  # the minute under way is ripe
             return deployment.probation() is None
 
         threads = [threading.Thread(target=ask) for _ in range(2)]
         for thread in threads:
             thread.start()
-        with LogFeed(running.router.log, samples) as feed:
-            wait_until(lambda: len(texts) > 20 and feed.poll(0.2) == 0, 60)
+        with LogFeed(running.router.log, cohorts) as feed:
+            wait_until(lambda: len(texts) > 45 and feed.poll(0.2) == 0, 120)
             deployment.promote(version("better"), "test", "")
-            wait_until(decided, 90)
+            wait_until(decided, 150)
             deployment.promote(version("slow"), "test", "")
-            wait_until(decided, 90)
+            wait_until(decided, 150)
         seen = len(texts)
         wait_until(lambda: texts[seen:].count("better") > 3, 60)
         stop.set()
@@ -94,7 +97,7 @@ def test_versions_change_under_load_and_a_slow_one_is_rolled_back(
         ("promote", "slow", "test"),
         ("rollback", "slow", "guard"),
     ]
-    assert "take up to" in deployment.history()[-1].why
+    assert "took too long" in deployment.history()[-1].why
     serving = deployment.serving()
     assert serving is not None
     assert serving.name == "better"

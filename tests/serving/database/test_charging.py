@@ -23,6 +23,7 @@ from serving.database.engine import Database
 from serving.ledger.charging import Ledger
 from serving.ledger.entries import BadEvents, ChargeEvent, Offset
 from serving.reports.reports import Query, Record, charges_of, report, totals
+from streaming.log import Fenced
 from tests.serving.database.samples import NOW, campaign, click
 from tests.support.postgres import PostgresServer
 
@@ -202,8 +203,23 @@ def test_events_that_fit_no_campaign_are_refused_and_nothing_is_written(ledger: 
 def test_the_offset_is_written_with_the_charges(ledger: Ledger, database: Database) -> None:
     ledger.book([click(1)], offsets=[Offset(consumer="w", partition=0, next_offset=1)])
     ledger.book(offsets=[Offset(consumer="w", partition=1, next_offset=8)])
-    ledger.book([click(2)], offsets=[Offset(consumer="w", partition=0, next_offset=2)])
+    ledger.book([click(2)], offsets=[Offset(consumer="w", partition=0, next_offset=2, previous=1)])
     assert [ledger.next_offset("w", partition) for partition in (0, 1, 2)] == [2, 8, None]
+
+
+@pytest.mark.parametrize("previous", [None, 1, 3])
+def test_a_worker_that_another_one_overtook_is_fenced_and_charges_nothing(
+    ledger: Ledger, database: Database, previous: int | None
+) -> None:
+    ledger.book([click(1)], offsets=[Offset(consumer="w", partition=0, next_offset=2)])
+    with pytest.raises(Fenced, match="offset of w 0: another worker"):
+        ledger.book([click(2)], offsets=[Offset(consumer="w", partition=0, next_offset=4, previous=previous)])
+    assert len(records(database)) == 1
+    assert ledger.next_offset("w", 0) == 2
+    ledger.book([click(2)], offsets=[Offset(consumer="w", partition=0, next_offset=4, previous=2)])
+    # the same again, as after a commit whose answer was lost
+    ledger.book([click(2)], offsets=[Offset(consumer="w", partition=0, next_offset=4, previous=2)])
+    assert ledger.next_offset("w", 0) == 4
 
 
 @pytest.mark.parametrize("broken", ["advertiser_totals", "report_counters", "consumer_offsets"])

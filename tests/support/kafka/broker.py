@@ -1,69 +1,67 @@
-"""A private Apache Kafka broker in a temporary folder, for tests and drills, which can be killed and restarted.
+"""Private Apache Kafka brokers in a temporary folder, for tests and drills, which can be killed and restarted.
 
-It runs from the published jars, which Maven downloads into its own cache. One process is broker and controller (KRaft).
-It listens on this machine only, in plaintext and with TLS and SCRAM.
+Each process is broker and controller (KRaft). They listen on this machine only, in plaintext and with TLS and SCRAM.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple, Self
 
-from mechanism.errors import AuctionError
 from streaming.kafka.settings import KafkaSettings
+from tests.support.kafka.java import (
+    STORE_PASSWORD,
+    BrokerFailed,
+    BrokerMissing,
+    certificate,
+    classpath,
+    java,
+    run,
+)
 from tests.support.ports import free_ports
 
-REMEDY = (
-    "Kafka needs Java 17 and Maven: `apt-get install openjdk-17-jre-headless maven` (Debian, Ubuntu) or "
-    "`brew install openjdk@17 maven`"
-)
-POM = Path(__file__).with_name("pom.xml")
-CACHE = Path(__file__).parents[3] / "build" / "kafka"
-START_S = 90
-FETCH_S = 900
+START_S = 240
 USER, PASSWORD = "tester", "only-for-tests-on-this-machine"
-STORE_PASSWORD = "changeit"
 _QUICK = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
 
 
-class BrokerMissing(AuctionError):
-    """Java or Maven is missing on this machine; the message says how to install them."""
-
-
-class BrokerFailed(AuctionError):
-    """The broker or its download failed; the message contains the end of the log."""
+class _Ports(NamedTuple):
+    clear: int
+    secure: int
+    controller: int
 
 
 class KafkaBroker:
-    """One broker, started by entering its context, removed by leaving it; restarts keep its ports and data."""
+    """One broker, or `count` that form a cluster: started by entering the context, removed by leaving it.
 
-    def __init__(self, *, heap: str = "512m") -> None:
+    Restarts keep ports and data.
+    """
+
+    def __init__(self, count: int = 1, *, heap: str = "512m") -> None:
         self._heap = heap
         self._java = java()
         self._classpath = classpath()
-        self.folder = Path(tempfile.mkdtemp(prefix="llm-auction-kafka-"))
         self._certificate = certificate(self._java)
-        self._ports = free_ports(3)
-        self._process: subprocess.Popen[bytes] | None = None
+        self.folder = Path(tempfile.mkdtemp(prefix="llm-auction-kafka-"))
+        ports = free_ports(3 * count)
+        self._ports = [_Ports(*ports[3 * i : 3 * i + 3]) for i in range(count)]
+        self._processes: list[subprocess.Popen[bytes] | None] = [None] * count
         try:
-            self._configure()
-            self._tool("format", "kafka.tools.StorageTool", *self._format_arguments())
+            for i in range(count):
+                self._configure(i)
         except BaseException:
             self.remove()
             raise
 
-    def __enter__(self) -> KafkaBroker:
+    def __enter__(self) -> Self:
         try:
             self.start()
         except BaseException:
@@ -76,63 +74,73 @@ class KafkaBroker:
 
     def settings(self, **changes: str | float) -> KafkaSettings:
         """Return the settings of a plaintext connection."""
-        return KafkaSettings(servers=f"127.0.0.1:{self._ports[0]}", **{"session_s": 6.0, **changes})  # type: ignore[arg-type]
+        servers = ",".join(f"127.0.0.1:{ports.clear}" for ports in self._ports)
+        return KafkaSettings(**{"servers": servers, **changes})  # type: ignore[arg-type]
 
     def secure(self, **changes: str | float) -> KafkaSettings:
         """Return the settings of a connection with TLS and SCRAM-SHA-512."""
         values = {
-            "servers": f"127.0.0.1:{self._ports[1]}",
+            "servers": ",".join(f"127.0.0.1:{ports.secure}" for ports in self._ports),
             "protocol": "SASL_SSL",
             "user": USER,
             "password": PASSWORD,
             "ca_file": str(self._certificate / "ca.pem"),
-            "session_s": 6.0,
         } | changes
         return KafkaSettings(**values)  # type: ignore[arg-type]
 
     def start(self) -> None:
-        """Start the broker and wait until it accepts connections.
+        """Start the brokers that do not run, and wait until they accept connections.
 
         Raises:
-            BrokerFailed: if it does not within START_S.
+            BrokerFailed: if they do not within START_S.
         """
-        command = [*self._command(f"-Xmx{self._heap}"), "kafka.Kafka", str(self.folder / "server.properties")]
-        with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        for i, process in enumerate(self._processes):
+            if process is None:
+                self._processes[i] = self._spawn(i)
         end = time.monotonic() + START_S
-        # the broker opens its listeners last, so a connection means that it is ready
-        while not all(_listens(port) for port in self._ports[:2]):
-            if self._process.poll() is not None or time.monotonic() > end:
-                raise BrokerFailed(f"the broker did not start: {self._log()}")
-            time.sleep(0.1)
+        for i, process in enumerate(self._processes):
+            assert process is not None
+            # a broker opens its listeners last, so a connection means that it is ready
+            while not all(_listens(port) for port in (self._ports[i].clear, self._ports[i].secure)):
+                if process.poll() is not None or time.monotonic() > end:
+                    raise BrokerFailed(f"broker {i} did not start: {self._log(i)}")
+                time.sleep(0.1)
 
-    def kill(self) -> None:
-        """Kill the broker; `start` restarts it with its data."""
-        self._end(signal.SIGKILL)
+    def kill(self, number: int = 0) -> None:
+        """Kill one broker; `start` restarts it with its data."""
+        process, self._processes[number] = self._processes[number], None
+        if process is not None:
+            process.kill()
+            process.wait()
 
     def remove(self) -> None:
-        """Kill the broker, if it runs, and remove its folder."""
-        self._end(signal.SIGKILL)
+        """Kill the brokers that run, and remove their folder."""
+        for i in range(len(self._processes)):
+            self.kill(i)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _end(self, how: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(how)
-            self._process.wait()
-            self._process = None
+    def _folder(self, number: int) -> Path:
+        return self.folder / str(number)
+
+    def _spawn(self, number: int) -> subprocess.Popen[bytes]:
+        folder = self._folder(number)
+        command = [*self._command(f"-Xmx{self._heap}"), "kafka.Kafka", str(folder / "server.properties")]
+        with (folder / "log").open("ab") as log:
+            return subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def _command(self, *options: str) -> list[str]:
         return [str(self._java), *options, *_QUICK, "-cp", self._classpath]
 
-    def _configure(self) -> None:
-        clear, secure, controller = self._ports
+    def _configure(self, number: int) -> None:
+        folder, ports, count = self._folder(number), self._ports[number], len(self._ports)
+        clear, secure = f"CLEAR://127.0.0.1:{ports.clear}", f"SECURE://127.0.0.1:{ports.secure}"
         settings = {
             "process.roles": "broker,controller",
-            "node.id": 1,
-            "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller}",
+            "node.id": number,
+            "controller.quorum.voters": ",".join(f"{i}@127.0.0.1:{p.controller}" for i, p in enumerate(self._ports)),
             "controller.listener.names": "CONTROLLER",
-            "listeners": f"CLEAR://127.0.0.1:{clear},SECURE://127.0.0.1:{secure},CONTROLLER://127.0.0.1:{controller}",
-            "advertised.listeners": f"CLEAR://127.0.0.1:{clear},SECURE://127.0.0.1:{secure}",
+            "listeners": f"{clear},{secure},CONTROLLER://127.0.0.1:{ports.controller}",
+            "advertised.listeners": f"{clear},{secure}",
             "listener.security.protocol.map": "CLEAR:PLAINTEXT,SECURE:SASL_SSL,CONTROLLER:PLAINTEXT",
             "inter.broker.listener.name": "CLEAR",
             "sasl.enabled.mechanisms": "SCRAM-SHA-512",
@@ -142,95 +150,25 @@ class KafkaBroker:
             "ssl.keystore.location": self._certificate / "keys.p12",
             "ssl.keystore.type": "PKCS12",
             "ssl.keystore.password": STORE_PASSWORD,
-            "log.dirs": self.folder / "data",
+            "log.dirs": folder / "data",
             "auto.create.topics.enable": "false",
-            "offsets.topic.replication.factor": 1,
+            "offsets.topic.replication.factor": count,
             "offsets.topic.num.partitions": 1,
-            "transaction.state.log.replication.factor": 1,
+            "transaction.state.log.replication.factor": count,
             "transaction.state.log.min.isr": 1,
-            # no delays: there is one broker, and tests are short
-            "group.initial.rebalance.delay.ms": 0,
-            "group.min.session.timeout.ms": 1_000,
             "log.cleaner.dedupe.buffer.size": 16 << 20,
             "num.network.threads": 2,
             "num.io.threads": 2,
         }
-        lines = "".join(f"{name}={value}\n" for name, value in settings.items())
-        (self.folder / "server.properties").write_text(lines, encoding="utf-8")
-
-    def _format_arguments(self) -> list[str]:
-        cluster = "AAAAAAAAAAAAAAAAAAAAAQ"
+        folder.mkdir()
+        config = folder / "server.properties"
+        config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()), encoding="utf-8")
         scram = f"SCRAM-SHA-512=[name={USER},password={PASSWORD}]"
-        config = str(self.folder / "server.properties")
-        return ["format", "--standalone", "--cluster-id", cluster, "--config", config, "--add-scram", scram]
+        arguments = ["--cluster-id", "AAAAAAAAAAAAAAAAAAAAAQ", "--config", str(config), "--add-scram", scram]
+        run("format", [*self._command("-Xmx128m"), "kafka.tools.StorageTool", "format", *arguments])
 
-    def _tool(self, doing: str, *arguments: str) -> None:
-        _run(doing, [*self._command("-Xmx128m"), *arguments])
-
-    def _log(self) -> str:
-        return (self.folder / "log").read_text("utf-8", errors="replace")[-1_500:]
-
-
-def java() -> Path:
-    """Return the Java program.
-
-    Raises:
-        BrokerMissing: if there is none, or it is older than 17.
-    """
-    home = os.environ.get("JAVA_HOME")
-    found = shutil.which(str(Path(home, "bin", "java"))) if home else shutil.which("java")
-    if found is None:
-        raise BrokerMissing(REMEDY)
-    program = Path(found).resolve()
-    output = subprocess.run([program, "-version"], capture_output=True, text=True, check=False).stderr
-    version = re.search(r'version "(\d+)', output)
-    if version is None or int(version[1]) < 17:
-        raise BrokerMissing(f"{found} is {output.splitlines()[0] if output else 'unknown'}. {REMEDY}")
-    return program
-
-
-def classpath() -> str:
-    """Return the broker's class path; the first call downloads the jars.
-
-    Raises:
-        BrokerMissing: if Maven is not installed.
-    """
-    known = CACHE / f"classpath-{hashlib.sha256(POM.read_bytes()).hexdigest()[:16]}"
-    if known.exists() and all(Path(jar).exists() for jar in known.read_text("utf-8").split(os.pathsep)):
-        return known.read_text("utf-8")
-    maven = shutil.which("mvn")
-    if maven is None:
-        raise BrokerMissing(REMEDY)
-    CACHE.mkdir(parents=True, exist_ok=True)
-    draft = known.with_name(f"{known.name}.{os.getpid()}")
-    goal = ["dependency:build-classpath", "-DincludeScope=runtime", f"-Dmdep.outputFile={draft}"]
-    _run("mvn", [maven, "-B", "-q", "-f", str(POM), *goal], timeout_s=FETCH_S)
-    draft.replace(known)
-    return known.read_text("utf-8")
-
-
-def certificate(program: Path) -> Path:
-    """Return a folder with a self-signed certificate (keys.p12, ca.pem); the first call creates it with keytool."""
-    folder = CACHE / "certificate"
-    if folder.exists():
-        return folder
-    CACHE.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=CACHE))
-    tool = str(program.with_name("keytool"))
-    access = ["-keystore", str(draft / "keys.p12"), "-storetype", "PKCS12", "-storepass", STORE_PASSWORD]
-    name = ["-dname", "CN=localhost", "-ext", "san=ip:127.0.0.1,dns:localhost", "-ext", "bc=ca:true"]
-    strength = ["-keyalg", "EC", "-groupname", "secp256r1", "-validity", "3650"]
-    _run("keytool", [tool, "-genkeypair", *access, "-alias", "broker", *name, *strength])
-    _run("keytool", [tool, "-exportcert", "-rfc", *access, "-alias", "broker", "-file", str(draft / "ca.pem")])
-    with suppress(OSError):  # another process has created it meanwhile
-        draft.rename(folder)
-    return folder
-
-
-def _run(doing: str, command: list[str], timeout_s: float = 120) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
-    if done.returncode != 0:
-        raise BrokerFailed(f"{doing} failed: {(done.stdout + done.stderr)[-1_500:]}")
+    def _log(self, number: int) -> str:
+        return (self._folder(number) / "log").read_text("utf-8", errors="replace")[-1_500:]
 
 
 def _listens(port: int) -> bool:

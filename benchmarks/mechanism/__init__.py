@@ -1,0 +1,1 @@
+"""Benchmarks of the rules; each writes its figures to `build/bench`."""

@@ -1,0 +1,106 @@
+"""Upkeep of a lake's tables: retention, small files merged, logs summed up, files that nobody reads removed."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from mechanism.errors import ConfigError
+from streaming.lake.erasures import drop_requests, read_requests, record, remove_readers
+from streaming.lake.schema import TABLES
+from streaming.lake.store import KEPT_HOURS, Lake, store_errors
+from streaming.topics import INTERACTIONS
+
+TARGET_BYTES = 64 << 20
+"""Files are merged up to this size."""
+RETENTION = "retention"
+
+
+@dataclass(frozen=True, slots=True)
+class Maintenance:
+    """Settings of the upkeep.
+
+    days          rows are deleted after so many days
+    reader_days   the reader's part is removed after so many days
+    kept_hours    replaced files are kept so long for those who read an earlier version
+    """
+
+    days: int = 400
+    reader_days: int = 90
+    kept_hours: int = KEPT_HOURS
+
+    def __post_init__(self) -> None:
+        if self.days < 1 or self.reader_days < 1:
+            raise ConfigError("retention days", min(self.days, self.reader_days), "give 1 day or more")
+        if self.kept_hours < 0:
+            raise ConfigError("kept_hours", self.kept_hours, "give 0 hours or more")
+
+
+class Maintained(msgspec.Struct, frozen=True, kw_only=True):
+    """What a pass did: files merged and removed, readers' parts and rows that went."""
+
+    merged_files: int = 0
+    removed_files: int = 0
+    readers_removed: int = 0
+    rows_removed: int = 0
+
+    def __add__(self, other: Maintained) -> Maintained:
+        return Maintained(**{name: getattr(self, name) + getattr(other, name) for name in self.__struct_fields__})
+
+    def to_dict(self) -> dict[str, int]:
+        """Return it as plain values."""
+        return msgspec.structs.asdict(self)
+
+
+def maintain(
+    lake: Lake, settings: Maintenance, now: datetime | None = None, stop: threading.Event | None = None
+) -> Maintained:
+    """Make one pass over the tables; `stop` ends it after the step that is running.
+
+    Raises:
+        LakeUnavailable: if the store is away, or another program changed the same files; a later pass goes on.
+    """
+    at = now or datetime.now(UTC)
+    if not lake.has(INTERACTIONS):
+        return Maintained()
+    done = _retain(lake, settings, at)
+    for name in TABLES:
+        if stop is not None and stop.is_set():
+            break
+        if lake.has(name):
+            done += _tidy(lake, name, settings)
+    return done
+
+
+def _retain(lake: Lake, settings: Maintenance, now: datetime) -> Maintained:
+    """Remove what is too old, and what was asked to go and came back in the meantime."""
+    readers = sum(remove_readers(lake, request.predicate) for request in read_requests(lake).all)
+    drop_requests(lake, now)
+    old = (now - timedelta(days=settings.reader_days)).date()
+    readers += remove_readers(lake, f"day < DATE '{old}'")
+    oldest, rows = (now - timedelta(days=settings.days)).date(), 0
+    for name in TABLES:
+        if lake.has(name):
+            handle = lake.open(name)
+            with store_errors(lake.location(name)):
+                rows += int(handle.delete(f"day < DATE '{oldest}'")["num_deleted_rows"] or 0)
+    if readers or rows:
+        record(lake, RETENTION, "age", readers, now)
+    return Maintained(readers_removed=readers, rows_removed=rows)
+
+
+def _tidy(lake: Lake, name: str, settings: Maintenance) -> Maintained:
+    handle = lake.open(name)
+    with store_errors(lake.location(name)):
+        merged: dict[str, Any] = handle.optimize.compact(target_size=TARGET_BYTES, max_concurrent_tasks=1)
+        handle.create_checkpoint()
+        handle.cleanup_metadata()
+        # also those that a killed writer left without a commit
+        removed = handle.vacuum(
+            settings.kept_hours, dry_run=False, enforce_retention_duration=settings.kept_hours >= KEPT_HOURS, full=True
+        )
+    return Maintained(merged_files=int(merged["numFilesRemoved"]), removed_files=len(removed))

@@ -1,0 +1,155 @@
+"""Appending to one table of the lake: rows and the log's offsets in one commit, so each record is in it once.
+
+A commit carries application transactions of the Delta protocol, named by log, topic and partition:
+
+    <log>/<topic>/<partition>             the offset of the last record that is in the table
+    <log>/<topic>/<partition>/watermark   every record that was appended until then is in (ms since 1970)
+    <log>/<topic>/partitions              number of partitions that ever came
+
+Of two writers of one partition the second to commit is refused (`Fenced`), whichever version its handle is at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+
+from streaming.lake.schema import PARTITION_BY, STATISTICS, Stored, arrow_schema, to_table
+from streaming.lake.store import Lake, LakeDamaged, store_errors
+from streaming.log import Fenced, from_ms, to_ms
+
+LOG_PROPERTY = "llm_auction.log"
+"""The table property that names the log which the table is written from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a partition is. `offset` is that of the next record; `watermark` None if nothing is known."""
+
+    offset: int
+    watermark: datetime | None
+
+
+def offset_id(log: str, topic: str, partition: int) -> str:
+    """Return the name of the transaction that holds a partition's last offset."""
+    return f"{log}/{topic}/{partition}"
+
+
+def watermark_id(log: str, topic: str, partition: int) -> str:
+    """Return the name of the transaction that holds a partition's watermark."""
+    return f"{log}/{topic}/{partition}/watermark"
+
+
+def partitions_id(log: str, topic: str) -> str:
+    """Return the name of the transaction that holds the number of partitions."""
+    return f"{log}/{topic}/partitions"
+
+
+class LakeTable:
+    """One table, written from one log. It keeps one handle, so a commit reads only what is new since the last one."""
+
+    def __init__(self, lake: Lake, name: str, log: str) -> None:
+        self.name = name
+        self._place = lake.location(name)
+        self._log = log
+        self._handle = lake.create(name, arrow_schema(name), [PARTITION_BY], STATISTICS)
+        self._owned: dict[int, int | None] = {}
+        _check_types(self._place, self._handle, arrow_schema(name))
+        with store_errors(self._place):
+            if self._handle.metadata().configuration.get(LOG_PROPERTY) != log:
+                self._handle.alter.set_table_properties({LOG_PROPERTY: log}, raise_if_not_exists=False)
+
+    def own(self, partitions: Sequence[int]) -> dict[int, int]:
+        """Take partitions over; return the offsets after the last records that are in the table.
+
+        A partition of which nothing is in the table is left out.
+        """
+        self._count_partitions(max(partitions, default=-1) + 1)
+        found = {}
+        for partition in partitions:
+            last = self._owned[partition] = self._version(offset_id(self._log, self.name, partition))
+            if last is not None:
+                found[partition] = last + 1
+        return found
+
+    def append(self, rows: Sequence[Stored], marks: Mapping[int, Mark]) -> None:
+        """Commit rows and how far their partitions are with them.
+
+        Raises:
+            Fenced: if another writer has moved one of the partitions meanwhile; nothing was written then.
+            LakeUnavailable: if it may not have been written; `own` finds out.
+        """
+        self._check_owned()
+        properties = CommitProperties(app_transactions=self._transactions(marks), max_commit_retries=50)
+        with store_errors(self._place):
+            if rows:
+                write_deltalake(
+                    self._handle,
+                    to_table(self.name, rows),
+                    mode="append",
+                    schema_mode="merge",
+                    commit_properties=properties,
+                )
+            else:
+                self._commit_empty(properties)
+        for partition, mark in marks.items():
+            self._owned[partition] = mark.offset - 1 if mark.offset else None
+
+    def _check_owned(self) -> None:
+        """Look for other writers' commits that this handle has passed over, as a commit checks later ones only."""
+        for partition, last in self._owned.items():
+            if self._version(offset_id(self._log, self.name, partition)) != last:
+                raise Fenced(f"{self._place} partition {partition}: another worker writes it now")
+
+    def _transactions(self, marks: Mapping[int, Mark]) -> list[Transaction]:
+        found = []
+        for partition, mark in marks.items():
+            if mark.offset:
+                found.append(Transaction(offset_id(self._log, self.name, partition), mark.offset - 1))
+            if mark.watermark is not None:
+                found.append(Transaction(watermark_id(self._log, self.name, partition), to_ms(mark.watermark)))
+        return found
+
+    def _count_partitions(self, least: int) -> None:
+        """Bring the handle up to date, and have the table know of so many partitions, for `watermark`."""
+        name = partitions_id(self._log, self.name)
+        while True:
+            with store_errors(self._place):
+                self._handle.update_incremental()
+            if (self._version(name) or 0) >= least:
+                return
+            with suppress(Fenced), store_errors(self._place):  # another worker counts them as well
+                self._commit_empty(CommitProperties(app_transactions=[Transaction(name, least)]))
+
+    def _commit_empty(self, properties: CommitProperties) -> None:
+        self._handle.create_write_transaction(
+            [], "append", self._handle.schema(), [PARTITION_BY], commit_properties=properties
+        )
+        self._handle.update_incremental()
+
+    def _version(self, name: str) -> int | None:
+        with store_errors(self._place):
+            return self._handle.transaction_version(name)
+
+
+def _check_types(place: str, handle: DeltaTable, wanted: Any) -> None:
+    """Refuse a table with another type in a column; nested types may differ, since fields are added."""
+    found = pa.schema(handle.schema().to_arrow())
+    for field in wanted:
+        there = found.field(field.name).type if field.name in found.names else field.type
+        if not pa.types.is_nested(field.type) and there != field.type:
+            raise LakeDamaged(f"{place}: column {field.name} is {there} in place of {field.type}: use another folder")
+
+
+def watermark(handle: DeltaTable, topic: str) -> datetime | None:
+    """Return the moment up to which every record that was appended to a topic is in its table; None if not known."""
+    log = handle.metadata().configuration.get(LOG_PROPERTY)
+    count = handle.transaction_version(partitions_id(log, topic)) if log else None
+    marks: list[Any] = [handle.transaction_version(watermark_id(str(log), topic, p)) for p in range(count or 0)]
+    return None if not marks or None in marks else from_ms(min(marks))

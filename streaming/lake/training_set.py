@@ -1,0 +1,283 @@
+"""The training set of a lake: `training_set.sql` over one version of each table, as columns or as rows.
+
+Several passes over one `TrainingSet` read the same data, whatever is written meanwhile; a new one reads what is new.
+Memory: SLICE_ROWS answers at a time, with their clicks and judgements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from functools import cached_property
+from importlib.resources import files
+from re import sub
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+from deltalake import DeltaTable, QueryBuilder
+
+from mechanism.errors import InputError
+from mechanism.types import AdId
+from streaming.events import Interaction, Judgement
+from streaming.lake.arrow import struct
+from streaming.lake.schema import EPOCH, TABLES, arrow_schema, to_us
+from streaming.lake.store import Lake, store_errors
+from streaming.lake.table import watermark
+from streaming.topics import CLICKS, INTERACTIONS, JUDGEMENTS
+
+WINDOW_S = 1_800.0
+"""The default attribution window: a click counts within half an hour of the answer."""
+SLICE_ROWS = 100_000
+_SQL = files("streaming.lake").joinpath("training_set.sql").read_text(encoding="utf-8")
+_DAY = timedelta(days=1)
+_BEGINNING = EPOCH
+_END = datetime(9999, 1, 1, tzinfo=UTC)
+_CLICKS = pa.list_(pa.struct([("ad_id", pa.string()), ("clicked_after_s", pa.float64())]))
+_JUDGEMENT = {"judged_at": "occurred_at", "grades": "ads"}
+_JUDGED = ("judge", "judge_version", "answer_quality")
+
+
+class Versions(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot of the lake: one version of each table (None: there was none), and the watermark they have."""
+
+    interactions: int | None
+    clicks: int | None
+    judgements: int | None
+    watermark: datetime | None = None
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """Numbers of answers, of those judged, of those that a trainer can use, and of the ads clicked in all answers."""
+
+    answers: int = 0
+    judged: int = 0
+    usable: int = 0
+    clicks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One answer with its clicks. `clicked_after_s`: seconds to the first click of each clicked ad."""
+
+    interaction: Interaction
+    judgement: Judgement | None
+    clicked_after_s: Mapping[AdId, float]
+    window_s: float
+
+    @property
+    def auction_id(self) -> str:
+        """The answer's identity."""
+        return self.interaction.auction_id
+
+    @property
+    def usable(self) -> bool:
+        """Whether a trainer can use it: the reader's part is there, and it was judged."""
+        return self.interaction.reader is not None and self.judgement is not None
+
+
+class TrainingSet:
+    """The training set at the lake's newest state, or at pinned `versions` of it.
+
+    Raises:
+        InputError: if a pinned version is no longer kept.
+        LakeUnavailable: if the lake cannot be read now.
+    """
+
+    def __init__(self, url: str, window_s: float = WINDOW_S, versions: Versions | None = None) -> None:
+        if not window_s > 0:
+            raise InputError("window_s", window_s, "give more than 0 seconds")
+        self.window_s = window_s
+        self._lake = Lake(url)
+        self._tables: dict[str, DeltaTable] = {}
+        for name in TABLES:
+            pinned = None if versions is None else getattr(versions, name)
+            if pinned is not None or (versions is None and self._lake.has(name)):
+                self._tables[name] = self._lake.open(name, pinned)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there are tables."""
+        return len(self._tables) == len(TABLES)
+
+    @cached_property
+    def versions(self) -> Versions:
+        """What is read, for the record of a run; given back to the constructor it reads the same again."""
+        found = {name: handle.version() for name, handle in self._tables.items()}
+        return Versions(
+            interactions=found.get(INTERACTIONS),
+            clicks=found.get(CLICKS),
+            judgements=found.get(JUDGEMENTS),
+            watermark=self.watermark(),
+        )
+
+    def watermark(self) -> datetime | None:
+        """Return the time up to which every interaction and click that had reached the log is in; None if unknown."""
+        if not self.exists:
+            return None
+        marks = [watermark(self._tables[topic], topic) for topic in (INTERACTIONS, CLICKS)]
+        known = [mark for mark in marks if mark is not None]
+        return min(known) if len(known) == len(marks) else None
+
+    def count(self, since: datetime | None = None, until: datetime | None = None) -> int:
+        """Return the number of usable answers from `since` to before `until`."""
+        return self.totals(since, until).usable
+
+    def totals(self, since: datetime | None = None, until: datetime | None = None) -> Totals:
+        """Count the answers from `since` to before `until`."""
+        counted = Totals()
+        for start, end in self._slices(since, until):
+            table = self._query(
+                "SELECT count(*) AS answers, count(judge) AS judged, "
+                "coalesce(sum(CASE WHEN usable THEN 1 ELSE 0 END), 0) AS usable, "
+                "coalesce(sum(clicked_ads), 0) AS clicks FROM training_set",
+                start,
+                end,
+            )
+            (found,) = table.to_pylist()
+            counted = Totals(**{name: getattr(counted, name) + int(found[name]) for name in counted.__struct_fields__})
+        return counted
+
+    def tables(
+        self,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        usable: bool = True,
+    ) -> Iterator[Any]:
+        """Yield Arrow tables of the answers from `since` to before `until`, in their order.
+
+        With `usable` only those that a trainer can use.
+
+        Raises:
+            InputError: for a column that does not exist.
+        """
+        schema = training_schema()
+        wanted = list(schema.names if columns is None else columns)
+        if unknown := sorted(set(wanted) - set(schema.names)):
+            raise InputError("columns", unknown[0], f"give some of {', '.join(schema.names)}")
+        for start, end in self._slices(since, until):
+            # a table that an older worker wrote may lack the newest columns
+            stored = {field.name for field in self._tables[INTERACTIONS].schema().fields}
+            there = [name for name in wanted if name in stored or name not in arrow_schema(INTERACTIONS).names]
+            where = "WHERE usable " if usable else ""
+            names = ", ".join(f'"{name}"' for name in there)
+            found = self._query(f"SELECT {names} FROM training_set {where}ORDER BY occurred_us, auction_id", start, end)
+            if found.num_rows:
+                yield _with_all(found, wanted, schema)
+
+    def rows(
+        self, since: datetime | None = None, until: datetime | None = None, *, usable: bool = True
+    ) -> Iterator[Row]:
+        """Yield the answers from `since` to before `until`, in their order."""
+        for table in self.tables(since, until, usable=usable):
+            for batch in table.to_batches(max_chunksize=1_000):
+                for values in batch.to_pylist():
+                    yield _row(values, self.window_s)
+
+    def _slices(self, since: datetime | None, until: datetime | None) -> Iterator[tuple[datetime, datetime]]:
+        """Yield spans of time with SLICE_ROWS answers at most, as far as a day's answers come evenly.
+
+        Copies of one answer have one time, so they are in one span.
+        """
+        if not self.exists:
+            return
+        low, high = max(since or _BEGINNING, _BEGINNING), min(until or _END, _END)
+        counts = self._run(
+            f"SELECT day, count(*) AS answers FROM interactions WHERE day >= DATE '{low.date()}' "
+            f"AND day <= DATE '{high.date()}' GROUP BY day ORDER BY day"
+        )
+        begin, collected = low, 0
+        for found in counts.to_pylist():
+            midnight = datetime.combine(found["day"], time(), UTC)
+            parts = -(-found["answers"] // SLICE_ROWS)
+            for i in range(parts):
+                edge = midnight + i * _DAY / parts
+                if collected + found["answers"] // parts > SLICE_ROWS and begin < edge < high:
+                    yield begin, edge
+                    begin, collected = edge, 0
+                collected += found["answers"] // parts
+        if collected and begin < high:
+            yield begin, high
+
+    def _query(self, select: str, since: datetime, until: datetime) -> Any:
+        return self._run(f"WITH training_set AS (\n{query(since, until, self.window_s)}\n)\n{select}")
+
+    def _run(self, sql: str) -> Any:
+        engine = QueryBuilder()
+        with store_errors(self._lake.url):
+            for name, handle in self._tables.items():
+                engine.register(name, handle)
+            return pa.table(engine.execute(sql).read_all())
+
+
+def query(since: datetime, until: datetime, window_s: float) -> str:
+    """Return `training_set.sql` for the answers from `since` to before `until`."""
+    window = timedelta(seconds=window_s)
+    values: dict[str, int | date] = {
+        "since_us": to_us(since),
+        "until_us": to_us(until),
+        "window_us": round(window_s * 1_000_000),
+        "first_day": since.astimezone(UTC).date(),
+        "last_day": until.astimezone(UTC).date(),
+        # a day earlier, since clocks differ around midnight
+        "first_click_day": since.astimezone(UTC).date() - _DAY,
+        "last_click_day": (until.astimezone(UTC) + window).date(),
+    }
+    sql = sub("--.*", "", _SQL)
+    for name, value in values.items():
+        sql = sub(rf":{name}\b", f"DATE '{value}'" if isinstance(value, date) else str(value), sql)
+    return sql
+
+
+def training_schema() -> Any:
+    """Return the columns of the training set: those of an interaction, its clicks, and its judgement's."""
+    judged = arrow_schema(JUDGEMENTS)
+    added = {
+        "clicks": _CLICKS,
+        "clicked_ads": pa.int64(),
+        "judged_at": judged.field("occurred_at").type,
+        "judge": judged.field("judge").type,
+        "judge_version": judged.field("judge_version").type,
+        "grades": judged.field("ads").type,
+        "answer_quality": judged.field("answer_quality").type,
+        "usable": pa.bool_(),
+    }
+    return pa.schema([*arrow_schema(INTERACTIONS), *(pa.field(name, kind) for name, kind in added.items())])
+
+
+def _with_all(table: Any, wanted: Sequence[str], schema: Any) -> Any:
+    """Return the columns in order, with nulls for those that the stored table does not have yet."""
+    found = []
+    for name in wanted:
+        if name in table.column_names:
+            column = table.column(name)
+            found.append(column.cast(_plain(column.type)))
+        else:
+            found.append(pa.nulls(table.num_rows, schema.field(name).type))
+    return pa.table(found, names=list(wanted))
+
+
+def _plain(kind: Any) -> Any:
+    """Return an Arrow type without views, which not every reader of Parquet takes."""
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(field.name, _plain(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(_plain(kind.key_type), _plain(kind.item_type))
+    if pa.types.is_list(kind):
+        return pa.list_(_plain(kind.value_type))
+    return kind
+
+
+def _row(values: dict[str, Any], window_s: float) -> Row:
+    judgement = None
+    if values["judge"] is not None:
+        told = {"auction_id": values["auction_id"], "answered_at": values["occurred_at"]}
+        told |= {name: values[name] for name in _JUDGED} | {to: values[name] for name, to in _JUDGEMENT.items()}
+        judgement = struct(Judgement, told)
+    clicked = {click["ad_id"]: click["clicked_after_s"] for click in values["clicks"] or ()}
+    return Row(struct(Interaction, values), judgement, clicked, window_s)

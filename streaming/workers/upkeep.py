@@ -1,0 +1,44 @@
+"""Maintenance of the lake's tables at intervals, in a thread beside the worker that fills them."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from mechanism.errors import AuctionError
+from streaming.lake.maintenance import Maintenance, maintain
+from streaming.lake.store import Lake
+
+log = structlog.get_logger(__name__)
+
+
+class Upkeep:
+    """Maintains the tables every `every_s` seconds while its context is entered."""
+
+    def __init__(self, lake: Lake, settings: Maintenance, every_s: float) -> None:
+        self._lake, self._settings, self._every_s = lake, settings, every_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lake-upkeep")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Stop after the step that is running."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        # not at once: a worker that is restarted again and again shall fill the tables first
+        while not self._stop.wait(self._every_s):
+            try:
+                done = maintain(self._lake, self._settings, stop=self._stop)
+            except AuctionError as error:
+                # a writer was faster, or the store is away: the next pass does it
+                log.warning("lake.maintenance_failed", reason=str(error)[:300])
+            else:
+                log.info("lake.maintained", **done.to_dict())
