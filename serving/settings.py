@@ -74,6 +74,8 @@ class ServeSettings:
     alone. `prior_ctr` is the assumed click rate of a new ad, with the weight of `prior_shown` impressions. `drain_s` is
     how long answers under way may take at shutdown.
 
+    `allowed_topics` are sensitive topics that this router's administrator opens to ads (`serving.auction.sensitive`).
+
     `log` is where events go: a folder, or "kafka" (`streaming.addresses`); empty: a folder in the state directory.
     `ledger` tells where events of the log are charged: in a "process" beside the router, which keeps the work away from
     the streams; on a "thread" of the router, which starts faster; or "elsewhere" (`llm-auction worker ledger`).
@@ -105,6 +107,7 @@ class ServeSettings:
     log: str = ""
     ledger: Literal["process", "thread", "elsewhere"] = "thread"
     ad_load: AdLoadSettings | None = None
+    allowed_topics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in (

@@ -25,6 +25,7 @@ from serving.auction.eligibility import PlacementRequest
 from serving.auction.marketplace import Marketplace
 from serving.auction.offers import Offer
 from serving.auction.retrieval import query_text
+from serving.auction.sensitive import SensitiveGate, Sensitivity, Verdict, help_text
 from serving.auction.separation import Displaced
 from serving.clicks.tokens import ClickLinks, TokenSigner
 from serving.errors import ClientGone, Overloaded, PolicyTimeout
@@ -34,6 +35,8 @@ from serving.settings import ServeSettings
 
 log = structlog.get_logger(__name__)
 
+UNDERSTOOD = 4
+"""The reader's newest messages whose meaning is read, not their words alone."""
 GRACE_S = 1.0
 """How long after the deadline a backend may still end the answer itself."""
 LONGEST_VERSION = 32
@@ -50,6 +53,7 @@ class RouterContext:
     signer: TokenSigner
     metrics: Metrics
     settings: ServeSettings
+    gate: SensitiveGate
     ad_load: float = 1.0
 
 
@@ -115,6 +119,7 @@ class _AnswerWriter:
         self._evaluation: EvaluationSummary | None = None
         self._offers: dict[AdId, Offer] = {}
         self._apart: tuple[Displaced, ...] = ()
+        self._verdict = Verdict()
         self._visible = VisibleAnswer(self._offers, self._links.url, request.max_ads)
         self._parsed = Answer("", "")
         self._completed: Completed | None = None
@@ -134,6 +139,8 @@ class _AnswerWriter:
             outcome, error = AnswerOutcome.CUT, None
         elif isinstance(error, ClientGone):
             outcome = AnswerOutcome.CANCELLED
+        if error is None:
+            self._show_help()
         if error is not None and not self._request.question.request.stream:
             # Only the reader of a stream has seen the text before the error: otherwise no ad was shown or is billed.
             self._visible = VisibleAnswer({}, self._links.url, 1)
@@ -151,6 +158,7 @@ class _AnswerWriter:
             left_out=tuple(self._visible.left_out),
             completed=self._completed,
             generations=self._generations,
+            withheld=self._verdict.code,
             overhead_s=self._overhead_s,
             first_token_s=self._first_token_s,
             seconds=self._elapsed(),
@@ -202,11 +210,13 @@ class _AnswerWriter:
             await self._generate(())
 
     async def _find_offers(self) -> tuple[Offer, ...]:
-        """Return the candidates: none where no ads are wanted, or where the search for them fails."""
+        """Return the candidates: none where no ads are wanted or belong, or where the search for them fails."""
         request, market = self._request, self._context.marketplace
-        if not request.ads.enabled or request.max_ads == 0:
-            return ()
         try:
+            with tracing.span("sensitive"):
+                self._verdict = await self._judge()
+            if self._verdict.code or not request.ads.enabled or request.max_ads == 0:
+                return ()
             with tracing.span("eligibility"):
                 placement = self._placement()
                 self._currency = placement.currency
@@ -224,6 +234,20 @@ class _AnswerWriter:
             return ()
         self._offers = {offer.ad.id: offer for offer in offers}
         return offers
+
+    async def _judge(self) -> Verdict:
+        """Judge the conversation; a message whose vector is not ready in time is judged by its words alone."""
+        asked, ads = self._request.question.asked, self._request.ads
+        recent = asked[-UNDERSTOOD:]
+        vectors = await asyncio.gather(*(self._context.marketplace.vector(text) for text in recent))
+        unread = [None] * (len(asked) - len(recent))
+        return self._context.gate.judge(asked, [*unread, *vectors], Sensitivity(tuple(ads.blocked_terms), ads.strict))
+
+    def _show_help(self) -> None:
+        """End an answer on an acute topic with help lines, where the publisher asks for them."""
+        ads, topic = self._request.ads, self._verdict.topic
+        if ads.help_lines and topic is not None and self._verdict.is_acute:
+            self._show([VisibleDelta("\n\n" + help_text(topic, ads.country, self._request.question.query))])
 
     def _placement(self) -> PlacementRequest:
         request, ads = self._request, self._request.ads

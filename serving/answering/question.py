@@ -49,7 +49,9 @@ class AdsFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `enabled` False requests an answer without ads. `max_ads` bounds the links, `tmax_ms` the time; `floor_micros` is
     the lowest bid, in micros of `currency`. `user_id` and `profile` are used only with `consent`. `conversation_id`
     keeps a conversation on one model version while two serve, and enters no record. `blocked_*` are the publisher's
-    exclusions, `user_blocked_*` the reader's.
+    exclusions, `user_blocked_*` the reader's. A conversation that holds one of `blocked_terms` gets no ads; `strict`
+    lets weaker signs of a sensitive topic keep ads away. With `help_lines`, an answer on self-harm or acute danger ends
+    with the help lines of `country`.
     """
 
     enabled: bool = True
@@ -69,6 +71,9 @@ class AdsFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     blocked_advertisers: list[str] = []
     user_blocked_categories: list[str] = []
     user_blocked_advertisers: list[str] = []
+    blocked_terms: list[str] = []
+    strict: bool = False
+    help_lines: bool = False
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -120,3 +125,8 @@ class Question:
     query: str = field(repr=False)
     turns: tuple[tuple[str, str], ...] = field(repr=False)
     profile: Profile | None = field(repr=False)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The reader's messages, oldest first."""
+        return (*(text for role, text in self.turns if role == "user"), self.query)

@@ -79,9 +79,9 @@ class AnswerResult:
     `offers` are the candidates of the last prompt by ad id, in the order of the prompt, and `apart` the creatives that
     could not stand beside them; `evaluation` is None where no ads were wanted. `ads` are the sponsored links that the
     reader saw, `left_out` the ads that the policy wrote past the maximum. `completed` is None unless the policy ended
-    the answer itself. `generations` is 2 where an answer without ads replaced a failed one. `error` is what ended an
-    answer that failed or was cancelled. Times in seconds since the request arrived; `first_token_s` is None without any
-    text.
+    the answer itself. `withheld` is the reason code of a conversation that may have no ads, empty for others.
+    `generations` is 2 where an answer without ads replaced a failed one. `error` is what ended an answer that failed or
+    was cancelled. Times in seconds since the request arrived; `first_token_s` is None without any text.
     """
 
     request: AnswerRequest
@@ -97,6 +97,7 @@ class AnswerResult:
     left_out: tuple[AdId, ...]
     completed: Completed | None
     generations: int
+    withheld: str
     overhead_s: float
     first_token_s: float | None
     seconds: float

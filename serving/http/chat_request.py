@@ -127,7 +127,10 @@ def _check_ads(ads: AdsFields) -> None:
 
 
 _NO_FIELDS = AdsFields()
-_BLOCKED = ("blocked_categories", "blocked_advertisers", "user_blocked_categories", "user_blocked_advertisers")
+_BLOCKED = (
+    *("blocked_categories", "blocked_advertisers", "blocked_terms"),
+    *("user_blocked_categories", "user_blocked_advertisers"),
+)
 
 
 def _clean(text: str, place: str) -> str:
