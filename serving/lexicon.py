@@ -55,7 +55,7 @@ def expression(phrase: str) -> str:
     folded = "".join(c for c in folded if unicodedata.category(c) != "Mn").replace("'", " ")
     if HAN.search(folded):
         return folded.replace("*", "").replace("~", _HAN_GAP)
-    folded = folded.replace(" ~ ", f" {_GAP}").replace("*", _WORD_REST).replace("#", _END)
+    folded = folded.replace("~ ", _GAP).replace("*", _WORD_REST).replace("#", _END)
     return f" (?:{folded})(?: |$)"
 
 

@@ -28,8 +28,9 @@ from serving.answering.result import AnswerRequest, AnswerResult
 from serving.auction.ad_load import AdLoadState, next_load
 from serving.auction.encoding import Encoder, QueryEncoder
 from serving.auction.marketplace import Marketplace
-from serving.auction.sensitive.gate import open_gate
-from serving.auction.sensitive.meaning import PROBE
+from serving.auction.relevance import RelevanceFloor
+from serving.auction.sensitive import SensitiveGate
+from serving.auction.sensitive.meaning import PROBE, packaged_meaning
 from serving.campaigns.storage import CampaignStore
 from serving.clicks.invalid_traffic import ClickScreen
 from serving.clicks.tokens import TokenSigner
@@ -91,7 +92,11 @@ class Router:
         self._encoder = None if encoder is None else QueryEncoder(encoder)
         probe_D = None if encoder is None else encoder.encode([PROBE])[0]
         width = 0 if probe_D is None else len(probe_D)
-        self.marketplace = Marketplace(self.database, self._encoder, width, derived(secret, "frequency"), settings)
+        meaning = packaged_meaning(probe_D)
+        floor = RelevanceFloor(settings.relevance_floor, meaning)
+        self.marketplace = Marketplace(
+            self.database, self._encoder, width, derived(secret, "frequency"), settings, floor
+        )
         self._ad_load = _read_ad_load(settings.state_dir) if settings.ad_load else AdLoadState()
         self.context = RouterContext(
             model,
@@ -100,7 +105,7 @@ class Router:
             self.signer,
             self.metrics,
             settings,
-            open_gate(probe_D, settings.allowed_topics),
+            SensitiveGate(meaning, settings.allowed_topics),
             self._ad_load.load,
         )
         self._ads_per_answer = AdsPerAnswer()
@@ -131,7 +136,7 @@ class Router:
             owner=owner,
             base_url=base_url,
             arrived=arrived,
-            max_ads=self.settings.max_ads,
+            settings=self.settings,
             ad_load=self.context.ad_load,
         )
         self.in_flight += 1

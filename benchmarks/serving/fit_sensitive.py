@@ -1,7 +1,8 @@
-"""`python -m benchmarks.serving.fit_sensitive`: fit the gate's classifier to its examples, and store its weights.
+"""`python -m benchmarks.serving.fit_sensitive`: fit the classifiers of topics and of needs, and store their weights.
 
 One logistic regression for each topic against all other examples, with everyday questions of the built-in world among
-those that ads may stand beside. The threshold is the lowest at which, in a cross-validation, few of those are lost.
+those that ads may stand beside. The threshold is the lowest at which, in a cross-validation, few of those are lost. A
+need is told from the same questions; its bar is where, in a cross-validation, few of those without one are above it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -24,6 +26,8 @@ FOLDS = 10
 PENALTY = 0.02
 STEPS = 400
 RATE = 4.0
+NEEDLESS = 0.05
+"""Largest share of questions without a need that may be above the bar, in the cross-validation."""
 LOST = 0.01
 """Largest share of harmless messages that the classifier may take for sensitive ones, in the cross-validation."""
 Array = NDArray[np.float32]
@@ -46,12 +50,15 @@ def main() -> None:
     recall = float((best_N[~harmless_N] > threshold).mean())
     weights_TD, biases_T = _fit(vectors_ND, targets_NT)
     probe_D = shared_encoder().encode([PROBE])[0]
+    need_D, need_bar = _need()
     np.savez_compressed(
         data / CLASSIFIER,
         topics=np.array([topic.value for topic in topics]),
         weights=weights_TD.astype(np.float32),
         biases=biases_T.astype(np.float32),
         threshold=np.float32(threshold),
+        need=need_D,
+        need_bar=np.float32(need_bar),
         probe=probe_D,
     )
     found = {"examples": len(messages), "threshold": round(threshold, 3), "held_out_recall": round(recall, 3)}
@@ -64,11 +71,29 @@ def _examples(path: Path) -> tuple[list[str], list[str]]:
         found = lines(block)
         messages += found
         labels += [label] * len(found)
-    for file in sorted(resources.files("simulator.data.questions").iterdir(), key=lambda f: f.name):
-        for entry in yaml.safe_load(file.read_text(encoding="utf-8")) if file.name.endswith(".yaml") else ():
-            messages.append(entry["ask"])
-            labels.append(NONE)
-    return messages, labels
+    asked = [entry["ask"] for entry in _questions()]
+    return messages + asked, labels + [NONE] * len(asked)
+
+
+def _questions() -> list[dict[str, Any]]:
+    """Return the built-in world's everyday questions; `need` is the category that would help, where one would."""
+    folder = resources.files("simulator") / "data" / "questions"
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
+    return [entry for file in files for entry in yaml.safe_load(file.read_text(encoding="utf-8"))]
+
+
+def _need() -> tuple[Array, float]:
+    """Return the weights (D,) of a need and its bar; questions that follow earlier ones are left out."""
+    alone = [entry for entry in _questions() if not entry.get("after")]
+    vectors_ND = shared_encoder().encode([entry["ask"] for entry in alone])
+    targets_N1 = np.array([["need" in entry] for entry in alone], np.float32)
+    folds_N, logits_N = np.random.default_rng(0).integers(0, FOLDS, len(alone)), np.zeros(len(alone), np.float32)
+    for fold in range(FOLDS):
+        weights_1D, biases_1 = _fit(vectors_ND[folds_N != fold], targets_N1[folds_N != fold])
+        logits_N[folds_N == fold] = vectors_ND[folds_N == fold] @ weights_1D[0] + biases_1[0]
+    bar = float(np.quantile(logits_N[targets_N1[:, 0] == 0], 1 - NEEDLESS))
+    weights_1D, biases_1 = _fit(vectors_ND, targets_N1)
+    return weights_1D[0].astype(np.float32), bar - float(biases_1[0])
 
 
 def _fit(vectors_ND: Array, targets_NT: Array) -> tuple[Array, Array]:

@@ -21,12 +21,16 @@ from serving import tracing
 from serving.answering.auction_records import AnswerOutcome, EvaluationSummary
 from serving.answering.rendering import DeltaQueue, VisibleAnswer, VisibleDelta
 from serving.answering.result import AnswerRequest, AnswerResult
+from serving.answering.scan import AnswerScan
 from serving.auction.eligibility import PlacementRequest
 from serving.auction.marketplace import Marketplace
 from serving.auction.offers import Offer
+from serving.auction.relevance import BELOW_FLOOR, conversation_vector
 from serving.auction.retrieval import query_text
+from serving.auction.retrieval.vectors import Vectors
 from serving.auction.sensitive import SensitiveGate, Sensitivity, Verdict, help_text
 from serving.auction.separation import Displaced
+from serving.campaigns.screening import is_planted
 from serving.clicks.tokens import ClickLinks, TokenSigner
 from serving.errors import ClientGone, Overloaded, PolicyTimeout
 from serving.metrics import Metrics
@@ -120,6 +124,7 @@ class _AnswerWriter:
         self._offers: dict[AdId, Offer] = {}
         self._apart: tuple[Displaced, ...] = ()
         self._verdict = Verdict()
+        self._withheld = ""
         self._visible = VisibleAnswer(self._offers, self._links.url, request.max_ads)
         self._parsed = Answer("", "")
         self._completed: Completed | None = None
@@ -158,7 +163,7 @@ class _AnswerWriter:
             left_out=tuple(self._visible.left_out),
             completed=self._completed,
             generations=self._generations,
-            withheld=self._verdict.code,
+            withheld=self._withheld,
             overhead_s=self._overhead_s,
             first_token_s=self._first_token_s,
             seconds=self._elapsed(),
@@ -214,8 +219,10 @@ class _AnswerWriter:
         request, market = self._request, self._context.marketplace
         try:
             with tracing.span("sensitive"):
-                self._verdict = await self._judge()
-            if self._verdict.code or not request.ads.enabled or request.max_ads == 0:
+                vectors = await self._read()
+                self._verdict = self._judge(vectors)
+            self._withheld = self._verdict.code or request.withheld
+            if self._withheld or not request.ads.enabled or request.max_ads == 0:
                 return ()
             with tracing.span("eligibility"):
                 placement = self._placement()
@@ -226,21 +233,26 @@ class _AnswerWriter:
                 return ()
             with tracing.span("retrieval", eligible=len(evaluation)):
                 question = request.question
-                interests = question.profile.interests if question.profile else ()
-                vector = await market.vector(query_text(question.query, interests))
-                offers, self._apart = market.offers(question.query, vector, evaluation)
+                if question.profile and question.profile.interests:
+                    vectors[-1] = await market.vector(query_text(question.query, question.profile.interests))
+                found, self._apart = market.offers(question.recent, conversation_vector(vectors), evaluation)
         except Exception as error:
             log.error("answer.no_candidates", auction_id=request.auction_id, reason=type(error).__name__)
             return ()
+        offers = tuple(offer for offer in found if not is_planted(offer.creative))
+        self._withheld = "" if found else BELOW_FLOOR
         self._offers = {offer.ad.id: offer for offer in offers}
         return offers
 
-    async def _judge(self) -> Verdict:
-        """Judge the conversation; a message whose vector is not ready in time is judged by its words alone."""
+    async def _read(self) -> list[Vectors | None]:
+        """Return the vectors of the reader's newest messages, None where one is not ready in time."""
+        recent = self._request.question.asked[-UNDERSTOOD:]
+        return list(await asyncio.gather(*(self._context.marketplace.vector(text) for text in recent)))
+
+    def _judge(self, vectors: list[Vectors | None]) -> Verdict:
+        """Judge the conversation; a message without a vector is judged by its words alone."""
         asked, ads = self._request.question.asked, self._request.ads
-        recent = asked[-UNDERSTOOD:]
-        vectors = await asyncio.gather(*(self._context.marketplace.vector(text) for text in recent))
-        unread = [None] * (len(asked) - len(recent))
+        unread: list[Vectors | None] = [None] * (len(asked) - len(vectors))
         return self._context.gate.judge(asked, [*unread, *vectors], Sensitivity(tuple(ads.blocked_terms), ads.strict))
 
     def _show_help(self) -> None:
@@ -259,7 +271,7 @@ class _AnswerWriter:
             language=ads.language,
             category=ads.category,
             placement=ads.placement,
-            query=request.question.query,
+            query=request.question.recent,
             user_id=(ads.user_id or None) if ads.consent else None,
             consent=ads.consent,
             publisher_blocked_categories=frozenset(ads.blocked_categories),
@@ -291,18 +303,23 @@ class _AnswerWriter:
         if asyncio.get_running_loop().time() >= self._deadline:
             raise PolicyTimeout("the deadline has passed before the policy was called")
         markers = MarkerStream(offer.ad for offer in offers)
+        scan = AnswerScan(self._offers, "\n".join(request.question.asked))
         with tracing.span("policy", candidates=len(offers), generation=self._generations):
             events = self._policy.stream(context, request.seed, request.max_ads if offers else 0, self._deadline)
             try:
                 async with aclosing(events):
                     async for event in events:
                         if isinstance(event, TextDelta):
-                            self._show(self._visible.add(markers.feed(event.text)))
+                            pieces = markers.feed(event.text)
+                            self._show(self._visible.add(scan.feed(pieces) if offers else pieces))
                         else:
                             self._completed = event
             finally:
                 # At the deadline and after a cancellation, too: the text decided by now is the answer.
-                self._last_deltas = [*self._visible.add(markers.finish()), *self._visible.finish()]
+                pieces = [*scan.feed(markers.finish()), *scan.finish()] if offers else markers.finish()
+                self._last_deltas = [*self._visible.add(pieces), *self._visible.finish()]
+                for kind, count in scan.edits.items():
+                    self._context.metrics.edits.labels(kind).inc(count)
                 self._parsed = markers.answer()
         if self._completed is None:
             raise PolicyError("the policy ended the answer without completing it")

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from mechanism.errors import ConfigError
 from serving.auction.sensitive import ACUTE, SensitiveGate, Sensitivity, Topic, help_text
-from serving.auction.sensitive.gate import open_gate
-from serving.auction.sensitive.meaning import Meaning
+from serving.auction.sensitive.meaning import Meaning, packaged_meaning
 from serving.auction.sensitive.rules import LANGUAGES, languages_of, shared_rules
 from serving.lexicon import Lexicon, plain
 
@@ -108,7 +107,7 @@ def test_administrator_allows_a_topic_but_never_a_crisis() -> None:
 
 def test_meaning_counts_where_no_phrase_does_and_more_under_strictness() -> None:
     one = np.eye(3, dtype=np.float32)
-    meaning = Meaning((Topic.GRIEF, Topic.HEALTH), one[:2] * 2, np.zeros(2, np.float32), 1.0, one[2])
+    meaning = Meaning((Topic.GRIEF, Topic.HEALTH), one[:2] * 2, np.zeros(2, np.float32), 1.0, one[0], 0.0, one[2])
     gate = SensitiveGate(meaning)
     assert gate.judge(["the house is quiet now"], [one[0]]).topic is Topic.GRIEF
     assert gate.judge(["the house is quiet now"], [one[0] * 0.4]).code == ""
@@ -117,7 +116,7 @@ def test_meaning_counts_where_no_phrase_does_and_more_under_strictness() -> None
 
 def test_router_without_the_encoder_decides_by_rules_alone(capsys: pytest.CaptureFixture[str]) -> None:
     for probe in (None, np.ones(7, np.float32)):
-        assert open_gate(probe, ()).judge(["my grandmother died"], [None]).topic is Topic.GRIEF
+        assert SensitiveGate(packaged_meaning(probe)).judge(["my grandmother died"], [None]).topic is Topic.GRIEF
         assert "sensitive.rules_alone" in capsys.readouterr().out
 
 

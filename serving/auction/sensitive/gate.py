@@ -12,16 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-import structlog
-
 from mechanism.errors import ConfigError
 from serving.auction.retrieval.vectors import Vectors
 from serving.auction.sensitive.meaning import Meaning
 from serving.auction.sensitive.rules import Rules, shared_rules
 from serving.auction.sensitive.topics import ACUTE, NEVER_ALLOWED, PUBLISHER_CODE, Topic
 from serving.lexicon import plain
-
-log = structlog.get_logger(__name__)
 
 DECAY = 0.8
 """Weight of a message relative to the one after it."""
@@ -113,22 +109,6 @@ class SensitiveGate:
             return frozenset()
         least = -STRICT_MARGIN if strict else 0.0
         return frozenset(topic for topic, margin in self._meaning.margins(vector).items() if margin > least)
-
-
-def open_gate(probe_D: Vectors | None, allowed: Iterable[str]) -> SensitiveGate:
-    """Return the gate of a router whose encoder maps `meaning.PROBE` to `probe_D`; None without an encoder.
-
-    Falls back to the rules alone, and logs it, without an encoder or with another than the classifier's.
-    A topic of `allowed` that is unknown or must never be allowed is a ConfigError.
-    """
-    meaning = Meaning.load()
-    fits = probe_D is not None and meaning.reads(probe_D)
-    if not fits:
-        reason = "no encoder" if probe_D is None else "another encoder"
-        log.warning(
-            "sensitive.rules_alone", reason=reason, remedy="install the extra `policy` and start with --encoder"
-        )
-    return SensitiveGate(meaning if fits else None, allowed)
 
 
 def _allowable(name: str) -> Topic:

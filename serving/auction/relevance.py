@@ -1,0 +1,51 @@
+"""The relevance floor: which candidates are close enough to the conversation, and whether it has a need at all.
+
+"Who was Napoleon?" and "hello" get no candidates. Two bars decide: the conversation must sound like a need (a linear
+classifier on its vector, fitted to questions with and without one), and each candidate must be near to it. Where no
+vector is known, a candidate must share a word with the conversation that is not a function word.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serving.auction.retrieval import Hit
+from serving.auction.retrieval.vectors import Vectors
+from serving.auction.sensitive.meaning import Meaning
+
+FADE = 0.6
+"""Weight of a message's vector relative to the one after it."""
+BELOW_FLOOR = "relevance:below_floor"
+"""The code of a conversation that none of the eligible creatives fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelevanceFloor:
+    """The least cosine of a candidate to the conversation, and the classifier of needs; a floor of 0 admits all."""
+
+    least: float
+    meaning: Meaning | None = None
+
+    def admits(self, conversation_D: Vectors | None) -> bool:
+        """Whether the conversation sounds like a need; always, where that cannot be known."""
+        if self.least <= 0 or conversation_D is None or self.meaning is None:
+            return True
+        return self.meaning.need(conversation_D) > 0
+
+    def keep(self, hits: tuple[Hit, ...], conversation_D: Vectors | None) -> tuple[Hit, ...]:
+        """Return the hits that are near enough; found by words alone, all of them are."""
+        if self.least <= 0 or conversation_D is None:
+            return hits
+        return tuple(hit for hit in hits if hit.relevance >= self.least)
+
+
+def conversation_vector(vectors: list[Vectors | None]) -> Vectors | None:
+    """Return the unit vector of a conversation from those of its messages, oldest first; the newest weighs most.
+
+    None if the newest message has none: the others alone would answer another question.
+    """
+    if not vectors or vectors[-1] is None:
+        return None
+    blended = sum(FADE**age * vector for age, vector in enumerate(reversed(vectors)) if vector is not None)
+    length = float((blended @ blended) ** 0.5)
+    return blended / length if length > 0 else vectors[-1]

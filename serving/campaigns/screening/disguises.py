@@ -1,0 +1,141 @@
+"""Undo disguises of text: what a language model, or a reader, may read in it although the words are not written.
+
+Look-alikes come from Unicode's confusables (package `confusable-homoglyphs`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import codecs
+import html
+import re
+import unicodedata
+from collections.abc import Iterator
+from functools import cache
+from urllib.parse import unquote
+
+from confusable_homoglyphs import confusables
+
+_LEET = {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t", "8": "b", "9": "g"}
+_OTHER_LEET = {**_LEET, "1": "l", "6": "g", "2": "z"}
+_SIGNS = str.maketrans({"@": "a", "$": "s", "!": "i", "|": "l", "+": "t", "€": "e", "£": "l", "¡": "i", "(": "c"})
+_SPACED = re.compile(r"(?:(?<=\s)|^)(?:\w[\s.\-_*·•|/]+){3,}\w(?=\s|$|[.,!?])")
+_INSIDE = re.compile(r"(?<=\w)[.\-_*·•|/'’+~^]+(?=\w)")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{12,}={0,2}")
+_HEX = re.compile(
+    r"(?:[0-9a-fA-F]{2}[\s:]?){8,}|(?:\\x[0-9a-fA-F]{2}){3,}|(?:\\u[0-9a-fA-F]{4}){3,}|(?:0x[0-9a-fA-F]{2}\s?){3,}"
+)
+_BINARY = re.compile(r"(?:[01]{7,8}\s?){3,}")
+_MIXED_DIGITS = re.compile(r"(?i)[a-z@$!|+]*[0-9@$!|+]+[a-z][a-z0-9@$!|+]*|[a-z]+[0-9@$!|+]+[a-z0-9@$!|+]*")
+_LETTERLIKE = (
+    *("MODIFIER LETTER", "LATIN SUBSCRIPT", "SUPERSCRIPT LATIN", "LATIN LETTER SMALL CAPITAL", "MATHEMATICAL"),
+    *("CIRCLED LATIN", "NEGATIVE CIRCLED LATIN", "SQUARED LATIN", "NEGATIVE SQUARED LATIN", "PARENTHESIZED LATIN"),
+    *("FULLWIDTH LATIN", "REGIONAL INDICATOR", "TAG LATIN", "DOUBLE-STRUCK", "SCRIPT CAPITAL", "SCRIPT SMALL"),
+    *("BLACK-LETTER", "CANADIAN SYLLABICS", "CHEROKEE LETTER", "LISU LETTER", "BRAILLE PATTERN"),
+)
+"""Beginnings of the names of characters that only look like letters."""
+LEAST_LETTERLIKE = 3
+LEAST_READABLE = 6
+
+
+def hidden_characters(text: str) -> str:
+    """Return the kind of disguise that a text's characters are; empty for plain text."""
+    for before, character, after in zip(" " + text, text, text[1:] + " ", strict=False):
+        category = unicodedata.category(character)
+        if category == "Cf" and (before.isalnum() or after.isalnum() or character > "\U000e0000"):
+            return "invisible characters"
+        if category == "Co" or ("\ufe00" <= character <= "\ufe0f" and before.isalnum() and not before.isdigit()):
+            return "invisible characters"
+    decomposed = unicodedata.normalize("NFD", text)
+    if re.search(r"[\u0300-\u036f]{3,}", decomposed):
+        return "stacked accents"
+    if sum(unicodedata.name(c, "").startswith(_LETTERLIKE) for c in text) >= LEAST_LETTERLIKE:
+        return "letters in the form of symbols"
+    for word in re.findall(r"[^\W\d_]+", unicodedata.normalize("NFC", text)):
+        if len({_script(c) for c in word} - {""}) > 1:
+            return "letters of several alphabets in one word"
+    return ""
+
+
+def readings(text: str) -> Iterator[str]:
+    """Yield the text and what it may mean once its disguises are undone."""
+    plain = unicodedata.normalize("NFKC", text)
+    visible = "".join(c for c in plain if unicodedata.category(c) != "Cf")
+    latin = "".join(_look_alikes().get(c, c) for c in unicodedata.normalize("NFKD", visible))
+    yield visible
+    yield from {latin, *(_unleet(latin, digits) for digits in (_LEET, _OTHER_LEET))}
+    joined = _SPACED.sub(lambda found: re.sub(r"[\s.\-_*·•|/]+", "", found[0]) + " ", _unleet(latin, _LEET))
+    yield joined
+    yield _INSIDE.sub("", latin)
+    yield codecs.encode(latin, "rot13")
+    yield latin[::-1]
+    yield " ".join(word[::-1] for word in latin.split())
+    for changed in (unquote(visible), html.unescape(visible)):
+        if changed != visible:
+            yield changed
+    yield from decoded(visible)
+
+
+def decoded(text: str) -> Iterator[str]:
+    """Yield the readable texts that are encoded in a text: base64, hexadecimal, binary."""
+    for found in _BASE64.finditer(text):
+        raw = found[0].rstrip("=")
+        with_padding = raw + "=" * (-len(raw) % 4)
+        for altchars in (b"+/", b"-_"):
+            try:
+                yield from _readable(base64.b64decode(with_padding, altchars, validate=True))
+            except (binascii.Error, ValueError):
+                continue
+    for found in _HEX.finditer(text):
+        digits = re.sub(r"0x|\\x|\\u00|[\s:\\u]", "", found[0])
+        if len(digits) % 2 == 0:
+            try:
+                yield from _readable(bytes.fromhex(digits))
+            except ValueError:
+                continue
+    for found in _BINARY.finditer(text):
+        yield from _readable(bytes(int(octet, 2) for octet in re.findall(r"[01]{7,8}", found[0])))
+
+
+def skeleton(text: str) -> str:
+    """Return the form in which names are compared: look-alikes and leetspeak undone, letters and digits alone."""
+    latin = "".join(
+        _look_alikes().get(c, c) for c in unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text))
+    )
+    folded = _unleet(latin, _LEET).casefold()
+    return "".join(c for c in folded if c.isalnum())
+
+
+def _readable(data: bytes) -> Iterator[str]:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        return
+    letters = sum(c.isalpha() or c.isspace() for c in text)
+    if len(text) >= LEAST_READABLE and all(c.isprintable() or c.isspace() for c in text) and letters >= 0.8 * len(text):
+        yield text
+
+
+def _unleet(text: str, digits: dict[str, str]) -> str:
+    table = str.maketrans(digits)
+    return _MIXED_DIGITS.sub(lambda found: found[0].translate(_SIGNS).translate(table), text)
+
+
+def _script(character: str) -> str:
+    name = unicodedata.name(character, "").split(" ")[0]
+    return name if name in ("LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE", "COPTIC", "LISU", "HEBREW") else ""
+
+
+@cache
+def _look_alikes() -> dict[str, str]:
+    """Return the ASCII letter or digit that each other character may be taken for."""
+    found: dict[str, str] = {}
+    for character, entries in confusables.confusables_data.items():
+        if len(character) != 1 or character.isascii():
+            continue
+        for entry in entries:
+            if len(entry["c"]) == 1 and entry["c"].isascii() and entry["c"].isalpha():
+                found[character] = entry["c"]
+                break
+    return found
