@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -146,10 +147,14 @@ def _has_address(text: str) -> bool:
 
 def _has_phone(text: str) -> bool:
     rest = _PRICE_OR_YEAR.sub(" ", text)
+    if _NUMBER_WORDS.search(plain(rest)):
+        return True
+    if sum(map(str.isdigit, unicodedata.normalize("NFKC", rest))) < LEAST_DIGITS:
+        return False
     for reading in (rest, next(iter(readings(rest)))):
         if any(phonenumbers.PhoneNumberMatcher(reading, region).has_next() for region in REGIONS):
             return True
-        if _DIGITS.search(reading) or _NUMBER_WORDS.search(plain(reading)):
+        if _DIGITS.search(reading):
             return True
     return False
 
