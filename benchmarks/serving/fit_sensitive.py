@@ -28,8 +28,8 @@ STEPS = 400
 RATE = 4.0
 NEEDLESS = 0.05
 """Largest share of questions without a need that may be above the bar, in the cross-validation."""
-LOST = 0.01
-"""Largest share of harmless messages that the classifier may take for sensitive ones, in the cross-validation."""
+LOST = 0.02
+"""Largest share of questions with a need that the classifier may take for sensitive ones, in the cross-validation."""
 Array = NDArray[np.float32]
 
 
@@ -45,9 +45,10 @@ def main() -> None:
     for fold in range(FOLDS):
         weights_TD, biases_T = _fit(vectors_ND[folds_N != fold], targets_NT[folds_N != fold])
         logits_NT[folds_N == fold] = vectors_ND[folds_N == fold] @ weights_TD.T + biases_T
-    harmless_N, best_N = targets_NT.sum(1) == 0, logits_NT.max(1)
-    threshold = float(np.quantile(best_N[harmless_N], 1 - LOST))
-    recall = float((best_N[~harmless_N] > threshold).mean())
+    needs = {entry["ask"] for entry in _questions() if "need" in entry}
+    need_N, best_N = np.array([message in needs for message in messages]), logits_NT.max(1)
+    threshold = float(np.quantile(best_N[need_N], 1 - LOST))
+    recall = float((best_N[targets_NT.any(1)] > threshold).mean())
     weights_TD, biases_T = _fit(vectors_ND, targets_NT)
     probe_D = shared_encoder().encode([PROBE])[0]
     need_D, need_bar = _need()
@@ -66,7 +67,8 @@ def main() -> None:
 
 
 def _examples(path: Path) -> tuple[list[str], list[str]]:
-    messages, labels = [], []
+    messages: list[str] = []
+    labels: list[str] = []
     for label, block in yaml.safe_load(path.read_text(encoding="utf-8")).items():
         found = lines(block)
         messages += found

@@ -4,8 +4,8 @@ The prompts and creatives (`data/safety/`) were written apart from the phrases, 
 
 gate_recall        share of the sensitive prompts that get no candidates
 commercial_lost    share of the commercial prompts that the gate keeps ads away from
-neutral_with_ads   share of the neutral prompts that get at least one candidate of the built-in catalogue: an upper bound
-                   of those that would show an ad, because the policy may still show none
+neutral_with_ads   share of the neutral prompts that get at least one candidate of the built-in catalogue: an upper
+                   bound of those that would show an ad, because the policy may still show none
 injection_success  attack creatives that get through: booked without a refusal, without a finding that holds them for
                    review, and whose title or text still stands in an answer whose policy copies both word by word
 gate_ms_p99        99th percentile of a judgement of messages whose phrases and vectors are known, in milliseconds
@@ -104,6 +104,7 @@ async def _judge(prompts: Sequence[Mapping[str, Any]], folder: Path) -> tuple[li
     await router.marketplace.load()
     gate, market = router.context.gate, router.marketplace
     judged, milliseconds = [], []
+    shared_encoder().encode([message for entry in prompts for message in _asked(entry)])  # in batches
     for number, entry in enumerate(prompts):
         asked = _asked(entry)
         vectors = list(shared_encoder().encode(asked))
@@ -115,7 +116,7 @@ async def _judge(prompts: Sequence[Mapping[str, Any]], folder: Path) -> tuple[li
         if not verdict.code:
             text = "\n".join(asked[-3:])
             request = PlacementRequest(str(number), datetime.now(UTC), settings.currency, query=text)
-            offers, _ = market.offers(text, conversation_vector(list(vectors)), market.evaluate(request))
+            offers, _ = market.offers(text, conversation_vector(vectors), market.evaluate(request))
         topic = entry.get("topic") or ""
         judged.append(Judged(entry["label"], entry["language"], topic, bool(verdict.code), len(offers)))
     names = Names(market.index)

@@ -2,12 +2,15 @@
 
 "Who was Napoleon?" and "hello" get no candidates. Two bars decide: the conversation must sound like a need (a linear
 classifier on its vector, fitted to questions with and without one), and each candidate must be near to it. Where no
-vector is known, a candidate must share a word with the conversation that is not a function word.
+vector is known, the search by words decides alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from serving.auction.retrieval import Hit
 from serving.auction.retrieval.vectors import Vectors
@@ -39,13 +42,16 @@ class RelevanceFloor:
         return tuple(hit for hit in hits if hit.relevance >= self.least)
 
 
-def conversation_vector(vectors: list[Vectors | None]) -> Vectors | None:
+def conversation_vector(vectors: Sequence[Vectors | None]) -> Vectors | None:
     """Return the unit vector of a conversation from those of its messages, oldest first; the newest weighs most.
 
     None if the newest message has none: the others alone would answer another question.
     """
     if not vectors or vectors[-1] is None:
         return None
-    blended = sum(FADE**age * vector for age, vector in enumerate(reversed(vectors)) if vector is not None)
-    length = float((blended @ blended) ** 0.5)
-    return blended / length if length > 0 else vectors[-1]
+    blended = vectors[-1].copy()
+    for age, vector in enumerate(reversed(vectors[:-1]), start=1):
+        if vector is not None:
+            blended += np.float32(FADE**age) * vector
+    length = float(np.linalg.norm(blended))
+    return blended / np.float32(length) if length > 0 else vectors[-1]

@@ -94,6 +94,7 @@ function exclusions(record) {
 
 function candidates(record) {
   if (!record.candidates.length) {
+    if (record.withheld) return [element("p", { class: "caption" }, "This conversation gets no ads: ", element("code", {}, record.withheld))];
     const reason = record.generations > 1 ? "The auction failed; the answer was written without ads." : "No auction was held for this answer.";
     return [element("p", { class: "caption" }, record.campaigns ? "No creative was eligible: the answer was written without ads." : reason)];
   }

@@ -107,7 +107,7 @@ def test_administrator_allows_a_topic_but_never_a_crisis() -> None:
 
 def test_meaning_counts_where_no_phrase_does_and_more_under_strictness() -> None:
     one = np.eye(3, dtype=np.float32)
-    meaning = Meaning((Topic.GRIEF, Topic.HEALTH), one[:2] * 2, np.zeros(2, np.float32), 1.0, one[0], 0.0, one[2])
+    meaning = Meaning((Topic.GRIEF, Topic.HEALTH), one[:2] * 2, np.zeros(2, np.float32), 1.0, one[2], -1.0, one[2])
     gate = SensitiveGate(meaning)
     assert gate.judge(["the house is quiet now"], [one[0]]).topic is Topic.GRIEF
     assert gate.judge(["the house is quiet now"], [one[0] * 0.4]).code == ""

@@ -26,8 +26,13 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{12,}={0,2}")
 _HEX = re.compile(
     r"(?:[0-9a-fA-F]{2}[\s:]?){8,}|(?:\\x[0-9a-fA-F]{2}){3,}|(?:\\u[0-9a-fA-F]{4}){3,}|(?:0x[0-9a-fA-F]{2}\s?){3,}"
 )
+_CODES = re.compile(r"(?:\b\d{2,3}[\s,;.\-]+){5,}\d{2,3}\b")
+_BASE32 = re.compile(r"[A-Z2-7]{16,}={0,6}")
 _BINARY = re.compile(r"(?:[01]{7,8}\s?){3,}")
 _MIXED_DIGITS = re.compile(r"(?i)[a-z@$!|+]*[0-9@$!|+]+[a-z][a-z0-9@$!|+]*|[a-z]+[0-9@$!|+]+[a-z0-9@$!|+]*")
+_LEET_WORD = re.compile(
+    r"(?i)(?<![\w.])(?:[a-z]+[0134579@$!|]+[a-z]+[a-z0-9@$!|]*|[0134579@$!|]+[a-z]+[0134579@$!|][a-z0-9@$!|]*)"
+)
 _LETTERLIKE = (
     *("MODIFIER LETTER", "LATIN SUBSCRIPT", "SUPERSCRIPT LATIN", "LATIN LETTER SMALL CAPITAL", "MATHEMATICAL"),
     *("CIRCLED LATIN", "NEGATIVE CIRCLED LATIN", "SQUARED LATIN", "NEGATIVE SQUARED LATIN", "PARENTHESIZED LATIN"),
@@ -35,23 +40,27 @@ _LETTERLIKE = (
     *("BLACK-LETTER", "CANADIAN SYLLABICS", "CHEROKEE LETTER", "LISU LETTER", "BRAILLE PATTERN"),
 )
 """Beginnings of the names of characters that only look like letters."""
-LEAST_LETTERLIKE = 3
+_BLANK_LETTERS = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u2800\u3164\uffa0"
+"""Characters that count as letters or accents and print as nothing."""
+LEAST_LETTERLIKE, LEAST_LEET = 2, 2
 LEAST_READABLE = 6
 
 
 def hidden_characters(text: str) -> str:
     """Return the kind of disguise that a text's characters are; empty for plain text."""
-    for before, character, after in zip(" " + text, text, text[1:] + " ", strict=False):
-        category = unicodedata.category(character)
-        if category == "Cf" and (before.isalnum() or after.isalnum() or character > "\U000e0000"):
-            return "invisible characters"
-        if category == "Co" or ("\ufe00" <= character <= "\ufe0f" and before.isalnum() and not before.isdigit()):
+    for before, character in zip(" " + text, text, strict=False):
+        if character in "\u200d\ufe0f" and unicodedata.category(before) in ("So", "Sk", "Mn"):
+            continue  # joins the parts of an emoji
+        hides = unicodedata.category(character) in ("Cf", "Co") or character in _BLANK_LETTERS
+        if hides or "\ufe00" <= character <= "\ufe0f":
             return "invisible characters"
     decomposed = unicodedata.normalize("NFD", text)
     if re.search(r"[\u0300-\u036f]{3,}", decomposed):
         return "stacked accents"
     if sum(unicodedata.name(c, "").startswith(_LETTERLIKE) for c in text) >= LEAST_LETTERLIKE:
         return "letters in the form of symbols"
+    if len(_LEET_WORD.findall(text)) >= LEAST_LEET:
+        return "digits and signs in place of letters"
     for word in re.findall(r"[^\W\d_]+", unicodedata.normalize("NFC", text)):
         if len({_script(c) for c in word} - {""}) > 1:
             return "letters of several alphabets in one word"
@@ -79,7 +88,7 @@ def readings(text: str) -> Iterator[str]:
 
 def decoded(text: str) -> Iterator[str]:
     """Yield the readable texts that are encoded in a text: base64, hexadecimal, binary."""
-    for found in _BASE64.finditer(text):
+    for found in _BASE64.finditer(text + " " + re.sub(r"\s+", "", text)):
         raw = found[0].rstrip("=")
         with_padding = raw + "=" * (-len(raw) % 4)
         for altchars in (b"+/", b"-_"):
@@ -94,6 +103,17 @@ def decoded(text: str) -> Iterator[str]:
                 yield from _readable(bytes.fromhex(digits))
             except ValueError:
                 continue
+    for found in _CODES.finditer(text):
+        codes = [int(code) for code in re.findall(r"\d+", found[0])]
+        yield from _readable(bytes(code for code in codes if code < 256))
+    for found in _BASE32.finditer(text):
+        raw = found[0].rstrip("=")
+        try:
+            yield from _readable(
+                base64.b32decode(found[0].upper().rstrip("=") + "=" * (-len(found[0].rstrip("=")) % 8))
+            )
+        except (binascii.Error, ValueError):
+            continue
     for found in _BINARY.finditer(text):
         yield from _readable(bytes(int(octet, 2) for octet in re.findall(r"[01]{7,8}", found[0])))
 

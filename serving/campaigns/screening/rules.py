@@ -43,6 +43,18 @@ _ROLE = re.compile(
 )
 
 
+_DOTTED = re.compile(
+    r"(?i)\b[a-z0-9-]{2,}[.․。．｡][a-z]{2,}(?:/|\b)(?<!\.js)(?<!\.net)|\bxn--|\b1?-?8\d\d-[A-Z0-9-]{4,}"
+    r"|\b[\w-]+\s*[\[({]\s*(?:dot|punkt|punto|point|at)\s*[\])}]"
+)
+"""What may be an address with an unusual end, or one in disguise."""
+_ESCAPES = re.compile(
+    r"(?:%[0-9a-fA-F]{2}){3,}|(?:&#?\w{1,8};){2,}|(?:\\[ux][0-9a-fA-F]{2,4}){2,}|(?:[.\-·–—•]{1,6}[\s/|]+){6,}"
+    r"|(?=[A-Za-z0-9+/_-]*[a-z])(?=[A-Za-z0-9+/_-]*[A-Z])(?=[A-Za-z0-9+/_-]*\d)[A-Za-z0-9+/_-]{20,}={0,2}|[A-Za-z0-9+/]{10,}={1,2}(?!\w)"
+)
+"""Escapes, Morse code, and long strings of mixed letters and digits."""
+
+
 class Rule(StrEnum):
     """What a creative is refused or held for."""
 
@@ -83,6 +95,7 @@ _BY_LABEL = {
     "claim_health": Rule.HEALTH_CLAIM,
     "claim_return": Rule.RETURN_CLAIM,
     "authority": Rule.AUTHORITY,
+    "authority_text": Rule.AUTHORITY,
     "contact": Rule.CONTACT,
 }
 
@@ -138,7 +151,7 @@ def _broken(text: str, is_title: bool) -> set[Rule]:
         if _has_address(reading):
             found.add(Rule.ADDRESS)
     found |= {_BY_LABEL[label] for label in labels}
-    return found if is_title else found - {Rule.AUTHORITY}
+    return found if is_title or "authority_text" in labels else found - {Rule.AUTHORITY}
 
 
 def _has_address(text: str) -> bool:
@@ -161,7 +174,8 @@ def _has_phone(text: str) -> bool:
 
 _TESTS: tuple[tuple[Rule, Callable[[str], bool]], ...] = (
     (Rule.DISGUISE, lambda text: bool(hidden_characters(text))),
-    (Rule.ENCODED, lambda text: any(True for _ in decoded(text))),
+    (Rule.ENCODED, lambda text: _ESCAPES.search(text) is not None or any(True for _ in decoded(text))),
+    (Rule.CONTACT, lambda text: _DOTTED.search(text) is not None),
     (Rule.ROLE_TAG, lambda text: _ROLE.search(text) is not None),
     (Rule.ADDRESS, _has_address),
     (Rule.PHONE, _has_phone),
