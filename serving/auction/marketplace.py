@@ -88,7 +88,7 @@ class Marketplace:
 
         None where the conversation has no need, or no creative is near enough to it.
         """
-        if not self._floor.admits(vector):
+        if not self._floor.admits(query, vector):
             return (), ()
         count = self._settings.candidates
         hits = self._creatives.search(query, vector, evaluation, SEARCH_FACTOR * count)

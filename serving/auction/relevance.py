@@ -1,8 +1,8 @@
 """The relevance floor: which candidates are close enough to the conversation, and whether it has a need at all.
 
 "Who was Napoleon?" and "hello" get no candidates. Two bars decide: the conversation must sound like a need (a linear
-classifier on its vector, fitted to questions with and without one), and each candidate must be near to it. Where no
-vector is known, the search by words decides alone.
+classifier on its vector, fitted to English questions with and without one), and each candidate must be near to it.
+Where no vector is known, the search by words decides alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from serving.auction.retrieval import Hit
 from serving.auction.retrieval.vectors import Vectors
 from serving.auction.sensitive.meaning import Meaning
+from serving.auction.sensitive.rules import may_be_english
 
 FADE = 0.6
 """Weight of a message's vector relative to the one after it."""
@@ -29,9 +30,9 @@ class RelevanceFloor:
     least: float
     meaning: Meaning | None = None
 
-    def admits(self, conversation_D: Vectors | None) -> bool:
-        """Whether the conversation sounds like a need; always, where that cannot be known."""
-        if self.least <= 0 or conversation_D is None or self.meaning is None:
+    def admits(self, message: str, conversation_D: Vectors | None) -> bool:
+        """Whether the conversation that ends with `message` sounds like a need; always, where that cannot be known."""
+        if self.least <= 0 or conversation_D is None or self.meaning is None or not may_be_english(message):
             return True
         return self.meaning.need(conversation_D) > 0
 

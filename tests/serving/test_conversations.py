@@ -69,10 +69,11 @@ def test_follow_up_is_understood_by_the_messages_before() -> None:
 def test_floor_admits_needs_alone_and_everything_when_it_is_off() -> None:
     one = np.eye(3, dtype=np.float32)
     meaning = Meaning((Topic.GRIEF,), one[:1], np.zeros(1, np.float32), 1.0, one[1] * 2, 1.0, one[2])
-    assert RelevanceFloor(0.2, meaning).admits(one[1])
-    assert not RelevanceFloor(0.2, meaning).admits(one[0])
-    assert RelevanceFloor(0.0, meaning).admits(one[0])
-    assert RelevanceFloor(0.2, meaning).admits(None)
+    assert RelevanceFloor(0.2, meaning).admits("tents?", one[1])
+    assert not RelevanceFloor(0.2, meaning).admits("tents?", one[0])
+    assert RelevanceFloor(0.0, meaning).admits("tents?", one[0])
+    assert RelevanceFloor(0.2, meaning).admits("tents?", None)
+    assert RelevanceFloor(0.2, meaning).admits("Welche Zelte sind die besten?", one[0])  # the classifier reads English
 
 
 def test_follow_up_finds_what_the_conversation_is_about(start: Callable[..., Any]) -> None:

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from mechanism.errors import ConfigError
 from serving.auction.retrieval.vectors import Vectors
 from serving.auction.sensitive.meaning import Meaning
-from serving.auction.sensitive.rules import Rules, shared_rules
+from serving.auction.sensitive.rules import Rules, may_be_english, shared_rules
 from serving.auction.sensitive.topics import ACUTE, NEVER_ALLOWED, PUBLISHER_CODE, Topic
 from serving.lexicon import plain
 
@@ -58,6 +58,7 @@ class Verdict:
 
 
 NONE = Verdict()
+NO_TOPICS: frozenset[Topic] = frozenset()
 
 
 class SensitiveGate:
@@ -74,7 +75,7 @@ class SensitiveGate:
         self._meaning = meaning
         self._rules = rules or shared_rules()
         self._allowed = frozenset(map(_allowable, allowed))
-        self._seen: OrderedDict[bytes, frozenset[Topic]] = OrderedDict()
+        self._seen: OrderedDict[bytes, tuple[frozenset[Topic], bool]] = OrderedDict()
 
     def judge(
         self, messages: Sequence[str], vectors: Sequence[Vectors | None], publisher: Sensitivity | None = None
@@ -84,7 +85,8 @@ class SensitiveGate:
         weights: dict[Topic, float] = {}
         recent = list(zip(messages, vectors, strict=True))[-JUDGED:]
         for age, (message, vector) in enumerate(reversed(recent)):
-            for topic in self._phrases(message) | self._meanings(vector, publisher.strict):
+            phrases, english = self._read(message)
+            for topic in phrases | (self._meanings(vector, publisher.strict) if english else NO_TOPICS):
                 weight = 1.0 if topic in ACUTE else DECAY**age
                 weights[topic] = max(weight, weights.get(topic, 0.0))
         found = [topic for topic, weight in weights.items() if weight >= BAR and topic not in self._allowed]
@@ -95,11 +97,12 @@ class SensitiveGate:
             return Verdict(PUBLISHER_CODE)
         return NONE
 
-    def _phrases(self, message: str) -> frozenset[Topic]:
+    def _read(self, message: str) -> tuple[frozenset[Topic], bool]:
+        """Return the topics of a message's phrases, and whether it may be English, which the encoder reads."""
         key = blake2b(message.encode(errors="surrogatepass"), digest_size=16).digest()
         found = self._seen.get(key)
         if found is None:
-            found = self._seen[key] = self._rules.topics(message)
+            found = self._seen[key] = self._rules.topics(message), may_be_english(message)
             if len(self._seen) > CACHED:
                 self._seen.popitem(last=False)
         else:
@@ -108,9 +111,10 @@ class SensitiveGate:
 
     def _meanings(self, vector: Vectors | None, strict: bool) -> frozenset[Topic]:
         if self._meaning is None or vector is None:
-            return frozenset()
+            return NO_TOPICS
         # A message without a need gets no candidates anyway, so that a weaker sign costs nothing there.
-        least = -STRICT_MARGIN if strict or self._meaning.need(vector) <= -NEEDLESS else 0.0
+        needless = self._meaning.need(vector) <= -NEEDLESS
+        least = -STRICT_MARGIN if strict or needless else 0.0
         return frozenset(topic for topic, margin in self._meaning.margins(vector).items() if margin > least)
 
 
