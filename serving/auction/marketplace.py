@@ -92,7 +92,7 @@ class Marketplace:
             return (), ()
         count = self._settings.candidates
         hits = self._creatives.search(query, vector, evaluation, SEARCH_FACTOR * count)
-        return choose_offers(self._floor.keep(hits, vector), count)
+        return choose_offers(self._floor.keep(query, hits, vector), count)
 
     def participation(self, campaign_id: str) -> float:
         """Return the share of auctions that pacing lets a campaign take part in now."""

@@ -19,6 +19,8 @@ from serving.auction.sensitive.rules import may_be_english
 
 FADE = 0.6
 """Weight of a message's vector relative to the one after it."""
+NEARER = 0.1
+"""Cosine that is added to the floor in other languages than English."""
 BELOW_FLOOR = "relevance:below_floor"
 """The code of a conversation that none of the eligible creatives fits."""
 
@@ -36,11 +38,15 @@ class RelevanceFloor:
             return True
         return self.meaning.need(conversation_D) > 0
 
-    def keep(self, hits: tuple[Hit, ...], conversation_D: Vectors | None) -> tuple[Hit, ...]:
-        """Return the hits that are near enough; found by words alone, all of them are."""
+    def keep(self, message: str, hits: tuple[Hit, ...], conversation_D: Vectors | None) -> tuple[Hit, ...]:
+        """Return the hits that are near enough; found by words alone, all of them are.
+
+        Where the classifier of needs cannot read, they have to be nearer.
+        """
         if self.least <= 0 or conversation_D is None:
             return hits
-        return tuple(hit for hit in hits if hit.relevance >= self.least)
+        least = self.least if may_be_english(message) else self.least + NEARER
+        return tuple(hit for hit in hits if hit.relevance >= least)
 
 
 def conversation_vector(vectors: Sequence[Vectors | None]) -> Vectors | None:

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from mechanism.errors import ConfigError
 from serving.auction.retrieval.vectors import Vectors
 from serving.auction.sensitive.meaning import Meaning
-from serving.auction.sensitive.rules import Rules, may_be_english, shared_rules
+from serving.auction.sensitive.rules import Rules, is_english, shared_rules
 from serving.auction.sensitive.topics import ACUTE, NEVER_ALLOWED, PUBLISHER_CODE, Topic
 from serving.lexicon import plain
 
@@ -98,11 +98,11 @@ class SensitiveGate:
         return NONE
 
     def _read(self, message: str) -> tuple[frozenset[Topic], bool]:
-        """Return the topics of a message's phrases, and whether it may be English, which the encoder reads."""
+        """Return the topics of a message's phrases, and whether it is English, which the encoder reads."""
         key = blake2b(message.encode(errors="surrogatepass"), digest_size=16).digest()
         found = self._seen.get(key)
         if found is None:
-            found = self._seen[key] = self._rules.topics(message), may_be_english(message)
+            found = self._seen[key] = self._rules.topics(message), is_english(message)
             if len(self._seen) > CACHED:
                 self._seen.popitem(last=False)
         else:

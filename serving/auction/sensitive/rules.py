@@ -67,8 +67,13 @@ def shared_rules() -> Rules:
     return Rules()
 
 
+def is_english(message: str) -> bool:
+    """Whether a message is surely English, by its function words."""
+    return languages_of(plain(message)) == ("en",)
+
+
 def may_be_english(message: str) -> bool:
-    """Whether a message may be English, the language that the encoder reads."""
+    """Whether a message may be English, the language that the encoder reads: a few words rarely show which it is."""
     return all(c.isascii() for c in message if c.isalpha()) and languages_of(plain(message))[0] == "en"
 
 

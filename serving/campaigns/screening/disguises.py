@@ -22,17 +22,31 @@ _OTHER_LEET = {**_LEET, "1": "l", "6": "g", "2": "z"}
 _SIGNS = str.maketrans({"@": "a", "$": "s", "!": "i", "|": "l", "+": "t", "€": "e", "£": "l", "¡": "i", "(": "c"})
 _SPACED = re.compile(r"(?:(?<=\s)|^)(?:\w[\s.\-_*·•|/]+){3,}\w(?=\s|$|[.,!?])")
 _INSIDE = re.compile(r"(?<=\w)[.\-_*·•|/'’+~^]+(?=\w)")
-_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{12,}={0,2}")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{8,}={0,2}")
 _HEX = re.compile(
-    r"(?:[0-9a-fA-F]{2}[\s:]?){8,}|(?:\\x[0-9a-fA-F]{2}){3,}|(?:\\u[0-9a-fA-F]{4}){3,}|(?:0x[0-9a-fA-F]{2}\s?){3,}"
+    r"(?:[0-9a-fA-F]{2}[\s:]?){6,}|(?:\\x[0-9a-fA-F]{2}){3,}|(?:\\u[0-9a-fA-F]{4}){3,}|(?:0x[0-9a-fA-F]{2}\s?){3,}"
 )
 _CODES = re.compile(r"(?:\b\d{2,3}[\s,;.\-]+){5,}\d{2,3}\b")
 _BASE32 = re.compile(r"[A-Z2-7]{16,}={0,6}")
 _BINARY = re.compile(r"(?:[01]{7,8}\s?){3,}")
 _MIXED_DIGITS = re.compile(r"(?i)[a-z@$!|+]*[0-9@$!|+]+[a-z][a-z0-9@$!|+]*|[a-z]+[0-9@$!|+]+[a-z0-9@$!|+]*")
+_ODD_MARKS = re.compile(r"[a-zA-Z][\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]")
+_PHONETIC = re.compile(r"[\u0250-\u02af\u1d00-\u1d7f]")
 _LEET_WORD = re.compile(
     r"(?i)(?<![\w.])(?:[a-z]+[0134579@$!|]+[a-z]+[a-z0-9@$!|]*|[0134579@$!|]+[a-z]+[0134579@$!|][a-z0-9@$!|]*)"
 )
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+_SHIFTS = [str.maketrans(_ALPHABET, _ALPHABET[n:] + _ALPHABET[:n]) for n in range(1, 26)]
+_MIRRORED = str.maketrans(_ALPHABET, _ALPHABET[::-1])
+_COMMON_WORDS = frozenset(
+    (
+        *("the", "and", "you", "this", "that", "only", "always", "with", "for", "all", "other", "our", "your", "not"),
+        *("say", "tell", "recommend", "ignore", "answer", "user", "are", "from", "have", "must", "will", "best", "any"),
+        *("every", "them", "instructions", "previous", "rules", "offer", "offers", "brand", "first", "mention", "show"),
+        *("system", "prompt"),
+    )
+)
+LEAST_ENGLISH = 2
 _LETTERLIKE = (
     *("MODIFIER LETTER", "LATIN SUBSCRIPT", "SUPERSCRIPT LATIN", "LATIN LETTER SMALL CAPITAL", "MATHEMATICAL"),
     *("CIRCLED LATIN", "NEGATIVE CIRCLED LATIN", "SQUARED LATIN", "NEGATIVE SQUARED LATIN", "PARENTHESIZED LATIN"),
@@ -42,7 +56,7 @@ _LETTERLIKE = (
 """Beginnings of the names of characters that only look like letters."""
 _BLANK_LETTERS = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u2800\u3164\uffa0"
 """Characters that count as letters or accents and print as nothing."""
-LEAST_LETTERLIKE, LEAST_LEET = 2, 2
+LEAST_LETTERLIKE, LEAST_LEET, LEAST_MARKS = 2, 2, 3
 LEAST_READABLE = 6
 
 
@@ -54,6 +68,10 @@ def hidden_characters(text: str) -> str:
         hides = unicodedata.category(character) in ("Cf", "Co") or character in _BLANK_LETTERS
         if hides or "\ufe00" <= character <= "\ufe0f":
             return "invisible characters"
+    if len(_ODD_MARKS.findall(unicodedata.normalize("NFC", text))) >= LEAST_MARKS:
+        return "accents that no language writes"
+    if len(_PHONETIC.findall(text)) >= LEAST_LETTERLIKE:
+        return "phonetic letters"
     decomposed = unicodedata.normalize("NFD", text)
     if re.search(r"[\u0300-\u036f]{3,}", decomposed):
         return "stacked accents"
@@ -116,6 +134,19 @@ def decoded(text: str) -> Iterator[str]:
             continue
     for found in _BINARY.finditer(text):
         yield from _readable(bytes(int(octet, 2) for octet in re.findall(r"[01]{7,8}", found[0])))
+
+
+def is_shifted(text: str) -> bool:
+    """Whether a text is nonsense that becomes English when its letters are shifted, mirrored or read backwards."""
+    letters = unicodedata.normalize("NFKC", text).lower()
+    if _english(letters):
+        return False
+    turned = [letters[::-1], letters.translate(_MIRRORED), *(letters.translate(table) for table in _SHIFTS)]
+    return any(_english(other) >= LEAST_ENGLISH for other in turned)
+
+
+def _english(text: str) -> int:
+    return sum(word in _COMMON_WORDS for word in re.findall(r"[a-z]+", text))
 
 
 def skeleton(text: str) -> str:

@@ -13,7 +13,7 @@ from importlib import resources
 import phonenumbers
 import yaml
 
-from serving.campaigns.screening.disguises import decoded, hidden_characters, readings
+from serving.campaigns.screening.disguises import decoded, hidden_characters, is_shifted, readings
 from serving.campaigns.types import Creative
 from serving.lexicon import Lexicon, lines, plain
 
@@ -49,8 +49,10 @@ _DOTTED = re.compile(
 )
 """What may be an address with an unusual end, or one in disguise."""
 _ESCAPES = re.compile(
-    r"(?:%[0-9a-fA-F]{2}){3,}|(?:&#?\w{1,8};){2,}|(?:\\[ux][0-9a-fA-F]{2,4}){2,}|(?:[.\-·–—•]{1,6}[\s/|]+){6,}"
-    r"|(?=[A-Za-z0-9+/_-]*[a-z])(?=[A-Za-z0-9+/_-]*[A-Z])(?=[A-Za-z0-9+/_-]*\d)[A-Za-z0-9+/_-]{20,}={0,2}|[A-Za-z0-9+/]{10,}={1,2}(?!\w)"
+    r"(?:%[0-9a-fA-F]{2}){3,}|(?:&#?\w{1,8};){2,}|(?:\\[ux][0-9a-fA-F]{2,4}){2,}|(?:=[0-9A-F]{2}){3,}"
+    r"|(?:\\[0-7]{3}){3,}|(?:\b\d{1,3}[-.,; ]\s?){7,}\d{1,3}\b|(?:[.\-·–—•]{1,6}[\s/|]+){6,}"
+    r"|(?=[A-Za-z0-9+/_-]*[a-z])(?=[A-Za-z0-9+/_-]*[A-Z])(?=[A-Za-z0-9+/_-]*\d)[A-Za-z0-9+/_-]{20,}={0,2}"
+    r"|[A-Za-z0-9+/]{10,}={1,2}(?!\w)"
 )
 """Escapes, Morse code, and long strings of mixed letters and digits."""
 
@@ -172,9 +174,13 @@ def _has_phone(text: str) -> bool:
     return False
 
 
+def _is_encoded(text: str) -> bool:
+    return _ESCAPES.search(text) is not None or is_shifted(text) or any(True for _ in decoded(text))
+
+
 _TESTS: tuple[tuple[Rule, Callable[[str], bool]], ...] = (
     (Rule.DISGUISE, lambda text: bool(hidden_characters(text))),
-    (Rule.ENCODED, lambda text: _ESCAPES.search(text) is not None or any(True for _ in decoded(text))),
+    (Rule.ENCODED, _is_encoded),
     (Rule.CONTACT, lambda text: _DOTTED.search(text) is not None),
     (Rule.ROLE_TAG, lambda text: _ROLE.search(text) is not None),
     (Rule.ADDRESS, _has_address),
