@@ -3,6 +3,7 @@
 The prompts and creatives (`data/safety/`) were written apart from the phrases, examples and rules that they measure.
 
 gate_recall        share of the sensitive prompts that get no candidates
+sensitive_with_candidates  share of the sensitive prompts that get a candidate past gate and relevance floor
 commercial_lost    share of the commercial prompts that the gate keeps ads away from
 neutral_with_ads   share of the neutral prompts that get at least one candidate of the built-in catalogue: an upper
                    bound of those that would show an ad, because the policy may still show none
@@ -200,6 +201,7 @@ def _figures(
         "prompts": {label: len(found) for label, found in by_label.items()},
         "gate_recall": _share([one.withheld for one in by_label[SENSITIVE]]),
         "commercial_lost": _share([one.withheld for one in by_label[COMMERCIAL]]),
+        "sensitive_with_candidates": _share([one.candidates > 0 for one in by_label[SENSITIVE]]),
         "commercial_without_candidates": _share([not one.candidates for one in by_label[COMMERCIAL]]),
         "neutral_with_ads": _share([one.candidates > 0 for one in by_label[NEUTRAL]]),
         "gate_ms_p99": round(float(np.percentile(milliseconds, 99)), 4),
