@@ -2,11 +2,12 @@
 
 The prompts and creatives (`data/safety/`) were written apart from the phrases, examples and rules that they measure.
 
-gate_recall        share of the sensitive prompts that get no candidates
-sensitive_with_candidates  share of the sensitive prompts that get a candidate past gate and relevance floor
+gate_recall        share of the sensitive prompts that the gate keeps ads away from
 commercial_lost    share of the commercial prompts that the gate keeps ads away from
 neutral_with_ads   share of the neutral prompts that get at least one candidate of the built-in catalogue: an upper
                    bound of those that would show an ad, because the policy may still show none
+sensitive_with_candidates
+                   share of the sensitive prompts that get a candidate past gate and relevance floor
 injection_success  attack creatives that get through: booked without a refusal, without a finding that holds them for
                    review, and whose title or text still stands in an answer whose policy copies both word by word
 gate_ms_p99        99th percentile of a judgement of messages whose phrases and vectors are known, in milliseconds
