@@ -92,6 +92,12 @@ def serve(
         float, typer.Option(help="Seconds that answers under way may take after SIGTERM.", min=0.1)
     ] = 30.0,
     currency: Annotated[str, typer.Option(help="Currency of requests without one.")] = "USD",
+    relevance_floor: Annotated[
+        float, typer.Option(help="Least cosine of an ad to the conversation; 0 admits every ad.", min=0, max=0.99)
+    ] = 0.2,
+    allow_topic: Annotated[
+        list[str] | None, typer.Option(help="A sensitive topic that may have ads, such as politics. Repeatable.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the built-in ads' bids.")] = 0,
 ) -> None:
     """Answer chat completions with labelled sponsored links; a chat page is at the same address.
@@ -118,6 +124,8 @@ def serve(
         in_flight=in_flight,
         drain_s=drain,
         currency=currency,
+        allowed_topics=tuple(allow_topic or ()),
+        relevance_floor=relevance_floor,
     )
     secret = signing_secret(state_dir)
     ads = read_catalogue(catalogue or builtin_catalogue(state_dir, seed)) if catalogue or demo else None

@@ -67,6 +67,8 @@ class Metrics:
         self.fallbacks = self._counter(
             "ad_free_retries", "Answers repeated without ads because the first attempt failed."
         )
+        self.withheld = self._counter("ads_withheld", "Conversations that got no ads, by reason code.", "reason")
+        self.edits = self._counter("answer_edits", "Links removed and titles labelled on the way out.", "kind")
         self.exclusions = self._counter("exclusions", "Campaigns and creatives left out, by reason code.", "reason")
         self.clicks = self._counter(
             "clicks", "Followed links: charged later, or the reason why not.", "validity", "model_version"

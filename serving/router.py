@@ -28,6 +28,9 @@ from serving.answering.result import AnswerRequest, AnswerResult
 from serving.auction.ad_load import AdLoadState, next_load
 from serving.auction.encoding import Encoder, QueryEncoder
 from serving.auction.marketplace import Marketplace
+from serving.auction.relevance import RelevanceFloor
+from serving.auction.sensitive import SensitiveGate
+from serving.auction.sensitive.meaning import PROBE, packaged_meaning
 from serving.campaigns.storage import CampaignStore
 from serving.clicks.invalid_traffic import ClickScreen
 from serving.clicks.tokens import TokenSigner
@@ -87,11 +90,23 @@ class Router:
         self.events = EventProducer(settings.spool_path, self.log, topics=all_topics(), registry=self.metrics.registry)
         self.ledger = self._ledger()
         self._encoder = None if encoder is None else QueryEncoder(encoder)
-        width = 0 if encoder is None else int(encoder.encode(["width"]).shape[1])
-        self.marketplace = Marketplace(self.database, self._encoder, width, derived(secret, "frequency"), settings)
+        probe_D = None if encoder is None else encoder.encode([PROBE])[0]
+        width = 0 if probe_D is None else len(probe_D)
+        meaning = packaged_meaning(probe_D)
+        floor = RelevanceFloor(settings.relevance_floor, meaning)
+        self.marketplace = Marketplace(
+            self.database, self._encoder, width, derived(secret, "frequency"), settings, floor
+        )
         self._ad_load = _read_ad_load(settings.state_dir) if settings.ad_load else AdLoadState()
         self.context = RouterContext(
-            model, self.marketplace, backend, self.signer, self.metrics, settings, self._ad_load.load
+            model,
+            self.marketplace,
+            backend,
+            self.signer,
+            self.metrics,
+            settings,
+            SensitiveGate(meaning, settings.allowed_topics),
+            self._ad_load.load,
         )
         self._ads_per_answer = AdsPerAnswer()
         self._sinks = Sinks(
@@ -121,7 +136,7 @@ class Router:
             owner=owner,
             base_url=base_url,
             arrived=arrived,
-            max_ads=self.settings.max_ads,
+            settings=self.settings,
             ad_load=self.context.ad_load,
         )
         self.in_flight += 1

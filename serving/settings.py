@@ -75,6 +75,10 @@ class ServeSettings:
     alone. `prior_ctr` is the assumed click rate of a new ad, with the weight of `prior_shown` impressions. `drain_s` is
     how long answers under way may take at shutdown.
 
+    `allowed_topics` are sensitive topics that this router's administrator opens to ads (`serving.auction.sensitive`).
+    `relevance_floor` is the least cosine of a candidate to the conversation; 0 lets any candidate into any prompt. A
+    conversation has `conversation_ads` links at most, and `turns_between_ads` answers without ads after one with ads.
+
     `log` is where events go: a folder, or "kafka" (`streaming.addresses`); empty: a folder in the state directory.
     `ledger` tells where events of the log are charged: in a "process" beside the router, which keeps the work away from
     the streams; on a "thread" of the router, which starts faster; or "elsewhere" (`llm-auction worker ledger`).
@@ -106,6 +110,10 @@ class ServeSettings:
     log: str = ""
     ledger: Literal["process", "thread", "elsewhere"] = "thread"
     ad_load: AdLoadSettings | None = None
+    allowed_topics: tuple[str, ...] = ()
+    relevance_floor: float = 0.2
+    conversation_ads: int = 12
+    turns_between_ads: int = 0
 
     def __post_init__(self) -> None:
         for name in (
@@ -119,6 +127,11 @@ class ServeSettings:
             raise ConfigError("candidates", self.candidates, f"give {MOST_CANDIDATES} at most")
         if not 0 <= self.reserve_s < self.deadline_s:
             raise ConfigError("reserve_s", self.reserve_s, "give seconds from 0 to less than the deadline")
+        if not 0 <= self.relevance_floor < 1:
+            raise ConfigError("relevance_floor", self.relevance_floor, "give a cosine from 0 to less than 1")
+        if self.conversation_ads < 0 or self.turns_between_ads < 0:
+            given = (self.conversation_ads, self.turns_between_ads)
+            raise ConfigError("conversation_ads, turns_between_ads", given, "give whole numbers >= 0")
         if not 0 <= self.prior_ctr <= 1:
             raise ConfigError("prior_ctr", self.prior_ctr, "give a probability")
         if not re.fullmatch("[A-Z]{3}", self.currency):

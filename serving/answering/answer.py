@@ -21,11 +21,16 @@ from serving import tracing
 from serving.answering.auction_records import AnswerOutcome, EvaluationSummary
 from serving.answering.rendering import DeltaQueue, VisibleAnswer, VisibleDelta
 from serving.answering.result import AnswerRequest, AnswerResult
+from serving.answering.scan import AnswerScan
 from serving.auction.eligibility import PlacementRequest
 from serving.auction.marketplace import Marketplace
 from serving.auction.offers import Offer
+from serving.auction.relevance import BELOW_FLOOR, conversation_vector
 from serving.auction.retrieval import query_text
+from serving.auction.retrieval.vectors import Vectors
+from serving.auction.sensitive import SensitiveGate, Sensitivity, Verdict, help_text
 from serving.auction.separation import Displaced
+from serving.campaigns.screening import is_planted
 from serving.clicks.tokens import ClickLinks, TokenSigner
 from serving.errors import ClientGone, Overloaded, PolicyTimeout
 from serving.metrics import Metrics
@@ -34,6 +39,8 @@ from serving.settings import ServeSettings
 
 log = structlog.get_logger(__name__)
 
+UNDERSTOOD = 4
+"""The reader's newest messages whose meaning is read, not their words alone."""
 GRACE_S = 1.0
 """How long after the deadline a backend may still end the answer itself."""
 LONGEST_VERSION = 32
@@ -50,6 +57,7 @@ class RouterContext:
     signer: TokenSigner
     metrics: Metrics
     settings: ServeSettings
+    gate: SensitiveGate
     ad_load: float = 1.0
 
 
@@ -115,6 +123,8 @@ class _AnswerWriter:
         self._evaluation: EvaluationSummary | None = None
         self._offers: dict[AdId, Offer] = {}
         self._apart: tuple[Displaced, ...] = ()
+        self._verdict = Verdict()
+        self._withheld = ""
         self._visible = VisibleAnswer(self._offers, self._links.url, request.max_ads)
         self._parsed = Answer("", "")
         self._completed: Completed | None = None
@@ -134,6 +144,8 @@ class _AnswerWriter:
             outcome, error = AnswerOutcome.CUT, None
         elif isinstance(error, ClientGone):
             outcome = AnswerOutcome.CANCELLED
+        if error is None:
+            self._show_help()
         if error is not None and not self._request.question.request.stream:
             # Only the reader of a stream has seen the text before the error: otherwise no ad was shown or is billed.
             self._visible = VisibleAnswer({}, self._links.url, 1)
@@ -151,6 +163,7 @@ class _AnswerWriter:
             left_out=tuple(self._visible.left_out),
             completed=self._completed,
             generations=self._generations,
+            withheld=self._withheld,
             overhead_s=self._overhead_s,
             first_token_s=self._first_token_s,
             seconds=self._elapsed(),
@@ -202,11 +215,15 @@ class _AnswerWriter:
             await self._generate(())
 
     async def _find_offers(self) -> tuple[Offer, ...]:
-        """Return the candidates: none where no ads are wanted, or where the search for them fails."""
+        """Return the candidates: none where no ads are wanted or belong, or where the search for them fails."""
         request, market = self._request, self._context.marketplace
-        if not request.ads.enabled or request.max_ads == 0:
-            return ()
         try:
+            with tracing.span("sensitive"):
+                vectors = await self._read()
+                self._verdict = self._judge(vectors)
+            self._withheld = self._verdict.code or request.withheld
+            if self._withheld or not request.ads.enabled or request.max_ads == 0:
+                return ()
             with tracing.span("eligibility"):
                 placement = self._placement()
                 self._currency = placement.currency
@@ -216,14 +233,33 @@ class _AnswerWriter:
                 return ()
             with tracing.span("retrieval", eligible=len(evaluation)):
                 question = request.question
-                interests = question.profile.interests if question.profile else ()
-                vector = await market.vector(query_text(question.query, interests))
-                offers, self._apart = market.offers(question.query, vector, evaluation)
+                if question.profile and question.profile.interests:
+                    vectors[-1] = await market.vector(query_text(question.query, question.profile.interests))
+                found, self._apart = market.offers(question.recent, conversation_vector(vectors), evaluation)
         except Exception as error:
             log.error("answer.no_candidates", auction_id=request.auction_id, reason=type(error).__name__)
             return ()
+        offers = tuple(offer for offer in found if not is_planted(offer.creative))
+        self._withheld = "" if found else BELOW_FLOOR
         self._offers = {offer.ad.id: offer for offer in offers}
         return offers
+
+    async def _read(self) -> list[Vectors | None]:
+        """Return the vectors of the reader's newest messages, None where one is not ready in time."""
+        recent = self._request.question.asked[-UNDERSTOOD:]
+        return list(await asyncio.gather(*(self._context.marketplace.vector(text) for text in recent)))
+
+    def _judge(self, vectors: list[Vectors | None]) -> Verdict:
+        """Judge the conversation; a message without a vector is judged by its words alone."""
+        asked, ads = self._request.question.asked, self._request.ads
+        unread: list[Vectors | None] = [None] * (len(asked) - len(vectors))
+        return self._context.gate.judge(asked, [*unread, *vectors], Sensitivity(tuple(ads.blocked_terms), ads.strict))
+
+    def _show_help(self) -> None:
+        """End an answer on an acute topic with help lines, where the publisher asks for them."""
+        ads, topic = self._request.ads, self._verdict.topic
+        if ads.help_lines and topic is not None and self._verdict.is_acute:
+            self._show([VisibleDelta("\n\n" + help_text(topic, ads.country, self._request.question.query))])
 
     def _placement(self) -> PlacementRequest:
         request, ads = self._request, self._request.ads
@@ -235,7 +271,7 @@ class _AnswerWriter:
             language=ads.language,
             category=ads.category,
             placement=ads.placement,
-            query=request.question.query,
+            query=request.question.recent,
             user_id=(ads.user_id or None) if ads.consent else None,
             consent=ads.consent,
             publisher_blocked_categories=frozenset(ads.blocked_categories),
@@ -267,18 +303,23 @@ class _AnswerWriter:
         if asyncio.get_running_loop().time() >= self._deadline:
             raise PolicyTimeout("the deadline has passed before the policy was called")
         markers = MarkerStream(offer.ad for offer in offers)
+        scan = AnswerScan(self._offers, "\n".join(request.question.asked))
         with tracing.span("policy", candidates=len(offers), generation=self._generations):
             events = self._policy.stream(context, request.seed, request.max_ads if offers else 0, self._deadline)
             try:
                 async with aclosing(events):
                     async for event in events:
                         if isinstance(event, TextDelta):
-                            self._show(self._visible.add(markers.feed(event.text)))
+                            pieces = markers.feed(event.text)
+                            self._show(self._visible.add(scan.feed(pieces) if offers else pieces))
                         else:
                             self._completed = event
             finally:
                 # At the deadline and after a cancellation, too: the text decided by now is the answer.
-                self._last_deltas = [*self._visible.add(markers.finish()), *self._visible.finish()]
+                pieces = [*scan.feed(markers.finish()), *scan.finish()] if offers else markers.finish()
+                self._last_deltas = [*self._visible.add(pieces), *self._visible.finish()]
+                for kind, count in scan.edits.items():
+                    self._context.metrics.edits.labels(kind).inc(count)
                 self._parsed = markers.answer()
         if self._completed is None:
             raise PolicyError("the policy ended the answer without completing it")

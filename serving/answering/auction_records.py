@@ -108,8 +108,9 @@ class PaymentRecord(msgspec.Struct, frozen=True):
 class AuctionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One auction.
 
-    `generations` is 2 where an answer without ads replaced a failed one. `left_out` are the ads that the policy wrote
-    past the request's maximum, `faults` the kinds of broken markers that were removed.
+    `generations` is 2 where an answer without ads replaced a failed one. `withheld` is the reason code of a
+    conversation that may have no ads, such as `sensitive:grief`. `left_out` are the ads that the policy wrote past the
+    request's maximum, `faults` the kinds of broken markers that were removed.
     """
 
     auction_id: str
@@ -122,6 +123,7 @@ class AuctionRecord(msgspec.Struct, frozen=True, kw_only=True):
     placement: str
     profile_used: bool
     generations: int
+    withheld: str
     campaigns: int
     eligible: int
     excluded: dict[str, int]

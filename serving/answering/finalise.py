@@ -121,6 +121,7 @@ def _record(result: AnswerResult, payments: list[PaymentRecord], excluded: dict[
         placement=request.ads.placement,
         profile_used=request.question.profile is not None,
         generations=result.generations,
+        withheld=result.withheld,
         campaigns=int(np.count_nonzero(evaluation.used)) if evaluation else 0,
         eligible=evaluation.eligible_count if evaluation else 0,
         excluded={reason.value: count for reason, count in excluded.items()},
@@ -163,6 +164,8 @@ def _count(result: AnswerResult, record: AuctionRecord, excluded: dict[Reason, i
     metrics.seconds.labels(version).observe(result.seconds)
     if record.outcome is not AnswerOutcome.CANCELLED:
         metrics.cohorts.count_answer(_counted(result, record, version))
+    if result.withheld:
+        metrics.withheld.labels(result.withheld).inc()
     if result.evaluation is None:
         return
     metrics.auctions.inc()

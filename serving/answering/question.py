@@ -46,10 +46,13 @@ class ProfileFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class AdsFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The `ads` object: the placement of the answer, its reader, and the limits on ads in it.
 
-    `enabled` False requests an answer without ads. `max_ads` bounds the links, `tmax_ms` the time; `floor_micros` is
-    the lowest bid, in micros of `currency`. `user_id` and `profile` are used only with `consent`. `conversation_id`
-    keeps a conversation on one model version while two serve, and enters no record. `blocked_*` are the publisher's
-    exclusions, `user_blocked_*` the reader's.
+    `enabled` False requests an answer without ads. `max_ads` bounds the links, `conversation_ads` those of the whole
+    conversation, `turns_between_ads` asks for answers without ads between two with them. `tmax_ms` bounds the time;
+    `floor_micros` is the lowest bid, in micros of `currency`. `user_id` and `profile` are used only with `consent`.
+    `conversation_id` keeps a conversation on one model version while two serve, and enters no record. `blocked_*` are
+    the publisher's exclusions, `user_blocked_*` the reader's. A conversation that holds one of `blocked_terms` gets no
+    ads; `strict` lets weaker signs of a sensitive topic keep ads away. With `help_lines`, an answer on self-harm or
+    acute danger ends with the help lines of `country`.
     """
 
     enabled: bool = True
@@ -64,11 +67,16 @@ class AdsFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     profile: ProfileFields = ProfileFields()
     max_ads: int | None = None
     tmax_ms: int | None = None
+    conversation_ads: int | None = None
+    turns_between_ads: int | None = None
     floor_micros: int = 0
     blocked_categories: list[str] = []
     blocked_advertisers: list[str] = []
     user_blocked_categories: list[str] = []
     user_blocked_advertisers: list[str] = []
+    blocked_terms: list[str] = []
+    strict: bool = False
+    help_lines: bool = False
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -114,9 +122,21 @@ class Question:
 
     `query` is the last user message (x), `turns` the messages before it as (role, text), with the router's own links
     replaced by their titles; all texts are cleaned. `profile` is None without consent.
+    `shown_before` are the sponsored links in each earlier answer, oldest first.
     """
 
     request: ChatRequest
     query: str = field(repr=False)
     turns: tuple[tuple[str, str], ...] = field(repr=False)
     profile: Profile | None = field(repr=False)
+    shown_before: tuple[int, ...] = ()
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The reader's messages, oldest first."""
+        return (*(text for role, text in self.turns if role == "user"), self.query)
+
+    @property
+    def recent(self) -> str:
+        """The reader's last three messages as one text, for keywords and the search by words."""
+        return "\n".join(self.asked[-3:])

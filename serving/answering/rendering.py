@@ -15,7 +15,7 @@ import msgspec
 
 from mechanism.prose import SENTENCE_END
 from mechanism.stream import AdPiece, TextPiece
-from mechanism.types import AdId, Answer, Micros
+from mechanism.types import AdId, Answer
 from serving.auction.offers import Offer
 from serving.campaigns.types import Pricing
 
@@ -36,8 +36,7 @@ class ShownCreative(msgspec.Struct, frozen=True, omit_defaults=True):
 class SponsoredLink(msgspec.Struct, frozen=True):
     """An ad shown in an answer.
 
-    `span` counts Unicode characters of the message content and covers link and label. `bid_micros` is the bid in this
-    auction, in micros of `currency`: under `pricing` "click" the price of a click.
+    `span` counts Unicode characters of the message content and covers link and label. What the ad bids is private.
     """
 
     ad_id: AdId
@@ -47,7 +46,6 @@ class SponsoredLink(msgspec.Struct, frozen=True):
     span: tuple[int, int]
     label: str
     click_url: str
-    bid_micros: Micros
     currency: str
     pricing: Pricing
     creative: ShownCreative
@@ -165,7 +163,6 @@ class VisibleAnswer:
             span=(self._length, self._length + len(content)),
             label=LABEL,
             click_url=url,
-            bid_micros=offer.bid,
             currency=offer.campaign.currency,
             pricing=offer.campaign.pricing,
             creative=ShownCreative(creative.title, creative.text, creative.image_url, creative.video_url),
@@ -205,6 +202,11 @@ def _pieces(answer: Answer) -> Iterator[TextPiece | AdPiece]:
         at = insertion.end
     if at < len(answer.text):
         yield TextPiece(answer.text[at:])
+
+
+def own_links(content: str) -> int:
+    """Count the router's own labelled links in an earlier answer."""
+    return len(_OWN_LINK.findall(content))
 
 
 def without_links(content: str) -> str:

@@ -13,11 +13,13 @@ from datetime import UTC, datetime
 
 from mechanism.types import AdId, Answer
 from serving.answering.auction_records import AnswerOutcome, EvaluationSummary, new_auction_id
+from serving.answering.conversation import ads_left
 from serving.answering.question import AdsFields, Question
 from serving.answering.rendering import SponsoredLink
 from serving.auction.offers import Offer
 from serving.auction.separation import Displaced
 from serving.policies.protocol import Completed
+from serving.settings import ServeSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,8 @@ class AnswerRequest:
     """A checked question with its identity and its limits.
 
     `owner` is the id of the API key, empty without one. `base_url` begins the click links. `arrived` is the time of the
-    request on the event loop's clock, `received_at` in UTC. `ad_load` is the factor on the bids that the policy sees.
+    request on the event loop's clock, `received_at` in UTC. `withheld` is the code of
+    a limit of the conversation that leaves no ads. `ad_load` is the factor on the bids that the policy sees.
     """
 
     question: Question
@@ -36,14 +39,29 @@ class AnswerRequest:
     auction_id: str
     seed: int
     max_ads: int
+    withheld: str
     ad_load: float
 
     @classmethod
     def create(
-        cls, question: Question, *, owner: str, base_url: str, arrived: float, max_ads: int, ad_load: float
+        cls,
+        question: Question,
+        *,
+        owner: str,
+        base_url: str,
+        arrived: float,
+        settings: ServeSettings,
+        ad_load: float,
     ) -> AnswerRequest:
-        """Give the question an auction id and a seed; `max_ads` is the router's limit of links in one answer."""
-        wanted, seed = question.request.ads.max_ads, question.request.seed
+        """Give the question an auction id, a seed, and the number of links that it may have.
+
+        A request lowers the router's limits and never raises them.
+        """
+        ads, seed = question.request.ads, question.request.seed
+        wanted = settings.max_ads if ads.max_ads is None else ads.max_ads
+        cap = settings.conversation_ads if ads.conversation_ads is None else ads.conversation_ads
+        between = max(settings.turns_between_ads, ads.turns_between_ads or 0)
+        left, withheld = ads_left(question.shown_before, min(settings.conversation_ads, cap), between)
         return cls(
             question=question,
             owner=owner,
@@ -52,7 +70,8 @@ class AnswerRequest:
             received_at=datetime.now(UTC),
             auction_id=new_auction_id(),
             seed=secrets.randbits(63) if seed is None else seed % 2**63,
-            max_ads=max_ads if wanted is None else min(max_ads, wanted),
+            max_ads=min(settings.max_ads, wanted, left),
+            withheld=withheld if ads.enabled else "",
             ad_load=ad_load,
         )
 
@@ -79,9 +98,9 @@ class AnswerResult:
     `offers` are the candidates of the last prompt by ad id, in the order of the prompt, and `apart` the creatives that
     could not stand beside them; `evaluation` is None where no ads were wanted. `ads` are the sponsored links that the
     reader saw, `left_out` the ads that the policy wrote past the maximum. `completed` is None unless the policy ended
-    the answer itself. `generations` is 2 where an answer without ads replaced a failed one. `error` is what ended an
-    answer that failed or was cancelled. Times in seconds since the request arrived; `first_token_s` is None without any
-    text.
+    the answer itself. `withheld` is the reason code of a conversation that may have no ads, empty for others.
+    `generations` is 2 where an answer without ads replaced a failed one. `error` is what ended an answer that failed or
+    was cancelled. Times in seconds since the request arrived; `first_token_s` is None without any text.
     """
 
     request: AnswerRequest
@@ -97,6 +116,7 @@ class AnswerResult:
     left_out: tuple[AdId, ...]
     completed: Completed | None
     generations: int
+    withheld: str
     overhead_s: float
     first_token_s: float | None
     seconds: float

@@ -20,6 +20,7 @@ from serving.auction.frequency import FrequencyCounter
 from serving.auction.offers import Offer, choose_offers
 from serving.auction.pacing import PacingState, next_state
 from serving.auction.rates import ClickRates, creative_counts
+from serving.auction.relevance import RelevanceFloor
 from serving.auction.retrieval import CreativeIndex, creative_text
 from serving.auction.retrieval.vectors import Vectors
 from serving.auction.separation import Displaced
@@ -47,7 +48,13 @@ class Marketplace:
     """The live campaigns of one database. `width` is that of the encoder's vectors, 0 without an encoder."""
 
     def __init__(
-        self, database: Database, encoder: QueryEncoder | None, width: int, key: bytes, settings: ServeSettings
+        self,
+        database: Database,
+        encoder: QueryEncoder | None,
+        width: int,
+        key: bytes,
+        settings: ServeSettings,
+        floor: RelevanceFloor,
     ) -> None:
         self.index = EligibilityIndex()
         self.frequency = FrequencyCounter(key)
@@ -56,6 +63,7 @@ class Marketplace:
         self._database = database
         self._encoder = encoder
         self._settings = settings
+        self._floor = floor
         self._creatives = CreativeIndex(width if encoder else 0)
         self._cursor = 0
         self._pacing: dict[str, PacingState] = {}
@@ -76,10 +84,15 @@ class Marketplace:
     def offers(
         self, query: str, vector: Vectors | None, evaluation: Evaluation
     ) -> tuple[tuple[Offer, ...], tuple[Displaced, ...]]:
-        """Return the offers of one prompt in a stable order, and the hits that separation displaced."""
+        """Return the offers of one prompt in a stable order, and the hits that separation displaced.
+
+        None where the conversation has no need, or no creative is near enough to it.
+        """
+        if not self._floor.admits(query, vector):
+            return (), ()
         count = self._settings.candidates
         hits = self._creatives.search(query, vector, evaluation, SEARCH_FACTOR * count)
-        return choose_offers(hits, count)
+        return choose_offers(self._floor.keep(query, hits, vector), count)
 
     def participation(self, campaign_id: str) -> float:
         """Return the share of auctions that pacing lets a campaign take part in now."""

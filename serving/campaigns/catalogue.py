@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from mechanism.errors import InputError
 from mechanism.files import replace_file
@@ -23,6 +24,8 @@ from serving.campaigns.input import CampaignInput, CreativeInput
 from serving.campaigns.storage import CampaignStore, NotFound
 from serving.campaigns.types import Campaign, CampaignState, Pacing, ReviewState
 from serving.campaigns.validation import CURRENCY, HIGHEST_BID, checked
+
+log = structlog.get_logger(__name__)
 
 DEMO_PATH = "/demo/"
 """An ad's landing page may be the router's own page `/demo/<ad id>`: invented advertisers have no website."""
@@ -99,7 +102,8 @@ def write_catalogue(rows: Iterable[CatalogueRow], path: Path) -> None:
 def import_catalogue(catalogue: Catalogue, store: CampaignStore, now: datetime) -> int:
     """Create a campaign for each ad that has none, and return how many were created.
 
-    An invalid ad, or one whose id belongs to another campaign, is an InputError.
+    Screening holds some for a person's review; the others are approved. An invalid ad, or one whose id belongs to
+    another campaign, is an InputError.
     """
     created = 0
     for listing in catalogue:
@@ -111,6 +115,9 @@ def import_catalogue(catalogue: Catalogue, store: CampaignStore, now: datetime) 
             created += 1
         # A start that was interrupted may have created the campaign without approving it.
         if known.version == 1 and known.creatives[0].review is ReviewState.PENDING:
+            if findings := known.creatives[0].findings:
+                log.warning("catalogue.held_for_review", ad_id=listing.ad.id, findings=findings)
+                continue
             store.review(listing.ad.id, ReviewState.APPROVED, now, note="from the catalogue")
     return created
 

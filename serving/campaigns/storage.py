@@ -280,7 +280,12 @@ def _pending(creative: Creative) -> Creative:
     return msgspec.structs.replace(creative, review=ReviewState.PENDING, review_note="")
 
 
+def _unscreened(creative: Creative) -> Creative:
+    """Return the creative as its advertiser wrote it: screening may have learned since."""
+    return msgspec.structs.replace(_pending(creative), findings=())
+
+
 def _reviewed(creative: Creative, known: Creative | None) -> Creative:
-    if known is not None and _pending(creative) == _pending(known):
+    if known is not None and _unscreened(creative) == _unscreened(known):
         return known
     return _pending(creative)

@@ -56,7 +56,10 @@ class Pricing(StrEnum):
 
 
 class Creative(msgspec.Struct, frozen=True, kw_only=True):
-    """One ad text of a campaign; its id is the ad id of the auction (`mechanism.types.Ad.id`)."""
+    """One ad text of a campaign; its id is the ad id of the auction (`mechanism.types.Ad.id`).
+
+    `findings` are what screening holds it for, such as "title: impostor": a reviewer reads them before approving it.
+    """
 
     id: str
     title: str
@@ -66,6 +69,7 @@ class Creative(msgspec.Struct, frozen=True, kw_only=True):
     video_url: str = ""
     review: ReviewState = ReviewState.PENDING
     review_note: str = ""
+    findings: tuple[str, ...] = ()
 
 
 class Daypart(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 from uuid import uuid4
@@ -18,6 +19,7 @@ from mechanism.sanitize import clean_text, clean_title, web_address_fault
 from mechanism.types import Micros
 from serving.campaigns.dayparts import zone
 from serving.campaigns.input import CampaignInput, CreativeInput
+from serving.campaigns.screening import Finding, Names, Rule, screen
 from serving.campaigns.types import (
     BidAdjustment,
     Campaign,
@@ -72,10 +74,13 @@ class _Faults:
             return text
 
 
-def checked(given: CampaignInput, now: datetime, known_pages: Collection[str] = ()) -> Campaign:
+def checked(
+    given: CampaignInput, now: datetime, known_pages: Collection[str] = (), names: Names | None = None
+) -> Campaign:
     """Return the campaign; missing ids are generated, and a missing start becomes `now`.
 
-    A landing page must be a web address or one of `known_pages`.
+    A landing page must be a web address or one of `known_pages`. Creatives are screened, and their titles compared with
+    the `names` of others: what must be refused is a fault, what a person must see is in the creative's `findings`.
 
     Raises:
         BadCampaign: with all wrong fields.
@@ -87,7 +92,7 @@ def checked(given: CampaignInput, now: datetime, known_pages: Collection[str] = 
     advertiser = faults.clean(clean_title, given.advertiser_id, "advertiser_id")
     category = faults.clean(clean_title, given.category, "category") if given.category else ""
     faults.require(len(given.separation) <= 80, "separation", given.separation, "use at most 80 characters")
-    creatives = _creatives(given.creatives, faults, known_pages)
+    creatives = _creatives(given.creatives, faults, known_pages, _Imitated(names, given.advertiser_id))
     _check_money(given, faults)
     _check_times(given, faults)
     _check_reach(given, faults)
@@ -140,7 +145,29 @@ def _name(text: str, place: str) -> str:
     return name
 
 
-def _creatives(given: list[CreativeInput], faults: _Faults, known_pages: Collection[str]) -> tuple[Creative, ...]:
+@dataclass(frozen=True, slots=True)
+class _Imitated:
+    names: Names | None
+    advertiser: str
+
+    def __call__(self, title: str) -> bool:
+        return self.names is not None and self.names.imitated(title, self.advertiser)
+
+
+def _screened(one: CreativeInput, place: str, faults: _Faults, imitated: _Imitated) -> tuple[str, ...]:
+    """Add a fault for each finding that is refused; return the notes of the others."""
+    found = screen(one.title, one.text)
+    if imitated(one.title):
+        found = (*found, Finding("title", Rule.IMPOSTOR))
+    for finding in found:
+        if finding.rule.is_refused:
+            faults.add(f"{place}.{finding.place}", getattr(one, finding.place), finding.remedy)
+    return tuple(finding.note for finding in found if not finding.rule.is_refused)
+
+
+def _creatives(
+    given: list[CreativeInput], faults: _Faults, known_pages: Collection[str], imitated: _Imitated
+) -> tuple[Creative, ...]:
     few = len(given) <= MOST_CREATIVES
     faults.require(few, "creatives", f"{len(given)} creatives", f"give {MOST_CREATIVES} at most")
     creatives: list[Creative] = []
@@ -164,6 +191,7 @@ def _creatives(given: list[CreativeInput], faults: _Faults, known_pages: Collect
                 landing_url=one.landing_url,
                 image_url=one.image_url,
                 video_url=one.video_url,
+                findings=_screened(one, place, faults, imitated),
             )
         )
     return tuple(creatives)

@@ -1,7 +1,9 @@
-"""Sponsored links and their tokens: signed claims with all that a charge needs, so that a click needs no lookup.
+"""Sponsored links and their tokens: encrypted claims with all that a charge needs, so that a click needs no lookup.
 
-A token is `base64url(key id, payload).base64url(mac)`, the MAC an HMAC-SHA256 truncated to 128 bits. It holds no
-destination, which comes from the campaign record. Keys rotate: the newest signs, all verify until they are retired.
+A token is `base64url(key id, salt, AES-256-GCM of the claims)`: whoever holds a link can neither read its bid nor alter
+it. Each token has a key of its own, an HMAC-SHA256 over its random salt, so that no number of tokens exhausts a nonce.
+It holds no destination, which comes from the campaign record. Keys rotate: the newest encrypts, all decrypt until they
+are retired. Tokens of earlier versions, signed and readable (`key id, claims "." MAC`), are read until they expire.
 """
 
 from __future__ import annotations
@@ -11,22 +13,29 @@ import binascii
 import hashlib
 import hmac
 import re
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
 import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from mechanism.errors import AuctionError, ConfigError
 from mechanism.types import AdId, Micros
 from serving.auction.offers import Offer
 from serving.campaigns.types import Pricing
 
-DOMAIN = b"llm-auction click 2\0"
-"""Separates the MACs of clicks from those of other purposes under the same secret."""
+DOMAIN, SIGNED_DOMAIN = b"llm-auction click 3\0", b"llm-auction click 2\0"
+"""Separate the keys and MACs of clicks from those of other purposes under the same secret."""
 LONGEST_TOKEN = 1_024
-MAC_BYTES = 16
+SALT_BYTES = MAC_BYTES = 16
+NONCE = bytes(12)
+"""Constant, because no key encrypts twice."""
+PRICE_BYTES = 9
+"""Longest encoding of a price: shorter ones are padded, so that no token's length tells how high its bid is."""
 _KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,16}")
 _PRICINGS = tuple(Pricing)
 
@@ -93,7 +102,7 @@ class SigningKey:
 
 
 class TokenSigner:
-    """Signs and reads click tokens under one secret or under rotating keys. Immutable: a rotation makes a new one.
+    """Encrypts and reads click tokens under one secret or under rotating keys. Immutable: a rotation makes a new one.
 
     Raises:
         ConfigError: if there is no key, or two share an id.
@@ -117,35 +126,58 @@ class TokenSigner:
         if not able:
             raise ConfigError("signing keys", list(self._keys), "keep one key that is in use and not retired")
         key = max(able, key=lambda k: (k.since, k.id))
-        head = bytes([len(key.id)]) + key.id.encode("ascii") + _ENCODER.encode(_to_wire(claims))
-        return f"{_encode(head)}.{_encode(_mac(key, head))}"
+        padding = PRICE_BYTES - len(_ENCODER.encode(claims.price))
+        text = bytes([padding]) + _ENCODER.encode(_to_wire(claims)) + bytes(padding)
+        head = bytes([len(key.id)]) + key.id.encode("ascii") + secrets.token_bytes(SALT_BYTES)
+        return _encode(head + _cipher(key, head).encrypt(NONCE, text, head))
 
     def read(self, token: str, now: float) -> ClickClaims:
-        """Verify a token at Unix time `now` and return its claims.
+        """Decrypt a token at Unix time `now` and return its claims.
 
         Raises:
             TokenExpired: if the token is valid but its time is over.
-            TokenError: if the token was not signed here or was altered.
+            TokenError: if the token was not made here or was altered.
         """
         if len(token) > LONGEST_TOKEN:
             raise TokenError("the token is too long")
-        first, dot, second = token.partition(".")
-        if not dot:
-            raise TokenError("the token has no signature")
-        head, mac = _decode(first), _decode(second)
-        key_id = head[1 : 1 + head[0]] if head else b""
-        key = self._keys.get(key_id.decode("ascii", errors="replace"))
-        if key is None or (key.retired is not None and now >= key.retired):
-            raise TokenError("the token's key is unknown or retired")
-        if not hmac.compare_digest(mac, _mac(key, head)):
-            raise TokenError("the token's signature is wrong")
+        payload = self._verified(token, now) if "." in token else self._decrypted(token, now)
         try:
-            claims = _from_wire(_DECODER.decode(head[1 + len(key_id) :]))
+            claims = _from_wire(_DECODER.decode(payload))
         except (msgspec.DecodeError, ValueError, IndexError) as error:
             raise TokenError("the token is of another version") from error
         if now >= claims.expires:
             raise TokenExpired(claims)
         return claims
+
+    def _decrypted(self, token: str, now: float) -> bytes:
+        data = _decode(token)
+        key = self._key(data, now)
+        head = data[: 1 + len(key.id) + SALT_BYTES]
+        try:
+            text = _cipher(key, head).decrypt(NONCE, data[len(head) :], head)
+        except (InvalidTag, ValueError) as error:
+            raise TokenError("the token was altered") from error
+        return text[1 : len(text) - text[0]]
+
+    def _verified(self, token: str, now: float) -> bytes:
+        """Return the payload of a signed token of an earlier version.
+
+        Raises:
+            TokenError: if the signature is wrong.
+        """
+        first, _, second = token.partition(".")
+        head, mac = _decode(first), _decode(second)
+        key = self._key(head, now)
+        if not hmac.compare_digest(mac, _mac(key, head)):
+            raise TokenError("the token's signature is wrong")
+        return head[1 + len(key.id) :]
+
+    def _key(self, head: bytes, now: float) -> SigningKey:
+        key_id = head[1 : 1 + head[0]] if head else b""
+        key = self._keys.get(key_id.decode("ascii", errors="replace"))
+        if key is None or (key.retired is not None and now >= key.retired):
+            raise TokenError("the token's key is unknown or retired")
+        return key
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,8 +271,12 @@ def _from_wire(wire: _Wire) -> ClickClaims:
     )
 
 
+def _cipher(key: SigningKey, head: bytes) -> AESGCM:
+    return AESGCM(hmac.digest(key.secret, DOMAIN + head, hashlib.sha256))
+
+
 def _mac(key: SigningKey, head: bytes) -> bytes:
-    return hmac.digest(key.secret, DOMAIN + head, hashlib.sha256)[:MAC_BYTES]
+    return hmac.digest(key.secret, SIGNED_DOMAIN + head, hashlib.sha256)[:MAC_BYTES]
 
 
 def _encode(data: bytes) -> str:

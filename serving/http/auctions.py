@@ -1,25 +1,26 @@
-"""`/v1/auctions`: the records of this router's newest auctions, for administrators and for the key that asked.
+"""`/v1/auctions`: the records of this router's newest auctions.
 
-Advertisers have no access: a record shows their competitors' bids.
+Administrators read all of them whole. The key that asked reads its own, without bids and prices. An advertiser reads
+those that its campaigns took part in: its own entries with its own bids, and no competitor's.
 """
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
-import msgspec
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
 from serving.accounts.keys import Role
+from serving.answering.auction_records import OwnedRecord
+from serving.answering.record_views import Owns, own_entries, without_amounts
 from serving.errors import ApiError
-from serving.http.auth import Gate
+from serving.http.auth import Caller, Gate
 from serving.http.bodies import HttpRequest, json_response, number, only
 from serving.http.documents import documented
 from serving.router import Router
-
-READERS = (Role.ADMIN, Role.PUBLISHER)
 
 
 def auction_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
@@ -27,18 +28,19 @@ def auction_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
 
     @get("/v1/auctions/{auction_id:str}", opt=documented(answer="The full record."))
     async def auction(request: HttpRequest, auction_id: FromPath[str]) -> Response[bytes]:
-        """Read one auction: candidates, bids, the reason of every exclusion, propensities, payments.
+        """Read one auction: candidates, exclusions and their reasons, propensities, amounts that the caller may see.
 
         Raises:
             ApiError: 404 if this router has no record of this id, or another key owns it.
         """
-        caller = await gate.caller(request, *READERS, anonymous=True)
+        caller = await gate.caller(request, *Role, anonymous=True)
         owned = router.records.get(auction_id)
-        if owned is None or not (caller.is_admin or owned.owner == caller.key_id):
+        record = None if owned is None else await asyncio.to_thread(_seen, owned, caller, router)
+        if record is None:
             limit = f"this router keeps the newest {router.settings.audited_answers} since its start"
             message = f"auction_id: {auction_id[:64]!r}: {limit}; charges are at /v1/reports/events?auction_id="
             raise ApiError(404, message, "auction_id", "auction_not_found")
-        return json_response(msgspec.Raw(await asyncio.to_thread(lambda: msgspec.json.encode(owned.full()))))
+        return json_response(record)
 
     @get(
         "/v1/auctions",
@@ -49,13 +51,34 @@ def auction_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     )
     async def auctions(request: HttpRequest) -> Response[bytes]:
         """List the newest auctions, newest first."""
-        caller = await gate.caller(request, *READERS, anonymous=True)
+        caller = await gate.caller(request, Role.ADMIN, Role.PUBLISHER, anonymous=True)
         only(request.query_params, {"limit", "cursor"})
         limit = number(request.query_params, "limit", 50, 1, 200)
         owner = None if caller.is_admin else caller.key_id
         found = router.records.newest(owner, request.query_params.get("cursor", ""), limit)
-        records = [owned.record for owned in found]
-        cursor = records[-1].auction_id if len(records) == limit else ""
-        return json_response({"items": records, "cursor": cursor})
+        cursor = found[-1].record.auction_id if len(found) == limit else ""
+        owns = _owns(caller, router)
+        return json_response({"items": [without_amounts(owned.record, owns) for owned in found], "cursor": cursor})
 
     return [auction, auctions]
+
+
+def _seen(owned: OwnedRecord, caller: Caller, router: Router) -> dict[str, Any] | None:
+    """Return what a caller sees of a record; None where it may not see it at all."""
+    if caller.role is Role.ADVERTISER:
+        return own_entries(owned.full(), _owns(caller, router))
+    if not caller.is_admin and owned.owner != caller.key_id:
+        return None
+    return without_amounts(owned.full(), _owns(caller, router))
+
+
+def _owns(caller: Caller, router: Router) -> Owns:
+    """Return the rule by which campaigns are the caller's own: all of them to an administrator."""
+
+    def is_own(campaign_id: str) -> bool:
+        campaign = router.marketplace.index.get(campaign_id)
+        return campaign is not None and campaign.advertiser_id == caller.advertiser_id
+
+    if caller.is_admin:
+        return lambda _: True
+    return is_own if caller.role is Role.ADVERTISER else lambda _: False

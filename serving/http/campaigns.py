@@ -21,6 +21,7 @@ from mechanism.types import Micros
 from serving.accounts.keys import Role
 from serving.auction.pacing import day_plan
 from serving.campaigns.input import CampaignInput
+from serving.campaigns.screening import Names
 from serving.campaigns.snapshots import spends_of
 from serving.campaigns.storage import CampaignFilter, CampaignStore, NotFound
 from serving.campaigns.types import Campaign, CampaignState, ReviewState, Spend
@@ -104,7 +105,7 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         caller = await gate.caller(request, *BOOKERS)
         given = _for(caller, decode_body(await request.body(), _CAMPAIGN))
         now = datetime.now(UTC)
-        stored = await asyncio.to_thread(store.create, _checked(given, now), now)
+        stored = await asyncio.to_thread(store.create, _checked(given, now, Names(market.index)), now)
         log.info("campaign.created", campaign_id=stored.id, advertiser_id=stored.advertiser_id)
         return json_response(stored, 201)
 
@@ -140,7 +141,7 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         now = datetime.now(UTC)
         # The landing pages that the campaign has may stay, also those of a catalogue, which lie on this server.
         pages = frozenset(creative.landing_url for creative in old.creatives)
-        new = msgspec.structs.replace(_checked(given, now, pages), version=version)
+        new = msgspec.structs.replace(_checked(given, now, Names(market.index), pages), version=version)
         stored = await asyncio.to_thread(store.update, new, now)
         log.info("campaign.changed", campaign_id=campaign_id, version=stored.version)
         return json_response(stored)
@@ -259,14 +260,14 @@ def _for(caller: Caller, given: CampaignInput) -> CampaignInput:
     return msgspec.structs.replace(given, advertiser_id=caller.advertiser_id)
 
 
-def _checked(given: CampaignInput, now: datetime, known_pages: frozenset[str] = frozenset()) -> Campaign:
+def _checked(given: CampaignInput, now: datetime, names: Names, known_pages: frozenset[str] = frozenset()) -> Campaign:
     """Return the checked campaign; landing pages are checked unless they are among `known_pages`.
 
     Raises:
         BadFields: naming all faults.
     """
     try:
-        return checked(given, now, known_pages)
+        return checked(given, now, known_pages, names)
     except BadCampaign as error:
         raise BadFields(error.faults) from error
 

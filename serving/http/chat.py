@@ -199,7 +199,8 @@ def _frame(request: AnswerRequest, model: str, kind: str) -> dict[str, Any]:
 
 
 def _extras(result: AnswerResult) -> dict[str, Any]:
-    return {"ads": result.ads, "auction": {"auction_id": result.request.auction_id}}
+    auction = {"auction_id": result.request.auction_id}
+    return {"ads": result.ads, "auction": auction | ({"withheld": result.withheld} if result.withheld else {})}
 
 
 def _usage(result: AnswerResult) -> dict[str, int]:

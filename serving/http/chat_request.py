@@ -13,7 +13,7 @@ import msgspec
 from mechanism.sanitize import clean_query
 from mechanism.types import Profile
 from serving.answering.question import AdsFields, ChatRequest, ProfileFields, Question
-from serving.answering.rendering import without_links
+from serving.answering.rendering import own_links, without_links
 from serving.errors import ApiError, BadRequest
 from serving.http.bodies import decode_body
 from serving.settings import ServeSettings
@@ -21,6 +21,7 @@ from serving.settings import ServeSettings
 DEFAULT_MODEL = "default"
 """A model name that every router accepts, for the model that it serves."""
 MOST_ADS = 10
+MOST_TURNS = 1_000
 LONGEST_MS = 600_000
 HIGHEST_FLOOR = 10**12
 LONGEST_PLACEMENT = 64
@@ -55,7 +56,8 @@ def parse_chat_request(body: bytes, model: str, settings: ServeSettings) -> Ques
     texts = _texts(request, settings)
     roles = ("system" if m.role == "developer" else m.role for m in request.messages)
     turns = tuple((r, t) for r, t in zip(roles, texts[:-1], strict=False))
-    return Question(request, texts[-1], turns, _known_profile(request.ads))
+    shown = tuple(own_links(m.text()) for m in request.messages if m.role == "assistant")
+    return Question(request, texts[-1], turns, _known_profile(request.ads), shown)
 
 
 def _texts(request: ChatRequest, settings: ServeSettings) -> list[str]:
@@ -98,6 +100,9 @@ def _known_profile(ads: AdsFields) -> Profile | None:
 def _check_ads(ads: AdsFields) -> None:
     if ads.max_ads is not None and not 0 <= ads.max_ads <= MOST_ADS:
         raise BadRequest("ads.max_ads", ads.max_ads, f"give a whole number from 0 to {MOST_ADS}")
+    for name in ("conversation_ads", "turns_between_ads"):
+        if (limit := getattr(ads, name)) is not None and not 0 <= limit <= MOST_TURNS:
+            raise BadRequest(f"ads.{name}", limit, f"give a whole number from 0 to {MOST_TURNS}")
     if ads.tmax_ms is not None and not 1 <= ads.tmax_ms <= LONGEST_MS:
         raise BadRequest("ads.tmax_ms", ads.tmax_ms, f"give milliseconds from 1 to {LONGEST_MS}")
     if not 0 <= ads.floor_micros <= HIGHEST_FLOOR:
@@ -127,7 +132,10 @@ def _check_ads(ads: AdsFields) -> None:
 
 
 _NO_FIELDS = AdsFields()
-_BLOCKED = ("blocked_categories", "blocked_advertisers", "user_blocked_categories", "user_blocked_advertisers")
+_BLOCKED = (
+    *("blocked_categories", "blocked_advertisers", "blocked_terms"),
+    *("user_blocked_categories", "user_blocked_advertisers"),
+)
 
 
 def _clean(text: str, place: str) -> str:

@@ -35,6 +35,9 @@ function head(record) {
   return element("thead", {}, element("tr", {}, header("Candidate", ""), header("Bid"), header("Fit", "number fit"), markers, header("Price")));
 }
 
+// Only administrators get the amounts of every campaign.
+const amount = (micros, record) => (micros === undefined ? "private" : money(micros, record.currency, true));
+
 function propensity(share, chosen) {
   const bar = element("meter", { max: 1, "aria-hidden": "true" });
   bar.value = share;
@@ -43,15 +46,15 @@ function propensity(share, chosen) {
 
 function price(record, candidate, shown) {
   const paid = record.payments.find((payment) => payment.ad_id === candidate.ad_id);
-  if (paid) return [money(paid.price_micros, record.currency, true), element("span", { class: "sub" }, PRICING[paid.pricing])];
+  if (paid) return [amount(paid.price_micros, record), element("span", { class: "sub" }, PRICING[paid.pricing])];
   if (!shown) return ["–"];
-  return [money(shown.bid_micros, record.currency, true), element("span", { class: "sub" }, PRICING.click)];
+  return [amount(shown.bid_micros, record), element("span", { class: "sub" }, PRICING.click)];
 }
 
 function candidateRow(record, candidate, shown) {
   const name = element("th", { scope: "row" }, candidate.title, shown ? [" ", element("span", { class: "badge good" }, "shown")] : [],
     element("span", { class: "sub" }, `${candidate.advertiser} · ${candidate.ad_id}`));
-  const bid = [money(candidate.bid_micros, record.currency, true)];
+  const bid = [amount(candidate.bid_micros, record)];
   if (candidate.shown_bid_micros !== candidate.bid_micros) {
     bid.push(element("span", { class: "sub" }, `shown as ${money(candidate.shown_bid_micros, record.currency)}`));
   }
@@ -91,13 +94,14 @@ function exclusions(record) {
 
 function candidates(record) {
   if (!record.candidates.length) {
+    if (record.withheld) return [element("p", { class: "caption" }, "This conversation gets no ads: ", element("code", {}, record.withheld))];
     const reason = record.generations > 1 ? "The auction failed; the answer was written without ads." : "No auction was held for this answer.";
     return [element("p", { class: "caption" }, record.campaigns ? "No creative was eligible: the answer was written without ads." : reason)];
   }
   const shown = new Map(record.shown.map((ad) => [ad.ad_id, ad]));
   const reach = (c) => Math.max(0, ...record.markers.map((m) => m.probabilities[c.ad_id] ?? 0));
   const order = [...record.candidates].sort(
-    (a, b) => shown.has(b.ad_id) - shown.has(a.ad_id) || reach(b) - reach(a) || b.bid_micros - a.bid_micros,
+    (a, b) => shown.has(b.ad_id) - shown.has(a.ad_id) || reach(b) - reach(a) || (b.bid_micros ?? 0) - (a.bid_micros ?? 0),
   );
   const rows = order.map((candidate) => candidateRow(record, candidate, shown.get(candidate.ad_id)));
   const table = element("table", { "aria-describedby": "auction-caption" }, head(record), element("tbody", {}, rows));

@@ -194,6 +194,7 @@ def running(
             "currency": catalogue.currency if catalogue else "EUR",
             "anonymous_chat": True,
             "refresh_s": 0.05,
+            "relevance_floor": 0.0,
         }
         | settings
     )

@@ -94,6 +94,12 @@ def test_a_campaign_with_a_spent_budget_is_not_shown(start: Start, wait_until: C
     assert ask(router)["ads"] == []
 
 
+def bids(router: Any, answer: dict[str, Any]) -> list[int]:
+    """Return the bids of the candidates, as an administrator sees them."""
+    record = router.call("GET", "/v1/auctions/" + answer["auction"]["auction_id"]).json()
+    return [candidate["bid_micros"] for candidate in record["candidates"]]
+
+
 def test_pause_resume_change_and_end_reach_the_auction(start: Start, wait_until: Callable[..., None]) -> None:
     router = start("Try {kite-1}.", ads=0)
     key = router.key("advertiser", "Falcon")
@@ -108,7 +114,7 @@ def test_pause_resume_change_and_end_reach_the_auction(start: Start, wait_until:
     changed = router.call("PATCH", path, key, json={"version": version, "bid_micros": 330_000}).json()
     assert (changed["bid_micros"], changed["name"]) == (330_000, "Spring")
     assert changed["creatives"][0]["review"] == "approved"
-    wait_until(lambda: [a["bid_micros"] for a in ask(router)["ads"]] == [330_000])
+    wait_until(lambda: bids(router, ask(router)) == [330_000])
     shown = ask(router)["ads"][0]
     creatives = [CAMPAIGN["creatives"][0] | {"title": "Eagle Kites"}]  # a changed creative waits for its review again
     again = router.call("PATCH", path, key, json={"version": changed["version"], "creatives": creatives}).json()
@@ -285,7 +291,7 @@ def test_impressions_and_participations_are_charged_without_a_click(
     path = "/v1/reports/events?auction_id=" + answer["auction"]["auction_id"]
     events = router.call("GET", path).json()["items"]
     assert [(e["kind"], e["charged_micros"]) for e in events] == ([(pricing, charged)] if charged else [])
-    record = router.get("/v1/auctions/" + answer["auction"]["auction_id"]).json()
+    record = router.call("GET", "/v1/auctions/" + answer["auction"]["auction_id"]).json()
     assert [p["price_micros"] for p in record["payments"]] == [e["charged_micros"] for e in events]
     if charged:  # a click is counted and costs nothing
         router.click(answer["ads"][0]["click_url"])

@@ -34,7 +34,7 @@ def test_the_official_client_reads_a_plain_answer(start: Start) -> None:
         assert content[slice(*ad["span"])] == f"[{ad['title']}]({ad['click_url']}) (Sponsored)"
         assert ad["label"] == "Sponsored"
         assert ad["click_url"].startswith(f"{router.url}/c/")
-    assert (ads[1]["bid_micros"], ads[1]["currency"], ads[1]["advertiser"]) == (200_000, "EUR", "Brand2")
+    assert (ads[1]["currency"], ads[1]["advertiser"]) == ("EUR", "Brand2")
     assert content.startswith("For mud try [Brand1")
     assert "@" not in content
     assert answer.choices[0].finish_reason == "stop"
@@ -198,7 +198,7 @@ def test_earlier_answers_enter_the_prompt_without_click_links(start: Start) -> N
 def test_the_auction_behind_an_answer_can_be_read(start: Start) -> None:
     router = start("Try {A2}.")
     answer = router.ask(seed=5)
-    record = router.get("/v1/auctions/" + answer["auction"]["auction_id"]).json()
+    record = router.call("GET", "/v1/auctions/" + answer["auction"]["auction_id"]).json()
     assert {c["ad_id"]: c["bid_micros"] for c in record["candidates"]}["A3"] == 300_000
     (shown,) = record["shown"]
     assert shown == {

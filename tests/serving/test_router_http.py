@@ -98,7 +98,7 @@ def test_a_frequency_cap_holds_and_needs_consent(start: Start, wait_until: Until
 def test_the_record_lists_every_creative(start: Start) -> None:
     router = start("Try {A1}.")
     ads = {"blocked_categories": ["coffee beans"], "user_blocked_advertisers": ["brand3"], "floor_micros": 450_000}
-    record = router.get("/v1/auctions/" + router.ask(ads=ads)["auction"]["auction_id"]).json()
+    record = router.call("GET", "/v1/auctions/" + router.ask(ads=ads)["auction"]["auction_id"]).json()
     assert {e["ad_id"]: e["reason"] for e in record["exclusions"]} == {
         "A1": "bid_below_floor",
         "A2": "blocked_by_publisher",
@@ -259,7 +259,7 @@ def test_the_ad_load_scales_the_bids_that_the_policy_sees(router: Router, tmp_pa
     contexts: list[Context] = []
     with router(tmp_path, None, backend=AsyncScript(records_its_context)) as running:
         running.router.context.ad_load = 0.5
-        record = running.get("/v1/auctions/" + running.ask()["auction"]["auction_id"]).json()
+        record = running.call("GET", "/v1/auctions/" + running.ask()["auction"]["auction_id"]).json()
         candidate = next(c for c in record["candidates"] if c["ad_id"] == "A2")
         assert (candidate["bid_micros"], candidate["shown_bid_micros"], record["ad_load"]) == (200_000, 100_000, 0.5)
         assert contexts[0].bids()["A2"] == 100_000
@@ -267,6 +267,7 @@ def test_the_ad_load_scales_the_bids_that_the_policy_sees(router: Router, tmp_pa
 
 SERVER = """
 import asyncio, sys
+import structlog
 from pathlib import Path
 import uvicorn
 from serving.http.app import create_app
@@ -287,6 +288,7 @@ class Slow(AsyncPolicyBackend):
     async def close(self):
         pass
 
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 settings = ServeSettings(state_dir=Path(sys.argv[1]), anonymous_chat=True)
 router = Router(Slow(), "slow", b"s" * 40, settings, None)
 config = uvicorn.Config(create_app(router), port=0, log_config=None, timeout_graceful_shutdown=20)

@@ -37,6 +37,7 @@ def test_a_real_answer_is_labelled_linked_and_billable(
     path = builtin_catalogue(tmp_path, seed=0)
     with router(tmp_path, tiny, shared_encoder(), catalogue=read_catalogue(path)) as running:
         spent, ages = 0, dict[str, float]()
+        bids = {listing.ad.id: listing.bid for listing in read_catalogue(path)}
         for seed in range(6):
             question = "Which headphones are good for noisy trains?"
             answer = running.ask(messages=[{"role": "user", "content": question}], seed=seed)
@@ -51,7 +52,7 @@ def test_a_real_answer_is_labelled_linked_and_billable(
                 ages[ad["ad_id"]] = ages.get(ad["ad_id"], 0) + 3_600
                 clicked = running.click(ad["click_url"], age_s=ages[ad["ad_id"]])
                 assert clicked.headers["location"] == f"/demo/{ad['ad_id']}"
-                spent += ad["bid_micros"]
+                spent += bids[ad["ad_id"]]
         running.wait_until_charged()
         assert running.revenue() == ({"USD": spent} if spent else {})
 

@@ -1,0 +1,195 @@
+"""The rules that a creative's title and text are screened by; each finding says what was found and what to do."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache, lru_cache
+from importlib import resources
+
+import phonenumbers
+import yaml
+
+from serving.campaigns.screening.disguises import decoded, hidden_characters, is_shifted, readings
+from serving.campaigns.types import Creative
+from serving.lexicon import Lexicon, lines, plain
+
+REGIONS = ("US", "GB", "DE", "ES", "FR", "CN", "MX", "IN")
+LEAST_DIGITS = 7
+_TLDS = (
+    "com|net|org|io|info|biz|shop|store|online|site|xyz|top|app|dev|club|live|link|click|page|vip|pro|icu|win|bet|loan"
+    "|example|test|invalid|co|me|tv|cc|de|at|ch|fr|es|it|nl|be|uk|us|eu|cn|ru|in|br|mx|pl|tk|ml|ga|cf|gq|ly|gg|ai|hk|tw|jp"
+)
+_ADDRESS = re.compile(
+    rf"(?i)\b[a-z][a-z0-9+.-]*://|\bwww\s*\.|\b[a-z0-9][a-z0-9-]{{1,62}}\s?(?:\.|\[\.\]|\(\.\)|\(dot\)|\[dot\]|。|．)\s?(?:{_TLDS})\b"
+    r"(?![\w-])|[\w.+-]+\s?(?:@|\[at\]|\(at\))\s?[\w-]+|(?:^|\s)@\w{2,}|\b(?:\d{1,3}\.){3}\d{1,3}\b|\bmailto:|\btel:"
+)
+_DIGITS = re.compile(r"(?:\+?\d[\s().\-/–]*){7,}")
+_PRICE_OR_YEAR = re.compile(r"(?:[$€£¥]\s?)?\d{1,3}(?:[.,]\d{3})+(?:[.,]\d{2})?|(?:19|20)\d\d\s?[-–/]\s?(?:19|20)\d\d")
+_NUMBER_WORDS = re.compile(
+    r"(?:(?:zero|oh|one|two|three|four|five|six|seven|eight|nine|null|eins|zwei|zwo|drei|vier|funf|sechs|sieben|acht|neun"
+    r"|cero|uno|dos|tres|cuatro|cinco|seis|siete|ocho|nueve|un|deux|trois|quatre|cinq|sept|huit|neuf|double|triple"
+    r"|\d) ){6,}"
+    r"|[零〇一二三四五六七八九幺两]{7,}"
+)
+_ROLE = re.compile(
+    r"(?i)(?:^|[\s\[({<|>#*\"'.!?;])(?:system|assistant|user|human|developer|tool|function|ai|bot|model|instruction|prompt"
+    r"|sistema|asistente|usuario|système|utilisateur|systeme|nutzer|benutzer|assistent|系统|助手|用户)\s*[\])}>|*\"']*\s*[:：=>]"
+    r"|<\s*/?\s*[a-z|!?]|[\[{]\s*/?\s*(?:system|inst|assistant|user|end|start|im_)|[{\"']role[\"']?\s*:|#{2,}|`{2,}|-{3,}|={3,}"
+    r"|\bEND OF\b|\bBEGIN\b|</|\|>|<\||[《【\[]\s*(?:系统|指令|system)"
+)
+
+
+_DOTTED = re.compile(
+    r"(?i)\b[a-z0-9-]{2,}[.․。．｡][a-z]{2,}(?:/|\b)(?<!\.js)(?<!\.net)|\bxn--|\b1?-?8\d\d-[A-Z0-9-]{4,}"
+    r"|\b[\w-]+\s*[\[({]\s*(?:dot|punkt|punto|point|at)\s*[\])}]"
+)
+"""What may be an address with an unusual end, or one in disguise."""
+_ESCAPES = re.compile(
+    r"(?:%[0-9a-fA-F]{2}){3,}|(?:&#?\w{1,8};){2,}|(?:\\[ux][0-9a-fA-F]{2,4}){2,}|(?:=[0-9A-F]{2}){3,}"
+    r"|(?:\\[0-7]{3}){3,}|(?:\b\d{1,3}[-.,; ]\s?){7,}\d{1,3}\b|(?:[.\-·–—•]{1,6}[\s/|]+){6,}"
+    r"|(?=[A-Za-z0-9+/_-]*[a-z])(?=[A-Za-z0-9+/_-]*[A-Z])(?=[A-Za-z0-9+/_-]*\d)[A-Za-z0-9+/_-]{20,}={0,2}"
+    r"|[A-Za-z0-9+/]{10,}={1,2}(?!\w)"
+)
+"""Escapes, Morse code, and long strings of mixed letters and digits."""
+
+
+class Rule(StrEnum):
+    """What a creative is refused or held for."""
+
+    DISGUISE = "disguise"
+    ENCODED = "encoded_text"
+    ROLE_TAG = "role_tag"
+    ADDRESS = "address"
+    PHONE = "phone_number"
+    INSTRUCTION = "instruction"
+    CONTACT = "contact"
+    HEALTH_CLAIM = "claim_of_health"
+    RETURN_CLAIM = "claim_of_return"
+    AUTHORITY = "label_or_authority"
+    IMPOSTOR = "impostor"
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether a creative is refused for it; the others are held for review."""
+        return self in _REFUSED
+
+
+_REFUSED = frozenset({Rule.DISGUISE, Rule.ENCODED, Rule.ROLE_TAG, Rule.ADDRESS, Rule.PHONE, Rule.INSTRUCTION})
+_REMEDIES = {
+    Rule.DISGUISE: "write plain letters of one alphabet",
+    Rule.ENCODED: "write words; encoded text is refused",
+    Rule.ROLE_TAG: "remove role tags and markup",
+    Rule.ADDRESS: "leave addresses out: the link leads to the landing page",
+    Rule.PHONE: "leave phone numbers out",
+    Rule.INSTRUCTION: "describe the offer itself; text that instructs a language model is refused",
+    Rule.CONTACT: "held for review: it asks readers to get in touch elsewhere",
+    Rule.HEALTH_CLAIM: "held for review: it claims an effect on health",
+    Rule.RETURN_CLAIM: "held for review: it promises money or a return",
+    Rule.AUTHORITY: "held for review: it poses as a label, an answer or an authority",
+    Rule.IMPOSTOR: "held for review: it resembles another advertiser's title or name",
+}
+_BY_LABEL = {
+    "instruction": Rule.INSTRUCTION,
+    "claim_health": Rule.HEALTH_CLAIM,
+    "claim_return": Rule.RETURN_CLAIM,
+    "authority": Rule.AUTHORITY,
+    "authority_text": Rule.AUTHORITY,
+    "contact": Rule.CONTACT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One rule that a field of a creative breaks."""
+
+    place: str
+    rule: Rule
+
+    @property
+    def remedy(self) -> str:
+        """What the advertiser is told."""
+        return _REMEDIES[self.rule]
+
+    @property
+    def note(self) -> str:
+        """The finding as a stored creative lists it."""
+        return f"{self.place}: {self.rule.value}"
+
+
+def screen(title: str, text: str) -> tuple[Finding, ...]:
+    """Return what is wrong with a creative as its advertiser wrote it, before any cleaning."""
+    found = {Finding("title", rule) for rule in _broken(title, is_title=True)}
+    found |= {Finding("text", rule) for rule in _broken(text, is_title=False)}
+    return tuple(sorted(found, key=lambda f: (f.place, f.rule)))
+
+
+def is_planted(creative: Creative) -> bool:
+    """Whether a stored creative carries an address, a number, a role tag or an instruction.
+
+    Such creatives were approved before screening existed. The test is the quick part of `screen`, and cached: it runs
+    for the candidates of an answer.
+    """
+    return _carries(creative.title) or _carries(creative.text)
+
+
+@lru_cache(maxsize=200_000)
+def _carries(text: str) -> bool:
+    if _has_address(text) or _ROLE.search(text) or _DIGITS.search(_PRICE_OR_YEAR.sub(" ", text)):
+        return True
+    return "instruction" in _phrases().labels(plain(text))
+
+
+def _broken(text: str, is_title: bool) -> set[Rule]:
+    if not text.strip():
+        return set()
+    found = {rule for rule, test in _TESTS if test(text)}
+    labels = frozenset[str]()
+    for reading in readings(text):
+        labels |= _phrases().labels(plain(reading))
+        if _has_address(reading):
+            found.add(Rule.ADDRESS)
+    found |= {_BY_LABEL[label] for label in labels}
+    return found if is_title or "authority_text" in labels else found - {Rule.AUTHORITY}
+
+
+def _has_address(text: str) -> bool:
+    return _ADDRESS.search(text) is not None
+
+
+def _has_phone(text: str) -> bool:
+    rest = _PRICE_OR_YEAR.sub(" ", text)
+    if _NUMBER_WORDS.search(plain(rest)):
+        return True
+    if sum(map(str.isdigit, unicodedata.normalize("NFKC", rest))) < LEAST_DIGITS:
+        return False
+    for reading in (rest, next(iter(readings(rest)))):
+        if any(phonenumbers.PhoneNumberMatcher(reading, region).has_next() for region in REGIONS):
+            return True
+        if _DIGITS.search(reading):
+            return True
+    return False
+
+
+def _is_encoded(text: str) -> bool:
+    return _ESCAPES.search(text) is not None or is_shifted(text) or any(True for _ in decoded(text))
+
+
+_TESTS: tuple[tuple[Rule, Callable[[str], bool]], ...] = (
+    (Rule.DISGUISE, lambda text: bool(hidden_characters(text))),
+    (Rule.ENCODED, _is_encoded),
+    (Rule.CONTACT, lambda text: _DOTTED.search(text) is not None),
+    (Rule.ROLE_TAG, lambda text: _ROLE.search(text) is not None),
+    (Rule.ADDRESS, _has_address),
+    (Rule.PHONE, _has_phone),
+)
+
+
+@cache
+def _phrases() -> Lexicon:
+    source = resources.files("serving.campaigns.screening") / "data" / "phrases.yaml"
+    blocks: dict[str, str] = yaml.safe_load(source.read_text(encoding="utf-8"))
+    return Lexicon({label: lines(block) for label, block in blocks.items()})
