@@ -32,8 +32,8 @@ class Entry:
 
 ENTRIES = {
     "run": Entry(
-        "Serve a model, let simulated users ask it, and retrain it from its traffic.",
-        "train,serve-local,smollm2",
+        "Serve a model, train it, print the table of methods, then retrain it from its traffic.",
+        "train,serve-local",
     ),
     "train": Entry("Train a policy: IRPO over a run directory that can be resumed.", "train"),
     "evaluate": Entry("Compare runs or models with the baseline mechanisms; table, report.json, report.html.", "train"),
@@ -55,7 +55,7 @@ ENTRIES = {
     "retrain": Entry("Retrain the serving model from its own log when that is due, and apply the gates.", "train"),
     "models": Entry("List, show, verify and register models.", ""),
     "data": Entry("Read catalogues and queries, and report every invalid row.", ""),
-    "pretrain": Entry("Train a shipped model again from its recipe: tiny, or the adapter smollm2.", "train"),
+    "pretrain": Entry("Train a model from its recipe: the shipped tiny, or an adapter on SmolLM2.", "train"),
     "due": Entry("Report as JSON whether a retraining is due.", "train", "retrain"),
     "operator": Entry("Run the Kubernetes operator.", "operate"),
 }

@@ -1,4 +1,4 @@
-"""`llm-auction pretrain`: rebuild a shipped model from its recipe."""
+"""`llm-auction pretrain`: build a model from its recipe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 def pretrain(
     model: Annotated[
-        Literal["tiny", "smollm2"], typer.Argument(help="The shipped model: tiny, or the adapter smollm2.")
+        Literal["tiny", "smollm2"],
+        typer.Argument(help="tiny, the shipped base, or smollm2, an adapter on SmolLM2-135M."),
     ] = "tiny",
     out: Annotated[Path | None, typer.Option(help="Folder for the model. Default: build/models/MODEL.")] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps; 0: as in the recipe.")] = 0,

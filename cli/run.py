@@ -1,7 +1,7 @@
-"""`llm-auction run`: serve a model to simulated users and keep retraining it from its log, all on one machine.
+"""`llm-auction run`: serve, train, compare, promote and keep retraining from the log, all on one machine.
 
-With a configuration, that run is trained, compared and promoted first. A second call resumes: nothing that was
-answered, clicked, charged, judged or trained is lost or repeated.
+With a model in place of a configuration nothing is trained first. A second call resumes: nothing that was answered,
+clicked, charged, judged or trained is lost or repeated.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ QUICKER: Final = (
 
 
 def run(
-    model: Annotated[str, typer.Option(help="Model to serve and retrain: smollm2, tiny, a folder.")] = "smollm2",
-    config: Annotated[
-        str, typer.Option(help="Configuration to train first, such as quick; its base is served in place of --model.")
+    config: Annotated[str, typer.Option(help="Configuration to train first.")] = "quick",
+    model: Annotated[
+        str,
+        typer.Option(help="Serve and retrain this model or folder, without a first training, in place of --config."),
     ] = "",
     out: Annotated[Path, typer.Option(help="Run directory; a finished run is not trained again.")] = Path(
         "build/runs/run"
@@ -53,7 +54,7 @@ def run(
         bool, typer.Option("--loop/--no-loop", help="Simulate users, and retrain the model from their clicks.")
     ] = True,
     rate: Annotated[
-        float | None, typer.Option(help="Questions a second of the simulated users. Default: 0.1, of tiny 2.")
+        float | None, typer.Option(help="Questions a second of the simulated users. Default: of tiny 2, else 0.1.")
     ] = None,
     state_dir: Annotated[Path, typer.Option(help="Folder of the ledger, the event log and the lake.")] = Path(
         "build/serve"
@@ -61,16 +62,18 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove the earlier run and train again.")] = False,
     set_: Settings = None,
 ) -> None:
-    """Serve a model, let simulated users ask it, and retrain it from its traffic.
+    """Serve a model, train it first, let simulated users ask it, and retrain it from its traffic.
 
     Raises:
-        ConfigError: if there is nothing to do, or settings are given without a configuration.
+        ConfigError: if a model is given with settings of a training, or with nothing to do.
     """
     from trainers.config import load_config
 
-    if not config and (set_ or not (serve_ and loop)):
-        raise ConfigError("--config", config, "name a configuration, such as quick, to train one or to change settings")
-    settings = load_config(config, set_ or []) if config else None
+    if model and (set_ or not (serve_ and loop)):
+        raise ConfigError(
+            "--model", model, "leave out --set, --no-serve and --no-loop: a given model is not trained first"
+        )
+    settings = None if model else load_config(config, set_ or [])
     if settings is None or (serve_ and loop and settings.world.kind in ("builtin", "everyday")):
         start = LoopStart(settings.base if settings else model, settings, out, fresh)
         run_loop(start, port, rate, state_dir)

@@ -1,7 +1,7 @@
-"""Models by name or path: `tiny`, `smollm2` (shipped), `smollm2-135m` (from a package), a Hugging Face id, a folder.
+"""Models by name or path: `tiny` (shipped), `smollm2-135m` (from a package), a Hugging Face id, or a folder.
 
 A model's folder may contain `policy.json` beside the weights: the prompt settings of the model, how it is sampled, and
-the character that opens its markers. `smollm2` is an adapter on `smollm2-135m`.
+the character that opens its markers. The folder of an adapter is a model, too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mechanism.errors import PolicyError
 from mechanism.prompt import PromptSettings
 
 POLICY_FILE = "policy.json"
-SHIPPED: Final = ("tiny", "smollm2")
+SHIPPED: Final = ("tiny",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def _load(name: str, where: str, dtype: torch.dtype) -> LoadedModel:
             loaded: Any = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise PolicyError(
-            f"model {name!r} could not be loaded: {error}. Give tiny, smollm2, smollm2-135m, a folder in Hugging Face "
+            f"model {name!r} could not be loaded: {error}. Give tiny, smollm2-135m, a folder in Hugging Face "
             "layout, or the id of a model that is in the local hub cache"
         ) from error
     model, report = loaded

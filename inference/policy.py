@@ -35,7 +35,7 @@ class Policy:
 
     @classmethod
     def load(cls, name_or_path: str, dtype: torch.dtype = torch.float32) -> Policy:
-        """Load a policy by name (`tiny`, `smollm2`), folder or Hugging Face id."""
+        """Load a policy by name (`tiny`, `smollm2-135m`), folder or Hugging Face id."""
         return cls(load_model(name_or_path, dtype))
 
     @property

@@ -1,8 +1,8 @@
-"""`make bench-everyday`: what the shipped default really answers, and how fast, over HTTP.
+"""`make bench-everyday`: what a model really answers to everyday questions, and how fast, over HTTP.
 
-Starts a router with `smollm2` and the built-in ads, asks 20 held-out everyday questions with a need and 20 without one
-after the other, streamed, and writes every answer as it came. The questions are not among those that the adapter was
-trained on; they are chosen by a seed, not by hand.
+Starts a router with the model and the built-in ads, asks 20 held-out everyday questions with a need and 20 without one
+after the other, streamed, and writes every answer as it came. The questions are not among those that
+`llm-auction pretrain smollm2` trains on; they are chosen by a seed, not by hand.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Answered:
 
 def main(
     out: Annotated[Path, typer.Option(help="File for the figures.")] = Path("build/bench/everyday.json"),
-    model: Annotated[str, typer.Option(help="Model to ask.")] = "smollm2",
+    model: Annotated[str, typer.Option(help="Model to ask.")] = "build/models/smollm2",
     seed: Annotated[int, typer.Option(help="Seed of the choice of questions.")] = 0,
 ) -> None:
     """Ask, print every answer as Markdown, and write the figures."""

@@ -308,7 +308,7 @@ class RunConfig(Settings):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     base: str = Field(
         "tiny",
-        description="model: tiny, smollm2, smollm2-135m, a folder, a registered version by URL (s3://bucket/prefix/models/v0003)"
+        description="model: tiny, smollm2-135m, a folder, a registered version by URL (s3://bucket/prefix/models/v0003)"
         " or a Hugging Face id",
     )
     seed: int = Field(0, description="seed of every random step")

@@ -1,4 +1,4 @@
-"""The recipe of `smollm2`: a LoRA adapter that makes SmolLM2-135M a short-spoken assistant with native ads.
+"""A recipe for a real model: a LoRA adapter that teaches SmolLM2-135M to mention offers. Not good enough to ship yet.
 
 Supervised only, on the project's own everyday questions (`everyday`); IRPO goes on from here. The plain part of an
 answer is read but not learned: a model of this size loses its own fluency when it learns another writer's. What is
