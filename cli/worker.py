@@ -69,7 +69,7 @@ def lake(
     commit: Annotated[float, typer.Option(help="Seconds between two commits of a table.")] = 1.0,
     commit_rows: Annotated[int, typer.Option(help="Rows after which it commits earlier.")] = 5_000,
     maintain_every: Annotated[
-        float, typer.Option(help="Seconds between two passes of `lake maintain`; 0: leave it to that command.")
+        float, typer.Option(min=0, help="Seconds between two passes of `lake maintain`; 0: leave it to that command.")
     ] = 3_600.0,
     days: Annotated[int, typer.Option(help="Days after which rows are deleted.")] = 400,
     reader_days: Annotated[int, typer.Option(help="Days after which the reader's part is removed.")] = 90,

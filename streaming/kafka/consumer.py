@@ -65,7 +65,7 @@ class KafkaLogConsumer:
         return new
 
     def poll(self, timeout_s: float, most: int = 500) -> list[Record]:
-        if not self._owned:  # the client refuses to poll
+        if not self._owned:  # as there are more members than partitions
             time.sleep(timeout_s)
             return []
         with translated("poll"):
