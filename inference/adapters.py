@@ -84,7 +84,7 @@ def attach_adapter(model: Any, folder: Path) -> None:
     inject_adapter_in_model(config, model)
     try:
         weights = load_file(str(folder / ADAPTER_WEIGHTS))
-        report = set_peft_model_state_dict(model, weights)
+        report: Any = set_peft_model_state_dict(model, weights)
     except (OSError, RuntimeError) as error:
         raise PolicyError(f"adapter {folder}: {error}: give the adapter's own base model") from error
     if report.unexpected_keys:
@@ -101,7 +101,7 @@ def merge_adapter(model: Any) -> None:
     """Fold the adapter into the base's weights: the same outputs without the adapter's cost, and nothing to train."""
     for name, layer in list(model.named_modules()):
         if isinstance(layer, LoraLayer):
-            layer.merge()  # type: ignore[operator]
+            layer.merge()
             parent = model.get_submodule(name.rpartition(".")[0])
             setattr(parent, name.rpartition(".")[2], layer.base_layer)
     for weights in model.parameters():

@@ -113,7 +113,8 @@ def ask(client: httpx.Client, question: Question) -> Answered:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    began, first, tokens, text, ads = time.perf_counter(), 0.0, 0, "", []
+    began, first, tokens, text = time.perf_counter(), 0.0, 0, ""
+    ads: list[dict[str, Any]] = []
     with client.stream("POST", "/v1/chat/completions", json=body) as response:
         response.raise_for_status()
         for line in response.iter_lines():

@@ -117,11 +117,11 @@ class SmallModel:
 
         from inference.models import resolve
 
-        folder, file = resolve("smollm2-135m")
+        folder = resolve("smollm2-135m")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, gguf_file=file)
-            self.model: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file).eval()
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+            self.model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
         self._lock = threading.Lock()
 
     def __call__(self, request: Request) -> Reply:

@@ -48,13 +48,13 @@ def lessons(questions: Sequence[Question], rng: np.random.Generator) -> Iterator
     """Yield every question with a need once, in groups of one domain, each with a question that has none."""
     categories = {c.name: c for c in builtin_categories()}
     plain = [q for q in questions if q.need is None]
-    rng.shuffle(plain)  # type: ignore[arg-type]
+    rng.shuffle(plain)
     groups: list[list[Question]] = []
     for domain in dict.fromkeys(c.domain for c in categories.values()):
         own = [q for q in questions if q.need is not None and categories[q.need].domain == domain]
-        rng.shuffle(own)  # type: ignore[arg-type]
+        rng.shuffle(own)
         groups += [own[i : i + WITH_NEED] for i in range(0, len(own), WITH_NEED)]
-    rng.shuffle(groups)  # type: ignore[arg-type]
+    rng.shuffle(groups)
     for group in groups:
         yield lesson([*group, *(plain.pop() for _ in range(min(WITHOUT, len(plain))))], categories, rng)
 
@@ -66,17 +66,17 @@ def lesson(questions: Sequence[Question], categories: dict[str, Category], rng: 
     domains = {categories[need].domain for need in needs}
     near = [ad for c in categories.values() if c.domain in domains for ad in c.ads if c.name not in needs]
     far = [ad for c in categories.values() if c.domain not in domains for ad in c.ads]
-    rng.shuffle(near)  # type: ignore[arg-type]
-    rng.shuffle(far)  # type: ignore[arg-type]
+    rng.shuffle(near)
+    rng.shuffle(far)
     wanted = int(rng.integers(LEAST_OFFERS, MOST_OFFERS + 1))
     chosen += [*near[:3], *far][: max(0, wanted - len(chosen))]
-    rng.shuffle(chosen)  # type: ignore[arg-type]
+    rng.shuffle(chosen)
     candidates = tuple(Candidate(ad, int(rng.integers(1, 101)) * MICROS_PER_POINT) for ad in chosen)
     shown = Context("lesson", "", candidates)
     if rng.random() < INVENTED:
         shown = renamed(shown, rng, 1.0)
     titles = {known.title: new for known, new in zip(chosen, shown.candidates, strict=True)}
-    rng.shuffle(order := list(questions))  # type: ignore[arg-type]
+    rng.shuffle(order := list(questions))
     return Lesson(shown.candidates, tuple((q, compose_answer(q, titles, rng)) for q in order))
 
 
