@@ -27,7 +27,7 @@ from streaming.events import Interaction
 from streaming.topics import CLICKS, INTERACTIONS, all_topics
 from trainers.artifacts.registry import Registry
 
-TINY = Path(resolve("tiny")[0])
+TINY = Path(resolve("tiny"))
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from trainers.retraining import Observed, RetrainOutcome, is_due
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     found = Registry(tmp_path / "runs")
-    found.register(resolve("tiny")[0], base="tiny")
+    found.register(resolve("tiny"), base="tiny")
     return found
 
 
@@ -134,7 +134,7 @@ def test_watching_continues_after_a_failure(registry: Registry, lake: str, monke
 
 
 def test_a_refusal_is_reported_gate_by_gate(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
-    entry = registry.register(resolve("tiny")[0], base="tiny", parent="v0001", status="refused")
+    entry = registry.register(resolve("tiny"), base="tiny", parent="v0001", status="refused")
     outcome = RetrainOutcome(entry, decide(Figures(latency_ratio=10.0), GateSettings()), "runs/001")
     print_outcome(outcome)
     words = " ".join(capsys.readouterr().out.split())

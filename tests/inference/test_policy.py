@@ -146,7 +146,7 @@ def test_a_saved_policy_loads_as_the_same_policy(worded: Policy, context: Contex
 
 
 def test_the_shipped_model_answers_without_a_fault() -> None:
-    if not Path(resolve("tiny")[0]).is_dir():
+    if not Path(resolve("tiny")).is_dir():
         pytest.skip("the shipped model is missing")
     policy = Policy.load("tiny")
     drawn = policy.generate([make_context(["Kestrel Trail Shoes", "Oakbed Spring Mattress"])], 8, 0)[0]

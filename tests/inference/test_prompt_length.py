@@ -21,7 +21,7 @@ def longest(queries: list[Query]) -> Query:
 
 @pytest.mark.parametrize("following", [False, True])
 def test_all_ads_turns_and_an_answer_fit_into_the_positions_of_tiny(following: bool) -> None:
-    folder, _ = resolve("tiny")
+    folder = resolve("tiny")
     tokenizer, config = AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder)
     query = longest([q for q in WORLD.train_queries if bool(q.turns) is following])
     context = WORLD.sample_context(query, np.random.default_rng(0), len(WORLD.ads))

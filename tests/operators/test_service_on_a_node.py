@@ -89,7 +89,7 @@ def models(request: pytest.FixtureRequest, own_node: Node, tmp_path: Path) -> It
             url = place = server.bucket()
             store = server.reached_at(own_node.plane.network.machine)
         registry = Registry(f"{url}/registry", tmp_path / "cache")
-        tiny = resolve("tiny")[0]
+        tiny = resolve("tiny")
         first = registry.register(tiny, base="tiny")
         second = registry.register(next_version(tmp_path), base="tiny")
         versions = ((first.version, first.digest), (second.version, second.digest))

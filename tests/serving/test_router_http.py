@@ -350,6 +350,6 @@ def test_spans_cover_the_request_without_any_user_text(
         parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         body = {"model": "scripted", "messages": [{"role": "user", "content": "zanzibar running shoes?"}]}
         httpx.post(f"{running.url}/v1/chat/completions", json=body, headers={"traceparent": parent})
-    assert set(spans()) == {"auction", "eligibility", "retrieval", "policy"}
+    assert set(spans()) == {"auction", "sensitive", "eligibility", "retrieval", "policy"}
     assert {f"{span.context.trace_id:032x}" for span in spans().values()} == {parent.split("-")[1]}
     assert "zanzibar" not in "".join(span.to_json() for span in spans().values())

@@ -23,7 +23,7 @@ def test_a_registered_version_at_a_url_is_fetched(
 ) -> None:
     monkeypatch.setenv("LLM_AUCTION_CACHE", str(tmp_path / "cache"))
     url = f"{new_bucket()}/production"
-    Registry(url).register(resolve("tiny")[0], base="tiny")
+    Registry(url).register(resolve("tiny"), base="tiny")
     folder = local_base(f"{url}/models/v0001")
     assert Path(folder).is_relative_to(tmp_path / "cache")
     assert Policy.load(folder).digest == Policy.load("tiny").digest

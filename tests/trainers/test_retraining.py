@@ -46,7 +46,7 @@ def config(**changes: Any) -> RetrainConfig:
 def started(folder: Path, count: int, **traffic: Any) -> tuple[Registry, ModelEntry, str]:
     """A registry with the serving model, and the lake of what it served."""
     registry = Registry(folder / "registry")
-    entry = registry.register(resolve("tiny")[0], base="tiny")
+    entry = registry.register(resolve("tiny"), base="tiny")
     policy = Policy.load(str(registry.fetch(entry.version)))
     lake = str(folder / "lake")
     write(lake, served(policy, WORLD, count, digest=entry.digest, ad_load=0.5, **traffic))
@@ -107,7 +107,7 @@ def test_a_run_of_the_operator_s_passes_the_same_gates(
 ) -> None:
     found, _, folder = outcome
     registry = Registry(tmp_path)
-    serving = registry.register(resolve("tiny")[0], base="tiny")
+    serving = registry.register(resolve("tiny"), base="tiny")
     shutil.copytree(folder / "work" / "001", tmp_path / "job")
     (tmp_path / "job" / "gates.json").unlink()
     monkeypatch.setattr("trainers.retraining.release.best_epoch", lambda session: 1)
@@ -118,7 +118,7 @@ def test_a_run_of_the_operator_s_passes_the_same_gates(
         return Session(parse_config(text, "config", [f"base={base}"]), run)
 
     with pytest.raises(ConfigError, match="that model wrote the log"):
-        register_best(session(resolve("tiny")[0]), config().gates)
+        register_best(session(resolve("tiny")), config().gates)
     entry = register_best(session(tmp_path / "models" / serving.version), config().gates)
     assert (entry.parent, entry.base, entry.log_until) == (serving.version, "tiny", NOW)
     decision = Decision.from_dict(entry.gates)
@@ -168,7 +168,7 @@ def test_too_little_log_is_refused_and_read_again_later(tmp_path: Path) -> None:
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "registry")
-    entry = registry.register(resolve("tiny")[0], base="tiny")
+    entry = registry.register(resolve("tiny"), base="tiny")
     with Attempts(tmp_path / "work").lock(), pytest.raises(InputError, match="work"):
         retrain(config(), "lake", registry, entry.version, tmp_path / "work", lambda text: None)
 

@@ -73,7 +73,9 @@ def test_an_administrator_cannot_review_a_version_that_was_not_displayed(start: 
     page.on("request", lambda request: reviewed.append(request.url) if request.url.endswith("/review") else None)
     page.route("**/v1/deliveries?*", lambda route: route.continue_() if reviewed else route.abort())
     changed = {"version": 1, "creatives": [booked["creatives"][0] | {"title": "Kite B"}]}
-    changed["creatives"] = [{n: v for n, v in changed["creatives"][0].items() if not n.startswith("review")}]
+    changed["creatives"] = [
+        {n: v for n, v in changed["creatives"][0].items() if not n.startswith(("review", "findings"))}
+    ]
     assert router.call("PATCH", "/v1/campaigns/c1", json=changed).status_code == 200
     page.get_by_role("button", name="Approve Kite 1").click()
     expect(page.locator("#campaigns-message")).to_contain_text("This campaign was changed in the meantime")

@@ -20,7 +20,7 @@ from serving.policies.protocol import Completed, TextDelta
 from serving.policies.triton.repository import build_repository
 from trainers.artifacts.registry import Registry
 
-pytestmark = pytest.mark.skipif(not Path(resolve("tiny")[0]).is_dir(), reason="the tiny model is not built yet")
+pytestmark = pytest.mark.skipif(not Path(resolve("tiny")).is_dir(), reason="the tiny model is not built yet")
 
 
 OFFERED = [f"A{number}" for number in range(45, 65)]
@@ -59,7 +59,7 @@ def test_a_real_answer_is_labelled_linked_and_billable(
 
 def test_a_registered_model_has_one_digest_and_changed_weights_are_refused(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
-    entry = registry.register(resolve("tiny")[0], base="tiny")
+    entry = registry.register(resolve("tiny"), base="tiny")
     folder = registry.fetch(entry.version)
     local = ModelPolicy.load(str(folder))
     built = build_repository(str(tmp_path), tmp_path / "repository", version=entry.version)

@@ -21,7 +21,7 @@ from mechanism.errors import PolicyError
 from mechanism.types import Ad, Candidate, Context
 from serving.policies.triton.vllm_marks import Mask, Record, policy_without_weights
 
-TINY = Path(resolve("tiny")[0])
+TINY = Path(resolve("tiny"))
 ADS = ("Acme Noise Headphones", "Acme Noise Earbuds", "Zephyr Fitness Tracker", "Lumen Desk Lamp")
 CONTEXT = Context(
     "c",
