@@ -17,7 +17,7 @@ Start = Callable[..., Any]
 
 
 class Gate:
-    """A script that writes one word and waits for the gate."""
+    """A script that writes one word, then dots, and waits for the gate."""
 
     def __init__(self) -> None:
         self.open = threading.Event()
@@ -28,7 +28,7 @@ class Gate:
         self.inside += 1
         self.most = max(self.most, self.inside)
         try:
-            yield "Wait"
+            yield "Wait "  # a whole word: the scan of answers holds back the beginning of one
             while not self.open.wait(0.01):
                 yield "."
         finally:
