@@ -102,7 +102,7 @@ def test_wrong_options_are_refused(registry: Registry, lake: str) -> None:
         ((), "give either --serving VERSION or --routes FILE"),
         (("--serving", "v0009"), "known are v0001"),
         (("--serving", "v0001", "--set", "triggers.hours=3"), "triggers.hours"),
-        (("--serving", "v0001", "--policy", "none"), "give a .yaml file or one of tiny"),
+        (("--serving", "v0001", "--policy", "none"), "give a .yaml file or one of smollm2, tiny"),
     ]:
         result = call(registry, lake, *words)
         assert result.exit_code == 2, words
