@@ -181,7 +181,7 @@ def test_the_chart_installs_and_an_uninstall_leaves_only_the_definitions(
     everywhere = "clusterroles,clusterrolebindings"
 
     found = own_control_plane.kubectl("get", here, "-n", namespace, *mine, seconds=120).split()
-    assert {"auctionservice.llm-auction.io/ads", "deployment.apps/shop-llm-auction-ledger"} <= set(found)
+    assert {"auctionservice.llm-auction.io/ads", "statefulset.apps/shop-llm-auction-ledger"} <= set(found)
     assert len(own_control_plane.kubectl("get", everywhere, *mine).split()) == 4
 
     installing("upgrade", "shop", str(CHART), *place, **{**EVERYTHING, "auctionServices": {}})
