@@ -123,10 +123,10 @@ def run_loop(start: LoopStart, port: int, rate: float | None, state_dir: Path) -
         Loop,
         LoopPaths,
         base_version,
+        profile_of,
         register_base,
         retraining_program,
         serving_programs,
-        traffic_of,
     )
     from cli.promote import routable_version
     from cli.serve import listen
@@ -143,8 +143,9 @@ def run_loop(start: LoopStart, port: int, rate: float | None, state_dir: Path) -
         deployment.start(base_version(start.base), "run", "the base model")
     loop = Loop(paths, deployment, GuardSettings(patience_answers=PATIENCE))
     address = f"http://localhost:{port}"
+    profile = profile_of(start.base, rate)
     try:
-        for program in serving_programs(paths, port, traffic_of(start.base, rate)):
+        for program in serving_programs(paths, port, profile):
             loop.supervisor.start(program)
         typer.echo(f"serving {start.base} at {address} in a moment (logs of all processes in {paths.output})", err=True)
         if start.settings is not None:
@@ -154,7 +155,7 @@ def run_loop(start: LoopStart, port: int, rate: float | None, state_dir: Path) -
                     deployment.promote(routable_version(models, models.get(version)), "run", "the first training")
             except GuardError as error:  # retraining from the log may still succeed
                 typer.secho(f"the first training failed, the base model keeps serving: {error}", err=True)
-        loop.supervisor.start(retraining_program(paths, start.base))
+        loop.supervisor.start(retraining_program(paths, profile))
         show_loop(loop, address)
     finally:
         typer.echo("stopping", err=True)

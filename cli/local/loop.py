@@ -7,7 +7,7 @@ process restarts them, judges the version on probation and promotes models that 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,44 +61,49 @@ class LoopPaths:
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
-    """What the simulated users ask, how often a second, and how many offers a prompt holds."""
+class Profile:
+    """What suits a model: its simulated users, its prompts, its retraining, and how the router runs it.
+
+    `questions` and `rate` (a second) of the users; `offers` in a prompt; `retraining` policy; `environment` of the
+    router.
+    """
 
     questions: str
     rate: float
     offers: int
+    retraining: str
+    environment: Mapping[str, str]
 
 
-def traffic_of(base: str, rate: float | None) -> Traffic:
-    """Return the traffic that suits a model: `tiny` knows its world's templates only, and answers many a second."""
+def profile_of(base: str, rate: float | None) -> Profile:
+    """Return the profile of a model: `tiny` knows its world's templates only, and one core answers many a second."""
     if base == "tiny":
-        return Traffic("templates", rate or 2.0, 20)
-    return Traffic("everyday", rate or 0.1, 8)
+        return Profile("templates", rate or 2.0, 20, "tiny", ONE_THREAD)
+    return Profile("everyday", rate or 0.1, 8, "smollm2", {})
 
 
-def serving_programs(paths: LoopPaths, port: int, traffic: Traffic) -> list[Program]:
+def serving_programs(paths: LoopPaths, port: int, profile: Profile) -> list[Program]:
     """Return the users, the router and the workers in the order in which they must stop.
 
     The users stop before the router that they ask; the workers stop last, so that they process every answer.
     """
     log_at = ["--log", str(paths.log)]
-    ask = ["--url", f"http://127.0.0.1:{port}", "--rate", f"{traffic.rate:g}", "--questions", traffic.questions]
+    ask = ["--url", f"http://127.0.0.1:{port}", "--rate", f"{profile.rate:g}", "--questions", profile.questions]
     ask += ["--state", str(paths.root / "users.json")]
     answer = ["--model", MODEL_NAME, "--routes", str(paths.routes), "--port", str(port), "--state-dir", str(paths.root)]
-    answer += ["--candidates", str(traffic.offers)]
+    answer += ["--candidates", str(profile.offers)]
     return [
         Program("users", ["users", *ask], ONE_THREAD, nice=5),
-        Program("router", ["serve", *answer, *log_at, "--anonymous"], stop_timeout_s=60.0),
+        Program("router", ["serve", *answer, *log_at, "--anonymous"], profile.environment, stop_timeout_s=60.0),
         Program("judge", ["worker", "judge", *log_at], ONE_THREAD),
         Program("lake", ["worker", "lake", *log_at, "--lake", str(paths.lake)], ONE_THREAD),
     ]
 
 
-def retraining_program(paths: LoopPaths, base: str) -> Program:
+def retraining_program(paths: LoopPaths, profile: Profile) -> Program:
     """Return the process that retrains from the lake when that is due, at a lower priority than the answers."""
-    policy = base if base in ("tiny", "smollm2") else "smollm2"
     # simulated users click within seconds
-    arguments = ["--policy", policy, "--set", f"log.window_s={CLICK_WINDOW_S:g}"]
+    arguments = ["--policy", profile.retraining, "--set", f"log.window_s={CLICK_WINDOW_S:g}"]
     arguments += ["--lake", str(paths.lake), "--registry", paths.registry, "--routes", str(paths.routes)]
     return Program("retrain", ["retrain", "--watch", *arguments, "--work", str(paths.root / "retraining")], nice=10)
 

@@ -35,6 +35,10 @@ RULES: dict[str, list[dict[str, str]]] = {
             " || self.preference.edited + self.preference.counterfactual_bids == 0",
             "optimisation.objective rloo needs preference.edited and preference.counterfactual_bids of 0",
         ),
+        rule(
+            "self.optimisation.lora_rank == 0 || !has(self.warm_start)",
+            "optimisation.lora_rank needs a run without warm_start",
+        ),
     ],
     "world": [
         rule(

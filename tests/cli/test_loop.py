@@ -14,10 +14,10 @@ from cli.local.loop import (
     Loop,
     LoopPaths,
     base_version,
+    profile_of,
     register_base,
     retraining_program,
     serving_programs,
-    traffic_of,
 )
 from cli.local.table import loop_table
 from mechanism.canary.limits import Limits
@@ -40,6 +40,7 @@ def run(paths: LoopPaths, deployment: Deployment, answers: int) -> str:
     """Run the loop until the lake has this many answers; return its table at that time."""
     loop = Loop(paths, deployment, GuardSettings(Limits(min_answers=10), patience_answers=10))
     [port] = free_ports(1)
+    profile = profile_of("tiny", 4.0)
     stop, end = threading.Event(), time.monotonic() + WAIT_S
     tables: list[str] = []
 
@@ -53,7 +54,7 @@ def run(paths: LoopPaths, deployment: Deployment, answers: int) -> str:
             stop.set()
 
     try:
-        for program in (*serving_programs(paths, port, traffic_of("tiny", 4.0)), retraining_program(paths, "tiny")):
+        for program in (*serving_programs(paths, port, profile), retraining_program(paths, profile)):
             loop.supervisor.start(program)
         loop.run(stop, show)
         assert not [name for name, child in loop.supervisor.children.items() if child.failures]

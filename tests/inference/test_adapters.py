@@ -60,6 +60,13 @@ def test_merged_and_apart_it_writes_the_same(base: Path, adapter: Path) -> None:
     assert Policy.load(str(adapter)).generate([make_context()], 2, 0)
 
 
+def test_a_merged_adapter_saves_as_a_whole_model(adapter: Path, tmp_path: Path) -> None:
+    merged = Policy.load(str(adapter))
+    merged.save(tmp_path / "whole")
+    assert base_of(tmp_path / "whole") is None
+    assert torch.allclose(logits(Policy.load(str(tmp_path / "whole")).model), logits(merged.model), atol=1e-5)
+
+
 def test_only_the_adapter_is_trained(adapter: Path) -> None:
     model = load_model(str(adapter), merge=False).model
     trained = [name for name, weights in model.named_parameters() if weights.requires_grad]

@@ -9,6 +9,7 @@ import torch
 
 from inference.constraint import MarkerVocabulary
 from inference.models import LoadedModel
+from inference.naming import naming_probabilities
 from inference.policy import Policy
 from mechanism.errors import InputError, PolicyError
 
@@ -80,3 +81,10 @@ def test_a_tokenizer_without_the_opener_is_refused() -> None:
 def test_a_title_with_the_opener_is_refused(vocabulary: MarkerVocabulary) -> None:
     with pytest.raises(InputError, match="leave out '~'"):
         vocabulary.body(replace(make_ad(1, "A"), title="Kestrel ~ Shoes"))
+
+
+def test_candidates_are_named_after_the_opener() -> None:
+    policy, context = policy_with_opener(), make_context(["Kestrel", "Kestrel Shoes", "Nest"])
+    named = naming_probabilities(policy, [context], ["Write to me@home.example, or try @"])[0]
+    assert named.keys() == {"A1", "A2", "A3"}
+    assert sum(named.values()) == pytest.approx(1.0)

@@ -104,6 +104,7 @@ def test_removals_cannot_join_a_bracketed_id() -> None:
     [
         "Write to bob@example.com or ann.lee@mail.example.org today.",
         "See you @ 5pm, or later",
+        "Ask @the_weather or @nasa about it, not me@home.example",
         "Use it like this:\n@dataclass\nclass A: ...\n@pytest.fixture\ndef f(): ...",
         "npm install @angular/core and call @Component({}) then",
         "A list [1], an index a[0], [ad-9] and a ] and a [",

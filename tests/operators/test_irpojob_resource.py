@@ -86,6 +86,10 @@ REFUSED = {
     ),
     "a world without a path": ({"config__world": {"kind": "webis"}}, "path belongs to the kinds"),
     "edits of no answer": ({"config__preference__edited": 0}, "edited needs swaps or removals"),
+    "an adapter on a warm start": (
+        {"config__optimisation__lora_rank": 4, "config__warm_start": {"contexts": 10}},
+        "lora_rank needs a run without warm_start",
+    ),
     "answers that RLOO did not write": ({"config__optimisation__objective": "rloo"}, "needs preference.edited"),
     "a malformed quantity": ({"steps__reward__resources": {"limits": {"memory": "many"}}}, "memory"),
     "a negative number of restarts": ({"maxRestarts": -1}, "maxRestarts"),

@@ -120,6 +120,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ("name: x\noptimisation: {precision: float64}", "run.yaml: optimisation.precision: 'float64': Input should be"),
         ("name: x\noptimisation: {batch: 6, processes: 4}", "must be a multiple of optimisation.processes"),
         ("name: x\noptimisation: {shared_prefix: false, sft_weight: 0.1}", "needs optimisation.shared_prefix"),
+        ("name: x\noptimisation: {lora_rank: 4}\nwarm_start: {}", "without warm_start"),
         ("name: x\noptimisation: {objective: rloo, sft_weight: 0.1}", "belongs to the objective preference"),
         ("name: x\noptimisation: {shared_prefix: false, loss: margin}", "needs the objective preference with the loss"),
         (

@@ -331,6 +331,11 @@ class RunConfig(Settings):
     def _logs_last_an_epoch(self) -> RunConfig:
         if self.rollout.bids == "as_bid" and self.feedback.source != "lake":
             raise ValueError("rollout.bids as_bid needs feedback.source lake: a simulated world has no advertisers")
+        if self.optimisation.lora_rank and self.warm_start is not None:
+            raise ValueError(
+                "optimisation.lora_rank needs a run without warm_start: an adapter names its base model, which a"
+                " warm start would make a folder of this run"
+            )
         foreign = self.preference.edited or self.preference.counterfactual_bids
         if self.optimisation.objective == "rloo" and foreign:
             raise ValueError(

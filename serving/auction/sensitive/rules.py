@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import re2
 import yaml
@@ -45,7 +46,7 @@ class Rules:
 
     def __init__(self) -> None:
         self._lexicons: dict[str, Lexicon] = {}
-        self._harmless: dict[str, re2._Regexp] = {}
+        self._harmless: dict[str, Any] = {}
         for language in LANGUAGES:
             phrases = _read(language)
             self._harmless[language] = _any_of(phrases.pop(HARMLESS))
@@ -96,5 +97,5 @@ def _read(language: str) -> dict[str, tuple[str, ...]]:
     return {label: lines(block) for label, block in blocks.items()}
 
 
-def _any_of(phrases: tuple[str, ...]) -> re2._Regexp:
+def _any_of(phrases: tuple[str, ...]) -> Any:
     return re2.compile("|".join(f"(?:{expression(phrase)})" for phrase in phrases))

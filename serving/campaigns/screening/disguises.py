@@ -127,9 +127,7 @@ def decoded(text: str) -> Iterator[str]:
     for found in _BASE32.finditer(text):
         raw = found[0].rstrip("=")
         try:
-            yield from _readable(
-                base64.b32decode(found[0].upper().rstrip("=") + "=" * (-len(found[0].rstrip("=")) % 8))
-            )
+            yield from _readable(base64.b32decode(raw + "=" * (-len(raw) % 8)))
         except (binascii.Error, ValueError):
             continue
     for found in _BINARY.finditer(text):
