@@ -17,7 +17,7 @@ def maintain(
     days: Annotated[int, typer.Option(help="Days after which rows are deleted.")] = 400,
     reader_days: Annotated[int, typer.Option(help="Days after which the reader's part is removed.")] = 90,
 ) -> None:
-    """Merge small files, apply retention and erasures, and remove files that nobody reads any more."""
+    """Merge small files, apply retention and erasures, and remove files that no version in use needs."""
     from streaming.lake.maintenance import Maintenance
     from streaming.lake.maintenance import maintain as maintain_tables
     from streaming.lake.store import Lake

@@ -2,7 +2,7 @@
 
 One logistic regression for each topic against all other examples, with everyday questions of the built-in world among
 those that ads may stand beside. The threshold is the lowest at which, in a cross-validation, few of those are lost. A
-need is told from the same questions; its bar is where, in a cross-validation, few of those without one are above it.
+need is learned from the same questions; its bar is where, in a cross-validation, few of those without one are above it.
 """
 
 from __future__ import annotations

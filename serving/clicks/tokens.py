@@ -1,6 +1,6 @@
 """Sponsored links and their tokens: encrypted claims with all that a charge needs, so that a click needs no lookup.
 
-A token is `base64url(key id, salt, AES-256-GCM of the claims)`: whoever holds a link can neither read its bid nor alter
+A token is `base64url(key id, salt, AES-256-GCM of the claims)`: the holder of a link can neither read its bid nor alter
 it. Each token has a key of its own, an HMAC-SHA256 over its random salt, so that no number of tokens exhausts a nonce.
 It holds no destination, which comes from the campaign record. Keys rotate: the newest encrypts, all decrypt until they
 are retired. Tokens of earlier versions, signed and readable (`key id, claims "." MAC`), are read until they expire.

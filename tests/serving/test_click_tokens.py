@@ -1,4 +1,4 @@
-"""Click tokens: only tokens made here are read, only until they expire, and by nobody else."""
+"""Click tokens: only tokens made here are read, only until they expire, and by no other key."""
 
 from __future__ import annotations
 

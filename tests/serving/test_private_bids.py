@@ -1,4 +1,4 @@
-"""What an ad bids is told to its advertiser and to administrators, and to nobody else."""
+"""What an ad bids is shown to its advertiser and to administrators only."""
 
 from __future__ import annotations
 

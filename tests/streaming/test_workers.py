@@ -303,12 +303,12 @@ def test_erased_data_does_not_come_back_from_the_log(tmp_path: Path) -> None:
         assert (erased, TrainingSet(url).count()) == (20, 3)
         time.sleep(0.3)  # the worker has read the request
         late = interaction(777, request.requested_at - timedelta(seconds=1), user=alice)
-        anew = interaction(778, request.requested_at + timedelta(seconds=1), user=alice)
-        put(log, [*answers[:5], late, anew])  # a replay, a router's spool, and new consent
+        later_consent = interaction(778, request.requested_at + timedelta(seconds=1), user=alice)
+        put(log, [*answers[:5], late, later_consent])  # a replay, a router's spool, and new consent
         until(lambda: len(joined(url)) == 25)
         until(lambda: TrainingSet(url).count() == 4, lambda: TrainingSet(url).totals())
     kept = {row.auction_id for row in TrainingSet(url).rows()}
-    assert anew.auction_id in kept
+    assert later_consent.auction_id in kept
     assert late.auction_id not in kept
     assert {row.auction_id: set(row.clicked_after_s) for row in TrainingSet(url).rows(usable=False)}.items() >= (
         expected(events).items()

@@ -111,7 +111,7 @@ class Finding:
 
     @property
     def remedy(self) -> str:
-        """What the advertiser is told."""
+        """Return the sentence that the advertiser reads."""
         return _REMEDIES[self.rule]
 
     @property
