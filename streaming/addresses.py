@@ -13,9 +13,10 @@ KAFKA = "kafka"
 def open_log(address: str) -> EventLog:
     """Open the log at an address: "kafka" (by `streaming.kafka.settings`), or a folder for the embedded log.
 
+    The errors of Kafka's settings (ConfigError) and of a folder in the format of version 0.1 (InputError) propagate.
+
     Raises:
-        ConfigError: if the address is empty, or Kafka's settings are not valid.
-        InputError: if the folder holds a log of another format.
+        ConfigError: if the address is empty.
     """
     if not address:
         raise ConfigError("event log", address, f"give a folder, or {KAFKA!r}")

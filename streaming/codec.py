@@ -1,7 +1,7 @@
-"""Events to bytes and back: JSON, checked both ways. What the fields mean is `streaming.events`'.
+"""The encoding of events: JSON, checked when it is written and when it is read. `streaming.events` defines the fields.
 
-`decode` reads every version that was ever written and gives the newest struct. Fields that it does not know are passed
-over, so that a producer may be newer than its consumers; a newer *version* is refused until the consumer is, too.
+`decode` reads every version that was ever written and returns the newest struct. It ignores unknown fields, so that a
+producer may be newer than its consumers; it refuses an unknown *version* until the consumer is upgraded.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class EventError(InputError):
-    """Bytes that are no event of their topic. No text of a reader is repeated in it."""
+    """Bytes that are no event of their topic. The message quotes no text of a reader."""
 
 
 class _Envelope(msgspec.Struct):
@@ -53,12 +53,19 @@ _VERSION = msgspec.json.Decoder(_Envelope)
 
 
 def topic_of(event: AnyEvent) -> str:
-    """The topic that carries events of this kind."""
+    """Return the topic of an event."""
     return _TOPICS[type(event)]
 
 
 def encode(event: AnyEvent) -> bytes:
-    """The event as JSON. Raises EventError for one that `decode` would refuse: constructors check no single field."""
+    """Encode an event as JSON.
+
+    The result is decoded once, since the structs' constructors do not check types and ranges; the EventError of
+    `decode` propagates.
+
+    Raises:
+        EventError: if a field cannot be encoded.
+    """
     topic = topic_of(event)
     try:
         data = _encode(event)
@@ -69,18 +76,23 @@ def encode(event: AnyEvent) -> bytes:
 
 
 def decode(topic: str, data: bytes) -> AnyEvent:
-    """The event of a topic. Raises EventError, which names place, value and remedy."""
+    """Decode an event of a topic, at whichever version it was written.
+
+    Raises:
+        EventError: if the topic carries no events, or the bytes are no event of the topic at a known version.
+    """
     versions = _DECODERS.get(topic)
     if versions is None:
         raise EventError("topic", topic, f"give one of {', '.join(NEWEST)}")
     try:
-        return _newest(_CURRENT[topic].decode(data))  # nearly always; one pass over the bytes instead of two
+        return _newest(_CURRENT[topic].decode(data))  # most events have the newest version: one pass instead of two
     except _UNREADABLE:
-        pass  # which version it is, or what is wrong with it, is found out below
+        pass  # an older version, or a fault: determined below
     try:
         version = _VERSION.decode(data).version
     except msgspec.ValidationError as error:
-        raise _refused(topic, "event", data, error) from None
+        refusal = _refused(topic, "event", data, error)
+        raise refusal from None
     except _UNREADABLE:
         raise EventError(f"{topic} event", f"<{len(data)} bytes>", "this is not one JSON value in UTF-8") from None
     if version not in versions:
@@ -89,7 +101,8 @@ def decode(topic: str, data: bytes) -> AnyEvent:
     try:
         return _newest(versions[version].decode(data))
     except _UNREADABLE as error:
-        raise _refused(topic, f"event version {version}", data, error) from None
+        refusal = _refused(topic, f"event version {version}", data, error)
+        raise refusal from None
 
 
 def kind_of(topic: str, version: int) -> type[AnyEvent] | type[JudgementV1]:
@@ -113,7 +126,7 @@ def _refused(topic: str, what: str, data: bytes, error: Exception) -> EventError
 
 
 def _value(data: bytes, path: str) -> Any:
-    """What stands at a path like `$.shown[0].price_micros`; the whole where the path cannot be followed."""
+    """Return the value at a path such as `$.shown[0].price_micros`; `<type>` if the path cannot be followed."""
     value: Any = None
     try:
         value = msgspec.json.decode(data)

@@ -66,7 +66,7 @@ def replay(producer: LogProducer, letter: Record) -> Acknowledgement:
 def redacted(letter: Record, topic: str) -> dict[str, object] | str:
     """Return the fields of a letter's event that the topic's schema knows and that are not personal.
 
-    Of the others, and of what is no JSON object, only type and size are returned.
+    For other fields only the type is returned, and for a value that is no JSON object only its size.
     """
     try:
         fields = msgspec.json.decode(letter.value or b"", type=dict[str, object])

@@ -1,11 +1,12 @@
-"""The events: what happened in auctions, as versioned records. One place for their fields; the wire is `codec`'s.
+"""The events of auctions, as versioned records. This module defines their fields; `streaming.codec` encodes them.
 
-Times are UTC, money is an integer number of micros of the event's currency, identities are pseudonyms. What a reader
-said, what is known of them and what they were answered stands in one optional part, `Interaction.reader`, which is
-there with consent only and can be taken out whole.
+Times are UTC, money is an integer number of micros of the event's currency, users are pseudonyms. All personal data
+(what the reader wrote, their profile, and the answer) are in one optional part, `Interaction.reader`. It exists only
+with the reader's consent and can be removed as a whole.
 
-A field may be added if it has a default; old events then read as that default, and older readers ignore it. Anything
-else is a new version: the old struct stays, under its version, and `codec` turns it into the new one.
+A field may be added if it has a default: older events then decode to that default, and older consumers ignore the
+field. Any other change needs a new version: the old struct stays under its version, and `codec` converts it to the new
+one.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ Moment = Annotated[datetime, Meta(tz=True, description="UTC")]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0)]
-Pseudonym = Annotated[str, Meta(pattern="^([0-9a-f]{32})?$", description="streaming.pseudonyms; empty: nobody's")]
+Pseudonym = Annotated[str, Meta(pattern="^([0-9a-f]{32})?$", description="streaming.pseudonyms; empty: no user id")]
 
 
 class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What all events have. `occurred_at` is the event's time, by which it is joined and ordered."""
+    """The base of all events. `occurred_at` is the event's time, by which it is joined and ordered."""
 
     occurred_at: Moment
 
@@ -45,21 +46,21 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
         self._check()
 
     def _check(self) -> None:
-        """Raises ValueError where fields contradict each other."""
+        """Check that the fields agree with each other; raise ValueError if they do not."""
 
     @property
     def key(self) -> str:
-        """What decides the event's partition."""
+        """The key of the event's record, which decides its partition."""
         raise NotImplementedError
 
     @property
     def event_id(self) -> str:
-        """The same for every copy of an event: consumers tell a repetition by it."""
+        """The same for every copy of an event, so that consumers recognise repetitions."""
         raise NotImplementedError
 
 
 class CandidateAd(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An ad in the prompt. `shown_bid_micros` is what the policy saw of `bid_micros` under the ad load."""
+    """An ad in the prompt. `shown_bid_micros` is the bid that the policy saw: `bid_micros` under the ad load."""
 
     ad_id: Name
     campaign_id: Name
@@ -73,8 +74,10 @@ class CandidateAd(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class MarkerDraw(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where the policy opened a marker: what it chose, and its distribution over the candidates (propensities).
-    `exact` as in `mechanism.types.MarkerChoice`."""
+    """A marker that the policy opened: the ad that it chose, and its probabilities of all candidates (propensities).
+
+    `exact` has the meaning of `mechanism.types.MarkerChoice.exact`.
+    """
 
     chosen: Name
     probabilities: dict[AdId, Share]
@@ -82,8 +85,11 @@ class MarkerDraw(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ShownAd(Struct, frozen=True, kw_only=True):
-    """An ad that the reader saw, once however often it is linked. `price_micros` is what a click costs under `click`,
-    what this showing cost under `impression`, and 0 under `participation`."""
+    """An ad that the reader saw, listed once even if it is linked several times.
+
+    `price_micros` is the price of a click under the pricing `click`, the price of this impression under `impression`,
+    and 0 under `participation`.
+    """
 
     ad_id: Name
     pricing: Pricing
@@ -91,15 +97,17 @@ class ShownAd(Struct, frozen=True, kw_only=True):
 
 
 class Participation(Struct, frozen=True, kw_only=True):
-    """What a candidate paid for taking part, shown or not."""
+    """The price that a candidate paid for taking part in the auction, shown or not."""
 
     ad_id: Name
     price_micros: Price
 
 
 class Sampling(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the answer was drawn; None where the policy's server decides and does not say. `max_ads` is the most ads of
-    this answer."""
+    """How the answer was sampled. `max_ads` is the largest number of ads that the answer may show.
+
+    A parameter is None if the policy's server chose it and did not report it.
+    """
 
     seed: int
     max_ads: Count
@@ -110,7 +118,7 @@ class Sampling(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ReaderProfile(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """As `mechanism.types.Profile`, whose id is the pseudonym."""
+    """The reader's profile: the fields of `mechanism.types.Profile` without its id, which is `Reader.user_id`."""
 
     age: str = ""
     gender: str = ""
@@ -121,7 +129,7 @@ class ReaderProfile(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Span(Struct, frozen=True, array_like=True):
-    """The title of `ad_id` is `text[start:end]` (characters) of the visible text."""
+    """The place of an ad's title in the visible text: characters `text[start:end]`."""
 
     ad_id: Name
     start: Count
@@ -129,9 +137,12 @@ class Span(Struct, frozen=True, array_like=True):
 
 
 class Reader(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The personal part. `query` is the last message, `turns` those before it as (role, text). `raw` is the policy's
-    text with its markers, `text` what was read, each sponsored link standing as its bare title (no address of a link
-    is ever written down)."""
+    """The personal part of an interaction.
+
+    `query` is the last message, `turns` are the messages before it as (role, text). `raw` is the policy's text with its
+    markers. `text` is the text that the reader saw, with the bare title in place of each sponsored link: addresses of
+    links are never stored.
+    """
 
     user_id: Pseudonym = ""
     query: str
@@ -145,10 +156,11 @@ class Reader(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Interaction(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_field="version"):
     """One answer. `outcome` is "answered", "cut" (by the deadline), "cancelled" (the client left) or "failed".
 
-    `candidates` stand in the order of the prompt, `shown` in that of the text. `logprob` (nats) and `markers` are the
-    policy's as it was sampled, None and empty where it did not finish. `left_out` were written past `max_ads` and not
-    shown; `faults` are kinds of broken markers. `experiment` and `arm` name a test that the auction was part of,
-    `explored` says that the policy was made to deviate (its propensities still hold). Latencies count from the request.
+    `candidates` are in the order of the prompt, `shown` in the order of the text. `logprob` (nats) and `markers` are
+    those of the policy as it was sampled; they are None and empty if it did not finish. `left_out` are the ads that the
+    policy wrote beyond `max_ads`, which were not shown. `faults` are the kinds of broken markers. `experiment` and
+    `arm` name the test that the auction was part of. `explored` is true if the policy was made to deviate; its
+    propensities are valid all the same. Latencies are measured from the request.
     """
 
     auction_id: AuctionId
@@ -208,19 +220,20 @@ class Interaction(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, t
                 raise ValueError("a span of reader.spans does not lie within the text")
 
     def to_grade(self) -> AnswerToGrade:
-        """Return what a judge is given of this interaction; without the reader's part there is nothing to grade."""
+        """Return the judge's input; its context and answer are None if the reader's part is missing."""
         answer = None
         if (reader := self.reader) is not None:
             answer = Answer(reader.raw, reader.text, tuple(Insertion(s.ad_id, s.start, s.end) for s in reader.spans))
         return AnswerToGrade(self.auction_id, self.context(), answer, self.finished)
 
     def context(self) -> Context | None:
-        """The auction's input with the bids as the policy saw them; None where the reader's part is not there."""
+        """Return the auction's input with the bids that the policy saw; None if the reader's part is missing."""
         if (reader := self.reader) is None:
             return None
-        told = reader.profile
-        profile = Profile(reader.user_id, **msgspec.structs.asdict(told)) if told is not None else None
-        if profile is None and reader.user_id:
+        profile = None
+        if reader.profile is not None:
+            profile = Profile(reader.user_id, **msgspec.structs.asdict(reader.profile))
+        elif reader.user_id:
             profile = Profile(reader.user_id)
         candidates = tuple(
             Candidate(Ad(c.ad_id, c.title, c.text, c.advertiser, c.category), c.shown_bid_micros)
@@ -229,12 +242,14 @@ class Interaction(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, t
         return Context(self.auction_id, reader.query, candidates, profile, reader.turns)
 
     def bids(self) -> dict[AdId, Micros]:
-        """What was bid, before the ad load."""
+        """Return the bids before the ad load, by ad."""
         return {c.ad_id: c.bid_micros for c in self.candidates}
 
     def generation(self) -> Generation | None:
-        """The answer as a trainer's sample, without token ids and offsets of faults, which no event holds; None where
-        the policy did not finish or the reader's part is not there."""
+        """Return the answer as a trainer's sample; None if the policy did not finish or the reader's part is missing.
+
+        The sample has no token ids and no offsets of faults, which events do not hold.
+        """
         if self.reader is None or self.logprob is None:
             return None
         spans = tuple(Insertion(s.ad_id, s.start, s.end) for s in self.reader.spans)
@@ -244,10 +259,13 @@ class Interaction(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, t
 
 
 class Click(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_field="version"):
-    """A followed link. It is charged once per `click_id`, which is the ad in the answer (`click_id_of`), at
-    `price_micros`, what the auction decided (0 unless the pricing is per click); an invalid one, whose `reason` says
-    why, costs nothing and does not stand in the way of a valid one. `model_version` is that of the answer, empty
-    where the link did not say."""
+    """A followed link.
+
+    A valid click is charged once per `click_id`, which names the ad in the answer (`click_id_of`). The charge is
+    `price_micros`, the price that the auction set (0 unless the pricing is per click). An invalid click has a `reason`,
+    is not charged, and does not keep a later valid click from being charged. `model_version` is that of the answer,
+    empty if the link did not hold it.
+    """
 
     click_id: Name
     auction_id: AuctionId
@@ -266,7 +284,7 @@ class Click(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_fie
 
     @property
     def event_id(self) -> str:
-        """A link followed again is the same event, unless the verdict is another."""
+        """The same if a link is followed again, unless the verdict or its reason differs."""
         return f"{self.click_id}:{self.reason}" if self.reason else self.click_id
 
     def _check(self) -> None:
@@ -277,7 +295,7 @@ class Click(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_fie
 
 
 class GradedAd(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The grades of one shown ad, within 0..1; None where the judge gave none."""
+    """The grades of one shown ad, from 0 to 1; None if the judge gave none."""
 
     ad_id: Name
     relevance: Share | None = None
@@ -285,10 +303,10 @@ class GradedAd(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Judgement(Event, frozen=True, kw_only=True, omit_defaults=True, tag=2, tag_field="version"):
-    """The grades of one answer. `occurred_at` is when it was graded, `answered_at` the auction's time.
+    """The grades of one answer. `occurred_at` is when it was graded, `answered_at` the time of the auction.
 
-    Clicks are events of their own; `streaming/lake/training_set.sql` joins them. Of several judgements of an auction
-    the latest counts.
+    Clicks are separate events, which `streaming/lake/training_set.sql` joins. Of several judgements of an auction the
+    latest counts.
     """
 
     auction_id: AuctionId
@@ -311,7 +329,7 @@ class Judgement(Event, frozen=True, kw_only=True, omit_defaults=True, tag=2, tag
 
 
 class ClickedAdV1(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One shown ad of a judgement at version 1, with the clicks that its judge had joined."""
+    """One shown ad of a judgement at version 1, with the click that the judge worker had joined."""
 
     ad_id: Name
     clicked: bool
@@ -340,7 +358,7 @@ class JudgementV1(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, t
         _utc("answered_at", self.answered_at)
 
     def upgraded(self) -> Judgement:
-        """Return its grades as the newest version; its clicks are in the topic `clicks`."""
+        """Return the grades at the newest version, without the clicks, which the topic `clicks` holds."""
         return Judgement(
             occurred_at=self.occurred_at,
             auction_id=self.auction_id,
@@ -353,10 +371,12 @@ class JudgementV1(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, t
 
 
 class CampaignState(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_field="version"):
-    """What a campaign is and has spent at `occurred_at`; the newest stands for all before it (compacted topic, and a
-    record without value says that the campaign is gone). `spent_micros` is its total by the ledger, `day_micros` that
-    of `day` (ISO date in the campaign's time zone). A budget of None is unlimited. `revision` is the campaign's own
-    version, which grows with every change by its advertiser."""
+    """A campaign's settings and spending at `occurred_at`.
+
+    The newest state replaces all earlier ones: the topic is compacted, and a record without value removes the campaign.
+    `spent_micros` is the campaign's total in the ledger, `day_micros` the total of `day` (ISO date in the campaign's
+    time zone). A budget of None is unlimited. `revision` grows with every change by the advertiser.
+    """
 
     campaign_id: Name
     advertiser_id: Name
@@ -384,7 +404,7 @@ AnyEvent = Interaction | Click | Judgement | CampaignState
 
 
 def click_id_of(auction_id: str, ad_id: AdId) -> str:
-    """What is charged at most once: an ad in an answer."""
+    """Return the id under which clicks on an ad in an answer are charged at most once."""
     return f"{auction_id}:{ad_id}"
 
 

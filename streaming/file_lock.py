@@ -40,14 +40,14 @@ class FileLock:
         return True
 
     def free(self) -> None:
-        """Give the lock back, if this object holds it."""
+        """Release the lock, if this object holds it."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
     @contextmanager
     def holding(self) -> Iterator[None]:
-        """Wait for the lock and hold it."""
+        """Hold the lock while the context is entered; wait for it first. LogUnavailable of `take` propagates."""
         self.take(wait=True)
         try:
             yield

@@ -1,11 +1,11 @@
-"""The event log's contract: append, poll, commit. Implemented twice and tested by one suite.
+"""The event log's contract: append, poll, commit. Both implementations pass the same test suite.
 
 `streaming.embedded` keeps the log in an SQLite file, `streaming.kafka` in Apache Kafka. Delivery is at least once: an
-acknowledged record is never lost, and may come again after a failure, so every consumer recognises repetitions by the
-event's id, or stores its offsets in the transaction of its results.
+acknowledged record is never lost, but may be read again after a failure. Every consumer therefore recognises
+repetitions by the event's id, or stores its offsets in the same transaction as its results.
 
-Partitions are owned, not negotiated: a consumer is created as member I of N and reads the partitions whose number
-leaves I when divided by N.
+Partitions are assigned, not negotiated: a consumer is created as member I of N and reads the partitions whose number
+modulo N is I.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Partition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record as it was read.
+    """One record of a partition.
 
-    `timestamp` (UTC, to the millisecond) is when it was appended; a `value` of None removes the key from a compacted
-    topic. Keys and values may be personal: `repr` omits them.
+    `timestamp` (UTC, to the millisecond) is when it was appended. A `value` of None removes the key from a compacted
+    topic. Keys, values and headers may be personal, so `repr` omits them.
     """
 
     topic: str
@@ -48,7 +48,7 @@ class Record:
 
     @property
     def place(self) -> Partition:
-        """The partition that holds it."""
+        """The partition that holds the record."""
         return Partition(self.topic, self.partition)
 
 
@@ -65,15 +65,15 @@ class LogUnavailable(AuctionError):
 
 
 class LogCorrupt(AuctionError):
-    """The log's file is damaged, or is no log; nothing was changed."""
+    """The log's file is damaged, or is not a log; nothing was changed."""
 
 
 class Fenced(AuctionError):
-    """Another process has written the partition's results meanwhile: nothing of this one's was written."""
+    """Another process has written results of the partition, so nothing of this process was written."""
 
 
 def unowned(partition: Partition) -> InputError:
-    """Return the error for a partition that is not this consumer's."""
+    """Return the error for a partition that the consumer does not own."""
     return InputError("partition", tuple(partition), "it belongs to another member, or was not discovered yet")
 
 
@@ -84,7 +84,7 @@ def without_group() -> InputError:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One of `count` consumers that share the partitions: it owns those whose number leaves `index` as remainder.
+    """One of `count` consumers that share the partitions: it owns those whose number modulo `count` is `index`.
 
     Raises:
         ConfigError: if `index` is not 0 to `count` - 1.
@@ -100,7 +100,11 @@ class Member:
 
     @classmethod
     def parse(cls, text: str) -> Member:
-        """Read a member written as I/N (errors as the constructor's)."""
+        """Parse a member written as I/N. The constructor's ConfigError propagates.
+
+        Raises:
+            ConfigError: if the text is not two numbers with a slash between them.
+        """
         matched = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
         if matched is None:
             raise ConfigError(
@@ -109,7 +113,7 @@ class Member:
         return cls(int(matched[1]), int(matched[2]))
 
     def owns(self, partition: int) -> bool:
-        """Tell whether a partition of this number, of whatever topic, is this member's."""
+        """Return whether this member owns the partition of this number, in any topic."""
         return partition % self.count == self.index
 
 
@@ -117,19 +121,25 @@ ALONE = Member()
 
 
 class Acknowledgement(Protocol):
-    """A record on its way."""
+    """The pending acknowledgement of an appended record."""
 
     def result(self, timeout_s: float) -> Appended:
-        """Wait until the record is durable (LogUnavailable if it may not be)."""
+        """Wait until the record is durable, and return its place.
+
+        Raises:
+            LogUnavailable: if it may not be durable.
+        """
         ...
 
 
 class LogProducer(Protocol):
-    """Appends records; may be used from several threads. Records of one key keep their order while the topic's number
-    of partitions stays the same."""
+    """Appends records; may be used from several threads.
+
+    Records of one key keep their order as long as the topic's number of partitions does not change.
+    """
 
     def append(self, topic: str, key: bytes, value: bytes | None, headers: Headers = ()) -> Acknowledgement:
-        """Queue a record. It is written together with others, at the latest by `flush` or `result`.
+        """Queue a record. It is written together with others, and no later than `flush` or `result`.
 
         Raises:
             InputError: if the topic was not created, or the record is too large.
@@ -138,29 +148,31 @@ class LogProducer(Protocol):
         ...
 
     def flush(self, timeout_s: float) -> None:
-        """Return when everything that was appended is durable.
+        """Wait until all appended records are durable.
 
         Raises:
-            LogUnavailable: if something since the last flush may not be: append it again.
+            LogUnavailable: if a record since the last flush may not be durable: append those records again.
         """
         ...
 
     def close(self) -> None:
-        """Write what is queued, as far as that works at once."""
+        """Write the queued records, as far as that is possible now."""
         ...
 
 
 class Consumer(Protocol):
     """Reads the partitions of one member; belongs to one thread.
 
-    A partition starts at the offset that its group committed, else at the oldest record. Reading also continues at the
-    oldest record where those at the wanted offset are no longer kept. Nothing keeps two consumers from owning the same
-    partitions: whoever stores results fences (`streaming.workers.task.Task`).
+    A partition starts at the offset that its group committed, or else at its oldest record. If the record at the wanted
+    offset is no longer kept, reading continues at the oldest one. Two consumers may own the same partitions, so a task
+    that stores results has to fence (`streaming.workers.task.Task`).
     """
 
     def discover(self) -> frozenset[Partition]:
-        """Start to read the partitions that were created meanwhile and are this member's; return them. The first ones
-        are discovered when the consumer is created."""
+        """Start to read this member's partitions that were created since the last call, and return them.
+
+        The constructor makes the first call.
+        """
         ...
 
     def poll(self, timeout_s: float, most: int = 500) -> list[Record]:
@@ -168,36 +180,44 @@ class Consumer(Protocol):
         ...
 
     def assignment(self) -> frozenset[Partition]:
-        """Return the discovered partitions of this member."""
+        """Return the partitions of this member that were discovered."""
         ...
 
     def position(self, partition: Partition) -> int:
-        """Return the offset of the next record that `poll` returns (InputError for a partition that is not ours)."""
+        """Return the offset of the next record that `poll` returns.
+
+        Raises:
+            InputError: if this consumer does not own the partition.
+        """
         ...
 
     def seek(self, partition: Partition, offset: int) -> None:
-        """Continue at `offset` (InputError for a partition that is not ours)."""
+        """Continue to read at `offset`.
+
+        Raises:
+            InputError: if this consumer does not own the partition.
+        """
         ...
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
-        """Store durably where the group continues, as given by this consumer's task.
+        """Store durably the offsets at which the group continues.
 
         Raises:
-            InputError: for a partition that is not ours, or without a group.
-            LogUnavailable: if it may not be stored.
+            InputError: if this consumer does not own one of the partitions, or has no group.
+            LogUnavailable: if the offsets may not have been stored.
         """
         ...
 
     def committed(self, partition: Partition) -> int | None:
-        """Return what the group committed last; None if it never did."""
+        """Return the offset that the group committed last; None if it committed none."""
         ...
 
     def ends(self) -> dict[Partition, int]:
-        """Return the offset after the newest record of each partition: minus `position`, it is the lag."""
+        """Return the offset after the newest record of each partition; the lag is this offset minus `position`."""
         ...
 
     def close(self) -> None:
-        """Free what the consumer holds."""
+        """Close the consumer's connections."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -216,7 +236,7 @@ class EventLog(Protocol):
         ...
 
     def create(self, topics: Iterable[Topic]) -> None:
-        """Create the topics that are missing, and the partitions that a topic has too few of; remove nothing.
+        """Create missing topics, and missing partitions of existing topics; remove nothing.
 
         Raises:
             LogUnavailable: if the log cannot be reached or written.
@@ -224,7 +244,7 @@ class EventLog(Protocol):
         ...
 
     def identity(self) -> str:
-        """Return what distinguishes this log from every other one: a store of offsets keeps it with them.
+        """Return the unique id of this log, which a store keeps with the offsets of the log.
 
         Raises:
             LogUnavailable: if the log cannot be reached.
@@ -232,11 +252,11 @@ class EventLog(Protocol):
         ...
 
     def producer(self) -> LogProducer:
-        """Open a producer; close it."""
+        """Open a producer; the caller closes it."""
         ...
 
     def consumer(self, group: str, topics: Sequence[str], member: Member = ALONE) -> Consumer:
-        """Open a consumer; close it. `group` names its committed offsets; "" for one that commits none.
+        """Open a consumer; the caller closes it. `group` names its committed offsets; "" for one that commits none.
 
         Raises:
             InputError: if a topic was not created.
@@ -245,11 +265,11 @@ class EventLog(Protocol):
         ...
 
     def maintain(self) -> None:
-        """Remove records past their retention; does nothing where the log's server does that itself."""
+        """Remove records past their retention, unless the log's server does that itself."""
         ...
 
     def close(self) -> None:
-        """Close what the log itself holds, after its producers and consumers."""
+        """Close the log; close its producers and consumers first."""
         ...
 
 

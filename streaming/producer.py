@@ -1,8 +1,9 @@
 """The router's event producer: accepts events at once, keeps them on disk until the log has them, sends them in order.
 
-`put` only queues. One thread writes the queue to a spool on this machine (an embedded log of its own), with one sync
-for everything that arrived meanwhile; `streaming.spool` sends it to the log, however long the log was unreachable and
-whenever the process is killed. The last events may be sent twice; their `event_id` identifies repetitions.
+`put` only queues an event. One thread writes the queue to a spool on this machine (a separate embedded log), with one
+sync for all events that arrived since the last one. `streaming.spool` sends the spool to the log, also after the log
+was unreachable or the process was killed. The last events may then be sent twice; consumers recognise them by their
+`event_id`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from streaming.topics import Topic
 
 log = structlog.get_logger(__name__)
 
-UNHURRIED_S = 0.05
+WRITE_DELAY_S = 0.05
 """How long an event that no caller waits for may be held back, to share its sync with others."""
 _Put = tuple[AnyEvent, Future[None] | None]
 
@@ -35,8 +36,8 @@ _Put = tuple[AnyEvent, Future[None] | None]
 class EventProducer:
     """The producer of one process; several processes may share a spool, and one of them sends it.
 
-    `buffered` bounds the events in memory: beyond it, when the disk no longer writes, an event is counted as dropped
-    and logged. `topics` are created as soon as the log can be reached. Metrics go to `registry`.
+    `buffered` bounds the events in memory. When the disk does not write and the bound is reached, further events are
+    dropped, counted and logged. `topics` are created as soon as the log can be reached. Metrics go to `registry`.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class EventProducer:
         self._buffered = buffered
         self._incoming: deque[_Put] = deque()
         self._held: list[_Put] = []
-        self._hurry = threading.Event()
+        self._write_now = threading.Event()
         self._closing = threading.Event()
         self._written_to = self._spool.end(PARTITION)
         self.metrics = ProducerMetrics(registry or CollectorRegistry())
@@ -66,8 +67,8 @@ class EventProducer:
         self._sender.start()
 
     def put(self, event: AnyEvent) -> None:
-        """Accept an event; never waits, never raises. It is on disk a moment later."""
-        self._take(event, None)
+        """Accept an event, without waiting and without errors; it is written to the disk shortly afterwards."""
+        self._enqueue(event, None)
 
     def put_durably(self, event: AnyEvent) -> Future[None]:
         """Accept an event; the future is done once it is on disk.
@@ -76,8 +77,8 @@ class EventProducer:
         and with InputError if it is no valid event.
         """
         future: Future[None] = Future()
-        self._take(event, future)
-        self._hurry.set()
+        self._enqueue(event, future)
+        self._write_now.set()
         return future
 
     @property
@@ -91,7 +92,7 @@ class EventProducer:
         return len(self._incoming) + len(self._held)
 
     def maintain(self) -> None:
-        """Overwrite what was sent and is still on disk; call it every hour or so."""
+        """Overwrite the events that were sent and are still on disk; call it about once an hour."""
         self._spool.maintain()
 
     def close(self, within_s: float = 10.0) -> None:
@@ -100,14 +101,14 @@ class EventProducer:
         The rest stays on disk for the next producer with this spool. Put nothing afterwards.
         """
         self._closing.set()
-        self._hurry.set()
+        self._write_now.set()
         self._writer.join()
         if self._sender.close(within_s):
             self._spool.close()
         if self.waiting:
             log.warning("events.left_in_spool", events=self.waiting)
 
-    def _take(self, event: AnyEvent, future: Future[None] | None) -> None:
+    def _enqueue(self, event: AnyEvent, future: Future[None] | None) -> None:
         if self.buffered >= self._buffered:
             self.metrics.dropped.inc()
             log.error("events.dropped", reason="the spool's disk does not write", kind=topic_of(event), key=event.key)
@@ -120,8 +121,8 @@ class EventProducer:
         """Run the writer's thread."""
         spool = self._spool.producer()
         while True:
-            self._hurry.wait(UNHURRIED_S)
-            self._hurry.clear()
+            self._write_now.wait(WRITE_DELAY_S)
+            self._write_now.clear()
             closing = self._closing.is_set()
             while self._incoming:
                 self._held.append(self._incoming.popleft())

@@ -1,7 +1,7 @@
-"""Who a reader is, without saying who: a keyed hash stands for the user id in every event.
+"""Pseudonyms of readers: a keyed hash replaces the user id in every event.
 
-The key stays with the routers and whoever carries out an erasure; without it no pseudonym leads back to a person or can
-be made for a known one.
+Only the routers and the operators who erase readers hold the key. Without it a pseudonym cannot be traced to a person,
+and none can be computed for a known user id.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ KEY_BYTES = 32
 
 
 def pseudonym(user_id: str, key: bytes) -> str:
-    """32 hexadecimal digits, the same for the same user under the same key; empty for the empty id."""
+    """Return 32 hexadecimal digits, the same for the same user under the same key; empty for the empty id.
+
+    Raises:
+        ConfigError: if the key is shorter than KEY_BYTES.
+    """
     if len(key) < KEY_BYTES:
         raise ConfigError("pseudonym key", f"<{len(key)} bytes>", f"give {KEY_BYTES} random bytes or more")
     if not user_id:

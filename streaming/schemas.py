@@ -1,6 +1,6 @@
 """JSON Schemas of the events, for programs in other languages: `python -m streaming.schemas` writes docs/schemas/.
 
-They are made from `streaming.events` and never edited; a test fails where the folder and the structs differ.
+They are generated from `streaming.events`; do not edit them. A test fails if the folder and the structs differ.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def schemas() -> dict[str, str]:
-    """The text of every schema file, by its name."""
+    """Return the text of every schema file, by the name of the file."""
     found = {}
     for topic, kind in NEWEST.items():
-        schema = {"$schema": DIALECT, "title": f"Event of the topic {topic}", **_told(msgspec.json.schema(kind))}
+        schema = {"$schema": DIALECT, "title": f"Event of the topic {topic}", **_unwrapped(msgspec.json.schema(kind))}
         found[f"{topic}.json"] = json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
     return found
 
 
 def write(folder: Path = FOLDER) -> list[Path]:
-    """Writes the schemas, and removes files of topics that are no more."""
+    """Write the schemas, and remove the files of topics that no longer exist."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = schemas()
     for stale in set(folder.glob("*.json")) - {folder / name for name in texts}:
@@ -38,16 +38,16 @@ def write(folder: Path = FOLDER) -> list[Path]:
     return [folder / name for name in texts]
 
 
-def _told(value: Any) -> Any:
-    """The schema with descriptions on one line: they come from docstrings."""
+def _unwrapped(value: Any) -> Any:
+    """Return a schema with each description on one line: descriptions are docstrings, which are wrapped."""
     if isinstance(value, list):
-        return [_told(part) for part in value]
+        return [_unwrapped(part) for part in value]
     if not isinstance(value, dict):
         return value
-    told = {name: _told(part) for name, part in value.items()}
-    if isinstance(text := told.get("description"), str):
-        told["description"] = " ".join(text.split())
-    return told
+    fields = {name: _unwrapped(part) for name, part in value.items()}
+    if isinstance(text := fields.get("description"), str):
+        fields["description"] = " ".join(text.split())
+    return fields
 
 
 if __name__ == "__main__":

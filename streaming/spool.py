@@ -1,4 +1,4 @@
-"""From the router's spool to the log: what waits on disk is sent in order, and removed once the log has it."""
+"""The sender of the router's spool: sends the events on disk to the log in order, and removes them once it has them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 class SpoolSender:
-    """Sends a spool to a log, on a thread; of several processes with one spool, one sends at a time.
+    """A thread that sends a spool to a log. Of several processes with one spool, one sends at a time.
 
     `topics` are created as soon as the log can be reached.
     """
@@ -51,7 +51,7 @@ class SpoolSender:
         self._thread = threading.Thread(target=self._run, name="event sender", daemon=True)
 
     def start(self) -> None:
-        """Start to send, first what an earlier process left."""
+        """Start to send, beginning with the events that an earlier process left."""
         self._thread.start()
 
     def notify(self) -> None:
@@ -61,7 +61,7 @@ class SpoolSender:
     def close(self, within_s: float) -> bool:
         """Send the rest for at most `within_s` seconds, and end; return whether the thread has ended.
 
-        Write nothing to the spool from before this call on.
+        Stop writing to the spool before this call.
         """
         self._closing.set()
         self._arrived.set()
@@ -71,14 +71,14 @@ class SpoolSender:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        """Send without end, with growing pauses while the log is unreachable."""
+        """Send until closed, with growing pauses while the log is unreachable."""
         failures = 0
         while not self._abandoned.is_set():
             try:
                 self._send_all()
                 return
             except Exception as error:
-                # Whatever it is, the events stay on disk: nothing is lost but time.
+                # After any error the events are still on disk, so another attempt loses none.
                 self._metrics.failures.inc()
                 log.warning("events.not_sent", reason=f"{type(error).__name__}: {error}"[:200])
                 if self._closing.is_set():
@@ -89,8 +89,8 @@ class SpoolSender:
     def _send_all(self) -> None:
         """Send until this sender is closed and everything is sent.
 
-        Raises whatever the log does while it is unreachable. The next call opens another producer, as a failure may
-        leave an idempotent one unusable.
+        The errors of an unreachable log propagate. The next call opens another producer, as a failure may leave an
+        idempotent one unusable.
         """
         if not self._take_over():
             return
@@ -138,8 +138,8 @@ class SpoolSender:
 class ProducerMetrics:
     """Prometheus metrics of a producer.
 
-    What waits is what was spooled, less what was sent, plus what an earlier process left. `dropped` stays 0 unless the
-    disk stops writing.
+    `waiting` is `spooled` minus `sent`, plus the events that an earlier process left. `dropped` stays 0 unless the disk
+    stops writing.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:

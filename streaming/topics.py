@@ -22,8 +22,11 @@ _NAME = re.compile(r"[a-z][a-z0-9._-]{0,99}")
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One topic. `retention` None keeps records for ever; `compacted` keeps only the newest record of each key, and a
-    record without value removes its key."""
+    """One topic.
+
+    A `retention` of None keeps records for ever. A `compacted` topic keeps only the newest record of each key; a record
+    without value removes its key.
+    """
 
     name: str
     partitions: int = PARTITIONS
@@ -40,7 +43,7 @@ class Topic:
 
     @property
     def dlq(self) -> Topic:
-        """The topic of records that no consumer can process: with the same contents, and so the same retention."""
+        """The topic of records that no consumer can process. It holds the same data, so it has the same retention."""
         return Topic(self.name + DLQ_SUFFIX, 1, self.retention or timedelta(days=30))
 
 
@@ -63,7 +66,11 @@ def partition_of(key: bytes, partitions: int) -> int:
 
 
 def check_size(topic: str, key: bytes, value: bytes | None, headers: tuple[tuple[str, bytes], ...]) -> int:
-    """Return the bytes of a record (InputError if they are too many for any log)."""
+    """Return the size of a record in bytes.
+
+    Raises:
+        InputError: if it is larger than LARGEST_RECORD.
+    """
     size = len(key) + len(value or b"") + sum(len(name) + len(content) for name, content in headers)
     if size > LARGEST_RECORD:
         raise InputError(f"record for {topic}", f"<{size} bytes>", f"records hold {LARGEST_RECORD} bytes at most")

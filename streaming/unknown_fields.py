@@ -1,6 +1,6 @@
-"""Fields of an event that this program does not know, because its producer is newer: kept as they came.
+"""Fields of an event that this program does not know, because its producer is newer.
 
-They are named by their JSON pointer (RFC 6901), such as `/candidates/0/score`.
+They are named by their JSON pointers (RFC 6901), such as `/candidates/0/score`, and kept unchanged.
 """
 
 from __future__ import annotations

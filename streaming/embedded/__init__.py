@@ -1,4 +1,4 @@
-"""The event log in one SQLite file: nothing to install, several processes, safe against kills and power failures."""
+"""The event log in one SQLite file: no server, several processes, safe against kills and power failures."""
 
 from streaming.embedded.log import EmbeddedLog
 

@@ -1,4 +1,4 @@
-"""Reads the partitions of one member from an embedded log."""
+"""The consumer of an embedded log: reads the partitions of one member."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from streaming.embedded.tables import decode_headers, next_offset, partition_cou
 from streaming.log import Member, Partition, Record, from_ms, unowned, without_group
 
 PAUSES_S = (0.002, 0.005, 0.01, 0.02, 0.05)
-"""Between two looks for new records, longer the longer there are none."""
+"""Pauses between two reads that find no records; the last one repeats."""
 MOST_BYTES = 8 << 20
-"""What one poll reads, but for the last record, which may be larger."""
+"""Bytes after which a poll reads no further record."""
 
 
 class EmbeddedConsumer:
@@ -108,7 +108,7 @@ class EmbeddedConsumer:
         """Read from the partitions in turn, so that a long one does not starve the others."""
         (version,) = self._connection.execute("PRAGMA data_version").fetchone()
         if version == self._seen:
-            return []  # nothing was written since nothing was found
+            return []  # nothing was written since the last read, which found nothing
         records: list[Record] = []
         size = 0
         partitions = list(self._positions)

@@ -1,8 +1,8 @@
-"""The SQLite file of an embedded log: its connections, one writer at a time, and SQLite's errors in our terms.
+"""The SQLite file of an embedded log: its connections, its lock for writers, and the translation of SQLite's errors.
 
-The file is in WAL mode, so readers neither wait nor make others wait, and see only what is durable. A writer holds
-`log.lock` for its whole transaction, the checkpoint included: waiting writers queue in the kernel instead of polling,
-and no write ever meets a checkpoint of another process, which could damage the file in SQLite before 3.51.3
+The file is in WAL mode, so readers neither wait nor block others, and read only durable data. A writer holds `log.lock`
+for its whole transaction, the checkpoint included. Waiting writers therefore queue in the kernel instead of polling,
+and no write runs during the checkpoint of another process, which could damage the file in SQLite before 3.51.3
 (https://sqlite.org/wal.html#walresetbug).
 """
 
@@ -23,7 +23,7 @@ from streaming.log import LogCorrupt, LogUnavailable
 
 FILE = "log.db"
 PAGE_BYTES = 8_192
-"""An answer with its offers takes a page; measured against 4 and 16 KiB."""
+"""The size of one answer with its candidates; measured against pages of 4 and 16 KiB."""
 WAL_PAGES = 1_000
 LONGEST_WAL_BYTES = 64 << 20
 VACUUMED_PAGES = 2_000
@@ -32,7 +32,7 @@ BUSY_S = 30.0
 
 
 class LogDatabase:
-    """The file in a folder. `durable` False leaves it to the system when commits reach the disk.
+    """The file in a folder. If `durable` is False, the system decides when commits reach the disk.
 
     Raises:
         InputError: if the folder holds a log of version 0.1, which was kept in many files.
@@ -65,17 +65,16 @@ class LogDatabase:
             return connection
 
     def close_reader(self, connection: sqlite3.Connection) -> None:
-        """Close a connection. The last one to close checkpoints, which is a write."""
+        """Close a connection under the writers' lock, since closing the last one runs a checkpoint."""
         with translated(self.path), FileLock(self._lock.path).holding():
             connection.close()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Run the body as one transaction, after those of other threads and processes; durable at its end.
+        """Run the body as one transaction, after those of other threads and processes; it is durable at the end.
 
-        Raises:
-            LogUnavailable: if it could not be written; then none of it was.
-            LogCorrupt: if the file is damaged.
+        LogUnavailable propagates if the transaction could not be written (nothing of it was then), and LogCorrupt if
+        the file is damaged.
         """
         with self._mutex, translated(self.path), self._lock.holding():
             self._writer.execute("BEGIN IMMEDIATE")
@@ -93,11 +92,11 @@ class LogDatabase:
         with self._mutex, translated(self.path), self._lock.holding():
             (free,) = self._writer.execute("PRAGMA freelist_count").fetchone()
             if free > VACUUMED_PAGES:
-                # `execute` would end it after its first page
+                # `execute` would vacuum the first page only
                 self._writer.executescript(f"PRAGMA incremental_vacuum({VACUUMED_PAGES})")
 
     def checkpoint(self) -> None:
-        """Empty the write-ahead log into the file, so that it no longer holds what was removed."""
+        """Move the write-ahead log into the file and truncate it, so that it no longer holds removed records."""
         with self._mutex, translated(self.path), self._lock.holding():
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
@@ -118,16 +117,22 @@ class LogDatabase:
         connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
         connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {LONGEST_WAL_BYTES}")
-        connection.execute("PRAGMA secure_delete = ON")  # removed events do not stay readable in free pages
+        connection.execute("PRAGMA secure_delete = ON")  # overwrites removed events in free pages
         return connection
 
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Raise LogUnavailable or LogCorrupt in place of SQLite's errors."""
+    """Raise this project's errors in place of SQLite's.
+
+    Raises:
+        LogUnavailable: if the file cannot be opened, locked, read or written.
+        LogCorrupt: if the file is damaged, or is not an SQLite file.
+        ProgrammingError: unchanged, if the caller is at fault, such as by using a closed log.
+    """
     try:
         yield
-    except sqlite3.ProgrammingError:  # such as the use of a closed log
+    except sqlite3.ProgrammingError:
         raise
     except sqlite3.OperationalError as error:
         raise LogUnavailable(f"{path}: {error}: see to its disk and permissions") from error

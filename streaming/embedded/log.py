@@ -1,6 +1,6 @@
-"""An embedded log: its topics, how long records are kept, and who writes and reads them.
+"""The embedded log: its topics, their retention, and its producers and consumers.
 
-Each partition is a table of the log's SQLite file, with the offset as its key.
+Each partition is a table of the log's SQLite file, with the offset as the primary key.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from streaming.log import ALONE, Member, Partition
 from streaming.topics import Topic
 
 TOMBSTONES = timedelta(days=1)
-"""How long a record without value stays in a compacted topic."""
+"""How long a compacted topic keeps a record without value."""
 REMOVED_AT_ONCE = 2_000
-"""Most records that one transaction of `maintain` removes, so that no append waits long."""
+"""Largest number of records that `maintain` removes in one transaction, so that no append waits long."""
 _MILLISECOND = timedelta(milliseconds=1)
 _TOMBSTONES_MS = TOMBSTONES // _MILLISECOND
 
 
 def now_ms() -> int:
-    """Return the timestamp of a record that is appended now."""
+    """Return the time in milliseconds since 1970, the timestamp of a record that is appended now."""
     return time.time_ns() // 1_000_000
 
 
 class EmbeddedLog:
     """Implements `streaming.log.EventLog` in a folder.
 
-    With `durable` False the system decides when bytes reach the disk: safe against kills of any process, not against a
-    power failure. Close it after its producers and consumers.
+    If `durable` is False, the system decides when bytes reach the disk: records survive a kill of any process, but not
+    a power failure. Close the log after its producers and consumers.
     """
 
     def __init__(self, root: Path, *, durable: bool = True, clock_ms: Callable[[], int] = now_ms) -> None:
@@ -63,16 +63,12 @@ class EmbeddedLog:
         return EmbeddedConsumer(self._database, group, topics, member)
 
     def partitions(self, topic: str) -> int:
-        """Return the number of a topic's partitions.
-
-        Raises:
-            InputError: if the topic was not created.
-        """
+        """Return the number of a topic's partitions; InputError propagates if the topic was not created."""
         with self._database.reading() as connection:
             return partition_count(connection, topic)
 
     def start(self, partition: Partition) -> int:
-        """Return the offset of the oldest record of a partition; its end if there is none."""
+        """Return the offset of the oldest record of a partition; the end of the partition if it is empty."""
         with self._database.reading() as connection:
             oldest = connection.execute(f"SELECT min(offset) FROM {table(partition)}").fetchone()[0]
             return next_offset(connection, partition) if oldest is None else int(oldest)
@@ -89,7 +85,7 @@ class EmbeddedLog:
         self._database.give_space_back()
 
     def maintain(self) -> None:
-        """Remove records past their retention and superseded records of compacted topics, bytes included."""
+        """Remove records past their retention and superseded records of compacted topics, and overwrite their bytes."""
         now = self._clock_ms()
         with self._database.reading() as connection:
             topics = connection.execute("SELECT name, partitions, retention_ms, compacted FROM topics").fetchall()
@@ -97,7 +93,7 @@ class EmbeddedLog:
             for number in range(partitions):
                 where = table(Partition(name, number))
                 if retention_ms is not None:
-                    # Timestamps rise with offsets, so only what expires is read.
+                    # Timestamps rise with offsets, so only expired records are read.
                     kept = f"SELECT offset FROM {where} WHERE timestamp >= ? ORDER BY offset LIMIT 1"
                     expired = f"offset < coalesce(({kept}), {1 << 62})"
                     self._remove(where, expired, (now - retention_ms,))

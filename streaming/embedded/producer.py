@@ -1,4 +1,4 @@
-"""Appends to an embedded log: what several threads append meanwhile shares one transaction, and so one sync."""
+"""The producer of an embedded log: records that several threads append at a time share one transaction and one sync."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from streaming.log import Appended, Headers, Partition
 from streaming.topics import check_size, partition_of
 
 MOST_WAITING_BYTES = 8 << 20
-"""A producer that holds more than this writes without being flushed."""
+"""A producer with this many bytes queued writes them without waiting for `flush`."""
 _Row = tuple[int, int, bytes, bytes | None, bytes | None]
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """A record on its way; `appended` or `error` is set when its transaction has ended."""
+    """A queued record; `appended` or `error` is set when its transaction has ended."""
 
     commits: GroupCommit
     topic: str
@@ -43,8 +43,8 @@ class _Waiting:
 class GroupCommit:
     """The queue of records that wait for a transaction, shared by the producers of one log.
 
-    One thread at a time writes everything that waits. The others sleep until their records are written, or until one of
-    them is to write what was queued meanwhile.
+    One thread at a time writes all queued records. The other threads sleep until their records are written; then one of
+    those whose records were queued during the write does the next write.
     """
 
     def __init__(self, database: LogDatabase, clock_ms: Callable[[], int]) -> None:
@@ -62,7 +62,7 @@ class GroupCommit:
             self._added += 1
 
     def write(self) -> None:
-        """Return when every record that was queued before is durable, or has its error."""
+        """Wait until each record that was queued before this call is durable or has its error."""
         with self._changed:
             target = self._added
             while self._writing and self._ended < target:
@@ -91,7 +91,7 @@ class GroupCommit:
             waiting.appended = place
 
     def _insert(self, connection: sqlite3.Connection, batch: Sequence[_Waiting]) -> list[Appended]:
-        # Counted within the transaction, as the topic may have grown.
+        # Read within the transaction, as partitions may have been added to a topic.
         counts = dict(connection.execute("SELECT name, partitions FROM topics"))
         timestamp = self._clock_ms()
         rows: defaultdict[Partition, list[_Row]] = defaultdict(list)
@@ -135,7 +135,7 @@ class EmbeddedProducer:
             full = self._bytes >= MOST_WAITING_BYTES
         if full:
             self._commits.write()
-            with self._lock:  # what failed is kept, for `flush` to raise its error
+            with self._lock:  # failed records are kept, so that `flush` raises their errors
                 self._unflushed = [kept for kept in self._unflushed if kept.appended is None]
                 self._bytes = 0
         return waiting

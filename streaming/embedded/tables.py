@@ -34,7 +34,7 @@ def table(partition: Partition) -> str:
 
 
 def create(connection: sqlite3.Connection, topic: Topic) -> None:
-    """Create a topic, or the partitions that it has too few of."""
+    """Create a topic, or the missing partitions of an existing one."""
     retention_ms = None if topic.retention is None else topic.retention // _MILLISECOND
     new = "INSERT OR IGNORE INTO topics VALUES (?, 0, ?, ?)"
     connection.execute(new, (topic.name, retention_ms, topic.compacted))

@@ -1,1 +1,1 @@
-"""The event log in Apache Kafka, by kafka-python. `streaming.kafka.settings` is read without it."""
+"""The event log in Apache Kafka, by kafka-python. `streaming.kafka.settings` can be imported without kafka-python."""

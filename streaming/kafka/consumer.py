@@ -1,6 +1,7 @@
-"""Reads the partitions of one member from Kafka: assigned and sought by us, never negotiated with a group coordinator.
+"""The consumer of a log in Kafka: reads the partitions of one member.
 
-Offsets are committed under the group's name all the same, for tasks without a store of their own and for lag tools.
+The consumer assigns itself its partitions and seeks its offsets, and negotiates neither with a group coordinator. It
+still commits offsets under the group's name, for tasks that store no offsets themselves and for tools that show lag.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class KafkaLogConsumer:
 
     def discover(self) -> frozenset[Partition]:
         with translated("discover partitions"):
-            self._client.topics()  # asks the brokers; the next line reads what they answered
+            self._client.topics()  # asks the brokers; the next line reads their cached answer
             counts = {topic: self._client.partitions_for_topic(topic) for topic in self._topics}
         if missing := [topic for topic, numbers in counts.items() if not numbers]:
             raise InputError("topic", missing[0], "create it first")
@@ -60,12 +61,12 @@ class KafkaLogConsumer:
         new = frozenset(found - self._owned)
         if new:
             self._owned |= new
-            # the client keeps its place in the partitions that it reads already
+            # the client keeps its positions in the partitions that it already reads
             self._client.assign([TopicPartition(*p) for p in sorted(self._owned)])
         return new
 
     def poll(self, timeout_s: float, most: int = 500) -> list[Record]:
-        if not self._owned:  # as there are more members than partitions
+        if not self._owned:  # if there are more members than partitions
             time.sleep(timeout_s)
             return []
         with translated("poll"):
@@ -96,9 +97,9 @@ class KafkaLogConsumer:
             raise without_group()
         for partition in offsets:
             self._check(partition)
-        theirs = {TopicPartition(*p): OffsetAndMetadata(offset, "", -1) for p, offset in offsets.items()}
+        committed = {TopicPartition(*p): OffsetAndMetadata(offset, "", -1) for p, offset in offsets.items()}
         with translated("commit"):
-            self._client.commit(theirs, timeout_ms=WAIT_MS)
+            self._client.commit(committed, timeout_ms=WAIT_MS)
 
     def committed(self, partition: Partition) -> int | None:
         if not self._group:

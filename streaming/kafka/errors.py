@@ -1,4 +1,4 @@
-"""Kafka's errors in the event log's terms."""
+"""Translation of Kafka's errors to the event log's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ _FORBIDDEN = (kafka.AuthorizationError, kafka.SaslAuthenticationFailedError)
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Raise ConfigError or LogUnavailable in place of Kafka's errors."""
+    """Raise this project's errors in place of Kafka's. `doing` names the operation in their messages.
+
+    Raises:
+        ConfigError: if the brokers refuse the user's credentials or rights.
+        LogUnavailable: for all other errors.
+    """
     try:
         yield
     except _MEMBERS as error:

@@ -18,10 +18,10 @@ from streaming.kafka.settings import KafkaSettings
 from streaming.log import ALONE, Member
 from streaming.topics import LARGEST_RECORD, Topic
 
-# At DEBUG the client writes keys and values, and those are personal.
+# At DEBUG the client logs keys and values, which may be personal.
 logging.getLogger("kafka").setLevel(max(logging.INFO, logging.getLogger().level))
 COPIES = 3
-"""Brokers that hold each new topic, where there are as many and the settings give no other number."""
+"""Copies of each new topic, unless there are fewer brokers or the settings give another number."""
 _MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -65,8 +65,8 @@ class KafkaLog:
         return None  # each producer and consumer has its own connections
 
     def _create(self, admin: Any, wanted: dict[str, Topic]) -> None:
-        there = set(admin.list_topics())
-        if new := wanted.keys() - there:
+        existing = set(admin.list_topics())
+        if new := wanted.keys() - existing:
             copies = self._settings.replication or min(COPIES, len(admin.describe_cluster()["brokers"]))
             described = {
                 name: {
@@ -76,11 +76,11 @@ class KafkaLog:
                 }
                 for name in new
             }
-            with suppress(kafka.TopicAlreadyExistsError):  # created by another process meanwhile
+            with suppress(kafka.TopicAlreadyExistsError):  # another process was faster
                 admin.create_topics(described, timeout_ms=15_000, wait_for_metadata=True)
-        for name in wanted.keys() & there:
+        for name in wanted.keys() & existing:
             if partition_count(admin, name) < wanted[name].partitions:
-                with suppress(kafka.InvalidPartitionsError):  # grown by another process meanwhile
+                with suppress(kafka.InvalidPartitionsError):  # another process was faster
                     admin.create_partitions({name: wanted[name].partitions}, timeout_ms=15_000)
 
 
@@ -91,9 +91,9 @@ def _configs(topic: Topic, copies: int) -> dict[str, str]:
         "retention.ms": "-1" if topic.retention is None else str(topic.retention // _MILLISECOND),
     }
     if copies >= COPIES:
-        # An acknowledged record is on two brokers, and appends go on while one is lost.
+        # An acknowledged record is on two brokers, and appends still work after the loss of one.
         configs["min.insync.replicas"] = "2"
     if topic.retention is not None:
-        # A segment goes as a whole: one that is written for too long would hold records past their time.
+        # Kafka deletes whole segments, so a segment that spans a long time keeps records past their retention.
         configs["segment.ms"] = str(min(timedelta(days=1), topic.retention / 4) // _MILLISECOND)
     return configs

@@ -1,4 +1,4 @@
-"""Appends to Kafka: compressed, idempotent, acknowledged by all in-sync copies, in the order of each key."""
+"""The producer of a log in Kafka: compressed and idempotent appends in the order of each key, with `acks=all`."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ RECORD_OVERHEAD = 1 << 16
 CLOSE_S = 5.0
 MOST_UNFLUSHED = 100_000
 METADATA_MS = 30_000
-"""How soon a producer learns that a topic has more partitions."""
+"""Interval at which a producer reads the topics' numbers of partitions."""
 
 
 class _ByKey(Partitioner):  # type: ignore[misc]
-    """The partitions of `streaming.topics`, over as many as the topic has now."""
+    """Partitions by `streaming.topics.partition_of`, among the topic's current number of partitions."""
 
     def partition(self, topic: str, key: Any, key_bytes: bytes, value: Any, value_bytes: Any, cluster: Any) -> int:
         return partition_of(key_bytes, len(cluster.partitions_for_topic(topic)))
 
 
 class _Sent:
-    """A record on its way."""
+    """Implements `streaming.log.Acknowledgement`."""
 
     def __init__(self, future: Any, topic: str) -> None:
         self._future = future
@@ -44,7 +44,7 @@ class _Sent:
         return Appended(place.topic, place.partition, place.offset)
 
     def is_acknowledged(self) -> bool:
-        """Tell whether it is durable."""
+        """Return whether the record is durable."""
         return bool(self._future.succeeded())
 
 
@@ -102,7 +102,7 @@ class KafkaLogProducer:
         self._client.close(timeout=min(CLOSE_S, self._settings.delivery_s))
 
     def _check(self, topic: str) -> None:
-        """Raise InputError for a topic that was not created: the client itself would wait for it."""
+        """Refuse a topic that was not created (InputError), as the client would wait for it."""
         with translated(f"look up topic {topic}"):
             admin = KafkaAdminClient(**self._settings.options())
             try:

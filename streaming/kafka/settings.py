@@ -20,10 +20,19 @@ COMPRESSIONS = ("zstd", "gzip", "none")
 
 @dataclass(frozen=True, slots=True)
 class KafkaSettings:
-    """`servers` is a comma-separated list of host:port. `ca_file` verifies the brokers (PEM; empty: the system's
-    authorities); `certificate_file` and `key_file` are the client's, for brokers that ask for one. `compression` is
-    that of appended batches. `replication` is the number of copies of a new topic: 0 for three, or one per broker if
-    there are fewer; -1 leaves it to the brokers. `delivery_s` is how long an append is tried before it fails."""
+    """The settings of a connection to Kafka.
+
+    servers            comma-separated list of host:port
+    ca_file            authorities that verify the brokers (PEM); empty for those of the system
+    certificate_file   the client's certificate, with its `key_file`, for brokers that require one
+    compression        compression of appended batches: zstd, gzip or none
+    replication        copies of a new topic; 0 for three, or one per broker if there are fewer; -1 for the brokers'
+                       default
+    delivery_s         seconds after which an append fails
+
+    Raises:
+        ConfigError: if a setting is not valid.
+    """
 
     servers: str
     protocol: str = "PLAINTEXT"
@@ -64,7 +73,11 @@ class KafkaSettings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> KafkaSettings:
-        """Read LLM_AUCTION_KAFKA_SERVERS and so on: the fields' names in capitals (ConfigError for any other)."""
+        """Read the settings from LLM_AUCTION_KAFKA_SERVERS and so on: PREFIX and the field's name in capitals.
+
+        Raises:
+            ConfigError: if a variable with PREFIX names no field, or the servers are missing.
+        """
         given: dict[str, Any] = {}
         for name, kind in cls.__annotations__.items():
             variable = PREFIX + name.upper()
@@ -80,11 +93,11 @@ class KafkaSettings:
 
     @property
     def sasl(self) -> bool:
-        """Whether the client logs in."""
+        """Whether the client authenticates by SASL."""
         return self.protocol.startswith("SASL_")
 
     def options(self) -> dict[str, Any]:
-        """Return kafka-python's options for producers, consumers and administrators alike."""
+        """Return the options of kafka-python that producers, consumers and administrators share."""
         found: dict[str, Any] = {
             "bootstrap_servers": [server.strip() for server in self.servers.split(",")],
             "security_protocol": self.protocol,

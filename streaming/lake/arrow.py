@@ -1,6 +1,7 @@
-"""Structs of `streaming.events` as Arrow columns and back: one place, derived from the fields themselves.
+"""Conversion between the structs of `streaming.events` and Arrow: column types, values to write, and rows read back.
 
-A struct becomes a struct, a tuple a list, a dict a map, a moment microseconds in UTC; nothing is left to inference.
+The column types are derived from the fields' types and never inferred from values: a struct becomes an Arrow struct, a
+tuple a list, a dict a map, a datetime a timestamp in microseconds UTC.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import msgspec
 import pyarrow as pa
 from msgspec import inspect
 
-Plain = Callable[[Any], Any]
+Converter = Callable[[Any], Any]
 _SCALARS: dict[type, Any] = {
     inspect.StrType: pa.string(),
     inspect.IntType: pa.int64(),
@@ -25,20 +26,25 @@ _SCALARS: dict[type, Any] = {
 
 
 def columns(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """Arrow's type of every field of a struct."""
-    return {field.name: _arrow(field.type) for field in _fields(kind)}
+    """Return the Arrow type of every field of a struct."""
+    return {field.name: _arrow_type(field.type) for field in _fields(kind)}
 
 
 @cache
-def plainers(kind: type[msgspec.Struct]) -> dict[str, Plain]:
-    """For every field of a struct what makes of its value what `pyarrow` takes for a column of its type. Worked out
-    once from the types: a shard holds a hundred values a row."""
-    return {field.name: _plainer(field.type) or _same for field in _fields(kind)}
+def plainers(kind: type[msgspec.Struct]) -> dict[str, Converter]:
+    """Return, for every field of a struct, a function that converts its values to those that `pyarrow` accepts.
+
+    The functions are built once per type, as a row has about a hundred values.
+    """
+    return {field.name: _converter(field.type) or _unchanged for field in _fields(kind)}
 
 
-def struct(kind: type[msgspec.Struct], told: dict[str, Any]) -> Any:
-    """The struct of a row as `pyarrow` gives it; the reverse of `plain`. Raises ValidationError."""
-    return msgspec.convert(_told(_type(kind), told), kind)
+def struct(kind: type[msgspec.Struct], row: dict[str, Any]) -> Any:
+    """Convert a row that `pyarrow` returned to a struct, the reverse of `plainers`.
+
+    The ValidationError of `msgspec` propagates if the row does not fit the struct.
+    """
+    return msgspec.convert(_fields_of_row(_type(kind), row), kind)
 
 
 @cache
@@ -47,50 +53,50 @@ def _type(kind: type[msgspec.Struct]) -> inspect.Type:
 
 
 def _fields(kind: type[msgspec.Struct]) -> tuple[inspect.Field, ...]:
-    told = _type(kind)
-    assert isinstance(told, inspect.StructType)
-    return told.fields
+    described = _type(kind)
+    assert isinstance(described, inspect.StructType)
+    return described.fields
 
 
-def _arrow(kind: inspect.Type) -> Any:
+def _arrow_type(kind: inspect.Type) -> Any:
     kind = _bare(kind)
     if (scalar := _SCALARS.get(type(kind))) is not None:
         return scalar
     match kind:
         case inspect.StructType(fields=fields):
-            return pa.struct([pa.field(field.name, _arrow(field.type)) for field in fields])
+            return pa.struct([pa.field(field.name, _arrow_type(field.type)) for field in fields])
         case inspect.VarTupleType(item_type=item):
-            return pa.list_(_arrow(item))
+            return pa.list_(_arrow_type(item))
         case inspect.TupleType(item_types=items):
             assert len({type(_bare(item)) for item in items}) == 1, kind
-            return pa.list_(_arrow(items[0]))
+            return pa.list_(_arrow_type(items[0]))
         case inspect.DictType(key_type=key, value_type=value):
-            return pa.map_(_arrow(key), _arrow(value))
+            return pa.map_(_arrow_type(key), _arrow_type(value))
         case _:
             raise TypeError(f"no column is known for {kind}")
 
 
-def _plainer(kind: inspect.Type) -> Plain | None:
-    """None where the value can stay as it is."""
-    found = _plainer_of(_bare(kind))
-    if found is None or not isinstance(kind, inspect.UnionType):
-        return found
-    return lambda value: None if value is None else found(value)
+def _converter(kind: inspect.Type) -> Converter | None:
+    """Return the function that converts values of a type, which may be None; None if they need no conversion."""
+    convert = _converter_of_bare(_bare(kind))
+    if convert is None or not isinstance(kind, inspect.UnionType):
+        return convert
+    return lambda value: None if value is None else convert(value)
 
 
-def _plainer_of(kind: inspect.Type) -> Plain | None:
+def _converter_of_bare(kind: inspect.Type) -> Converter | None:
     match kind:
         case inspect.StructType(fields=fields):
-            parts = [(field.name, _plainer(field.type)) for field in fields]
-            names = [name for name, part in parts if part is None]
-            deeper = [(name, part) for name, part in parts if part is not None]
+            converters = [(field.name, _converter(field.type)) for field in fields]
+            unchanged = [name for name, convert in converters if convert is None]
+            converted = [(name, convert) for name, convert in converters if convert is not None]
             return lambda value: (
-                {name: getattr(value, name) for name in names}
-                | {name: part(getattr(value, name)) for name, part in deeper}
+                {name: getattr(value, name) for name in unchanged}
+                | {name: convert(getattr(value, name)) for name, convert in converted}
             )
         case inspect.VarTupleType(item_type=item):
-            inner = _plainer(item)
-            return list if inner is None else lambda value: [inner(part) for part in value]
+            convert_item = _converter(item)
+            return list if convert_item is None else lambda value: [convert_item(part) for part in value]
         case inspect.TupleType():
             return list
         case inspect.DictType():
@@ -99,23 +105,23 @@ def _plainer_of(kind: inspect.Type) -> Plain | None:
             return None
 
 
-def _same(value: Any) -> Any:
+def _unchanged(value: Any) -> Any:
     return value
 
 
-def _told(kind: inspect.Type, value: Any) -> Any:
-    """A value of Arrow as `msgspec.convert` takes it: what is null and has a default is left out."""
+def _fields_of_row(kind: inspect.Type, value: Any) -> Any:
+    """Convert an Arrow value to input of `msgspec.convert`, with the tags of structs and without their null fields."""
     kind = _bare(kind)
     if value is None:
         return None
     match kind:
         case inspect.StructType(fields=fields, array_like=True):
-            return [_told(field.type, value[field.name]) for field in fields]
+            return [_fields_of_row(field.type, value[field.name]) for field in fields]
         case inspect.StructType(fields=fields):
-            parts = {f.name: _told(f.type, value[f.name]) for f in fields if value.get(f.name) is not None}
+            parts = {f.name: _fields_of_row(f.type, value[f.name]) for f in fields if value.get(f.name) is not None}
             return parts if kind.tag is None else {str(kind.tag_field): kind.tag, **parts}
         case inspect.VarTupleType(item_type=item):
-            return value if type(_bare(item)) in _SCALARS else [_told(item, part) for part in value]
+            return value if type(_bare(item)) in _SCALARS else [_fields_of_row(item, part) for part in value]
         case inspect.DictType():
             return dict(value)
         case _:
@@ -123,7 +129,7 @@ def _told(kind: inspect.Type, value: Any) -> Any:
 
 
 def _bare(kind: inspect.Type) -> inspect.Type:
-    """Without metadata, and without None beside it: every column may be null."""
+    """Return a type without its metadata and without an alternative None: every Arrow column is nullable."""
     if isinstance(kind, inspect.Metadata):
         return _bare(kind.type)
     if isinstance(kind, inspect.UnionType):

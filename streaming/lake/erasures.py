@@ -1,8 +1,9 @@
 """Erasing readers: their part of the answers (question, turns, profile, text) is removed; auction and clicks remain.
 
-A request changes the tables at once, and stays in force until the log has dropped its records: a worker stores nothing
-of the reader that a replay or a router's spool brings later. The table `erasures` holds the requests in force, the
-table `audit` who erased how many answers when, and for good; it does not hold whose.
+A request changes the tables at once. It stays in force until the log has dropped the records that it covers, so that
+workers do not store the reader's part when a replay or a router's spool delivers such a record later. The table
+`erasures` holds the requests in force. The table `audit` keeps for ever who erased how many answers and when, but not
+of which reader.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from streaming.topics import INTERACTIONS
 
 REQUESTS, AUDIT = "erasures", "audit"
 SEGMENT = timedelta(days=1)
-"""A log's records go by segments, which are written for a day at most: so much longer than the retention."""
+"""A log drops whole segments, which span a day at most: a record may stay this much longer than the retention."""
 ATTEMPTS = 20
 _USER = "reader['user_id']"
-"""Empty for readers without an id, null where the reader's part is not there."""
+"""Empty for readers without an id, null if the reader's part is missing."""
 _HAS_READER = f"coalesce({_USER}, '-') <> '-'"
-"""A function of the column: Delta refuses a plain condition on one that it keeps no statistics of."""
+"""Written as a function: Delta refuses a plain condition on a column without statistics."""
 _MOMENT = pa.timestamp("us", tz="UTC")
 _REQUESTS = pa.schema(
     [("kind", pa.string()), ("subject", pa.string()), ("requested_at", _MOMENT), ("log_until", _MOMENT)]
@@ -42,7 +43,10 @@ _SUBJECTS = {
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose answers up to when; `log_until` is when the log has dropped the last of them, dead letters too."""
+    """A request to erase a user's answers, or one auction's, up to `requested_at`.
+
+    At `log_until` the log has dropped all of their records, dead letters included.
+    """
 
     kind: Literal["user", "auction"]
     subject: str
@@ -51,7 +55,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def predicate(self) -> str:
-        """The condition in SQL on the rows of interactions."""
+        """The SQL condition that selects the rows of the interactions to erase."""
         column = f"coalesce({_USER}, '-')" if self.kind == "user" else "auction_id"
         return f"{column} = '{self.subject}' AND occurred_us <= {to_us(self.requested_at)}"
 
@@ -61,7 +65,7 @@ class Requests:
 
     def __init__(self, requests: list[Request]) -> None:
         self.all = requests
-        ordered = sorted(requests, key=lambda request: request.requested_at)  # the last one of a subject counts
+        ordered = sorted(requests, key=lambda request: request.requested_at)  # the latest of a subject counts
         self._users = {r.subject: r.requested_at for r in ordered if r.kind == "user"}
         self._auctions = {r.subject: r.requested_at for r in ordered if r.kind == "auction"}
 
@@ -84,19 +88,19 @@ def erase(
     retention: timedelta,
     now: datetime | None = None,
 ) -> tuple[Request, int]:
-    """Erase the reader's part of a user's or an auction's answers so far; return the request and how many there were.
+    """Erase the reader's part of a user's or an auction's answers so far; return the request and the number of answers.
 
-    `who` is written to the audit; `retention` is that of the log's topics. Asking again extends the request to now.
+    `who` is written to the audit; `retention` is that of the log's topics. A second call extends the request to now.
+    LakeUnavailable propagates if the tables cannot be changed now; the upkeep carries out a request that was stored.
 
     Raises:
         InputError: if `subject` is no pseudonym or auction id.
-        LakeUnavailable: if the tables cannot be changed now; a request that was recorded is carried out by the upkeep.
     """
     form, remedy = _SUBJECTS[kind]
     if not form.fullmatch(subject):
         raise InputError(kind, f"<{len(subject)} characters>", remedy)
     at = now or datetime.now(UTC)
-    # twice: what becomes a dead letter near the end of its time is kept once more
+    # twice: a record may become a dead letter at the end of its retention, and is then kept as long again
     request = Request(kind=kind, subject=subject, requested_at=at, log_until=at + 2 * (retention + SEGMENT))
     put_requests(lake, [request])
     answers = remove_readers(lake, request.predicate)
@@ -105,14 +109,14 @@ def erase(
 
 
 def erase_before(lake: Lake, moment: datetime, who: str, now: datetime | None = None) -> int:
-    """Erase the reader's part of all answers before a moment; return how many there were."""
+    """Erase the reader's part of all answers before a moment; return the number of answers."""
     answers = remove_readers(lake, f"occurred_us < {to_us(moment)}")
     record(lake, who, "age", answers, now or datetime.now(UTC))
     return answers
 
 
 def put_requests(lake: Lake, requests: Sequence[Request]) -> None:
-    """Put requests in force, so that workers store nothing of what they ask for."""
+    """Put requests in force, so that workers do not store the data that they cover."""
     if requests:
         _append(lake, REQUESTS, _REQUESTS, [msgspec.structs.asdict(request) for request in requests])
 
@@ -129,7 +133,7 @@ def read_audit(lake: Lake) -> list[dict[str, Any]]:
 
 
 def drop_requests(lake: Lake, now: datetime) -> None:
-    """Forget the requests that no record of the log can come back for: they are themselves about a person."""
+    """Remove the requests whose records the log has dropped, as a request is itself personal data."""
     if any(request.log_until <= now for request in read_requests(lake).all):
         _change(lake, REQUESTS, lambda table: table.delete(f"log_until <= {_sql(now)}"))
 
@@ -150,20 +154,21 @@ def record(lake: Lake, who: str, by: str, answers: int, at: datetime) -> None:
 
 
 def _change(lake: Lake, table: str, change: Any) -> Any:
-    """Change rows, again where another commit was faster.
+    """Change rows, and try again if another commit came first.
 
     Raises:
-        LakeUnavailable: if it failed too often.
+        LakeUnavailable: if ATTEMPTS attempts failed.
     """
-    for attempt in range(ATTEMPTS):
+    attempt = 0
+    while True:
         handle = lake.open(table)
         try:
             with store_errors(lake.location(table)):
                 return change(handle)
         except LakeUnavailable:
-            if attempt == ATTEMPTS - 1:
+            attempt += 1
+            if attempt == ATTEMPTS:
                 raise
-    raise AssertionError
 
 
 def _append(lake: Lake, table: str, schema: Any, rows: list[dict[str, Any]]) -> None:

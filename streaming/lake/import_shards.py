@@ -1,11 +1,11 @@
-"""Taking over the shards of earlier releases: Parquet files of judged interactions, listed by manifests.
+"""Import of the shards of earlier releases: Parquet files of judged interactions, listed by manifests.
 
-    manifests/0002/0000000017.json     partition 2, generation 17: the highest counts
-    shards/day=2026-11-24/....parquet  rows of one day and partition; the highest revision of an auction counts
-    erasures/<pseudonym>.json          whose data had to go
+    manifests/0002/0000000017.json     partition 2, generation 17; the highest generation is valid
+    shards/day=2026-11-24/....parquet  rows of one day and partition; the highest revision of an auction is valid
+    erasures/<pseudonym>.json          a request to erase a user's answers
 
-Each day of each partition is one commit a table, named by an application transaction, so an import that was killed goes
-on where it stopped, and a second one changes nothing.
+Each day of each partition is one commit to each table, named by an application transaction. An import that was killed
+therefore continues where it stopped, and a second import changes nothing.
 """
 
 from __future__ import annotations
@@ -56,13 +56,10 @@ class _Erasure(msgspec.Struct, frozen=True):
 
 
 def import_shards(url: str, lake: Lake, report: Callable[[str], None] = lambda line: None) -> int:
-    """Write the rows of the shards at `url` into the lake's tables; return the number of answers written now.
+    """Write the rows of the shards at `url` into the lake's tables; return the number of answers that were written.
 
-    Stop the worker that writes the shards first.
-
-    Raises:
-        InputError: if no shards are there, or one is damaged.
-        LakeUnavailable: if the lake cannot be written now; a second call goes on.
+    Stop the worker that writes the shards first. InputError propagates if there are no shards or one is damaged, and
+    LakeUnavailable if the lake cannot be written now; another call then continues the import.
     """
     files, root = _filesystem(url)
     manifests = _manifests(files, root, url)
@@ -149,7 +146,7 @@ def _read_day(files: Any, root: str, url: str, paths: list[str]) -> Rows:
 
 
 def _clicks(event: Interaction, ads: list[dict[str, Any]]) -> Iterator[Click]:
-    """Return the clicks that the judgement had joined, as the events that they were; what they cost is in `shown`."""
+    """Yield the clicks that the judgement had joined as events, with their prices from `shown`."""
     campaigns = {candidate.ad_id: candidate.campaign_id for candidate in event.candidates}
     shown = {ad.ad_id: ad for ad in event.shown}
     for ad in ads:
@@ -185,7 +182,7 @@ def _judgement(row: dict[str, Any]) -> Judgement:
 
 
 def _keep_watermark(lake: Lake, source: str, manifests: list[_Manifest]) -> None:
-    """Record up to when clicks are in, where no worker has written the tables yet; a worker's own then replaces it."""
+    """Store the shards' watermarks in tables that no worker has written yet; a worker later replaces them."""
     marks = {n: Mark(0, manifest.progress.watermark) for n, manifest in enumerate(manifests)}
     for name in TABLES:
         if LOG_PROPERTY not in lake.open(name).metadata().configuration:
@@ -201,7 +198,7 @@ def _has(lake: Lake, table: str, name: str) -> bool:
 
 
 def _write(lake: Lake, table: str, events: list[AnyEvent], erasures: Requests, log: str, partition: int) -> None:
-    """Commit a day's rows; the day is part of `log`, so that no two rows of the table stand at the same place."""
+    """Commit a day's rows. `log` includes the day, so that log, partition and offset identify a row of the table."""
     rows = [Stored(event, None, event.occurred_at, log, partition, number) for number, event in enumerate(events)]
     kept = [without_reader(row) if erasures.cover(row.event) else row for row in rows]
     done = CommitProperties(app_transactions=[Transaction(f"{log}/{partition}", 1)], max_commit_retries=50)

@@ -1,4 +1,4 @@
-"""Upkeep of a lake's tables: retention, small files merged, logs summed up, files that nobody reads removed."""
+"""Upkeep of a lake's tables: apply retention, merge small files, checkpoint their logs, remove unreferenced files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streaming.lake.store import KEPT_HOURS, Lake, store_errors
 from streaming.topics import INTERACTIONS
 
 TARGET_BYTES = 64 << 20
-"""Files are merged up to this size."""
+"""Small files are merged into files of up to this size."""
 RETENTION = "retention"
 
 
@@ -24,9 +24,9 @@ RETENTION = "retention"
 class Maintenance:
     """Settings of the upkeep.
 
-    days          rows are deleted after so many days
-    reader_days   the reader's part is removed after so many days
-    kept_hours    replaced files are kept so long for those who read an earlier version
+    days          days after which rows are deleted
+    reader_days   days after which the reader's part is removed
+    kept_hours    hours for which replaced files are kept, for readers of an earlier version
     """
 
     days: int = 400
@@ -41,7 +41,7 @@ class Maintenance:
 
 
 class Maintained(msgspec.Struct, frozen=True, kw_only=True):
-    """What a pass did: files merged and removed, readers' parts and rows that went."""
+    """Counts of one pass: files merged and removed, readers' parts and rows removed."""
 
     merged_files: int = 0
     removed_files: int = 0
@@ -52,17 +52,17 @@ class Maintained(msgspec.Struct, frozen=True, kw_only=True):
         return Maintained(**{name: getattr(self, name) + getattr(other, name) for name in self.__struct_fields__})
 
     def to_dict(self) -> dict[str, int]:
-        """Return it as plain values."""
+        """Return the counts as a dict."""
         return msgspec.structs.asdict(self)
 
 
 def maintain(
     lake: Lake, settings: Maintenance, now: datetime | None = None, stop: threading.Event | None = None
 ) -> Maintained:
-    """Make one pass over the tables; `stop` ends it after the step that is running.
+    """Make one pass over the tables; `stop` ends it after the current step.
 
-    Raises:
-        LakeUnavailable: if the store is away, or another program changed the same files; a later pass goes on.
+    LakeUnavailable propagates if the store cannot be reached or another program changed the same files; a later pass
+    does the rest.
     """
     at = now or datetime.now(UTC)
     if not lake.has(INTERACTIONS):
@@ -72,12 +72,12 @@ def maintain(
         if stop is not None and stop.is_set():
             break
         if lake.has(name):
-            done += _tidy(lake, name, settings)
+            done += _compact(lake, name, settings)
     return done
 
 
 def _retain(lake: Lake, settings: Maintenance, now: datetime) -> Maintained:
-    """Remove what is too old, and what was asked to go and came back in the meantime."""
+    """Remove data past their retention, and data under a request to erase that were stored again."""
     readers = sum(remove_readers(lake, request.predicate) for request in read_requests(lake).all)
     drop_requests(lake, now)
     old = (now - timedelta(days=settings.reader_days)).date()
@@ -93,13 +93,13 @@ def _retain(lake: Lake, settings: Maintenance, now: datetime) -> Maintained:
     return Maintained(readers_removed=readers, rows_removed=rows)
 
 
-def _tidy(lake: Lake, name: str, settings: Maintenance) -> Maintained:
+def _compact(lake: Lake, name: str, settings: Maintenance) -> Maintained:
     handle = lake.open(name)
     with store_errors(lake.location(name)):
         merged: dict[str, Any] = handle.optimize.compact(target_size=TARGET_BYTES, max_concurrent_tasks=1)
         handle.create_checkpoint()
         handle.cleanup_metadata()
-        # also those that a killed writer left without a commit
+        # full: also files that a killed writer left without a commit
         removed = handle.vacuum(
             settings.kept_hours, dry_run=False, enforce_retention_duration=settings.kept_hours >= KEPT_HOURS, full=True
         )

@@ -1,11 +1,11 @@
-"""The tables of the lake: one for each kind of event, with a column for each of its fields and some that are derived.
+"""The tables of the lake: one for each kind of event, with a column for each of its fields and some derived columns.
 
-day             UTC day of the answer (clicks: of the click); the tables are partitioned by it
-occurred_us     `occurred_at` in microseconds since 1970: every engine subtracts integers alike
-shown_ads       interactions: ids of the shown ads
+day             UTC day of the answer (clicks: of the click), by which the tables are partitioned
+occurred_us     `occurred_at` in microseconds since 1970, since all query engines subtract integers in the same way
+shown_ads       ids of the shown ads (interactions only)
 arrived_at      when the event was appended to the log
-log, log_partition, log_offset   the log's identity, and where the event stands there: no two rows have the same
-extra           fields that this program does not know, as a JSON object by their JSON pointers; those of the
+log, log_partition, log_offset   the log's identity and the event's place in it, which together identify a row
+extra           fields that this program does not know, as a JSON object by JSON pointer; unknown fields of the
 reader's part are in `reader.extra`, and are erased with it
 """
 
@@ -29,7 +29,7 @@ from streaming.unknown_fields import PERSONAL, unknown_fields
 TABLES = (INTERACTIONS, CLICKS, JUDGEMENTS)
 PARTITION_BY = "day"
 STATISTICS = ("auction_id", "occurred_us", "log_partition", "log_offset")
-"""Columns by which files are passed over; none of them is personal."""
+"""Columns with minimum and maximum per file, by which queries skip files; none of them is personal."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _encode = msgspec.json.Encoder().encode
@@ -46,7 +46,7 @@ _DERIVED = {
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An event on its way into its table. `value` is None where the event itself is all that is known of it."""
+    """An event to store in its table. `value` is its record's value; None if there is no record."""
 
     event: AnyEvent
     value: bytes | None
@@ -89,7 +89,7 @@ def to_table(table: str, rows: Sequence[Stored]) -> Any:
 
 
 def day_of(event: AnyEvent) -> date:
-    """Return the day under which an event is stored: a judgement stands beside its answer."""
+    """Return the day under which an event is stored; a judgement is stored under the day of its answer."""
     return (event.answered_at if isinstance(event, Judgement) else event.occurred_at).date()
 
 
@@ -99,7 +99,7 @@ def to_us(moment: datetime) -> int:
 
 
 def without_reader(row: Stored) -> Stored:
-    """Return an interaction's row without the reader's part, known fields and unknown ones."""
+    """Return an interaction's row without the reader's part, its unknown fields included."""
     assert isinstance(row.event, Interaction)
     event = msgspec.structs.replace(row.event, reader=None)
     value = None if row.value is None else _without(row.value, "reader")
@@ -109,7 +109,7 @@ def without_reader(row: Stored) -> Stored:
 def _keep_unknown(table: str, row: Stored, i: int, found: dict[str, list[Any]]) -> None:
     """Fill the columns of unknown fields.
 
-    Events of this version encode to the bytes that they were read from; only others are looked through.
+    An event without unknown fields usually encodes to the bytes that it was read from; only others are searched.
     """
     if row.value is None or _encode(row.event) == row.value:
         return

@@ -1,8 +1,7 @@
-"""Where a lake is, and the errors of what keeps it: a folder or `s3://bucket/prefix`, with one Delta table in each
-subfolder.
+"""The store of a lake: a folder or `s3://bucket/prefix` with one Delta table in each subfolder, and its errors.
 
 Credentials and addresses of object stores come from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...), as for
-everything else that this project keeps there.
+all other data that this project keeps in them.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ from mechanism.errors import AuctionError, InputError
 from streaming.log import Fenced
 
 KEPT_HOURS = 12
-"""How long replaced files and earlier versions stay: for runs that pinned them, and until erased data are gone."""
+"""How long replaced files and earlier versions are kept, for runs that pinned them; they still hold erased data."""
 CHECKPOINT_COMMITS = 50
-"""After so many commits the table's log is summed up, so that it can be opened fast."""
+"""Commits between two checkpoints of a table's log, which make the table fast to open."""
 _CONCURRENT = "Concurrent transaction failed"
 
 
 class LakeUnavailable(AuctionError):
-    """The lake cannot be read or written now; trying again later may help."""
+    """The lake cannot be read or written now; a later attempt may succeed."""
 
 
 class LakeDamaged(AuctionError):
-    """A table of the lake is not what this program wrote; nothing was changed."""
+    """A table of the lake does not have the form that this program writes; nothing was changed."""
 
 
 class Lake:
@@ -49,7 +48,7 @@ class Lake:
         return f"{self.url}/{table}"
 
     def has(self, table: str) -> bool:
-        """Return whether a table was created. Raises LakeUnavailable."""
+        """Return whether a table was created; LakeUnavailable propagates if the store cannot be read."""
         with store_errors(self.location(table)):
             return DeltaTable.is_deltatable(self.location(table), self.storage_options)
 
@@ -57,8 +56,8 @@ class Lake:
         """Open a table, at its newest version or an earlier one.
 
         Raises:
-            InputError: if the version was removed, since versions are kept for KEPT_HOURS.
-            LakeUnavailable: if it cannot be read now.
+            InputError: if the version was removed, as versions are kept for KEPT_HOURS.
+            LakeUnavailable: if the table cannot be read now.
         """
         location = self.location(table)
         try:
@@ -75,7 +74,7 @@ class Lake:
     ) -> DeltaTable:
         """Create a table, or open it if there is one already.
 
-        `statistics` are the columns whose smallest and largest values are kept with each file.
+        `statistics` are the columns whose minimum and maximum are kept for each file.
         """
         location = self.location(table)
         if "://" not in location:
@@ -100,12 +99,12 @@ class Lake:
 
 @contextmanager
 def store_errors(place: str) -> Iterator[None]:
-    """Turn errors of the store into this project's.
+    """Raise this project's errors in place of the store's.
 
     Raises:
         Fenced: if another writer committed the same application transaction first.
-        LakeDamaged: if the table cannot be read by this program at all.
-        LakeUnavailable: for everything that may pass.
+        LakeDamaged: if this program cannot read or write tables of this form.
+        LakeUnavailable: for all other errors, which may be temporary.
     """
     try:
         yield
@@ -120,6 +119,6 @@ def store_errors(place: str) -> Iterator[None]:
 
 
 def _options() -> dict[str, str]:
-    """Allow plain HTTP where the environment names such an endpoint; the rest is read by the store itself."""
+    """Allow plain HTTP if the environment names such an endpoint; the client reads all other options itself."""
     address = os.environ.get("AWS_ENDPOINT_URL", "")
     return {"allow_http": "true"} if address.startswith("http://") else {}

@@ -1,12 +1,12 @@
-"""Appending to one table of the lake: rows and the log's offsets in one commit, so each record is in it once.
+"""Appending to one table of the lake: rows and the log's offsets in one commit, so that each record is stored once.
 
 A commit carries application transactions of the Delta protocol, named by log, topic and partition:
 
-    <log>/<topic>/<partition>             the offset of the last record that is in the table
-    <log>/<topic>/<partition>/watermark   every record that was appended until then is in (ms since 1970)
-    <log>/<topic>/partitions              number of partitions that ever came
+    <log>/<topic>/<partition>             the offset of the last record in the table
+    <log>/<topic>/<partition>/watermark   ms since 1970; every record appended until then is in the table
+    <log>/<topic>/partitions              the number of partitions that were ever written
 
-Of two writers of one partition the second to commit is refused (`Fenced`), whichever version its handle is at.
+If two writers own one partition, the second commit is refused (`Fenced`), whichever version the writer's handle has.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from streaming.lake.store import Lake, LakeDamaged, store_errors
 from streaming.log import Fenced, from_ms, to_ms
 
 LOG_PROPERTY = "llm_auction.log"
-"""The table property that names the log which the table is written from."""
+"""The table property that names the log from which the table is written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How far a partition is. `offset` is that of the next record; `watermark` None if nothing is known."""
+    """The progress of a partition: the offset of the next record, and the watermark (None if it is unknown)."""
 
     offset: int
     watermark: datetime | None
@@ -52,7 +52,7 @@ def partitions_id(log: str, topic: str) -> str:
 
 
 class LakeTable:
-    """One table, written from one log. It keeps one handle, so a commit reads only what is new since the last one."""
+    """One table, written from one log. Its handle stays open, so a commit reads only the commits since the last one."""
 
     def __init__(self, lake: Lake, name: str, log: str) -> None:
         self.name = name
@@ -66,9 +66,9 @@ class LakeTable:
                 self._handle.alter.set_table_properties({LOG_PROPERTY: log}, raise_if_not_exists=False)
 
     def own(self, partitions: Sequence[int]) -> dict[int, int]:
-        """Take partitions over; return the offsets after the last records that are in the table.
+        """Take partitions over; return, for each one, the offset after its last record in the table.
 
-        A partition of which nothing is in the table is left out.
+        A partition without records in the table is left out.
         """
         self._count_partitions(max(partitions, default=-1) + 1)
         found = {}
@@ -79,11 +79,10 @@ class LakeTable:
         return found
 
     def append(self, rows: Sequence[Stored], marks: Mapping[int, Mark]) -> None:
-        """Commit rows and how far their partitions are with them.
+        """Commit rows together with the progress of their partitions.
 
-        Raises:
-            Fenced: if another writer has moved one of the partitions meanwhile; nothing was written then.
-            LakeUnavailable: if it may not have been written; `own` finds out.
+        Fenced propagates if another writer has written one of the partitions; nothing was written then. LakeUnavailable
+        propagates if it is unknown whether the rows were written; `own` returns the offsets that were.
         """
         self._check_owned()
         properties = CommitProperties(app_transactions=self._transactions(marks), max_commit_retries=50)
@@ -102,7 +101,13 @@ class LakeTable:
             self._owned[partition] = mark.offset - 1 if mark.offset else None
 
     def _check_owned(self) -> None:
-        """Look for other writers' commits that this handle has passed over, as a commit checks later ones only."""
+        """Refuse to commit if the handle's version already contains another writer's commit of an owned partition.
+
+        The commit itself only detects later ones.
+
+        Raises:
+            Fenced: if another writer has committed one of the partitions.
+        """
         for partition, last in self._owned.items():
             if self._version(offset_id(self._log, self.name, partition)) != last:
                 raise Fenced(f"{self._place} partition {partition}: another worker writes it now")
@@ -117,14 +122,14 @@ class LakeTable:
         return found
 
     def _count_partitions(self, least: int) -> None:
-        """Bring the handle up to date, and have the table know of so many partitions, for `watermark`."""
+        """Update the handle, and store that the table has at least this many partitions, for `watermark`."""
         name = partitions_id(self._log, self.name)
         while True:
             with store_errors(self._place):
                 self._handle.update_incremental()
             if (self._version(name) or 0) >= least:
                 return
-            with suppress(Fenced), store_errors(self._place):  # another worker counts them as well
+            with suppress(Fenced), store_errors(self._place):  # another worker stores the number at the same time
                 self._commit_empty(CommitProperties(app_transactions=[Transaction(name, least)]))
 
     def _commit_empty(self, properties: CommitProperties) -> None:
@@ -139,16 +144,20 @@ class LakeTable:
 
 
 def _check_types(place: str, handle: DeltaTable, wanted: Any) -> None:
-    """Refuse a table with another type in a column; nested types may differ, since fields are added."""
+    """Refuse a table with another type in a column; nested types may differ, as fields are added to them.
+
+    Raises:
+        LakeDamaged: if a column has another type.
+    """
     found = pa.schema(handle.schema().to_arrow())
     for field in wanted:
-        there = found.field(field.name).type if field.name in found.names else field.type
-        if not pa.types.is_nested(field.type) and there != field.type:
-            raise LakeDamaged(f"{place}: column {field.name} is {there} in place of {field.type}: use another folder")
+        actual = found.field(field.name).type if field.name in found.names else field.type
+        if not pa.types.is_nested(field.type) and actual != field.type:
+            raise LakeDamaged(f"{place}: column {field.name} is {actual} in place of {field.type}: use another folder")
 
 
 def watermark(handle: DeltaTable, topic: str) -> datetime | None:
-    """Return the moment up to which every record that was appended to a topic is in its table; None if not known."""
+    """Return the time until which all records appended to a topic are in its table; None if it is unknown."""
     log = handle.metadata().configuration.get(LOG_PROPERTY)
     count = handle.transaction_version(partitions_id(log, topic)) if log else None
     marks: list[Any] = [handle.transaction_version(watermark_id(str(log), topic, p)) for p in range(count or 0)]

@@ -1,30 +1,26 @@
 """The training set of a lake: `training_set.sql` over one version of each table, as columns or as rows.
 
-Several passes over one `TrainingSet` read the same data, whatever is written meanwhile; a new one reads what is new.
-Memory: SLICE_ROWS answers at a time, with their clicks and judgements.
+Several passes over one `TrainingSet` read the same data, even if the tables are written in between; another object
+reads their newest versions. Memory holds SLICE_ROWS answers at a time, with their clicks and judgements.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property
 from importlib.resources import files
 from re import sub
 from typing import Any
 
-import msgspec
 import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder
 
 from mechanism.errors import InputError
-from mechanism.types import AdId
-from streaming.events import Interaction, Judgement
-from streaming.lake.arrow import struct
 from streaming.lake.schema import EPOCH, TABLES, arrow_schema, to_us
 from streaming.lake.store import Lake, store_errors
 from streaming.lake.table import watermark
+from streaming.lake.training_rows import Row, Totals, Versions, to_row
 from streaming.topics import CLICKS, INTERACTIONS, JUDGEMENTS
 
 WINDOW_S = 1_800.0
@@ -35,53 +31,13 @@ _DAY = timedelta(days=1)
 _BEGINNING = EPOCH
 _END = datetime(9999, 1, 1, tzinfo=UTC)
 _CLICKS = pa.list_(pa.struct([("ad_id", pa.string()), ("clicked_after_s", pa.float64())]))
-_JUDGEMENT = {"judged_at": "occurred_at", "grades": "ads"}
-_JUDGED = ("judge", "judge_version", "answer_quality")
-
-
-class Versions(msgspec.Struct, frozen=True, kw_only=True):
-    """A snapshot of the lake: one version of each table (None: there was none), and the watermark they have."""
-
-    interactions: int | None
-    clicks: int | None
-    judgements: int | None
-    watermark: datetime | None = None
-
-
-class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """Numbers of answers, of those judged, of those that a trainer can use, and of the ads clicked in all answers."""
-
-    answers: int = 0
-    judged: int = 0
-    usable: int = 0
-    clicks: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One answer with its clicks. `clicked_after_s`: seconds to the first click of each clicked ad."""
-
-    interaction: Interaction
-    judgement: Judgement | None
-    clicked_after_s: Mapping[AdId, float]
-    window_s: float
-
-    @property
-    def auction_id(self) -> str:
-        """The answer's identity."""
-        return self.interaction.auction_id
-
-    @property
-    def usable(self) -> bool:
-        """Whether a trainer can use it: the reader's part is there, and it was judged."""
-        return self.interaction.reader is not None and self.judgement is not None
 
 
 class TrainingSet:
-    """The training set at the lake's newest state, or at pinned `versions` of it.
+    """The training set at the lake's newest versions, or at pinned `versions`.
 
     Raises:
-        InputError: if a pinned version is no longer kept.
+        InputError: if `window_s` is not positive, or a pinned version is no longer kept.
         LakeUnavailable: if the lake cannot be read now.
     """
 
@@ -98,12 +54,12 @@ class TrainingSet:
 
     @property
     def exists(self) -> bool:
-        """Whether there are tables."""
+        """Whether the lake has the tables."""
         return len(self._tables) == len(TABLES)
 
     @cached_property
     def versions(self) -> Versions:
-        """What is read, for the record of a run; given back to the constructor it reads the same again."""
+        """The versions that are read. Passed to the constructor, they give the same training set again."""
         found = {name: handle.version() for name, handle in self._tables.items()}
         return Versions(
             interactions=found.get(INTERACTIONS),
@@ -113,7 +69,7 @@ class TrainingSet:
         )
 
     def watermark(self) -> datetime | None:
-        """Return the time up to which every interaction and click that had reached the log is in; None if unknown."""
+        """Return the time until which all interactions and clicks of the log are in the tables; None if unknown."""
         if not self.exists:
             return None
         marks = [watermark(self._tables[topic], topic) for topic in (INTERACTIONS, CLICKS)]
@@ -149,10 +105,10 @@ class TrainingSet:
     ) -> Iterator[Any]:
         """Yield Arrow tables of the answers from `since` to before `until`, in their order.
 
-        With `usable` only those that a trainer can use.
+        With `usable`, only answers that a trainer can use are included.
 
         Raises:
-            InputError: for a column that does not exist.
+            InputError: if a column does not exist.
         """
         schema = training_schema()
         wanted = list(schema.names if columns is None else columns)
@@ -161,12 +117,12 @@ class TrainingSet:
         for start, end in self._slices(since, until):
             # a table that an older worker wrote may lack the newest columns
             stored = {field.name for field in self._tables[INTERACTIONS].schema().fields}
-            there = [name for name in wanted if name in stored or name not in arrow_schema(INTERACTIONS).names]
+            available = [name for name in wanted if name in stored or name not in arrow_schema(INTERACTIONS).names]
             where = "WHERE usable " if usable else ""
-            names = ", ".join(f'"{name}"' for name in there)
+            names = ", ".join(f'"{name}"' for name in available)
             found = self._query(f"SELECT {names} FROM training_set {where}ORDER BY occurred_us, auction_id", start, end)
             if found.num_rows:
-                yield _with_all(found, wanted, schema)
+                yield _with_missing_columns(found, wanted, schema)
 
     def rows(
         self, since: datetime | None = None, until: datetime | None = None, *, usable: bool = True
@@ -175,12 +131,12 @@ class TrainingSet:
         for table in self.tables(since, until, usable=usable):
             for batch in table.to_batches(max_chunksize=1_000):
                 for values in batch.to_pylist():
-                    yield _row(values, self.window_s)
+                    yield to_row(values, self.window_s)
 
     def _slices(self, since: datetime | None, until: datetime | None) -> Iterator[tuple[datetime, datetime]]:
-        """Yield spans of time with SLICE_ROWS answers at most, as far as a day's answers come evenly.
+        """Yield spans of time with at most SLICE_ROWS answers each, provided that a day's answers are spread evenly.
 
-        Copies of one answer have one time, so they are in one span.
+        Copies of one answer have the same time, so they are in the same span.
         """
         if not self.exists:
             return
@@ -222,7 +178,7 @@ def query(since: datetime, until: datetime, window_s: float) -> str:
         "window_us": round(window_s * 1_000_000),
         "first_day": since.astimezone(UTC).date(),
         "last_day": until.astimezone(UTC).date(),
-        # a day earlier, since clocks differ around midnight
+        # a day earlier, as the clocks of two machines may differ around midnight
         "first_click_day": since.astimezone(UTC).date() - _DAY,
         "last_click_day": (until.astimezone(UTC) + window).date(),
     }
@@ -233,7 +189,7 @@ def query(since: datetime, until: datetime, window_s: float) -> str:
 
 
 def training_schema() -> Any:
-    """Return the columns of the training set: those of an interaction, its clicks, and its judgement's."""
+    """Return the Arrow schema of the training set: the columns of an interaction, its clicks, and its judgement."""
     judged = arrow_schema(JUDGEMENTS)
     added = {
         "clicks": _CLICKS,
@@ -248,8 +204,8 @@ def training_schema() -> Any:
     return pa.schema([*arrow_schema(INTERACTIONS), *(pa.field(name, kind) for name, kind in added.items())])
 
 
-def _with_all(table: Any, wanted: Sequence[str], schema: Any) -> Any:
-    """Return the columns in order, with nulls for those that the stored table does not have yet."""
+def _with_missing_columns(table: Any, wanted: Sequence[str], schema: Any) -> Any:
+    """Return the wanted columns in order, with nulls in those that the stored table does not have yet."""
     found = []
     for name in wanted:
         if name in table.column_names:
@@ -261,7 +217,7 @@ def _with_all(table: Any, wanted: Sequence[str], schema: Any) -> Any:
 
 
 def _plain(kind: Any) -> Any:
-    """Return an Arrow type without views, which not every reader of Parquet takes."""
+    """Return an Arrow type without views, which some readers of Parquet do not support."""
     if pa.types.is_string_view(kind):
         return pa.string()
     if pa.types.is_struct(kind):
@@ -271,13 +227,3 @@ def _plain(kind: Any) -> Any:
     if pa.types.is_list(kind):
         return pa.list_(_plain(kind.value_type))
     return kind
-
-
-def _row(values: dict[str, Any], window_s: float) -> Row:
-    judgement = None
-    if values["judge"] is not None:
-        told = {"auction_id": values["auction_id"], "answered_at": values["occurred_at"]}
-        told |= {name: values[name] for name in _JUDGED} | {to: values[name] for name, to in _JUDGEMENT.items()}
-        judgement = struct(Judgement, told)
-    clicked = {click["ad_id"]: click["clicked_after_s"] for click in values["clicks"] or ()}
-    return Row(struct(Interaction, values), judgement, clicked, window_s)

@@ -1,12 +1,12 @@
--- The training set: every answer once, with the valid clicks that came within the attribution window of its time, and
--- with its latest judgement. Clicks and judgements are joined when somebody reads, so a late click is simply there.
+-- The training set: every answer once, with its valid clicks within the attribution window and its latest judgement.
+-- Clicks and judgements are joined at each query, so late clicks need no update of stored rows.
 --
 -- :since_us, :until_us                 microseconds since 1970: answers from the first to before the second
 -- :first_day, :last_day                the days of those answers
--- :first_click_day, :last_click_day    the days on which their clicks can have come
+-- :first_click_day, :last_click_day    the days on which their clicks can have occurred
 -- :window_us                           length of the attribution window in microseconds
 WITH copies AS (
-    -- An event may have reached the log twice.
+    -- An event may be in the log twice.
     SELECT
         auction_id,
         log,

@@ -1,1 +1,1 @@
-"""What reads the log: the run loop, and a task for each worker."""
+"""The workers, which process the log's records: one run loop, and a task for each worker."""

@@ -1,4 +1,4 @@
-"""From records to the task: decoding, dead letters, and the search for the record that a task refuses."""
+"""Delivery of records to a task: decoding, dead letters, and the search for the record that a task refuses."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ log = structlog.get_logger(__name__)
 
 DEAD_LETTER_S = 30.0
 MOST_UNEXPECTED = 10
-"""Records in a row that may fail with an error that no task plans for. One more, and the defect is the worker's: it
-stops, as a defect must not empty a topic into the dead letters."""
+"""Consecutive records that may fail with an unexpected error. After one more the worker stops: the defect is then the
+worker's, and must not move a whole topic to the dead letters."""
 
 
 class BatchFailed(Exception):
-    """A batch failed and the records at fault are being searched for: start again at once."""
+    """A batch failed. Read it again at once: its records are then delivered one by one, to find the one at fault."""
 
 
 class Delivery:
-    """Gives records to a task. It outlives the loop's sessions, to remember the suspected and the refused records."""
+    """Passes records to a task. It outlives the loop's sessions, to remember suspected and refused records."""
 
     def __init__(self, task: Task, event_log: EventLog, metrics: WorkerMetrics) -> None:
         self._task = task
@@ -50,9 +50,12 @@ class Delivery:
     def give(self, records: Sequence[Record], behind: frozenset[Partition]) -> Mapping[Partition, int]:
         """Have the task process one batch; return the offsets that it has finished.
 
+        The task's transient errors propagate.
+
         Raises:
-            BatchFailed: if the batch failed and will be passed again.
-            WorkerStopped: if the task stopped, or too many records failed unexpectedly.
+            BatchFailed: if the batch failed and is to be read again.
+            Fenced: if another worker has written results of one of the partitions.
+            WorkerStopped: if the task cannot continue, or too many records failed unexpectedly.
         """
         after = {record.place: record.offset + 1 for record in records}
         arrivals = []
@@ -80,7 +83,7 @@ class Delivery:
         return done
 
     def committed(self, offsets: Mapping[Partition, int]) -> None:
-        """Forget the refused records before these offsets: they are not read again."""
+        """Remove the refused records before these offsets from memory, as they are not read again."""
         for partition, offset in offsets.items():
             if partition in self._refused:
                 self._refused[partition] = {refused for refused in self._refused[partition] if refused >= offset}
@@ -92,7 +95,11 @@ class Delivery:
             letters.close()
 
     def _failed(self, arrivals: Sequence[Arrival], error: Exception) -> None:
-        """Suspect every record of a failed batch; a record that fails alone goes to the dead letters."""
+        """Suspect every record of a failed batch; send a record that failed alone to the dead letters.
+
+        Raises:
+            WorkerStopped: if no record is at fault, or too many records failed unexpectedly.
+        """
         planned = isinstance(error, InputError)
         self._metrics.failed(self._task.name, "refused" if planned else "unexpected")
         if len(arrivals) > 1:
@@ -123,6 +130,6 @@ class Delivery:
 
 
 def loggable(error: BaseException) -> str:
-    """Return an error as text for the log. An error of a third party may quote a record: only its type is logged."""
+    """Return an error as text for the log; only its type if it is a third party's, which may quote a record."""
     own = isinstance(error, AuctionError | OSError)
     return (f"{type(error).__name__}: {error}" if own else type(error).__name__)[:300]

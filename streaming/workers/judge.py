@@ -1,7 +1,7 @@
 """The judge worker: one interaction in, one judgement out.
 
-It keeps nothing: offsets are committed once the judgements are durable, so a batch may be judged again after a kill,
-and the latest judgement of an answer counts. A paid judge's cache answers what it was asked before.
+It has no state. Offsets are committed once the judgements are durable, so a batch may be judged again after a kill; of
+several judgements of an answer the latest counts. The cache of a paid judge keeps it from paying twice.
 """
 
 from __future__ import annotations
@@ -53,8 +53,7 @@ class JudgeTask:
     def process(self, batch: Batch) -> Mapping[Partition, int]:
         """Judge a batch, and write the judgements durably.
 
-        Raises:
-            LogUnavailable: if they may not be durable; the batch is judged again then.
+        LogUnavailable propagates if they may not be durable; the batch is then judged again.
         """
         events = {event.auction_id: event for _, event in batch.arrivals if isinstance(event, Interaction)}
         if events:

@@ -1,7 +1,8 @@
-"""The lake worker: every event becomes a row of its table, once.
+"""The lake worker: writes every event as one row of its table, exactly once.
 
-How far it is stands in the tables themselves, in the commits that hold the rows; what the group commits is for lag
-tools. It joins nothing and remembers nothing, so a restart costs the time to open three tables.
+The tables hold the worker's offsets, in the same commits as the rows; the offsets that the group commits only serve
+tools that show lag. The worker joins no events and has no other state, so a restart takes the time to open three
+tables.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ class LakeSettings:
     """Settings of the lake worker.
 
     commit_s       seconds between two commits of a table, while there are rows
-    commit_rows    rows after which it commits earlier
-    quiet_s        seconds after which the watermark alone is committed
-    disorder_s     the watermark of an idle log is this far behind the clock
-    requests_s     seconds between two readings of the requests to erase
+    commit_rows    pending rows after which a table is committed earlier
+    quiet_s        seconds after which the watermark is committed without rows
+    disorder_s     seconds by which the watermark of an idle log is behind the clock
+    requests_s     seconds between two reads of the requests to erase
     """
 
     commit_s: float = 1.0
@@ -49,7 +50,7 @@ class LakeSettings:
 
 
 class LakeMetrics:
-    """What the tables grow by."""
+    """Prometheus metrics of the lake worker."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         prefix = "llm_auction_lake_"
@@ -68,7 +69,7 @@ class LakeMetrics:
 
 @dataclass(slots=True)
 class _Owned:
-    """A partition that is this worker's. `next_offset` includes the pending rows."""
+    """A partition that this worker owns. `next_offset` includes the pending rows."""
 
     next_offset: int = 0
     watermark: datetime | None = None
@@ -88,7 +89,7 @@ class _Writing:
 
 
 class LakeTask:
-    """Implements `streaming.workers.task.Task`. `url` is where the lake is: a folder, or s3://bucket/prefix."""
+    """Implements `streaming.workers.task.Task`. `url` is the lake's folder, or s3://bucket/prefix."""
 
     name = "lake"
     topics = TABLES
@@ -114,10 +115,9 @@ class LakeTask:
         self._requests_at = 0.0
 
     def assigned(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
-        """Read where the tables end. Starting again forgets the pending rows, which are not in the tables.
+        """Return the offsets stored in the tables, and drop pending rows: they are read from the log again.
 
-        Raises:
-            WorkerStopped: if a table is damaged.
+        A damaged table stops the worker (WorkerStopped).
         """
         try:
             return self._assigned(partitions)
@@ -126,7 +126,7 @@ class LakeTask:
 
     def _assigned(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         if not self._writing or any(p.number in self._writing[p.topic].owned for p in partitions):
-            # the first start, or a failure, after which the handles may be stale
+            # the first start, or a restart after a failure, which may have left stale handles
             self._identity = self._events.identity()
             self._writing = {name: _Writing(LakeTable(self._lake, name, self._identity)) for name in self.topics}
         found: dict[Partition, int] = {}
@@ -134,17 +134,16 @@ class LakeTask:
             numbers = [partition.number for partition in partitions if partition.topic == name]
             offsets = writing.table.own(numbers)
             for number in numbers:
-                # a partition that the table does not know starts at its oldest record, whatever the group committed
+                # without an offset in the table: the oldest record, regardless of the group's committed offset
                 writing.owned[number] = _Owned(offsets.get(number, 0))
                 found[Partition(name, number)] = writing.owned[number].next_offset
         self._requests_at = 0.0
         return found
 
     def process(self, batch: Batch) -> Mapping[Partition, int]:
-        """Collect a batch, and commit what is due.
+        """Collect the rows of a batch, and commit the tables that are due.
 
-        Raises:
-            WorkerStopped: if a table is damaged.
+        A damaged table stops the worker (WorkerStopped).
         """
         try:
             return self._process(batch)
@@ -184,8 +183,8 @@ class LakeTask:
         done: dict[Partition, int] = {}
         for name, writing in self._writing.items():
             for number, owned in writing.owned.items():
-                read_up = Partition(name, number) not in batch.behind
-                owned.watermark = _later(owned.watermark, quiet if read_up else owned.reached)
+                at_end = Partition(name, number) not in batch.behind
+                owned.watermark = _later(owned.watermark, quiet if at_end else owned.reached)
             if self._due(writing, now):
                 done |= self._commit(name, writing)
         return done
@@ -212,7 +211,7 @@ class LakeTask:
         return done
 
     def _stopped(self, error: LakeDamaged) -> WorkerStopped:
-        # events were checked before they came here, so no record is at fault
+        # the events were checked when they were decoded, so no record is at fault
         return WorkerStopped(f"worker {self.name}: {error}")
 
 

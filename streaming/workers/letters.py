@@ -1,7 +1,7 @@
-"""The dead letters of a topic: which of them wait, and their replay or removal, all in order or one by one.
+"""The waiting dead letters of a topic, and their replay or removal, in order or one by one.
 
-A dead letter is named by its offset in `<topic>.dlq`. Letters that were dealt with out of order are remembered in
-`MARKS`; the offset that the group `GROUP` commits is that of the oldest letter that waits.
+A dead letter is identified by its offset in `<topic>.dlq`. The topic `MARKS` records the letters that were replayed or
+discarded; the offset that the group `GROUP` commits is that of the oldest letter that still waits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FLUSH_S = 30.0
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """A letter that was dealt with: an entry of `MARKS`, under the letters' topic as its key."""
+    """A letter that was replayed or discarded: a record of `MARKS`, with the letter's topic as its key."""
 
     topic: str
     offset: int
@@ -56,9 +56,9 @@ def find(log: EventLog, topic: str, offset: int) -> tuple[Record, Origin]:
 
 
 def replay(log: EventLog, topic: str, offsets: Collection[int] = (), most: int | None = None) -> Replayed:
-    """Append letters to the topic that they came from again: those at `offsets`, else up to `most`, oldest first.
+    """Append letters to their original topic again: those at `offsets`, or else up to `most`, oldest first.
 
-    Consumers get them as new records without the headers of their origin. A letter that still cannot be decoded is
+    Consumers read them as new records, without the headers of their origin. A letter that still cannot be decoded is
     kept. A letter may be replayed twice if this process is killed.
     """
     done = Replayed()
@@ -71,16 +71,17 @@ def replay(log: EventLog, topic: str, offsets: Collection[int] = (), most: int |
                 done = replace(done, sent=done.sent + 1)
             else:
                 done = replace(done, kept=done.kept + 1)
-        # Replayed before they are marked: a kill in between repeats them, and every consumer recognises repetitions.
+        # Replay before marking: a kill in between repeats the letters, and consumers recognise repetitions.
         producer.flush(FLUSH_S)
         _handle(consumer, producer, waiting, handled, "replay")
     return done
 
 
 def discard(log: EventLog, topic: str, offsets: Collection[int]) -> int:
-    """Remove the letters at these offsets from those that wait; return their number.
+    """Remove the letters at these offsets from the waiting ones; return their number.
 
-    Their records stay in the log until their retention has passed (InputError for an offset without a waiting letter).
+    Their records stay in the log until their retention has passed. InputError propagates if no letter waits at one of
+    the offsets.
     """
     with _letters_of(log, topic) as (consumer, waiting), _producer(log) as producer:
         chosen = _chosen(topic, waiting, offsets)
@@ -91,7 +92,7 @@ def discard(log: EventLog, topic: str, offsets: Collection[int]) -> int:
 def _handle(
     consumer: Consumer, producer: LogProducer, waiting: Mapping[int, Record], handled: Collection[Record], action: str
 ) -> None:
-    """Mark letters as dealt with, and commit the offset of the oldest one that still waits."""
+    """Mark letters as replayed or discarded, and commit the offset of the oldest one that still waits."""
     for letter in handled:
         mark = Mark(letter.topic, letter.offset, action, datetime.now(UTC))
         producer.append(MARKS.name, letter.topic.encode(), msgspec.json.encode(mark))

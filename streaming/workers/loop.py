@@ -1,7 +1,7 @@
 """The run loop of every worker: poll, process, commit, until it is stopped.
 
-The loop knows no event's meaning. It waits for a log or store that is unreachable, and starts a failed batch again, so
-a task sees each record at least once.
+The loop does not interpret events. It waits while the log or a store is unreachable, and reads a failed batch again, so
+that a task gets each record at least once.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ POLL_S = 0.5
 MOST = 500
 COMMIT_S = 1.0
 READ_ENDS_S = 1.0
-"""How often the ends of the partitions are read."""
+"""Interval at which the ends of the partitions are read."""
 DISCOVER_S = 5.0
-"""How often new partitions are looked for."""
+"""Interval at which new partitions are discovered."""
 PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -59,12 +59,10 @@ class Worker:
         self._failures = 0
 
     def run(self, stop: threading.Event, *, until_idle: bool = False) -> None:
-        """Work until `stop` is set; with `until_idle`, until the end of the log, when the task has nothing left to do.
+        """Work until `stop` is set; with `until_idle`, until the log's end is reached and the task has no work left.
 
-        Raises:
-            WorkerStopped: if the task cannot continue.
-            ConfigError: if the log refuses this program's credentials or rights.
-            InputError: if a topic was not created.
+        Errors that waiting does not cure propagate: WorkerStopped if the task cannot continue, ConfigError if the log
+        refuses this program's credentials or rights, InputError if a topic was not created.
         """
         self._failures = 0
         while not stop.is_set():
@@ -85,7 +83,7 @@ class Worker:
                 stop.wait(pause)
 
     def _run_session(self, stop: threading.Event, *, until_idle: bool) -> None:
-        """Work until the end, or until the first error."""
+        """Work until `run` is to end, or until the first error."""
         try:
             with self._log.consumer(self._task.name, self._task.topics, self._member) as consumer:
                 session = _Session(consumer, self._task, self._delivery, self.metrics)
@@ -99,7 +97,7 @@ class Worker:
 
 
 class _Session:
-    """The time between two failures: what was read, finished and committed since the task started at its offsets."""
+    """The work between two failures: the offsets finished and committed since the task started."""
 
     def __init__(self, consumer: Consumer, task: Task, delivery: Delivery, metrics: WorkerMetrics) -> None:
         self._consumer = consumer
@@ -114,7 +112,7 @@ class _Session:
         self._start(consumer.assignment())
 
     def step(self, poll_s: float, most: int) -> bool:
-        """Poll once, process what came, commit when it is time; tell whether there is nothing left to do."""
+        """Poll once, process the records, commit if a commit is due; return whether no work is left."""
         records = self._consumer.poll(poll_s, most)
         now = time.monotonic()
         if now >= self._read_ends_at:
@@ -123,7 +121,7 @@ class _Session:
         moved = False
         batches = self._delivery.batches(records)
         for i, batch in enumerate(batches):
-            # Polled records that the task has not got yet count as unread.
+            # Polled records that were not given to the task yet count as unread.
             ahead = frozenset(record.place for later in batches[i + 1 :] for record in later)
             moved |= self._keep(self._delivery.give(batch, self._behind | ahead))
         if now >= self._commit_at:
@@ -136,12 +134,12 @@ class _Session:
         return not (records or moved or self._behind)
 
     def end(self) -> None:
-        """Have the task write what it holds back, and commit."""
+        """Have the task write its pending results, and commit."""
         self._keep(self._task.finish())
         self._commit()
 
     def _start(self, partitions: AbstractSet[Partition]) -> None:
-        """Hand partitions to the task, and read them from where it says."""
+        """Assign partitions to the task, and seek the offsets that it returns."""
         for partition, offset in (self._task.assigned(sorted(partitions)) or {}).items():
             self._consumer.seek(partition, offset)
         self._behind |= partitions
@@ -149,13 +147,13 @@ class _Session:
         self._metrics.owns(self._task.name, len(self._consumer.assignment()))
 
     def _keep(self, done: Mapping[Partition, int]) -> bool:
-        """Remember finished offsets; tell whether any of them is new."""
+        """Store finished offsets; return whether one of them is new."""
         moved = any(self._done.get(partition) != offset for partition, offset in done.items())
         self._done.update(done)
         return moved
 
     def _commit(self) -> None:
-        """Commit what is new. A failure does no harm: the next commit covers it, and a restart reads a little again."""
+        """Commit new offsets. A failure is only logged: the next commit includes them, and tasks accept repetitions."""
         new = {p: offset for p, offset in self._done.items() if self._committed.get(p) != offset}
         if not new:
             return
@@ -169,7 +167,7 @@ class _Session:
         self._delivery.committed(new)
 
     def _read_ends(self) -> None:
-        """Find out which partitions are behind: all of them while the log cannot tell."""
+        """Determine which partitions are behind: all of them while the log's ends cannot be read."""
         try:
             ends = self._consumer.ends()
             lags = {partition: end - self._consumer.position(partition) for partition, end in ends.items()}

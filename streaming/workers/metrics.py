@@ -17,8 +17,10 @@ _BATCHES_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
 
 
 class WorkerMetrics:
-    """The metrics, labelled by worker. `age` is the time that the oldest record of a batch had been in the log when the
-    batch was processed."""
+    """The metrics, labelled by worker.
+
+    The age of a batch is the time from the append of its oldest record until the batch was processed.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry

@@ -26,11 +26,11 @@ class Arrival(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The records of one poll, in the order of each partition; without arrivals it is a tick of the clock.
+    """The records of one poll, in the order of each partition. A poll without records gives a batch without arrivals.
 
-    `after` holds the next offset of each partition that returned records, refused ones included. `behind` are the
-    partitions whose end was not reached when the ends were last read, which is about every second; until they could be
-    read, all.
+    `after` holds the next offset of each partition that returned records, refused records included. `behind` are the
+    partitions whose end was not reached when the ends were last read, about every second; all partitions if the ends
+    could not be read yet.
     """
 
     arrivals: Sequence[Arrival] = ()
@@ -57,11 +57,11 @@ def arrival(record: Record) -> Arrival:
 class Task(Protocol):
     """What distinguishes one worker from another; called from one thread.
 
-    Every method may raise. Nothing is committed then, and the loop starts again with `assigned` for all partitions.
+    Every method may raise. Nothing is committed then, and the loop restarts with `assigned` for all partitions.
 
-    Two workers may own a partition at once, for instance while one replaces another. A task whose results must not be
-    written twice keeps its offsets with them: it stores both in one transaction that compares the stored offsets with
-    those it started from, and raises `streaming.log.Fenced` where they differ.
+    Two workers may own a partition at once, for instance while one replaces the other. A task whose results must not be
+    written twice stores its offsets with them, in one transaction. The transaction compares the stored offsets with
+    those that the task started from, and raises `streaming.log.Fenced` if they differ.
     """
 
     @property
@@ -76,30 +76,33 @@ class Task(Protocol):
 
     @property
     def transient(self) -> tuple[type[Exception], ...]:
-        """Errors of `process` and `assigned` that pass by themselves (a database or object store is unreachable), in
-        addition to LogUnavailable and OSError: the loop waits and tries again, without end."""
+        """Temporary errors of `process` and `assigned`, after which the loop waits and tries again, without end.
+
+        They are added to LogUnavailable and OSError, for instance for an unreachable database or object store.
+        """
         ...
 
     def assigned(self, partitions: Sequence[Partition]) -> Mapping[Partition, int] | None:
-        """Start at these partitions, or start again: forget what is held of them and not finished.
+        """Start or restart to process these partitions, and drop unfinished results of them.
 
-        Returns the offsets to start from, for a task that stores them itself; the others start where the group
-        committed.
+        A task that stores its offsets itself returns those to start from. Partitions without one start at the offset
+        that the group committed.
         """
         ...
 
     def process(self, batch: Batch) -> Mapping[Partition, int]:
-        """Process a batch. Return the offsets that may be committed: everything before them is durable in the task's
-        results, or not needed again.
+        """Process a batch, and return the offsets that may be committed.
+
+        The results of all records before these offsets are durable, or are not needed again.
 
         Raises:
-            InputError: for a record that the task refuses. The loop passes the batch again record by record, and sends
-                the one that is refused again to the dead letters.
-            Fenced: if another worker has written the results of a partition meanwhile.
+            InputError: if the task refuses a record. The loop passes the batch again record by record, and sends the
+                record that is refused again to the dead letters.
+            Fenced: if another worker has written results of a partition.
             WorkerStopped: if no record is at fault and waiting does not help.
         """
         ...
 
     def finish(self) -> Mapping[Partition, int]:
-        """Write what is held back, as the worker ends; returns offsets as `process`."""
+        """Write pending results before the worker ends; return offsets as `process` does."""
         ...

@@ -28,17 +28,17 @@ class Upkeep:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Stop after the step that is running."""
+        """Stop after the current step."""
         self._stop.set()
         self._thread.join()
 
     def _run(self) -> None:
-        # not at once: a worker that is restarted again and again shall fill the tables first
+        # wait first: a worker that restarts repeatedly fills the tables before it maintains them
         while not self._stop.wait(self._every_s):
             try:
                 done = maintain(self._lake, self._settings, stop=self._stop)
             except AuctionError as error:
-                # a writer was faster, or the store is away: the next pass does it
+                # another writer was faster, or the store is unreachable: the next pass tries again
                 log.warning("lake.maintenance_failed", reason=str(error)[:300])
             else:
                 log.info("lake.maintained", **done.to_dict())
