@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from mechanism.errors import InputError
-from streaming.events import AnyEvent, CampaignState, Click, Interaction, Judgement, JudgementV1
+from streaming.events import AnyEvent, CampaignState, Click, Interaction, Judgement
+from streaming.former_events import JudgementV1
 from streaming.topics import CAMPAIGNS, CLICKS, INTERACTIONS, JUDGEMENTS
 
 NEWEST: dict[str, type[AnyEvent]] = {

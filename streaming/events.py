@@ -5,8 +5,8 @@ Times are UTC, money is an integer number of micros of the event's currency, use
 with the reader's consent and can be removed as a whole.
 
 A field may be added if it has a default: older events then decode to that default, and older consumers ignore the
-field. Any other change needs a new version: the old struct stays under its version, and `codec` converts it to the new
-one.
+field. Any other change needs a new version: the old struct moves to `streaming.former_events`, and `codec` converts it
+to the new one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     occurred_at: Moment
 
     def __post_init__(self) -> None:
-        _utc("occurred_at", self.occurred_at)
+        require_utc("occurred_at", self.occurred_at)
         self._check()
 
     def _check(self) -> None:
@@ -325,49 +325,7 @@ class Judgement(Event, frozen=True, kw_only=True, omit_defaults=True, tag=2, tag
         return f"{self.auction_id}:{self.judge}:{self.judge_version}"
 
     def _check(self) -> None:
-        _utc("answered_at", self.answered_at)
-
-
-class ClickedAdV1(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One shown ad of a judgement at version 1, with the click that the judge worker had joined."""
-
-    ad_id: Name
-    clicked: bool
-    clicked_after_s: Seconds | None = None
-    relevance: Share | None = None
-    nativeness: Share | None = None
-
-    def __post_init__(self) -> None:
-        if self.clicked != (self.clicked_after_s is not None):
-            raise ValueError(f"ad {self.ad_id}: clicked_after_s is there if and only if it was clicked")
-
-
-class JudgementV1(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_field="version"):
-    """A judgement at version 1: grades and the clicks within `window_s` seconds; `revision` counts those clicks."""
-
-    auction_id: AuctionId
-    answered_at: Moment
-    window_s: Seconds
-    judge: Name
-    judge_version: str
-    revision: Count = 0
-    ads: tuple[ClickedAdV1, ...] = ()
-    answer_quality: Share | None = None
-
-    def _check(self) -> None:
-        _utc("answered_at", self.answered_at)
-
-    def upgraded(self) -> Judgement:
-        """Return the grades at the newest version, without the clicks, which the topic `clicks` holds."""
-        return Judgement(
-            occurred_at=self.occurred_at,
-            auction_id=self.auction_id,
-            answered_at=self.answered_at,
-            judge=self.judge,
-            judge_version=self.judge_version,
-            ads=tuple(GradedAd(ad_id=ad.ad_id, relevance=ad.relevance, nativeness=ad.nativeness) for ad in self.ads),
-            answer_quality=self.answer_quality,
-        )
+        require_utc("answered_at", self.answered_at)
 
 
 class CampaignState(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_field="version"):
@@ -408,7 +366,12 @@ def click_id_of(auction_id: str, ad_id: AdId) -> str:
     return f"{auction_id}:{ad_id}"
 
 
-def _utc(place: str, moment: datetime) -> None:
+def require_utc(place: str, moment: datetime) -> None:
+    """Check that a moment is in UTC.
+
+    Raises:
+        ValueError: It is not; the message names the place and the moment.
+    """
     if moment.utcoffset() != timedelta(0):
         raise ValueError(f"{place}: {moment.isoformat()} is not UTC")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -114,10 +115,12 @@ def test_meaning_counts_where_no_phrase_does_and_more_under_strictness() -> None
     assert gate.judge(["the house is quiet now"], [one[0] * 0.4], Sensitivity(strict=True)).topic is Topic.GRIEF
 
 
-def test_router_without_the_encoder_decides_by_rules_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_router_without_the_encoder_decides_by_rules_alone() -> None:
     for probe in (None, np.ones(7, np.float32)):
-        assert SensitiveGate(packaged_meaning(probe)).judge(["my grandmother died"], [None]).topic is Topic.GRIEF
-        assert "sensitive.rules_alone" in capsys.readouterr().out
+        with structlog.testing.capture_logs() as logs:
+            gate = SensitiveGate(packaged_meaning(probe))
+        assert gate.judge(["my grandmother died"], [None]).topic is Topic.GRIEF
+        assert [event["event"] for event in logs] == ["sensitive.rules_alone"]
 
 
 def test_packaged_classifier_belongs_to_the_packaged_encoder() -> None:

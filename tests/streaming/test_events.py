@@ -18,7 +18,6 @@ from streaming.codec import NEWEST, EventError, decode, encode, topic_of
 from streaming.events import (
     CandidateAd,
     Click,
-    ClickedAdV1,
     Interaction,
     Reader,
     ReaderProfile,
@@ -27,6 +26,7 @@ from streaming.events import (
     Span,
     click_id_of,
 )
+from streaming.former_events import ClickedAdV1
 from streaming.pseudonyms import pseudonym
 from streaming.topics import EVENT_TOPICS, Topic, all_topics, partition_of
 
