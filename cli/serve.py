@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from serving.policies.protocol import AsyncPolicyBackend
     from serving.settings import ServeSettings
 
-KEEP_ALIVE_S = 75
+ForwardedHeader: TypeAlias = Literal["x-forwarded-for", "forwarded"]
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread that charges or encodes may hold the interpreter; Python's default of 5 ms delays answers."""
 GC_THRESHOLDS = (20_000, 20, 50)
@@ -64,6 +64,17 @@ def serve(
         bool, typer.Option("--anonymous", help="Let callers without an API key chat and read auctions.")
     ] = False,
     public_url: Annotated[str, typer.Option(help="Base URL of click links, when behind a proxy.")] = "",
+    trusted_proxies: Annotated[
+        str,
+        typer.Option(
+            help="CIDR blocks of load balancers, separated by commas, that name the reader's address.",
+            envvar="LLM_AUCTION_TRUSTED_PROXIES",
+        ),
+    ] = "",
+    forwarded_header: Annotated[
+        ForwardedHeader,
+        typer.Option(help="The header that they write.", envvar="LLM_AUCTION_FORWARDED_HEADER"),
+    ] = "x-forwarded-for",
     metrics: Annotated[
         str, typer.Option(help="host:port for /metrics. Default: on --port.", envvar="LLM_AUCTION_METRICS")
     ] = "",
@@ -117,6 +128,8 @@ def serve(
         anonymous_chat=anonymous,
         public_url=public_url,
         metrics_address=metrics,
+        trusted_proxies=tuple(filter(None, map(str.strip, trusted_proxies.split(",")))),
+        forwarded_header=forwarded_header,
         log=log,
         ledger="process" if charges else "elsewhere",
         candidates=candidates,
@@ -165,11 +178,9 @@ def run_router(
     meaning: bool = True,
 ) -> None:
     """Run a router until SIGTERM or Ctrl+C and then until the answers under way are written."""
-    import uvicorn
-
     from serving.accounts.keys import ensure_administrator
     from serving.campaigns.catalogue import import_catalogue
-    from serving.http.app import create_app
+    from serving.http.server import server_of
     from serving.router import Router
 
     async def main() -> None:
@@ -183,16 +194,7 @@ def run_router(
         known = f"; administrator's key in {key_file}" if key_file else ""
         typer.echo(f"{name} ({router.backend.digest[:12]}): chat at {address}{known}", err=True)
         typer.echo(f"OpenAI-compatible at {address}/v1, reports at /v1/reports; Ctrl+C stops.", err=True)
-        config = uvicorn.Config(
-            create_app(router),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            ws="none",
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=int(settings.drain_s),
-        )
-        await uvicorn.Server(config).serve(sockets=[listener])
+        await server_of(router).serve(sockets=[listener])
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*GC_THRESHOLDS)

@@ -106,6 +106,7 @@ class Router:
             self.metrics,
             settings,
             SensitiveGate(meaning, settings.allowed_topics),
+            derived(secret, "readers of links"),
             self._ad_load.load,
         )
         self._ads_per_answer = AdsPerAnswer()

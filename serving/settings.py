@@ -65,6 +65,9 @@ class ServeSettings:
     SQLite file in the state directory. `currency` is used for requests that name none. `anonymous_chat` lets callers
     without a key chat, and read the auctions of such answers and the sums of revenue.
 
+    `trusted_proxies` are the networks (CIDR) of load balancers, whose `forwarded_header` names the reader's address and
+    scheme; from any other address the header is ignored (`serving.http.proxies`).
+
     `metrics_address` is a host:port that serves `/metrics`, and `/rollout` for the operator. Empty: `/metrics` alone is
     served, at the router's own address, where every client can read revenue and load; keep that address private, or set
     this one.
@@ -88,6 +91,8 @@ class ServeSettings:
     public_url: str = ""
     database: str = ""
     metrics_address: str = ""
+    trusted_proxies: tuple[str, ...] = ()
+    forwarded_header: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"
     currency: str = "USD"
     anonymous_chat: bool = False
     link_lifetime_s: int = 24 * 3600

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -36,6 +36,7 @@ from serving.errors import ClientGone, Overloaded, PolicyTimeout
 from serving.metrics import Metrics
 from serving.policies.protocol import AsyncPolicyBackend, Completed, PolicyVersion, TextDelta
 from serving.settings import ServeSettings
+from streaming.pseudonyms import pseudonym
 
 log = structlog.get_logger(__name__)
 
@@ -43,13 +44,18 @@ UNDERSTOOD = 4
 """The reader's newest messages whose meaning is read, not their words alone."""
 GRACE_S = 1.0
 """How long after the deadline a backend may still end the answer itself."""
+READER_DIGITS = 16
+"""Digits of the reader's hash in a link: enough to tell the readers of one ad within minutes apart."""
 LONGEST_VERSION = 32
 """Longest model version that is put into a link; a longer one is in the auction record only."""
 
 
 @dataclass(slots=True)
 class RouterContext:
-    """What all answers of a router share. `ad_load` is the factor on the bids that the policy sees."""
+    """What all answers of a router share.
+
+    `reader_key` makes the hashes of readers in links, `ad_load` is the factor on the bids that the policy sees.
+    """
 
     model: str
     marketplace: Marketplace
@@ -58,6 +64,7 @@ class RouterContext:
     metrics: Metrics
     settings: ServeSettings
     gate: SensitiveGate
+    reader_key: bytes = field(repr=False)
     ad_load: float = 1.0
 
 
@@ -118,6 +125,7 @@ class _AnswerWriter:
             settings.link_lifetime_s,
             request.ads.placement,
             version if len(version) <= LONGEST_VERSION else "",
+            pseudonym(request.ads.user_id if request.ads.consent else "", context.reader_key)[:READER_DIGITS],
         )
         self._currency = settings.currency
         self._evaluation: EvaluationSummary | None = None
@@ -149,6 +157,8 @@ class _AnswerWriter:
         if error is not None and not self._request.question.request.stream:
             # Only the reader of a stream has seen the text before the error: otherwise no ad was shown or is billed.
             self._visible = VisibleAnswer({}, self._links.url, 1)
+        elif error is None and not self._request.question.request.stream:
+            self._deltas.put(self._visible.relink(self._deltas.take_ready()))
         return AnswerResult(
             request=self._request,
             outcome=outcome,

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import structlog
 from litestar import Litestar, Response, get
 from litestar.handlers import HTTPRouteHandler
+from litestar.middleware import DefineMiddleware
 
 from serving.errors import ErrorBody, as_api_error
 from serving.http.auctions import auction_routes
@@ -19,6 +20,7 @@ from serving.http.chat import chat_routes
 from serving.http.clicks import click_routes
 from serving.http.console import console_routes
 from serving.http.documents import documented, openapi
+from serving.http.proxies import ProxyMiddleware, TrustedProxies
 from serving.http.reports import report_routes
 from serving.router import Router
 
@@ -57,10 +59,12 @@ def create_app(router: Router) -> Litestar:
         *_health_routes(router),
         *console_routes(router, gate),
     ]
+    proxies = TrustedProxies(router.settings.trusted_proxies, router.settings.forwarded_header)
     app = Litestar(
         route_handlers=[_with_head(handler) for handler in handlers],
         exception_handlers={Exception: answer_error},
         lifespan=[lifespan],
+        middleware=[DefineMiddleware(ProxyMiddleware, proxies=proxies)] if router.settings.trusted_proxies else [],
         request_max_body_size=LARGEST_BODY,
         logging_config=None,
         openapi_config=None,

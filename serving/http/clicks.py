@@ -21,6 +21,7 @@ from serving.clicks.decision import FORGED, VALID, WITHDRAWN, ClickRules
 from serving.clicks.invalid_traffic import ClickRequest
 from serving.http.bodies import HttpRequest
 from serving.http.documents import documented
+from serving.http.proxies import network_of
 from serving.router import Router
 from streaming.events import Click
 
@@ -46,7 +47,7 @@ def click_routes(router: Router) -> list[HTTPRouteHandler]:
     )
     async def follow(request: HttpRequest, token: FromPath[str]) -> Response[str]:
         """Follow a sponsored link."""
-        address = request.client.host if request.client else ""
+        address = network_of(request.client.host) if request.client else ""
         click = ClickRequest(request.method, dict(request.headers), address)
         decision = await rules.decide(token, click, time.time())
         metrics.clicks.labels(decision.outcome, decision.model_version).inc()

@@ -25,7 +25,7 @@ from mechanism.markers import render_marker
 from mechanism.types import Context, MarkerChoice
 from serving.accounts.keys import Role
 from serving.campaigns.catalogue import Catalogue, CatalogueRow, import_catalogue, read_catalogue, write_catalogue
-from serving.http.app import create_app
+from serving.http.server import server_of
 from serving.policies.in_process import ThreadedPolicy
 from serving.policies.protocol import Completed, PolicyEvent, TextDelta
 from serving.router import Router
@@ -195,6 +195,7 @@ def running(
             "anonymous_chat": True,
             "refresh_s": 0.05,
             "relevance_floor": 0.0,
+            "drain_s": 5.0,
         }
         | settings
     )
@@ -204,9 +205,7 @@ def running(
         import_catalogue(catalogue, router.campaigns, datetime.now(UTC) - timedelta(seconds=5))
     admin = router.accounts.issue(Role.ADMIN, "test", datetime.now(UTC)).secret
     listener = socket.create_server(("127.0.0.1", 0))
-    options: dict[str, Any] = {"log_config": None, "access_log": False, "ws": "none", "timeout_graceful_shutdown": 5}
-    config = uvicorn.Config(create_app(router), **options)
-    server = uvicorn.Server(config)
+    server = server_of(router)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     until(lambda: server.started or not thread.is_alive(), 30)
