@@ -103,6 +103,13 @@ def serve(
         float, typer.Option(help="Seconds that answers under way may take after SIGTERM.", min=0.1)
     ] = 30.0,
     currency: Annotated[str, typer.Option(help="Currency of requests without one.")] = "USD",
+    highest_bid: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Highest bid in a currency, shown to the policy as 100 points, such as USD=2.50. Repeatable.",
+            envvar="LLM_AUCTION_HIGHEST_BID",
+        ),
+    ] = None,
     relevance_floor: Annotated[
         float, typer.Option(help="Least cosine of an ad to the conversation; 0 admits every ad.", min=0, max=0.99)
     ] = 0.2,
@@ -116,6 +123,7 @@ def serve(
     Raises:
         ConfigError: if options contradict each other or the port is in use.
     """
+    from serving.campaigns.bid_scale import BidScale, parse_highest_bids
     from serving.campaigns.catalogue import read_catalogue
     from serving.policies.route_file import read_routes
     from serving.settings import ServeSettings, signing_secret
@@ -139,6 +147,7 @@ def serve(
         currency=currency,
         allowed_topics=tuple(allow_topic or ()),
         relevance_floor=relevance_floor,
+        bid_scale=BidScale(parse_highest_bids(highest_bid or [])),
     )
     secret = signing_secret(state_dir)
     ads = read_catalogue(catalogue or builtin_catalogue(state_dir, seed)) if catalogue or demo else None
@@ -189,7 +198,7 @@ def run_router(
         router = Router(make(), name, secret, settings, encoder() if meaning else None)
         now = datetime.now(UTC)
         if ads is not None:
-            import_catalogue(ads, router.campaigns, now)
+            import_catalogue(ads, router.campaigns, now, settings.bid_scale)
         key_file = ensure_administrator(router.accounts, settings.state_dir, now)
         known = f"; administrator's key in {key_file}" if key_file else ""
         typer.echo(f"{name} ({router.backend.digest[:12]}): chat at {address}{known}", err=True)

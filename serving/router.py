@@ -117,6 +117,7 @@ class Router:
             self.marketplace,
             self._ads_per_answer,
             derived(secret, PSEUDONYMS),
+            settings.bid_scale,
         )
         self.in_flight = 0
         self.draining = False

@@ -9,11 +9,12 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from mechanism.errors import ConfigError
+from serving.campaigns.bid_scale import BidScale
 
 SECRET_VARIABLE = "LLM_AUCTION_SECRET"
 SECRET_CHARACTERS = 32
@@ -82,6 +83,8 @@ class ServeSettings:
     `relevance_floor` is the least cosine of a candidate to the conversation; 0 lets any candidate into any prompt. A
     conversation has `conversation_ads` links at most, and `turns_between_ads` answers without ads after one with ads.
 
+    `bid_scale` sets the highest bid of each currency, which the policy sees as 100 points.
+
     `log` is where events go: a folder, or "kafka" (`streaming.addresses`); empty: a folder in the state directory.
     `ledger` tells where events of the log are charged: in a "process" beside the router, which keeps the work away from
     the streams; on a "thread" of the router, which starts faster; or "elsewhere" (`llm-auction worker ledger`).
@@ -117,6 +120,7 @@ class ServeSettings:
     ad_load: AdLoadSettings | None = None
     allowed_topics: tuple[str, ...] = ()
     relevance_floor: float = 0.2
+    bid_scale: BidScale = field(default_factory=BidScale)
     conversation_ads: int = 12
     turns_between_ads: int = 0
 

@@ -60,7 +60,11 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class CandidateAd(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An ad in the prompt. `shown_bid_micros` is the bid that the policy saw: `bid_micros` under the ad load."""
+    """An ad in the prompt.
+
+    `shown_bid_micros` is the bid that the policy saw: `bid_micros` on the scale of prompts (10,000 a point), under the
+    ad load.
+    """
 
     ad_id: Name
     campaign_id: Name
@@ -242,8 +246,10 @@ class Interaction(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, t
         return Context(self.auction_id, reader.query, candidates, profile, reader.turns)
 
     def bids(self) -> dict[AdId, Micros]:
-        """Return the bids before the ad load, by ad."""
-        return {c.ad_id: c.bid_micros for c in self.candidates}
+        """Return the bids on the scale of prompts before the ad load, by ad."""
+        if not self.ad_load:
+            return {c.ad_id: c.bid_micros for c in self.candidates}
+        return {c.ad_id: round(c.shown_bid_micros / self.ad_load) for c in self.candidates}
 
     def generation(self) -> Generation | None:
         """Return the answer as a trainer's sample; None if the policy did not finish or the reader's part is missing.

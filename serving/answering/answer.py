@@ -339,13 +339,14 @@ class _AnswerWriter:
             raise PolicyError("the policy wrote no text that can be shown")
 
     def _policy_context(self, offers: tuple[Offer, ...]) -> Context:
-        """Return what the policy reads: the question, and the candidates with their bids under the ad load."""
+        """Return what the policy reads: the question, and the candidates with their bids on the scale of prompts."""
         question, ad_load = self._request.question, self._request.ad_load
         bidders = tuple(offer.candidate() for offer in offers)
         context = Context(self._request.auction_id, question.query, bidders, question.profile, question.turns)
-        if ad_load == 1:
-            return context
-        return context.with_bids({offer.ad.id: round(offer.bid * ad_load) for offer in offers})
+        scale = self._context.settings.bid_scale
+        return context.with_bids(
+            {offer.ad.id: scale.shown(offer.bid, offer.campaign.currency, ad_load) for offer in offers}
+        )
 
     def _show(self, deltas: list[VisibleDelta]) -> None:
         if not deltas:

@@ -31,6 +31,7 @@ from serving.answering.result import AnswerResult
 from serving.auction.eligibility import Reason
 from serving.auction.marketplace import Marketplace
 from serving.auction.rates import ClickRates, insertion_rates
+from serving.campaigns.bid_scale import BidScale
 from serving.campaigns.types import Pricing
 from serving.cohorts import CountedAnswer
 from serving.metrics import Metrics
@@ -60,12 +61,13 @@ class Sinks:
     marketplace: Marketplace
     ads_per_answer: AdsPerAnswer
     pseudonym_key: bytes
+    bid_scale: BidScale
 
 
 def finalise(result: AnswerResult, sinks: Sinks) -> None:
     """Record and bill an answer; called once per answer, however it ended."""
     excluded = result.evaluation.counts() if result.evaluation else {}
-    record = _record(result, _payments(result, sinks.marketplace.rates), excluded)
+    record = _record(result, _payments(result, sinks.marketplace.rates), excluded, sinks.bid_scale)
     sinks.records.add(OwnedRecord(record, result.request.owner, result.evaluation))
     _count(result, record, excluded, sinks)
     sinks.events.put(interaction_of(result, record, sinks.pseudonym_key))
@@ -107,7 +109,9 @@ def _payments(result: AnswerResult, rates: ClickRates) -> list[PaymentRecord]:
     ]
 
 
-def _record(result: AnswerResult, payments: list[PaymentRecord], excluded: dict[Reason, int]) -> AuctionRecord:
+def _record(
+    result: AnswerResult, payments: list[PaymentRecord], excluded: dict[Reason, int], scale: BidScale
+) -> AuctionRecord:
     request, completed, evaluation = result.request, result.completed, result.evaluation
     choices = completed.choices if completed else ()
     return AuctionRecord(
@@ -133,7 +137,7 @@ def _record(result: AnswerResult, payments: list[PaymentRecord], excluded: dict[
                 advertiser=offer.ad.advertiser,
                 category=offer.ad.category,
                 bid_micros=offer.bid,
-                shown_bid_micros=round(offer.bid * request.ad_load),
+                shown_bid_micros=scale.shown(offer.bid, offer.campaign.currency, request.ad_load),
                 pricing=offer.campaign.pricing,
                 relevance=round(offer.relevance, 4),
             )

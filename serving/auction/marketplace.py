@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -92,7 +93,10 @@ class Marketplace:
             return (), ()
         count = self._settings.candidates
         hits = self._creatives.search(query, vector, evaluation, SEARCH_FACTOR * count)
-        return choose_offers(self._floor.keep(query, hits, vector), count)
+        offers, displaced = choose_offers(self._floor.keep(query, hits, vector), count)
+        scale = self._settings.bid_scale
+        bids = [(offer, scale.effective(offer.bid, offer.campaign.currency)) for offer in offers]
+        return tuple(offer if bid == offer.bid else replace(offer, bid=bid) for offer, bid in bids), displaced
 
     def participation(self, campaign_id: str) -> float:
         """Return the share of auctions that pacing lets a campaign take part in now."""

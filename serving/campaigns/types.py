@@ -172,8 +172,13 @@ def check_bid(campaign: Campaign) -> None:
     Raises:
         InputError: if the bid or an adjustment is negative, or the highest adjusted bid does not fit.
     """
-    highest = math.prod(max(a.thousandths, 1_000) for a in campaign.adjustments) * campaign.bid_micros
     if campaign.bid_micros < 0 or any(a.thousandths < 0 for a in campaign.adjustments):
         raise InputError("bid_micros", campaign.bid_micros, "give a bid and adjustments >= 0")
-    if highest // 1_000 ** len(campaign.adjustments) > LARGEST_BID:
+    if highest_adjusted_bid(campaign) > LARGEST_BID:
         raise InputError("adjustments", campaign.bid_micros, "lower the bid or its adjustments: they exceed 64 bits")
+
+
+def highest_adjusted_bid(campaign: Campaign) -> Micros:
+    """Return the highest bid that a campaign's adjustments can lead to."""
+    product = math.prod(max(a.thousandths, 1_000) for a in campaign.adjustments) * campaign.bid_micros
+    return product // 1_000 ** len(campaign.adjustments)

@@ -20,6 +20,7 @@ from litestar.params import FromPath
 from mechanism.types import Micros
 from serving.accounts.keys import Role
 from serving.auction.pacing import day_plan
+from serving.campaigns.bid_scale import BidScale
 from serving.campaigns.input import CampaignInput
 from serving.campaigns.screening import Names
 from serving.campaigns.snapshots import spends_of
@@ -97,7 +98,7 @@ _FIELDS = CampaignInput.__struct_fields__
 
 def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     """Create the handlers of campaigns, reviews and deliveries."""
-    store, market = router.campaigns, router.marketplace
+    store, market, scale = router.campaigns, router.marketplace, router.settings.bid_scale
 
     @post("/v1/campaigns", status_code=201, opt=documented(CampaignInput, answer="The campaign as stored."))
     async def create_campaign(request: HttpRequest) -> Response[bytes]:
@@ -105,7 +106,7 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         caller = await gate.caller(request, *BOOKERS)
         given = _for(caller, decode_body(await request.body(), _CAMPAIGN))
         now = datetime.now(UTC)
-        stored = await asyncio.to_thread(store.create, _checked(given, now, Names(market.index)), now)
+        stored = await asyncio.to_thread(store.create, _checked(given, now, Names(market.index), scale), now)
         log.info("campaign.created", campaign_id=stored.id, advertiser_id=stored.advertiser_id)
         return json_response(stored, 201)
 
@@ -141,7 +142,7 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         now = datetime.now(UTC)
         # The landing pages that the campaign has may stay, also those of a catalogue, which lie on this server.
         pages = frozenset(creative.landing_url for creative in old.creatives)
-        new = msgspec.structs.replace(_checked(given, now, Names(market.index), pages), version=version)
+        new = msgspec.structs.replace(_checked(given, now, Names(market.index), scale, pages), version=version)
         stored = await asyncio.to_thread(store.update, new, now)
         log.info("campaign.changed", campaign_id=campaign_id, version=stored.version)
         return json_response(stored)
@@ -260,14 +261,16 @@ def _for(caller: Caller, given: CampaignInput) -> CampaignInput:
     return msgspec.structs.replace(given, advertiser_id=caller.advertiser_id)
 
 
-def _checked(given: CampaignInput, now: datetime, names: Names, known_pages: frozenset[str] = frozenset()) -> Campaign:
+def _checked(
+    given: CampaignInput, now: datetime, names: Names, scale: BidScale, known_pages: frozenset[str] = frozenset()
+) -> Campaign:
     """Return the checked campaign; landing pages are checked unless they are among `known_pages`.
 
     Raises:
         BadFields: naming all faults.
     """
     try:
-        return checked(given, now, known_pages, names)
+        return checked(given, now, known_pages, names, scale)
     except BadCampaign as error:
         raise BadFields(error.faults) from error
 
