@@ -110,6 +110,9 @@ def serve(
             envvar="LLM_AUCTION_HIGHEST_BID",
         ),
     ] = None,
+    stop_ads_after: Annotated[
+        float, typer.Option(help="Seconds without the ledger after which answers have no ads; 0: never.", min=0)
+    ] = 900.0,
     relevance_floor: Annotated[
         float, typer.Option(help="Least cosine of an ad to the conversation; 0 admits every ad.", min=0, max=0.99)
     ] = 0.2,
@@ -147,6 +150,7 @@ def serve(
         currency=currency,
         allowed_topics=tuple(allow_topic or ()),
         relevance_floor=relevance_floor,
+        stop_ads_after_s=stop_ads_after,
         bid_scale=BidScale(parse_highest_bids(highest_bid or [])),
     )
     secret = signing_secret(state_dir)

@@ -48,7 +48,8 @@ class ApiError(AuctionError):
     @property
     def headers(self) -> dict[str, str]:
         """`Retry-After` where a later attempt can succeed."""
-        return {"Retry-After": str(RETRY_AFTER_S)} if self.status == 503 else {}
+        later = self.status == 503 or self.code == "idempotency_key_in_use"
+        return {"Retry-After": str(RETRY_AFTER_S)} if later else {}
 
     def body(self) -> ErrorBody:
         """Return OpenAI's error object."""

@@ -87,7 +87,9 @@ class ServeSettings:
 
     `log` is where events go: a folder, or "kafka" (`streaming.addresses`); empty: a folder in the state directory.
     `ledger` tells where events of the log are charged: in a "process" beside the router, which keeps the work away from
-    the streams; on a "thread" of the router, which starts faster; or "elsewhere" (`llm-auction worker ledger`).
+    the streams; on a "thread" of the router, which starts faster; or "elsewhere" (`llm-auction worker ledger`). When an
+    event of this router has waited for the ledger for `stop_ads_after_s`, answers have no ads until it is booked; 0:
+    they go on.
     """
 
     state_dir: Path = Path("build/serve")
@@ -117,6 +119,7 @@ class ServeSettings:
     audited_answers: int = 1_000
     log: str = ""
     ledger: Literal["process", "thread", "elsewhere"] = "thread"
+    stop_ads_after_s: float = 900.0
     ad_load: AdLoadSettings | None = None
     allowed_topics: tuple[str, ...] = ()
     relevance_floor: float = 0.2
@@ -138,6 +141,8 @@ class ServeSettings:
             raise ConfigError("reserve_s", self.reserve_s, "give seconds from 0 to less than the deadline")
         if not 0 <= self.relevance_floor < 1:
             raise ConfigError("relevance_floor", self.relevance_floor, "give a cosine from 0 to less than 1")
+        if not self.stop_ads_after_s >= 0:
+            raise ConfigError("stop_ads_after_s", self.stop_ads_after_s, "give seconds, 0 for never")
         if self.conversation_ads < 0 or self.turns_between_ads < 0:
             given = (self.conversation_ads, self.turns_between_ads)
             raise ConfigError("conversation_ads, turns_between_ads", given, "give whole numbers >= 0")

@@ -270,7 +270,7 @@ class Click(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_fie
     A valid click is charged once per `click_id`, which names the ad in the answer (`click_id_of`). The charge is
     `price_micros`, the price that the auction set (0 unless the pricing is per click). An invalid click has a `reason`,
     is not charged, and does not keep a later valid click from being charged. `model_version` is that of the answer,
-    empty if the link did not hold it.
+    empty if the link did not hold it. `source` is a keyed hash of the address that the click came from.
     """
 
     click_id: Name
@@ -283,6 +283,7 @@ class Click(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_fie
     price_micros: Price
     currency: Currency
     model_version: str = ""
+    source: Pseudonym = ""
 
     @property
     def key(self) -> str:

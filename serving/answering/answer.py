@@ -19,10 +19,12 @@ from mechanism.types import AdId, Answer, Context
 from mechanism.weights import model_version
 from serving import tracing
 from serving.answering.auction_records import AnswerOutcome, EvaluationSummary
+from serving.answering.delivery import Delivery
 from serving.answering.rendering import DeltaQueue, VisibleAnswer, VisibleDelta
 from serving.answering.result import AnswerRequest, AnswerResult
 from serving.answering.scan import AnswerScan
 from serving.auction.eligibility import PlacementRequest
+from serving.auction.frequency import has_caps
 from serving.auction.marketplace import Marketplace
 from serving.auction.offers import Offer
 from serving.auction.relevance import BELOW_FLOOR, conversation_vector
@@ -55,6 +57,7 @@ class RouterContext:
     """What all answers of a router share.
 
     `reader_key` makes the hashes of readers in links, `ad_load` is the factor on the bids that the policy sees.
+    `paused` is the code why no answer has ads now, empty otherwise.
     """
 
     model: str
@@ -66,6 +69,7 @@ class RouterContext:
     gate: SensitiveGate
     reader_key: bytes = field(repr=False)
     ad_load: float = 1.0
+    paused: str = ""
 
 
 async def write_answer(request: AnswerRequest, context: RouterContext, deltas: DeltaQueue) -> AnswerResult:
@@ -82,11 +86,15 @@ async def write_answer(request: AnswerRequest, context: RouterContext, deltas: D
 
 @dataclass(frozen=True, slots=True)
 class RunningAnswer:
-    """An answer that is being written: its text so far in `deltas`, its end as the result of `task`."""
+    """An answer that is being written: its text so far in `deltas`, its end as the result of `task`.
+
+    Whoever sends it reports to `delivery`, its end included.
+    """
 
     request: AnswerRequest
     deltas: DeltaQueue
     task: asyncio.Task[AnswerResult]
+    delivery: Delivery
 
     async def result(self) -> AnswerResult:
         """Wait for the end of the answer; raises its error if it failed or was cancelled."""
@@ -133,6 +141,7 @@ class _AnswerWriter:
         self._apart: tuple[Displaced, ...] = ()
         self._verdict = Verdict()
         self._withheld = ""
+        self._reserved_caps = False
         self._visible = VisibleAnswer(self._offers, self._links.url, request.max_ads)
         self._parsed = Answer("", "")
         self._completed: Completed | None = None
@@ -178,6 +187,7 @@ class _AnswerWriter:
             first_token_s=self._first_token_s,
             seconds=self._elapsed(),
             error=error,
+            reserved_caps=self._reserved_caps,
         )
 
     async def _failure(self) -> Exception | None:
@@ -231,13 +241,13 @@ class _AnswerWriter:
             with tracing.span("sensitive"):
                 vectors = await self._read()
                 self._verdict = self._judge(vectors)
-            self._withheld = self._verdict.code or request.withheld
+            self._withheld = self._verdict.code or request.withheld or self._context.paused
             if self._withheld or not request.ads.enabled or request.max_ads == 0:
                 return ()
             with tracing.span("eligibility"):
                 placement = self._placement()
                 self._currency = placement.currency
-                evaluation = market.evaluate(placement)
+                evaluation = await market.evaluate(placement)
                 self._evaluation = EvaluationSummary.of(evaluation)
             if not len(evaluation):
                 return ()
@@ -250,6 +260,8 @@ class _AnswerWriter:
             log.error("answer.no_candidates", auction_id=request.auction_id, reason=type(error).__name__)
             return ()
         offers = tuple(offer for offer in found if not is_planted(offer.creative))
+        self._reserved_caps = any(has_caps(offer.campaign) for offer in offers)
+        offers = await market.within_caps(placement, offers)
         self._withheld = "" if found else BELOW_FLOOR
         self._offers = {offer.ad.id: offer for offer in offers}
         return offers

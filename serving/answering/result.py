@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from mechanism.types import AdId, Answer
 from serving.answering.auction_records import AnswerOutcome, EvaluationSummary, new_auction_id
 from serving.answering.conversation import ads_left
+from serving.answering.delivery import Delivery
 from serving.answering.question import AdsFields, Question
 from serving.answering.rendering import SponsoredLink
 from serving.auction.offers import Offer
@@ -100,7 +101,9 @@ class AnswerResult:
     reader saw, `left_out` the ads that the policy wrote past the maximum. `completed` is None unless the policy ended
     the answer itself. `withheld` is the reason code of a conversation that may have no ads, empty for others.
     `generations` is 2 where an answer without ads replaced a failed one. `error` is what ended an answer that failed or
-    was cancelled. Times in seconds since the request arrived; `first_token_s` is None without any text.
+    was cancelled. `delivered` is False where its client had gone before the end. `reserved_caps` is True
+    if impressions of campaigns with frequency caps were reserved for it. Times in seconds since the request arrived;
+    `first_token_s` is None without any text.
     """
 
     request: AnswerRequest
@@ -121,6 +124,13 @@ class AnswerResult:
     first_token_s: float | None
     seconds: float
     error: Exception | None
+    delivered: bool = True
+    reserved_caps: bool = False
+
+    def as_delivered(self, delivery: Delivery) -> AnswerResult:
+        """Return the result with the ads alone that reached the reader."""
+        ads = tuple(ad for ad in self.ads if ad.ad_id in delivery.ads)
+        return replace(self, ads=ads, delivered=delivery.complete)
 
     @property
     def shown(self) -> tuple[AdId, ...]:

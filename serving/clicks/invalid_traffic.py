@@ -123,6 +123,10 @@ class ClickScreen:
             self._remember(pair, link, now, window_s)
         return None
 
+    def source(self, address: str) -> str:
+        """Return 32 hexadecimal digits that stand for an address, the same on every router; empty for none."""
+        return self._hash(f"source\0{address}").hex() if address else ""
+
     def _first_link(self, pair: bytes, now: float, window_s: float) -> bytes | None:
         """Return the link that began the window of a source and an ad, None if there is no window at `now`."""
         began, link = self._recent.get(pair, (-math.inf, b""))

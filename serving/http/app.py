@@ -83,9 +83,14 @@ def _health_routes(router: Router) -> list[HTTPRouteHandler]:
 
     @get("/readyz", opt=documented(answer="Answers and charges are possible.", secured=False))
     async def readyz() -> Response[dict[str, str]]:
-        """Check whether the router accepts requests; 503 with the reason if not."""
+        """Check whether the router accepts requests; 503 with the reason if not.
+
+        `ledger_lag_s` is how long an event may have waited for the ledger, `ads` why answers have none.
+        """
         problem = await router.ready()
-        return Response({"status": problem or "ok"}, status_code=503 if problem else 200)
+        state = {"status": problem or "ok", "ads": router.context.paused or "ok"}
+        state["ledger_lag_s"] = str(round(router.progress.lag_s))
+        return Response(state, status_code=503 if problem else 200)
 
     @get("/metrics", opt=documented(answer="Prometheus' text format.", media="text/plain", secured=False))
     async def metrics() -> Response[bytes]:

@@ -11,9 +11,11 @@ import structlog
 from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPResponseBodyEvent, Receive, Scope, Send
 
+from mechanism.types import AdId
 from serving import tracing
+from serving.accounts.idempotency import StoredAnswer
 from serving.accounts.keys import Role
 from serving.answering.answer import RunningAnswer
 from serving.answering.question import ChatRequest
@@ -24,16 +26,19 @@ from serving.http.auth import Gate
 from serving.http.bodies import HttpRequest
 from serving.http.chat_request import is_served, parse_chat_request
 from serving.http.documents import documented
+from serving.http.idempotency import Attempt, begin
 from serving.router import Router
 
 log = structlog.get_logger(__name__)
 
 ASKERS = (Role.ADMIN, Role.PUBLISHER)
+_EVENT_STREAM = "text/event-stream; charset=utf-8"
 _STREAM_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"content-type", _EVENT_STREAM.encode()),
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
 ]
+_LAST: HTTPResponseBodyEvent = {"type": "http.response.body", "body": b"", "more_body": False}
 _HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
 _encode = msgspec.json.Encoder().encode
 
@@ -56,21 +61,34 @@ def chat_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         if router.draining:
             raise ApiError(503, "the server is going down: ask again, another router will answer", code="draining")
         base_url = settings.public_url or _own_address(request)
-        with tracing.continued(request.headers):
-            answer = router.begin_answer(question, owner=caller.key_id, base_url=base_url, arrived=arrived)
-        watcher = asyncio.create_task(_cancel_when_gone(request.receive, answer.task))
+        once = await begin(router.idempotency, request, caller)
+        if once.stored is not None:
+            succeeded.inc()
+            return _Whole(once.stored, replayed=True)
+        try:
+            with tracing.continued(request.headers):
+                answer = router.begin_answer(question, owner=caller.key_id, base_url=base_url, arrived=arrived)
+        except BaseException:
+            await once.release()
+            raise
+        # With a key the answer is written to its end: the retry of a client that has gone gets it.
+        watcher = asyncio.create_task(_watch_client(request.receive, answer, cancels=once.claim is None))
         try:
             first = await answer.deltas.take() if question.request.stream else []
             if first:
                 succeeded.inc()
-                return _Stream(answer, model, first, watcher)
+                return _Stream(answer, model, first, watcher, once)
             result = await answer.result()
         except BaseException:
+            answer.delivery.end()
             await _cancel(answer.task, watcher)
+            await once.release()
             raise
-        watcher.cancel()
         succeeded.inc()
-        return _Json(_completion(result, model, "".join(delta.content for delta in answer.deltas.take_ready())))
+        content = "".join(delta.content for delta in answer.deltas.take_ready())
+        whole = StoredAnswer(200, "application/json", _completion(result, model, content))
+        await once.save(whole)
+        return _Delivered(whole, answer, frozenset(result.shown), watcher)
 
     @get("/v1/models", opt=documented(answer="The served model."))
     async def models(request: HttpRequest) -> dict[str, Any]:
@@ -93,17 +111,44 @@ def chat_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     return [completions, models, one_model]
 
 
-class _Json:
+class _Whole:
     """A complete response, already encoded."""
 
-    def __init__(self, body: bytes) -> None:
-        self._body = body
+    def __init__(self, answer: StoredAnswer, *, replayed: bool = False) -> None:
+        self._answer, self._replayed, self._more = answer, replayed, False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        length = str(len(self._body)).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", length), (b"cache-control", b"no-store")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": self._body, "more_body": False})
+        answer = self._answer
+        headers = [
+            (b"content-type", answer.media_type.encode()),
+            (b"content-length", str(len(answer.body)).encode()),
+            (b"cache-control", b"no-store"),
+            *([(b"idempotency-replayed", b"true")] if self._replayed else []),
+        ]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body, "more_body": self._more})
+
+
+class _Delivered(_Whole):
+    """A complete response that reports its delivery."""
+
+    def __init__(
+        self, whole: StoredAnswer, answer: RunningAnswer, ads: frozenset[AdId], watcher: asyncio.Task[None]
+    ) -> None:
+        super().__init__(whole)
+        self._running, self._ads, self._watcher, self._more = answer, ads, watcher, True
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        delivery = self._running.delivery
+        try:
+            await super().__call__(scope, receive, send)
+            delivery.sent(self._ads)
+            await _drain(send)
+            delivery.drained()
+        finally:
+            self._watcher.cancel()
+            delivery.end()
+        await send(_LAST)
 
 
 class _Stream:
@@ -114,35 +159,56 @@ class _Stream:
     """
 
     def __init__(
-        self, answer: RunningAnswer, model: str, first: list[VisibleDelta], watcher: asyncio.Task[None]
+        self,
+        answer: RunningAnswer,
+        model: str,
+        first: list[VisibleDelta],
+        watcher: asyncio.Task[None],
+        once: Attempt,
     ) -> None:
-        self._answer, self._first, self._watcher = answer, first, watcher
+        self._answer, self._first, self._watcher, self._once = answer, first, watcher, once
         self._frame = _encode(_frame(answer.request, model, "chat.completion.chunk"))[:-1]
         self._head = b"data: " + self._frame + b',"choices":[{"index":0,"delta":'
         self._tail = b',"logprobs":null,"finish_reason":null}]'
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer, deltas = self._answer, self._first
+        answer, deltas, delivery = self._answer, self._first, self._answer.delivery
+        ads: list[AdId] = []
         body = self._head + b'{"role":"assistant","content":""}' + self._tail + b"}\n\n"
+        sent: list[bytes] = []
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
             while deltas:
                 body += b"".join([self._chunk(delta) for delta in deltas])
+                ads += [delta.ad.ad_id for delta in deltas if delta.ad is not None]
                 if not answer.task.done():  # otherwise the last chunk is ready, too, and goes into the same write
                     ready, body = body, b""
+                    sent.append(ready)
                     await send({"type": "http.response.body", "body": ready, "more_body": True})
+                    delivery.sent(ads)
+                    ads = []
                 deltas = await answer.deltas.take()
             body += self._end(await answer.result())
+            # Before the end is sent: a client that has the end does not ask again.
+            await self._once.save(StoredAnswer(200, _EVENT_STREAM, b"".join(sent) + body))
         except Exception as error:
+            await self._once.release()
             if as_api_error(error).status == 500:
                 log.error("http.stream_failed", auction_id=answer.request.auction_id, reason=type(error).__name__)
             body += sse_error(error)
         finally:
-            if answer.task.done():
-                self._watcher.cancel()
-            else:
+            if not answer.task.done():
+                delivery.end()
                 await _cancel(answer.task, self._watcher)
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+        try:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            delivery.sent(ads)
+            await _drain(send)
+            delivery.drained()
+        finally:
+            self._watcher.cancel()
+            delivery.end()
+        await send(_LAST)
 
     def _chunk(self, delta: VisibleDelta) -> bytes:
         chunk = self._head + b'{"content":' + _encode(delta.content) + b"}" + self._tail
@@ -160,11 +226,19 @@ class _Stream:
         return body + b"data: [DONE]\n\n"
 
 
-async def _cancel_when_gone(receive: Receive, task: asyncio.Task[AnswerResult]) -> None:
-    """Cancel the answer when the client closes the connection."""
+async def _drain(send: Send) -> None:
+    """Wait until the socket has taken everything that was sent, or the client's departure is known."""
+    await send({"type": "http.response.body", "body": b"", "more_body": True})
+    await asyncio.sleep(0)  # lets `_watch_client` run
+
+
+async def _watch_client(receive: Receive, answer: RunningAnswer, *, cancels: bool) -> None:
+    """Note when the client closes the connection, and cancel the answer unless its retry is to find it."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    task.cancel()
+    answer.delivery.gone = True
+    if cancels:
+        answer.task.cancel()
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> None:

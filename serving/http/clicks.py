@@ -56,6 +56,8 @@ def click_routes(router: Router) -> list[HTTPRouteHandler]:
             return _notice(*_NOTICES[decision.outcome])
         if decision.outcome == VALID:
             metrics.clicked.labels(event.currency, event.model_version).inc(event.price_micros)
+            if decision.charges is not None:
+                router.marketplace.accrue_click(decision.charges, event.price_micros, time.time())
             metrics.cohorts.count_click(
                 auction_id=event.auction_id,
                 ad_id=event.ad_id,

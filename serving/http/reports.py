@@ -10,6 +10,7 @@ from enum import StrEnum
 import msgspec
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
+from msgspec.structs import replace
 
 from serving.accounts.keys import Role
 from serving.database.cursors import Page
@@ -110,11 +111,11 @@ def report_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
                 lambda: charges_of(database, auction_id=auction_id, cursor=cursor, limit=limit)
             )
             mine = tuple(r for r in page.items if caller.is_admin or r.advertiser_id == caller.advertiser_id)
-            return json_response(Page[Record](items=mine, cursor=page.cursor))
+            return json_response(_shown(caller, Page[Record](items=mine, cursor=page.cursor)))
         if not asked.get("currency"):
             raise BadRequest("currency", None, "give the line's currency")
         line = _line(caller, asked)
-        return json_response(await asyncio.to_thread(events_of, database, line, cursor, limit))
+        return json_response(_shown(caller, await asyncio.to_thread(events_of, database, line, cursor, limit)))
 
     @get("/v1/summary", opt=documented(answer="Sums over the whole ledger."))
     async def summary(request: HttpRequest) -> Response[bytes]:
@@ -152,6 +153,13 @@ def report_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         return json_response(found)
 
     return [read_report, trace, summary, read_series]
+
+
+def _shown(caller: Caller, page: Page[Record]) -> Page[Record]:
+    """Return the records as the caller may see them: sources would let two advertisers match their readers."""
+    if caller.is_admin:
+        return page
+    return Page[Record](items=tuple(replace(record, source="") for record in page.items), cursor=page.cursor)
 
 
 def _query(caller: Caller, asked: Mapping[str, str]) -> Query:

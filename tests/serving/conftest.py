@@ -205,6 +205,9 @@ def running(
         import_catalogue(catalogue, router.campaigns, datetime.now(UTC) - timedelta(seconds=5))
     admin = router.accounts.issue(Role.ADMIN, "test", datetime.now(UTC)).secret
     listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(
+        socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384
+    )  # what a client does not read stays with the router
     server = server_of(router)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
