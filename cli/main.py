@@ -36,6 +36,7 @@ ENTRIES = {
         "train,serve-local",
     ),
     "train": Entry("Train a policy: IRPO over a run directory that can be resumed.", "train"),
+    "plan": Entry("Print the memory that a training needs of each GPU.", "train"),
     "evaluate": Entry("Compare runs or models with the baseline mechanisms; table, report.json, report.html.", "train"),
     "serve": Entry("Answer chat completions with labelled sponsored links.", "serve-local"),
     "triton": Entry("Prepare a Triton server, build model repositories, serve them.", "triton"),

@@ -74,6 +74,9 @@ def serve(
     upstream: Annotated[
         str, typer.Option(help="Base URL of an OpenAI-compatible server, instead of a policy in this process.")
     ] = "",
+    upstream_tags: Annotated[
+        bool, typer.Option(help="With --upstream: it decodes by structural tags (vLLM, SGLang): no invented ads.")
+    ] = False,
     routes: Annotated[
         Path | None,
         typer.Option(
@@ -142,7 +145,7 @@ def serve(
     if routes is not None:
         make = routed(routes, settings)
     elif upstream:
-        make = openai_compatible(upstream, model, in_flight)
+        make = openai_compatible(upstream, model, in_flight, tags=upstream_tags)
     elif triton:
         make = lambda: remote(triton, model, digest)  # noqa: E731
     else:
@@ -246,11 +249,11 @@ def routed(path: Path, settings: ServeSettings) -> Callable[[], AsyncPolicyBacke
     return lambda: RoutedPolicy(path, open_version)
 
 
-def openai_compatible(url: str, model: str, in_flight: int) -> Callable[[], AsyncPolicyBackend]:
+def openai_compatible(url: str, model: str, in_flight: int, *, tags: bool) -> Callable[[], AsyncPolicyBackend]:
     """Return a policy behind `/v1/chat/completions` of another server, its settings checked before the start."""
     from serving.policies.openai.policy import UpstreamPolicy, UpstreamSettings
 
-    policy = UpstreamPolicy(UpstreamSettings(url, model, in_flight=in_flight))
+    policy = UpstreamPolicy(UpstreamSettings(url, model, in_flight=in_flight, structural_tags=tags))
     return lambda: policy
 
 

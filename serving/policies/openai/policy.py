@@ -1,8 +1,8 @@
 """A policy behind any OpenAI-compatible `/v1/chat/completions` server (vLLM, llama.cpp and others).
 
-Such a server neither constrains its decoding to the marker format nor reports propensities: `Completed.choices` is
-empty, so its answers are no evidence for off-policy evaluation, and only the strictness of `mechanism.stream` stands
-between its text and a reader.
+Such a server reports no propensities: `Completed.choices` is empty, so its answers are no evidence for off-policy
+evaluation. One that decodes by structural tags writes markers of candidates alone; with any other, only the strictness
+of `mechanism.stream` stands between its text and a reader.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import msgspec
 
 from mechanism.errors import ConfigError, PolicyError
 from mechanism.prompt import PromptSettings, render_messages
+from mechanism.structural_tags import structural_tag
 from mechanism.types import Context
 from serving import tracing
 from serving.errors import Overloaded
@@ -37,7 +38,7 @@ class UpstreamSettings:
     """Which server and model, and how they are asked.
 
     `url` is OpenAI's base URL; one without a path gets `/v1`. A `temperature` of None is the server's own. At most
-    `in_flight` answers are open at a time.
+    `in_flight` answers are open at a time. `structural_tags`: the server decodes by them (`mechanism.structural_tags`).
     """
 
     url: str
@@ -46,6 +47,7 @@ class UpstreamSettings:
     max_tokens: int = 512
     temperature: float | None = None
     in_flight: int = 512
+    structural_tags: bool = False
     calls: CallSettings = field(default_factory=CallSettings)
 
     def __post_init__(self) -> None:
@@ -192,6 +194,7 @@ class UpstreamPolicy(AsyncPolicyBackend):
         return self._session
 
     def _body(self, context: Context, seed: int) -> bytes:
+        tag = structural_tag([c.ad for c in context.candidates]) if self.settings.structural_tags else None
         return msgspec.json.encode(
             {
                 "model": self.settings.model,
@@ -200,6 +203,7 @@ class UpstreamPolicy(AsyncPolicyBackend):
                 "stream_options": {"include_usage": True},
                 "seed": seed % _SEEDS,
                 **self._sampling,
+                **({"response_format": tag} if tag else {}),
             }
         )
 
