@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 BOOTSTRAP_VARIABLE = "LLM_AUCTION_ADMIN_KEY"
 BOOTSTRAP_ID = "bootstrap_"
+SESSION_ID = "session_"
+SESSION_LIFE = timedelta(hours=12)
 KEY_FILE = "admin-key"
 SHORTEST_KEY, LONGEST_KEY = 32, 256
 PREFIX = "lla_"
@@ -109,6 +111,13 @@ class AccountStore:
         if expires_at is not None:
             checked_moment("expires_at", expires_at)
         key = _new(role, checked_text("label", label), advertiser_id, now, expires_at)
+        secret = PREFIX + secrets.token_urlsafe(32)
+        self._database.transact(lambda connection: self._insert(connection, key, secret))
+        return IssuedKey(key=key, secret=secret)
+
+    def open_session(self, now: datetime) -> IssuedKey:
+        """Create an administrator's key for one browser, which expires after `SESSION_LIFE`."""
+        key = _new(Role.ADMIN, "console session", "", now, now + SESSION_LIFE, prefix=SESSION_ID)
         secret = PREFIX + secrets.token_urlsafe(32)
         self._database.transact(lambda connection: self._insert(connection, key, secret))
         return IssuedKey(key=key, secret=secret)
@@ -261,7 +270,8 @@ def ensure_administrator(
     path = state_dir / KEY_FILE
     if path.exists() and accounts.find(path.read_text(encoding="ascii").strip(), now) is not None:
         return path
-    if any(key.role is Role.ADMIN and key.valid(now) for key in accounts.keys()):  # noqa: SIM118
+    lasting = (key for key in accounts.keys() if not key.id.startswith(SESSION_ID))  # noqa: SIM118
+    if any(key.role is Role.ADMIN and key.valid(now) for key in lasting):
         return None
     issued = accounts.issue(Role.ADMIN, "made at the first start", now)
     path.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from serving.http.clicks import click_routes
 from serving.http.console import console_routes
 from serving.http.documents import documented, openapi
 from serving.http.reports import report_routes
+from serving.http.sessions import session_routes
 from serving.router import Router
 
 log = structlog.get_logger(__name__)
@@ -52,6 +53,7 @@ def create_app(router: Router) -> Litestar:
         *auction_routes(router, gate),
         *campaign_routes(router, gate),
         *key_routes(router, gate),
+        *session_routes(router),
         *report_routes(router, gate),
         *click_routes(router),
         *_health_routes(router),

@@ -1,7 +1,8 @@
 """API keys: the caller of each request, and `/v1/keys` to issue, list, rotate and revoke them.
 
-A key is read from the Authorization header, and found without the database while it is cached. Its secret is shown
-once, in the response that issues it. Administrators manage all keys; any key may rotate or revoke itself.
+A key is read from the Authorization header, or from the console's session cookie, and found without the database while
+it is cached. Its secret is shown once, in the response that issues it. Administrators manage all keys; any key may
+rotate or revoke itself.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from serving.accounts.keys import CACHE_S, LONGEST_OVERLAP, PREFIX, AccountStore
 from serving.errors import ApiError, BadRequest
 from serving.http.bodies import HttpRequest, aware, decode_body, json_response, only
 from serving.http.documents import documented
+from serving.http.sessions import session_secret
 from serving.router import Router
 
 log = structlog.get_logger(__name__)
@@ -67,9 +69,7 @@ class Gate:
         Raises:
             ApiError: 401 without a valid key, 403 if the key's role is not among `roles`.
         """
-        header = request.headers.get("authorization", "")
-        scheme, _, secret = header.partition(" ")
-        secret = secret.strip() if scheme.lower() == "bearer" else ""
+        secret = _secret(request)
         caller = await self._find(secret) if secret else None
         if caller is None:
             if anonymous and self._anonymous and not secret.startswith(PREFIX):
@@ -98,6 +98,15 @@ class Gate:
                 self._unknown[digest] = moment
                 return None
         return Caller(key.role, key.id, key.advertiser_id)
+
+
+def _secret(request: HttpRequest) -> str:
+    """Return the key of the Authorization header, else that of a console's session; empty without any."""
+    header = request.headers.get("authorization")
+    if header is None:
+        return session_secret(request)
+    scheme, _, secret = header.partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else ""
 
 
 class KeyInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -39,6 +39,7 @@ PATHS = {
     "/v1/reports",
     "/v1/reports/events",
     "/v1/reports/series",
+    "/v1/session",
     "/v1/summary",
 }
 
@@ -55,7 +56,7 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))
 
 
 def operations() -> list[tuple[str, str]]:
-    methods = {"/v1/campaigns": ("GET", "POST"), "/v1/keys": ("GET", "POST")}
+    methods = {"/v1/campaigns": ("GET", "POST"), "/v1/keys": ("GET", "POST"), "/v1/session": ("POST", "DELETE")}
     posted = ("/completions", "/end", "/pause", "/resume", "/review", "/revoke", "/rotate")
     return [
         (path, method)
