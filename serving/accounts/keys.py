@@ -136,10 +136,9 @@ class AccountStore:
             return None
         with self._database.read() as connection:
             row = connection.execute(select(api_keys).where(api_keys.c.digest.in_(digests))).mappings().first()
-        if row is None:
-            return None
-        key = _key(row)
-        if not key.valid(now):
+        key = None if row is None else _key(row)
+        if row is None or key is None or not key.valid(now):
+            self._cache.pop(digests[0], None)
             return None
         self._record_use(key, digests[0], row["digest"] != digests[0], now)
         if len(self._cache) >= 10_000:
@@ -147,11 +146,14 @@ class AccountStore:
         self._cache[digests[0]] = (time.monotonic(), key)
         return key
 
-    def cached(self, secret: str, now: datetime) -> ApiKey | None:
-        """Return the same from the cache alone: None also if the key was not looked up in the last five seconds."""
+    def cached(self, secret: str, now: datetime, within_s: float = CACHE_S) -> ApiKey | None:
+        """Return the same from the cache alone: None also if the key was not looked up in the last `within_s` seconds.
+
+        More than the default is for times without the database, when revocations cannot be read.
+        """
         digests = self._digests(secret)
         looked_up_at, key = self._cache.get(digests[0], (0.0, None)) if digests else (0.0, None)
-        if key is None or time.monotonic() - looked_up_at >= CACHE_S or not key.valid(now):
+        if key is None or time.monotonic() - looked_up_at >= within_s or not key.valid(now):
             return None
         return key
 

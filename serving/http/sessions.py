@@ -20,6 +20,7 @@ from serving.accounts.sign_in import take_token
 from serving.errors import ApiError
 from serving.http.bodies import HttpRequest, decode_body, json_response
 from serving.http.documents import documented
+from serving.http.rate_limits import RateLimits
 from serving.router import Router
 
 log = structlog.get_logger(__name__)
@@ -44,7 +45,7 @@ def session_secret(request: HttpRequest) -> str:
     return request.cookies.get(_cookie_name(request), "")
 
 
-def session_routes(router: Router) -> list[HTTPRouteHandler]:
+def session_routes(router: Router, limits: RateLimits) -> list[HTTPRouteHandler]:
     """Create the handlers that open and end a session."""
     accounts, state_dir = router.accounts, router.settings.state_dir
 
@@ -55,6 +56,7 @@ def session_routes(router: Router) -> list[HTTPRouteHandler]:
         Raises:
             ApiError: 401 if the token is unknown, expired or used up.
         """
+        limits.admit_address(request)
         token, now = decode_body(await request.body(), _SESSION).token, datetime.now(UTC)
         if not await asyncio.to_thread(take_token, state_dir, token, now):
             remedy = "it was used already, or has expired: `llm-auction sign-in` prints another address"
