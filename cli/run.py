@@ -6,6 +6,7 @@ clicked, charged, judged or trained is lost or repeated.
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,6 +149,7 @@ def run_loop(start: LoopStart, port: int, rate: float | None, state_dir: Path) -
         for program in serving_programs(paths, port, profile):
             loop.supervisor.start(program)
         typer.echo(f"serving {start.base} at {address} in a moment (logs of all processes in {paths.output})", err=True)
+        typer.echo(invitation(address, state_dir, sys.stderr.isatty()), err=True)
         if start.settings is not None:
             try:
                 version = train_and_compare(start.settings, start.out, fresh=start.fresh)
@@ -160,6 +162,17 @@ def run_loop(start: LoopStart, port: int, rate: float | None, state_dir: Path) -
     finally:
         typer.echo("stopping", err=True)
         loop.supervisor.stop()
+
+
+def invitation(address: str, state_dir: Path, is_terminal: bool) -> str:
+    """Return a line on how to open the console signed in; the one-time address is for a terminal, never for a log."""
+    from datetime import UTC, datetime
+
+    from serving.accounts.sign_in import sign_in_address
+
+    if not is_terminal:
+        return "`llm-auction sign-in` prints an address that opens the console signed in"
+    return f"the console, signed in (works once): {sign_in_address(address, state_dir, datetime.now(UTC))}"
 
 
 def show_loop(loop: Loop, address: str) -> None:

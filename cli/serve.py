@@ -11,7 +11,7 @@ import gc
 import random
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -101,6 +101,15 @@ def serve(
     allow_topic: Annotated[
         list[str] | None, typer.Option(help="A sensitive topic that may have ads, such as politics. Repeatable.")
     ] = None,
+    address_per_minute: Annotated[
+        int, typer.Option(help="Requests of one address without a key; 0: no limit.", min=0)
+    ] = 1_200,
+    key_per_minute: Annotated[int, typer.Option(help="Requests of one key; 0: no limit.", min=0)] = 6_000,
+    key_per_day: Annotated[int, typer.Option(help="Requests of one key in a day; 0: no limit.", min=0)] = 0,
+    connections: Annotated[int, typer.Option(help="Maximum number of open connections.", min=1)] = 2_000,
+    max_characters: Annotated[
+        int, typer.Option(help="Maximum length of a conversation, its system prompt included.", min=1)
+    ] = 32_000,
     seed: Annotated[int, typer.Option(help="Seed of the built-in ads' bids.")] = 0,
 ) -> None:
     """Answer chat completions with labelled sponsored links; a chat page is at the same address.
@@ -110,7 +119,7 @@ def serve(
     """
     from serving.campaigns.catalogue import read_catalogue
     from serving.policies.route_file import read_routes
-    from serving.settings import ServeSettings, signing_secret
+    from serving.settings import ServeSettings, other_secrets, signing_secret
     from streaming.addresses import KAFKA
 
     charges = log != KAFKA if ledger is None else ledger
@@ -129,8 +138,13 @@ def serve(
         currency=currency,
         allowed_topics=tuple(allow_topic or ()),
         relevance_floor=relevance_floor,
+        address_per_minute=address_per_minute,
+        key_per_minute=key_per_minute,
+        key_per_day=key_per_day,
+        connections=connections,
+        max_characters=max_characters,
     )
-    secret = signing_secret(state_dir)
+    secrets = (signing_secret(state_dir), *other_secrets(state_dir))
     ads = read_catalogue(catalogue or builtin_catalogue(state_dir, seed)) if catalogue or demo else None
     if ads is not None:
         settings = replace(settings, currency=ads.currency)
@@ -154,31 +168,35 @@ def serve(
         make = lambda: local  # noqa: E731
     shown = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::") else host
     address = f"http://{shown}:{listener.getsockname()[1]}"
-    run_router(make, Path(model).name, secret, settings, listener, address, ads, meaning)
+    run_router(make, Path(model).name, secrets, settings, listener, address, ads, meaning)
 
 
 def run_router(
     make: Callable[[], AsyncPolicyBackend],
     name: str,
-    secret: bytes,
+    secrets: Sequence[bytes],
     settings: ServeSettings,
     listener: socket.socket,
     address: str,
     ads: Catalogue | None,
     meaning: bool = True,
 ) -> None:
-    """Run a router until SIGTERM or Ctrl+C and then until the answers under way are written."""
+    """Run a router until SIGTERM or Ctrl+C and then until the answers under way are written.
+
+    The first of the `secrets` signs, all verify.
+    """
     import uvicorn
 
     from serving.accounts.keys import ensure_administrator
     from serving.campaigns.catalogue import import_catalogue
     from serving.http.app import create_app
+    from serving.http.connections import ConnectionLimits, limited_protocol
     from serving.router import Router
 
     async def main() -> None:
         from datetime import UTC, datetime
 
-        router = Router(make(), name, secret, settings, encoder() if meaning else None)
+        router = Router(make(), name, secrets[0], settings, encoder() if meaning else None, secrets[1:])
         now = datetime.now(UTC)
         if ads is not None:
             import_catalogue(ads, router.campaigns, now)
@@ -186,8 +204,15 @@ def run_router(
         known = f"; administrator's key in {key_file}" if key_file else ""
         typer.echo(f"{name} ({router.backend.digest[:12]}): chat at {address}{known}", err=True)
         typer.echo(f"OpenAI-compatible at {address}/v1, reports at /v1/reports; Ctrl+C stops.", err=True)
+        limits = ConnectionLimits(
+            settings.connections,
+            settings.head_s,
+            settings.body_s,
+            refused=lambda reason: router.metrics.refused_connections.labels(reason).inc(),
+        )
         config = uvicorn.Config(
             create_app(router),
+            http=limited_protocol(limits),
             log_config=None,
             access_log=False,
             server_header=False,

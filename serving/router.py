@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,7 +23,9 @@ from serving.answering.answer import RouterContext, RunningAnswer, write_answer
 from serving.answering.auction_records import AuctionLog
 from serving.answering.finalise import AdsPerAnswer, Sinks, finalise
 from serving.answering.question import Question
+from serving.answering.receipts import ReceiptSigner
 from serving.answering.rendering import DeltaQueue
+from serving.answering.repeats import RecentClicks, fades
 from serving.answering.result import AnswerRequest, AnswerResult
 from serving.auction.ad_load import AdLoadState, next_load
 from serving.auction.encoding import Encoder, QueryEncoder
@@ -33,9 +35,10 @@ from serving.auction.sensitive import SensitiveGate
 from serving.auction.sensitive.meaning import PROBE, packaged_meaning
 from serving.campaigns.storage import CampaignStore
 from serving.clicks.invalid_traffic import ClickScreen
-from serving.clicks.tokens import TokenSigner
+from serving.clicks.tokens import TokenSigner, key_ring
 from serving.database.engine import Database
 from serving.database.migrations import migrate
+from serving.database.signatures import Signer
 from serving.errors import Overloaded
 from serving.ledger.background import LedgerProcess, LedgerThread
 from serving.ledger.entries import ChargeEvent, ChargeResult
@@ -63,7 +66,8 @@ STALE_S = 60.0
 class Router:
     """The parts of one router process.
 
-    `model` is the public name of the served model; without an `encoder` candidates are searched by words alone. Opens
+    `model` is the public name of the served model; without an `encoder` candidates are searched by words alone. The
+    `secret` signs, the `other_secrets` verify beside it. Opens
     the database and migrates it to this version's schema.
 
     Raises:
@@ -71,17 +75,27 @@ class Router:
     """
 
     def __init__(
-        self, backend: AsyncPolicyBackend, model: str, secret: bytes, settings: ServeSettings, encoder: Encoder | None
+        self,
+        backend: AsyncPolicyBackend,
+        model: str,
+        secret: bytes,
+        settings: ServeSettings,
+        encoder: Encoder | None,
+        other_secrets: Sequence[bytes] = (),
     ) -> None:
         settings.state_dir.mkdir(parents=True, exist_ok=True)
         migrate(settings.database_url)
         self.settings = settings
         self.backend = backend
         self.metrics = Metrics(settings.currency)
-        self.database = Database(settings.database_url)
+        verifying = (secret, *other_secrets)
+        cursors = Signer([derived(one, "cursors") for one in verifying])
+        self.database = Database(settings.database_url, cursors=cursors)
         self.campaigns = CampaignStore(self.database)
-        self.accounts = AccountStore(self.database, [derived(secret, "api keys")])
-        self.signer = TokenSigner(derived(secret, "click tokens"))
+        self.accounts = AccountStore(self.database, [derived(one, "api keys") for one in verifying])
+        self.signer = TokenSigner(key_ring([derived(one, "click tokens") for one in verifying]))
+        self.receipts = ReceiptSigner([derived(one, "receipts") for one in verifying])
+        self.clicks = RecentClicks()
         self.screen = ClickScreen(derived(secret, "traffic"))
         self.records = AuctionLog(settings.audited_answers)
         self.log = open_log(settings.log_address)
@@ -138,6 +152,7 @@ class Router:
             arrived=arrived,
             settings=self.settings,
             ad_load=self.context.ad_load,
+            fades=fades(question.shown_tokens, self.signer, self.clicks, self.settings.repeat_fade),
         )
         self.in_flight += 1
         deltas = DeltaQueue()

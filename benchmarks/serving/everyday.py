@@ -54,6 +54,7 @@ def main(
     with TemporaryDirectory() as state:
         [port] = free_ports(1)
         command = [sys.executable, "-m", "cli.main", "serve", "--model", model, "--candidates", "8", "--anonymous"]
+        command += ["--address-per-minute", "0"]
         with (Path(state) / "router.log").open("wb") as log:
             router = subprocess.Popen([*command, "--port", str(port), "--state-dir", state], stdout=log, stderr=log)
             try:

@@ -47,7 +47,7 @@ from serving.campaigns.catalogue import import_catalogue, read_catalogue
 from serving.campaigns.input import CampaignInput, CreativeInput
 from serving.campaigns.screening import Names, is_planted
 from serving.campaigns.validation import BadCampaign, checked
-from serving.policies.protocol import AsyncPolicyBackend, PolicyEvent, TextDelta
+from serving.policies.protocol import OWN_LIMITS, AnswerLimits, AsyncPolicyBackend, PolicyEvent, TextDelta
 from serving.router import Router
 from serving.settings import ServeSettings
 
@@ -67,7 +67,7 @@ class _NoPolicy(AsyncPolicyBackend):
     breaker_open = False
 
     async def stream(
-        self, context: Context, seed: int, max_ads: int, deadline: float
+        self, context: Context, seed: int, max_ads: int, deadline: float, limits: AnswerLimits = OWN_LIMITS
     ) -> AsyncGenerator[PolicyEvent, None]:
         yield TextDelta("")
 

@@ -28,6 +28,8 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 POLL_S = 1.0
 CLICK_WINDOW_S = 600.0
 """The attribution window of the loop's retrainings."""
+UNLIMITED = ("--address-per-minute", "0")
+"""All readers of the loop share this machine's address."""
 MODEL_NAME = "llm-auction"
 """Name under which the router serves its policy, whichever version answers."""
 
@@ -91,10 +93,10 @@ def serving_programs(paths: LoopPaths, port: int, profile: Profile) -> list[Prog
     ask = ["--url", f"http://127.0.0.1:{port}", "--rate", f"{profile.rate:g}", "--questions", profile.questions]
     ask += ["--state", str(paths.root / "users.json")]
     answer = ["--model", MODEL_NAME, "--routes", str(paths.routes), "--port", str(port), "--state-dir", str(paths.root)]
-    answer += ["--candidates", str(profile.offers)]
+    answer += ["--candidates", str(profile.offers), "--anonymous", *UNLIMITED]
     return [
         Program("users", ["users", *ask], ONE_THREAD, nice=5),
-        Program("router", ["serve", *answer, *log_at, "--anonymous"], profile.environment, stop_timeout_s=60.0),
+        Program("router", ["serve", *answer, *log_at], profile.environment, stop_timeout_s=60.0),
         Program("judge", ["worker", "judge", *log_at], ONE_THREAD),
         Program("lake", ["worker", "lake", *log_at, "--lake", str(paths.lake)], ONE_THREAD),
     ]

@@ -133,7 +133,7 @@ def _record(result: AnswerResult, payments: list[PaymentRecord], excluded: dict[
                 advertiser=offer.ad.advertiser,
                 category=offer.ad.category,
                 bid_micros=offer.bid,
-                shown_bid_micros=round(offer.bid * request.ad_load),
+                shown_bid_micros=request.shown_bid(offer.ad.id, offer.bid),
                 pricing=offer.campaign.pricing,
                 relevance=round(offer.relevance, 4),
             )
@@ -141,12 +141,7 @@ def _record(result: AnswerResult, payments: list[PaymentRecord], excluded: dict[
         ],
         apart=[ApartRecord(loss.creative_id, loss.campaign_id, loss.reason, loss.winner) for loss in result.apart],
         markers=[MarkerRecord(c.chosen, c.exact, dict(c.probabilities)) for c in choices],
-        shown=[
-            ShownRecord(
-                ad_id, result.offers[ad_id].campaign.id, f"{request.auction_id}:{ad_id}", result.offers[ad_id].bid
-            )
-            for ad_id in result.shown
-        ],
+        shown=[_shown(result, ad_id) for ad_id in result.shown],
         payments=payments,
         left_out=list(result.left_out),
         faults=result.faults,
@@ -155,6 +150,21 @@ def _record(result: AnswerResult, payments: list[PaymentRecord], excluded: dict[
         tokens=completed.tokens if completed else 0,
         overhead_ms=round(result.overhead_s * 1000, 3),
         seconds=round(result.seconds, 3),
+    )
+
+
+def _shown(result: AnswerResult, ad_id: AdId) -> ShownRecord:
+    """Return the record of an ad; its first link has the title and label that the reader saw."""
+    links = [ad for ad in result.ads if ad.ad_id == ad_id]
+    return ShownRecord(
+        ad_id=ad_id,
+        campaign_id=links[0].campaign_id,
+        advertiser=links[0].advertiser,
+        title=links[0].title,
+        label=links[0].label,
+        spans=[link.span for link in links],
+        click_id=f"{result.request.auction_id}:{ad_id}",
+        bid_micros=result.offers[ad_id].bid,
     )
 
 

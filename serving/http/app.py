@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import structlog
 from litestar import Litestar, Response, get
 from litestar.handlers import HTTPRouteHandler
+from litestar.types import Message, Scope
 
 from serving.errors import ErrorBody, as_api_error
 from serving.http.auctions import auction_routes
@@ -19,17 +20,27 @@ from serving.http.chat import chat_routes
 from serving.http.clicks import click_routes
 from serving.http.console import console_routes
 from serving.http.documents import documented, openapi
+from serving.http.rate_limits import RateLimits
 from serving.http.reports import report_routes
+from serving.http.responses import responses_routes
+from serving.http.sessions import session_routes
 from serving.router import Router
 
 log = structlog.get_logger(__name__)
 
 LARGEST_BODY = 1_000_000
+SAFETY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+)
+"""Of every response that sets no other ones: JSON and text load nothing and are shown in no frame."""
 
 
 def create_app(router: Router) -> Litestar:
     """Create the application around a router's parts; its lifespan starts and stops them."""
-    gate = Gate(router.accounts, router.settings.anonymous_chat)
+    limits = RateLimits(router.settings, router.metrics)
+    gate = Gate(router.accounts, router.settings, limits)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -49,17 +60,20 @@ def create_app(router: Router) -> Litestar:
 
     handlers = [
         *chat_routes(router, gate),
+        *responses_routes(router, gate),
         *auction_routes(router, gate),
         *campaign_routes(router, gate),
         *key_routes(router, gate),
+        *session_routes(router, limits),
         *report_routes(router, gate),
-        *click_routes(router),
+        *click_routes(router, limits),
         *_health_routes(router),
         *console_routes(router, gate),
     ]
     app = Litestar(
         route_handlers=[_with_head(handler) for handler in handlers],
         exception_handlers={Exception: answer_error},
+        before_send=[_add_safety_headers],
         lifespan=[lifespan],
         request_max_body_size=LARGEST_BODY,
         logging_config=None,
@@ -67,6 +81,14 @@ def create_app(router: Router) -> Litestar:
     )
     app.register(_with_head(_document_route(openapi(app, _version()))))
     return app
+
+
+async def _add_safety_headers(message: Message, scope: Scope) -> None:
+    """Add the safety headers that a response does not set itself."""
+    if message["type"] == "http.response.start":
+        own = [(name.lower(), value) for name, value in message["headers"]]
+        given = {name for name, _ in own}
+        message["headers"] = [*own, *(header for header in SAFETY_HEADERS if header[0] not in given)]
 
 
 def _health_routes(router: Router) -> list[HTTPRouteHandler]:

@@ -12,7 +12,6 @@ from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
 from serving.accounts.keys import Role
-from serving.database.cursors import Page
 from serving.errors import BadRequest
 from serving.http.auth import Caller, Gate
 from serving.http.bodies import HttpRequest, choice, json_response, number, only
@@ -21,7 +20,6 @@ from serving.reports.reports import (
     Dimension,
     Line,
     Query,
-    Record,
     as_csv,
     as_json,
     charges_of,
@@ -106,11 +104,11 @@ def report_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         only(asked, set(_TRACE))
         cursor, limit = asked.get("cursor", ""), number(asked, "limit", 100, 1, 1_000)
         if auction_id := asked.get("auction_id", ""):
+            own = "" if caller.is_admin else caller.advertiser_id
             page = await asyncio.to_thread(
-                lambda: charges_of(database, auction_id=auction_id, cursor=cursor, limit=limit)
+                lambda: charges_of(database, auction_id=auction_id, advertiser_id=own, cursor=cursor, limit=limit)
             )
-            mine = tuple(r for r in page.items if caller.is_admin or r.advertiser_id == caller.advertiser_id)
-            return json_response(Page[Record](items=mine, cursor=page.cursor))
+            return json_response(page)
         if not asked.get("currency"):
             raise BadRequest("currency", None, "give the line's currency")
         line = _line(caller, asked)

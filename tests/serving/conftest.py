@@ -27,7 +27,7 @@ from serving.accounts.keys import Role
 from serving.campaigns.catalogue import Catalogue, CatalogueRow, import_catalogue, read_catalogue, write_catalogue
 from serving.http.app import create_app
 from serving.policies.in_process import ThreadedPolicy
-from serving.policies.protocol import Completed, PolicyEvent, TextDelta
+from serving.policies.protocol import AnswerLimits, Completed, PolicyEvent, TextDelta
 from serving.router import Router
 from serving.settings import ServeSettings
 from streaming.codec import decode
@@ -90,7 +90,7 @@ class ScriptedPolicy:
     closed: int = 0
     digest: str = "0" * 64
 
-    def stream(self, context: Context, seed: int, max_ads: int) -> Iterator[PolicyEvent]:
+    def stream(self, context: Context, seed: int, max_ads: int, limits: AnswerLimits) -> Iterator[PolicyEvent]:
         self.contexts.append(context)
         even = {c.ad.id: 1 / len(context.candidates) for c in context.candidates}
         try:
@@ -181,6 +181,7 @@ def running(
     ads: int = 6,
     catalogue: Catalogue | None = None,
     backend: Any = None,
+    secrets: tuple[bytes, ...] = (SECRET,),
     **settings: Any,
 ) -> Iterator[Running]:
     """Start a router on a free port and stop it at the end."""
@@ -195,11 +196,13 @@ def running(
             "anonymous_chat": True,
             "refresh_s": 0.05,
             "relevance_floor": 0.0,
+            "address_per_minute": 0,
+            "key_per_minute": 0,
         }
         | settings
     )
     backend = backend or ThreadedPolicy(policy, chosen.waiting, chosen.deadline_s)
-    router = Router(backend, MODEL, SECRET, chosen, encoder or WordEncoder())
+    router = Router(backend, MODEL, secrets[0], chosen, encoder or WordEncoder(), secrets[1:])
     if catalogue is not None:
         import_catalogue(catalogue, router.campaigns, datetime.now(UTC) - timedelta(seconds=5))
     admin = router.accounts.issue(Role.ADMIN, "test", datetime.now(UTC)).secret
