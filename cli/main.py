@@ -58,7 +58,7 @@ ENTRIES = {
     "retrain": Entry("Retrain the serving model from its own log when that is due, and apply the gates.", "train"),
     "models": Entry("List, show, verify and register models.", ""),
     "data": Entry("Read catalogues and queries, and report every invalid row.", ""),
-    "pretrain": Entry("Train a model from its recipe: the shipped tiny, or an adapter on SmolLM2.", "train"),
+    "pretrain": Entry("Train a model from its recipe: tiny, or assistant, an adapter on SmolLM2.", "train"),
     "due": Entry("Report as JSON whether a retraining is due.", "train", "retrain"),
     "operator": Entry("Run the Kubernetes operator.", "operate"),
 }

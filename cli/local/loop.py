@@ -78,10 +78,13 @@ class Profile:
 
 
 def profile_of(base: str, rate: float | None) -> Profile:
-    """Return the profile of a model: `tiny` knows its world's templates only, and one core answers many a second."""
+    """Return the profile of a model: `tiny` knows its world's templates only, and one core answers many a second.
+
+    A larger model reads the four nearest offers: with more it shows unfitting ones, and answers later.
+    """
     if base == "tiny":
         return Profile("templates", rate or 2.0, 20, "tiny", ONE_THREAD)
-    return Profile("everyday", rate or 0.1, 8, "smollm2", {})
+    return Profile("everyday", rate or 0.1, 4, "smollm2", {})
 
 
 def serving_programs(paths: LoopPaths, port: int, profile: Profile) -> list[Program]:

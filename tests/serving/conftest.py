@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,9 @@ class Running:
     def settings(self) -> ServeSettings:
         return self.router.settings
 
-    @property
+    @cached_property
     def client(self) -> openai.OpenAI:
+        """Its users' client; `router` closes it, since an open connection would warn in a later test."""
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0, timeout=20)
 
     def key(self, role: str, advertiser: str = "") -> str:
@@ -213,9 +215,11 @@ def running(
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     until(lambda: server.started or not thread.is_alive(), 30)
+    running = Running(f"http://127.0.0.1:{listener.getsockname()[1]}", policy, router, server, admin)
     try:
-        yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", policy, router, server, admin)
+        yield running
     finally:
+        running.client.close()
         server.should_exit = True
         thread.join(20)
         listener.close()

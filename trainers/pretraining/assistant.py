@@ -1,4 +1,4 @@
-"""A recipe for a real model: a LoRA adapter that teaches SmolLM2-135M to mention offers. Not good enough to ship yet.
+"""How the shipped `assistant` is made: a LoRA adapter that teaches SmolLM2-135M to answer briefly and mention offers.
 
 Supervised only, on the project's own everyday questions and answers (`everyday`); IRPO goes on from here. Two places of
 an answer decide what the auction does and are a small part of its tokens, so they weigh more: where the plain part has
