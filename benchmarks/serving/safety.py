@@ -41,7 +41,6 @@ from serving.answering.rendering import VisibleAnswer
 from serving.answering.scan import AnswerScan
 from serving.auction.eligibility import Eligible, PlacementRequest
 from serving.auction.offers import Offer, choose_offers
-from serving.auction.relevance import conversation_vector
 from serving.auction.retrieval import Hit
 from serving.campaigns.catalogue import import_catalogue, read_catalogue
 from serving.campaigns.input import CampaignInput, CreativeInput
@@ -122,7 +121,7 @@ async def _judge(prompts: Sequence[Mapping[str, Any]], folder: Path) -> tuple[li
         if not verdict.code:
             text = "\n".join(asked[-3:])
             request = PlacementRequest(str(number), datetime.now(UTC), settings.currency, query=text)
-            offers, _ = market.offers(text, conversation_vector(vectors), market.evaluate(request))
+            offers, _ = market.offers(text, vectors, market.evaluate(request))
         topic = entry.get("topic") or ""
         judged.append(Judged(entry["label"], entry["language"], topic, bool(verdict.code), len(offers)))
     names = Names(market.index)

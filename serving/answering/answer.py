@@ -26,7 +26,7 @@ from serving.answering.stop import StopSequences
 from serving.auction.eligibility import PlacementRequest
 from serving.auction.marketplace import Marketplace
 from serving.auction.offers import Offer
-from serving.auction.relevance import BELOW_FLOOR, conversation_vector
+from serving.auction.relevance import BELOW_FLOOR
 from serving.auction.retrieval import query_text
 from serving.auction.retrieval.vectors import Vectors
 from serving.auction.sensitive import SensitiveGate, Sensitivity, Verdict, help_text
@@ -240,7 +240,7 @@ class _AnswerWriter:
                 question = request.question
                 if question.profile and question.profile.interests:
                     vectors[-1] = await market.vector(query_text(question.asked[-1], question.profile.interests))
-                found, self._apart = market.offers(question.recent, conversation_vector(vectors), evaluation)
+                found, self._apart = market.offers(question.recent, vectors, evaluation)
         except Exception as error:
             log.error("answer.no_candidates", auction_id=request.auction_id, reason=type(error).__name__)
             return ()

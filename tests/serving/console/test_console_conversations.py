@@ -49,7 +49,9 @@ CONVERSATIONS = {
         *((MATTRESS, NO_AD), (COFFEE, NO_AD)),
     ],
     "fades": [(TENT, "Outnight"), (TENT_2, "Peakline"), (TENT, "Outnight"), (SHOES, NO_AD)],
-    "comes back to a need": [(COFFEE, "Roastery"), (HISTORY, NO_AD), (MATTRESS, "Slumber"), (LUGGAGE, "Voyager")],
+    "comes back to a need": [
+        *((HELLO, NO_AD), (COFFEE, "Roastery"), (HISTORY, NO_AD), (MATTRESS, "Slumber"), (LUGGAGE, "Voyager")),
+    ],
 }
 
 
