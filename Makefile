@@ -18,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist load
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
-run: $(VENV)/.run ## Serve on http://localhost:8080, train, print the table of methods, retrain from the log
+run: $(VENV)/.run ## Serve a real model on http://localhost:8080, let simulated users ask, retrain it from the log
 	$(BIN)/llm-auction run
 
 test: check triton ## All checks, then the tests that are neither slow nor need a Kubernetes cluster
@@ -61,7 +61,7 @@ bench: bench-learning bench-router bench-eligibility bench-streaming ## All benc
 bench-learning: $(VENV)/.run ## Train, and compare all mechanisms (SEEDS=5 JOBS=2): build/bench/learning.json
 	$(BIN)/python -m benchmarks.trainers.learning --out build/bench/learning.json $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS))
 
-bench-everyday: $(VENV)/.dev ## What a model (MODEL=build/models/smollm2) answers, and how fast: build/bench/everyday.json
+bench-everyday: $(VENV)/.dev ## What a model (MODEL=assistant) answers, and how fast: build/bench/everyday.json
 	$(BIN)/python -m benchmarks.serving.everyday $(if $(MODEL),--model $(MODEL))
 
 bench-training: $(VENV)/.run ## Preference pairs a second beside TRL's: build/bench/training.json

@@ -48,7 +48,7 @@ def erase(
         raise ConfigError("erase", user_id, "give a user's id, or --auction, or --older-than-days")
     if user_id == "":
         raise InputError("USER_ID", user_id, "give the user's id")
-    user = pseudonym_of(user_id, state_dir) if user_id is not None else ""
+    users = pseudonyms_of(user_id, state_dir) if user_id is not None else ()
     tables, who = Lake(lake), by or getuser()
     if not tables.has(INTERACTIONS):
         raise InputError("--lake", lake, "no lake is there: give what `llm-auction worker lake` writes to")
@@ -57,8 +57,10 @@ def erase(
         answers = erasures.erase_before(tables, now - timedelta(days=older_than_days), who, now)
         log_until = None
     else:
-        request, answers = erasures.erase(tables, "user" if user else "auction", user or auction, who, retention, now)
-        log_until = request.log_until
+        answers = 0
+        for one in users or (auction,):
+            request, found = erasures.erase(tables, "user" if users else "auction", one, who, retention, now)
+            answers, log_until = answers + found, request.log_until
     typer.echo(f"answers erased in the lake: {answers}")
     if not answers:
         typer.echo(
@@ -73,11 +75,11 @@ def erase(
         typer.echo(f"removed from its dead letters: by {log_until.isoformat(timespec='minutes')}")
 
 
-def pseudonym_of(user_id: str, state_dir: Path | None) -> str:
-    """Return what stands for a user in events, by the routers' secret."""
-    from serving.settings import PSEUDONYMS, derived, known_secret
+def pseudonyms_of(user_id: str, state_dir: Path | None) -> tuple[str, ...]:
+    """Return what stands for a user in events, by each of the routers' secrets."""
+    from serving.settings import PSEUDONYMS, derived, known_secrets
     from streaming.pseudonyms import pseudonym
 
     # an explicit --state-dir takes precedence over a secret in the environment
-    secret = known_secret(Path("build/serve")) if state_dir is None else known_secret(state_dir, {})
-    return pseudonym(user_id, derived(secret, PSEUDONYMS))
+    known = known_secrets(Path("build/serve")) if state_dir is None else known_secrets(state_dir, {})
+    return tuple(pseudonym(user_id, derived(secret, PSEUDONYMS)) for secret in known)

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 def pretrain(
     model: Annotated[
-        Literal["tiny", "smollm2"],
-        typer.Argument(help="tiny, the shipped base, or smollm2, an adapter on SmolLM2-135M."),
+        Literal["tiny", "assistant"],
+        typer.Argument(help="tiny, the small base, or assistant, an adapter on SmolLM2-135M; both are shipped."),
     ] = "tiny",
     out: Annotated[Path | None, typer.Option(help="Folder for the model. Default: build/models/MODEL.")] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps; 0: as in the recipe.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of data and weights.")] = 0,
     start: Annotated[str, typer.Option("--from", help="tiny: run the recipe's last parts only, on this model.")] = "",
 ) -> None:
-    """Train the model `tiny` on the built-in world, or the adapter `smollm2` on everyday questions."""
+    """Train the model `tiny` on the built-in world, or the adapter `assistant` on everyday questions."""
     folder = out or Path("build/models") / model
     if model == "tiny":
         _tiny(folder, steps, seed, start)

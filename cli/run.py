@@ -1,11 +1,12 @@
 """`llm-auction run`: serve, train, compare, promote and keep retraining from the log, all on one machine.
 
-With a model in place of a configuration nothing is trained first. A second call resumes: nothing that was answered,
+Without a configuration nothing is trained first. A second call resumes: nothing that was answered,
 clicked, charged, judged or trained is lost or repeated.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from cli.local.loop import Loop
     from trainers.config import RunConfig
 
+DEFAULT_MODEL: Final = "assistant"
 PATIENCE = 300
 """Answers after which a version is kept that is not known to be worse: a demonstration cannot wait for certainty."""
 PRINT_INTERVAL_S = 20.0
@@ -40,10 +42,12 @@ QUICKER: Final = (
 
 
 def run(
-    config: Annotated[str, typer.Option(help="Configuration to train first.")] = "quick",
     model: Annotated[
         str,
-        typer.Option(help="Serve and retrain this model or folder, without a first training, in place of --config."),
+        typer.Option(help="Model or folder to serve and retrain. Default: assistant, a real language model."),
+    ] = "",
+    config: Annotated[
+        str, typer.Option(help="Train by this configuration first (quick: minutes), in place of --model.")
     ] = "",
     out: Annotated[Path, typer.Option(help="Run directory; a finished run is not trained again.")] = Path(
         "build/runs/run"
@@ -62,18 +66,20 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove the earlier run and train again.")] = False,
     set_: Settings = None,
 ) -> None:
-    """Serve a model, train it first, let simulated users ask it, and retrain it from its traffic.
+    """Serve a model, let simulated users ask it, and retrain it from its traffic; with --config, train it first.
 
     Raises:
-        ConfigError: if a model is given with settings of a training, or with nothing to do.
+        ConfigError: if a model is served with settings of a training, or with nothing to do.
     """
     from trainers.config import load_config
 
-    if model and (set_ or not (serve_ and loop)):
-        raise ConfigError(
-            "--model", model, "leave out --set, --no-serve and --no-loop: a given model is not trained first"
-        )
-    settings = None if model else load_config(config, set_ or [])
+    if model and config:
+        raise ConfigError("--model", model, "give --model or --config: a configuration names the model that it trains")
+    if not config and (set_ or not (serve_ and loop)):
+        remedy = "give --config with --set, --no-serve and --no-loop: without it nothing is trained first"
+        raise ConfigError("--config", config, remedy)
+    model = model or DEFAULT_MODEL
+    settings = load_config(config, set_ or []) if config else None
     if settings is None or (serve_ and loop and settings.world.kind in ("builtin", "everyday")):
         start = LoopStart(settings.base if settings else model, settings, out, fresh)
         run_loop(start, port, rate, state_dir)
@@ -148,6 +154,7 @@ def run_loop(start: LoopStart, port: int, rate: float | None, state_dir: Path) -
         for program in serving_programs(paths, port, profile):
             loop.supervisor.start(program)
         typer.echo(f"serving {start.base} at {address} in a moment (logs of all processes in {paths.output})", err=True)
+        typer.echo(invitation(address, state_dir, sys.stderr.isatty()), err=True)
         if start.settings is not None:
             try:
                 version = train_and_compare(start.settings, start.out, fresh=start.fresh)
@@ -160,6 +167,17 @@ def run_loop(start: LoopStart, port: int, rate: float | None, state_dir: Path) -
     finally:
         typer.echo("stopping", err=True)
         loop.supervisor.stop()
+
+
+def invitation(address: str, state_dir: Path, is_terminal: bool) -> str:
+    """Return a line on how to open the console signed in; the one-time address is for a terminal, never for a log."""
+    from datetime import UTC, datetime
+
+    from serving.accounts.sign_in import sign_in_address
+
+    if not is_terminal:
+        return "`llm-auction sign-in` prints an address that opens the console signed in"
+    return f"the console, signed in (works once): {sign_in_address(address, state_dir, datetime.now(UTC))}"
 
 
 def show_loop(loop: Loop, address: str) -> None:

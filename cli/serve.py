@@ -11,7 +11,7 @@ import gc
 import random
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
@@ -85,6 +85,9 @@ def serve(
     upstream: Annotated[
         str, typer.Option(help="Base URL of an OpenAI-compatible server, instead of a policy in this process.")
     ] = "",
+    upstream_tags: Annotated[
+        bool, typer.Option(help="With --upstream: it decodes by structural tags (vLLM, SGLang): no invented ads.")
+    ] = False,
     routes: Annotated[
         Path | None,
         typer.Option(
@@ -119,6 +122,15 @@ def serve(
     allow_topic: Annotated[
         list[str] | None, typer.Option(help="A sensitive topic that may have ads, such as politics. Repeatable.")
     ] = None,
+    address_per_minute: Annotated[
+        int, typer.Option(help="Requests of one address without a key; 0: no limit.", min=0)
+    ] = 1_200,
+    key_per_minute: Annotated[int, typer.Option(help="Requests of one key; 0: no limit.", min=0)] = 6_000,
+    key_per_day: Annotated[int, typer.Option(help="Requests of one key in a day; 0: no limit.", min=0)] = 0,
+    connections: Annotated[int, typer.Option(help="Maximum number of open connections.", min=1)] = 2_000,
+    max_characters: Annotated[
+        int, typer.Option(help="Maximum length of a conversation, its system prompt included.", min=1)
+    ] = 32_000,
     seed: Annotated[int, typer.Option(help="Seed of the built-in ads' bids.")] = 0,
 ) -> None:
     """Answer chat completions with labelled sponsored links; a chat page is at the same address.
@@ -129,7 +141,7 @@ def serve(
     from serving.campaigns.bid_scale import BidScale, parse_highest_bids
     from serving.campaigns.catalogue import read_catalogue
     from serving.policies.route_file import read_routes
-    from serving.settings import ServeSettings, signing_secret
+    from serving.settings import ServeSettings, other_secrets, signing_secret
     from streaming.addresses import KAFKA
 
     charges = log != KAFKA if ledger is None else ledger
@@ -152,8 +164,13 @@ def serve(
         relevance_floor=relevance_floor,
         stop_ads_after_s=stop_ads_after,
         bid_scale=BidScale(parse_highest_bids(highest_bid or [])),
+        address_per_minute=address_per_minute,
+        key_per_minute=key_per_minute,
+        key_per_day=key_per_day,
+        connections=connections,
+        max_characters=max_characters,
     )
-    secret = signing_secret(state_dir)
+    secrets = (signing_secret(state_dir), *other_secrets(state_dir))
     ads = read_catalogue(catalogue or builtin_catalogue(state_dir, seed)) if catalogue or demo else None
     if ads is not None:
         settings = replace(settings, currency=ads.currency)
@@ -168,7 +185,7 @@ def serve(
     if routes is not None:
         make = routed(routes, settings)
     elif upstream:
-        make = openai_compatible(upstream, model, in_flight)
+        make = openai_compatible(upstream, model, in_flight, tags=upstream_tags)
     elif triton:
         make = lambda: remote(triton, model, digest)  # noqa: E731
     else:
@@ -177,20 +194,23 @@ def serve(
         make = lambda: local  # noqa: E731
     shown = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::") else host
     address = f"http://{shown}:{listener.getsockname()[1]}"
-    run_router(make, Path(model).name, secret, settings, listener, address, ads, meaning)
+    run_router(make, Path(model).name, secrets, settings, listener, address, ads, meaning)
 
 
 def run_router(
     make: Callable[[], AsyncPolicyBackend],
     name: str,
-    secret: bytes,
+    secrets: Sequence[bytes],
     settings: ServeSettings,
     listener: socket.socket,
     address: str,
     ads: Catalogue | None,
     meaning: bool = True,
 ) -> None:
-    """Run a router until SIGTERM or Ctrl+C and then until the answers under way are written."""
+    """Run a router until SIGTERM or Ctrl+C and then until the answers under way are written.
+
+    The first of the `secrets` signs, all verify.
+    """
     from serving.accounts.keys import ensure_administrator
     from serving.campaigns.catalogue import import_catalogue
     from serving.http.server import server_of
@@ -199,7 +219,7 @@ def run_router(
     async def main() -> None:
         from datetime import UTC, datetime
 
-        router = Router(make(), name, secret, settings, encoder() if meaning else None)
+        router = Router(make(), name, secrets[0], settings, encoder() if meaning else None, secrets[1:])
         now = datetime.now(UTC)
         if ads is not None:
             import_catalogue(ads, router.campaigns, now, settings.bid_scale)
@@ -261,11 +281,11 @@ def routed(path: Path, settings: ServeSettings) -> Callable[[], AsyncPolicyBacke
     return lambda: RoutedPolicy(path, open_version)
 
 
-def openai_compatible(url: str, model: str, in_flight: int) -> Callable[[], AsyncPolicyBackend]:
+def openai_compatible(url: str, model: str, in_flight: int, *, tags: bool) -> Callable[[], AsyncPolicyBackend]:
     """Return a policy behind `/v1/chat/completions` of another server, its settings checked before the start."""
     from serving.policies.openai.policy import UpstreamPolicy, UpstreamSettings
 
-    policy = UpstreamPolicy(UpstreamSettings(url, model, in_flight=in_flight))
+    policy = UpstreamPolicy(UpstreamSettings(url, model, in_flight=in_flight, structural_tags=tags))
     return lambda: policy
 
 

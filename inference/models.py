@@ -1,4 +1,4 @@
-"""Models by name or path: `tiny` (shipped), `smollm2-135m` (from a package), a Hugging Face id, or a folder.
+"""Models by name or path: `assistant` and `tiny` (shipped), `smollm2-135m` (from a package), a hub id, or a folder.
 
 A model's folder may contain `policy.json` beside the weights: the prompt settings of the model, how it is sampled, and
 the character that opens its markers. The folder of an adapter is a model, too.
@@ -26,7 +26,7 @@ from mechanism.errors import PolicyError
 from mechanism.prompt import PromptSettings
 
 POLICY_FILE = "policy.json"
-SHIPPED: Final = ("tiny",)
+SHIPPED: Final = ("tiny", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,8 @@ def _load(name: str, where: str, dtype: torch.dtype) -> LoadedModel:
             loaded: Any = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise PolicyError(
-            f"model {name!r} could not be loaded: {error}. Give tiny, smollm2-135m, a folder in Hugging Face "
-            "layout, or the id of a model that is in the local hub cache"
+            f"model {name!r} could not be loaded: {error}. Give assistant, tiny, smollm2-135m, a folder in Hugging "
+            "Face layout, or the id of a model that is in the local hub cache"
         ) from error
     model, report = loaded
     if report["missing_keys"]:

@@ -113,5 +113,5 @@ def render_messages(context: Context, settings: PromptSettings) -> list[dict[str
     return [
         {"role": "system", "content": (" " if brief else "\n").join(system)},
         *turns,
-        {"role": "user", "content": context.query},
+        *([{"role": "user", "content": context.query}] if context.query else []),
     ]

@@ -109,18 +109,18 @@ def clean_ad(ad: Ad, place: str) -> Ad:
     )
 
 
-def clean_query(query: str, place: str) -> str:
+def clean_query(query: str, place: str, longest: int = MAX_QUERY) -> str:
     """Return a user's message that is safe in a prompt. No word is removed, not even an instruction. Idempotent.
 
     Invisible control characters are removed. Special tokens (`<|im_start|>`) and marker syntax are broken by a blank,
     so that no tokenizer or parser interprets them.
 
     Raises:
-        InputError: if nothing visible is left, or the message has more than 8,000 characters. The error names the
+        InputError: if nothing visible is left, or the message has more than `longest` characters. The error names the
             length, never the words.
     """
-    if len(query) > MAX_QUERY:
-        raise InputError(place, f"{len(query)} characters", f"shorten it to at most {MAX_QUERY} characters")
+    if len(query) > longest:
+        raise InputError(place, f"{len(query)} characters", f"shorten it to at most {longest} characters")
     text = _SURROGATE.sub("\ufffd", query.replace("\r\n", "\n").replace("\r", "\n"))
     text = _QUERY_INVISIBLE.sub("", unicodedata.normalize("NFC", text))
     for token, broken in _QUERY_TOKENS:

@@ -56,8 +56,9 @@ class Profile:
 class Context:
     """The input (x, h, a, b) of one auction.
 
-    `query` (x) is the last user message and `turns` the messages before it, as (role, text) pairs. `profile` (h) is
-    None without consent. `candidates` are the ads with their bids (a, b), in the order of the prompt.
+    `query` (x) is the last user message and `turns` the messages before it, as (role, text) pairs; where the last
+    message is not the user's, it is a turn and `query` is empty. `profile` (h) is None without consent. `candidates`
+    are the ads with their bids (a, b), in the order of the prompt.
     """
 
     id: str

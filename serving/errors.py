@@ -27,7 +27,8 @@ class ApiError(AuctionError):
     """A failure as the client sees it.
 
     HTTP `status`, a `message` that names the remedy, the wrong `param`, and a `code`; where several values are wrong
-    (code "invalid_value"), all of them as `faults`.
+    (code "invalid_value"), all of them as `faults`. `retry_after_s` is when a later attempt can succeed, 0 if that is
+    unknown.
     """
 
     def __init__(
@@ -37,7 +38,9 @@ class ApiError(AuctionError):
         param: str | None = None,
         code: str | None = None,
         faults: Sequence[InputError] = (),
+        retry_after_s: int = 0,
     ) -> None:
+        self.retry_after_s = retry_after_s or (RETRY_AFTER_S if status == 503 else 0)
         self.faults = tuple(faults)
         self.status = status
         self.message = message
@@ -48,12 +51,12 @@ class ApiError(AuctionError):
     @property
     def headers(self) -> dict[str, str]:
         """`Retry-After` where a later attempt can succeed."""
-        later = self.status == 503 or self.code == "idempotency_key_in_use"
-        return {"Retry-After": str(RETRY_AFTER_S)} if later else {}
+        return {"Retry-After": str(self.retry_after_s)} if self.retry_after_s else {}
 
     def body(self) -> ErrorBody:
         """Return OpenAI's error object."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
+        kind = "requests" if self.status == 429 else kind
         error: dict[str, Any] = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         if self.faults:
             error["fields"] = [{"field": f.place, "value": shown(f.value), "remedy": f.remedy} for f in self.faults]

@@ -67,6 +67,11 @@ class Metrics:
         self.fallbacks = self._counter(
             "ad_free_retries", "Answers repeated without ads because the first attempt failed."
         )
+        self.rate_limited = self._counter("rate_limited_requests", "Requests refused with 429, by limit.", "limit")
+        self.refused_connections = self._counter("refused_connections", "Closed for a limit, by reason.", "reason")
+        self.relayed = self._counter(
+            "relayed_requests", "Passed on to the model server without ads, by cause.", "field"
+        )
         self.withheld = self._counter("ads_withheld", "Conversations that got no ads, by reason code.", "reason")
         self.edits = self._counter("answer_edits", "Links removed and titles labelled on the way out.", "kind")
         self.exclusions = self._counter("exclusions", "Campaigns and creatives left out, by reason code.", "reason")

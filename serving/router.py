@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,9 @@ from serving.answering.auction_records import AuctionLog
 from serving.answering.delivery import Delivery
 from serving.answering.finalise import AdsPerAnswer, Sinks, finalise
 from serving.answering.question import Question
+from serving.answering.receipts import ReceiptSigner
 from serving.answering.rendering import DeltaQueue
+from serving.answering.repeats import RecentClicks, fades
 from serving.answering.result import AnswerRequest
 from serving.auction.ad_load import AdLoadState, next_load
 from serving.auction.encoding import Encoder, QueryEncoder
@@ -37,9 +39,10 @@ from serving.auction.sensitive import SensitiveGate
 from serving.auction.sensitive.meaning import PROBE, packaged_meaning
 from serving.campaigns.storage import CampaignStore
 from serving.clicks.invalid_traffic import ClickScreen
-from serving.clicks.tokens import TokenSigner
+from serving.clicks.tokens import TokenSigner, key_ring
 from serving.database.engine import Database
 from serving.database.migrations import migrate
+from serving.database.signatures import Signer
 from serving.errors import Overloaded
 from serving.ledger.accrued import AccruedStore
 from serving.ledger.background import LedgerProcess, LedgerThread
@@ -76,26 +79,36 @@ STALE_S = 60.0
 class Router:
     """The parts of one router process.
 
-    `model` is the public name of the served model; without an `encoder` candidates are searched by words alone. Opens
-    the database and migrates it to this version's schema.
+    `model` is the public name of the served model; without an `encoder` candidates are searched by words alone. The
+    `secret` signs, the `other_secrets` verify beside it. Opens the database and migrates it to this version's schema.
 
     Raises:
         ConfigError: if a newer version wrote the database, or the address of `/metrics` is taken.
     """
 
     def __init__(
-        self, backend: AsyncPolicyBackend, model: str, secret: bytes, settings: ServeSettings, encoder: Encoder | None
+        self,
+        backend: AsyncPolicyBackend,
+        model: str,
+        secret: bytes,
+        settings: ServeSettings,
+        encoder: Encoder | None,
+        other_secrets: Sequence[bytes] = (),
     ) -> None:
         settings.state_dir.mkdir(parents=True, exist_ok=True)
         migrate(settings.database_url)
         self.settings = settings
         self.backend = backend
         self.metrics = Metrics(settings.currency)
-        self.database = Database(settings.database_url)
+        verifying = (secret, *other_secrets)
+        cursors = Signer([derived(one, "cursors") for one in verifying])
+        self.database = Database(settings.database_url, cursors=cursors)
         self.campaigns = CampaignStore(self.database)
-        self.accounts = AccountStore(self.database, [derived(secret, "api keys")])
+        self.accounts = AccountStore(self.database, [derived(one, "api keys") for one in verifying])
         self.idempotency = IdempotencyStore(self.database, derived(secret, "idempotency keys"))
-        self.signer = TokenSigner(derived(secret, "click tokens"))
+        self.signer = TokenSigner(key_ring([derived(one, "click tokens") for one in verifying]))
+        self.receipts = ReceiptSigner([derived(one, "receipts") for one in verifying])
+        self.clicks = RecentClicks()
         self.screen = ClickScreen(derived(secret, "traffic"))
         self.records = AuctionLog(settings.audited_answers)
         self.log = open_log(settings.log_address)
@@ -131,7 +144,6 @@ class Router:
             self.marketplace,
             self._ads_per_answer,
             derived(secret, PSEUDONYMS),
-            settings.bid_scale,
         )
         self.progress = LedgerProgress(self.log, self.database, self.events)
         self._settled_until = self.progress.booked_until
@@ -158,6 +170,7 @@ class Router:
             arrived=arrived,
             settings=self.settings,
             ad_load=self.context.ad_load,
+            fades=fades(question.shown_tokens, self.signer, self.clicks, self.settings.repeat_fade),
         )
         self.in_flight += 1
         deltas = DeltaQueue()

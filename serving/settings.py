@@ -17,6 +17,8 @@ from mechanism.errors import ConfigError
 from serving.campaigns.bid_scale import BidScale
 
 SECRET_VARIABLE = "LLM_AUCTION_SECRET"
+OTHERS_VARIABLE = "LLM_AUCTION_OTHER_SECRETS"
+SECRET_FILE, OTHERS_FILE = "secret", "other-secrets"
 SECRET_CHARACTERS = 32
 MOST_CANDIDATES = 100
 PSEUDONYMS = "pseudonyms"
@@ -82,6 +84,12 @@ class ServeSettings:
     `allowed_topics` are sensitive topics that this router's administrator opens to ads (`serving.auction.sensitive`).
     `relevance_floor` is the least cosine of a candidate to the conversation; 0 lets any candidate into any prompt. A
     conversation has `conversation_ads` links at most, and `turns_between_ads` answers without ads after one with ads.
+    Each time that it has shown an ad without a click multiplies the ad's shown bid by `repeat_fade`; 1 is off.
+
+    An address without a key may send `address_per_minute` requests, a key `key_per_minute`, and `key_per_day` in a day;
+    each router counts for itself, and 0 is no limit. A router has `connections` at most; a request's head has to arrive
+    within `head_s`, its body within `body_s`. While the database is away, keys that were valid in the last
+    `stale_keys_s` seconds are accepted; revocations are not seen meanwhile.
 
     `bid_scale` sets the highest bid of each currency, which the policy sees as 100 points.
 
@@ -126,12 +134,20 @@ class ServeSettings:
     bid_scale: BidScale = field(default_factory=BidScale)
     conversation_ads: int = 12
     turns_between_ads: int = 0
+    repeat_fade: float = 0.7
+    address_per_minute: int = 1_200
+    key_per_minute: int = 6_000
+    key_per_day: int = 0
+    connections: int = 2_000
+    head_s: float = 10.0
+    body_s: float = 30.0
+    stale_keys_s: float = 600.0
 
     def __post_init__(self) -> None:
         for name in (
             "routes_s",
             *("link_lifetime_s", "candidates", "max_ads", "in_flight", "waiting", "deadline_s", "encode_s", "drain_s"),
-            *("refresh_s", "pacing_s", "prior_shown", "audited_answers"),
+            *("refresh_s", "pacing_s", "prior_shown", "audited_answers", "connections", "head_s", "body_s"),
         ):
             if not getattr(self, name) > 0:
                 raise ConfigError(name, getattr(self, name), "give a number above 0")
@@ -139,6 +155,8 @@ class ServeSettings:
             raise ConfigError("candidates", self.candidates, f"give {MOST_CANDIDATES} at most")
         if not 0 <= self.reserve_s < self.deadline_s:
             raise ConfigError("reserve_s", self.reserve_s, "give seconds from 0 to less than the deadline")
+        if not self.stale_keys_s >= 0:
+            raise ConfigError("stale_keys_s", self.stale_keys_s, "give seconds >= 0")
         if not 0 <= self.relevance_floor < 1:
             raise ConfigError("relevance_floor", self.relevance_floor, "give a cosine from 0 to less than 1")
         if not self.stop_ads_after_s >= 0:
@@ -146,6 +164,11 @@ class ServeSettings:
         if self.conversation_ads < 0 or self.turns_between_ads < 0:
             given = (self.conversation_ads, self.turns_between_ads)
             raise ConfigError("conversation_ads, turns_between_ads", given, "give whole numbers >= 0")
+        for name in ("address_per_minute", "key_per_minute", "key_per_day"):
+            if getattr(self, name) < 0:
+                raise ConfigError(name, getattr(self, name), "give a whole number >= 0; 0 is no limit")
+        if not 0 <= self.repeat_fade <= 1:
+            raise ConfigError("repeat_fade", self.repeat_fade, "give a factor from 0 to 1; 1 lets no ad fade")
         if not 0 <= self.prior_ctr <= 1:
             raise ConfigError("prior_ctr", self.prior_ctr, "give a probability")
         if not re.fullmatch("[A-Z]{3}", self.currency):
@@ -184,28 +207,65 @@ def signing_secret(state_dir: Path, environment: Mapping[str, str] = os.environ)
     given = environment.get(SECRET_VARIABLE)
     if given is not None:
         return _checked(given, SECRET_VARIABLE)
-    path = state_dir / "secret"
+    path = state_dir / SECRET_FILE
     state_dir.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         _write_once(path, secrets.token_urlsafe(48))
-    return _read(path)
+    return _checked(_read(path), str(path))
 
 
-def known_secret(state_dir: Path, environment: Mapping[str, str] = os.environ) -> bytes:
-    """Return the secret of routers that have run, without creating one.
+def other_secrets(state_dir: Path, environment: Mapping[str, str] = os.environ) -> tuple[bytes, ...]:
+    """Return the secrets that verify beside the signing one and sign nothing: former ones, or the next one.
+
+    They are in `LLM_AUCTION_OTHER_SECRETS`, separated by white space; else, if the signing secret is in the state
+    directory, in a file beside it. Errors are those of `signing_secret`.
+    """
+    given = environment.get(OTHERS_VARIABLE)
+    if given is not None:
+        return tuple(_checked(secret, OTHERS_VARIABLE) for secret in given.split())
+    path = state_dir / OTHERS_FILE
+    if environment.get(SECRET_VARIABLE) is not None or not path.exists():
+        return ()
+    return tuple(_checked(secret, str(path)) for secret in _read(path).split())
+
+
+def known_secrets(state_dir: Path, environment: Mapping[str, str] = os.environ) -> tuple[bytes, ...]:
+    """Return the secrets of routers that have run, the signing one first, without creating one.
 
     Raises:
         ConfigError: if there is none, it is too short, or other users may read it.
     """
-    if environment.get(SECRET_VARIABLE) is None and not (state_dir / "secret").exists():
-        raise ConfigError(str(state_dir / "secret"), "", f"name the routers' state directory, or set {SECRET_VARIABLE}")
-    return signing_secret(state_dir, environment)
+    if environment.get(SECRET_VARIABLE) is None and not (state_dir / SECRET_FILE).exists():
+        remedy = f"name the routers' state directory, or set {SECRET_VARIABLE}"
+        raise ConfigError(str(state_dir / SECRET_FILE), "", remedy)
+    return (signing_secret(state_dir, environment), *other_secrets(state_dir, environment))
 
 
-def _read(path: Path) -> bytes:
+def rotate_secret(state_dir: Path, forget: bool = False) -> int:
+    """Replace the state directory's secret by a new one; return the number of former ones that still verify.
+
+    Routers follow at their next start. With `forget`, nothing is replaced and the former ones are removed.
+
+    Raises:
+        ConfigError: if there is no secret, or the environment gives it.
+    """
+    if os.environ.get(SECRET_VARIABLE) is not None:
+        raise ConfigError(SECRET_VARIABLE, "<set>", "it is not in the state directory: replace it where it is set")
+    own, others = state_dir / SECRET_FILE, state_dir / OTHERS_FILE
+    if not own.exists():
+        raise ConfigError(str(own), "", "name the state directory of a router that has run")
+    former = [] if forget else [_read(own), *(_read(others).split() if others.exists() else ())]
+    # In this order: whatever a kill leaves, every secret that has signed verifies.
+    _replace(others, " ".join(former))
+    if not forget:
+        _replace(own, secrets.token_urlsafe(48))
+    return len(former)
+
+
+def _read(path: Path) -> str:
     if path.stat().st_mode & 0o077:
         raise ConfigError(str(path), oct(path.stat().st_mode & 0o777), "others may read the secret: chmod 600 it")
-    return _checked(path.read_text(encoding="ascii").strip(), str(path))
+    return path.read_text(encoding="ascii").strip()
 
 
 def _checked(secret: str, place: str) -> bytes:
@@ -215,11 +275,20 @@ def _checked(secret: str, place: str) -> bytes:
     return secret.encode()
 
 
+def _draft(path: Path, text: str) -> Path:
+    draft = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii") as file:
+        file.write(text + "\n")
+    return draft
+
+
+def _replace(path: Path, text: str) -> None:
+    _draft(path, text).replace(path)
+
+
 def _write_once(path: Path, secret: str) -> None:
     """Create the complete file once: two servers that start at the same time on one directory share one secret."""
-    draft = path.with_name(f".secret-{os.getpid()}-{secrets.token_hex(4)}")
-    with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii") as file:
-        file.write(secret + "\n")
+    draft = _draft(path, secret)
     try:
         os.link(draft, path)
     except FileExistsError:

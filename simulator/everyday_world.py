@@ -12,7 +12,7 @@ from simulator.world import Query, World
 class EverydayWorld(World):
     """A world whose users ask as people type: a third of the questions have no commercial need.
 
-    Test queries are questions that `llm-auction pretrain smollm2` does not train on.
+    Test queries are questions that `llm-auction pretrain assistant` does not train on.
     """
 
     def _queries(self, profile: Profile, rng: np.random.Generator) -> list[Query]:

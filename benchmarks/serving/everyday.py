@@ -2,7 +2,7 @@
 
 Starts a router with the model and the built-in ads, asks 20 held-out everyday questions with a need and 20 without one
 after the other, streamed, and writes every answer as it came. The questions are not among those that
-`llm-auction pretrain smollm2` trains on; they are chosen by a seed, not by hand.
+`llm-auction pretrain assistant` trains on; they are chosen by a seed, not by hand.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 import typer
 
 from benchmarks.figures import machine_name, write_figures
+from cli.local.loop import profile_of
 from simulator.questions import Question, split_questions
 from tests.support.ports import free_ports
 
@@ -47,13 +48,15 @@ class Answered:
 
 def main(
     out: Annotated[Path, typer.Option(help="File for the figures.")] = Path("build/bench/everyday.json"),
-    model: Annotated[str, typer.Option(help="Model to ask.")] = "build/models/smollm2",
+    model: Annotated[str, typer.Option(help="Model to ask.")] = "assistant",
     seed: Annotated[int, typer.Option(help="Seed of the choice of questions.")] = 0,
 ) -> None:
     """Ask, print every answer as Markdown, and write the figures."""
     with TemporaryDirectory() as state:
         [port] = free_ports(1)
-        command = [sys.executable, "-m", "cli.main", "serve", "--model", model, "--candidates", "8", "--anonymous"]
+        command = [sys.executable, "-m", "cli.main", "serve", "--model", model, "--anonymous"]
+        command += ["--candidates", str(profile_of(model, None).offers)]
+        command += ["--address-per-minute", "0"]
         with (Path(state) / "router.log").open("wb") as log:
             router = subprocess.Popen([*command, "--port", str(port), "--state-dir", state], stdout=log, stderr=log)
             try:

@@ -156,7 +156,7 @@ def ours(plan: Plan, folder: Path, mock_port: int) -> Side:
     command = [
         *(str(Path(sys.executable).with_name("llm-auction")), "--log-level", "warning", "serve", "--port", str(port)),
         *("--upstream", f"http://127.0.0.1:{mock_port}/v1", "--model", MODEL, "--state-dir", str(folder / "ours")),
-        "--no-demo",
+        *("--no-demo", "--key-per-minute", "0", "--address-per-minute", "0", "--connections", "20000"),
         *([] if plan.encoder else ["--no-encoder"]),
     ]
     environment = {**os.environ, "LLM_AUCTION_ADMIN_KEY": key, "OMP_NUM_THREADS": "1"}

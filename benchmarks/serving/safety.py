@@ -41,13 +41,12 @@ from serving.answering.rendering import VisibleAnswer
 from serving.answering.scan import AnswerScan
 from serving.auction.eligibility import Eligible, PlacementRequest
 from serving.auction.offers import Offer, choose_offers
-from serving.auction.relevance import conversation_vector
 from serving.auction.retrieval import Hit
 from serving.campaigns.catalogue import import_catalogue, read_catalogue
 from serving.campaigns.input import CampaignInput, CreativeInput
 from serving.campaigns.screening import Names, is_planted
 from serving.campaigns.validation import BadCampaign, checked
-from serving.policies.protocol import AsyncPolicyBackend, PolicyEvent, TextDelta
+from serving.policies.protocol import OWN_LIMITS, AnswerLimits, AsyncPolicyBackend, PolicyEvent, TextDelta
 from serving.router import Router
 from serving.settings import ServeSettings
 
@@ -67,7 +66,7 @@ class _NoPolicy(AsyncPolicyBackend):
     breaker_open = False
 
     async def stream(
-        self, context: Context, seed: int, max_ads: int, deadline: float
+        self, context: Context, seed: int, max_ads: int, deadline: float, limits: AnswerLimits = OWN_LIMITS
     ) -> AsyncGenerator[PolicyEvent, None]:
         yield TextDelta("")
 
@@ -122,7 +121,7 @@ async def _judge(prompts: Sequence[Mapping[str, Any]], folder: Path) -> tuple[li
         if not verdict.code:
             text = "\n".join(asked[-3:])
             request = PlacementRequest(str(number), datetime.now(UTC), settings.currency, query=text)
-            offers, _ = market.offers(text, conversation_vector(vectors), await market.evaluate(request))
+            offers, _ = market.offers(text, vectors, await market.evaluate(request))
         topic = entry.get("topic") or ""
         judged.append(Judged(entry["label"], entry["language"], topic, bool(verdict.code), len(offers)))
     names = Names(market.index)

@@ -12,54 +12,24 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
 import structlog
 from rich.console import Console
 
-from benchmarks.figures import machine_name, percentile, write_figures
+from benchmarks.figures import machine_name, write_figures
 from benchmarks.streaming.ceiling import measure
 from benchmarks.streaming.check import Comparison, compare
 from benchmarks.streaming.drill import PARTITIONS, WORKERS, prepare
-from benchmarks.streaming.processes import Process, Workspace
+from benchmarks.streaming.processes import Workspace
+from benchmarks.streaming.steady import steady, wait_until_judged
 from mechanism.errors import AuctionError
 from streaming.kafka.log import KafkaLog
-from streaming.lake import Totals, TrainingSet
 from streaming.topics import CLICKS, INTERACTIONS, all_topics
 from tests.support.kafka.broker import KafkaBroker
 from tests.support.kafka.java import BrokerMissing
 from tests.support.postgres import PostgresMissing, PostgresServer
-
-EVENTS_EACH = 1.71
-"""Mean number of events of an interaction of the traffic, its clicks included."""
-NEWEST = timedelta(seconds=60)
-"""The answers that are read: their clicks follow within seconds, and are never returned later than that."""
-STALLED_S = 240.0
-QUIET_S = 8.0
-
-
-class Ages:
-    """Measures how old clicks are when the query returns them, by running it on the newest answers again and again."""
-
-    def __init__(self, lake: str) -> None:
-        self._lake = lake
-        self._seen: set[tuple[str, str]] = set()
-        self.seconds: list[float] = []
-
-    def poll(self) -> None:
-        """Run the query; a click is measured once, when it is first returned."""
-        since = datetime.now(UTC) - NEWEST
-        columns = ["auction_id", "occurred_at", "clicks"]
-        for table in TrainingSet(self._lake).tables(since, columns=columns):
-            now = time.time()
-            for row in table.to_pylist():
-                for click in row["clicks"] or ():
-                    name = row["auction_id"], click["ad_id"]
-                    if name not in self._seen:
-                        self._seen.add(name)
-                        self.seconds.append(now - row["occurred_at"].timestamp() - click["clicked_after_s"])
 
 
 class Bench:
@@ -92,7 +62,7 @@ class Bench:
         with ExitStack() as running:
             began = time.monotonic()
             workers = {kind: running.enter_context(workspace.worker(kind)) for kind in WORKERS}
-            self._wait_until_done(workspace, interactions, workers)
+            wait_until_judged(workspace, interactions, workers)
             seconds = time.monotonic() - began
             cpu_s = {kind: worker.cpu_s() for kind, worker in workers.items()}
             for worker in workers.values():
@@ -114,61 +84,15 @@ class Bench:
     def steady(self, rate: float, seconds: float) -> dict[str, object]:
         """Measure ages and memory at `rate` events a second."""
         workspace, log = self.workspace("steady")
-        interactions = round(rate / EVENTS_EACH * seconds)
-        ages, memory = Ages(workspace.lake), {kind: list[int]() for kind in WORKERS}
-        with ExitStack() as running:
-            workers = {kind: running.enter_context(workspace.worker(kind)) for kind in WORKERS}
-            time.sleep(QUIET_S)
-            cpu_s = {kind: worker.cpu_s() for kind, worker in workers.items()}
-            producer = running.enter_context(workspace.producer(interactions, rate / EVENTS_EACH, 2))
-            began = time.monotonic()
-            while not producer.ended():
-                ages.poll()
-                for kind, worker in workers.items():
-                    memory[kind].append(worker.memory())
-                time.sleep(0.5)
-            lasted = time.monotonic() - began
-            events = _events(log)
-            self._wait_until_done(workspace, interactions, workers, ages)
-            cpu_s = {kind: worker.cpu_s() - cpu_s[kind] for kind, worker in workers.items()}
-            for worker in workers.values():
-                worker.stop()
+        figures = steady(workspace, WORKERS, rate, seconds)
         found: Comparison = compare(workspace.reference, log, workspace.lake, workspace.database)
-        return {
-            "events": events,
-            "asked_events_per_s": rate,
-            "events_per_s": round(events / lasted),
-            "seconds": round(lasted, 1),
-            "exact": found.exact,
-            "clicks": len(ages.seconds),
-            "age_s": {f"p{p}": round(percentile(ages.seconds, p) or 0.0, 2) for p in (50, 95, 99)},
-            "cpu_share": {kind: round(spent / lasted, 3) for kind, spent in cpu_s.items()},
-            "memory_mb": {kind: _memory_mb(samples) for kind, samples in memory.items()},
-        }
+        return {"events": _events(log), "exact": found.exact} | figures
 
     def ceiling(self, records: int) -> dict[str, object]:
         """Measure bytes a second."""
         with KafkaBroker() as broker:
             found = measure(broker.settings(), records)
         return {name: msgspec.structs.asdict(speed) for name, speed in found.items()}
-
-    def _wait_until_done(
-        self, workspace: Workspace, interactions: int, workers: dict[str, Process], ages: Ages | None = None
-    ) -> None:
-        """Wait until every interaction is judged and the totals no longer change."""
-        changed_at, before = time.monotonic(), Totals()
-        while True:
-            totals = TrainingSet(workspace.lake).totals()
-            now = time.monotonic()
-            if totals != before:
-                changed_at, before = now, totals
-            if now - changed_at > (QUIET_S if totals.judged >= interactions else STALLED_S):
-                return
-            for worker in workers.values():
-                worker.ended()
-            if ages is not None:
-                ages.poll()
-            time.sleep(1.0)
 
 
 def main() -> int:
@@ -204,14 +128,6 @@ def main() -> int:
 def _events(log: KafkaLog) -> int:
     with log.consumer("", [INTERACTIONS, CLICKS]) as consumer:
         return sum(consumer.ends().values())
-
-
-def _memory_mb(samples: list[int]) -> dict[str, float]:
-    """Return the resident memory after a third and two thirds of a run, at its end, and its maximum."""
-    if not samples:
-        return {}
-    at = {"third": len(samples) // 3, "two_thirds": 2 * len(samples) // 3, "end": len(samples) - 1}
-    return {name: round(samples[i] / 1e6, 1) for name, i in at.items()} | {"most": round(max(samples) / 1e6, 1)}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """`python -m benchmarks.streaming.lake`: how fast events become rows, and how fast the training set is read.
 
 One process, tables on a folder. First without a log: rows a second with their commits, the query over all answers, an
-erasure, and a pass of the upkeep. Then judge and lake worker on an embedded log at a steady rate: the age of a click
-when the query returns it. Figures go to build/bench/lake.json.
+erasure, and a pass of the upkeep. Then judge and lake worker, a process each, on an embedded log at a steady rate: the
+age of a click when the query returns it. Figures go to build/bench/lake.json.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -20,10 +19,10 @@ import structlog
 from rich.console import Console
 
 from benchmarks.figures import machine_name, percentile, write_figures
-from benchmarks.streaming.bench import Ages
 from benchmarks.streaming.event_samples import click, interaction
-from judge.rules import RuleJudge
-from streaming.codec import encode, topic_of
+from benchmarks.streaming.processes import Workspace
+from benchmarks.streaming.steady import steady
+from streaming.codec import encode
 from streaming.embedded import EmbeddedLog
 from streaming.events import AnyEvent, GradedAd, Judgement
 from streaming.lake import TrainingSet
@@ -33,16 +32,11 @@ from streaming.lake.schema import Stored
 from streaming.lake.store import Lake
 from streaming.lake.table import LakeTable, Mark
 from streaming.topics import CLICKS, INTERACTIONS, JUDGEMENTS, all_topics
-from streaming.workers.judge import JudgeTask
-from streaming.workers.lake import LakeTask
-from streaming.workers.loop import Worker
-from streaming.workers.task import Task
 
 LOG = "benchmark"
 BATCH = 2_000
 CLICKED = 0.6
 USERS = 5_000
-SETTLE_S = 60.0
 
 
 def traffic(count: int, end: datetime) -> dict[str, list[AnyEvent]]:
@@ -109,40 +103,10 @@ def measure(count: int, url: str) -> dict[str, object]:
     return figures
 
 
-def steady(rate: float, seconds: float, folder: Path) -> dict[str, object]:
-    """Append answers, each with a click, at a steady rate; return the age of clicks when the query returns them."""
-    log, stop, ages = EmbeddedLog(folder / "log"), threading.Event(), Ages(str(folder / "lake"))
-    log.create(all_topics())
-    tasks: tuple[Task, ...] = (JudgeTask(log, RuleJudge()), LakeTask(log, str(folder / "lake")))
-    workers = [threading.Thread(target=Worker(task, log).run, args=(stop,)) for task in tasks]
-    for worker in workers:
-        worker.start()
-    producer, began, number = log.producer(), time.monotonic(), 0
-    try:
-        while time.monotonic() - began < seconds:
-            while number < (time.monotonic() - began) * rate:
-                event = interaction(number, datetime.now(UTC))
-                for made in (event, click(event, "A0", 0.0)):
-                    producer.append(topic_of(made), made.key.encode(), encode(made))
-                number += 1
-            producer.flush(30.0)
-            ages.poll()
-        end = time.monotonic() + SETTLE_S
-        while len(ages.seconds) < number and time.monotonic() < end:
-            ages.poll()
-    finally:
-        producer.close()
-        stop.set()
-        for worker in workers:
-            worker.join()
-    found = {f"p{p}": round(percentile(ages.seconds, p) or 0.0, 2) for p in (50, 95, 99)}
-    return {"answers": number, "clicks_returned": len(ages.seconds), "age_s": found}
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.streaming.lake")
     parser.add_argument("--interactions", type=int, default=100_000)
-    parser.add_argument("--rate", type=float, default=500.0, help="answers a second of the second part")
+    parser.add_argument("--rate", type=float, default=1_000.0, help="events a second of the second part")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the second part")
     parser.add_argument("--out", type=Path, default=Path("build/bench/lake.json"))
     given = parser.parse_args()
@@ -150,7 +114,9 @@ def main() -> int:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     with tempfile.TemporaryDirectory(prefix="llm-auction-lake-") as folder:
         figures = measure(given.interactions, str(Path(folder) / "tables"))
-        figures["steady"] = steady(given.rate, given.seconds, Path(folder))
+        workspace = Workspace(Path(folder))
+        EmbeddedLog(Path(workspace.log)).create(all_topics())
+        figures["steady"] = steady(workspace, ("judge", "lake"), given.rate, given.seconds)
     console.print(figures)
     write_figures(given.out, figures | {"machine": machine_name()})
     console.print(f"figures: {given.out}")

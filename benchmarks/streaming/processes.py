@@ -15,6 +15,7 @@ from types import TracebackType
 import psutil
 
 from mechanism.errors import AuctionError
+from streaming.addresses import KAFKA
 from streaming.kafka.settings import PREFIX, KafkaSettings
 
 
@@ -23,27 +24,31 @@ class DrillFailed(AuctionError):
 
 
 class Workspace:
-    """The folder, the Kafka and the database of a drill's processes."""
+    """The folder, the log, the lake and the database of a drill's processes.
 
-    def __init__(self, folder: Path, kafka: KafkaSettings, database: str) -> None:
+    Without `kafka` the log is embedded in the folder; without `lake` the lake is in the folder as well.
+    """
+
+    def __init__(self, folder: Path, kafka: KafkaSettings | None = None, database: str = "", lake: str = "") -> None:
         self.folder = folder
         self.database = database
-        self.lake = str(folder / "lake")
+        self.lake = lake or str(folder / "lake")
+        self.log = str(folder / "log") if kafka is None else KAFKA
         self.reference = folder / "reference.jsonl"
-        kafka_settings = {"SERVERS": kafka.servers, "DELIVERY_S": str(kafka.delivery_s)}
+        kafka_settings = {} if kafka is None else {"SERVERS": kafka.servers, "DELIVERY_S": str(kafka.delivery_s)}
         paths = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "OMP_NUM_THREADS": "1"}
         self.environment = os.environ | {PREFIX + name: value for name, value in kafka_settings.items()} | paths
 
     def worker(self, kind: str, *options: str) -> Process:
         """Return the process of `llm-auction worker KIND`."""
         own = {"lake": ["--lake", self.lake], "ledger": ["--database", self.database]}.get(kind, [])
-        command = ["-m", "cli.main", "--log-level", "error", "worker", kind, "--log", "kafka", *own, *options]
+        command = ["-m", "cli.main", "--log-level", "error", "worker", kind, "--log", self.log, *own, *options]
         return Process(kind, command, self)
 
     def producer(self, interactions: int, rate: float, seed: int) -> Process:
         """Return the process that produces the traffic."""
         numbers = ["--interactions", str(interactions), "--rate", str(rate), "--seed", str(seed)]
-        places = ["--log", "kafka", "--spool", str(self.folder / "spool"), "--reference", str(self.reference)]
+        places = ["--log", self.log, "--spool", str(self.folder / "spool"), "--reference", str(self.reference)]
         return Process("producer", ["-m", "benchmarks.streaming.traffic", *places, *numbers], self)
 
 

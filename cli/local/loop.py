@@ -28,6 +28,8 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 POLL_S = 1.0
 CLICK_WINDOW_S = 600.0
 """The attribution window of the loop's retrainings."""
+UNLIMITED = ("--address-per-minute", "0")
+"""All readers of the loop share this machine's address."""
 MODEL_NAME = "llm-auction"
 """Name under which the router serves its policy, whichever version answers."""
 
@@ -76,10 +78,13 @@ class Profile:
 
 
 def profile_of(base: str, rate: float | None) -> Profile:
-    """Return the profile of a model: `tiny` knows its world's templates only, and one core answers many a second."""
+    """Return the profile of a model: `tiny` knows its world's templates only, and one core answers many a second.
+
+    A larger model reads the four nearest offers: with more it shows unfitting ones, and answers later.
+    """
     if base == "tiny":
         return Profile("templates", rate or 2.0, 20, "tiny", ONE_THREAD)
-    return Profile("everyday", rate or 0.1, 8, "smollm2", {})
+    return Profile("everyday", rate or 0.1, 4, "smollm2", {})
 
 
 def serving_programs(paths: LoopPaths, port: int, profile: Profile) -> list[Program]:
@@ -91,10 +96,10 @@ def serving_programs(paths: LoopPaths, port: int, profile: Profile) -> list[Prog
     ask = ["--url", f"http://127.0.0.1:{port}", "--rate", f"{profile.rate:g}", "--questions", profile.questions]
     ask += ["--state", str(paths.root / "users.json")]
     answer = ["--model", MODEL_NAME, "--routes", str(paths.routes), "--port", str(port), "--state-dir", str(paths.root)]
-    answer += ["--candidates", str(profile.offers)]
+    answer += ["--candidates", str(profile.offers), "--anonymous", *UNLIMITED]
     return [
         Program("users", ["users", *ask], ONE_THREAD, nice=5),
-        Program("router", ["serve", *answer, *log_at, "--anonymous"], profile.environment, stop_timeout_s=60.0),
+        Program("router", ["serve", *answer, *log_at], profile.environment, stop_timeout_s=60.0),
         Program("judge", ["worker", "judge", *log_at], ONE_THREAD),
         Program("lake", ["worker", "lake", *log_at, "--lake", str(paths.lake)], ONE_THREAD),
     ]

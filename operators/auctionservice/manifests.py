@@ -115,13 +115,19 @@ def _router_deployment(service: Desired) -> Manifest:
         "max-ads": router.max_ads,
         "in-flight": router.in_flight,
         "drain": router.drain_seconds,
+        "address-per-minute": router.address_per_minute,
+        "key-per-minute": router.key_per_minute,
+        "key-per-day": router.key_per_day,
+        "connections": router.connections,
         "public-url": router.public_url,
     }
     arguments = [f"--{name}={value}" for name, value in options.items() if value is not None]
-    secrets = [
-        {"name": name, "valueFrom": source.to_api()}
-        for name, source in (("LLM_AUCTION_DATABASE", router.database), ("LLM_AUCTION_SECRET", router.secret))
-    ]
+    sources = {
+        "LLM_AUCTION_DATABASE": router.database,
+        "LLM_AUCTION_SECRET": router.secret,
+        "LLM_AUCTION_OTHER_SECRETS": router.other_secrets,
+    }
+    secrets = [{"name": name, "valueFrom": source.to_api()} for name, source in sources.items() if source is not None]
     container = {
         "name": "router",
         "image": router.image,

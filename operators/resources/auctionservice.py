@@ -117,6 +117,9 @@ class Router(Pods):
     """URL of the PostgreSQL database."""
     secret: SecretKey
     """At least 32 random characters, from which the keys for click links and API keys are derived."""
+    other_secrets: SecretKey | None = None
+    """Secrets that verify beside `secret` and sign nothing, separated by white space: the next one before a rotation,
+    the former one after it."""
     public_url: Annotated[str, Field(pattern="^https?://[^ ]+$", max_length=512)] | None = None
     """Base URL of click links; by default the address to which the question was sent."""
     currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "USD"
@@ -129,6 +132,15 @@ class Router(Pods):
     """Largest number of answers in progress in a router; beyond it, it responds with 503."""
     anonymous: bool = False
     """Whether callers without an API key may ask questions."""
+    address_per_minute: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    """Requests a minute of one address without an API key, by router; 0 is no limit. Behind an ingress all clients have
+    its address, unless env sets FORWARDED_ALLOW_IPS to the addresses whose X-Forwarded-For the router believes."""
+    key_per_minute: Annotated[int, Field(ge=0, le=10_000_000)] = 6_000
+    """Requests a minute of one API key, by router; 0 is no limit."""
+    key_per_day: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+    """Requests a day of one API key, by router; 0 is no limit."""
+    connections: Annotated[int, Field(ge=1, le=1_000_000)] = 2_000
+    """Largest number of open connections of a router."""
     drain_seconds: Annotated[int, Field(ge=1, le=600)] = 30
     """Seconds for answers in progress when a router is shut down."""
 

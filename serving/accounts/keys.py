@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 BOOTSTRAP_VARIABLE = "LLM_AUCTION_ADMIN_KEY"
 BOOTSTRAP_ID = "bootstrap_"
+SESSION_ID = "session_"
+SESSION_LIFE = timedelta(hours=12)
 KEY_FILE = "admin-key"
 SHORTEST_KEY, LONGEST_KEY = 32, 256
 PREFIX = "lla_"
@@ -113,6 +115,13 @@ class AccountStore:
         self._database.transact(lambda connection: self._insert(connection, key, secret))
         return IssuedKey(key=key, secret=secret)
 
+    def open_session(self, now: datetime) -> IssuedKey:
+        """Create an administrator's key for one browser, which expires after `SESSION_LIFE`."""
+        key = _new(Role.ADMIN, "console session", "", now, now + SESSION_LIFE, prefix=SESSION_ID)
+        secret = PREFIX + secrets.token_urlsafe(32)
+        self._database.transact(lambda connection: self._insert(connection, key, secret))
+        return IssuedKey(key=key, secret=secret)
+
     def find(self, secret: str, now: datetime) -> ApiKey | None:
         """Return the key whose secret this is; None if there is none, or it is not valid.
 
@@ -127,10 +136,9 @@ class AccountStore:
             return None
         with self._database.read() as connection:
             row = connection.execute(select(api_keys).where(api_keys.c.digest.in_(digests))).mappings().first()
-        if row is None:
-            return None
-        key = _key(row)
-        if not key.valid(now):
+        key = None if row is None else _key(row)
+        if row is None or key is None or not key.valid(now):
+            self._cache.pop(digests[0], None)
             return None
         self._record_use(key, digests[0], row["digest"] != digests[0], now)
         if len(self._cache) >= 10_000:
@@ -138,11 +146,14 @@ class AccountStore:
         self._cache[digests[0]] = (time.monotonic(), key)
         return key
 
-    def cached(self, secret: str, now: datetime) -> ApiKey | None:
-        """Return the same from the cache alone: None also if the key was not looked up in the last five seconds."""
+    def cached(self, secret: str, now: datetime, within_s: float = CACHE_S) -> ApiKey | None:
+        """Return the same from the cache alone: None also if the key was not looked up in the last `within_s` seconds.
+
+        More than the default is for times without the database, when revocations cannot be read.
+        """
         digests = self._digests(secret)
         looked_up_at, key = self._cache.get(digests[0], (0.0, None)) if digests else (0.0, None)
-        if key is None or time.monotonic() - looked_up_at >= CACHE_S or not key.valid(now):
+        if key is None or time.monotonic() - looked_up_at >= within_s or not key.valid(now):
             return None
         return key
 
@@ -261,7 +272,8 @@ def ensure_administrator(
     path = state_dir / KEY_FILE
     if path.exists() and accounts.find(path.read_text(encoding="ascii").strip(), now) is not None:
         return path
-    if any(key.role is Role.ADMIN and key.valid(now) for key in accounts.keys()):  # noqa: SIM118
+    lasting = (key for key in accounts.keys() if not key.id.startswith(SESSION_ID))  # noqa: SIM118
+    if any(key.role is Role.ADMIN and key.valid(now) for key in lasting):
         return None
     issued = accounts.issue(Role.ADMIN, "made at the first start", now)
     path.unlink(missing_ok=True)

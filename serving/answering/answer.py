@@ -23,11 +23,12 @@ from serving.answering.delivery import Delivery
 from serving.answering.rendering import DeltaQueue, VisibleAnswer, VisibleDelta
 from serving.answering.result import AnswerRequest, AnswerResult
 from serving.answering.scan import AnswerScan
+from serving.answering.stop import StopSequences
 from serving.auction.eligibility import PlacementRequest
 from serving.auction.frequency import has_caps
 from serving.auction.marketplace import Marketplace
 from serving.auction.offers import Offer
-from serving.auction.relevance import BELOW_FLOOR, conversation_vector
+from serving.auction.relevance import BELOW_FLOOR
 from serving.auction.retrieval import query_text
 from serving.auction.retrieval.vectors import Vectors
 from serving.auction.sensitive import SensitiveGate, Sensitivity, Verdict, help_text
@@ -145,6 +146,8 @@ class _AnswerWriter:
         self._visible = VisibleAnswer(self._offers, self._links.url, request.max_ads)
         self._parsed = Answer("", "")
         self._completed: Completed | None = None
+        self._written = 0
+        self._stops = StopSequences(request.question.stop)
         self._generations = 0
         self._overhead_s = 0.0
         self._first_token_s: float | None = None
@@ -181,6 +184,8 @@ class _AnswerWriter:
             ads=tuple(self._visible.ads),
             left_out=tuple(self._visible.left_out),
             completed=self._completed,
+            written=self._written,
+            stopped=self._stops.reached,
             generations=self._generations,
             withheld=self._withheld,
             overhead_s=self._overhead_s,
@@ -254,8 +259,8 @@ class _AnswerWriter:
             with tracing.span("retrieval", eligible=len(evaluation)):
                 question = request.question
                 if question.profile and question.profile.interests:
-                    vectors[-1] = await market.vector(query_text(question.query, question.profile.interests))
-                found, self._apart = market.offers(question.recent, conversation_vector(vectors), evaluation)
+                    vectors[-1] = await market.vector(query_text(question.asked[-1], question.profile.interests))
+                found, self._apart = market.offers(question.recent, vectors, evaluation)
         except Exception as error:
             log.error("answer.no_candidates", auction_id=request.auction_id, reason=type(error).__name__)
             return ()
@@ -281,7 +286,7 @@ class _AnswerWriter:
         """End an answer on an acute topic with help lines, where the publisher asks for them."""
         ads, topic = self._request.ads, self._verdict.topic
         if ads.help_lines and topic is not None and self._verdict.is_acute:
-            self._show([VisibleDelta("\n\n" + help_text(topic, ads.country, self._request.question.query))])
+            self._show([VisibleDelta("\n\n" + help_text(topic, ads.country, self._request.question.asked[-1]))])
 
     def _placement(self) -> PlacementRequest:
         request, ads = self._request, self._request.ads
@@ -318,6 +323,8 @@ class _AnswerWriter:
         # Without offers there is no link to count, and no sentence to hold back for one.
         self._visible = VisibleAnswer(self._offers, self._links.url, request.max_ads if offers else 1)
         self._completed = None
+        self._written = 0
+        stops = self._stops = StopSequences(request.question.stop)
         context = self._policy_context(offers)
         if self._generations == 1:
             self._overhead_s = self._elapsed()
@@ -327,38 +334,40 @@ class _AnswerWriter:
         markers = MarkerStream(offer.ad for offer in offers)
         scan = AnswerScan(self._offers, "\n".join(request.question.asked))
         with tracing.span("policy", candidates=len(offers), generation=self._generations):
-            events = self._policy.stream(context, request.seed, request.max_ads if offers else 0, self._deadline)
+            most = request.max_ads if offers else 0
+            events = self._policy.stream(context, request.seed, most, self._deadline, request.limits)
             try:
                 async with aclosing(events):
                     async for event in events:
                         if isinstance(event, TextDelta):
-                            pieces = markers.feed(event.text)
+                            self._written += 1
+                            pieces = markers.feed(stops.feed(event.text))
                             self._show(self._visible.add(scan.feed(pieces) if offers else pieces))
+                            if stops.reached:
+                                break
                         else:
                             self._completed = event
             finally:
                 # At the deadline and after a cancellation, too: the text decided by now is the answer.
-                pieces = [*scan.feed(markers.finish()), *scan.finish()] if offers else markers.finish()
+                pieces = [*markers.feed(stops.finish()), *markers.finish()]
+                pieces = [*scan.feed(pieces), *scan.finish()] if offers else pieces
                 self._last_deltas = [*self._visible.add(pieces), *self._visible.finish()]
                 for kind, count in scan.edits.items():
                     self._context.metrics.edits.labels(kind).inc(count)
                 self._parsed = markers.answer()
-        if self._completed is None:
+        if self._completed is None and not stops.reached:
             raise PolicyError("the policy ended the answer without completing it")
-        self._digest = self._completed.digest or self._policy.digest
+        self._digest = (self._completed and self._completed.digest) or self._policy.digest
         self._show(self._last_deltas)
-        if not self._has_begun:
+        if not self._has_begun and not stops.reached:
             raise PolicyError("the policy wrote no text that can be shown")
 
     def _policy_context(self, offers: tuple[Offer, ...]) -> Context:
-        """Return what the policy reads: the question, and the candidates with their bids on the scale of prompts."""
-        question, ad_load = self._request.question, self._request.ad_load
+        """Return what the policy reads: the question, and the candidates with the bids that it is to see."""
+        question, request = self._request.question, self._request
         bidders = tuple(offer.candidate() for offer in offers)
-        context = Context(self._request.auction_id, question.query, bidders, question.profile, question.turns)
-        scale = self._context.settings.bid_scale
-        return context.with_bids(
-            {offer.ad.id: scale.shown(offer.bid, offer.campaign.currency, ad_load) for offer in offers}
-        )
+        context = Context(request.auction_id, question.query, bidders, question.profile, question.turns)
+        return context.with_bids({offer.ad.id: request.shown_bid(offer) for offer in offers})
 
     def _show(self, deltas: list[VisibleDelta]) -> None:
         if not deltas:

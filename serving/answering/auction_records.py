@@ -88,10 +88,17 @@ class MarkerRecord(msgspec.Struct, frozen=True):
 
 
 class ShownRecord(msgspec.Struct, frozen=True):
-    """One ad that the reader saw; a click is charged once under `click_id`."""
+    """One ad that the reader saw; a click is charged once under `click_id`.
+
+    `spans` are the places of its links in the text, as `SponsoredLink.span`.
+    """
 
     ad_id: AdId
     campaign_id: str
+    advertiser: str
+    title: str
+    label: str
+    spans: list[tuple[int, int]]
     click_id: str
     bid_micros: Micros
 

@@ -32,7 +32,6 @@ from serving.answering.result import AnswerResult
 from serving.auction.eligibility import Reason
 from serving.auction.marketplace import Marketplace
 from serving.auction.rates import ClickRates, insertion_rates
-from serving.campaigns.bid_scale import BidScale
 from serving.campaigns.types import Pricing
 from serving.cohorts import CountedAnswer
 from serving.metrics import Metrics
@@ -62,13 +61,12 @@ class Sinks:
     marketplace: Marketplace
     ads_per_answer: AdsPerAnswer
     pseudonym_key: bytes
-    bid_scale: BidScale
 
 
 def finalise(result: AnswerResult, sinks: Sinks) -> None:
     """Record and bill an answer; called once per answer, however it ended."""
     excluded = result.evaluation.counts() if result.evaluation else {}
-    record = _record(result, _payments(result, sinks.marketplace.rates), excluded, sinks.bid_scale)
+    record = _record(result, _payments(result, sinks.marketplace.rates), excluded)
     sinks.records.add(OwnedRecord(record, result.request.owner, result.evaluation))
     _count(result, record, excluded, sinks)
     _accrue(result, record, sinks.marketplace)
@@ -116,9 +114,7 @@ def _payments(result: AnswerResult, rates: ClickRates) -> list[PaymentRecord]:
     ]
 
 
-def _record(
-    result: AnswerResult, payments: list[PaymentRecord], excluded: dict[Reason, int], scale: BidScale
-) -> AuctionRecord:
+def _record(result: AnswerResult, payments: list[PaymentRecord], excluded: dict[Reason, int]) -> AuctionRecord:
     request, completed, evaluation = result.request, result.completed, result.evaluation
     choices = completed.choices if completed else ()
     return AuctionRecord(
@@ -144,7 +140,7 @@ def _record(
                 advertiser=offer.ad.advertiser,
                 category=offer.ad.category,
                 bid_micros=offer.bid,
-                shown_bid_micros=scale.shown(offer.bid, offer.campaign.currency, request.ad_load),
+                shown_bid_micros=request.shown_bid(offer),
                 pricing=offer.campaign.pricing,
                 relevance=round(offer.relevance, 4),
             )
@@ -152,12 +148,7 @@ def _record(
         ],
         apart=[ApartRecord(loss.creative_id, loss.campaign_id, loss.reason, loss.winner) for loss in result.apart],
         markers=[MarkerRecord(c.chosen, c.exact, dict(c.probabilities)) for c in choices],
-        shown=[
-            ShownRecord(
-                ad_id, result.offers[ad_id].campaign.id, f"{request.auction_id}:{ad_id}", result.offers[ad_id].bid
-            )
-            for ad_id in result.shown
-        ],
+        shown=[_shown(result, ad_id) for ad_id in result.shown],
         payments=payments,
         left_out=list(result.left_out),
         faults=result.faults,
@@ -166,6 +157,21 @@ def _record(
         tokens=completed.tokens if completed else 0,
         overhead_ms=round(result.overhead_s * 1000, 3),
         seconds=round(result.seconds, 3),
+    )
+
+
+def _shown(result: AnswerResult, ad_id: AdId) -> ShownRecord:
+    """Return the record of an ad; its first link has the title and label that the reader saw."""
+    links = [ad for ad in result.ads if ad.ad_id == ad_id]
+    return ShownRecord(
+        ad_id=ad_id,
+        campaign_id=links[0].campaign_id,
+        advertiser=links[0].advertiser,
+        title=links[0].title,
+        label=links[0].label,
+        spans=[link.span for link in links],
+        click_id=f"{result.request.auction_id}:{ad_id}",
+        bid_micros=result.offers[ad_id].bid,
     )
 
 

@@ -42,7 +42,12 @@ def interaction_of(result: AnswerResult, record: AuctionRecord, pseudonym_key: b
         model=record.model[:200],
         model_version=model_version(record.model_digest),
         model_digest=record.model_digest,
-        sampling=Sampling(seed=record.seed, max_ads=result.request.max_ads if result.offers else 0),
+        sampling=Sampling(
+            seed=record.seed,
+            max_ads=result.request.max_ads if result.offers else 0,
+            temperature=result.request.limits.temperature,
+            max_new_tokens=result.request.limits.max_tokens,
+        ),
         candidates=tuple(
             CandidateAd(
                 ad_id=candidate.ad_id,

@@ -1,35 +1,40 @@
 """A question to the router: the fields of OpenAI's request that it accepts, its own `ads` object, and the checked form.
 
-Plain records; `serving.http.chat_request` decodes and checks them.
+Plain records; `serving.http.chat_request` decodes and checks them. What goes beyond one plain text is passed on to a
+model server (`serving.http.relay`), whose request keeps the fields as the client sent them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from mechanism.types import Profile
 
 
-class TextPart(msgspec.Struct, frozen=True):
-    """One part of a message; only text is supported."""
+class Part(msgspec.Struct, frozen=True):
+    """One part of a message; text, or what only a relay takes."""
 
-    type: Literal["text"]
-    text: str
+    type: Literal["text", "image_url", "input_audio", "file", "refusal"]
+    text: str | None = None
 
 
 class Message(msgspec.Struct, frozen=True):
     """One message of the conversation. `developer` is OpenAI's newer name for `system`."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[Part] | None = None
     name: str | None = None
+    tool_calls: list[Any] | None = None
+    function_call: Any = None
 
     def text(self) -> str:
         """Return the content as one string."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text or "" for part in self.content or ())
 
 
 class ProfileFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,13 +92,17 @@ class StreamOptions(msgspec.Struct, frozen=True):
 
 
 class ResponseFormat(msgspec.Struct, frozen=True):
-    """The format of the answer; only plain text is supported."""
+    """The format of the answer; others than text are a relay's."""
 
-    type: Literal["text"]
+    type: Literal["text", "json_object", "json_schema"]
 
 
 class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The request body. The fields from `temperature` on are accepted for existing clients and have no effect."""
+    """The request body.
+
+    The fields from `top_p` to `prompt_cache_key` are accepted for existing clients and have no effect on an answer with
+    ads; those after them, and `n` above 1, ask for more than one plain text and are a relay's.
+    """
 
     model: str
     messages: list[Message]
@@ -104,9 +113,10 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     response_format: ResponseFormat | None = None
     ads: AdsFields = AdsFields()
     temperature: float | None = None
-    top_p: float | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    stop: str | list[str] | None = None
+    top_p: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     user: str | None = None
@@ -114,15 +124,32 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     store: bool | None = None
     service_tier: str | None = None
     safety_identifier: str | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    prompt_cache_key: str | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    functions: list[dict[str, Any]] | None = None
+    function_call: Any = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    logit_bias: dict[str, float] | None = None
+    modalities: list[str] | None = None
+    audio: Any = None
+    prediction: Any = None
+    web_search_options: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """A checked request.
 
-    `query` is the last user message (x), `turns` the messages before it as (role, text), with the router's own links
-    replaced by their titles; all texts are cleaned. `profile` is None without consent.
-    `shown_before` are the sponsored links in each earlier answer, oldest first.
+    `query` is the last message (x), `turns` the messages before it as (role, text), with the router's own links
+    replaced by their titles; all texts are cleaned. Where the conversation ends with another message than the user's,
+    such as the beginning of the answer, that one is the last turn and `query` is empty. `profile` is None without
+    consent. `shown_before` are the numbers of sponsored links in each earlier answer, oldest first, `shown_tokens` the
+    tokens of all of them. `stop` are the sequences that end the answer.
     """
 
     request: ChatRequest
@@ -130,11 +157,14 @@ class Question:
     turns: tuple[tuple[str, str], ...] = field(repr=False)
     profile: Profile | None = field(repr=False)
     shown_before: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
+    shown_tokens: tuple[str, ...] = ()
 
     @property
     def asked(self) -> tuple[str, ...]:
         """The reader's messages, oldest first."""
-        return (*(text for role, text in self.turns if role == "user"), self.query)
+        earlier = (text for role, text in self.turns if role == "user")
+        return (*earlier, self.query) if self.query else tuple(earlier)
 
     @property
     def recent(self) -> str:

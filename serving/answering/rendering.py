@@ -21,7 +21,7 @@ from serving.campaigns.types import Pricing
 
 LABEL = "Sponsored"
 _MARKDOWN = re.compile(r"([\\\[\]*_`<>])")
-_OWN_LINK = re.compile(rf"\[((?:\\.|[^\]\\])*)\]\([^()\s]*/c/[^()\s]*\) \({LABEL}\)")
+_OWN_LINK = re.compile(rf"\[((?:\\.|[^\]\\])*)\]\([^()\s]*/c/([^()\s]*)\) \({LABEL}\)")
 
 
 class ShownCreative(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -219,9 +219,9 @@ def _pieces(answer: Answer) -> Iterator[TextPiece | AdPiece]:
         yield TextPiece(answer.text[at:])
 
 
-def own_links(content: str) -> int:
-    """Count the router's own labelled links in an earlier answer."""
-    return len(_OWN_LINK.findall(content))
+def own_links(content: str) -> list[str]:
+    """Return the tokens of the router's own labelled links in an earlier answer."""
+    return [token for _, token in _OWN_LINK.findall(content)]
 
 
 def without_links(content: str) -> str:

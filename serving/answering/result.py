@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from mechanism.types import AdId, Answer
+from mechanism.types import AdId, Answer, Micros
 from serving.answering.auction_records import AnswerOutcome, EvaluationSummary, new_auction_id
 from serving.answering.conversation import ads_left
 from serving.answering.delivery import Delivery
@@ -19,7 +19,8 @@ from serving.answering.question import AdsFields, Question
 from serving.answering.rendering import SponsoredLink
 from serving.auction.offers import Offer
 from serving.auction.separation import Displaced
-from serving.policies.protocol import Completed
+from serving.campaigns.bid_scale import BidScale
+from serving.policies.protocol import AnswerLimits, Completed
 from serving.settings import ServeSettings
 
 
@@ -28,8 +29,9 @@ class AnswerRequest:
     """A checked question with its identity and its limits.
 
     `owner` is the id of the API key, empty without one. `base_url` begins the click links. `arrived` is the time of the
-    request on the event loop's clock, `received_at` in UTC. `withheld` is the code of
-    a limit of the conversation that leaves no ads. `ad_load` is the factor on the bids that the policy sees.
+    request on the event loop's clock, `received_at` in UTC. `withheld` is the code of a limit of the conversation that
+    leaves no ads. `ad_load` is the factor on the bids that the policy sees, `fades` a further one by ad
+    (`serving.answering.repeats`), `bid_scale` the scale of prompts that they are put on.
     """
 
     question: Question
@@ -42,6 +44,8 @@ class AnswerRequest:
     max_ads: int
     withheld: str
     ad_load: float
+    fades: Mapping[AdId, float]
+    bid_scale: BidScale
 
     @classmethod
     def create(
@@ -53,6 +57,7 @@ class AnswerRequest:
         arrived: float,
         settings: ServeSettings,
         ad_load: float,
+        fades: Mapping[AdId, float],
     ) -> AnswerRequest:
         """Give the question an auction id, a seed, and the number of links that it may have.
 
@@ -74,7 +79,14 @@ class AnswerRequest:
             max_ads=min(settings.max_ads, wanted, left),
             withheld=withheld if ads.enabled else "",
             ad_load=ad_load,
+            fades=fades,
+            bid_scale=settings.bid_scale,
         )
+
+    def shown_bid(self, offer: Offer) -> Micros:
+        """Return the bid of an offer as the policy reads it, on the scale of prompts."""
+        factor = self.ad_load * self.fades.get(offer.ad.id, 1.0)
+        return self.bid_scale.shown(offer.bid, offer.campaign.currency, factor)
 
     @property
     def ads(self) -> AdsFields:
@@ -85,6 +97,13 @@ class AnswerRequest:
     def created(self) -> int:
         """Unix time of the request, in seconds."""
         return int(self.received_at.timestamp())
+
+    @property
+    def limits(self) -> AnswerLimits:
+        """What the request asks of the generation."""
+        request = self.question.request
+        tokens = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
+        return AnswerLimits(tokens, request.temperature)
 
     @property
     def version_key(self) -> str:
@@ -99,11 +118,12 @@ class AnswerResult:
     `offers` are the candidates of the last prompt by ad id, in the order of the prompt, and `apart` the creatives that
     could not stand beside them; `evaluation` is None where no ads were wanted. `ads` are the sponsored links that the
     reader saw, `left_out` the ads that the policy wrote past the maximum. `completed` is None unless the policy ended
-    the answer itself. `withheld` is the reason code of a conversation that may have no ads, empty for others.
-    `generations` is 2 where an answer without ads replaced a failed one. `error` is what ended an answer that failed or
-    was cancelled. `delivered` is False where its client had gone before the end. `reserved_caps` is True
-    if impressions of campaigns with frequency caps were reserved for it. Times in seconds since the request arrived;
-    `first_token_s` is None without any text.
+    the answer itself. `written` are the deltas of its text, `stopped` tells whether a stop sequence ended it.
+    `withheld` is the reason code of a conversation that may have no ads, empty for others. `generations` is 2 where an
+    answer without ads replaced a failed one. `error` is what ended an answer that failed or was cancelled. `delivered`
+    is False where its client had gone before the end. `reserved_caps` is True if impressions of campaigns with
+    frequency caps were reserved for it. Times in seconds since the request arrived; `first_token_s` is None without any
+    text.
     """
 
     request: AnswerRequest
@@ -118,6 +138,8 @@ class AnswerResult:
     ads: tuple[SponsoredLink, ...]
     left_out: tuple[AdId, ...]
     completed: Completed | None
+    written: int
+    stopped: bool
     generations: int
     withheld: str
     overhead_s: float
@@ -145,5 +167,5 @@ class AnswerResult:
     @property
     def finish_reason(self) -> str:
         """OpenAI's `finish_reason`."""
-        ended = self.outcome is AnswerOutcome.ANSWERED and self.completed is not None and self.completed.finished
-        return "stop" if ended else "length"
+        ended = self.stopped or (self.completed is not None and self.completed.finished)
+        return "stop" if ended and self.outcome is AnswerOutcome.ANSWERED else "length"

@@ -15,6 +15,7 @@ from mechanism.stream import AdPiece, Piece, TextPiece
 from mechanism.types import AdId
 from serving.answering.rendering import LABEL
 from serving.auction.offers import Offer
+from serving.campaigns.screening.rules import TOP_LEVEL_DOMAINS
 
 LINK, TITLE = "foreign_link", "unlabelled_title"
 REMOVED = "(link removed)"
@@ -23,8 +24,7 @@ LONGEST_WORD = 2_100
 _MARKDOWN_LINK = re.compile(r"!?\[([^\[\]]{0,300})\]\([^()\s]*(?:\s[^()]*)?\)")
 _ADDRESS = re.compile(
     r"(?i)<?\b(?:https?|ftp|hxxps?|javascript|data|mailto|tel):[^\s<>()\[\]]+>?|\bwww\.[^\s<>()\[\]]+|[\w.+-]+@[\w-]+\.[\w.-]*\w"
-    r"|\b(?:[a-z0-9-]+\.)+(?:com|net|org|io|info|biz|shop|store|online|site|xyz|top|app|dev|club|live|link|click|example"
-    r"|test|co|me|tv|cc|de|at|ch|fr|es|it|nl|be|uk|us|eu|cn|ru|in|br|mx|ly|gg|ai|hk|tw|jp)\b(?:/[^\s<>()\[\]]*)?"
+    rf"|\b(?:[a-z0-9-]+\.)+(?:{TOP_LEVEL_DOMAINS})\b(?:/[^\s<>()\[\]]*)?"
 )
 _OPEN_LINK = re.compile(r"!?\[[^\[\]]{0,300}(?:\](?:\([^()\n]{0,2100})?)?$")
 

@@ -25,7 +25,7 @@ from serving.auction.frequency import FrequencyCaps, has_caps
 from serving.auction.offers import Offer, choose_offers
 from serving.auction.pacing import PacingState, next_state
 from serving.auction.rates import ClickRates, creative_counts
-from serving.auction.relevance import RelevanceFloor
+from serving.auction.relevance import RelevanceFloor, conversation_vector
 from serving.auction.retrieval import CreativeIndex, creative_text
 from serving.auction.retrieval.vectors import Vectors
 from serving.auction.separation import Displaced
@@ -113,13 +113,17 @@ class Marketplace:
         return None if self._encoder is None else await self._encoder.vector(text, self._settings.encode_s)
 
     def offers(
-        self, query: str, vector: Vectors | None, evaluation: Evaluation
+        self, query: str, vectors: Sequence[Vectors | None], evaluation: Evaluation
     ) -> tuple[tuple[Offer, ...], tuple[Displaced, ...]]:
         """Return the offers of one prompt in a stable order, and the hits that separation displaced.
 
-        None where the conversation has no need, or no creative is near enough to it.
+        `vectors` are those of the reader's last messages, oldest first. None where the conversation has no need, or no
+        creative is near enough to it. A need that begins after "hello" is in the newest message alone.
         """
-        if not self._floor.admits(query, vector):
+        for vector in (conversation_vector(vectors), vectors[-1] if vectors else None):
+            if self._floor.admits(query, vector):
+                break
+        else:
             return (), ()
         count = self._settings.candidates
         hits = self._creatives.search(query, vector, evaluation, SEARCH_FACTOR * count)

@@ -55,9 +55,9 @@ class BidScale:
         """Return the bid that takes part in an auction and is charged: no more than the highest."""
         return min(bid, self._top(currency))
 
-    def shown(self, bid: Micros, currency: str, ad_load: float = 1.0) -> Micros:
-        """Return the bid as the policy reads it, in the micros of prompts, under an ad load."""
-        return round(bid * TOP_POINTS * MICROS_PER_POINT / self._top(currency) * ad_load)
+    def shown(self, bid: Micros, currency: str, factor: float = 1.0) -> Micros:
+        """Return `factor` times the bid as the policy reads it, in the micros of prompts."""
+        return round(bid * TOP_POINTS * MICROS_PER_POINT / self._top(currency) * factor)
 
     def fault(self, campaign: Campaign) -> tuple[str, object, str] | None:
         """Return place, value and remedy if the campaign's bid, with its adjustments, lies beyond the scale."""

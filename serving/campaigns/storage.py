@@ -23,6 +23,8 @@ from serving.database.engine import Database
 from serving.database.schema import campaign_spend, campaigns, creatives
 
 _DECODER = msgspec.json.Decoder(Campaign)
+CAMPAIGNS = "campaigns"
+"""The list that its cursors are signed for."""
 
 
 class NotFound(InputError):
@@ -160,13 +162,15 @@ class CampaignStore:
         order = tuple_(campaigns.c.created_at, campaigns.c.id)
         query = select(campaigns.c.body).where(*_conditions(wanted))
         if cursor:
-            created_at, campaign_id = read_cursor(cursor, tuple[datetime, str])
+            created_at, campaign_id = read_cursor(self._database.cursors, CAMPAIGNS, cursor, tuple[datetime, str])
             query = query.where(order < tuple_(checked_moment("cursor", created_at), campaign_id))
         query = query.order_by(campaigns.c.created_at.desc(), campaigns.c.id.desc()).limit(checked_limit(limit) + 1)
         with self._database.read() as connection:
             found = [decoded(body) for body in connection.execute(query).scalars()]
         shown, more = found[:limit], len(found) > limit
-        following = write_cursor((shown[-1].created_at, shown[-1].id)) if more else ""
+        following = (
+            write_cursor(self._database.cursors, CAMPAIGNS, (shown[-1].created_at, shown[-1].id)) if more else ""
+        )
         return Page(items=tuple(shown), cursor=following)
 
     def _change(

@@ -188,4 +188,5 @@ def check_bid(campaign: Campaign) -> None:
 def highest_adjusted_bid(campaign: Campaign) -> Micros:
     """Return the highest bid that a campaign's adjustments can lead to."""
     product = math.prod([max(a.thousandths, 1_000) for a in campaign.adjustments], start=campaign.bid_micros)
-    return product // 1_000 ** len(campaign.adjustments)
+    scale: int = 1_000 ** len(campaign.adjustments)
+    return product // scale

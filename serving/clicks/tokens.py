@@ -34,6 +34,8 @@ LONGEST_TOKEN = 1_024
 SALT_BYTES = MAC_BYTES = 16
 NONCE = bytes(12)
 """Constant, because no key encrypts twice."""
+NEVER = 2**62
+"""Unix time from which a key signs that only verifies."""
 NUMBER_BYTES = 9 + 5
 """Longest encoding of price and delay: shorter ones are padded, so that no token's length tells how high its bid is."""
 LONGEST_DELAY_MS = 2**32 - 1
@@ -108,6 +110,19 @@ class SigningKey:
             raise ConfigError("signing key id", self.id, "use 1 to 16 letters, digits, _ or -")
         if len(self.secret) < 32:
             raise ConfigError(f"signing key {self.id}", f"<{len(self.secret)} bytes>", "use at least 32 random bytes")
+
+
+def key_ring(secrets_: Sequence[bytes]) -> list[SigningKey]:
+    """Return the keys of some secrets: the first one signs, all verify.
+
+    A key's id derives from its secret, so that routers need not agree on ids. Tokens of earlier versions have the id
+    "0", for the only secret of their time.
+    """
+    ring = [
+        SigningKey(_encode(hmac.digest(secret, b"llm-auction key id\0", hashlib.sha256)[:6]), secret, since=-place)
+        for place, secret in enumerate(secrets_)
+    ]
+    return [*ring, SigningKey("0", secrets_[-1], since=NEVER)]
 
 
 class TokenSigner:

@@ -1,6 +1,7 @@
 """Cursors over rows: the next page of a long list, and the changes since an earlier read.
 
 A page's cursor is the sort key of the last item on it, so that no item is skipped or repeated while others are added.
+It is signed: nobody can look for rows by guessing keys.
 
 A change cursor is a number. Transactions do not commit in the order in which they took their numbers, so "all rows
 above the highest number read" would lose the late ones. On PostgreSQL a row's mark is the id of its transaction and the
@@ -10,15 +11,14 @@ change twice; it never misses one.
 
 from __future__ import annotations
 
-import base64
-import binascii
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 from sqlalchemy import BigInteger, Connection, Text, cast, func, select, update
 
 from mechanism.errors import InputError
 from serving.database.schema import change_clock
+from serving.database.signatures import Signer
 
 T = TypeVar("T")
 MOST_ITEMS = 1_000
@@ -31,21 +31,21 @@ class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     cursor: str = ""
 
 
-def write_cursor(key: tuple[Any, ...]) -> str:
-    """Encode a sort key as text that is safe in a URL."""
-    return base64.urlsafe_b64encode(msgspec.json.encode(key)).decode("ascii")
+def write_cursor(signer: Signer, listed: str, key: object) -> str:
+    """Encode a sort key of the list `listed` as signed text that is safe in a URL."""
+    return signer.sign(f"cursor {listed}", msgspec.json.encode(key))
 
 
-def read_cursor(cursor: str, kind: type[T]) -> T:
+def read_cursor(signer: Signer, listed: str, cursor: str, kind: type[T]) -> T:
     """Decode the sort key of a cursor.
 
     Raises:
-        InputError: if `write_cursor` did not make this cursor from a key of this kind.
+        InputError: if `write_cursor` did not make this cursor for this list.
     """
-    try:
-        return msgspec.json.decode(base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True), type=kind)
-    except (ValueError, binascii.Error, msgspec.DecodeError) as error:
-        raise InputError("cursor", cursor, "give the cursor of the page before, or none for the first page") from error
+    data = signer.verify(f"cursor {listed}", cursor)
+    if data is None:
+        raise InputError("cursor", cursor, "give the cursor of the page before, or none for the first page")
+    return msgspec.json.decode(data, type=kind)
 
 
 def checked_limit(limit: int) -> int:

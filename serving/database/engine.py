@@ -7,6 +7,7 @@ SQLite is set up for durable writes by several processes, PostgreSQL for psycopg
 from __future__ import annotations
 
 import random
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 
 from mechanism.errors import ConfigError
+from serving.database.signatures import Signer
 
 BUSY_TIMEOUT_S = 15
 CONNECT_TIMEOUT_S = 5
@@ -40,10 +42,14 @@ T = TypeVar("T")
 class Database:
     """One SQLite file or one PostgreSQL database; safe to use from several threads, not across a fork.
 
-    `retry_s` is how long `transact` retries.
+    `retry_s` is how long `transact` retries. `cursors` signs the cursors of lists; by default under a key of this
+    object's own.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 10, retry_s: float = RETRY_S) -> None:
+    def __init__(
+        self, url: str, *, pool_size: int = 10, retry_s: float = RETRY_S, cursors: Signer | None = None
+    ) -> None:
+        self.cursors = cursors or Signer([secrets.token_bytes(32)])
         self.engine = _engine(parsed(url), pool_size)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         self._retry_s = retry_s

@@ -10,6 +10,7 @@ import structlog
 from litestar import Litestar, Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.middleware import DefineMiddleware
+from litestar.types import Message, Scope
 
 from serving.errors import ErrorBody, as_api_error
 from serving.http.auctions import auction_routes
@@ -21,17 +22,27 @@ from serving.http.clicks import click_routes
 from serving.http.console import console_routes
 from serving.http.documents import documented, openapi
 from serving.http.proxies import ProxyMiddleware, TrustedProxies
+from serving.http.rate_limits import RateLimits
 from serving.http.reports import report_routes
+from serving.http.responses import responses_routes
+from serving.http.sessions import session_routes
 from serving.router import Router
 
 log = structlog.get_logger(__name__)
 
 LARGEST_BODY = 1_000_000
+SAFETY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+)
+"""Of every response that sets no other ones: JSON and text load nothing and are shown in no frame."""
 
 
 def create_app(router: Router) -> Litestar:
     """Create the application around a router's parts; its lifespan starts and stops them."""
-    gate = Gate(router.accounts, router.settings.anonymous_chat)
+    limits = RateLimits(router.settings, router.metrics)
+    gate = Gate(router.accounts, router.settings, limits)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -51,11 +62,13 @@ def create_app(router: Router) -> Litestar:
 
     handlers = [
         *chat_routes(router, gate),
+        *responses_routes(router, gate),
         *auction_routes(router, gate),
         *campaign_routes(router, gate),
         *key_routes(router, gate),
+        *session_routes(router, limits),
         *report_routes(router, gate),
-        *click_routes(router),
+        *click_routes(router, limits),
         *_health_routes(router),
         *console_routes(router, gate),
     ]
@@ -63,6 +76,7 @@ def create_app(router: Router) -> Litestar:
     app = Litestar(
         route_handlers=[_with_head(handler) for handler in handlers],
         exception_handlers={Exception: answer_error},
+        before_send=[_add_safety_headers],
         lifespan=[lifespan],
         middleware=[DefineMiddleware(ProxyMiddleware, proxies=proxies)] if router.settings.trusted_proxies else [],
         request_max_body_size=LARGEST_BODY,
@@ -71,6 +85,14 @@ def create_app(router: Router) -> Litestar:
     )
     app.register(_with_head(_document_route(openapi(app, _version()))))
     return app
+
+
+async def _add_safety_headers(message: Message, scope: Scope) -> None:
+    """Add the safety headers that a response does not set itself."""
+    if message["type"] == "http.response.start":
+        own = [(name.lower(), value) for name, value in message["headers"]]
+        given = {name for name, _ in own}
+        message["headers"] = [*own, *(header for header in SAFETY_HEADERS if header[0] not in given)]
 
 
 def _health_routes(router: Router) -> list[HTTPRouteHandler]:
@@ -82,15 +104,14 @@ def _health_routes(router: Router) -> list[HTTPRouteHandler]:
         return {"status": "ok"}
 
     @get("/readyz", opt=documented(answer="Answers and charges are possible.", secured=False))
-    async def readyz() -> Response[dict[str, str]]:
+    async def readyz() -> Response[dict[str, str | int]]:
         """Check whether the router accepts requests; 503 with the reason if not.
 
         `ledger_lag_s` is how long an event may have waited for the ledger, `ads` why answers have none.
         """
         problem = await router.ready()
-        state = {"status": problem or "ok", "ads": router.context.paused or "ok"}
-        state["ledger_lag_s"] = str(round(router.progress.lag_s))
-        return Response(state, status_code=503 if problem else 200)
+        state: dict[str, str | int] = {"status": problem or "ok", "ads": router.context.paused or "ok"}
+        return Response(state | {"ledger_lag_s": round(router.progress.lag_s)}, status_code=503 if problem else 200)
 
     @get("/metrics", opt=documented(answer="Prometheus' text format.", media="text/plain", secured=False))
     async def metrics() -> Response[bytes]:

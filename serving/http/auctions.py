@@ -1,12 +1,14 @@
 """`/v1/auctions`: the records of this router's newest auctions.
 
 Administrators read all of them whole. The key that asked reads its own, without bids and prices. An advertiser reads
-those that its campaigns took part in: its own entries with its own bids, and no competitor's.
+those that its campaigns took part in: its own entries with its own bids, and no competitor's. The receipt of an answer
+says what was shown, signed; who may read it follows the same rule.
 """
 
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 from litestar import Response, get
@@ -15,7 +17,9 @@ from litestar.params import FromPath
 
 from serving.accounts.keys import Role
 from serving.answering.auction_records import OwnedRecord
+from serving.answering.receipts import Receipt, receipt_of
 from serving.answering.record_views import Owns, own_entries, without_amounts
+from serving.database.cursors import read_cursor, write_cursor
 from serving.errors import ApiError
 from serving.http.auth import Caller, Gate
 from serving.http.bodies import HttpRequest, json_response, number, only
@@ -37,9 +41,7 @@ def auction_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         owned = router.records.get(auction_id)
         record = None if owned is None else await asyncio.to_thread(_seen, owned, caller, router)
         if record is None:
-            limit = f"this router keeps the newest {router.settings.audited_answers} since its start"
-            message = f"auction_id: {auction_id[:64]!r}: {limit}; charges are at /v1/reports/events?auction_id="
-            raise ApiError(404, message, "auction_id", "auction_not_found")
+            raise ApiError(404, _unknown(auction_id, router), "auction_id", "auction_not_found")
         return json_response(record)
 
     @get(
@@ -55,12 +57,49 @@ def auction_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         only(request.query_params, {"limit", "cursor"})
         limit = number(request.query_params, "limit", 50, 1, 200)
         owner = None if caller.is_admin else caller.key_id
-        found = router.records.newest(owner, request.query_params.get("cursor", ""), limit)
-        cursor = found[-1].record.auction_id if len(found) == limit else ""
+        signer, given = router.database.cursors, request.query_params.get("cursor", "")
+        before = read_cursor(signer, "auctions", given, str) if given else ""
+        found = router.records.newest(owner, before, limit)
+        cursor = write_cursor(signer, "auctions", found[-1].record.auction_id) if len(found) == limit else ""
         owns = _owns(caller, router)
         return json_response({"items": [without_amounts(owned.record, owns) for owned in found], "cursor": cursor})
 
-    return [auction, auctions]
+    @get("/v1/auctions/{auction_id:str}/receipt", opt=documented(answer="The receipt, and the same as a signed JWS."))
+    async def receipt(request: HttpRequest, auction_id: FromPath[str]) -> Response[bytes]:
+        """Read the disclosure receipt of an answer; an advertiser's names its own ad alone.
+
+        Raises:
+            ApiError: 404 if this router has no record of this id, or it shows nothing of the caller's.
+        """
+        caller = await gate.caller(request, *Role, anonymous=True)
+        owned = router.records.get(auction_id)
+        found = None if owned is None else _disclosed(owned, caller, router)
+        if found is None:
+            raise ApiError(404, _unknown(auction_id, router), "auction_id", "auction_not_found")
+        return json_response({"receipt": found, "jws": router.receipts.sign(found)})
+
+    @get("/.well-known/jwks.json", opt=documented(answer="A JSON Web Key Set.", secured=False))
+    async def receipt_keys() -> Response[bytes]:
+        """Read the public keys that verify receipts."""
+        return json_response(router.receipts.public_keys())
+
+    return [auction, auctions, receipt, receipt_keys]
+
+
+def _unknown(auction_id: str, router: Router) -> str:
+    limit = f"this router keeps the newest {router.settings.audited_answers} since its start"
+    return f"auction_id: {auction_id[:64]!r}: {limit}; charges are at /v1/reports/events?auction_id="
+
+
+def _disclosed(owned: OwnedRecord, caller: Caller, router: Router) -> Receipt | None:
+    """Return a record's receipt as the caller sees it; None where it may not see it at all."""
+    now = datetime.now(UTC)
+    if caller.role is Role.ADVERTISER:
+        own = receipt_of(owned.record, _owns(caller, router), now)
+        return own if own.ads else None
+    if not caller.is_admin and owned.owner != caller.key_id:
+        return None
+    return receipt_of(owned.record, lambda _: True, now)
 
 
 def _seen(owned: OwnedRecord, caller: Caller, router: Router) -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
 """API keys: the caller of each request, and `/v1/keys` to issue, list, rotate and revoke them.
 
-A key is read from the Authorization header, and found without the database while it is cached. Its secret is shown
-once, in the response that issues it. Administrators manage all keys; any key may rotate or revoke itself.
+A key is read from the Authorization header, or from the console's session cookie, and found without the database while
+it is cached. Its secret is shown once, in the response that issues it. Administrators manage all keys; any key may
+rotate or revoke itself.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import structlog
 from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
+from sqlalchemy.exc import SQLAlchemyError
 
 from mechanism.errors import InputError
 from mechanism.sanitize import clean_title
@@ -25,7 +27,10 @@ from serving.accounts.keys import CACHE_S, LONGEST_OVERLAP, PREFIX, AccountStore
 from serving.errors import ApiError, BadRequest
 from serving.http.bodies import HttpRequest, aware, decode_body, json_response, only
 from serving.http.documents import documented
+from serving.http.rate_limits import RateLimits
+from serving.http.sessions import session_secret
 from serving.router import Router
+from serving.settings import ServeSettings
 
 log = structlog.get_logger(__name__)
 P = ParamSpec("P")
@@ -52,31 +57,34 @@ _MOST_UNKNOWN = 4_096
 class Gate:
     """Identifies callers by their keys.
 
-    With `anonymous`, routes that allow it are open to callers without a key, and to those that send a placeholder, as
-    OpenAI's clients require one; a secret with this router's prefix must be a valid key.
+    With `anonymous_chat`, routes that allow it are open to callers without a key, and to those that send a placeholder,
+    as OpenAI's clients require one; a secret with this router's prefix must be a valid key. While the database is away,
+    keys that were valid within the last `stale_keys_s` seconds are.
     """
 
-    def __init__(self, accounts: AccountStore, anonymous: bool) -> None:
+    def __init__(self, accounts: AccountStore, settings: ServeSettings, limits: RateLimits) -> None:
         self._accounts = accounts
-        self._anonymous = anonymous
+        self._stale_s = settings.stale_keys_s
+        self.limits = limits
+        self._anonymous = settings.anonymous_chat
         self._unknown: dict[bytes, float] = {}
 
     async def caller(self, request: HttpRequest, *roles: Role, anonymous: bool = False) -> Caller:
         """Return the caller; with `anonymous`, the route is open without a key if this server allows it.
 
         Raises:
-            ApiError: 401 without a valid key, 403 if the key's role is not among `roles`.
+            ApiError: 401 without a valid key, 403 if the key's role is not among `roles`, 429 past a rate limit.
         """
-        header = request.headers.get("authorization", "")
-        scheme, _, secret = header.partition(" ")
-        secret = secret.strip() if scheme.lower() == "bearer" else ""
+        secret = _secret(request)
         caller = await self._find(secret) if secret else None
         if caller is None:
+            self.limits.admit_address(request)
             if anonymous and self._anonymous and not secret.startswith(PREFIX):
                 return ANONYMOUS
             fault = "the API key is not valid, or was revoked" if secret else "no API key was sent"
             message = f"Authorization: {fault}: send `Authorization: Bearer KEY`"
             raise ApiError(401, message, "Authorization", "invalid_api_key")
+        self.limits.admit_key(caller.key_id)
         if caller.role not in roles:
             wanted = " or ".join(role.value for role in roles)
             message = f"Authorization: this key's role is {caller.role}: use a key of role {wanted}"
@@ -84,20 +92,39 @@ class Gate:
         return caller
 
     async def _find(self, secret: str) -> Caller | None:
-        """Find the key of a secret; unknown secrets are cached as well, so that guesses do not load the database."""
+        """Find the key of a secret; unknown secrets are cached as well, so that guesses do not load the database.
+
+        Raises:
+            SQLAlchemyError: if the database is away, and has been for too long.
+        """
         now = datetime.now(UTC)
         key = self._accounts.cached(secret, now)
         if key is None:
             digest, moment = blake2b(secret.encode(errors="replace"), digest_size=16).digest(), time.monotonic()
             if moment - self._unknown.get(digest, -CACHE_S) < CACHE_S:
                 return None
-            key = await asyncio.to_thread(self._accounts.find, secret, now)
+            try:
+                key = await asyncio.to_thread(self._accounts.find, secret, now)
+            except SQLAlchemyError as error:
+                key = self._accounts.cached(secret, now, self._stale_s)
+                if key is None:
+                    raise
+                log.warning("key.stale", key_id=key.id, reason=type(error).__name__)
             if key is None:
                 if len(self._unknown) >= _MOST_UNKNOWN:
                     self._unknown.clear()
                 self._unknown[digest] = moment
                 return None
         return Caller(key.role, key.id, key.advertiser_id)
+
+
+def _secret(request: HttpRequest) -> str:
+    """Return the key of the Authorization header, else that of a console's session; empty without any."""
+    header = request.headers.get("authorization")
+    if header is None:
+        return session_secret(request)
+    scheme, _, secret = header.partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else ""
 
 
 class KeyInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

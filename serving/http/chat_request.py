@@ -1,7 +1,7 @@
 """Decode and check the request body of `/v1/chat/completions`; its records are `serving.answering.question`'s.
 
 Every refusal names the field, the value and the remedy. A field that the router cannot honour is refused and not
-ignored, except for sampling fields: the deployed policy's own sampling is part of the auction.
+ignored, except for those that `ChatRequest` names: they do not change what an answer may hold.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import re
 
 import msgspec
 
-from mechanism.sanitize import clean_query
+from mechanism.sanitize import MAX_QUERY, clean_query
 from mechanism.types import Profile
-from serving.answering.question import AdsFields, ChatRequest, ProfileFields, Question
+from serving.answering.question import AdsFields, ChatRequest, Message, ProfileFields, Question
 from serving.answering.rendering import own_links, without_links
 from serving.errors import ApiError, BadRequest
 from serving.http.bodies import decode_body
@@ -26,6 +26,12 @@ LONGEST_MS = 600_000
 HIGHEST_FLOOR = 10**12
 LONGEST_PLACEMENT = 64
 """Click tokens carry the placement and have to stay short."""
+HOTTEST = 2
+"""Highest temperature, as OpenAI's."""
+MOST_TOKENS = 1_000_000
+MOST_STOPS = 4
+LONGEST_STOP = 200
+_ROLES = {"developer": "system"}
 _CURRENCY = re.compile("[A-Z]{3}")
 
 
@@ -37,31 +43,41 @@ def is_served(name: str, model: str) -> bool:
     return name in (model, DEFAULT_MODEL)
 
 
-def parse_chat_request(body: bytes, model: str, settings: ServeSettings) -> Question:
-    """Decode and check a request for the served `model`.
+def decode_chat_request(body: bytes, model: str) -> ChatRequest:
+    """Decode a request for the served `model` and check its fields; its messages are `question_of`'s."""
+    request = decode_body(body, _BODY)
+    check_fields(request, model)
+    return request
+
+
+def check_fields(request: ChatRequest, model: str) -> None:
+    """Check the fields beside the messages.
 
     Raises:
-        ApiError: 404 for another model.
-        BadRequest: for fields that the router cannot honour.
+        ApiError: 404 for another model than the served one.
+        BadRequest: for values out of range.
     """
-    request = decode_body(body, _BODY)
     if not is_served(request.model, model):
         message = f"model: {request.model[:80]!r}: this server serves {model!r}: use that name or {DEFAULT_MODEL!r}"
         raise ApiError(404, message, param="model", code="model_not_found")
-    if request.n not in (None, 1):
-        raise BadRequest("n", request.n, "leave n at 1: an answer is one generation")
     if request.seed is not None and not -(2**63) <= request.seed < 2**63:
         raise BadRequest("seed", request.seed, "give a whole number of at most 64 bits")
+    if request.temperature is not None and not 0 <= request.temperature <= HOTTEST:
+        raise BadRequest("temperature", request.temperature, f"give a number from 0 to {HOTTEST}")
+    for name, tokens in (("max_tokens", request.max_tokens), ("max_completion_tokens", request.max_completion_tokens)):
+        if tokens is not None and not 1 <= tokens <= MOST_TOKENS:
+            raise BadRequest(name, tokens, f"give a whole number from 1 to {MOST_TOKENS}")
+    if request.max_tokens is not None and request.max_completion_tokens is not None:
+        raise BadRequest("max_tokens", request.max_tokens, "give max_completion_tokens alone")
+    stops = _stops(request)
+    if len(stops) > MOST_STOPS or not all(0 < len(stop) <= LONGEST_STOP for stop in stops):
+        remedy = f"give at most {MOST_STOPS} sequences of 1 to {LONGEST_STOP} characters"
+        raise BadRequest("stop", request.stop, remedy)
     _check_ads(request.ads)
-    texts = _texts(request, settings)
-    roles = ("system" if m.role == "developer" else m.role for m in request.messages)
-    turns = tuple((r, t) for r, t in zip(roles, texts[:-1], strict=False))
-    shown = tuple(own_links(m.text()) for m in request.messages if m.role == "assistant")
-    return Question(request, texts[-1], turns, _known_profile(request.ads), shown)
 
 
-def _texts(request: ChatRequest, settings: ServeSettings) -> list[str]:
-    """Return the messages' texts, cleaned.
+def question_of(request: ChatRequest, settings: ServeSettings) -> Question:
+    """Return a request for one plain text as a question, its messages checked and cleaned.
 
     Raises:
         BadRequest: for messages that cannot be answered.
@@ -69,16 +85,46 @@ def _texts(request: ChatRequest, settings: ServeSettings) -> list[str]:
     messages = request.messages
     if not messages or len(messages) > settings.max_messages:
         raise BadRequest("messages", f"{len(messages)} messages", f"send 1 to {settings.max_messages} messages")
-    last = len(messages) - 1
-    if messages[last].role != "user":
-        raise BadRequest(f"messages[{last}].role", messages[last].role, "end with a message of role 'user'")
-    texts = [message.text() for message in messages]
+    users = [i for i, message in enumerate(messages) if message.role == "user"]
+    if not users:
+        raise BadRequest("messages", f"{len(messages)} messages", "send a message of role 'user'")
+    texts = [_text(message, f"messages[{i}]") for i, message in enumerate(messages)]
     length = sum(map(len, texts))
     if length > settings.max_characters:
         remedy = f"shorten the conversation to {settings.max_characters} characters"
         raise BadRequest("messages", f"{length} characters", remedy)
-    earlier = [_clean(without_links(text), f"messages[{i}].content") for i, text in enumerate(texts[:-1])]
-    return [*earlier, clean_query(texts[last], f"messages[{last}].content")]
+    clean = [
+        _clean(without_links(text), f"messages[{i}].content", MAX_QUERY if i in users else settings.max_characters)
+        for i, text in enumerate(texts)
+    ]
+    if not clean[users[-1]]:
+        clean_query(texts[users[-1]], f"messages[{users[-1]}].content")  # raises: no word of it is visible
+    ends = len(messages) if users[-1] < len(messages) - 1 else len(messages) - 1
+    turns = tuple((_ROLES.get(m.role, m.role), t) for m, t in zip(messages[:ends], clean, strict=False) if t)
+    shown = [own_links(m.text()) for m in messages if m.role == "assistant"]
+    counts, tokens = tuple(map(len, shown)), tuple(token for one in shown for token in one)
+    query = "" if ends == len(messages) else clean[-1]
+    return Question(request, query, turns, _known_profile(request.ads), counts, _stops(request), tokens)
+
+
+def _text(message: Message, place: str) -> str:
+    """Return a message's text.
+
+    Raises:
+        BadRequest: if there is none; only an assistant's message may be empty.
+    """
+    if message.content is None and message.role != "assistant":
+        raise BadRequest(f"{place}.content", None, "give a text")
+    for i, part in enumerate(message.content if isinstance(message.content, list) else ()):
+        if part.text is None:
+            raise BadRequest(f"{place}.content[{i}].text", None, "give this field: it is required")
+    return message.text()
+
+
+def _stops(request: ChatRequest) -> tuple[str, ...]:
+    if request.stop is None:
+        return ()
+    return (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
 
 
 def _known_profile(ads: AdsFields) -> Profile | None:
@@ -138,5 +184,5 @@ _BLOCKED = (
 )
 
 
-def _clean(text: str, place: str) -> str:
-    return clean_query(text, place) if text.strip() else ""
+def _clean(text: str, place: str, longest: int = MAX_QUERY) -> str:
+    return clean_query(text, place, longest) if text.strip() else ""

@@ -22,19 +22,24 @@ from serving.clicks.invalid_traffic import ClickRequest
 from serving.http.bodies import HttpRequest
 from serving.http.documents import documented
 from serving.http.proxies import network_of
+from serving.http.rate_limits import RateLimits
 from serving.router import Router
 from streaming.events import Click
 
 log = structlog.get_logger(__name__)
 
 _LINK_HEADERS = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Robots-Tag": "noindex, nofollow"}
+_NOTICE_HEADERS = _LINK_HEADERS | {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+}
 _NOTICES = {
     FORGED: (404, "This is not a valid sponsored link", "It was altered, or another server made it."),
     WITHDRAWN: (410, "This offer is no longer available", "The advertiser has withdrawn it."),
 }
 
 
-def click_routes(router: Router) -> list[HTTPRouteHandler]:
+def click_routes(router: Router, limits: RateLimits) -> list[HTTPRouteHandler]:
     """Return the handlers of the click redirect and of the demo landing pages."""
     metrics = router.metrics
     rules = ClickRules(router.signer, router.screen, router.marketplace, router.campaigns)
@@ -47,6 +52,7 @@ def click_routes(router: Router) -> list[HTTPRouteHandler]:
     )
     async def follow(request: HttpRequest, token: FromPath[str]) -> Response[str]:
         """Follow a sponsored link."""
+        limits.admit_address(request)
         address = network_of(request.client.host) if request.client else ""
         click = ClickRequest(request.method, dict(request.headers), address)
         decision = await rules.decide(token, click, time.time())
@@ -55,6 +61,7 @@ def click_routes(router: Router) -> list[HTTPRouteHandler]:
         if event is None:
             return _notice(*_NOTICES[decision.outcome])
         if decision.outcome == VALID:
+            router.clicks.add(event.click_id)
             metrics.clicked.labels(event.currency, event.model_version).inc(event.price_micros)
             if decision.charges is not None:
                 router.marketplace.accrue_click(decision.charges, event.price_micros, time.time())
@@ -97,4 +104,4 @@ def _notice(status: int, title: str, text: str) -> Response[str]:
 <body class="notice"><main><h1>{html.escape(title)}</h1><p>{html.escape(text)}</p>
 <p><a href="/">Back to the chat</a></p></main>
 </body></html>"""
-    return Response(page, status_code=status, media_type="text/html", headers=_LINK_HEADERS)
+    return Response(page, status_code=status, media_type="text/html", headers=_NOTICE_HEADERS)

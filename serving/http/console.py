@@ -12,6 +12,7 @@ from serving.accounts.keys import Role
 from serving.http.auth import ANONYMOUS, Gate
 from serving.http.bodies import HttpRequest, json_response
 from serving.http.documents import documented
+from serving.http.sessions import session_secret
 from serving.router import Router
 
 SCRIPTS = (
@@ -50,7 +51,7 @@ def console_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     @get("/v1/caller", opt=documented(answer="The key's role, id and advertiser.", secured=False))
     async def caller(request: HttpRequest) -> Response[bytes]:
         """Read the rights of the caller's key; without a key all fields are empty."""
-        with_key = "authorization" in request.headers
+        with_key = "authorization" in request.headers or bool(session_secret(request))
         found = await gate.caller(request, *Role, anonymous=True) if with_key else ANONYMOUS
         return json_response(
             CallerView(

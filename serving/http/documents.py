@@ -32,6 +32,7 @@ _REFUSALS = {
     "404": "It does not exist, or it belongs to another owner.",
     "409": "It was changed since it was read.",
     "413": "The body is too large.",
+    "429": "Too many requests; see Retry-After.",
     "503": "Not possible now; see Retry-After.",
 }
 

@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from serving.accounts.idempotency import Claim, IdempotencyStore, KeyReused, StillRunning, StoredAnswer
-from serving.errors import ApiError, BadRequest
+from serving.errors import RETRY_AFTER_S, ApiError, BadRequest
 from serving.http.auth import Caller
 from serving.http.bodies import HttpRequest, json_response
 
@@ -65,6 +65,17 @@ class Attempt:
                 await asyncio.to_thread(self.store.release, self.claim)
 
 
+def refuse_key(request: HttpRequest) -> None:
+    """Refuse the header where nothing is stored for a retry.
+
+    Raises:
+        BadRequest: if the request has it.
+    """
+    key = request.headers.get(HEADER.lower())
+    if key is not None:
+        raise BadRequest(HEADER, key, "leave it out: answers without ads by the model server are not kept for retries")
+
+
 async def begin(store: IdempotencyStore, request: HttpRequest, caller: Caller) -> Attempt:
     """Claim the request's key, or find the answer to an earlier request with it.
 
@@ -88,7 +99,7 @@ async def begin(store: IdempotencyStore, request: HttpRequest, caller: Caller) -
         raise ApiError(422, message, HEADER, "idempotency_key_reused") from error
     except StillRunning as error:
         message = f"{HEADER}: the first request with {key[:64]!r} is not answered yet: try again in a moment"
-        raise ApiError(409, message, HEADER, "idempotency_key_in_use") from error
+        raise ApiError(409, message, HEADER, "idempotency_key_in_use", retry_after_s=RETRY_AFTER_S) from error
     match found:
         case StoredAnswer():
             return Attempt(store, stored=found)

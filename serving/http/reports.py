@@ -107,11 +107,11 @@ def report_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         only(asked, set(_TRACE))
         cursor, limit = asked.get("cursor", ""), number(asked, "limit", 100, 1, 1_000)
         if auction_id := asked.get("auction_id", ""):
+            own = "" if caller.is_admin else caller.advertiser_id
             page = await asyncio.to_thread(
-                lambda: charges_of(database, auction_id=auction_id, cursor=cursor, limit=limit)
+                lambda: charges_of(database, auction_id=auction_id, advertiser_id=own, cursor=cursor, limit=limit)
             )
-            mine = tuple(r for r in page.items if caller.is_admin or r.advertiser_id == caller.advertiser_id)
-            return json_response(_shown(caller, Page[Record](items=mine, cursor=page.cursor)))
+            return json_response(_shown(caller, page))
         if not asked.get("currency"):
             raise BadRequest("currency", None, "give the line's currency")
         line = _line(caller, asked)
@@ -186,7 +186,11 @@ def _query(caller: Caller, asked: Mapping[str, str]) -> Query:
 def _line(caller: Caller, asked: Mapping[str, str]) -> Line:
     """Return the line whose events are wanted: its dimensions; its figures do not matter."""
     return Line(
-        **{dimension.value: asked.get(dimension.value) for dimension in Dimension},
+        campaign_id=asked.get("campaign_id"),
+        creative_id=asked.get("creative_id"),
+        placement=asked.get("placement"),
+        day=asked.get("day"),
+        model_version=asked.get("model_version"),
         currency=asked["currency"],
         auctions=0,
         impressions=0,

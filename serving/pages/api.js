@@ -1,4 +1,4 @@
-// Requests to this router with the key of this tab; a failure is an error with the router's message.
+// Requests to this router with the key of this tab, or the session of this browser; a failure is an error with the router's message.
 
 const SLOT = "llm-auction-key";
 
@@ -16,7 +16,8 @@ export class RequestError extends Error {
 }
 
 export async function request(path, { method = "GET", body, signal, secret = key.get() } = {}) {
-  const headers = {};
+  // A session's cookie counts beside this header alone, which no page of another origin can send.
+  const headers = { "X-LLM-Auction-Console": "1" };
   if (secret) headers.Authorization = `Bearer ${secret}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";
   let response;
@@ -31,7 +32,7 @@ export async function request(path, { method = "GET", body, signal, secret = key
   try {
     message = (await response.json()).error.message;
   } catch { /* not an answer of the router itself, but of a proxy */ }
-  if (response.status === 401 && secret) document.dispatchEvent(new CustomEvent("key-rejected", { detail: secret }));
+  if (response.status === 401) document.dispatchEvent(new CustomEvent("key-rejected", { detail: secret }));
   throw new RequestError(response.status, message);
 }
 

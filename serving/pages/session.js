@@ -1,6 +1,9 @@
-// The caller: the key of this tab, the views of its role, and the sign-in form.
+// The caller: the key of this tab or the session of this browser, the views of its role, and the sign-in form.
 import { byId, setText } from "./elements.js";
-import { key, read } from "./api.js";
+import { key, read, request } from "./api.js";
+
+// The address that `llm-auction run` prints ends with a one-time token behind this word.
+const TOKEN = "#sign-in=";
 
 const ROLES = { admin: "Administrator", advertiser: "Advertiser", publisher: "Publisher" };
 const VIEWS = { admin: ["playground", "campaigns", "revenue"], advertiser: ["campaigns", "revenue"], publisher: ["playground"] };
@@ -25,8 +28,9 @@ export async function open(onChange) {
   byId("sign").addEventListener("click", () => (caller.role ? signOut() : askForKey()));
   document.addEventListener("key-rejected", (event) => {
     // Not while it is tried at sign-in: the form shows that error.
-    if (event.detail === key.get()) signOut("Your key is no longer valid: it was revoked or has expired.");
+    if (caller.role && event.detail === key.get()) signOut("Your key is no longer valid: it was revoked or has expired.");
   });
+  await exchangeToken();
   try {
     await find(key.get());
   } catch (error) {
@@ -35,6 +39,20 @@ export async function open(onChange) {
     if (error.status !== 0) await find("").catch(() => {});
   }
   show();
+}
+
+// Exchanges the token of the address for a session, and takes it out of the address and of the history.
+async function exchangeToken() {
+  if (!location.hash.startsWith(TOKEN)) return;
+  const token = location.hash.slice(TOKEN.length);
+  history.replaceState(null, "", location.pathname);
+  try {
+    await request("/v1/session", { method: "POST", body: { token }, secret: "" });
+    key.remove();
+  } catch (error) {
+    setText(byId("sign-message"), error.status === 401 ? `This address signs in once. ${error.message}` : error.message);
+    askForKey();
+  }
 }
 
 async function signIn(secret) {
@@ -55,9 +73,10 @@ async function signIn(secret) {
   byId("main").focus();
 }
 
-function signOut(why = "") {
+async function signOut(why = "") {
   key.remove();
   Object.assign(caller, { role: null, advertiser_id: "" });
+  await request("/v1/session", { method: "DELETE", secret: "" }).catch(() => {});
   setText(byId("sign-message"), why);
   show();
 }

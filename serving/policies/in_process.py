@@ -17,7 +17,14 @@ import structlog
 from mechanism.errors import AuctionError, PolicyError
 from mechanism.types import Context
 from serving.errors import Overloaded, PolicyTimeout
-from serving.policies.protocol import AsyncPolicyBackend, Completed, PolicyBackend, PolicyEvent
+from serving.policies.protocol import (
+    OWN_LIMITS,
+    AnswerLimits,
+    AsyncPolicyBackend,
+    Completed,
+    PolicyBackend,
+    PolicyEvent,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -47,10 +54,10 @@ class ThreadedPolicy(AsyncPolicyBackend):
         return False
 
     async def stream(
-        self, context: Context, seed: int, max_ads: int, deadline: float
+        self, context: Context, seed: int, max_ads: int, deadline: float, limits: AnswerLimits = OWN_LIMITS
     ) -> AsyncGenerator[PolicyEvent, None]:
         """See `AsyncPolicyBackend.stream`."""
-        answer = self._submit(context, seed, max_ads)
+        answer = self._submit(context, seed, max_ads, limits)
         ends = min(deadline, asyncio.get_running_loop().time() + self._deadline_s)
         try:
             while True:
@@ -72,7 +79,7 @@ class ThreadedPolicy(AsyncPolicyBackend):
             answer.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _submit(self, context: Context, seed: int, max_ads: int) -> _Answer:
+    def _submit(self, context: Context, seed: int, max_ads: int, limits: AnswerLimits) -> _Answer:
         """Queue one generation.
 
         Raises:
@@ -83,7 +90,7 @@ class ThreadedPolicy(AsyncPolicyBackend):
             raise Overloaded("the policy's queue is full")
         answer = _Answer()
         try:
-            job = self._thread.submit(self._run, answer, context, seed, max_ads)
+            job = self._thread.submit(self._run, answer, context, seed, max_ads, limits)
         except RuntimeError as error:  # the executor is shut down
             self._slots.release()
             raise PolicyError("the server is shutting down") from error
@@ -92,10 +99,10 @@ class ThreadedPolicy(AsyncPolicyBackend):
         job.add_done_callback(lambda done: self._ended(answer, done))
         return answer
 
-    def _run(self, answer: _Answer, context: Context, seed: int, max_ads: int) -> None:
+    def _run(self, answer: _Answer, context: Context, seed: int, max_ads: int, limits: AnswerLimits) -> None:
         self._busy_since = time.monotonic()
         try:
-            self._write(answer, context, seed, max_ads)
+            self._write(answer, context, seed, max_ads, limits)
         except AuctionError as error:
             answer.push(error)
         except Exception as error:
@@ -105,8 +112,8 @@ class ThreadedPolicy(AsyncPolicyBackend):
         finally:
             self._busy_since = None
 
-    def _write(self, answer: _Answer, context: Context, seed: int, max_ads: int) -> None:
-        events = self._backend.stream(context, seed, max_ads)
+    def _write(self, answer: _Answer, context: Context, seed: int, max_ads: int, limits: AnswerLimits) -> None:
+        events = self._backend.stream(context, seed, max_ads, limits)
         completed = False
         try:
             for event in events:

@@ -18,7 +18,7 @@ import msgspec
 from mechanism.errors import InputError
 from mechanism.types import Context
 from mechanism.weights import ENTRY, WEIGHTS, digest_of
-from serving.policies.protocol import Completed, PolicyEvent, TextDelta
+from serving.policies.protocol import OWN_LIMITS, AnswerLimits, Completed, PolicyEvent, TextDelta
 
 if TYPE_CHECKING:
     from inference.policy import Policy
@@ -48,10 +48,19 @@ class ModelPolicy:
         policy = Policy.load(name_or_path, fast_dtype())
         return cls(policy, digest or policy.digest)
 
-    def stream(self, context: Context, seed: int, max_ads: int) -> Generator[PolicyEvent, None, None]:
-        """Write one answer with constrained decoding, reproducible by its seed."""
+    def stream(
+        self, context: Context, seed: int, max_ads: int, limits: AnswerLimits = OWN_LIMITS
+    ) -> Generator[PolicyEvent, None, None]:
+        """Write one answer with constrained decoding, reproducible by its seed and its limits."""
         own = self._policy.sampling
-        settings = replace(own, max_ads=max_ads if own.max_ads is None else min(max_ads, own.max_ads))
+        settings = replace(
+            own,
+            max_ads=max_ads if own.max_ads is None else min(max_ads, own.max_ads),
+            max_new_tokens=own.max_new_tokens
+            if limits.max_tokens is None
+            else min(limits.max_tokens, own.max_new_tokens),
+            temperature=own.temperature if limits.temperature is None else limits.temperature,
+        )
         prompt_tokens = self._checked_prompt_tokens(context, settings.max_new_tokens)
         deltas = self._policy.stream(context, seed, settings)
         try:

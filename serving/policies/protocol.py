@@ -7,7 +7,7 @@ links is `serving.answering.rendering`'s.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -45,6 +45,40 @@ class Completed:
 PolicyEvent = TextDelta | Completed
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerLimits:
+    """What one request asks of its answer's generation; None is the policy's own setting.
+
+    At most `max_tokens` tokens, sampled at `temperature`; never more tokens than the policy's own maximum.
+    """
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+
+OWN_LIMITS = AnswerLimits()
+"""A request that leaves both to the policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """An answer of the policy's server that is passed on as it is: its content type, and its bytes as they arrive."""
+
+    media_type: str
+    chunks: AsyncGenerator[bytes, None]
+
+
+class Relay(Protocol):
+    """A policy server that takes OpenAI's whole chat completion: tools, images, JSON and several choices."""
+
+    async def relay(self, body: Mapping[str, object], deadline: float) -> Relayed:
+        """Send the request under the server's own model name; the answer's bytes are passed on without a change.
+
+        Raises InputError where the server refuses the request, Overloaded, PolicyTimeout and PolicyError as `stream`.
+        """
+        ...
+
+
 class PolicyBackend(Protocol):
     """A policy pi_theta as the thread that owns it calls it; never from two threads at a time."""
 
@@ -53,7 +87,9 @@ class PolicyBackend(Protocol):
         """Digest that identifies the weights."""
         ...
 
-    def stream(self, context: Context, seed: int, max_ads: int) -> Generator[PolicyEvent, None, None]:
+    def stream(
+        self, context: Context, seed: int, max_ads: int, limits: AnswerLimits = OWN_LIMITS
+    ) -> Generator[PolicyEvent, None, None]:
         """Yield deltas and, last, one `Completed`; closing the generator stops the generation.
 
         `max_ads` bounds the insertions of the answer. Raises PolicyError if no answer can be made, InputError if the
@@ -72,7 +108,9 @@ class PolicyVersion(Protocol):
         ...
 
     @abstractmethod
-    def stream(self, context: Context, seed: int, max_ads: int, deadline: float) -> AsyncGenerator[PolicyEvent, None]:
+    def stream(
+        self, context: Context, seed: int, max_ads: int, deadline: float, limits: AnswerLimits = OWN_LIMITS
+    ) -> AsyncGenerator[PolicyEvent, None]:
         """Yield deltas and, last, one `Completed`; closing it (`aclose`) at any time stops the generation.
 
         `deadline` is a time on the running loop's clock (`loop.time()`). Raises Overloaded before any event where the
@@ -98,6 +136,11 @@ class AsyncPolicyBackend(PolicyVersion, Protocol):
     def lease(self, key: str) -> AbstractContextManager[PolicyVersion]:
         """Keep the version that answers `key` (a user, a conversation or an auction) loaded for the `with` block."""
         return nullcontext(self)
+
+    @property
+    def relay_server(self) -> Relay | None:
+        """The server that takes requests which this policy cannot answer with ads; None where there is none."""
+        return None
 
     async def start(self, metrics: Metrics) -> None:
         """Load and check what the backend serves; figures go to `metrics`."""

@@ -20,7 +20,7 @@ from mechanism.errors import AuctionError, ConfigError, PolicyError
 from mechanism.types import Context
 from mechanism.weights import model_version
 from serving.metrics import Metrics
-from serving.policies.protocol import AsyncPolicyBackend, PolicyEvent, PolicyVersion
+from serving.policies.protocol import OWN_LIMITS, AnswerLimits, AsyncPolicyBackend, PolicyEvent, PolicyVersion
 from serving.policies.route_file import Routes, Version, choose, parse_routes, read_routes
 
 log = structlog.get_logger(__name__)
@@ -66,7 +66,7 @@ class ServedVersion:
         return (self.name, self.digest, self.policy) == (version.name, version.digest, version.policy)
 
     async def stream(
-        self, context: Context, seed: int, max_ads: int, deadline: float
+        self, context: Context, seed: int, max_ads: int, deadline: float, limits: AnswerLimits = OWN_LIMITS
     ) -> AsyncGenerator[PolicyEvent, None]:
         """See `PolicyVersion.stream`.
 
@@ -75,7 +75,7 @@ class ServedVersion:
         """
         if self.backend is None:
             raise PolicyError(f"version {self.name} is not loaded: {self.fault}")
-        async with aclosing(self.backend.stream(context, seed, max_ads, deadline)) as events:
+        async with aclosing(self.backend.stream(context, seed, max_ads, deadline, limits)) as events:
             async for event in events:
                 yield event
 
@@ -153,7 +153,7 @@ class RoutedPolicy(AsyncPolicyBackend):
             served.leases -= 1
 
     async def stream(
-        self, context: Context, seed: int, max_ads: int, deadline: float
+        self, context: Context, seed: int, max_ads: int, deadline: float, limits: AnswerLimits = OWN_LIMITS
     ) -> AsyncGenerator[PolicyEvent, None]:
         """See `AsyncPolicyBackend.stream`; the context's id chooses the version.
 
@@ -163,7 +163,7 @@ class RoutedPolicy(AsyncPolicyBackend):
         with self.lease(context.id) as version:
             if version is self:
                 raise PolicyError("no version of the route file can answer: see the router's log and metrics")
-            async with aclosing(version.stream(context, seed, max_ads, deadline)) as events:
+            async with aclosing(version.stream(context, seed, max_ads, deadline, limits)) as events:
                 async for event in events:
                     yield event
 

@@ -25,6 +25,8 @@ from serving.database.schema import advertiser_totals, auction_overlaps, charges
 from serving.ledger.entries import reason_of
 
 MOST_LINES = 100_000
+CHARGES = "charges"
+"""The list that its cursors are signed for."""
 SUMMED = ("auctions", "impressions", "clicks", "charged_clicks", "revenue_micros", "invalid_clicks", "refunded_micros")
 FIGURES = (*SUMMED, "net_micros")
 # Spreadsheets read a cell that starts with one of these as a formula, and may run it.
@@ -157,11 +159,18 @@ def events_of(database: Database, line: Line, cursor: str = "", limit: int = 100
 
 
 def charges_of(
-    database: Database, *, auction_id: str = "", event_id: str = "", cursor: str = "", limit: int = 100
+    database: Database,
+    *,
+    auction_id: str = "",
+    event_id: str = "",
+    advertiser_id: str = "",
+    cursor: str = "",
+    limit: int = 100,
 ) -> Page[Record]:
-    """Return the charge records of one auction or one event, or all, newest first."""
+    """Return the charge records of one auction, event or advertiser, or all, newest first."""
     conditions = [charges.c.auction_id == auction_id] if auction_id else []
     conditions += [charges.c.id == event_id] if event_id else []
+    conditions += [charges.c.advertiser_id == advertiser_id] if advertiser_id else []
     return _records(database, conditions, cursor, limit)
 
 
@@ -202,7 +211,7 @@ def _records(database: Database, conditions: list[ColumnElement[bool]], cursor: 
     query = select(charges, refunded, why).select_from(charges.outerjoin(refunds, both))
     query = query.where(*conditions).order_by(*(column.desc() for column in key))
     if cursor:
-        occurred_at, *rest = read_cursor(cursor, tuple[datetime, str, str, str])
+        occurred_at, *rest = read_cursor(database.cursors, CHARGES, cursor, tuple[datetime, str, str, str])
         query = query.where(tuple_(*key) < tuple_(checked_moment("cursor", occurred_at), *rest))
     with database.read() as connection:
         rows = connection.execute(query.limit(checked_limit(limit) + 1)).mappings().all()
@@ -211,8 +220,10 @@ def _records(database: Database, conditions: list[ColumnElement[bool]], cursor: 
         for row in rows[:limit]
     ]
     last = found[-1] if len(rows) > limit else None
-    following = write_cursor((last.occurred_at, last.id, last.kind, last.invalid)) if last else ""
-    return Page(items=tuple(found), cursor=following)
+    if last is None:
+        return Page(items=tuple(found))
+    key_of_last = (last.occurred_at, last.id, last.kind, last.invalid)
+    return Page(items=tuple(found), cursor=write_cursor(database.cursors, CHARGES, key_of_last))
 
 
 def _scope(query: Query) -> str:

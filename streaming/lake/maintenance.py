@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import msgspec
+from deltalake import DeltaTable
 
 from mechanism.errors import ConfigError
 from streaming.lake.erasures import drop_requests, read_requests, record, remove_readers
@@ -17,6 +17,8 @@ from streaming.topics import INTERACTIONS
 
 TARGET_BYTES = 64 << 20
 """Small files are merged into files of up to this size."""
+FIRST_TARGET_BYTES = 16 << 20
+"""The same between two passes: a file that is merged again and again stays small, as its replaced copies are kept."""
 RETENTION = "retention"
 
 
@@ -76,6 +78,11 @@ def maintain(
     return done
 
 
+def merge(lake: Lake) -> int:
+    """Merge the small files of recent commits and nothing else; return how many were merged (errors as `maintain`)."""
+    return sum(_merge(lake.open(name), lake.location(name), FIRST_TARGET_BYTES) for name in TABLES if lake.has(name))
+
+
 def _retain(lake: Lake, settings: Maintenance, now: datetime) -> Maintained:
     """Remove data past their retention, and data under a request to erase that were stored again."""
     readers = sum(remove_readers(lake, request.predicate) for request in read_requests(lake).all)
@@ -95,12 +102,18 @@ def _retain(lake: Lake, settings: Maintenance, now: datetime) -> Maintained:
 
 def _compact(lake: Lake, name: str, settings: Maintenance) -> Maintained:
     handle = lake.open(name)
+    merged = _merge(handle, lake.location(name), TARGET_BYTES)
     with store_errors(lake.location(name)):
-        merged: dict[str, Any] = handle.optimize.compact(target_size=TARGET_BYTES, max_concurrent_tasks=1)
         handle.create_checkpoint()
         handle.cleanup_metadata()
         # full: also files that a killed writer left without a commit
         removed = handle.vacuum(
             settings.kept_hours, dry_run=False, enforce_retention_duration=settings.kept_hours >= KEPT_HOURS, full=True
         )
-    return Maintained(merged_files=int(merged["numFilesRemoved"]), removed_files=len(removed))
+    return Maintained(merged_files=merged, removed_files=len(removed))
+
+
+def _merge(handle: DeltaTable, place: str, target_bytes: int) -> int:
+    with store_errors(place):
+        merged = handle.optimize.compact(target_size=target_bytes, max_concurrent_tasks=1)
+    return int(merged["numFilesRemoved"])

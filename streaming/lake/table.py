@@ -26,6 +26,8 @@ from streaming.log import Fenced, from_ms, to_ms
 
 LOG_PROPERTY = "llm_auction.log"
 """The table property that names the log from which the table is written."""
+REOPENED_COMMITS = 50
+"""Commits after which a table is opened again: the time of a commit grows with the commits that its handle has made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,17 @@ def partitions_id(log: str, topic: str) -> str:
 
 
 class LakeTable:
-    """One table, written from one log. Its handle stays open, so a commit reads only the commits since the last one."""
+    """One table, written from one log.
+
+    Its handle stays open for some commits, as a commit then reads only the commits since the last one.
+    """
 
     def __init__(self, lake: Lake, name: str, log: str) -> None:
         self.name = name
+        self._lake = lake
         self._place = lake.location(name)
         self._log = log
+        self._commits = 0
         self._handle = lake.create(name, arrow_schema(name), [PARTITION_BY], STATISTICS)
         self._owned: dict[int, int | None] = {}
         _check_types(self._place, self._handle, arrow_schema(name))
@@ -84,6 +91,8 @@ class LakeTable:
         Fenced propagates if another writer has written one of the partitions; nothing was written then. LakeUnavailable
         propagates if it is unknown whether the rows were written; `own` returns the offsets that were.
         """
+        if self._commits >= REOPENED_COMMITS:
+            self._handle, self._commits = self._lake.open(self.name), 0
         self._check_owned()
         properties = CommitProperties(app_transactions=self._transactions(marks), max_commit_retries=50)
         with store_errors(self._place):
@@ -97,6 +106,7 @@ class LakeTable:
                 )
             else:
                 self._commit_empty(properties)
+        self._commits += 1
         for partition, mark in marks.items():
             self._owned[partition] = mark.offset - 1 if mark.offset else None
 

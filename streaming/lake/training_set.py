@@ -26,6 +26,8 @@ from streaming.topics import CLICKS, INTERACTIONS, JUDGEMENTS
 WINDOW_S = 1_800.0
 """The default attribution window: a click counts within half an hour of the answer."""
 SLICE_ROWS = 100_000
+CLOCKS_DIFFER = timedelta(minutes=10)
+"""By how much a click or a judgement may seem to precede its answer, since another machine wrote it."""
 _SQL = files("streaming.lake").joinpath("training_set.sql").read_text(encoding="utf-8")
 _DAY = timedelta(days=1)
 _BEGINNING = EPOCH
@@ -171,16 +173,18 @@ class TrainingSet:
 
 def query(since: datetime, until: datetime, window_s: float) -> str:
     """Return `training_set.sql` for the answers from `since` to before `until`."""
-    window = timedelta(seconds=window_s)
+    window_us = round(window_s * 1_000_000)
+    earliest = max(since.astimezone(UTC), _BEGINNING + CLOCKS_DIFFER) - CLOCKS_DIFFER
     values: dict[str, int | date] = {
         "since_us": to_us(since),
         "until_us": to_us(until),
-        "window_us": round(window_s * 1_000_000),
+        "window_us": window_us,
         "first_day": since.astimezone(UTC).date(),
         "last_day": until.astimezone(UTC).date(),
-        # a day earlier, as the clocks of two machines may differ around midnight
-        "first_click_day": since.astimezone(UTC).date() - _DAY,
-        "last_click_day": (until.astimezone(UTC) + window).date(),
+        "first_us": to_us(earliest),
+        "first_event_day": earliest.date(),
+        "last_click_us": to_us(until) + window_us,
+        "last_click_day": (until.astimezone(UTC) + timedelta(microseconds=window_us)).date(),
     }
     sql = sub("--.*", "", _SQL)
     for name, value in values.items():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from serving.accounts.keys import Role
 from serving.campaigns.catalogue import Catalogue, CatalogueRow, import_catalogue, read_catalogue, write_catalogue
 from serving.http.server import server_of
 from serving.policies.in_process import ThreadedPolicy
-from serving.policies.protocol import Completed, PolicyEvent, TextDelta
+from serving.policies.protocol import AnswerLimits, Completed, PolicyEvent, TextDelta
 from serving.router import Router
 from serving.settings import ServeSettings
 from streaming.codec import decode
@@ -90,7 +91,7 @@ class ScriptedPolicy:
     closed: int = 0
     digest: str = "0" * 64
 
-    def stream(self, context: Context, seed: int, max_ads: int) -> Iterator[PolicyEvent]:
+    def stream(self, context: Context, seed: int, max_ads: int, limits: AnswerLimits) -> Iterator[PolicyEvent]:
         self.contexts.append(context)
         even = {c.ad.id: 1 / len(context.candidates) for c in context.candidates}
         try:
@@ -116,8 +117,9 @@ class Running:
     def settings(self) -> ServeSettings:
         return self.router.settings
 
-    @property
+    @cached_property
     def client(self) -> openai.OpenAI:
+        """Its users' client; `router` closes it, since an open connection would warn in a later test."""
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0, timeout=20)
 
     def key(self, role: str, advertiser: str = "") -> str:
@@ -181,6 +183,7 @@ def running(
     ads: int = 6,
     catalogue: Catalogue | None = None,
     backend: Any = None,
+    secrets: tuple[bytes, ...] = (SECRET,),
     **settings: Any,
 ) -> Iterator[Running]:
     """Start a router on a free port and stop it at the end."""
@@ -196,25 +199,28 @@ def running(
             "refresh_s": 0.05,
             "relevance_floor": 0.0,
             "drain_s": 5.0,
+            "address_per_minute": 0,
+            "key_per_minute": 0,
         }
         | settings
     )
     backend = backend or ThreadedPolicy(policy, chosen.waiting, chosen.deadline_s)
-    router = Router(backend, MODEL, SECRET, chosen, encoder or WordEncoder())
+    router = Router(backend, MODEL, secrets[0], chosen, encoder or WordEncoder(), secrets[1:])
     if catalogue is not None:
         import_catalogue(catalogue, router.campaigns, datetime.now(UTC) - timedelta(seconds=5))
     admin = router.accounts.issue(Role.ADMIN, "test", datetime.now(UTC)).secret
     listener = socket.create_server(("127.0.0.1", 0))
-    listener.setsockopt(
-        socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384
-    )  # what a client does not read stays with the router
+    # What a client does not read stays with the router.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
     server = server_of(router)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     until(lambda: server.started or not thread.is_alive(), 30)
+    running = Running(f"http://127.0.0.1:{listener.getsockname()[1]}", policy, router, server, admin)
     try:
-        yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", policy, router, server, admin)
+        yield running
     finally:
+        running.client.close()
         server.should_exit = True
         thread.join(20)
         listener.close()

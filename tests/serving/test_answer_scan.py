@@ -42,6 +42,7 @@ CASES = [
     ("Read http://evil.example/a?b=1 now.", f"Read {REMOVED} now.", {LINK: 1}),
     ("Read [this page](https://evil.example/x) now.", "Read this page now.", {LINK: 1}),
     ("Go to www.evil.example or evil.com today.", f"Go to {REMOVED} or {REMOVED} today.", {LINK: 2}),
+    ("See kites.win or kites.pl/now today.", f"See {REMOVED} or {REMOVED} today.", {LINK: 2}),
     ("Falcon Kites are fine.", "Falcon Kites (Sponsored) are fine.", {TITLE: 1}),
     ("A falcon and kites, e.g. two (or three).", "A falcon and kites, e.g. two (or three).", {}),
     ("Use a[0] and f(x) in 3.5 steps.", "Use a[0] and f(x) in 3.5 steps.", {}),

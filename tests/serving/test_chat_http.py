@@ -102,17 +102,23 @@ def test_models_are_listed(start: Start) -> None:
         ({"messages": []}, 400, "messages"),
         ({"messages": None}, 400, "messages"),
         ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages[0].role"),
-        (
-            {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]},
-            400,
-            "messages[1].role",
-        ),
+        ({"messages": [{"role": "assistant", "content": "y"}]}, 400, "messages"),
+        ({"messages": [{"role": "user", "content": None}]}, 400, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 400, "messages[0].content[0].text"),
+        ({"messages": [{"role": "system", "content": "x" * 32_000}, *ASK]}, 400, "messages"),
+        ({"temperature": 2.1}, 400, "temperature"),
+        ({"max_tokens": 0}, 400, "max_tokens"),
+        ({"max_tokens": 3, "max_completion_tokens": 3}, 400, "max_tokens"),
+        ({"stop": ["a"] * 5}, 400, "stop"),
+        ({"stop": ""}, 400, "stop"),
+        ({"response_format": {"type": "json_object"}}, 400, "response_format.type"),
+        ({"logprobs": True}, 400, "logprobs"),
         ({"messages": [{"role": "user", "content": " \u200b "}]}, 400, "messages[0].content"),
         ({"messages": [{"role": "user", "content": "x" * 8_001}]}, 400, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages[0].content[0].type"),
         ({"n": 2}, 400, "n"),
         ({"seed": 2**63}, 400, "seed"),
-        ({"tools": []}, 400, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools"),
         ({"stream": "yes"}, 400, "stream"),
         ({"ads": {"max_ads": -1}}, 400, "ads.max_ads"),
         ({"ads": {"colour": 1}}, 400, "ads.colour"),
@@ -180,7 +186,7 @@ def test_candidates_are_the_relevant_ones_in_the_order_of_their_ids(start: Start
     router.ask(messages=[{"role": "user", "content": "Which running shoes?"}])
     (context,) = router.policy.contexts
     assert [c.ad.id for c in context.candidates] == ["A1", "A7", "A13"]
-    assert [c.bid for c in context.candidates] == [100_000, 700_000, 1_300_000]
+    assert [c.bid for c in context.candidates] == [100_000, 700_000, 1_000_000]  # 1.30 counts as the highest bid
 
 
 def test_earlier_answers_enter_the_prompt_without_click_links(start: Start) -> None:
@@ -201,9 +207,14 @@ def test_the_auction_behind_an_answer_can_be_read(start: Start) -> None:
     record = router.call("GET", "/v1/auctions/" + answer["auction"]["auction_id"]).json()
     assert {c["ad_id"]: c["bid_micros"] for c in record["candidates"]}["A3"] == 300_000
     (shown,) = record["shown"]
+    [[begin, end]] = shown.pop("spans")
+    assert answer["choices"][0]["message"]["content"][begin:end].endswith("(Sponsored)")
     assert shown == {
         "ad_id": "A2",
         "campaign_id": "catalogue-A2",
+        "advertiser": "Brand2",
+        "title": "Brand2 Coffee Beans",
+        "label": "Sponsored",
         "click_id": f"{record['auction_id']}:A2",
         "bid_micros": 200_000,
     }
@@ -292,4 +303,6 @@ def test_the_chat_page_refers_to_no_other_server(start: Start) -> None:
         assert response.headers["content-type"].startswith(kind)
         assert "default-src 'none'" in response.headers["content-security-policy"]
         assert "https://" not in response.text.replace("https://www.w3.org", "")
-    assert router.get("/livez").json() == router.get("/readyz").json() == {"status": "ok"}
+    assert router.get("/livez").json() == {"status": "ok"}
+    ready = router.get("/readyz").json()
+    assert (ready["status"], ready["ads"]) == ("ok", "ok") and 0 <= ready["ledger_lag_s"] < 60

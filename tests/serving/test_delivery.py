@@ -52,7 +52,7 @@ def abandoned(router: Any, stream: bool, read: int = 0) -> None:
 
 @pytest.fixture
 def selling(start: Start, wait_until: Callable[..., None]) -> Callable[..., Any]:
-    """Return `selling(pricing, script)`: a router whose policy knows I1; `wait_for_text` is set by the script."""
+    """Return `selling(pricing, script)`: a router whose policy knows I1; `wait_for_text` is the script's event."""
 
     def make(pricing: Pricing, script: Callable[[Context, threading.Event], Iterator[str]]) -> Any:
         event = threading.Event()
@@ -72,11 +72,11 @@ def ad_at_the_end(context: Context, written: threading.Event) -> Iterator[str]:
     written.set()
 
 
-def ad_at_the_start(context: Context, written: threading.Event) -> Iterator[str]:
-    yield f"Try {marker(context)} first. "
+def ad_at_the_start(context: Context, seen: threading.Event) -> Iterator[str]:
+    yield f"Try {marker(context)} first. Then "
+    assert seen.wait(10)
     for _ in range(PIECES):
         yield FILLER
-    written.set()
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -108,8 +108,9 @@ def test_an_ad_that_was_taken_before_the_client_left_is_charged(selling: Callabl
     with httpx.stream("POST", f"{router.url}/v1/chat/completions", json=QUESTION | {"stream": True}) as response:
         for line in response.iter_lines():
             if '"ad":' in line:
+                router.wait_for_text.set()
+            if "Running shoes are" in line:
                 break
-        router.wait_for_text.wait(10)
     (event,) = router.logged("interactions")
     assert [ad.ad_id for ad in event.shown] == ["I1"]
     router.wait_until_charged()

@@ -14,6 +14,8 @@ from schemathesis import GenerationMode
 from serving.http.app import create_app
 
 PATHS = {
+    "/.well-known/jwks.json",
+    "/v1/auctions/{auction_id}/receipt",
     "/c/{token}",
     "/demo/{ad_id}",
     "/livez",
@@ -39,6 +41,8 @@ PATHS = {
     "/v1/reports",
     "/v1/reports/events",
     "/v1/reports/series",
+    "/v1/responses",
+    "/v1/session",
     "/v1/summary",
 }
 
@@ -55,8 +59,8 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))
 
 
 def operations() -> list[tuple[str, str]]:
-    methods = {"/v1/campaigns": ("GET", "POST"), "/v1/keys": ("GET", "POST")}
-    posted = ("/completions", "/end", "/pause", "/resume", "/review", "/revoke", "/rotate")
+    methods = {"/v1/campaigns": ("GET", "POST"), "/v1/keys": ("GET", "POST"), "/v1/session": ("POST", "DELETE")}
+    posted = ("/completions", "/responses", "/end", "/pause", "/resume", "/review", "/revoke", "/rotate")
     return [
         (path, method)
         for path in sorted(PATHS)
@@ -89,7 +93,13 @@ def test_no_generated_request_is_answered_by_a_500(shared: Any, path: str, metho
     assert seen
 
 
-PATH_VALUES = {"{ad_id:str}": "A1", "{token:str}": "x", "{campaign_id:str}": "catalogue-A1", "{name:path}": "scripted"}
+PATH_VALUES = {
+    "{auction_id:str}": "x",
+    "{ad_id:str}": "A1",
+    "{token:str}": "x",
+    "{campaign_id:str}": "catalogue-A1",
+    "{name:path}": "scripted",
+}
 
 
 def test_head_has_the_status_and_headers_of_get(shared: Any) -> None:

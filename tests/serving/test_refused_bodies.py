@@ -39,11 +39,16 @@ def refused(body: Any, kind: Any) -> dict[str, str]:
         (CampaignInput, {"pacing": 1}, "pacing", ("even", "asap")),
         (
             ChatRequest,
-            {"messages": [{"role": "tool", "content": "x"}]},
+            {"messages": [{"role": "robot", "content": "x"}]},
             "messages[0].role",
-            ("system", "developer", "user", "assistant"),
+            ("system", "developer", "user", "assistant", "tool", "function"),
         ),
-        (ChatRequest, {"response_format": {"type": "json_object"}}, "response_format.type", ("text",)),
+        (
+            ChatRequest,
+            {"response_format": {"type": "xml"}},
+            "response_format.type",
+            ("text", "json_object", "json_schema"),
+        ),
     ],
 )
 def test_the_refusal_of_an_unknown_choice_lists_the_choices(

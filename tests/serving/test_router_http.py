@@ -21,7 +21,7 @@ import structlog
 from mechanism.errors import PolicyError
 from mechanism.types import Context
 from serving.errors import PolicyTimeout
-from serving.policies.protocol import AsyncPolicyBackend, Completed, PolicyEvent, TextDelta
+from serving.policies.protocol import AnswerLimits, AsyncPolicyBackend, Completed, PolicyEvent, TextDelta
 
 Start = Callable[..., Any]
 Router = Callable[..., Any]
@@ -40,7 +40,7 @@ class AsyncScript(AsyncPolicyBackend):
         self.open = 0
 
     async def stream(
-        self, context: Context, seed: int, max_ads: int, deadline: float
+        self, context: Context, seed: int, max_ads: int, deadline: float, limits: AnswerLimits
     ) -> AsyncGenerator[PolicyEvent, None]:
         self.open += 1
         try:
@@ -278,7 +278,7 @@ from serving.settings import ServeSettings
 class Slow(AsyncPolicyBackend):
     digest = "2" * 64
     breaker_open = False
-    async def stream(self, context, seed, max_ads, deadline):
+    async def stream(self, context, seed, max_ads, deadline, limits):
         for number in range(20):
             yield TextDelta(f"word{number} ")
             await asyncio.sleep(0.05)

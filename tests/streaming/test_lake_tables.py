@@ -98,6 +98,24 @@ def test_a_writer_whose_other_partitions_moved_on_is_refused_all_the_same(url: s
     assert positions(url).count((0, 0)) == 1
 
 
+def test_a_writer_that_opened_its_table_again_is_refused_all_the_same(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streaming.lake.table.REOPENED_COMMITS", 2)
+    dead = LakeTable(Lake(url), "interactions", LOG)
+    dead.own([0])
+    for n in range(5):
+        dead.append(stored([interaction(n)], n), {0: Mark(n + 1, None)})
+    assert positions(url) == [(0, n) for n in range(5)]
+    alive = LakeTable(Lake(url), "interactions", LOG)
+    alive.own([0])
+    alive.append(stored([interaction(5)], 5), {0: Mark(6, None)})
+    dead.append([], {})  # its next commit opens the table with the other writer's commit in it
+    with pytest.raises(Fenced):
+        dead.append(stored([interaction(5)], 5), {0: Mark(6, None)})
+    assert positions(url) == [(0, n) for n in range(6)]
+
+
 def test_writers_of_different_partitions_do_not_disturb_each_other(url: str) -> None:
     first, second = (LakeTable(Lake(url), "interactions", LOG) for _ in range(2))
     first.own([0])

@@ -19,7 +19,7 @@ from streaming.lake import TrainingSet
 from streaming.lake.arrow import columns, plainers
 from streaming.lake.erasures import drop_requests, erase, erase_before, read_audit, read_requests
 from streaming.lake.import_shards import import_shards
-from streaming.lake.maintenance import Maintenance, maintain
+from streaming.lake.maintenance import Maintenance, maintain, merge
 from streaming.lake.store import Lake
 from streaming.pseudonyms import pseudonym
 from tests.streaming.lake_tables import append, judgement
@@ -126,6 +126,18 @@ def test_small_files_are_merged_and_replaced_ones_removed_in_time(tmp_path: Path
     assert maintain(Lake(url), AT_ONCE).removed_files == 24 + 1
     assert list(TrainingSet(url).rows()) == before
     assert len(list((tmp_path / "lake" / "interactions").rglob("*.parquet"))) >= 1
+
+
+def test_files_of_recent_commits_are_merged_without_any_other_upkeep(tmp_path: Path) -> None:
+    url = str(tmp_path / "lake")
+    assert merge(Lake(url)) == 0
+    for n in range(3):
+        append(url, interaction(n), judgement(interaction(n)))
+    before = list(TrainingSet(url).rows())
+    assert merge(Lake(url)) == 6
+    assert list(TrainingSet(url).rows()) == before
+    assert len(Lake(url).open("interactions").file_uris()) == 1
+    assert merge(Lake(url)) == 0
 
 
 def test_upkeep_of_nothing_does_nothing(tmp_path: Path) -> None:

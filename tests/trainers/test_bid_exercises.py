@@ -64,7 +64,11 @@ def test_openings_are_read_but_not_learned(small_base: Path) -> None:
     exercise = reading_exercise(WORLD, WORLD.train_queries[3], 8, np.random.default_rng(2))
     tokens = TokenisedExercise.of(exercise, policy)
     for opening, answer, ids, learned in zip(
-        exercise.given, exercise.answers, tokens.answers_ids, tokens.learned, strict=True
+        exercise.given,
+        exercise.answers,
+        tokens.answers_ids,
+        [[w > 0 for w in own] for own in tokens.weights],
+        strict=True,
     ):
         given_count = learned.index(True)
         assert all(learned[given_count:])
@@ -78,7 +82,9 @@ def test_ids_that_the_prompt_does_not_show_are_read_and_not_learned(small_base: 
     exercise = answer_exercise(WORLD, WORLD.train_queries[3], 8, 6, None, np.random.default_rng(2))
     shown = 0
     tokens = TokenisedExercise.of(exercise, policy)
-    for answer, ids, learned in zip(exercise.answers, tokens.answers_ids, tokens.learned, strict=True):
+    for answer, ids, learned in zip(
+        exercise.answers, tokens.answers_ids, [[w > 0 for w in own] for own in tokens.weights], strict=True
+    ):
         assert policy.tokenizer.decode(ids[:-1]) == answer
         assert ids[-1] == policy.end_tokens[0]
         unlearned = policy.tokenizer.decode([i for i, own in zip(ids, learned, strict=True) if not own])

@@ -69,8 +69,8 @@ class RetrainConfig(Settings):
 
     name: str = Field("retrain", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="prefix of the runs' names")
     seed: int = Field(0, description="seed of every random step; each retraining adds its number")
-    sampling_precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="precision of the weights while sampling"
+    sampling_precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="precision of the weights while sampling; auto: bfloat16 on GPUs, float32 on processors"
     )
     triggers: TriggerConfig = TriggerConfig()
     log: LogConfig = LogConfig()

@@ -313,8 +313,8 @@ class RunConfig(Settings):
     )
     seed: int = Field(0, description="seed of every random step")
     epochs: Positive = Field(4, description="rounds of feedback, reward update, rollouts, pairs and optimisation")
-    sampling_precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="precision of the weights while sampling; bfloat16 is fast where processors support it"
+    sampling_precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="precision of the weights while sampling; auto: bfloat16 on GPUs, float32 on processors"
     )
     world: WorldConfig = WorldConfig()
     warm_start: WarmStartConfig | None = None

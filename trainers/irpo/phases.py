@@ -196,6 +196,7 @@ def pairs(session: Session, epoch: int) -> str:
 
 def policy(session: Session, epoch: int) -> str:
     """Optimise the policy on the groups, by default by DPO (Eq. 6), and publish it; of several nodes the first does."""
+    session.release_policies()
     with session.run.phase("policy", epoch).open() as folder:
         trajectory = run_optimisation(
             _optimisation_job(session, epoch, str(folder)),

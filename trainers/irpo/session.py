@@ -11,6 +11,7 @@ import torch
 
 from inference.encoder import shared_encoder
 from inference.policy import Policy
+from inference.precision import fast_dtype
 from inference.sampling import SamplingSettings
 from mechanism.errors import ConfigError
 from mechanism.statistics import Floats
@@ -22,6 +23,7 @@ from trainers.config import RunConfig
 from trainers.irpo.worlds import ContextSource, TrainingWorld, build_world
 from trainers.logs.answers import LoggedAnswer
 from trainers.logs.snapshot import LOGGED, LoggedContexts, read_snapshot
+from trainers.optimisation.precision import training_device_type
 from trainers.optimisation.sharding import ALONE, Part
 from trainers.reward.model import ClickPredictor, OraclePredictor, PCTRModel
 
@@ -123,7 +125,16 @@ class Session:
     @property
     def sampling_dtype(self) -> torch.dtype:
         """Precision of the weights while answers are sampled."""
-        return torch.bfloat16 if self.config.sampling_precision == "bfloat16" else torch.float32
+        chosen = self.config.sampling_precision
+        if chosen == "auto":  # A processor's answers stay the same on every machine.
+            return fast_dtype() if training_device_type() == "cuda" else torch.float32
+        return torch.bfloat16 if chosen == "bfloat16" else torch.float32
+
+    def release_policies(self) -> None:
+        """Drop the loaded policies, so that the processes of optimisation find the whole memory of the devices."""
+        self._policies.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def sampling(self, policy: Policy) -> SamplingSettings:
         """Return the policy's own sampling settings with the run's overrides, for rollouts."""

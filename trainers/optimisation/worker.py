@@ -11,7 +11,7 @@ import shutil
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from trl.trainer.dpo_config import DPOConfig
 from inference.adapters import AdapterSettings, add_adapter, has_adapter, save_adapter
 from inference.models import PolicySettings, load_model, write_policy_settings
 from inference.quiet import quiet_loading
-from mechanism.errors import AuctionError, GuardError, InputError
+from mechanism.errors import AuctionError, ConfigError, GuardError, InputError
 from trainers.config import OptimisationConfig
 from trainers.optimisation.groups import read_rows
 from trainers.optimisation.precision import compute_dtype, training_device_type
@@ -100,17 +100,21 @@ def _optimise(job: OptimisationJob, on_step: OnStep) -> list[dict[str, float]]:
     # ZeRO on GPUs keeps the weights themselves in half precision, with masters in float32.
     halved = config.zero_stage is not None and device_type == "cuda"
     dtype = compute_dtype(config.precision, device_type) if halved else torch.float32
+    rows = read_rows(Path(job.groups))
+    # Before the model: with these settings in place ZeRO-3 reads the weights in parts, each process its own.
+    settings = arguments(job, len(rows))
+    if config.zero_stage == 3:
+        join_processes(device_type)
     loaded = load_model(job.policy, dtype, merge=False)
     if config.lora_rank and not has_adapter(loaded.model):
         add_adapter(loaded.model, AdapterSettings(config.lora_rank, 2 * config.lora_rank), job.policy)
-    rows = read_rows(Path(job.groups))
     if config.objective == "rloo" and not all(row["sampling_logprobs"] for row in rows):
         raise InputError(job.groups, "no sampling_logprobs", "repeat the phase pairs with optimisation.objective rloo")
     trainer_of = GroupDPOTrainer if config.shared_prefix else TokenisedDPOTrainer
     extra: dict[str, Any] = {"optimisation": config} if config.shared_prefix else {}
     trainer = trainer_of(
         model=loaded.model,
-        args=arguments(job, len(rows)),
+        args=settings,
         train_dataset=Dataset.from_list(rows if config.shared_prefix else pairs_of(rows)),
         processing_class=loaded.tokenizer,
         callbacks=[_StepCallback(on_step)],
@@ -207,6 +211,13 @@ def leave_out_compiled_communication() -> None:
     ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
+def join_processes(device_type: str) -> None:
+    """Introduce DeepSpeed to the process group, which divides the weights while they are read."""
+    from deepspeed import init_distributed
+
+    init_distributed(dist_backend="nccl" if device_type == "cuda" else "gloo", verbose=False)
+
+
 def pairs_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return groups as DPOTrainer's own pairs, each with its prompt: the plain way, for comparison."""
     return [
@@ -225,6 +236,21 @@ def pairs_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def print_step(step: int, steps: int, figures: dict[str, float]) -> None:
     """Print one JSON line a step on standard output, for the process that launched this one."""
     print(json.dumps({"step": step, "steps": steps, **figures}), flush=True)
+
+
+def take_own_device(environment: Mapping[str, str]) -> None:
+    """Make the GPU of this process's rank the one that models are loaded onto; without GPUs do nothing.
+
+    Raises:
+        ConfigError: if the node has more processes than GPUs.
+    """
+    rank, gpus = int(environment.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if not torch.cuda.is_available():
+        return
+    if rank >= gpus:
+        remedy = f"this node has {gpus} GPUs: give optimisation.processes as that times the nodes"
+        raise ConfigError("LOCAL_RANK", rank, remedy)
+    torch.cuda.set_device(rank)
 
 
 def end_with_launcher() -> None:
@@ -250,6 +276,7 @@ def main(spec: str, *, first: bool = True) -> None:
     rank_zero = os.environ.get("RANK", "0") == "0"
     if rank_zero and not first:
         raise AuctionError("rank 0 is not on the first node: give --address names that differ in the node's number")
+    take_own_device(os.environ)
     try:
         optimise(OptimisationJob.read(Path(spec)), print_step if rank_zero else lambda *_: None)
     except GuardError as error:

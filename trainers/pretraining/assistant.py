@@ -1,9 +1,9 @@
-"""A recipe for a real model: a LoRA adapter that teaches SmolLM2-135M to mention offers. Not good enough to ship yet.
+"""How the shipped `assistant` is made: a LoRA adapter that teaches SmolLM2-135M to answer briefly and mention offers.
 
-Supervised only, on the project's own everyday questions (`everyday`); IRPO goes on from here. The plain part of an
-answer is read but not learned: a model of this size loses its own fluency when it learns another writer's. What is
-learned is whether to mention an offer, which one, and how. The offers of a lesson are encoded once for its questions
-(`optimisation.packing`).
+Supervised only, on the project's own everyday questions and answers (`everyday`); IRPO goes on from here. Two places of
+an answer decide what the auction does and are a small part of its tokens, so they weigh more: where the plain part has
+ended (mention an offer or stop), and where a title begins (which offer). The offers of a lesson are encoded once for
+its questions (`optimisation.packing`).
 """
 
 from __future__ import annotations
@@ -34,13 +34,17 @@ SAMPLING: Final = SamplingSettings(temperature=0.3, top_p=1.0, top_k=0, max_new_
 
 @dataclass(frozen=True, slots=True)
 class AssistantRecipe:
-    """Everything that the adapter depends on. `lessons` are drawn in all; one pass over the questions has 209."""
+    """Everything that the adapter depends on. `lessons` are drawn in all; one pass over the questions has 209.
+
+    `decision_weight` is the weight in the loss of a token that decides about an offer; others have 1.
+    """
 
     base: str = SMOLLM2
     seed: int = 0
-    lessons: int = 130
+    lessons: int = 418
     lessons_per_step: int = 1
-    learning_rate: float = 5e-4
+    learning_rate: float = 4e-4
+    decision_weight: float = 4.0
     adapter: AdapterSettings = field(default_factory=lambda: AdapterSettings(first_block=12))
 
 
@@ -59,31 +63,32 @@ def train_assistant(recipe: AssistantRecipe, report: Callable[[int, int, float],
     settings = SupervisedSettings(steps, recipe.learning_rate, weight_decay=0.0, warm_up=0.05)
     loss = train_supervised(
         policy.model,
-        _batches(drawn, recipe.lessons_per_step, policy),
+        _batches(drawn, recipe, policy),
         settings,
         lambda step, now: report(step, steps, now),
     )
     return policy, loss
 
 
-def _batches(drawn: Sequence[Lesson], size: int, policy: Policy) -> Iterator[list[TokenisedExercise]]:
+def _batches(drawn: Sequence[Lesson], recipe: AssistantRecipe, policy: Policy) -> Iterator[list[TokenisedExercise]]:
+    size = recipe.lessons_per_step
     for start in range(0, len(drawn) - size + 1, size):
-        yield [tokenised(lesson, policy) for lesson in drawn[start : start + size]]
+        yield [tokenised(lesson, policy, recipe.decision_weight) for lesson in drawn[start : start + size]]
 
 
-def tokenised(lesson: Lesson, policy: Policy) -> TokenisedExercise:
+def tokenised(lesson: Lesson, policy: Policy, decision_weight: float) -> TokenisedExercise:
     """Return a lesson with the system message as prompt; answers begin with their own turns, which are not learned."""
     shared = _shared_ids(lesson, policy)
     answers: list[list[int]] = []
-    learned: list[list[bool]] = []
-    ads = {c.ad.id: c.ad for c in lesson.candidates}
+    weights: list[list[float]] = []
+    ads = [c.ad for c in lesson.candidates]
     for number, (question, raw) in enumerate(lesson.questions):
         asked = policy.prompt_ids(lesson.context(number))
         own = asked[len(shared) :]
-        ids, counts = answer_ids(raw, len(policy.text_ids(question.answer)), ads, policy)
+        ids, learned = answer_ids(raw, len(policy.text_ids(question.answer)), ads, policy, decision_weight)
         answers.append([*own, *ids])
-        learned.append([False] * len(own) + counts)
-    return TokenisedExercise(shared, answers, learned)
+        weights.append([0.0] * len(own) + learned)
+    return TokenisedExercise(shared, answers, weights)
 
 
 def _shared_ids(lesson: Lesson, policy: Policy) -> list[int]:
@@ -95,17 +100,21 @@ def _shared_ids(lesson: Lesson, policy: Policy) -> list[int]:
     return shared
 
 
-def answer_ids(raw: str, plain: int, ads: dict[str, Ad], policy: Policy) -> tuple[list[int], list[bool]]:
-    """Return the tokens of an answer with its end, and which are learned: what follows the `plain` first ones.
+def answer_ids(
+    raw: str, plain: int, ads: Sequence[Ad], policy: Policy, decision_weight: float
+) -> tuple[list[int], list[float]]:
+    """Return the tokens of an answer with its end, and their weights in the loss; the first `plain` are its plain part.
 
     Not learned is a marker's id: the prompt does not show it, and the decoder's trie writes it.
     """
     ids = [*policy.text_ids(raw), policy.end_tokens[0]]
-    learned = [number >= plain for number in range(len(ids))]
-    for ad in ads.values():
+    weights = [1.0] * len(ids)
+    weights[plain] = weights[-1] = decision_weight
+    for ad in ads:
         body = list(policy.vocabulary.body(ad))
         for at in range(len(ids) - len(body)):
             if ids[at] in policy.vocabulary.openers and ids[at + 1 : at + 1 + len(body)] == body:
                 title = len(policy.text_ids(ad.title))
-                learned[at + 1 + title : at + 1 + len(body)] = [False] * (len(body) - title)
-    return ids, learned
+                weights[at + 1] = decision_weight
+                weights[at + 1 + title : at + 1 + len(body)] = [0.0] * (len(body) - title)
+    return ids, weights

@@ -109,8 +109,8 @@ def reading_accuracy(
             trie = policy.vocabulary.trie([c.ad for c in context.candidates])
             counted.append(
                 [
-                    _open(MarkerConstraint(policy.vocabulary, trie, None), ids, learned)
-                    for ids, learned in zip(tokens.answers_ids, tokens.learned, strict=True)
+                    _open(MarkerConstraint(policy.vocabulary, trie, None), ids, [w > 0 for w in weights])
+                    for ids, weights in zip(tokens.answers_ids, tokens.weights, strict=True)
                 ]
             )
             kinds.append([kind for kind, _, _ in asked])

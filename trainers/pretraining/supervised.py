@@ -1,7 +1,7 @@
 """Supervised training on packed answers, for the base model's pretraining and the optional warm start.
 
-The loss is the mean negative log-likelihood of the answers' tokens; prompts are context only. The learning rate warms
-up over a tenth of the steps and falls to zero along a cosine.
+The loss is the weighted mean negative log-likelihood of the answers' tokens; prompts are context only. The learning
+rate warms up over a tenth of the steps and falls to zero along a cosine.
 """
 
 from __future__ import annotations
@@ -40,11 +40,14 @@ class SupervisedSettings:
 
 @dataclass(frozen=True, slots=True)
 class TokenisedExercise:
-    """Token ids of a prompt and of its answers (end token included), and which of the answers' tokens are learned."""
+    """Token ids of a prompt and of its answers, end token included, and the weights of their tokens in the loss.
+
+    A token of weight 0 is read and not learned.
+    """
 
     prompt_ids: Sequence[int]
     answers_ids: Sequence[Sequence[int]]
-    learned: Sequence[Sequence[bool]]
+    weights: Sequence[Sequence[float]]
 
     @classmethod
     def of(cls, exercise: Exercise, policy: Policy) -> TokenisedExercise:
@@ -103,9 +106,14 @@ def train_supervised(
     for step, batch in enumerate(batches):
         if step >= settings.steps:
             break
-        packed = pack([e.prompt_ids for e in batch], [e.answers_ids for e in batch], [e.learned for e in batch])
+        packed = pack(
+            [e.prompt_ids for e in batch],
+            [e.answers_ids for e in batch],
+            [[[w > 0 for w in own] for own in e.weights] for e in batch],
+        )
+        weights_N = torch.tensor([w for e in batch for own in e.weights for w in own if w > 0], device=model.device)
         with autocast("auto" if settings.mixed_precision else "float32", model.device.type):
-            loss = -token_logprobs(model, packed.to(model.device)).mean()
+            loss = -(token_logprobs(model, packed.to(model.device)) * weights_N).sum() / weights_N.sum()
         if not torch.isfinite(loss):
             raise GuardError("nan", "the supervised loss is not finite; lower learning_rate", {"step": step})
         optimiser.zero_grad(set_to_none=True)

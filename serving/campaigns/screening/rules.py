@@ -19,13 +19,15 @@ from serving.lexicon import Lexicon, lines, plain
 
 REGIONS = ("US", "GB", "DE", "ES", "FR", "CN", "MX", "IN")
 LEAST_DIGITS = 7
-_TLDS = (
+TOP_LEVEL_DOMAINS = (
     "com|net|org|io|info|biz|shop|store|online|site|xyz|top|app|dev|club|live|link|click|page|vip|pro|icu|win|bet|loan"
     "|example|test|invalid|co|me|tv|cc|de|at|ch|fr|es|it|nl|be|uk|us|eu|cn|ru|in|br|mx|pl|tk|ml|ga|cf|gq|ly|gg|ai|hk|tw|jp"
 )
+"""Ends of the web addresses that creatives and answers are searched for, as an alternation."""
 _ADDRESS = re.compile(
-    rf"(?i)\b[a-z][a-z0-9+.-]*://|\bwww\s*\.|\b[a-z0-9][a-z0-9-]{{1,62}}\s?(?:\.|\[\.\]|\(\.\)|\(dot\)|\[dot\]|。|．)\s?(?:{_TLDS})\b"
-    r"(?![\w-])|[\w.+-]+\s?(?:@|\[at\]|\(at\))\s?[\w-]+|(?:^|\s)@\w{2,}|\b(?:\d{1,3}\.){3}\d{1,3}\b|\bmailto:|\btel:"
+    rf"(?i)\b[a-z][a-z0-9+.-]*://|\bwww\s*\.|\b[a-z0-9][a-z0-9-]{{1,62}}\s?(?:\.|\[\.\]|\(\.\)|\(dot\)|\[dot\]|。|．)"
+    rf"\s?(?:{TOP_LEVEL_DOMAINS})\b(?![\w-])"
+    r"|[\w.+-]+\s?(?:@|\[at\]|\(at\))\s?[\w-]+|(?:^|\s)@\w{2,}|\b(?:\d{1,3}\.){3}\d{1,3}\b|\bmailto:|\btel:"
 )
 _DIGITS = re.compile(r"(?:\+?\d[\s().\-/–]*){7,}")
 _PRICE_OR_YEAR = re.compile(r"(?:[$€£¥]\s?)?\d{1,3}(?:[.,]\d{3})+(?:[.,]\d{2})?|(?:19|20)\d\d\s?[-–/]\s?(?:19|20)\d\d")

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 
 import aiohttp
+import msgspec
 
 from mechanism.errors import AuctionError, InputError, PolicyError
 from serving.errors import Overloaded, PolicyTimeout
@@ -18,8 +19,21 @@ from serving.policies.openai.frames import FrameReader
 
 KEY_VARIABLE = "LLM_AUCTION_UPSTREAM_KEY"
 """Environment variable of the server's API key; without it none is sent."""
+LONGEST_REFUSAL, LONGEST_SHOWN_REFUSAL = 65_536, 500
+"""Bytes of a refusal that are read, and characters of its message that are passed on."""
 _LAST_BYTES_S = 0.1
 """How long the end of an HTTP body may take after `[DONE]`; a slower connection is closed, not kept."""
+
+
+class _Message(msgspec.Struct):
+    message: str = ""
+
+
+class _Refusal(msgspec.Struct):
+    error: _Message
+
+
+_REFUSAL = msgspec.json.Decoder(_Refusal)
 
 
 class Exchange:
@@ -39,16 +53,7 @@ class Exchange:
         Raises:
             PolicyError: if the server does not stream.
         """
-        left = max(0.001, deadline - asyncio.get_running_loop().time())
-        # aiohttp reads 0 as no limit, and rounds timeouts above its threshold up to whole seconds.
-        limit = aiohttp.ClientTimeout(total=left, ceil_threshold=math.inf)
-        try:
-            self._response = await self._pool.post(
-                self._url, data=body, headers=self._headers, timeout=limit, allow_redirects=False
-            )
-        except (aiohttp.ClientError, TimeoutError) as error:
-            failure = _connection_error(error, began=False)
-            raise failure from None
+        self._response = await self._posted(body, deadline)
         if self._response.status != 200:
             refusal = _status_error(self._response.status)
             raise refusal
@@ -56,6 +61,60 @@ class Exchange:
             raise PolicyError("the upstream did not stream: it must serve /v1/chat/completions with stream=true")
         while not self.texts and not self.reader.done and await self.read():
             pass
+
+    async def send_whole(self, body: bytes, deadline: float) -> None:
+        """Send a request whose answer is passed on as it is.
+
+        Raises:
+            InputError: if the server refuses the request, with its own message.
+            PolicyError: if it answers with another type than JSON or server-sent events.
+        """
+        self._response = await self._posted(body, deadline)
+        if self._response.status in (400, 404, 413, 422):
+            refused = f"refused by the model server ({self._response.status})"
+            raise InputError("request", refused, await self._refusal())
+        if self._response.status != 200:
+            refusal = _status_error(self._response.status)
+            raise refusal
+        if self.media_type not in ("application/json", "text/event-stream"):
+            raise PolicyError("the upstream sent another type than JSON or server-sent events")
+
+    @property
+    def media_type(self) -> str:
+        """Content type of the answer."""
+        assert self._response is not None
+        return self._response.content_type
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the answer's bytes as they arrive."""
+        assert self._response is not None
+        try:
+            async for chunk in self._response.content.iter_any():
+                yield chunk
+        except (aiohttp.ClientError, TimeoutError) as error:
+            failure = _connection_error(error, began=True)
+            raise failure from None
+
+    async def _posted(self, body: bytes, deadline: float) -> aiohttp.ClientResponse:
+        left = max(0.001, deadline - asyncio.get_running_loop().time())
+        # aiohttp reads 0 as no limit, and rounds timeouts above its threshold up to whole seconds.
+        limit = aiohttp.ClientTimeout(total=left, ceil_threshold=math.inf)
+        try:
+            return await self._pool.post(
+                self._url, data=body, headers=self._headers, timeout=limit, allow_redirects=False
+            )
+        except (aiohttp.ClientError, TimeoutError) as error:
+            failure = _connection_error(error, began=False)
+            raise failure from None
+
+    async def _refusal(self) -> str:
+        """Return the server's message about a request that it refuses; its sender gets it, and no log does."""
+        assert self._response is not None
+        try:
+            said = _REFUSAL.decode(await self._response.content.read(LONGEST_REFUSAL)).error.message
+        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, UnicodeDecodeError):
+            said = ""
+        return said[:LONGEST_SHOWN_REFUSAL] or "it gave no reason"
 
     async def read(self) -> bool:
         """Read what has arrived, or wait for more; return False at the end of the body."""

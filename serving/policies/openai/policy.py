@@ -1,8 +1,8 @@
 """A policy behind any OpenAI-compatible `/v1/chat/completions` server (vLLM, llama.cpp and others).
 
-Such a server neither constrains its decoding to the marker format nor reports propensities: `Completed.choices` is
-empty, so its answers are no evidence for off-policy evaluation, and only the strictness of `mechanism.stream` stands
-between its text and a reader.
+Such a server reports no propensities: `Completed.choices` is empty, so its answers are no evidence for off-policy
+evaluation. One that decodes by structural tags writes markers of candidates alone; with any other, only the strictness
+of `mechanism.stream` stands between its text and a reader.
 """
 
 from __future__ import annotations
@@ -20,13 +20,23 @@ import msgspec
 
 from mechanism.errors import ConfigError, PolicyError
 from mechanism.prompt import PromptSettings, render_messages
+from mechanism.structural_tags import structural_tag
 from mechanism.types import Context
 from serving import tracing
 from serving.errors import Overloaded
 from serving.policies.breaker import Breaker
 from serving.policies.calls import CallSettings, ServerCalls
 from serving.policies.openai.exchange import KEY_VARIABLE, Exchange
-from serving.policies.protocol import AsyncPolicyBackend, Completed, PolicyEvent, TextDelta
+from serving.policies.protocol import (
+    OWN_LIMITS,
+    AnswerLimits,
+    AsyncPolicyBackend,
+    Completed,
+    PolicyEvent,
+    Relay,
+    Relayed,
+    TextDelta,
+)
 
 _SEEDS = 2**31
 """Some servers keep a seed in 32 bits, signed."""
@@ -37,7 +47,7 @@ class UpstreamSettings:
     """Which server and model, and how they are asked.
 
     `url` is OpenAI's base URL; one without a path gets `/v1`. A `temperature` of None is the server's own. At most
-    `in_flight` answers are open at a time.
+    `in_flight` answers are open at a time. `structural_tags`: the server decodes by them (`mechanism.structural_tags`).
     """
 
     url: str
@@ -46,6 +56,7 @@ class UpstreamSettings:
     max_tokens: int = 512
     temperature: float | None = None
     in_flight: int = 512
+    structural_tags: bool = False
     calls: CallSettings = field(default_factory=CallSettings)
 
     def __post_init__(self) -> None:
@@ -84,9 +95,6 @@ class UpstreamPolicy(AsyncPolicyBackend):
         self._closed = False
         named = f"{settings.endpoint('')}\n{settings.model}"
         self._digest = hashlib.sha256(named.encode()).hexdigest()
-        self._sampling: dict[str, int | float] = {"max_tokens": settings.max_tokens}
-        if settings.temperature is not None:
-            self._sampling["temperature"] = settings.temperature
 
     @property
     def digest(self) -> str:
@@ -104,7 +112,7 @@ class UpstreamPolicy(AsyncPolicyBackend):
         return not self.breaker.closed
 
     async def stream(
-        self, context: Context, seed: int, max_ads: int, deadline: float
+        self, context: Context, seed: int, max_ads: int, deadline: float, limits: AnswerLimits = OWN_LIMITS
     ) -> AsyncGenerator[PolicyEvent, None]:
         """As `AsyncPolicyBackend.stream`; ServerDown, a PolicyError, while the server cannot be reached.
 
@@ -120,7 +128,7 @@ class UpstreamPolicy(AsyncPolicyBackend):
         exchange = None
         try:
             with tracing.Call("upstream", model=self.settings.model) as traced:
-                body, headers = self._body(context, seed), traced.headers
+                body, headers = self._body(context, seed, limits), traced.headers
                 exchange = await self._calls.begin(lambda: self._attempt(body, deadline, headers), deadline)
                 reader, more = exchange.reader, True
                 while True:
@@ -144,6 +152,39 @@ class UpstreamPolicy(AsyncPolicyBackend):
             if exchange is not None:
                 exchange.close()
 
+    @property
+    def relay_server(self) -> Relay:
+        """This server: it takes OpenAI's whole chat completion."""
+        return self
+
+    async def relay(self, body: Mapping[str, object], deadline: float) -> Relayed:
+        """As `Relay.relay`; the answer has the settings' maximum of tokens, or fewer.
+
+        Raises:
+            Overloaded: if `in_flight` answers are open.
+        """
+        if self.open_answers >= self.settings.in_flight:
+            raise Overloaded("as many answers are open upstream as may be")
+        asked = body.get("max_completion_tokens", body.get("max_tokens"))
+        tokens = self._tokens(asked if isinstance(asked, int) else None)
+        kept = {name: value for name, value in body.items() if name != "max_completion_tokens"}
+        data = msgspec.json.encode(kept | {"model": self.settings.model, "max_tokens": tokens})
+        self.open_answers += 1
+        try:
+            exchange = await self._calls.begin(lambda: self._attempt(data, deadline, {}, whole=True), deadline)
+        except BaseException:
+            self.open_answers -= 1
+            raise
+        return Relayed(exchange.media_type, self._passed_on(exchange))
+
+    async def _passed_on(self, exchange: Exchange) -> AsyncGenerator[bytes, None]:
+        try:
+            async for chunk in exchange.chunks():
+                yield chunk
+        finally:
+            self.open_answers -= 1
+            exchange.close()
+
     async def ready(self) -> bool:
         """Return whether the server lists its models now."""
         if self._closed:
@@ -162,8 +203,8 @@ class UpstreamPolicy(AsyncPolicyBackend):
         if self._session is not None:
             await self._session.close()
 
-    async def _attempt(self, body: bytes, deadline: float, trace: Mapping[str, str]) -> Exchange:
-        """Send the request and read up to the first delta.
+    async def _attempt(self, body: bytes, deadline: float, trace: Mapping[str, str], whole: bool = False) -> Exchange:
+        """Send the request and read up to the first delta; with `whole`, leave the answer's body unread.
 
         Raises:
             PolicyError: if the policy is closed.
@@ -174,7 +215,7 @@ class UpstreamPolicy(AsyncPolicyBackend):
             headers = {**self._headers, **trace}
             exchange = Exchange(self._pool(), self.settings.endpoint("/chat/completions"), headers)
             try:
-                await exchange.send(body, deadline)
+                await (exchange.send_whole(body, deadline) if whole else exchange.send(body, deadline))
             except BaseException:
                 exchange.close()
                 raise
@@ -191,7 +232,12 @@ class UpstreamPolicy(AsyncPolicyBackend):
             )
         return self._session
 
-    def _body(self, context: Context, seed: int) -> bytes:
+    def _tokens(self, wanted: int | None) -> int:
+        return self.settings.max_tokens if wanted is None else min(wanted, self.settings.max_tokens)
+
+    def _body(self, context: Context, seed: int, limits: AnswerLimits) -> bytes:
+        temperature = self.settings.temperature if limits.temperature is None else limits.temperature
+        tag = structural_tag([c.ad for c in context.candidates]) if self.settings.structural_tags else None
         return msgspec.json.encode(
             {
                 "model": self.settings.model,
@@ -199,7 +245,9 @@ class UpstreamPolicy(AsyncPolicyBackend):
                 "stream": True,
                 "stream_options": {"include_usage": True},
                 "seed": seed % _SEEDS,
-                **self._sampling,
+                "max_tokens": self._tokens(limits.max_tokens),
+                **({} if temperature is None else {"temperature": temperature}),
+                **({"response_format": tag} if tag else {}),
             }
         )
 

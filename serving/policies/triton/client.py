@@ -25,7 +25,14 @@ from serving import tracing
 from serving.errors import Overloaded, PolicyTimeout
 from serving.policies.breaker import Breaker
 from serving.policies.calls import CallSettings, ServerCalls, ServerDown
-from serving.policies.protocol import AsyncPolicyBackend, Completed, PolicyEvent, TextDelta
+from serving.policies.protocol import (
+    OWN_LIMITS,
+    AnswerLimits,
+    AsyncPolicyBackend,
+    Completed,
+    PolicyEvent,
+    TextDelta,
+)
 from serving.policies.triton.wire import (
     COMPLETED,
     DIGEST_PARAMETER,
@@ -100,10 +107,10 @@ class TritonPolicy(AsyncPolicyBackend):
         return not self.breaker.closed
 
     async def stream(
-        self, context: Context, seed: int, max_ads: int, deadline: float
+        self, context: Context, seed: int, max_ads: int, deadline: float, limits: AnswerLimits = OWN_LIMITS
     ) -> AsyncGenerator[PolicyEvent, None]:
         """See `AsyncPolicyBackend.stream`; ServerDown, a PolicyError, while Triton cannot be reached."""
-        data = encode_request(context, seed, max_ads)
+        data = encode_request(context, seed, max_ads, limits)
         events, first = await self._calls.begin(lambda: self._attempt(data, deadline), deadline)
         async with aclosing(events):
             yield first

@@ -134,7 +134,7 @@ class Scheduler:
     def _next(self, job: _Job) -> PolicyEvent:
         if job.steps is None:
             request = job.request
-            job.steps = self._policy.stream(request.context, request.seed, request.max_ads)
+            job.steps = self._policy.stream(request.context, request.seed, request.max_ads, request.limits)
         event = next(job.steps, None)
         if event is None:
             raise PolicyError("the policy ended without a Completed event")

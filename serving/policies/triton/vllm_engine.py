@@ -133,11 +133,12 @@ class VllmEngine:
         limit = self._policy.model.config.max_position_embeddings - settings.max_new_tokens
         if prompt_tokens > limit:
             raise InputError("messages", f"{prompt_tokens} tokens", f"shorten them: this model reads {limit}")
+        limits, own = request.limits, settings.max_new_tokens
         return SamplingParams(
-            temperature=settings.temperature,
+            temperature=settings.temperature if limits.temperature is None else limits.temperature,
             top_p=settings.top_p,
             top_k=settings.top_k or -1,
-            max_tokens=settings.max_new_tokens,
+            max_tokens=own if limits.max_tokens is None else min(limits.max_tokens, own),
             seed=request.seed,
             logprobs=len(request.context.candidates) + 1,
             stop_token_ids=list(self._policy.end_tokens),

@@ -14,7 +14,7 @@ import msgspec
 
 from mechanism.errors import AuctionError, InputError, PolicyError
 from mechanism.types import Context
-from serving.policies.protocol import Completed
+from serving.policies.protocol import OWN_LIMITS, AnswerLimits, Completed
 
 VERSION: Literal[1] = 1
 """Version of the interface; a server refuses requests of another one."""
@@ -28,12 +28,21 @@ DIGEST_PARAMETER = "weights_sha256"
 
 
 class PolicyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One generation: the context with its bids, the seed, and the largest number of ads in the answer."""
+    """One generation: the context with its bids, the seed, and the largest number of ads in the answer.
+
+    `asked` are the request's limits, sent where it has any: a server that is older than they are refuses such requests.
+    """
 
     context: Context
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     max_ads: Annotated[int, msgspec.Meta(ge=0)]
     version: Literal[1] = VERSION
+    asked: AnswerLimits | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def limits(self) -> AnswerLimits:
+        """The request's limits; the policy's own where none were sent."""
+        return OWN_LIMITS if self.asked is msgspec.UNSET else self.asked
 
 
 class WireError(msgspec.Struct, frozen=True):
@@ -58,9 +67,10 @@ def model_name(digest: str) -> str:
     return f"policy-{digest[:12]}"
 
 
-def encode_request(context: Context, seed: int, max_ads: int) -> bytes:
+def encode_request(context: Context, seed: int, max_ads: int, limits: AnswerLimits = OWN_LIMITS) -> bytes:
     """Encode the REQUEST tensor's string."""
-    return msgspec.json.encode(PolicyRequest(context, seed, max_ads))
+    asked = msgspec.UNSET if limits == OWN_LIMITS else limits
+    return msgspec.json.encode(PolicyRequest(context, seed, max_ads, asked=asked))
 
 
 def decode_request(data: bytes) -> PolicyRequest:

@@ -13,7 +13,7 @@ from mechanism.errors import PolicyError
 from mechanism.types import Context
 from serving.errors import Overloaded, PolicyTimeout
 from serving.policies.in_process import ThreadedPolicy
-from serving.policies.protocol import AsyncPolicyBackend, Completed, PolicyEvent, TextDelta
+from serving.policies.protocol import AnswerLimits, AsyncPolicyBackend, Completed, PolicyEvent, TextDelta
 
 CONTEXT = Context("c", "q", ())
 
@@ -27,7 +27,7 @@ class Slow:
         self.steps = steps
         self.closed = threading.Event()
 
-    def stream(self, context: Context, seed: int, max_ads: int) -> Iterator[PolicyEvent]:
+    def stream(self, context: Context, seed: int, max_ads: int, limits: AnswerLimits) -> Iterator[PolicyEvent]:
         try:
             for i in range(self.steps):
                 yield TextDelta(str(i))

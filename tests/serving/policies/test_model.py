@@ -16,7 +16,7 @@ from mechanism.errors import InputError
 from mechanism.weights import digest_of
 from serving.campaigns.catalogue import read_catalogue
 from serving.policies.model import ModelPolicy
-from serving.policies.protocol import Completed, TextDelta
+from serving.policies.protocol import AnswerLimits, Completed, TextDelta
 from serving.policies.triton.repository import build_repository
 from trainers.artifacts.registry import Registry
 
@@ -85,6 +85,19 @@ def test_equal_seeds_write_equal_answers_with_propensities(tiny: ModelPolicy, tm
     assert len(done.choices) <= 2
     for choice in done.choices:
         assert sum(choice.probabilities.values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_an_answer_keeps_the_limits_of_its_request(tiny: ModelPolicy) -> None:
+    from mechanism.types import Context
+
+    context = Context("c", "", (), turns=(("user", "Which tents are light?"), ("assistant", "Tents with")))
+    *_, short = tiny.stream(context, 3, 0, AnswerLimits(max_tokens=3))
+    assert isinstance(short, Completed)
+    assert (short.tokens, short.finished) == (3, False)
+    *_, long = tiny.stream(context, 3, 0, AnswerLimits(max_tokens=10_000))  # never more than the model's own maximum
+    assert isinstance(long, Completed)
+    coldest = [list(tiny.stream(context, seed, 0, AnswerLimits(temperature=0.0)))[:-1] for seed in (1, 2)]
+    assert coldest[0] == coldest[1]
 
 
 def test_a_campaign_with_an_unseen_title_and_need_is_shown(tiny: ModelPolicy, tmp_path: Path) -> None:

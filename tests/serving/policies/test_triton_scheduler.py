@@ -10,7 +10,7 @@ import pytest
 
 from mechanism.errors import AuctionError, InputError, PolicyError
 from mechanism.types import Context
-from serving.policies.protocol import Completed, PolicyEvent, TextDelta
+from serving.policies.protocol import AnswerLimits, Completed, PolicyEvent, TextDelta
 from serving.policies.triton.scheduler import Scheduler
 from serving.policies.triton.wire import PolicyRequest, QueueFull
 
@@ -32,7 +32,9 @@ class Policy:
         self.go = threading.Event()
         self.closed: list[str] = []
 
-    def stream(self, context: Context, seed: int, max_ads: int) -> Generator[PolicyEvent, None, None]:
+    def stream(
+        self, context: Context, seed: int, max_ads: int, limits: AnswerLimits
+    ) -> Generator[PolicyEvent, None, None]:
         self.go.wait(10)
         try:
             yield from self.script(context, seed)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mechanism.errors import AuctionError, InputError, PolicyError
 from mechanism.types import Ad, Candidate, Context, MarkerChoice, Profile
-from serving.policies.protocol import Completed
+from serving.policies.protocol import OWN_LIMITS, AnswerLimits, Completed
 from serving.policies.triton.wire import (
     PolicyRequest,
     QueueFull,
@@ -48,6 +48,14 @@ completed = st.builds(
 @given(contexts, st.integers(0, 2**63 - 1), st.integers(0, 9))
 def test_a_request_arrives_as_it_was_sent(context: Context, seed: int, max_ads: int) -> None:
     assert decode_request(encode_request(context, seed, max_ads)) == PolicyRequest(context, seed, max_ads)
+
+
+@given(st.none() | st.integers(1, 99), st.none() | st.floats(0, 2))
+def test_limits_are_sent_where_a_request_has_any(max_tokens: int | None, temperature: float | None) -> None:
+    limits = AnswerLimits(max_tokens, temperature)
+    sent = encode_request(Context("c", "x", ()), 1, 2, limits)
+    assert decode_request(sent).limits == limits
+    assert (b"asked" in sent) == (limits != OWN_LIMITS)  # servers that do not know the field refuse it
 
 
 @given(completed)

@@ -26,7 +26,7 @@ from serving.policies.triton import backend
 class Scripted:
     """Writes as many deltas as the seed, one every 5 ms."""
     digest = ""
-    def stream(self, context, seed, max_ads):
+    def stream(self, context, seed, max_ads, limits):
         if context.query == "break":
             raise RuntimeError("a private question")
         for i in range(seed):
