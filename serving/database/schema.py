@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, LargeBinary, MetaData, Table, Text, text
 
 from serving.database.columns import Moment, Name
 
@@ -107,11 +107,11 @@ charges = Table(
     _moment("occurred_at"),
     _name("day"),
     _moment("recorded_at"),
-    Column("source", Name, nullable=False, server_default=""),
+    Column("source", Name, nullable=False, server_default=text("''")),
     Index(None, "campaign_id", "day"),
     Index(None, "day", "advertiser_id"),
     Index(None, "auction_id"),
-    Index("ix_charges_source_occurred_at", "source", "occurred_at"),
+    Index(None, "source", "occurred_at"),
 )
 
 # Charges that were given back, since their clicks were found invalid later; a charge itself is never changed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alembic import op
-from sqlalchemy import BigInteger, Column, DateTime, String
+from sqlalchemy import BigInteger, Column, DateTime, String, text
 from sqlalchemy.schema import PrimaryKeyConstraint
 
 revision = "0007"
@@ -12,7 +12,7 @@ down_revision = "0006"
 
 def upgrade() -> None:
     """Create the table and add the columns."""
-    op.add_column("charges", Column("source", String, nullable=False, server_default=""))
+    op.add_column("charges", Column("source", String, nullable=False, server_default=text("''")))
     op.create_index(op.f("ix_charges_source_occurred_at"), "charges", ["source", "occurred_at"])
     op.create_table(
         "refunds",
