@@ -128,6 +128,18 @@ def serve(
     key_per_minute: Annotated[int, typer.Option(help="Requests of one key; 0: no limit.", min=0)] = 6_000,
     key_per_day: Annotated[int, typer.Option(help="Requests of one key in a day; 0: no limit.", min=0)] = 0,
     connections: Annotated[int, typer.Option(help="Maximum number of open connections.", min=1)] = 2_000,
+    head_timeout: Annotated[
+        float, typer.Option(help="Seconds within which the head of a request must arrive.", min=0.1)
+    ] = 10.0,
+    body_timeout: Annotated[
+        float, typer.Option(help="Seconds within which the body of a request must arrive.", min=0.1)
+    ] = 30.0,
+    stale_keys: Annotated[
+        float, typer.Option(help="Seconds for which known keys are accepted without the database.", min=0)
+    ] = 600.0,
+    repeat_fade: Annotated[
+        float, typer.Option(help="Factor on the bid of an ad that was shown without a click; 1: off.", min=0, max=1)
+    ] = 0.7,
     max_characters: Annotated[
         int, typer.Option(help="Maximum length of a conversation, its system prompt included.", min=1)
     ] = 32_000,
@@ -168,6 +180,10 @@ def serve(
         key_per_minute=key_per_minute,
         key_per_day=key_per_day,
         connections=connections,
+        head_s=head_timeout,
+        body_s=body_timeout,
+        stale_keys_s=stale_keys,
+        repeat_fade=repeat_fade,
         max_characters=max_characters,
     )
     secrets = (signing_secret(state_dir), *other_secrets(state_dir))

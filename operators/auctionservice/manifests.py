@@ -16,8 +16,9 @@ from operators.auctionservice.observe import (
     short,
 )
 from operators.objects import owned_object
-from operators.resources.auctionservice import AuctionServiceStatus, Model, Pods
+from operators.resources.auctionservice import AuctionServiceStatus, Model
 from operators.resources.base import GROUP, Manifest
+from operators.resources.routers import Pods
 
 KIND = "AuctionService"
 VERSION_LABEL = f"{GROUP}/version"
@@ -119,9 +120,17 @@ def _router_deployment(service: Desired) -> Manifest:
         "key-per-minute": router.key_per_minute,
         "key-per-day": router.key_per_day,
         "connections": router.connections,
+        "head-timeout": router.head_seconds,
+        "body-timeout": router.body_seconds,
+        "stale-keys": router.stale_keys_seconds,
+        "trusted-proxies": ",".join(router.trusted_proxies) or None,
+        "forwarded-header": router.forwarded_header,
+        "stop-ads-after": router.stop_ads_after_seconds,
+        "repeat-fade": router.repeat_fade,
         "public-url": router.public_url,
     }
     arguments = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    arguments += [f"--highest-bid={bid}" for bid in router.highest_bids]
     sources = {
         "LLM_AUCTION_DATABASE": router.database,
         "LLM_AUCTION_SECRET": router.secret,
