@@ -17,7 +17,7 @@ import msgspec
 from mechanism.errors import InputError
 from mechanism.sanitize import clean_text, clean_title, web_address_fault
 from mechanism.types import Micros
-from serving.campaigns.bid_scale import BidScale
+from serving.bid_scale import BidScale
 from serving.campaigns.dayparts import zone
 from serving.campaigns.input import CampaignInput, CreativeInput
 from serving.campaigns.screening import Finding, Names, Rule, screen
@@ -29,6 +29,7 @@ from serving.campaigns.types import (
     FrequencyCap,
     Targeting,
     check_bid,
+    highest_adjusted_bid,
     normal,
 )
 
@@ -136,7 +137,9 @@ def checked(
         except InputError as error:
             faults.found.append(error)
         else:
-            if scale is None or (fault := scale.fault(campaign)) is None:
+            adjusted = highest_adjusted_bid(campaign)
+            fault = scale.fault(campaign.currency, campaign.bid_micros, adjusted) if scale else None
+            if fault is None:
                 return campaign
             faults.add(*fault)
     raise BadCampaign(faults.found)
