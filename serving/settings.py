@@ -90,6 +90,9 @@ class ServeSettings:
     `log` is where events go: a folder, or "kafka" (`streaming.addresses`); empty: a folder in the state directory.
     `ledger` tells where events of the log are charged: in a "process" beside the router, which keeps the work away from
     the streams; on a "thread" of the router, which starts faster; or "elsewhere" (`llm-auction worker ledger`).
+
+    `lake` is where `llm-auction worker lake` writes, a folder or s3://bucket/prefix, for `/v1/erasures`; empty: none.
+    `retention_days` is how long the log keeps its records.
     """
 
     state_dir: Path = Path("build/serve")
@@ -117,6 +120,8 @@ class ServeSettings:
     audited_answers: int = 1_000
     log: str = ""
     ledger: Literal["process", "thread", "elsewhere"] = "thread"
+    lake: str = ""
+    retention_days: float = 30.0
     ad_load: AdLoadSettings | None = None
     allowed_topics: tuple[str, ...] = ()
     relevance_floor: float = 0.2
@@ -136,6 +141,7 @@ class ServeSettings:
             "routes_s",
             *("link_lifetime_s", "candidates", "max_ads", "in_flight", "waiting", "deadline_s", "encode_s", "drain_s"),
             *("refresh_s", "pacing_s", "prior_shown", "audited_answers", "connections", "head_s", "body_s"),
+            "retention_days",
         ):
             if not getattr(self, name) > 0:
                 raise ConfigError(name, getattr(self, name), "give a number above 0")

@@ -97,6 +97,7 @@ def serving_programs(paths: LoopPaths, port: int, profile: Profile) -> list[Prog
     ask += ["--state", str(paths.root / "users.json")]
     answer = ["--model", MODEL_NAME, "--routes", str(paths.routes), "--port", str(port), "--state-dir", str(paths.root)]
     answer += ["--candidates", str(profile.offers), "--anonymous", *UNLIMITED]
+    answer += ["--lake", str(paths.lake)]
     return [
         Program("users", ["users", *ask], ONE_THREAD, nice=5),
         Program("router", ["serve", *answer, *log_at], profile.environment, stop_timeout_s=60.0),
