@@ -60,7 +60,11 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class CandidateAd(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An ad in the prompt. `shown_bid_micros` is the bid that the policy saw: `bid_micros` under the ad load."""
+    """An ad in the prompt.
+
+    `shown_bid_micros` is the bid that the policy saw: `bid_micros` on the scale of prompts (10,000 a point), under the
+    ad load.
+    """
 
     ad_id: Name
     campaign_id: Name
@@ -242,8 +246,10 @@ class Interaction(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, t
         return Context(self.auction_id, reader.query, candidates, profile, reader.turns)
 
     def bids(self) -> dict[AdId, Micros]:
-        """Return the bids before the ad load, by ad."""
-        return {c.ad_id: c.bid_micros for c in self.candidates}
+        """Return the bids on the scale of prompts before the ad load, by ad."""
+        if not self.ad_load:
+            return {c.ad_id: c.bid_micros for c in self.candidates}
+        return {c.ad_id: round(c.shown_bid_micros / self.ad_load) for c in self.candidates}
 
     def generation(self) -> Generation | None:
         """Return the answer as a trainer's sample; None if the policy did not finish or the reader's part is missing.
@@ -264,7 +270,7 @@ class Click(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_fie
     A valid click is charged once per `click_id`, which names the ad in the answer (`click_id_of`). The charge is
     `price_micros`, the price that the auction set (0 unless the pricing is per click). An invalid click has a `reason`,
     is not charged, and does not keep a later valid click from being charged. `model_version` is that of the answer,
-    empty if the link did not hold it.
+    empty if the link did not hold it. `source` is a keyed hash of the address that the click came from.
     """
 
     click_id: Name
@@ -277,6 +283,7 @@ class Click(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_fie
     price_micros: Price
     currency: Currency
     model_version: str = ""
+    source: Pseudonym = ""
 
     @property
     def key(self) -> str:

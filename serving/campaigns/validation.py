@@ -17,6 +17,7 @@ import msgspec
 from mechanism.errors import InputError
 from mechanism.sanitize import clean_text, clean_title, web_address_fault
 from mechanism.types import Micros
+from serving.campaigns.bid_scale import BidScale
 from serving.campaigns.dayparts import zone
 from serving.campaigns.input import CampaignInput, CreativeInput
 from serving.campaigns.screening import Finding, Names, Rule, screen
@@ -75,12 +76,17 @@ class _Faults:
 
 
 def checked(
-    given: CampaignInput, now: datetime, known_pages: Collection[str] = (), names: Names | None = None
+    given: CampaignInput,
+    now: datetime,
+    known_pages: Collection[str] = (),
+    names: Names | None = None,
+    scale: BidScale | None = None,
 ) -> Campaign:
     """Return the campaign; missing ids are generated, and a missing start becomes `now`.
 
     A landing page must be a web address or one of `known_pages`. Creatives are screened, and their titles compared with
     the `names` of others: what must be refused is a fault, what a person must see is in the creative's `findings`.
+    With a `scale`, a bid beyond it is a fault.
 
     Raises:
         BadCampaign: with all wrong fields.
@@ -127,9 +133,12 @@ def checked(
         )
         try:
             check_bid(campaign)
-            return campaign
         except InputError as error:
             faults.found.append(error)
+        else:
+            if scale is None or (fault := scale.fault(campaign)) is None:
+                return campaign
+            faults.add(*fault)
     raise BadCampaign(faults.found)
 
 
