@@ -147,7 +147,7 @@ def serve(
     Raises:
         ConfigError: if options contradict each other or the port is in use.
     """
-    from serving.campaigns.bid_scale import BidScale, parse_highest_bids
+    from serving.bid_scale import BidScale, parse_highest_bids
     from serving.campaigns.catalogue import read_catalogue
     from serving.policies.route_file import read_routes
     from serving.settings import ServeSettings, other_secrets, signing_secret

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from mechanism.errors import ConfigError
-from serving.campaigns.bid_scale import BidScale
+from serving.bid_scale import BidScale
 
 SECRET_VARIABLE = "LLM_AUCTION_SECRET"
 OTHERS_VARIABLE = "LLM_AUCTION_OTHER_SECRETS"

@@ -19,7 +19,7 @@ from serving.answering.question import AdsFields, Question
 from serving.answering.rendering import SponsoredLink
 from serving.auction.offers import Offer
 from serving.auction.separation import Displaced
-from serving.campaigns.bid_scale import BidScale
+from serving.bid_scale import BidScale
 from serving.policies.protocol import AnswerLimits, Completed
 from serving.settings import ServeSettings
 

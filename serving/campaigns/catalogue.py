@@ -20,7 +20,7 @@ from mechanism.errors import InputError
 from mechanism.files import replace_file
 from mechanism.sanitize import clean_ad, web_address_fault
 from mechanism.types import Ad, AdId, Micros
-from serving.campaigns.bid_scale import BidScale
+from serving.bid_scale import BidScale
 from serving.campaigns.input import CampaignInput, CreativeInput
 from serving.campaigns.storage import CampaignStore, NotFound
 from serving.campaigns.types import Campaign, CampaignState, Pacing, ReviewState

@@ -20,7 +20,7 @@ from litestar.params import FromPath
 from mechanism.types import Micros
 from serving.accounts.keys import Role
 from serving.auction.pacing import day_plan
-from serving.campaigns.bid_scale import BidScale
+from serving.bid_scale import BidScale
 from serving.campaigns.input import CampaignInput
 from serving.campaigns.screening import Names
 from serving.campaigns.snapshots import spends_of

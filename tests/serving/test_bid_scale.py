@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mechanism.errors import ConfigError
 from mechanism.prompt import PromptSettings, shown_points
-from serving.campaigns.bid_scale import DEFAULT_UNITS, BidScale, parse_highest_bids
+from serving.bid_scale import DEFAULT_UNITS, BidScale, parse_highest_bids
 from tests.serving.database.samples import campaign, creative
 
 CURRENCIES = st.sampled_from(sorted(DEFAULT_UNITS))

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from mechanism.errors import ConfigError
 from mechanism.prompt import MICROS_PER_POINT
 from mechanism.types import MICROS_PER_UNIT, Micros
-from serving.campaigns.types import Campaign, highest_adjusted_bid
 
 TOP_POINTS = 100
 DEFAULT_UNITS: Mapping[str, int] = {
@@ -58,19 +57,6 @@ class BidScale:
     def shown(self, bid: Micros, currency: str, factor: float = 1.0) -> Micros:
         """Return `factor` times the bid as the policy reads it, in the micros of prompts."""
         return round(bid * TOP_POINTS * MICROS_PER_POINT / self._top(currency) * factor)
-
-    def fault(self, campaign: Campaign) -> tuple[str, object, str] | None:
-        """Return place, value and remedy if the campaign's bid, with its adjustments, lies beyond the scale."""
-        highest = self.highest_in(campaign.currency)
-        if highest is None:
-            remedy = f"this market has no scale for it: start the routers with --highest-bid {campaign.currency}=UNITS"
-            return "currency", campaign.currency, remedy
-        if campaign.bid_micros > highest:
-            remedy = f"bid {highest} at most: a higher bid buys nothing here (the market sets it with --highest-bid)"
-            return "bid_micros", campaign.bid_micros, remedy
-        if (adjusted := highest_adjusted_bid(campaign)) > highest:
-            return "adjustments", adjusted, f"lower the bid or its adjustments: together {highest} at most"
-        return None
 
     def _top(self, currency: str) -> Micros:
         # A campaign that was booked before its currency had a scale bids as in a currency of one dollar.
