@@ -55,7 +55,7 @@ ENTRIES = {
     "rollback": Entry(
         "Route the traffic back to the previous version; --history lists all changes.", "serve", "promote"
     ),
-    "guard": Entry("Monitor the promoted version in the event log; keep it or roll it back.", "stream"),
+    "guard": Entry("Monitor the promoted version in the lake; keep it or roll it back.", "stream"),
     "retrain": Entry("Retrain the serving model from its own log when that is due, and apply the gates.", "train"),
     "models": Entry("List, show, verify and register models.", ""),
     "data": Entry("Read catalogues and queries, and report every invalid row.", ""),

@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
@@ -60,6 +61,14 @@ def serve(
         bool | None,
         typer.Option("--ledger/--no-ledger", help="Charge clicks beside this router. Default: yes; with Kafka no."),
     ] = None,
+    lake: Annotated[
+        str,
+        typer.Option(
+            help="Where `worker lake` writes, for erasure by /v1/erasures: a folder or s3://bucket/prefix.",
+            envvar="LLM_AUCTION_LAKE",
+        ),
+    ] = "",
+    retention_days: Annotated[float, typer.Option(help="Days that the log keeps its records.")] = 30.0,
     anonymous: Annotated[
         bool, typer.Option("--anonymous", help="Let callers without an API key chat and read auctions.")
     ] = False,
@@ -156,6 +165,8 @@ def serve(
     from serving.settings import ServeSettings, other_secrets, signing_secret
     from streaming.addresses import KAFKA
 
+    if lake and find_spec("deltalake") is None:
+        raise ConfigError("--lake", lake, "erasing needs the lake's library: pip install 'llm-auction[stream]'")
     charges = log != KAFKA if ledger is None else ledger
     settings = ServeSettings(
         state_dir=state_dir,
@@ -167,6 +178,8 @@ def serve(
         forwarded_header=forwarded_header,
         log=log,
         ledger="process" if charges else "elsewhere",
+        lake=lake,
+        retention_days=retention_days,
         candidates=candidates,
         max_ads=max_ads,
         in_flight=in_flight,

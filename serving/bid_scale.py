@@ -58,19 +58,6 @@ class BidScale:
         """Return `factor` times the bid as the policy reads it, in the micros of prompts."""
         return round(bid * TOP_POINTS * MICROS_PER_POINT / self._top(currency) * factor)
 
-    def fault(self, currency: str, bid: Micros, adjusted: Micros) -> tuple[str, object, str] | None:
-        """Return place, value and remedy if a campaign's bid, or its highest adjusted one, lies beyond the scale."""
-        highest = self.highest_in(currency)
-        if highest is None:
-            remedy = f"this market has no scale for it: start the routers with --highest-bid {currency}=UNITS"
-            return "currency", currency, remedy
-        if bid > highest:
-            remedy = f"bid {highest} at most: a higher bid buys nothing here (the market sets it with --highest-bid)"
-            return "bid_micros", bid, remedy
-        if adjusted > highest:
-            return "adjustments", adjusted, f"lower the bid or its adjustments: together {highest} at most"
-        return None
-
     def _top(self, currency: str) -> Micros:
         # A campaign that was booked before its currency had a scale bids as in a currency of one dollar.
         return self.highest_in(currency) or MICROS_PER_UNIT

@@ -10,7 +10,7 @@ import gc
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from secrets import token_hex
 
@@ -99,8 +99,9 @@ class Router:
         migrate(settings.database_url)
         self.settings = settings
         self.backend = backend
+        self.secrets = (secret, *other_secrets)
         self.metrics = Metrics(settings.currency)
-        verifying = (secret, *other_secrets)
+        verifying = self.secrets
         cursors = Signer([derived(one, "cursors") for one in verifying])
         self.database = Database(settings.database_url, cursors=cursors)
         self.campaigns = CampaignStore(self.database)
@@ -112,9 +113,10 @@ class Router:
         self.screen = ClickScreen(derived(secret, "traffic"))
         self.records = AuctionLog(settings.audited_answers)
         self.log = open_log(settings.log_address)
+        topics = all_topics(retention=timedelta(days=settings.retention_days))
         if self.log.is_local:
-            self.log.create(all_topics())
-        self.events = EventProducer(settings.spool_path, self.log, topics=all_topics(), registry=self.metrics.registry)
+            self.log.create(topics)
+        self.events = EventProducer(settings.spool_path, self.log, topics=topics, registry=self.metrics.registry)
         self.ledger = self._ledger()
         self._encoder = None if encoder is None else QueryEncoder(encoder)
         probe_D = None if encoder is None else encoder.encode([PROBE])[0]

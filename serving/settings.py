@@ -98,6 +98,9 @@ class ServeSettings:
     the streams; on a "thread" of the router, which starts faster; or "elsewhere" (`llm-auction worker ledger`). When an
     event of this router has waited for the ledger for `stop_ads_after_s`, answers have no ads until it is booked; 0:
     they go on.
+
+    `lake` is where `llm-auction worker lake` writes, a folder or s3://bucket/prefix, for `/v1/erasures`; empty: none.
+    `retention_days` is how long the log keeps its records.
     """
 
     state_dir: Path = Path("build/serve")
@@ -127,6 +130,8 @@ class ServeSettings:
     audited_answers: int = 1_000
     log: str = ""
     ledger: Literal["process", "thread", "elsewhere"] = "thread"
+    lake: str = ""
+    retention_days: float = 30.0
     stop_ads_after_s: float = 900.0
     ad_load: AdLoadSettings | None = None
     allowed_topics: tuple[str, ...] = ()
@@ -148,6 +153,7 @@ class ServeSettings:
             "routes_s",
             *("link_lifetime_s", "candidates", "max_ads", "in_flight", "waiting", "deadline_s", "encode_s", "drain_s"),
             *("refresh_s", "pacing_s", "prior_shown", "audited_answers", "connections", "head_s", "body_s"),
+            "retention_days",
         ):
             if not getattr(self, name) > 0:
                 raise ConfigError(name, getattr(self, name), "give a number above 0")

@@ -137,12 +137,24 @@ def checked(
         except InputError as error:
             faults.found.append(error)
         else:
-            adjusted = highest_adjusted_bid(campaign)
-            fault = scale.fault(campaign.currency, campaign.bid_micros, adjusted) if scale else None
-            if fault is None:
+            if scale is None or (fault := _beyond(scale, campaign)) is None:
                 return campaign
             faults.add(*fault)
     raise BadCampaign(faults.found)
+
+
+def _beyond(scale: BidScale, campaign: Campaign) -> tuple[str, object, str] | None:
+    """Return place, value and remedy if the campaign's bid, with its adjustments, lies beyond the market's scale."""
+    highest = scale.highest_in(campaign.currency)
+    if highest is None:
+        remedy = f"this market has no scale for it: start the routers with --highest-bid {campaign.currency}=UNITS"
+        return "currency", campaign.currency, remedy
+    if campaign.bid_micros > highest:
+        remedy = f"bid {highest} at most: a higher bid buys nothing here (the market sets it with --highest-bid)"
+        return "bid_micros", campaign.bid_micros, remedy
+    if (adjusted := highest_adjusted_bid(campaign)) > highest:
+        return "adjustments", adjusted, f"lower the bid or its adjustments: together {highest} at most"
+    return None
 
 
 def _stored(kind: type[T], given: T) -> T:

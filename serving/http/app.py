@@ -21,6 +21,7 @@ from serving.http.chat import chat_routes
 from serving.http.clicks import click_routes
 from serving.http.console import console_routes
 from serving.http.documents import documented, openapi
+from serving.http.erasures import erasure_routes
 from serving.http.proxies import ProxyMiddleware, TrustedProxies
 from serving.http.rate_limits import RateLimits
 from serving.http.reports import report_routes
@@ -68,6 +69,7 @@ def create_app(router: Router) -> Litestar:
         *key_routes(router, gate),
         *session_routes(router, limits),
         *report_routes(router, gate),
+        *erasure_routes(router, gate),
         *click_routes(router, limits),
         *_health_routes(router),
         *console_routes(router, gate),

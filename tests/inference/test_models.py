@@ -56,7 +56,7 @@ def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypa
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PolicyError, match=r"nowhere.*Give tiny, smollm2-135m, a folder"):
+    with pytest.raises(PolicyError, match=r"nowhere.*Give assistant, tiny, smollm2-135m, a folder"):
         load_model(str(tmp_path / "nowhere"))
 
 
