@@ -12,13 +12,14 @@ from typing import Any
 import msgspec
 
 from mechanism.errors import InputError
-from streaming.events import AnyEvent, CampaignState, Click, Interaction, Judgement
+from streaming.events import AnyEvent, CampaignState, Click, Conversion, Interaction, Judgement
 from streaming.former_events import JudgementV1
-from streaming.topics import CAMPAIGNS, CLICKS, INTERACTIONS, JUDGEMENTS
+from streaming.topics import CAMPAIGNS, CLICKS, CONVERSIONS, INTERACTIONS, JUDGEMENTS
 
 NEWEST: dict[str, type[AnyEvent]] = {
     INTERACTIONS: Interaction,
     CLICKS: Click,
+    CONVERSIONS: Conversion,
     JUDGEMENTS: Judgement,
     CAMPAIGNS: CampaignState,
 }
@@ -26,6 +27,7 @@ _TOPICS: dict[type, str] = {kind: topic for topic, kind in NEWEST.items()}
 _VERSIONS: dict[str, dict[int, type[AnyEvent] | type[JudgementV1]]] = {
     INTERACTIONS: {1: Interaction},
     CLICKS: {1: Click},
+    CONVERSIONS: {1: Conversion},
     JUDGEMENTS: {1: JudgementV1, 2: Judgement},
     CAMPAIGNS: {1: CampaignState},
 }

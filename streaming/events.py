@@ -301,6 +301,37 @@ class Click(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_fie
             raise ValueError(f"click_id is not {click_id_of(self.auction_id, self.ad_id)!r}")
 
 
+class Conversion(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_field="version"):
+    """What a reader did on an advertiser's page after a valid click, as the advertiser reported it.
+
+    `conversion_id` is a hash of the advertiser's own id and `type`, by which a conversion counts once. `clicked_at` is
+    the time of the click. `value_micros` is what it was worth to the advertiser, 0 if that was not reported.
+    """
+
+    conversion_id: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+    click_id: Name
+    auction_id: AuctionId
+    ad_id: Name
+    campaign_id: Name
+    type: Name
+    placement: str = ""
+    model_version: str = ""
+    clicked_at: Moment
+    value_micros: Price = 0
+    currency: Currency
+
+    @property
+    def key(self) -> str:
+        return self.auction_id
+
+    @property
+    def event_id(self) -> str:
+        return self.conversion_id
+
+    def _check(self) -> None:
+        require_utc("clicked_at", self.clicked_at)
+
+
 class GradedAd(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The grades of one shown ad, from 0 to 1; None if the judge gave none."""
 
@@ -365,7 +396,7 @@ class CampaignState(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1,
         return f"{self.campaign_id}:{self.revision}:{self.occurred_at.isoformat()}"
 
 
-AnyEvent = Interaction | Click | Judgement | CampaignState
+AnyEvent = Interaction | Click | Conversion | Judgement | CampaignState
 
 
 def click_id_of(auction_id: str, ad_id: AdId) -> str:

@@ -1,6 +1,6 @@
 """The topics: names, partitions, how long they are kept, and which event each one carries.
 
-Interactions, clicks and judgements of an auction have its id as their key. A topic may get more partitions at any time;
+Interactions, clicks, conversions and judgements of an auction have its id as their key. A topic may get more partitions at any time;
 the records of a key then continue in another partition.
 """
 
@@ -50,12 +50,13 @@ class Topic:
 MARKS = Topic("dead-letters.handled", 1, timedelta(days=365))
 """Which dead letters were replayed or discarded (`streaming.workers.letters`)."""
 INTERACTIONS, CLICKS, JUDGEMENTS, CAMPAIGNS = "interactions", "clicks", "judgements", "campaigns"
-EVENT_TOPICS = (INTERACTIONS, CLICKS, JUDGEMENTS, CAMPAIGNS)
+CONVERSIONS = "conversions"
+EVENT_TOPICS = (INTERACTIONS, CLICKS, CONVERSIONS, JUDGEMENTS, CAMPAIGNS)
 
 
 def all_topics(partitions: int = PARTITIONS, retention: timedelta = timedelta(days=30)) -> tuple[Topic, ...]:
     """Return every topic of the project, those of dead letters included."""
-    keyed = [Topic(name, partitions, retention) for name in (INTERACTIONS, CLICKS, JUDGEMENTS)]
+    keyed = [Topic(name, partitions, retention) for name in (INTERACTIONS, CLICKS, CONVERSIONS, JUDGEMENTS)]
     topics = [*keyed, Topic(CAMPAIGNS, partitions, None, compacted=True)]
     return tuple(topics + [topic.dlq for topic in topics])
 

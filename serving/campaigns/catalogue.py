@@ -18,10 +18,11 @@ import structlog
 
 from mechanism.errors import InputError
 from mechanism.files import replace_file
-from mechanism.sanitize import clean_ad, web_address_fault
+from mechanism.sanitize import clean_ad
 from mechanism.types import Ad, AdId, Micros
 from serving.bid_scale import BidScale
 from serving.campaigns.input import CampaignInput, CreativeInput
+from serving.campaigns.macros import landing_fault
 from serving.campaigns.storage import CampaignStore, NotFound
 from serving.campaigns.types import Campaign, CampaignState, Pacing, ReviewState
 from serving.campaigns.validation import CURRENCY, HIGHEST_BID, checked
@@ -156,7 +157,7 @@ def _listing(row: CatalogueRow, place: str) -> Listing:
         raise InputError(f"{place} bid_micros", row.bid_micros, f"give a whole number from 0 to {HIGHEST_BID}")
     if not CURRENCY.fullmatch(row.currency):
         raise InputError(f"{place} currency", row.currency, "give an ISO 4217 code such as USD")
-    if row.landing_url != DEMO_PATH + row.id and (remedy := web_address_fault(row.landing_url)):
+    if row.landing_url != DEMO_PATH + row.id and (remedy := landing_fault(row.landing_url)):
         raise InputError(f"{place} landing_url", row.landing_url, remedy)
     # `clean_ad` accepts web addresses only, so the landing page, which may be the router's own, is added after it.
     ad = clean_ad(Ad(row.id, row.title, row.text, row.advertiser, row.category), place)

@@ -20,6 +20,7 @@ from mechanism.types import Micros
 from serving.bid_scale import BidScale
 from serving.campaigns.dayparts import zone
 from serving.campaigns.input import CampaignInput, CreativeInput
+from serving.campaigns.macros import landing_fault
 from serving.campaigns.screening import Finding, Names, Rule, screen
 from serving.campaigns.types import (
     BidAdjustment,
@@ -202,7 +203,7 @@ def _creatives(
         faults.require(bool(_ID.fullmatch(creative_id)), f"{place}.id", one.id, "use 1 to 64 letters, digits or '._-'")
         faults.require(creative_id not in ids, f"{place}.id", one.id, "give each creative an id of its own")
         ids.add(creative_id)
-        if one.landing_url not in known_pages and (remedy := web_address_fault(one.landing_url)):
+        if one.landing_url not in known_pages and (remedy := landing_fault(one.landing_url)):
             faults.add(f"{place}.landing_url", one.landing_url, remedy)
         for name, url in (("image_url", one.image_url), ("video_url", one.video_url)):
             if url and (remedy := web_address_fault(url)):

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from mechanism.errors import InputError
 from mechanism.types import AdId
 from serving.auction.marketplace import Marketplace
+from serving.campaigns.macros import fill
 from serving.campaigns.storage import CampaignStore
 from serving.campaigns.types import Campaign, Creative, Pricing, ReviewState
 from serving.clicks.invalid_traffic import ClickRequest, ClickScreen, InvalidReason
@@ -66,7 +67,10 @@ class ClickRules:
         return ClickDecision(
             outcome=invalid or VALID,
             model_version=claims.model_version,
-            landing_url=creative.landing_url,
+            landing_url=fill(
+                creative.landing_url,
+                {"click_id": claims.id, "campaign_id": campaign.id, "creative_id": creative.id},
+            ),
             event=event,
             issued=claims.issued,
             charges=charges,

@@ -129,6 +129,21 @@ refunds = Table(
     Index(None, "recorded_at"),
 )
 
+# What readers did after their clicks, as advertisers report it; `id` is a hash of advertiser, type and their own id.
+conversions = Table(
+    "conversions",
+    metadata,
+    _name("id", primary_key=True),
+    _name("click_id"),
+    _name("advertiser_id"),
+    _name("campaign_id"),
+    _name("type"),
+    _number("value_micros"),
+    _moment("occurred_at"),
+    _moment("recorded_at"),
+    Index(None, "advertiser_id", "occurred_at"),
+)
+
 # Every auction in the counters below, so that an auction that is reported twice counts once.
 auctions = Table(
     "auctions",
@@ -154,7 +169,10 @@ report_counters = Table(
     _number("clicks"),
     _number("charged_clicks"),
     _number("revenue_micros"),
-    *(Column(name, BigInteger, nullable=False, server_default="0") for name in ("invalid_clicks", "refunded_micros")),
+    *(
+        Column(name, BigInteger, nullable=False, server_default="0")
+        for name in ("invalid_clicks", "refunded_micros", "conversions", "conversion_value_micros")
+    ),
     Index(None, "day", "advertiser_id"),
 )
 

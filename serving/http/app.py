@@ -20,6 +20,7 @@ from serving.http.campaigns import campaign_routes
 from serving.http.chat import chat_routes
 from serving.http.clicks import click_routes
 from serving.http.console import console_routes
+from serving.http.conversions import conversion_routes
 from serving.http.documents import documented, openapi
 from serving.http.erasures import erasure_routes
 from serving.http.proxies import ProxyMiddleware, TrustedProxies
@@ -71,6 +72,7 @@ def create_app(router: Router) -> Litestar:
         *report_routes(router, gate),
         *erasure_routes(router, gate),
         *click_routes(router, limits),
+        *conversion_routes(router, gate),
         *_health_routes(router),
         *console_routes(router, gate),
     ]

@@ -27,7 +27,10 @@ from serving.ledger.entries import reason_of
 MOST_LINES = 100_000
 CHARGES = "charges"
 """The list that its cursors are signed for."""
-SUMMED = ("auctions", "impressions", "clicks", "charged_clicks", "revenue_micros", "invalid_clicks", "refunded_micros")
+SUMMED = (
+    *("auctions", "impressions", "clicks", "charged_clicks", "revenue_micros", "invalid_clicks", "refunded_micros"),
+    *("conversions", "conversion_value_micros"),
+)
 FIGURES = (*SUMMED, "net_micros")
 # Spreadsheets read a cell that starts with one of these as a formula, and may run it.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -69,8 +72,9 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
     `auctions` counts the auctions whose prompt held any creative of the line, each once. `clicks` and `revenue_micros`
     are gross: valid clicks and their charges as they were booked. `invalid_clicks` were invalid when they came or found
-    so later, `refunded_micros` was given back for the latter, and `net_micros` is what the advertiser owes. `query` is
-    the report's, so that a line can be sent back to ask for its events.
+    so later, `refunded_micros` was given back for the latter, and `net_micros` is what the advertiser owes.
+    `conversions` count on the day of their click. `query` is the report's, so that a line can be sent back to ask for
+    its events.
     """
 
     campaign_id: str | None = None
@@ -88,6 +92,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     invalid_clicks: int = 0
     refunded_micros: Micros = 0
     net_micros: Micros = 0
+    conversions: int = 0
+    conversion_value_micros: Micros = 0
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
