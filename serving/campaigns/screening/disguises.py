@@ -36,6 +36,8 @@ _PHONETIC = re.compile(r"[\u0250-\u02af\u1d00-\u1d7f]")
 _LEET_WORD = re.compile(
     r"(?i)(?<![\w.])(?:[a-z]+[0134579@$!|]+[a-z]+[a-z0-9@$!|]*|[0134579@$!|]+[a-z]+[0134579@$!|][a-z0-9@$!|]*)"
 )
+_LEET_START = re.compile(r"\b[013457][a-z]{3,}\b")
+_NUMERAL_LETTER = re.compile(r"[\u2160-\u2188][^\W\d_]|[^\W\d_][\u2160-\u2188]")
 _LETTERLIKE = (
     *("MODIFIER LETTER", "LATIN SUBSCRIPT", "SUPERSCRIPT LATIN", "LATIN LETTER SMALL CAPITAL", "MATHEMATICAL"),
     *("CIRCLED LATIN", "NEGATIVE CIRCLED LATIN", "SQUARED LATIN", "NEGATIVE SQUARED LATIN", "PARENTHESIZED LATIN"),
@@ -67,6 +69,8 @@ def hidden_characters(text: str) -> str:
         return "letters apart from each other"
     if any(map(_is_decked, re.findall(r"[^\W\d_]+", unicodedata.normalize("NFC", text)))):
         return "accents on nearly every letter"
+    if _NUMERAL_LETTER.search(text):
+        return "numerals in place of letters"
     if len(_PHONETIC.findall(text)) >= LEAST_LETTERLIKE:
         return "phonetic letters"
     decomposed = unicodedata.normalize("NFD", text)
@@ -74,7 +78,8 @@ def hidden_characters(text: str) -> str:
         return "stacked accents"
     if sum(unicodedata.name(c, "").startswith(_LETTERLIKE) for c in text) >= LEAST_LETTERLIKE:
         return "letters in the form of symbols"
-    if len(_LEET_WORD.findall(text)) >= LEAST_LEET:
+    leet = len(_LEET_WORD.findall(text))
+    if leet and leet + len(_LEET_START.findall(text)) >= LEAST_LEET:
         return "digits and signs in place of letters"
     for word in re.findall(r"[^\W\d_]+", unicodedata.normalize("NFC", text)):
         if len({_script(c) for c in word} - {""}) > 1:
