@@ -119,6 +119,7 @@ def _router_deployment(service: Desired) -> Manifest:
         "key-per-minute": router.key_per_minute,
         "key-per-day": router.key_per_day,
         "connections": router.connections,
+        "max-characters": router.max_characters,
         "public-url": router.public_url,
     }
     arguments = [f"--{name}={value}" for name, value in options.items() if value is not None]
