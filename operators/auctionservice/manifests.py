@@ -127,6 +127,7 @@ def _router_deployment(service: Desired) -> Manifest:
         "forwarded-header": router.forwarded_header,
         "stop-ads-after": router.stop_ads_after_seconds,
         "repeat-fade": router.repeat_fade,
+        "max-characters": router.max_characters,
         "public-url": router.public_url,
     }
     arguments = [f"--{name}={value}" for name, value in options.items() if value is not None]
