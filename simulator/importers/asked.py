@@ -52,11 +52,7 @@ class AskedQueries:
 
 
 def query_text(row: Row, column: str) -> str:
-    """Return the clean query of a row.
-
-    Raises:
-        InputError: if it is no text, is empty or too long; its place is the column.
-    """
+    """Return the clean query of a row; InputError at the column if it is no text, is empty or too long."""
     return clean_query(row.text(column), column)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from mechanism.errors import InputError
 from mechanism.markers import MAX_TITLE
-from mechanism.sanitize import MAX_TEXT, clean_ad, web_address_fault
+from mechanism.sanitize import MAX_TEXT, clean_ad, clean_title, web_address_fault
 from mechanism.types import Ad
 from simulator.importers.dataset import ReportBuilder
 from simulator.importers.rows import Row
@@ -29,6 +29,11 @@ def clean_creative(draft: Ad, columns: Mapping[str, str]) -> Ad:
         raise InputError(columns.get(field, field), error.value, error.remedy) from error
 
 
+def clean_topic(topic: str, column: str) -> str:
+    """Return a topic as it is written in ads and queries; empty stays empty. InputError at `column`."""
+    return clean_title(topic, column) if topic.strip() else ""
+
+
 def fitting(draft: Ad) -> Ad:
     """Return the ad with title and text cut at a word's end where they are longer than a creative may be.
 
@@ -41,7 +46,11 @@ def fitting(draft: Ad) -> Ad:
 
 def note_changes(row: Row, draft: Ad, ad: Ad, columns: Mapping[str, str], report: ReportBuilder) -> None:
     """Report each field of `columns` that a row gave and that the ad has otherwise."""
-    written = {"title": (draft.title, ad.title), "text": (draft.text, ad.text), "category": (draft.category, ad.category)}
+    written = {
+        "title": (draft.title, ad.title),
+        "text": (draft.text, ad.text),
+        "category": (draft.category, ad.category),
+    }
     written["advertiser"] = (draft.advertiser, ad.advertiser)
     for field, column in columns.items():
         given, kept = written[field]

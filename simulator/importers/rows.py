@@ -36,7 +36,8 @@ class Row:
 
     def issue(self, field: str, value: object, remedy: str) -> RowIssue:
         """Return an issue of this row, for the report."""
-        return RowIssue(self.file, self.line, field, value if isinstance(value, str) else repr(value), remedy)
+        shown = _shown(value) if isinstance(value, str) else repr(value)
+        return RowIssue(self.file, self.line, _shown(field), shown, remedy)
 
     def text(self, field: str) -> str:
         """Return a text field; absent and null count as empty.
@@ -107,7 +108,9 @@ def csv_rows(
     missing = [name for name in required if name not in columns]
     separator = "commas" if delimiter == "," else "tabs"
     if missing or len(set(columns)) != len(columns):
-        fault = f"add the columns {', '.join(missing)}, separated by {separator}" if missing else "name each column once"
+        fault = (
+            f"add the columns {', '.join(missing)}, separated by {separator}" if missing else "name each column once"
+        )
         raise InputError(f"{path}:1", _shown(lines[0]), f"{fault}; known columns: {', '.join((*required, *optional))}")
     for name in columns:
         if name not in required and name not in optional:
