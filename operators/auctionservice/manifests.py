@@ -21,8 +21,6 @@ from operators.resources.base import GROUP, Manifest
 
 KIND = "AuctionService"
 VERSION_LABEL = f"{GROUP}/version"
-ROUTES_ANNOTATION = f"{GROUP}/routes"
-"""Annotation of a router's pod: generation of the route file that it should follow by now."""
 HTTP_PORT = 8080
 TRITON_HTTP, TRITON_GRPC, TRITON_METRICS = 8000, 8001, 8002
 ROUTES_FOLDER, ROUTES_FILE = "/etc/llm-auction/routes", "routes.json"
@@ -31,7 +29,6 @@ BUILT = f"{STATE}/models"
 PRE_STOP_S = 10
 """How long a pod keeps serving after its removal from the endpoints: other nodes learn of that with a delay."""
 SHUTDOWN_MARGIN_S = 15
-DEFAULT_ROUTERS = 2
 TERMINATION_MESSAGE_POLICY = "FallbackToLogsOnError"
 """The end of a failed container's log becomes part of its status, where the operator reads it."""
 
@@ -65,8 +62,14 @@ def routes_file(service: Desired, status: AuctionServiceStatus) -> str:
     return json.dumps({"generation": status.routes_generation, "versions": versions}, indent=1) + "\n"
 
 
-def manifests(service: Desired, status: AuctionServiceStatus, models: Sequence[Model]) -> list[Manifest]:
-    """Render all objects of a service in the order of their creation; `models` are the versions with servers."""
+def manifests(
+    service: Desired, status: AuctionServiceStatus, models: Sequence[Model], routers: int | None = None
+) -> list[Manifest]:
+    """Render all objects of a service in the order of their creation.
+
+    `models` are the versions with servers. `routers` is the number of routers; None leaves it as it is, once an
+    autoscaler has set it.
+    """
     result: list[Manifest] = []
     for model in models:
         result += [_policy_service(service, model), _policy_deployment(service, model)]
@@ -74,7 +77,7 @@ def manifests(service: Desired, status: AuctionServiceStatus, models: Sequence[M
         _object(service, "v1", "ConfigMap", routes_name(service.name), ROUTER)
         | {"data": {ROUTES_FILE: routes_file(service, status)}},
         _router_service(service),
-        _router_deployment(service),
+        _router_deployment(service, routers),
         _disruption_budget(service),
     ]
     if service.spec.router.autoscaling is not None:
@@ -101,7 +104,7 @@ def _router_service(service: Desired) -> Manifest:
     return _object(service, "v1", "Service", service.name, ROUTER) | {"spec": spec}
 
 
-def _router_deployment(service: Desired) -> Manifest:
+def _router_deployment(service: Desired, replicas: int | None) -> Manifest:
     router = service.spec.router
     options = {
         "host": "0.0.0.0",
@@ -161,8 +164,8 @@ def _router_deployment(service: Desired) -> Manifest:
         }
     ]
     spec = _deployment_spec(service, ROUTER, template)
-    if router.autoscaling is None:
-        spec["replicas"] = router.replicas or DEFAULT_ROUTERS
+    if replicas is not None:
+        spec["replicas"] = replicas
     return _object(service, "apps/v1", "Deployment", router_name(service.name), ROUTER) | {"spec": spec}
 
 

@@ -138,12 +138,12 @@ def test_the_rights_are_those_of_the_code_and_bound_to_the_given_namespaces(helm
     assert rbac.CHART.read_text(encoding="utf-8") == rbac.rendered(), "run `make crds`"
     wide = helm.render()
     role = next(i for i in wide if i["kind"] == "ClusterRole" and i["metadata"]["name"].endswith("-operator"))
-    assert role["rules"] == rbac.rules(cluster=True) + rbac.rules(cluster=False)
+    assert role["rules"] == rbac.rules("cluster") + rbac.rules("watched")
     assert not [item for item in wide if item["kind"] == "Role"]
 
     narrow = helm.render(operator={"namespaces": ["ads", "shoes"]})
     role = next(i for i in narrow if i["kind"] == "ClusterRole" and i["metadata"]["name"].endswith("-operator"))
-    assert role["rules"] == rbac.rules(cluster=True)
+    assert role["rules"] == rbac.rules("cluster")
     assert [i["metadata"]["namespace"] for i in narrow if i["kind"] == "Role"] == ["ads", "shoes"]
     arguments = next(pods(narrow))[1]["containers"][0]["args"]
     assert {"--namespace=ads", "--namespace=shoes"} <= set(arguments)
