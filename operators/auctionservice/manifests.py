@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from operators.auctionservice.observe import (
     DIGEST_LABEL,
@@ -62,17 +63,25 @@ def routes_file(service: Desired, status: AuctionServiceStatus) -> str:
     return json.dumps({"generation": status.routes_generation, "versions": versions}, indent=1) + "\n"
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyServers:
+    """The policy servers of a version; `unavailable`: how many may be missing while their pods are replaced."""
+
+    model: Model
+    replicas: int
+    unavailable: int = 0
+
+
 def manifests(
-    service: Desired, status: AuctionServiceStatus, models: Sequence[Model], routers: int | None = None
+    service: Desired, status: AuctionServiceStatus, policies: Sequence[PolicyServers], routers: int | None = None
 ) -> list[Manifest]:
     """Render all objects of a service in the order of their creation.
 
-    `models` are the versions with servers. `routers` is the number of routers; None leaves it as it is, once an
-    autoscaler has set it.
+    `routers` is the number of routers; None leaves it as it is, once an autoscaler has set it.
     """
     result: list[Manifest] = []
-    for model in models:
-        result += [_policy_service(service, model), _policy_deployment(service, model)]
+    for one in policies:
+        result += [_policy_service(service, one.model), _policy_deployment(service, one)]
     result += [
         _object(service, "v1", "ConfigMap", routes_name(service.name), ROUTER)
         | {"data": {ROUTES_FILE: routes_file(service, status)}},
@@ -181,8 +190,8 @@ def _policy_service(service: Desired, model: Model) -> Manifest:
     return _object(service, "v1", "Service", name, POLICY, **_version(model)) | {"spec": spec}
 
 
-def _policy_deployment(service: Desired, model: Model) -> Manifest:
-    policy = service.spec.policy
+def _policy_deployment(service: Desired, servers: PolicyServers) -> Manifest:
+    policy, model = service.spec.policy, servers.model
     repository = policy.source.repository or BUILT
     container: Manifest = {
         "name": "policy",
@@ -230,7 +239,8 @@ def _policy_deployment(service: Desired, model: Model) -> Manifest:
         PRE_STOP_S + service.spec.router.drain_seconds + SHUTDOWN_MARGIN_S
     )
     spec = _deployment_spec(service, POLICY, template, **{DIGEST_LABEL: short(model.digest)})
-    spec["replicas"] = policy.replicas
+    spec["replicas"] = servers.replicas
+    spec["strategy"]["rollingUpdate"]["maxUnavailable"] = servers.unavailable
     spec["progressDeadlineSeconds"] = policy.start_seconds + 600
     name = policy_name(service.name, model.digest)
     return _object(service, "apps/v1", "Deployment", name, POLICY, **_version(model)) | {"spec": spec}

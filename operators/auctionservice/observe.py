@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mechanism.canary.cohorts import Evidence, minute_of
@@ -57,11 +57,12 @@ class OwnedObject:
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """The pods of a Deployment: wanted, ready, and what keeps one of the others from being ready."""
+    """The pods of a Deployment: wanted, ready, without room on a node, and what keeps one from being ready."""
 
     wanted: int
     ready: int
     trouble: str = ""
+    unschedulable: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +182,20 @@ def _label(pod: Manifest, name: str) -> str:
     return str((pod["metadata"].get("labels") or {}).get(name, ""))
 
 
-def _servers(deployment: Manifest, pods: Iterable[Manifest]) -> Servers:
+def _servers(deployment: Manifest, pods: Sequence[Manifest]) -> Servers:
     """Count ready pods of the newest template only: older ones may have other weights or settings."""
     status = deployment.get("status") or {}
     current = int(status.get("observedGeneration") or 0) >= int(deployment["metadata"].get("generation") or 0)
     ready = int(status.get("readyReplicas") or 0)
     wanted = int((deployment.get("spec") or {}).get("replicas", 1))
-    return Servers(wanted, ready if current else 0, next(filter(None, map(trouble, pods)), ""))
+    waiting = sum(_unscheduled(pod) is not None for pod in pods)
+    return Servers(wanted, ready if current else 0, next(filter(None, map(trouble, pods)), ""), waiting)
+
+
+def _unscheduled(pod: Manifest) -> Manifest | None:
+    """Return the scheduler's condition of a pod for which no node has room."""
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return next((one for one in conditions if one["type"] == "PodScheduled" and one["status"] == "False"), None)
 
 
 def trouble(pod: Manifest) -> str:
@@ -196,9 +204,8 @@ def trouble(pod: Manifest) -> str:
     That is a pod without a node, an image that cannot be pulled, or a container that ended (with its last log line).
     """
     name, status = pod["metadata"]["name"], pod.get("status") or {}
-    for one in status.get("conditions") or ():
-        if one["type"] == "PodScheduled" and one["status"] == "False":
-            return f"pod {name}: {one.get('message') or one.get('reason')}"
+    if (one := _unscheduled(pod)) is not None:
+        return f"pod {name}: {one.get('message') or one.get('reason')}"
     for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
         state, last_state = container.get("state") or {}, container.get("lastState") or {}
         waiting = state.get("waiting") or {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from operators.auctionservice.manifests import manifests, router_name, selector
+from operators.auctionservice.manifests import PolicyServers, manifests, router_name, selector
 from operators.auctionservice.observe import ROUTER, ROUTES_ANNOTATION, Desired, Observed
 from operators.auctionservice.rollout import Progress, Rollout, with_trouble
 from operators.children import contains, stamped
@@ -134,15 +134,34 @@ class _Pass:
 
     def _apply_objects(self) -> None:
         """Apply the objects of the service and delete its others."""
-        models = [m for m in (self.status.stable, self.status.candidate) if m is not None]
-        models += [Model(name=one.name, digest=one.digest) for one in self.status.retiring]
         existing = {(one.kind, one.name): one for one in self.observed.owned}
-        for item in manifests(self.service, self.status, models, self._router_replicas()):
+        for item in manifests(self.service, self.status, self._policies(), self._router_replicas()):
             wanted = stamped(item)
             found = existing.pop((item["kind"], item["metadata"]["name"]), None)
             if found is None or not contains(found.item, wanted):
                 self.draft.actions.append(Apply(wanted, force=found is not None and not self._autoscaler_decides(item)))
         self.draft.actions += [Delete(one.api_version, one.kind, one.name, one.uid) for one in existing.values()]
+
+    def _policies(self) -> list[PolicyServers]:
+        """Return the versions with servers. A retiring one keeps those that it has, whatever a full version needs."""
+        every, status = self.service.spec.policy.replicas, self.status
+        found: list[tuple[Model, int]] = []
+        if status.stable is not None:
+            found.append((status.stable, every if status.stable_replicas is None else status.stable_replicas))
+        if status.candidate is not None:
+            found.append((status.candidate, status.candidate_replicas))
+        for one in status.retiring:
+            model = Model(name=one.name, digest=one.digest)
+            found.append((model, self.observed.servers_of(model).wanted or every))
+        return [PolicyServers(model, replicas, self._unavailable(model, replicas)) for model, replicas in found]
+
+    def _unavailable(self, model: Model, replicas: int) -> int:
+        """Return how many servers may be missing while their pods are replaced.
+
+        None, unless no node has room for a new pod beside the old ones: then it would wait for ever.
+        """
+        full = self.observed.servers_of(model).unschedulable > 0
+        return min(self.service.spec.rollout.max_unavailable, replicas - 1) if full else 0
 
     def _router_replicas(self) -> int | None:
         """Return the number of routers to apply; None if an autoscaler has set it.

@@ -110,6 +110,8 @@ class World:
     canary: Canary | None = None
     events: list[str] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
+    room: int = 1000
+    placed: dict[str, int] = field(default_factory=dict)
     objects: dict[tuple[str, str], Manifest] = field(default_factory=dict)
     annotated: dict[str, str] = field(default_factory=dict)
     autoscaled: bool = False
@@ -119,7 +121,7 @@ class World:
         return Desired("ads", "shop", "u-1", self.generation, START, parsed, self.status)
 
     def observed(self) -> Observed:
-        policies = {short(digest(name)): Servers(1, int(name in self.ready)) for name in self.running}
+        policies = {short(digest(name)): self.servers(name) for name in self.running}
         owned = tuple(
             OwnedObject(item["apiVersion"], kind, name, f"u-{name}", item)
             for (kind, name), item in self.objects.items()
@@ -127,6 +129,22 @@ class World:
         routers = tuple(self.router(i) for i in (0, 1))
         wanted = self.objects.get(("Deployment", "ads-router"), {}).get("spec", {}).get("replicas", 1)
         return Observed(owned, policies, Servers(wanted, 2), self.autoscaled, routers, self.evidence())
+
+    def servers(self, name: str) -> Servers:
+        """Return the policy servers of a version: those with room on a node, and the others."""
+        wanted, placed = self.replicas(name), self.placed.get(name, 0)
+        return Servers(wanted, placed if name in self.ready else 0, unschedulable=wanted - placed)
+
+    def replicas(self, name: str) -> int:
+        """Return the number of servers that the operator wants of a version."""
+        return int(self.objects["Deployment", f"ads-policy-{digest(name)[:12]}"]["spec"]["replicas"])
+
+    def schedule(self) -> None:
+        """Place pods on the nodes, which have room for `room`; a pod that runs stays where it is."""
+        self.placed = {name: min(self.placed.get(name, 0), self.replicas(name)) for name in self.running}
+        for name in sorted(self.running):
+            free = self.room - sum(self.placed.values())
+            self.placed[name] += min(free, self.replicas(name) - self.placed[name])
 
     def evidence(self) -> Evidence | None:
         """Return what was counted as one ripe cohort, if it is the current canary's."""
@@ -166,6 +184,7 @@ class World:
                     self.annotated[name] = annotations[ROUTES_ANNOTATION]
         labels = [item["metadata"]["labels"] for (kind, _), item in self.objects.items() if kind == "Deployment"]
         self.running = {one[VERSION_LABEL] for one in labels if VERSION_LABEL in one}
+        self.schedule()
         if canary_of(self.status) != self.canary:
             self.canary, self.counted = canary_of(self.status), {}
         return outcome
@@ -211,9 +230,9 @@ class World:
         self.counted = {stable.name: counts(answers), candidate.name: counts(answers)}
 
 
-def serving(name: str = "v1", **changes: Any) -> World:
+def serving(name: str = "v1", room: int = 1000, **changes: Any) -> World:
     """Return a world in which a first version serves."""
-    world = World(spec(name, **changes))
+    world = World(spec(name, **changes), room=room)
     world.settle(name)
     assert world.status.phase == "Serving"
     return world

@@ -18,7 +18,7 @@ from cli.serve import serve
 from cli.triton import app as triton_app
 from cli.worker import app as worker_app
 from operators import rbac
-from operators.auctionservice.manifests import manifests
+from operators.auctionservice.manifests import PolicyServers, manifests
 from operators.auctionservice.observe import Desired
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus, Model
 from operators.resources.crds import KINDS
@@ -222,7 +222,7 @@ def test_the_commands_have_every_option_that_the_chart_and_the_operator_pass(hel
         spec(policy__source={"registry": "/models"}, policy__gpus=1, router__publicUrl="https://ads.example")
     )
     desired = Desired("ads", "shop", "u-1", 1, datetime.now(UTC), service, AuctionServiceStatus())
-    items = manifests(desired, AuctionServiceStatus(), [Model(name="v1", digest=digest("v1"))])
+    items = manifests(desired, AuctionServiceStatus(), [PolicyServers(Model(name="v1", digest=digest("v1")), 1)])
     seen = set()
     for _, pod in (*pods(helm.render(**EVERYTHING)), *pods(items)):
         for container in (*pod["containers"], *pod.get("initContainers", [])):
