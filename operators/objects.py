@@ -16,6 +16,8 @@ Spec = TypeVar("Spec", bound=ApiModel)
 S = TypeVar("S", bound=Status)
 
 JobState = Literal["active", "succeeded", "failed"]
+MANAGER = "llm-auction-operator"
+"""The operator's field manager, as the API server records it in `managedFields`."""
 
 
 class Reader(Protocol):
@@ -85,6 +87,17 @@ def owned_object(
 def owned_by(item: Manifest, uid: str) -> bool:
     """Return whether an object has an owner reference to this uid."""
     return any(owner.get("uid") == uid for owner in item["metadata"].get("ownerReferences") or ())
+
+
+def has_other_manager(item: Manifest, field: str) -> bool:
+    """Return whether another manager than the operator owns a field of an object's specification.
+
+    An autoscaler owns `replicas` from its first change of the number on.
+    """
+    return any(
+        entry.get("manager") != MANAGER and f"f:{field}" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+        for entry in item["metadata"].get("managedFields") or ()
+    )
 
 
 def parse_moment(text: str | None) -> datetime | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -90,37 +90,24 @@ class Observed:
         return [pod for pod in self.pods if pod.owner == job.uid]
 
 
-@dataclass(frozen=True)
-class Observer:
-    """Reads the state of IRPOJobs.
-
-    `nodes` returns what the node watch knows, as in `Observed.nodes`; other nodes are read from the API server.
-    """
-
-    api: Reader
-    nodes: Callable[[], Mapping[str, datetime | None]]
-
-    def observe(self, desired: Desired, refused: Refusal | None) -> Observed:
-        """Read the Jobs and pods of an IRPOJob and the nodes of its pods; nothing for one that is being deleted."""
-        if desired.deleting:
-            return Observed()
-        labels = f"{JOB_LABEL}={desired.name}"
-        items = self.api.list("batch/v1", "Job", desired.namespace, labels)
-        jobs = tuple(observed_job(item) for item in items if owned_by(item, desired.uid))
-        # Include pods whose Job is gone: they may still run, and no new pod may start beside them.
-        items = self.api.list("v1", "Pod", desired.namespace, labels)
-        pods = tuple(observed_pod(item) for item in items if _belongs_to_a_job(item))
-        nodes: dict[str, datetime | None] = {}
-        gone = set()
-        watched = self.nodes()
-        for name in {pod.node for pod in pods if pod.live and pod.node is not None}:
-            if name in watched:
-                nodes[name] = watched[name]
-            elif (node := self.api.get("v1", "Node", None, name)) is None:
-                gone.add(name)
-            else:
-                nodes[name] = not_ready_since(node)
-        return Observed(jobs, pods, nodes, frozenset(gone), refused)
+def observe(api: Reader, desired: Desired, refused: Refusal | None) -> Observed:
+    """Read the Jobs and pods of an IRPOJob and the nodes of its pods; nothing for one that is being deleted."""
+    if desired.deleting:
+        return Observed()
+    labels = f"{JOB_LABEL}={desired.name}"
+    items = api.list("batch/v1", "Job", desired.namespace, labels)
+    jobs = tuple(observed_job(item) for item in items if owned_by(item, desired.uid))
+    # Include pods whose Job is gone: they may still run, and no new pod may start beside them.
+    items = api.list("v1", "Pod", desired.namespace, labels)
+    pods = tuple(observed_pod(item) for item in items if _belongs_to_a_job(item))
+    nodes: dict[str, datetime | None] = {}
+    gone = set()
+    for name in {pod.node for pod in pods if pod.live and pod.node is not None}:
+        if (node := api.get("v1", "Node", None, name)) is None:
+            gone.add(name)
+        else:
+            nodes[name] = not_ready_since(node)
+    return Observed(jobs, pods, nodes, frozenset(gone), refused)
 
 
 def _belongs_to_a_job(item: Manifest) -> bool:

@@ -7,6 +7,7 @@ longer match it and deletes them. So an operator that is killed at any moment co
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from mechanism.errors import ConfigError
@@ -20,6 +21,8 @@ from operators.resources.base import API_VERSION, Manifest
 from operators.resources.irpojob import Failure, IRPOJobStatus
 
 LONGEST_BACKOFF_S = 600
+PROGRESS_S = 600.0
+"""A step that ran for so long before it failed has made progress, as for a kubelet's own back-off."""
 RESYNC_S = 300.0
 """Time until the next pass when nothing happens: a watch event may have been missed."""
 STARTING_S = 15.0
@@ -58,7 +61,7 @@ class _Pass:
             current is not None
             and (cause := failure_of(current, self.observed, self.spec.node_loss_seconds, self.now)) is not None
         ):
-            self._restart_or_fail(cause)
+            self._restart_or_fail(cause, self.observed.pods_of(current))
             if self._over():
                 return self._finish_ended()
             current = None
@@ -114,7 +117,9 @@ class _Pass:
         found = str(outcome.get("found") or "")
         self.draft.emit(JobReason.STEP_COMPLETE, f"{self.place} is done{': ' if found else ''}{found}")
         last = self.place.step is Step.REGISTRATION
-        self.draft.update(steps_done=self.status.steps_done + 1, out_of_memory=0, not_before=None)
+        self.draft.update(
+            steps_done=self.status.steps_done + 1, out_of_memory=0, restarts_without_progress=0, not_before=None
+        )
         if last:
             self._complete_run(outcome)
 
@@ -137,7 +142,7 @@ class _Pass:
         self.draft.set_condition(JobCondition.PROGRESSING, False, JobReason.COMPLETE, message)
         self.draft.emit(JobReason.COMPLETE, message)
 
-    def _restart_or_fail(self, cause: Cause) -> None:
+    def _restart_or_fail(self, cause: Cause, pods: Sequence[ObservedPod]) -> None:
         """Restart the whole step, or fail the job if a restart cannot help or the restarts are used up."""
         status, place = self.status, self.place
         self.draft.update(
@@ -165,11 +170,15 @@ class _Pass:
             used = f"after {status.restarts} of {self.spec.max_restarts} restarts"
             self._fail(JobReason.RESTARTS_EXHAUSTED, f"{used}, {cause.reason}: {failure}")
             return
-        wait = min(LONGEST_BACKOFF_S, self.spec.backoff_seconds * 2**status.restarts)
+        begun = min((pod.created for pod in pods), default=self.now)
+        progress = (self.now - begun).total_seconds() >= PROGRESS_S
+        in_vain = 0 if progress else status.restarts_without_progress
+        wait = min(LONGEST_BACKOFF_S, self.spec.backoff_seconds * 2**in_vain)
         message = f"{failure}; restart {status.restarts + 1} of {self.spec.max_restarts} in {wait} s"
         self.draft.emit(cause.reason, message, warn=True)
         self.draft.update(
             restarts=status.restarts + 1,
+            restarts_without_progress=in_vain + 1,
             attempt=status.attempt + 1,
             phase="Restarting",
             not_before=self.now + timedelta(seconds=wait),

@@ -207,7 +207,8 @@ class IRPOJobSpec(PodFields):
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
     """Number of restarts after failures that a restart can fix, over the whole job."""
     backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 10
-    """Seconds before the first restart; doubled for each further one, up to 600."""
+    """Seconds before a restart; doubled for each further one without progress, up to 600. A step that is done, or that
+    ran for ten minutes, is progress."""
     node_loss_seconds: Annotated[int, Field(ge=0, le=3600)] = 60
     """Seconds for which a node may be NotReady before its pods are deleted and the step restarts."""
     ttl_seconds_after_finished: Seconds | None = None
@@ -268,6 +269,8 @@ class IRPOJobStatus(Status):
     """Number of restarts and suspensions so far; part of the names of Jobs and pods."""
     restarts: int = 0
     """Number of restarts used, of `maxRestarts`."""
+    restarts_without_progress: int = 0
+    """Restarts since a step was done or a pod had run for ten minutes: the back-off doubles with each."""
     out_of_memory: int = 0
     """Number of times that the current step ran out of memory."""
     not_before: Moment | None = None

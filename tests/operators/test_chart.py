@@ -18,7 +18,7 @@ from cli.serve import serve
 from cli.triton import app as triton_app
 from cli.worker import app as worker_app
 from operators import rbac
-from operators.auctionservice.manifests import manifests
+from operators.auctionservice.manifests import PolicyServers, manifests
 from operators.auctionservice.observe import Desired
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus, Model
 from operators.resources.crds import KINDS
@@ -138,12 +138,12 @@ def test_the_rights_are_those_of_the_code_and_bound_to_the_given_namespaces(helm
     assert rbac.CHART.read_text(encoding="utf-8") == rbac.rendered(), "run `make crds`"
     wide = helm.render()
     role = next(i for i in wide if i["kind"] == "ClusterRole" and i["metadata"]["name"].endswith("-operator"))
-    assert role["rules"] == rbac.rules(cluster=True) + rbac.rules(cluster=False)
+    assert role["rules"] == rbac.rules("cluster") + rbac.rules("watched")
     assert not [item for item in wide if item["kind"] == "Role"]
 
     narrow = helm.render(operator={"namespaces": ["ads", "shoes"]})
     role = next(i for i in narrow if i["kind"] == "ClusterRole" and i["metadata"]["name"].endswith("-operator"))
-    assert role["rules"] == rbac.rules(cluster=True)
+    assert role["rules"] == rbac.rules("cluster")
     assert [i["metadata"]["namespace"] for i in narrow if i["kind"] == "Role"] == ["ads", "shoes"]
     arguments = next(pods(narrow))[1]["containers"][0]["args"]
     assert {"--namespace=ads", "--namespace=shoes"} <= set(arguments)
@@ -222,7 +222,7 @@ def test_the_commands_have_every_option_that_the_chart_and_the_operator_pass(hel
         spec(policy__source={"registry": "/models"}, policy__gpus=1, router__publicUrl="https://ads.example")
     )
     desired = Desired("ads", "shop", "u-1", 1, datetime.now(UTC), service, AuctionServiceStatus())
-    items = manifests(desired, AuctionServiceStatus(), [Model(name="v1", digest=digest("v1"))])
+    items = manifests(desired, AuctionServiceStatus(), [PolicyServers(Model(name="v1", digest=digest("v1")), 1)])
     seen = set()
     for _, pod in (*pods(helm.render(**EVERYTHING)), *pods(items)):
         for container in (*pod["containers"], *pod.get("initContainers", [])):

@@ -82,6 +82,32 @@ def test_the_back_off_doubles_with_each_restart() -> None:
     assert waits == [10, 20, 40, 80]
 
 
+def test_the_back_off_begins_again_after_progress() -> None:
+    world = World.of(backoffSeconds=10, maxRestarts=9)
+    world.settle()
+
+    def fail_after(seconds: float) -> float:
+        world.wait(seconds)
+        world.fail(world.running()[0], 1)
+        world.tick()
+        world.reconcile()
+        assert world.status.not_before is not None
+        wait = (world.status.not_before - world.now).total_seconds()
+        world.wait(wait)
+        world.tick()
+        world.settle()
+        return wait
+
+    assert [fail_after(1) for _ in range(3)] == [10, 20, 40]
+    assert fail_after(700) == 10, "it ran for more than ten minutes"
+    assert fail_after(1) == 20
+    world.succeed()
+    world.tick()
+    world.settle()
+    assert fail_after(1) == 10, "a step is done"
+    assert world.status.restarts == 6
+
+
 def test_the_job_fails_with_the_last_failure_when_its_restarts_are_used() -> None:
     world = World.of(maxRestarts=1, backoffSeconds=0)
     for _ in range(2):
