@@ -1,7 +1,7 @@
 """The topics: names, partitions, how long they are kept, and which event each one carries.
 
-Interactions, clicks, conversions and judgements of an auction have its id as their key. A topic may get more partitions at any time;
-the records of a key then continue in another partition.
+Interactions, clicks, conversions and judgements of an auction have its id as their key. A topic may get more
+partitions at any time; the records of a key then continue in another partition.
 """
 
 from __future__ import annotations

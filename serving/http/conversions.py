@@ -27,8 +27,8 @@ REPORTERS = (Role.ADMIN, Role.ADVERTISER)
 class ConversionInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One conversion. `click_id` is what `{click_id}` in the landing address became, `type` such as "purchase".
 
-    `id` is the advertiser's own, by which it counts once for each type: the click id if it is left out. `occurred_at` is
-    now if it is left out. `value_micros` is in `currency`, the campaign's.
+    `id` is the advertiser's own, by which it counts once for each type: the click id if it is left out. `occurred_at`
+    is now if it is left out. `value_micros` is in `currency`, the campaign's.
     """
 
     click_id: Annotated[str, Meta(pattern="^[!-~]{1,200}$")]

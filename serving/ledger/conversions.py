@@ -58,6 +58,9 @@ def book_conversions(
     """Store the conversions of an advertiser's clicks, each once; an empty `advertiser_id` is an administrator.
 
     A bad conversion keeps no other from being stored. The newest may find its click not booked yet: that fault passes.
+
+    Raises:
+        InputError: if they are more than 1,000.
     """
     if len(reported) > MOST_CONVERSIONS:
         raise InputError("conversions", len(reported), f"send {MOST_CONVERSIONS} at most in one batch")

@@ -214,6 +214,8 @@ def test_csv_has_the_lines_under_a_header(traffic: Database) -> None:
         "revenue_micros": "250010",
         "invalid_clicks": "0",
         "refunded_micros": "0",
+        "conversions": "0",
+        "conversion_value_micros": "0",
         "net_micros": "250010",
         "revenue": "0.250010",
     }
