@@ -85,6 +85,10 @@ REFUSED = {
         "path belongs to the source lake",
     ),
     "a world without a path": ({"config__world": {"kind": "webis"}}, "path belongs to the kinds"),
+    "native answers of a world without any": (
+        {"config__warm_start": {"source": "native"}},
+        "needs a world of kind naiad or native-ads",
+    ),
     "edits of no answer": ({"config__preference__edited": 0}, "edited needs swaps or removals"),
     "an adapter on a warm start": (
         {"config__optimisation__lora_rank": 4, "config__warm_start": {"contexts": 10}},
