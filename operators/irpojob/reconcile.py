@@ -6,13 +6,12 @@ longer match it and deletes them. So an operator that is killed at any moment co
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from mechanism.errors import ConfigError
 from operators.conditions import JobCondition, JobReason
-from operators.irpojob.failures import FATAL, STUCK_S, Cause, failure_of, is_lost, start_problem
+from operators.irpojob.failures import FATAL, STUCK_S, Cause, failure_of, incomplete_since, is_lost, start_problem
 from operators.irpojob.manifests import config_map, service, step_job
 from operators.irpojob.observe import Desired, Observed, ObservedJob, ObservedPod
 from operators.irpojob.plan import Place, Step, job_name, places, pods_of
@@ -26,6 +25,8 @@ PROGRESS_S = 600.0
 RESYNC_S = 300.0
 """Time until the next pass when nothing happens: a watch event may have been missed."""
 STARTING_S = 15.0
+GANG_PAUSE_S = 30
+"""Least time for which a step leaves nodes to others after it held too few of them."""
 ENDED_S = 3600.0
 
 
@@ -64,6 +65,8 @@ class _Pass:
             self._restart_or_fail(cause, self.observed.pods_of(current))
             if self._over():
                 return self._finish_ended()
+            current = None
+        if current is not None and self._gang_fails(current):
             current = None
         if current is not None:
             self._delete_obsolete()
@@ -113,7 +116,7 @@ class _Pass:
 
     def _complete_step(self, job: ObservedJob) -> None:
         pods = [pod for pod in self.observed.pods_of(job) if pod.index == 0 and pod.output]
-        outcome = _parse_outcome(pods[0].output) if pods else {}
+        outcome = pods[0].outcome if pods else {}
         found = str(outcome.get("found") or "")
         self.draft.emit(JobReason.STEP_COMPLETE, f"{self.place} is done{': ' if found else ''}{found}")
         last = self.place.step is Step.REGISTRATION
@@ -184,6 +187,36 @@ class _Pass:
             not_before=self.now + timedelta(seconds=wait),
         )
         self.draft.set_condition(JobCondition.PROGRESSING, True, JobReason.RESTARTING, message)
+
+    def _gang_fails(self, job: ObservedJob) -> bool:
+        """Give the nodes of a step back that has held them for `gangSeconds` without room for all of its pods.
+
+        Two jobs that each hold a part of what the other needs would wait for ever. Their pods were created at different
+        times, so one of them gives up first, and the other gets its nodes.
+        """
+        count, _ = pods_of(self.spec, self.place.step)
+        pods = self.observed.pods_of(job)
+        since = incomplete_since(pods, count)
+        if since is None or not self.spec.gang_seconds:
+            return False
+        left = self.spec.gang_seconds - (self.now - since).total_seconds()
+        if left > 0:
+            self.draft.requeue_within(left)
+            return False
+        in_vain = self.status.restarts_without_progress
+        wait = max(GANG_PAUSE_S, min(LONGEST_BACKOFF_S, self.spec.backoff_seconds * 2**in_vain))
+        unscheduled = next(pod for pod in pods if pod.live and pod.unschedulable)
+        message = f"{self.place}: not all of its {count} pods found a node in {self.spec.gang_seconds} s"
+        message += f"; pod {unscheduled.name}: {unscheduled.unschedulable}; the next attempt begins in {wait} s"
+        self.draft.emit(JobReason.GANG_INCOMPLETE, message, warn=True)
+        self.draft.update(
+            attempt=self.status.attempt + 1,
+            restarts_without_progress=in_vain + 1,
+            phase="Restarting",
+            not_before=self.now + timedelta(seconds=wait),
+        )
+        self.draft.set_condition(JobCondition.PROGRESSING, True, JobReason.GANG_INCOMPLETE, message)
+        return True
 
     def _start_step(self) -> None:
         """Create the step's Job once its back-off is over and nothing of earlier attempts is left."""
@@ -358,12 +391,3 @@ class _Pass:
         progress = f"{self.status.steps_done}/{len(self.plan)}"
         self.draft.update(epoch=place.epoch, step=str(place.step), progress=progress)
         return self.draft.finish()
-
-
-def _parse_outcome(text: str) -> Manifest:
-    """Parse the JSON object that a pod leaves for the operator; return {} for any other text."""
-    try:
-        outcome = json.loads(text)
-    except ValueError:
-        return {}
-    return outcome if isinstance(outcome, dict) else {}
