@@ -56,6 +56,9 @@ class Watcher(Protocol):
     def watch(self, version: str, kind: str, namespace: str | None, labels: str, since: str) -> Iterator[Manifest]:
         """Yield the events after a version until the watch ends."""
 
+    def serves(self, group: str) -> bool:
+        """Return whether the API server serves an API group."""
+
 
 class Informer:
     """A thread that keeps `store` current; `namespace` None: all namespaces. `changed` runs in that thread."""

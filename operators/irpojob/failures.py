@@ -94,14 +94,6 @@ def _cause(pod: ObservedPod) -> Cause:
     return Cause(JobReason.POD_FAILED, f"pod {pod.name} ended with {code}{': ' if output else ''}{output}", pod)
 
 
-def incomplete_since(pods: Sequence[ObservedPod], count: int) -> datetime | None:
-    """Return since when a step has held nodes for some of its pods while others find none; None if it does not."""
-    placed = [pod for pod in pods if pod.live and pod.node is not None]
-    if not placed or len(placed) >= count or not any(pod.live and pod.unschedulable for pod in pods):
-        return None
-    return min(pod.created for pod in pods)
-
-
 def start_problem(pods: Sequence[ObservedPod]) -> Cause | None:
     """Return the first pod whose image or container cannot be created at present; it may still recover."""
     return next((_start_cause(pod) for pod in pods if _cannot_start(pod)), None)

@@ -19,6 +19,7 @@ JOB_LABEL = f"{GROUP}/irpojob"
 EPOCH_LABEL = f"{GROUP}/epoch"
 STEP_LABEL = f"{GROUP}/step"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
+KUEUE = "kueue.x-k8s.io"
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 
 
@@ -88,7 +89,8 @@ class ObservedPod:
 class Observed:
     """Jobs and pods of one IRPOJob, its pods' nodes, and the API server's last refusal of one of its objects.
 
-    `nodes`: since when each node has not been Ready, None if it is; `gone`: nodes that no longer exist.
+    `nodes`: since when each node has not been Ready, None if it is; `gone`: nodes that no longer exist; `queues`:
+    whether the job's queue, if it has one, is served (Kueue is installed).
     """
 
     jobs: tuple[ObservedJob, ...] = ()
@@ -96,6 +98,7 @@ class Observed:
     nodes: Mapping[str, datetime | None] = field(default_factory=dict)
     gone: frozenset[str] = frozenset()
     refused: Refusal | None = None
+    queues: bool = True
 
     def pods_of(self, job: ObservedJob) -> list[ObservedPod]:
         """Return a Job's pods, without those of an earlier Job of the same name that are still terminating."""
@@ -119,7 +122,8 @@ def observe(api: Reader, desired: Desired, refused: Refusal | None) -> Observed:
             gone.add(name)
         else:
             nodes[name] = not_ready_since(node)
-    return Observed(jobs, pods, nodes, frozenset(gone), refused)
+    queues = desired.spec.queue_name is None or api.serves(KUEUE)
+    return Observed(jobs, pods, nodes, frozenset(gone), refused, queues)
 
 
 def _belongs_to_a_job(item: Manifest) -> bool:

@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 
 from mechanism.errors import ConfigError
 from operators.conditions import JobCondition, JobReason
-from operators.irpojob.failures import FATAL, STUCK_S, Cause, failure_of, incomplete_since, is_lost, start_problem
+from operators.irpojob.failures import FATAL, STUCK_S, Cause, failure_of, is_lost, start_problem
+from operators.irpojob.gang import GANG_PAUSE_S, QUEUE_S, partial_gang, without_kueue
 from operators.irpojob.manifests import config_map, service, step_job
 from operators.irpojob.observe import Desired, Observed, ObservedJob, ObservedPod
 from operators.irpojob.plan import Place, Step, job_name, places, pods_of
@@ -25,8 +26,6 @@ PROGRESS_S = 600.0
 RESYNC_S = 300.0
 """Time until the next pass when nothing happens: a watch event may have been missed."""
 STARTING_S = 15.0
-GANG_PAUSE_S = 30
-"""Least time for which a step leaves nodes to others after it held too few of them."""
 ENDED_S = 3600.0
 
 
@@ -195,19 +194,17 @@ class _Pass:
         times, so one of them gives up first, and the other gets its nodes.
         """
         count, _ = pods_of(self.spec, self.place.step)
-        pods = self.observed.pods_of(job)
-        since = incomplete_since(pods, count)
-        if since is None or not self.spec.gang_seconds:
+        gang = partial_gang(self.observed.pods_of(job), count)
+        if gang is None or not self.spec.gang_seconds:
             return False
-        left = self.spec.gang_seconds - (self.now - since).total_seconds()
+        left = self.spec.gang_seconds - (self.now - gang.since).total_seconds()
         if left > 0:
             self.draft.requeue_within(left)
             return False
         in_vain = self.status.restarts_without_progress
         wait = max(GANG_PAUSE_S, min(LONGEST_BACKOFF_S, self.spec.backoff_seconds * 2**in_vain))
-        unscheduled = next(pod for pod in pods if pod.live and pod.unschedulable)
         message = f"{self.place}: not all of its {count} pods found a node in {self.spec.gang_seconds} s"
-        message += f"; pod {unscheduled.name}: {unscheduled.unschedulable}; the next attempt begins in {wait} s"
+        message += f"; pod {gang.waiting.name}: {gang.waiting.unschedulable}; the next attempt begins in {wait} s"
         self.draft.emit(JobReason.GANG_INCOMPLETE, message, warn=True)
         self.draft.update(
             attempt=self.status.attempt + 1,
@@ -231,6 +228,12 @@ class _Pass:
             return
         if remaining:
             self.draft.requeue_within(2.0)
+            return
+        if not self.observed.queues:
+            message = without_kueue(self.spec.queue_name)
+            self.draft.update(phase="Pending")
+            self._set_progress(JobReason.NO_QUEUE, message, holds=False, warn=True)
+            self.draft.requeue_within(QUEUE_S)
             return
         if self.status.start_time is None:
             self.draft.update(start_time=self.now, active_since=self.now)
@@ -378,13 +381,15 @@ class _Pass:
     def _delete_job(self, job: ObservedJob) -> None:
         self.draft.actions.append(Delete("batch/v1", "Job", job.name, job.uid))
 
-    def _set_progress(self, reason: JobReason, message: str, *, warn: bool = False, emit: bool | None = None) -> None:
+    def _set_progress(
+        self, reason: JobReason, message: str, *, holds: bool = True, warn: bool = False, emit: bool | None = None
+    ) -> None:
         """Set the Progressing condition. `emit`: whether with an event; by default if the reason has changed."""
         before = self.draft.condition(JobCondition.PROGRESSING)
         text = f"{self.place}: {message}"
         if emit if emit is not None else before is None or before.reason != reason:
             self.draft.emit(reason, text, warn=warn)
-        self.draft.set_condition(JobCondition.PROGRESSING, True, reason, text)
+        self.draft.set_condition(JobCondition.PROGRESSING, holds, reason, text)
 
     def _finish(self) -> Reconciliation[IRPOJobStatus]:
         place = self.place

@@ -449,3 +449,16 @@ def test_a_step_without_any_node_keeps_waiting() -> None:
     world.wait(1000)
     world.settle()
     assert reason(world, "Progressing") == "Unschedulable"
+
+
+def test_a_queue_without_kueue_is_refused_until_it_is_installed() -> None:
+    world = World.of(queueName="training")
+    world.queues = False
+    world.settle()
+    assert world.ran == []
+    assert world.events == ["NoQueue"]
+    assert "install Kueue" in message(world, "Progressing")
+    assert world.reconcile().requeue_after_s == 60
+    world.queues = True
+    world.settle()
+    assert world.ran == ["quick-e1-reward-0"]
