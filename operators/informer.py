@@ -153,4 +153,5 @@ class Informer:
             self.unauthorised_since = None
         elif self.unauthorised_since is None:
             self.unauthorised_since = time.monotonic()
-        log.info("operator.watch_interrupted", kind=self.watched.kind, namespace=self.namespace, error=str(error)[:500])
+        report = log.info if error.status in (0, GONE) or error.status >= 500 else log.warning
+        report("operator.watch_interrupted", kind=self.watched.kind, namespace=self.namespace, error=str(error)[:500])
