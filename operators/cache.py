@@ -15,6 +15,7 @@ from operators.objects import Reader
 from operators.resources.base import Manifest
 from operators.store import Key
 
+SERVES_S = 300.0
 REFUSED_S = 40.0
 """How long the API server may refuse the credentials: one that is starting may refuse valid ones."""
 
@@ -23,7 +24,8 @@ class Cache:
     """All watched collections; a `Reader` of these and no others. No namespaces: all."""
 
     def __init__(self, api: Watcher, watched: Mapping[Watched, Changed | None], namespaces: Sequence[str]) -> None:
-        self._stop = threading.Event()
+        self._api, self._stop = api, threading.Event()
+        self._served: dict[str, tuple[bool, float]] = {}
         self._informers: dict[tuple[str, str, str], dict[str | None, Informer]] = {}
         for one, changed in watched.items():
             places: Sequence[str | None] = namespaces if namespaces and one.kind != "Node" else [None]
@@ -71,6 +73,13 @@ class Cache:
         label, _, value = labels.partition("=")
         return self._informer(version, kind, label, namespace).store.with_label(namespace or "", value)
 
+    def serves(self, group: str) -> bool:
+        """Return whether the API server serves an API group, as it was at most SERVES_S ago."""
+        known, now = self._served.get(group), time.monotonic()
+        if known is None or now - known[1] >= SERVES_S:
+            known = self._served[group] = (self._api.serves(group), now)
+        return known[0]
+
     def keys(self, version: str, kind: str) -> Sequence[Key]:
         """Return the keys of all objects of a collection that is watched in full."""
         places = self._informers[version, kind, self._whole[version, kind]]
@@ -95,3 +104,7 @@ class Current:
     def list(self, version: str, kind: str, namespace: str | None, labels: str) -> list[Manifest]:
         """Return all objects that match a label selector."""
         return self._api.list(version, kind, namespace, labels)
+
+    def serves(self, group: str) -> bool:
+        """Return whether the API server serves an API group."""
+        return self._api.serves(group)

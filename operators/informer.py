@@ -56,6 +56,9 @@ class Watcher(Protocol):
     def watch(self, version: str, kind: str, namespace: str | None, labels: str, since: str) -> Iterator[Manifest]:
         """Yield the events after a version until the watch ends."""
 
+    def serves(self, group: str) -> bool:
+        """Return whether the API server serves an API group."""
+
 
 class Informer:
     """A thread that keeps `store` current; `namespace` None: all namespaces. `changed` runs in that thread."""
@@ -150,4 +153,5 @@ class Informer:
             self.unauthorised_since = None
         elif self.unauthorised_since is None:
             self.unauthorised_since = time.monotonic()
-        log.info("operator.watch_interrupted", kind=self.watched.kind, namespace=self.namespace, error=str(error)[:500])
+        report = log.info if error.status in (0, GONE) or error.status >= 500 else log.warning
+        report("operator.watch_interrupted", kind=self.watched.kind, namespace=self.namespace, error=str(error)[:500])

@@ -117,7 +117,7 @@ class KubeApi:
         """Return all objects that match a label selector."""
         query = f"?labelSelector={quote(labels)}"
         items: list[Manifest] = self._call("list", "GET", version, kind, namespace, query=query)["items"]
-        return items
+        return [_typed(item, version, kind) for item in items]
 
     def list_all(self, version: str, kind: str, namespace: str | None, labels: str) -> tuple[Sequence[Manifest], str]:
         """Return the objects of a collection, and the version from which a watch continues."""
@@ -126,7 +126,7 @@ class KubeApi:
         token = ""
         while True:
             page = self._call("list", "GET", version, kind, namespace, query=f"{query}&continue={quote(token)}")
-            items += page["items"]
+            items += [_typed(item, version, kind) for item in page["items"]]
             token = page["metadata"].get("continue") or ""
             if not token:
                 return items, page["metadata"]["resourceVersion"]
@@ -202,10 +202,10 @@ class KubeApi:
         with _Tolerate(404, 409):  # 409: the name belongs to another uid, so this object is gone
             self._call("patch", "PATCH", version, kind, namespace, name, body=body, content=MERGE)
 
-    def serves(self, version: str) -> bool:
-        """Return whether the API server serves a group and version."""
+    def serves(self, group: str) -> bool:
+        """Return whether the API server serves an API group, or a version of it (GROUP/VERSION)."""
         with _Tolerate(404):
-            self._send("GET", f"/apis/{version}", None, "")
+            self._send("GET", f"/apis/{group}", None, "")
             return True
         return False
 
@@ -275,6 +275,11 @@ class KubeApi:
         if response.status >= 400:
             raise ApiError(response.status, _error_message(response.data) or f"{method} {path}: HTTP {response.status}")
         return response
+
+
+def _typed(item: Manifest, version: str, kind: str) -> Manifest:
+    """Return an element of a list with its version and kind, which the API server leaves out of lists."""
+    return {"apiVersion": version, "kind": kind, **item}
 
 
 def _error_message(data: bytes) -> str:

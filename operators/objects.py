@@ -29,6 +29,9 @@ class Reader(Protocol):
     def list(self, version: str, kind: str, namespace: str | None, labels: str) -> list[Manifest]:
         """Return all objects that match a label selector."""
 
+    def serves(self, group: str) -> bool:
+        """Return whether the API server serves an API group (`kueue.x-k8s.io`)."""
+
 
 @dataclass(frozen=True)  # Python 3.11 cannot instantiate a frozen generic dataclass with slots through its alias
 class DesiredState(Generic[Spec, S]):

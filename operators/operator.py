@@ -107,7 +107,7 @@ class Operator:
         """
         with ExitStack() as stack:
             stack.enter_context(self._signals())
-            wait_for_definitions(self.api)
+            wait_for_definitions(self.api, self._stop)
             self._start_servers(stack)
             self.cache.start()
             stack.callback(self.cache.stop)
@@ -295,14 +295,14 @@ def lease_name(text: str) -> tuple[str, str]:
     return namespace, name
 
 
-def wait_for_definitions(api: KubeApi, seconds: float = CRD_WAIT_S) -> None:
-    """Wait until the API server serves the operator's kinds; the same chart may be installing them.
+def wait_for_definitions(api: KubeApi, stop: threading.Event, seconds: float = CRD_WAIT_S) -> None:
+    """Wait until the API server serves the operator's kinds, which may be about to be installed, or until `stop`.
 
     Raises:
         ApiError: if it does not in time, or cannot be reached.
     """
     end = time.monotonic() + seconds
-    while True:
+    while not stop.is_set():
         try:
             if api.serves(API_VERSION):
                 return
@@ -312,4 +312,4 @@ def wait_for_definitions(api: KubeApi, seconds: float = CRD_WAIT_S) -> None:
         if time.monotonic() > end:
             raise ApiError(0, problem)
         log.info("operator.waiting", problem=problem)
-        time.sleep(2.0)
+        stop.wait(2.0)

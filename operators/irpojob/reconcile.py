@@ -6,13 +6,13 @@ longer match it and deletes them. So an operator that is killed at any moment co
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from mechanism.errors import ConfigError
 from operators.conditions import JobCondition, JobReason
 from operators.irpojob.failures import FATAL, STUCK_S, Cause, failure_of, is_lost, start_problem
+from operators.irpojob.gang import GANG_PAUSE_S, QUEUE_S, partial_gang, without_kueue
 from operators.irpojob.manifests import config_map, service, step_job
 from operators.irpojob.observe import Desired, Observed, ObservedJob, ObservedPod
 from operators.irpojob.plan import Place, Step, job_name, places, pods_of
@@ -65,6 +65,8 @@ class _Pass:
             if self._over():
                 return self._finish_ended()
             current = None
+        if current is not None and self._gang_fails(current):
+            current = None
         if current is not None:
             self._delete_obsolete()
             self._report_progress(current)
@@ -113,7 +115,7 @@ class _Pass:
 
     def _complete_step(self, job: ObservedJob) -> None:
         pods = [pod for pod in self.observed.pods_of(job) if pod.index == 0 and pod.output]
-        outcome = _parse_outcome(pods[0].output) if pods else {}
+        outcome = pods[0].outcome if pods else {}
         found = str(outcome.get("found") or "")
         self.draft.emit(JobReason.STEP_COMPLETE, f"{self.place} is done{': ' if found else ''}{found}")
         last = self.place.step is Step.REGISTRATION
@@ -185,6 +187,34 @@ class _Pass:
         )
         self.draft.set_condition(JobCondition.PROGRESSING, True, JobReason.RESTARTING, message)
 
+    def _gang_fails(self, job: ObservedJob) -> bool:
+        """Give the nodes of a step back that has held them for `gangSeconds` without room for all of its pods.
+
+        Two jobs that each hold a part of what the other needs would wait for ever. Their pods were created at different
+        times, so one of them gives up first, and the other gets its nodes.
+        """
+        count, _ = pods_of(self.spec, self.place.step)
+        gang = partial_gang(self.observed.pods_of(job), count)
+        if gang is None or not self.spec.gang_seconds:
+            return False
+        left = self.spec.gang_seconds - (self.now - gang.since).total_seconds()
+        if left > 0:
+            self.draft.requeue_within(left)
+            return False
+        in_vain = self.status.restarts_without_progress
+        wait = max(GANG_PAUSE_S, min(LONGEST_BACKOFF_S, self.spec.backoff_seconds * 2**in_vain))
+        message = f"{self.place}: not all of its {count} pods found a node in {self.spec.gang_seconds} s"
+        message += f"; pod {gang.waiting.name}: {gang.waiting.unschedulable}; the next attempt begins in {wait} s"
+        self.draft.emit(JobReason.GANG_INCOMPLETE, message, warn=True)
+        self.draft.update(
+            attempt=self.status.attempt + 1,
+            restarts_without_progress=in_vain + 1,
+            phase="Restarting",
+            not_before=self.now + timedelta(seconds=wait),
+        )
+        self.draft.set_condition(JobCondition.PROGRESSING, True, JobReason.GANG_INCOMPLETE, message)
+        return True
+
     def _start_step(self) -> None:
         """Create the step's Job once its back-off is over and nothing of earlier attempts is left."""
         refused = self.observed.refused
@@ -198,6 +228,12 @@ class _Pass:
             return
         if remaining:
             self.draft.requeue_within(2.0)
+            return
+        if not self.observed.queues:
+            message = without_kueue(self.spec.queue_name)
+            self.draft.update(phase="Pending")
+            self._set_progress(JobReason.NO_QUEUE, message, holds=False, warn=True)
+            self.draft.requeue_within(QUEUE_S)
             return
         if self.status.start_time is None:
             self.draft.update(start_time=self.now, active_since=self.now)
@@ -345,25 +381,18 @@ class _Pass:
     def _delete_job(self, job: ObservedJob) -> None:
         self.draft.actions.append(Delete("batch/v1", "Job", job.name, job.uid))
 
-    def _set_progress(self, reason: JobReason, message: str, *, warn: bool = False, emit: bool | None = None) -> None:
+    def _set_progress(
+        self, reason: JobReason, message: str, *, holds: bool = True, warn: bool = False, emit: bool | None = None
+    ) -> None:
         """Set the Progressing condition. `emit`: whether with an event; by default if the reason has changed."""
         before = self.draft.condition(JobCondition.PROGRESSING)
         text = f"{self.place}: {message}"
         if emit if emit is not None else before is None or before.reason != reason:
             self.draft.emit(reason, text, warn=warn)
-        self.draft.set_condition(JobCondition.PROGRESSING, True, reason, text)
+        self.draft.set_condition(JobCondition.PROGRESSING, holds, reason, text)
 
     def _finish(self) -> Reconciliation[IRPOJobStatus]:
         place = self.place
         progress = f"{self.status.steps_done}/{len(self.plan)}"
         self.draft.update(epoch=place.epoch, step=str(place.step), progress=progress)
         return self.draft.finish()
-
-
-def _parse_outcome(text: str) -> Manifest:
-    """Parse the JSON object that a pod leaves for the operator; return {} for any other text."""
-    try:
-        outcome = json.loads(text)
-    except ValueError:
-        return {}
-    return outcome if isinstance(outcome, dict) else {}

@@ -77,6 +77,9 @@ class OneRouter:
         meta = {"name": "ads-router-0", "uid": "u-2", "labels": {"app.kubernetes.io/component": "router"}}
         return [{"metadata": meta, "status": {"phase": "Running", "podIP": "10.0.0.1"}}]
 
+    def serves(self, group: str) -> bool:
+        return False
+
     def read(self, address: str, since: int) -> str | None:
         self.asked.append((address, since))
         return self.metrics.rollout_report(since).decode()

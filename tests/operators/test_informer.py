@@ -51,6 +51,10 @@ class Script:
                 raise answer
             yield answer
 
+    def serves(self, group: str) -> bool:
+        self.asked.append(group)
+        return group == "served"
+
 
 def informer(script: Script) -> tuple[Informer, list[tuple[str | None, str | None]]]:
     changes: list[tuple[str | None, str | None]] = []
@@ -181,7 +185,17 @@ def test_a_cache_reads_the_collections_of_its_namespaces() -> None:
         def list(self, version: str, kind: str, namespace: str | None, labels: str) -> list[Manifest]:
             return [{"from": "the API server"}]
 
+        def serves(self, group: str) -> bool:
+            return group == "served"
+
     current = Current(Api(), cache)
     assert current.get("v1", "Node", None, "node") == {"metadata": {"name": "node"}}
     assert current.get("v1", "Node", None, "unknown") == {"from": "the API server"}
     assert current.list("v1", "Pod", "n", f"{LABEL}=a") == [{"from": "the API server"}]
+
+
+def test_a_cache_asks_for_an_api_group_once_in_a_while() -> None:
+    script = Script()
+    cache = Cache(script, {}, [])
+    assert [cache.serves("served"), cache.serves("served"), cache.serves("other")] == [True, True, False]
+    assert script.asked == ["served", "other"]
