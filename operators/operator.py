@@ -275,7 +275,7 @@ def wait_for_definitions(api: KubeApi, seconds: float = CRD_WAIT_S) -> None:
         try:
             if api.serves(API_VERSION):
                 return
-            problem = f"the API server does not know {API_VERSION}: apply charts/llm-auction/crds"
+            problem = f"the API server does not know {API_VERSION}: install charts/llm-auction-crds"
         except ApiError as error:
             problem = str(error)
         if time.monotonic() > end:
