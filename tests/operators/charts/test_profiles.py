@@ -1,8 +1,9 @@
-"""The umbrella chart and its profiles: every object is one that its definition accepts, and commands have the options."""
+"""The umbrella chart and its profiles: definitions accept their objects, and commands have the options they pass."""
 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,9 +30,10 @@ from tests.support.cluster.control_plane import ControlPlane
 
 pytestmark = pytest.mark.cluster
 
+REPOSITORY = Path(__file__).parents[3]
 PROFILES = [TRIAL, PRODUCTION]
-FOREIGN = Path(__file__).parents[4] / "shared" / "data" / "crds"
-"""Definitions of the ecosystem's resources; where they are missing, their objects are not sent to the API server."""
+FOREIGN = Path(os.environ.get("LLM_AUCTION_DEFINITIONS", REPOSITORY.parent / "shared" / "data" / "crds"))
+"""Definitions of the ecosystem's resources (Strimzi, CloudNativePG, ...), as YAML files."""
 OPTIONS: dict[str, Any] = {
     "routers": {
         "enabled": True,
@@ -174,7 +176,9 @@ class Accepting:
 def accepting(own_control_plane: ControlPlane, definitions: None) -> Accepting:
     """Define the ecosystem's resources in the API server, where they are at hand."""
     if not FOREIGN.is_dir():
-        pytest.skip(f"the definitions of the ecosystem's resources are not in {FOREIGN}")
+        pytest.skip(
+            f"the definitions of the ecosystem's resources are not in {FOREIGN}: LLM_AUCTION_DEFINITIONS names it"
+        )
     known = set()
     for file in sorted(FOREIGN.glob("*.yaml")):
         known.add(yaml.safe_load(file.read_text(encoding="utf-8"))["spec"]["group"])
