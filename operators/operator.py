@@ -306,7 +306,7 @@ def wait_for_definitions(api: KubeApi, stop: threading.Event, seconds: float = C
         try:
             if api.serves(API_VERSION):
                 return
-            problem = f"the API server does not know {API_VERSION}: apply charts/llm-auction/crds"
+            problem = f"the API server does not know {API_VERSION}: install charts/llm-auction-crds"
         except ApiError as error:
             problem = str(error)
         if time.monotonic() > end:

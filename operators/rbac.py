@@ -10,7 +10,7 @@ import yaml
 from operators.kube import USED
 from operators.resources.base import Manifest
 
-CHART = Path(__file__).parents[1] / "charts" / "llm-auction" / "files" / "rules.yaml"
+CHART = Path(__file__).parents[1] / "charts" / "llm-auction-operator" / "files" / "rules.yaml"
 HEADER = "# Generated from USED in operators/kube.py by `make crds`. Do not edit.\n"
 
 
