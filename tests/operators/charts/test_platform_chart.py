@@ -238,7 +238,7 @@ def test_the_database_is_migrated_before_the_new_pods(
         ({"routers": {"enabled": True}}, "signing secret"),
         ({"routers": {"enabled": True}, "secrets": {"name": "k"}}, "routers share a database"),
         (ROUTERS | {"routers": {"enabled": True}}, "give model, upstream.url or triton.address"),
-        ({"routers": {"options": {"port": 1}}}, "options"),
+        ({"routers": {"options": {"port": 1}}}, "port"),
         ({"database": {"provider": "existing"}}, "name"),
         ({"database": {"provider": "mysql"}}, "provider"),
         ({"eventLog": {"provider": "existing"}}, "servers"),
