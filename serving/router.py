@@ -22,6 +22,7 @@ from mechanism.errors import PolicyError
 from mechanism.files import replace_file
 from serving.accounts.idempotency import IdempotencyStore
 from serving.accounts.keys import AccountStore
+from serving.accounts.publishers import PlacementDirectory, PublisherStore
 from serving.answering.answer import RouterContext, RunningAnswer, write_answer
 from serving.answering.auction_records import AuctionLog
 from serving.answering.delivery import Delivery
@@ -65,6 +66,7 @@ LAG_S = 1.0
 ACCRUED_S = 1.0
 LEDGER_AWAY = "ledger:away"
 """Why answers have no ads while the ledger is away for too long."""
+PLACEMENTS_S = 5.0
 PROBE_S = 2.0
 DELIVERY_S = 120.0
 """How long a written answer may take to be sent before it is finalised as far as it was taken."""
@@ -106,6 +108,8 @@ class Router:
         self.database = Database(settings.database_url, cursors=cursors)
         self.campaigns = CampaignStore(self.database)
         self.accounts = AccountStore(self.database, [derived(one, "api keys") for one in verifying])
+        self.publishers = PublisherStore(self.database)
+        self.placements = PlacementDirectory(self.publishers)
         self.idempotency = IdempotencyStore(self.database, derived(secret, "idempotency keys"))
         self.signer = TokenSigner(key_ring([derived(one, "click tokens") for one in verifying]))
         self.receipts = ReceiptSigner([derived(one, "receipts") for one in verifying])
@@ -145,6 +149,7 @@ class Router:
             self.metrics,
             self.marketplace,
             self._ads_per_answer,
+            self.placements,
             derived(secret, PSEUDONYMS),
         )
         self.progress = LedgerProgress(self.log, self.database, self.events)
@@ -187,6 +192,7 @@ class Router:
         """Load campaigns and policy, and start the background tasks. The database has to be readable."""
         await self.backend.start(self.metrics)
         await self.marketplace.load()
+        await asyncio.to_thread(self.placements.load)
         # Campaigns live as long as the process: a full collection that walks 10,000 of them stalls every stream.
         gc.collect()
         gc.freeze()
@@ -194,6 +200,7 @@ class Router:
             self.ledger.start()
         self._every(self.settings.routes_s, self.backend.refresh, "policy_refresh")
         self._every(self.settings.refresh_s, self.marketplace.refresh, "campaign_refresh")
+        self._every(PLACEMENTS_S, lambda: asyncio.to_thread(self.placements.load), "placements_refresh")
         self._every(self.settings.pacing_s, self.marketplace.pace, "pacing")
         self._every(PROBE_S, self._probe_policy, "policy_probe")
         self._every(LAG_S, self._measure_lag, "ledger_lag")

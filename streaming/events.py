@@ -163,8 +163,9 @@ class Interaction(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, t
     `candidates` are in the order of the prompt, `shown` in the order of the text. `logprob` (nats) and `markers` are
     those of the policy as it was sampled; they are None and empty if it did not finish. `left_out` are the ads that the
     policy wrote beyond `max_ads`, which were not shown. `faults` are the kinds of broken markers. `experiment` and
-    `arm` name the test that the auction was part of. `explored` is true if the policy was made to deviate; its
-    propensities are valid all the same. Latencies are measured from the request.
+    `arm` name the test that the auction was part of, `publisher_id` the owner of the placement. `explored` is true
+    if the policy was made to deviate; its propensities are valid all the same. Latencies are measured from the
+    request.
     """
 
     auction_id: AuctionId
@@ -188,6 +189,7 @@ class Interaction(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, t
     ad_load: Seconds = 1.0
     experiment: str = ""
     arm: str = ""
+    publisher_id: str = ""
     explored: bool = False
     overhead_s: Seconds = 0.0
     first_token_s: Seconds | None = None
@@ -268,9 +270,10 @@ class Click(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_fie
     """A followed link.
 
     A valid click is charged once per `click_id`, which names the ad in the answer (`click_id_of`). The charge is
-    `price_micros`, the price that the auction set (0 unless the pricing is per click). An invalid click has a `reason`,
-    is not charged, and does not keep a later valid click from being charged. `model_version` is that of the answer,
-    empty if the link did not hold it. `source` is a keyed hash of the address that the click came from.
+    `price_micros`, the price that the auction set (0 unless the pricing is per click). An invalid click has a
+    `reason`, is not charged, and does not keep a later valid click from being charged. `model_version` is that of
+    the answer, empty if the link did not hold it. `source` is a keyed hash of the address that the click came from.
+    `publisher_id` is the owner of the placement, empty if it is not registered.
     """
 
     click_id: Name
@@ -284,6 +287,7 @@ class Click(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_fie
     currency: Currency
     model_version: str = ""
     source: Pseudonym = ""
+    publisher_id: str = ""
 
     @property
     def key(self) -> str:

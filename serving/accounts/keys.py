@@ -26,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mechanism.errors import ConfigError, InputError
 from serving.database.columns import checked_moment, checked_text
 from serving.database.engine import Database
-from serving.database.schema import api_keys
+from serving.database.schema import api_keys, publishers
 
 log = structlog.get_logger(__name__)
 
@@ -52,11 +52,16 @@ class Role(StrEnum):
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A key as it is listed, without its secret. Only an advertiser's key has an `advertiser_id`."""
+    """A key as it is listed, without its secret.
+
+    Only an advertiser's key has an `advertiser_id`, only a publisher's a `publisher_id`. A publisher's key without one
+    asks on placements of no publisher, and nobody is paid.
+    """
 
     id: str
     role: Role
     advertiser_id: str
+    publisher_id: str = ""
     label: str
     created_at: datetime
     expires_at: datetime | None
@@ -99,20 +104,31 @@ class AccountStore:
         now: datetime,
         *,
         advertiser_id: str = "",
+        publisher_id: str = "",
         expires_at: datetime | None = None,
     ) -> IssuedKey:
         """Create a key.
 
         Raises:
-            InputError: if an advertiser's key names no advertiser, or another key names one.
+            InputError: if an advertiser's key names no advertiser, or another key names one; if a key names a publisher
+                that there is not, or is not a publisher's.
         """
+        if publisher_id and role is not Role.PUBLISHER:
+            raise InputError("publisher_id", publisher_id, "only a publisher's key names its publisher")
         if (role is Role.ADVERTISER) != bool(advertiser_id):
             raise InputError("advertiser_id", advertiser_id, "an advertiser's key names its advertiser, no other does")
         if expires_at is not None:
             checked_moment("expires_at", expires_at)
-        key = _new(role, checked_text("label", label), advertiser_id, now, expires_at)
+        key = _new(role, checked_text("label", label), advertiser_id, now, expires_at, publisher_id=publisher_id)
         secret = PREFIX + secrets.token_urlsafe(32)
-        self._database.transact(lambda connection: self._insert(connection, key, secret))
+
+        def work(connection: Connection) -> None:
+            known = select(publishers.c.id).where(publishers.c.id == publisher_id)
+            if publisher_id and connection.execute(known).first() is None:
+                raise InputError("publisher_id", publisher_id, "no publisher has this id: create it first")
+            self._insert(connection, key, secret)
+
+        self._database.transact(work)
         return IssuedKey(key=key, secret=secret)
 
     def open_session(self, now: datetime) -> IssuedKey:
@@ -174,7 +190,7 @@ class AccountStore:
             old = _key(row)
             until = now + overlap if old.expires_at is None else min(old.expires_at, now + overlap)
             connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(expires_at=until))
-            new = _new(old.role, old.label, old.advertiser_id, now, old.expires_at)
+            new = _new(old.role, old.label, old.advertiser_id, now, old.expires_at, publisher_id=old.publisher_id)
             self._insert(connection, new, secret)
             return new
 
@@ -283,12 +299,19 @@ def ensure_administrator(
 
 
 def _new(
-    role: Role, label: str, advertiser_id: str, now: datetime, expires_at: datetime | None, prefix: str = "key_"
+    role: Role,
+    label: str,
+    advertiser_id: str,
+    now: datetime,
+    expires_at: datetime | None,
+    prefix: str = "key_",
+    publisher_id: str = "",
 ) -> ApiKey:
     return ApiKey(
         id=prefix + secrets.token_hex(8),
         role=role,
         advertiser_id=advertiser_id,
+        publisher_id=publisher_id,
         label=label,
         created_at=checked_moment("now", now),
         expires_at=expires_at,

@@ -16,6 +16,7 @@ from mechanism.objective import Penalty, s_resp
 from mechanism.payments import impression_payments, participation_payments
 from mechanism.types import AdId, Answer, Insertion, Micros
 from mechanism.weights import model_version
+from serving.accounts.publishers import PlacementDirectory
 from serving.answering.auction_records import (
     AnswerOutcome,
     ApartRecord,
@@ -60,6 +61,7 @@ class Sinks:
     metrics: Metrics
     marketplace: Marketplace
     ads_per_answer: AdsPerAnswer
+    placements: PlacementDirectory
     pseudonym_key: bytes
 
 
@@ -70,7 +72,7 @@ def finalise(result: AnswerResult, sinks: Sinks) -> None:
     sinks.records.add(OwnedRecord(record, result.request.owner, result.evaluation))
     _count(result, record, excluded, sinks)
     _accrue(result, record, sinks.marketplace)
-    sinks.events.put(interaction_of(result, record, sinks.pseudonym_key))
+    sinks.events.put(interaction_of(result, record, sinks.placements.owner(record.placement), sinks.pseudonym_key))
     log.info(
         "answer.finalised",
         auction_id=record.auction_id,

@@ -28,7 +28,7 @@ from streaming.events import (
 from streaming.pseudonyms import pseudonym
 
 
-def interaction_of(result: AnswerResult, record: AuctionRecord, pseudonym_key: bytes) -> Interaction:
+def interaction_of(result: AnswerResult, record: AuctionRecord, publisher_id: str, pseudonym_key: bytes) -> Interaction:
     """Build the event of an ended answer from its result and its record."""
     completed, consent = result.completed, result.request.ads.consent
     paid = {payment.ad_id: payment.price_micros for payment in record.payments}
@@ -38,6 +38,7 @@ def interaction_of(result: AnswerResult, record: AuctionRecord, pseudonym_key: b
         auction_id=record.auction_id,
         outcome=record.outcome.value,
         placement=record.placement,
+        publisher_id=publisher_id,
         currency=record.currency,
         model=record.model[:200],
         model_version=model_version(record.model_digest),

@@ -6,7 +6,7 @@ model server (`serving.http.relay`), whose request keeps the fields as the clien
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import msgspec
@@ -170,3 +170,9 @@ class Question:
     def recent(self) -> str:
         """The reader's last three messages as one text, for keywords and the search by words."""
         return "\n".join(self.asked[-3:])
+
+
+def with_placement(question: Question, placement: str) -> Question:
+    """Return the question on another placement."""
+    ads = msgspec.structs.replace(question.request.ads, placement=placement)
+    return replace(question, request=msgspec.structs.replace(question.request, ads=ads))

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from mechanism.errors import InputError
 from mechanism.types import AdId
+from serving.accounts.publishers import PlacementDirectory
 from serving.auction.marketplace import Marketplace
 from serving.campaigns.macros import fill
 from serving.campaigns.storage import CampaignStore
@@ -43,11 +44,19 @@ class ClickDecision:
 class ClickRules:
     """Decides on the clicks of one router. Belongs to the event loop; the database is called on a thread."""
 
-    def __init__(self, signer: TokenSigner, screen: ClickScreen, market: Marketplace, campaigns: CampaignStore) -> None:
+    def __init__(
+        self,
+        signer: TokenSigner,
+        screen: ClickScreen,
+        market: Marketplace,
+        campaigns: CampaignStore,
+        placements: PlacementDirectory,
+    ) -> None:
         self._signer = signer
         self._screen = screen
         self._market = market
         self._campaigns = campaigns
+        self._placements = placements
 
     async def decide(self, token: str, request: ClickRequest, now: float) -> ClickDecision:
         """Decide on a link followed at Unix time `now`."""
@@ -62,7 +71,8 @@ class ClickRules:
             return ClickDecision(WITHDRAWN, claims.model_version)
         campaign, creative = found
         invalid = self._screen.check(claims, request, now)
-        event = _event(claims, campaign, invalid, now, self._screen.source(request.address))
+        source, publisher = self._screen.source(request.address), self._placements.owner(claims.placement)
+        event = _event(claims, campaign, invalid, now, source, publisher)
         charges = campaign if invalid is None and event.price_micros else None
         return ClickDecision(
             outcome=invalid or VALID,
@@ -88,7 +98,9 @@ class ClickRules:
         return None if creative is None else (campaign, creative)
 
 
-def _event(claims: ClickClaims, campaign: Campaign, invalid: InvalidReason | None, now: float, source: str) -> Click:
+def _event(
+    claims: ClickClaims, campaign: Campaign, invalid: InvalidReason | None, now: float, source: str, publisher: str
+) -> Click:
     return Click(
         occurred_at=datetime.fromtimestamp(now, UTC),
         click_id=claims.id,
@@ -102,4 +114,5 @@ def _event(claims: ClickClaims, campaign: Campaign, invalid: InvalidReason | Non
         currency=claims.currency,
         model_version=claims.model_version,
         source=source,
+        publisher_id=publisher,
     )

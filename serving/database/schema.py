@@ -107,11 +107,13 @@ charges = Table(
     _moment("occurred_at"),
     _name("day"),
     _moment("recorded_at"),
-    Column("source", Name, nullable=False, server_default=text("''")),
+    *(Column(name, Name, nullable=False, server_default=text("''")) for name in ("source", "publisher_id")),
+    Column("publisher_micros", BigInteger, nullable=False, server_default="0"),
     Index(None, "campaign_id", "day"),
     Index(None, "day", "advertiser_id"),
     Index(None, "auction_id"),
     Index(None, "source", "occurred_at"),
+    Index(None, "recorded_at"),
 )
 
 # Charges that were given back, since their clicks were found invalid later; a charge itself is never changed.
@@ -231,11 +233,25 @@ api_keys = Table(
     Column("digest", LargeBinary, nullable=False, unique=True),
     _name("role"),
     _name("advertiser_id"),
+    Column("publisher_id", Name, nullable=False, server_default=text("''")),
     _name("label"),
     _moment("created_at"),
     _moment("expires_at", nullable=True),
     _moment("revoked_at", nullable=True),
     _moment("last_used_at", nullable=True),
+)
+
+publishers = Table(
+    "publishers", metadata, _name("id", primary_key=True), _number("share_thousandths"), _moment("created_at")
+)
+
+# A placement belongs to one publisher for good, since charges refer to it.
+placements = Table(
+    "placements",
+    metadata,
+    _name("id", primary_key=True),
+    Column("publisher_id", Name, ForeignKey("publishers.id"), nullable=False, index=True),
+    _moment("created_at"),
 )
 
 # What each router's answers cost before the ledger has booked it, so that routers share what is left of a budget.

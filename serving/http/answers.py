@@ -24,6 +24,7 @@ from serving.errors import ApiError, BadRequest, as_api_error
 from serving.http.auth import Caller
 from serving.http.bodies import HttpRequest
 from serving.http.idempotency import Attempt, begin
+from serving.http.publishers import placed
 from serving.router import Router
 
 log = structlog.get_logger(__name__)
@@ -81,6 +82,7 @@ async def respond(
     if router.draining:
         raise ApiError(503, "the server is going down: ask again, another router will answer", code="draining")
     base_url, streams = router.settings.public_url or _own_address(request), question.request.stream
+    question = await placed(router, caller, question)
     once = await begin(router.idempotency, request, caller)
     if once.stored is not None:
         return _Whole(once.stored, replayed=True)

@@ -24,6 +24,7 @@ from serving.http.conversions import conversion_routes
 from serving.http.documents import documented, openapi
 from serving.http.erasures import erasure_routes
 from serving.http.proxies import ProxyMiddleware, TrustedProxies
+from serving.http.publishers import publisher_routes
 from serving.http.rate_limits import RateLimits
 from serving.http.reports import report_routes
 from serving.http.responses import responses_routes
@@ -73,6 +74,7 @@ def create_app(router: Router) -> Litestar:
         *erasure_routes(router, gate),
         *click_routes(router, limits),
         *conversion_routes(router, gate),
+        *publisher_routes(router, gate),
         *_health_routes(router),
         *console_routes(router, gate),
     ]

@@ -43,6 +43,7 @@ class Caller(msgspec.Struct, frozen=True):
     role: Role | None
     key_id: str = ""
     advertiser_id: str = ""
+    publisher_id: str = ""
 
     @property
     def is_admin(self) -> bool:
@@ -115,7 +116,7 @@ class Gate:
                     self._unknown.clear()
                 self._unknown[digest] = moment
                 return None
-        return Caller(key.role, key.id, key.advertiser_id)
+        return Caller(key.role, key.id, key.advertiser_id, key.publisher_id)
 
 
 def _secret(request: HttpRequest) -> str:
@@ -128,11 +129,12 @@ def _secret(request: HttpRequest) -> str:
 
 
 class KeyInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The key to issue; `advertiser_id` for the role advertiser only."""
+    """The key to issue; `advertiser_id` for the role advertiser only, `publisher_id` for the role publisher only."""
 
     role: Role
     label: str
     advertiser_id: str = ""
+    publisher_id: str = ""
     expires_at: datetime | None = None
 
 
@@ -166,7 +168,14 @@ def key_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         # Spelt as in campaigns: in another spelling the advertiser would find none of its campaigns.
         advertiser = clean_title(given.advertiser_id, "advertiser_id") if given.advertiser_id else ""
         issued = await asyncio.to_thread(
-            lambda: accounts.issue(given.role, label, now, advertiser_id=advertiser, expires_at=expires_at)
+            lambda: accounts.issue(
+                given.role,
+                label,
+                now,
+                advertiser_id=advertiser,
+                publisher_id=given.publisher_id,
+                expires_at=expires_at,
+            )
         )
         log.info("key.issued", key_id=issued.key.id, role=given.role.value)
         return json_response(issued, 201)

@@ -42,7 +42,7 @@ _NOTICES = {
 def click_routes(router: Router, limits: RateLimits) -> list[HTTPRouteHandler]:
     """Return the handlers of the click redirect and of the demo landing pages."""
     metrics = router.metrics
-    rules = ClickRules(router.signer, router.screen, router.marketplace, router.campaigns)
+    rules = ClickRules(router.signer, router.screen, router.marketplace, router.campaigns, router.placements)
 
     @route(
         "/c/{token:str}",

@@ -30,12 +30,16 @@ from serving.database.schema import (
     campaigns,
     charges,
     consumer_offsets,
+    placements,
+    publishers,
 )
 from serving.ledger.counters import Tally, add_to_rows
 from serving.ledger.entries import Auction, BadAuctions, BadEvents, ChargeEvent, ChargeResult, Offset, Terms, reason_of
 from streaming.log import Fenced
 
 MOST_EVENTS = 10_000
+WHOLE_SHARE = 1_000
+"""A publisher's share of the whole charge, in thousandths."""
 EventKey: TypeAlias = tuple[str, str, str]
 """Id, kind and reason of invalidity: the primary key of a charge record."""
 
@@ -94,6 +98,7 @@ def charge_events(
     days = [day_of(event.occurred_at, terms[event.campaign_id].time_zone) for event in events]
     recorded = _recorded(connection, events)
     budgets = _budgets(connection, spent, terms, set(days))
+    shares = _shares(connection, {event.placement for event in events})
     now = datetime.now(UTC)
     new: list[_NewCharge] = []
     results: list[ChargeResult] = []
@@ -107,7 +112,8 @@ def charge_events(
         reason = reason_of(event.invalid, event.price_micros, charged)
         results.append(ChargeResult(id=event.id, kind=event.kind, charged_micros=charged, reason=reason, new=True))
         recorded[key] = results[-1]
-        new.append(_NewCharge(event, own.advertiser_id, day, charged))
+        publisher, share = shares.get(event.placement, ("", 0))
+        new.append(_NewCharge(event, own.advertiser_id, day, charged, publisher, charged * share // WHOLE_SHARE))
         if event.invalid:
             tally.add_invalid(event, day, own)
         else:
@@ -123,11 +129,14 @@ class _NewCharge(NamedTuple):
     advertiser_id: str
     day: str
     charged: Micros
+    publisher_id: str
+    publisher_micros: Micros
 
     def row(self, now: datetime) -> dict[str, object]:
         """Return the charge record."""
         own = msgspec.structs.asdict(self.event) | {"kind": self.event.kind.value, "advertiser_id": self.advertiser_id}
-        return own | {"charged_micros": self.charged, "day": self.day, "recorded_at": now}
+        shared = {"publisher_id": self.publisher_id, "publisher_micros": self.publisher_micros}
+        return own | shared | {"charged_micros": self.charged, "day": self.day, "recorded_at": now}
 
 
 class _Budget(msgspec.Struct):
@@ -169,6 +178,14 @@ def _book(
     for offset in sorted(offsets, key=lambda o: (o.consumer, o.partition)):
         _write_offset(database, connection, offset)
     return results
+
+
+def _shares(connection: Connection, names: Collection[str]) -> dict[str, tuple[str, int]]:
+    """Return publisher and share, in thousandths, of the registered ones among some placements."""
+    both = placements.join(publishers, placements.c.publisher_id == publishers.c.id)
+    query = select(placements.c.id, publishers.c.id, publishers.c.share_thousandths).select_from(both)
+    found = connection.execute(query.where(placements.c.id.in_(names)))
+    return {placement: (publisher, share) for placement, publisher, share in found}
 
 
 def _check_batch_size(events: int) -> None:
@@ -258,7 +275,7 @@ def _add_to_totals(database: Database, connection: Connection, new: Sequence[_Ne
     of_campaign: dict[str, Micros] = defaultdict(int)
     of_day: dict[tuple[str, str], Micros] = defaultdict(int)
     of_advertiser: dict[tuple[str, str], tuple[Micros, int]] = defaultdict(lambda: (0, 0))
-    for event, advertiser_id, day, charged in new:
+    for event, advertiser_id, day, charged, *_ in new:
         if charged:
             of_campaign[event.campaign_id] += charged
             of_day[event.campaign_id, day] += charged

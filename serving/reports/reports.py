@@ -115,6 +115,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     day: str
     recorded_at: datetime
     source: str = ""
+    publisher_id: str = ""
+    publisher_micros: Micros = 0
     refunded_micros: Micros = 0
     refund_reason: str = ""
     reason: str = ""
@@ -204,7 +206,7 @@ def as_csv(lines: Sequence[Line]) -> str:
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow([*dimensions, "currency", *FIGURES, "revenue"])
     for line in lines:
-        names = [_escaped(getattr(line, name)) for name in (*dimensions, "currency")]
+        names = [escaped(getattr(line, name)) for name in (*dimensions, "currency")]
         writer.writerow([*names, *(getattr(line, name) for name in FIGURES), _units(line.revenue_micros)])
     return text.getvalue()
 
@@ -280,7 +282,8 @@ def _check_day(name: str, day: str) -> None:
         raise InputError(name, day, "give an ISO date such as 2026-11-24")
 
 
-def _escaped(cell: str) -> str:
+def escaped(cell: str) -> str:
+    """Return a cell of a CSV file that no spreadsheet takes for a formula."""
     return f"'{cell}" if cell.startswith(FORMULA) else cell
 
 

@@ -34,9 +34,14 @@ PATHS = {
     "/v1/creatives/{creative_id}/review",
     "/v1/deliveries",
     "/v1/erasures",
+    "/v1/conversions",
     "/v1/keys",
     "/v1/keys/{key_id}/revoke",
     "/v1/keys/{key_id}/rotate",
+    "/v1/payouts",
+    "/v1/placements",
+    "/v1/publishers",
+    "/v1/publishers/{publisher_id}",
     "/v1/models",
     "/v1/models/{name}",
     "/v1/reports",
@@ -60,8 +65,19 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))
 
 
 def operations() -> list[tuple[str, str]]:
-    methods = {"/v1/campaigns": ("GET", "POST"), "/v1/keys": ("GET", "POST"), "/v1/session": ("POST", "DELETE")}
-    posted = ("/completions", "/responses", "/end", "/pause", "/resume", "/review", "/revoke", "/rotate")
+    both = dict.fromkeys(("/v1/campaigns", "/v1/keys", "/v1/placements", "/v1/publishers"), ("GET", "POST"))
+    methods = both | {"/v1/session": ("POST", "DELETE"), "/v1/publishers/{publisher_id}": ("PATCH",)}
+    posted = (
+        "/completions",
+        "/conversions",
+        "/responses",
+        "/end",
+        "/pause",
+        "/resume",
+        "/review",
+        "/revoke",
+        "/rotate",
+    )
     return [
         (path, method)
         for path in sorted(PATHS)

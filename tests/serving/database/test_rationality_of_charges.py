@@ -14,6 +14,7 @@ from sqlalchemy import update
 
 from mechanism.properties import Charge, IndividualRationality, individual_rationality
 from mechanism.types import Micros
+from serving.accounts.publishers import PlacementDirectory, PublisherStore
 from serving.campaigns.storage import CampaignStore
 from serving.campaigns.types import ReviewState
 from serving.clicks.decision import ClickRules
@@ -71,9 +72,10 @@ def shaded(seed: int) -> list[Placed]:
 async def follow(database: Database, placed: Sequence[Placed], seed: int) -> None:
     """Follow the links as readers, prefetchers and impatient fingers do, some of them again and again, and book it."""
     signer, chance = TokenSigner(SECRET), Random(seed)
+    placements = PlacementDirectory(PublisherStore(database))
     # No campaign is in the router's memory: the rules find them in the database.
     market: Any = SimpleNamespace(index={})
-    rules = ClickRules(signer, ClickScreen(SECRET), market, CampaignStore(database))
+    rules = ClickRules(signer, ClickScreen(SECRET), market, CampaignStore(database), placements)
     for own in placed:
         token, events = signer.sign(own.claims), []
         for _ in range(chance.randrange(4)):
