@@ -234,7 +234,9 @@ def test_the_commands_have_every_option_that_the_chart_and_the_operator_pass(hel
         spec(policy__source={"registry": "/models"}, policy__gpus=1, router__publicUrl="https://ads.example")
     )
     desired = Desired("ads", "shop", "u-1", 1, datetime.now(UTC), service, AuctionServiceStatus())
-    made: list[Item] = manifests(desired, AuctionServiceStatus(), [PolicyServers(Model(name="v1", digest=digest("v1")), 1)])
+    made: list[Item] = manifests(
+        desired, AuctionServiceStatus(), [PolicyServers(Model(name="v1", digest=digest("v1")), 1)]
+    )
     seen = set()
     for _, pod in (*pods(helm.render(WHOLE, TRIAL, platform=OPTIONS)), *pods(made)):
         for container in (*pod["containers"], *pod.get("initContainers", [])):
