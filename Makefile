@@ -11,7 +11,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-integration test-slow check bench bench-learning bench-router bench-eligibility bench-streaming bench-lake bench-operator \
+.PHONY: help run test test-integration test-slow check bench bench-learning bench-router bench-eligibility bench-streaming bench-lake bench-operator bench-operator-caches \
 	bench-offpolicy bench-world bench-predictor bench-training bench-everyday bench-guard bench-safety drill-billing drill-streaming drill-operator drill-triton drill-loop triton kafka cluster-tools schemas \
 	crds lock clean distclean
 
@@ -87,6 +87,9 @@ bench-safety: $(VENV)/.run ## Sensitive conversations and hostile creatives: bui
 
 bench-operator: $(VENV)/.dev cluster-tools ## A thousand training jobs at once: build/bench/operator-scale.json
 	$(BIN)/python -m benchmarks.operators.scale
+
+bench-operator-caches: $(VENV)/.dev ## Memory of the operator's caches, CPU time of a pass: build/bench/operator-caches.json
+	$(BIN)/python -m benchmarks.operators.caches
 
 drill-operator: $(VENV)/.dev cluster-tools ## Kill pods, nodes and servers under training jobs: build/bench/operator.json
 	$(BIN)/python -m benchmarks.operators.kills

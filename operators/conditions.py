@@ -170,6 +170,7 @@ class ServiceReason(StrEnum):
     CANARY = "Canary"
     HELD = "Held"
     PAUSED = "Paused"
+    REPLACING = "Replacing"
     PROMOTED = "Promoted"
     ABORTED = "Aborted"
     NAME_TAKEN = "NameTaken"
@@ -220,6 +221,12 @@ SERVICE_REASONS: Mapping[str, Meaning] = {
     ServiceReason.CANARY: Meaning("The new version has its step's share; the message says what the next step needs."),
     ServiceReason.HELD: Meaning("`spec.rollout.maxWeight` allows no larger share.", "Raise it to continue."),
     ServiceReason.PAUSED: Meaning("`spec.rollout.paused` is set.", "Set it to false to continue."),
+    ServiceReason.REPLACING: Meaning(
+        "The stable version's servers are replaced one after the other, because their image, resources or settings "
+        "changed. Each must be ready for `policy.minReadySeconds` first.",
+        "If it persists: the message ends with what keeps a new server from being ready. The others answer as before; "
+        "set the specification back, or correct it.",
+    ),
     ServiceReason.PROMOTED: Meaning("The new version has passed all steps and is now the stable one."),
     ServiceReason.ABORTED: Meaning("`spec.model` was changed while the version was taking over."),
     ServiceReason.NAME_TAKEN: Meaning(

@@ -75,22 +75,41 @@ class Running:
         self.process.kill()
         self.process.wait()
 
+    def restart_if_ended(self) -> None:
+        """Start the process again if it has ended, as a kubelet does."""
+        if self.process.poll() is not None:
+            self.start()
+
+    def stop(self) -> None:
+        """End the process with SIGTERM; fail if it does not end in time."""
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
 
 @contextmanager
 def operator(api: client.ApiClient, admin: Path, namespace: str, folder: Path) -> Iterator[Running]:
     """Run the operator for one namespace, which also holds its service account."""
-    access = kubeconfig_with(grant(api, namespace, [namespace]), admin, folder / "operator.kubeconfig")
-    running = Running(access, [namespace], folder / "operator.log")
-    try:
+    with replicas(api, admin, namespace, folder, 1) as [running]:
         yield running
         assert running.process.poll() is None, running.log.read_text(encoding="utf-8")[-4000:]
+
+
+@contextmanager
+def replicas(api: client.ApiClient, admin: Path, namespace: str, folder: Path, count: int) -> Iterator[list[Running]]:
+    """Run replicas of the operator for one namespace, which also holds their service account and Lease."""
+    access = kubeconfig_with(grant(api, namespace, [namespace]), admin, folder / "operator.kubeconfig")
+    options = ["--lease", f"{namespace}/operator"] if count > 1 else []
+    running = [Running(access, [namespace], folder / f"operator-{number}.log", options) for number in range(count)]
+    try:
+        yield running
     finally:
-        running.process.terminate()
         try:
-            running.process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            raise
+            for one in running:
+                one.stop()
         finally:
             roles = client.RbacAuthorizationV1Api(api)
             roles.delete_cluster_role(f"{ACCOUNT}-{namespace}")

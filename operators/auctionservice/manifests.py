@@ -251,7 +251,8 @@ def _policy_deployment(service: Desired, servers: PolicyServers) -> Manifest:
     spec = _deployment_spec(service, POLICY, template, **{DIGEST_LABEL: short(model.digest)})
     spec["replicas"] = servers.replicas
     spec["strategy"]["rollingUpdate"]["maxUnavailable"] = servers.unavailable
-    spec["progressDeadlineSeconds"] = policy.start_seconds + 600
+    spec["minReadySeconds"] = policy.min_ready_seconds
+    spec["progressDeadlineSeconds"] = policy.start_seconds + policy.min_ready_seconds + 600
     name = policy_name(service.name, model.digest)
     return _object(service, "apps/v1", "Deployment", name, POLICY, **_version(model)) | {"spec": spec}
 

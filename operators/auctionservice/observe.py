@@ -57,12 +57,16 @@ class OwnedObject:
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """The pods of a Deployment: wanted, ready, without room on a node, and what keeps one from being ready."""
+    """The pods of a Deployment: wanted, ready, without room on a node, and what keeps one from being ready.
+
+    `outdated`: those with the settings before the last change of the specification.
+    """
 
     wanted: int
     ready: int
     trouble: str = ""
     unschedulable: int = 0
+    outdated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +193,9 @@ def _servers(deployment: Manifest, pods: Sequence[Manifest]) -> Servers:
     ready = int(status.get("readyReplicas") or 0)
     wanted = int((deployment.get("spec") or {}).get("replicas", 1))
     waiting = sum(_unscheduled(pod) is not None for pod in pods)
-    return Servers(wanted, ready if current else 0, next(filter(None, map(trouble, pods)), ""), waiting)
+    replicas, updated = int(status.get("replicas") or 0), int(status.get("updatedReplicas") or 0)
+    why = next(filter(None, map(trouble, pods)), "")
+    return Servers(wanted, ready if current else 0, why, waiting, replicas - updated if current else wanted)
 
 
 def _unscheduled(pod: Manifest) -> Manifest | None:

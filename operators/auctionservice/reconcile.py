@@ -112,7 +112,7 @@ class _Pass:
 
     def _set_progressing(self) -> None:
         """Set the Progressing condition, with an event if its reason is new and no other event has it."""
-        progress = self.rollout.progress
+        progress = self._replacing() or self.rollout.progress
         if self.observed.refused is not None:
             progress = Progress(True, ServiceReason.CHILD_REFUSED, self.observed.refused.message)
         before = self.draft.condition(ServiceCondition.PROGRESSING)
@@ -120,6 +120,17 @@ class _Pass:
         if progress.reason not in emitted and (before is None or before.reason != progress.reason):
             self.draft.emit(progress.reason, progress.message)
         self.draft.set_condition(ServiceCondition.PROGRESSING, progress.active, progress.reason, progress.message)
+
+    def _replacing(self) -> Progress | None:
+        """Return how far the stable version's servers are replaced; None if a version takes over, or all are."""
+        stable = self.status.stable
+        if stable is None or self.rollout.progress.reason is not ServiceReason.SERVING:
+            return None
+        servers = self.observed.servers_of(stable)
+        if not servers.outdated:
+            return None
+        message = f"{servers.outdated} policy servers of {stable.name} still have earlier settings"
+        return Progress(True, ServiceReason.REPLACING, with_trouble(message, servers))
 
     def _set_rolled_back(self) -> None:
         rejected = self.status.rejected

@@ -188,3 +188,22 @@ class World:
 def _count_of(desired: Desired, place: Place) -> int:
     many = {Step.ROLLOUTS: desired.spec.steps.rollouts.pods, Step.OPTIMISATION: desired.spec.steps.optimisation.pods}
     return many.get(place.step, 1)
+
+
+def run_to(world: World, step: Step) -> None:
+    """Let steps succeed until the pods of this one run."""
+    for _ in range(60):
+        world.settle()
+        if world.status.step == step and world.running():
+            return
+        world.succeed()
+        world.tick()
+    raise AssertionError(f"{step} was never reached: {world.status}")
+
+
+def reason(world: World, condition: str) -> str:
+    return next(one.reason for one in world.status.conditions if one.type == condition and one.status == "True")
+
+
+def message(world: World, condition: str) -> str:
+    return next(one.message for one in world.status.conditions if one.type == condition)

@@ -111,6 +111,7 @@ class World:
     events: list[str] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
     room: int = 1000
+    outdated: dict[str, int] = field(default_factory=dict)
     placed: dict[str, int] = field(default_factory=dict)
     objects: dict[tuple[str, str], Manifest] = field(default_factory=dict)
     annotated: dict[str, str] = field(default_factory=dict)
@@ -133,7 +134,8 @@ class World:
     def servers(self, name: str) -> Servers:
         """Return the policy servers of a version: those with room on a node, and the others."""
         wanted, placed = self.replicas(name), self.placed.get(name, 0)
-        return Servers(wanted, placed if name in self.ready else 0, unschedulable=wanted - placed)
+        ready = placed if name in self.ready else 0
+        return Servers(wanted, ready, unschedulable=wanted - placed, outdated=self.outdated.get(name, 0))
 
     def replicas(self, name: str) -> int:
         """Return the number of servers that the operator wants of a version."""
