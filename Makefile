@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist load
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-integration test-slow check bench bench-learning bench-router bench-eligibility bench-streaming bench-lake bench-operator bench-operator-caches \
-	bench-offpolicy bench-world bench-predictor bench-training bench-everyday bench-guard bench-safety drill-billing drill-streaming drill-operator drill-triton drill-loop triton kafka cluster-tools schemas \
+	bench-offpolicy bench-world bench-predictor bench-training bench-everyday bench-guard bench-safety bench-floor drill-billing drill-streaming drill-operator drill-triton drill-loop triton kafka cluster-tools schemas \
 	crds lock clean distclean
 
 help: ## Show this list
@@ -84,6 +84,9 @@ bench-eligibility: $(VENV)/.dev ## Eligibility and retrieval at 10,000 campaigns
 
 bench-safety: $(VENV)/.run ## Sensitive conversations and hostile creatives: build/bench/safety.json
 	$(BIN)/python -m benchmarks.serving.safety
+
+bench-floor: $(VENV)/.run ## What the relevance floor costs with simulated users: build/bench/floor.json
+	$(BIN)/python -m benchmarks.serving.floor
 
 bench-operator: $(VENV)/.dev cluster-tools ## A thousand training jobs at once: build/bench/operator-scale.json
 	$(BIN)/python -m benchmarks.operators.scale

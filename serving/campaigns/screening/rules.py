@@ -33,7 +33,8 @@ _ROLE = re.compile(
     r"|sistema|asistente|usuario|système|utilisateur|systeme|nutzer|benutzer|assistent|系统|助手|用户)\s*[\])}>|*\"']*\s*[:：=>]"
     r"|<\s*/?\s*[a-z|!?]|[\[{]\s*/?\s*(?:system|inst|assistant|user|end|start|im_)|[{\"']role[\"']?\s*:|#{2,}|`{2,}|-{3,}|={3,}"
     r"|\brole[\"']?\s*[:=]|\b(?:system|assistant|developer|admin)\s+(?:[-–—]|says?\b)|\bQ\s?:.*\bA\s?:|\${2}|\{\{|<!--"
-    r"|\b(?:human|user|ai|assistant) turn\b|(?:^|\s)/(?:system|admin|user|assistant)\b|[‹«]\s?(?:system|assistant|user)|\w_(?:result|call|message)\s?:"
+    r"|\b(?:human|user|ai|assistant) turn\b|(?:^|\s)/(?:system|admin|user|assistant)\b"
+    r"|[‹«]\s?(?:system|assistant|user)|\w_(?:result|call|message)\s?:"
     r"|\bEND OF\b|\bBEGIN\b|</|\|>|<\||[《【\[]\s*(?:系统|指令|system)"
 )
 
@@ -45,7 +46,8 @@ _DOTTED = re.compile(
 """What may be an address with an unusual end, or one in disguise."""
 _ESCAPES = re.compile(
     r"(?:%[0-9a-fA-F]{2}){3,}|(?:&#?\w{1,8};){2,}|(?:\\[ux][0-9a-fA-F]{2,4}){2,}|(?:=[0-9A-F]{2}){3,}"
-    r"|(?:\\[0-7]{3}){3,}|(?:\b\d{1,3}[-.,; ]\s?){7,}\d{1,3}\b|(?:[.\-·–—•]{1,6}[\s/|]+){5,}|(?:\b[ABab]{5}\s?){3,}|\b(?=[0-9a-f]*\d[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{8,}\b"
+    r"|(?:\\[0-7]{3}){3,}|(?:\b\d{1,3}[-.,; ]\s?){7,}\d{1,3}\b|(?:[.\-·–—•]{1,6}[\s/|]+){5,}"
+    r"|(?:\b[ABab]{5}\s?){3,}|\b(?=[0-9a-f]*\d[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{8,}\b"
     r"|(?=[A-Za-z0-9+/_-]*[a-z])(?=[A-Za-z0-9+/_-]*[A-Z])(?=[A-Za-z0-9+/_-]*\d)[A-Za-z0-9+/_-]{20,}={0,2}"
     r"|[A-Za-z0-9+/]{10,}={1,2}(?!\w)"
 )
