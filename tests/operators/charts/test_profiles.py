@@ -55,6 +55,12 @@ def test_each_part_can_be_left_out(helm: Helm) -> None:
     assert {name for name, _ in pods(helm.render(WHOLE, TRIAL, platform={"enabled": False}))} == {"operator"}
 
 
+def test_services_that_no_operator_watches_are_refused(helm: Helm) -> None:
+    done = helm.try_("template", "shop", WHOLE, "-n", "ads", "--values", TRIAL, operator={"namespaces": ["other"]})
+    assert done.returncode != 0
+    assert "operator.namespaces: add ads" in done.stderr
+
+
 def test_both_parts_describe_global_values_alike() -> None:
     schemas, values = [], []
     for chart in (OPERATOR, PLATFORM):
@@ -147,11 +153,13 @@ def test_the_ledgers_database_is_backed_up_and_can_be_recovered(helm: Helm) -> N
     cluster = one(items, "Cluster")
     assert cluster["spec"]["backup"]["barmanObjectStore"]["destinationPath"] == "s3://auction-backups/database"
     assert one(items, "ScheduledBackup")["spec"]["cluster"]["name"] == cluster["metadata"]["name"]
-    changes = {"recoverFrom": "shop-llm-auction-db", "backup": {"serverName": "second"}}
+    at = "2026-11-29T08:00:00Z"
+    changes = {"recoverFrom": "shop-llm-auction-db", "recoverTo": at, "backup": {"serverName": "second"}}
     recovered = one(helm.render(WHOLE, PRODUCTION, platform={"database": {"cloudNativePG": changes}}), "Cluster")[
         "spec"
     ]
-    assert recovered["bootstrap"] == {"recovery": {"source": "backup"}}
+    recovery = recovered["bootstrap"]["recovery"]
+    assert (recovery["source"], recovery["recoveryTarget"]) == ("backup", {"targetTime": at})
     assert recovered["externalClusters"][0]["barmanObjectStore"]["serverName"] == "shop-llm-auction-db"
     assert recovered["backup"]["barmanObjectStore"]["serverName"] == "second"
 
