@@ -21,7 +21,7 @@ CONNECTED: dict[str, Any] = {
     "objectStore": {"provider": "existing", "existing": {"url": "s3://auction/p/", "secret": "s3"}},
 }
 ROUTERS: dict[str, Any] = {**CONNECTED, "routers": {"enabled": True, "policy": {"upstream": {"url": "http://vllm"}}}}
-WORKERS = {
+WORKERS: dict[str, Any] = {
     **CONNECTED,
     "workers": {"judge": {"enabled": True, "replicas": 2}, "lake": {"enabled": True}, "ledger": {"enabled": True}},
 }
@@ -130,7 +130,7 @@ def test_workers_reach_what_they_need_and_no_more(helm: Helm) -> None:
 
 
 def test_settings_of_all_workers_arrive_in_each(helm: Helm) -> None:
-    shared = {
+    shared: dict[str, Any] = {
         "env": [{"name": "EXTRA", "value": "1"}],
         "envFrom": [{"secretRef": {"name": "more"}}],
         "volumes": [{"name": "lake", "persistentVolumeClaim": {"claimName": "lake"}}],

@@ -9,8 +9,8 @@ def call(path: str, body: object = None) -> dict[str, object]:
     """Send a request with the administrator's key; `body` makes it a POST."""
     headers = {"Authorization": f"Bearer {os.environ['LLM_AUCTION_ADMIN_KEY']}", "Content-Type": "application/json"}
     content = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(os.environ["ROUTER"] + path, content, headers)  # noqa: S310
-    with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
+    request = urllib.request.Request(os.environ["ROUTER"] + path, content, headers)
+    with urllib.request.urlopen(request, timeout=120) as answer:
         return json.loads(answer.read())
 
 
