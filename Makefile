@@ -98,7 +98,7 @@ drill-billing: $(VENV)/.dev ## Kill ledger writers, on SQLite and PostgreSQL: bu
 	$(BIN)/python -m benchmarks.serving.billing
 
 drill-streaming: $(VENV)/.dev ## Kill Kafka and workers under a million answers: build/bench/streaming-drill.json
-	$(BIN)/python -m benchmarks.streaming.drill $(if $(INTERACTIONS),--interactions $(INTERACTIONS))
+	$(BIN)/python -m benchmarks.streaming.drill $(if $(INTERACTIONS),--interactions $(INTERACTIONS)) $(if $(LAKE),--lake $(LAKE))
 
 bench-streaming: $(VENV)/.dev ## Cost of the workers, age of the lake, bytes a second: build/bench/streaming.json
 	$(BIN)/python -m benchmarks.streaming.bench

@@ -1,27 +1,29 @@
-"""`llm-auction guard`: monitor the promoted version in the event log; keep it or roll it back."""
+"""`llm-auction guard`: monitor the promoted version in the lake; keep it or roll it back."""
 
 from __future__ import annotations
 
 import threading
 from typing import TYPE_CHECKING, Annotated
 
+import structlog
 import typer
 
 from cli.exits import stop_event
-from cli.options import DEFAULT_REGISTRY, DEFAULT_ROUTES, LogAddress, Partitions, RegistryUrl, RoutesFile
+from cli.options import DEFAULT_REGISTRY, DEFAULT_ROUTES, LakeUrl, RegistryUrl, RoutesFile
 from cli.promote import routable_version
 
 if TYPE_CHECKING:
     from serving.canary.guard import GuardSettings
     from serving.canary.promotion_and_rollback import Change, Deployment
-    from streaming.log import EventLog
     from trainers.artifacts.registry import Registry
 
-POLL_S = 0.5
+POLL_S = 5.0
+"""Seconds between two reads of the lake."""
+log = structlog.get_logger(__name__)
 
 
 def guard(
-    log: LogAddress,
+    lake: LakeUrl,
     routes: RoutesFile = DEFAULT_ROUTES,
     promote: Annotated[
         bool, typer.Option("--promote", help="Also promote registered models as soon as their gates have passed.")
@@ -51,34 +53,19 @@ def guard(
     window: Annotated[
         int, typer.Option(help="Earlier answers of the previous version to compare with, at a share of 100.")
     ] = 1_000,
-    partitions: Partitions = 3,
 ) -> None:
     """Keep the newest version, or roll it back, by comparing its answers with those of the previous version."""
-    from datetime import timedelta
-
     from mechanism.canary.limits import Limits
     from serving.canary.guard import GuardSettings
     from serving.canary.promotion_and_rollback import Deployment
-    from streaming.addresses import open_log
-    from streaming.topics import all_topics
 
     limits = Limits(confidence=confidence, min_answers=least, max_latency_ratio=slower, max_revenue_loss=revenue)
     settings = GuardSettings(limits, patience, window)
-    events = open_log(log)
-    events.create(all_topics(partitions, timedelta(days=30)))
-    monitor(
-        events,
-        Deployment(routes),
-        settings,
-        ripe,
-        stop_event(),
-        registry if promote else "",
-        share,
-    )
+    monitor(lake, Deployment(routes), settings, ripe, stop_event(), registry if promote else "", share)
 
 
 def monitor(
-    events: EventLog,
+    lake: str,
     deployment: Deployment,
     settings: GuardSettings,
     click_window_s: float,
@@ -86,22 +73,27 @@ def monitor(
     registry: str = "",
     share: int = 100,
 ) -> None:
-    """Read the log and decide about the version on probation until `stop`; promote models if `registry` is given."""
+    """Read the lake and decide about the version on probation until `stop`; promote models if `registry` is given."""
     from mechanism.objective import Penalty
-    from serving.canary.log_cohorts import LogCohorts
-    from serving.canary.monitor import CanaryMonitor, LogFeed
+    from serving.canary.lake_cohorts import LakeCohorts
+    from serving.canary.monitor import CanaryMonitor
+    from streaming.lake.store import LakeUnavailable
     from trainers.artifacts.registry import Registry
 
-    cohorts = LogCohorts(click_window_s, Penalty())
+    cohorts = LakeCohorts(lake, click_window_s, Penalty())
     judge = CanaryMonitor(deployment, cohorts, settings)
     models = Registry(registry) if registry else None
-    with LogFeed(events, cohorts) as feed:
-        while not stop.is_set():
-            while feed.poll(POLL_S) and not stop.is_set():
-                pass
+    while True:
+        try:
+            cohorts.refresh()
+        except LakeUnavailable as error:
+            log.warning("guard.lake_unavailable", reason=str(error)[:300])
+        else:
             judge.check()
-            if models is not None:
-                promote_next(models, deployment, share)
+        if models is not None:
+            promote_next(models, deployment, share)
+        if stop.wait(POLL_S):
+            return
 
 
 def promote_next(models: Registry, deployment: Deployment, share: int = 100) -> Change | None:

@@ -45,6 +45,7 @@ ENTRIES = {
     "triton": Entry("Prepare a Triton server, build model repositories, serve them.", "triton"),
     "users": Entry("Simulate users: ask a router, read its answers, follow links.", "policy,judge"),
     "worker": Entry("Run a worker on the event log: judge, lake, ledger.", "stream"),
+    "clicks": Entry("Mark charged clicks invalid and refund them.", "serve"),
     "dlq": Entry("List dead letters and replay them.", "stream"),
     "erase": Entry(
         "Erase readers' questions and answers from the lake, and print when the log has dropped them.", "stream"
@@ -55,7 +56,7 @@ ENTRIES = {
     "rollback": Entry(
         "Route the traffic back to the previous version; --history lists all changes.", "serve", "promote"
     ),
-    "guard": Entry("Monitor the promoted version in the event log; keep it or roll it back.", "stream"),
+    "guard": Entry("Monitor the promoted version in the lake; keep it or roll it back.", "stream"),
     "retrain": Entry("Retrain the serving model from its own log when that is due, and apply the gates.", "train"),
     "models": Entry("List, show, verify and register models.", ""),
     "data": Entry("Read catalogues and queries, and report every invalid row.", ""),

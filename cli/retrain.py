@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.exits import print_error, stop_event
-from cli.options import DEFAULT_REGISTRY, LakeUrl, OutcomeFile, RegistryUrl, Settings
+from cli.options import DEFAULT_REGISTRY, LakeUrl, OutcomeFile, RegistryUrl, Settings, Window
 from mechanism.errors import AuctionError, ConfigError
 
 if TYPE_CHECKING:
@@ -211,6 +211,7 @@ def due(
     registry: RegistryUrl = DEFAULT_REGISTRY,
     triggers: Annotated[str, typer.Option(help="Triggers as JSON; missing fields have their defaults.")] = "{}",
     since: Annotated[str, typer.Option(help="When the last retraining began, ISO 8601; empty: there was none.")] = "",
+    window: Window = 1_800.0,
     outcome: OutcomeFile = "",
 ) -> None:
     """Report whether a retraining is due and, if it is not, what is missing."""
@@ -222,7 +223,7 @@ def due(
 
     config, last = RetrainConfig(triggers=parse_triggers(triggers)), parse_moment("--since", since)
     entry = Registry(registry).get(serving)
-    observed = observe_since(TrainingSet(lake), entry, last or entry.log_until, last or entry.log_until, config)
+    observed = observe_since(TrainingSet(lake, window), entry, last or entry.log_until, last or entry.log_until, config)
     decision = is_due(observed, config.triggers, datetime.now(UTC))
     result = {"new": observed.new, "watermark": timestamp(observed.watermark), **decision.to_dict()}
     text = json.dumps(result, ensure_ascii=False)

@@ -13,8 +13,9 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from serving.policies.protocol import AsyncPolicyBackend
     from serving.settings import ServeSettings
 
-KEEP_ALIVE_S = 75
+ForwardedHeader: TypeAlias = Literal["x-forwarded-for", "forwarded"]
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread that charges or encodes may hold the interpreter; Python's default of 5 ms delays answers."""
 GC_THRESHOLDS = (20_000, 20, 50)
@@ -60,10 +61,29 @@ def serve(
         bool | None,
         typer.Option("--ledger/--no-ledger", help="Charge clicks beside this router. Default: yes; with Kafka no."),
     ] = None,
+    lake: Annotated[
+        str,
+        typer.Option(
+            help="Where `worker lake` writes, for erasure by /v1/erasures: a folder or s3://bucket/prefix.",
+            envvar="LLM_AUCTION_LAKE",
+        ),
+    ] = "",
+    retention_days: Annotated[float, typer.Option(help="Days that the log keeps its records.")] = 30.0,
     anonymous: Annotated[
         bool, typer.Option("--anonymous", help="Let callers without an API key chat and read auctions.")
     ] = False,
     public_url: Annotated[str, typer.Option(help="Base URL of click links, when behind a proxy.")] = "",
+    trusted_proxies: Annotated[
+        str,
+        typer.Option(
+            help="CIDR blocks of load balancers, separated by commas, that name the reader's address.",
+            envvar="LLM_AUCTION_TRUSTED_PROXIES",
+        ),
+    ] = "",
+    forwarded_header: Annotated[
+        ForwardedHeader,
+        typer.Option(help="The header that they write.", envvar="LLM_AUCTION_FORWARDED_HEADER"),
+    ] = "x-forwarded-for",
     metrics: Annotated[
         str, typer.Option(help="host:port for /metrics. Default: on --port.", envvar="LLM_AUCTION_METRICS")
     ] = "",
@@ -95,6 +115,16 @@ def serve(
         float, typer.Option(help="Seconds that answers under way may take after SIGTERM.", min=0.1)
     ] = 30.0,
     currency: Annotated[str, typer.Option(help="Currency of requests without one.")] = "USD",
+    highest_bid: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Highest bid in a currency, shown to the policy as 100 points, such as USD=2.50. Repeatable.",
+            envvar="LLM_AUCTION_HIGHEST_BID",
+        ),
+    ] = None,
+    stop_ads_after: Annotated[
+        float, typer.Option(help="Seconds without the ledger after which answers have no ads; 0: never.", min=0)
+    ] = 900.0,
     relevance_floor: Annotated[
         float, typer.Option(help="Least cosine of an ad to the conversation; 0 admits every ad.", min=0, max=0.99)
     ] = 0.2,
@@ -107,6 +137,18 @@ def serve(
     key_per_minute: Annotated[int, typer.Option(help="Requests of one key; 0: no limit.", min=0)] = 6_000,
     key_per_day: Annotated[int, typer.Option(help="Requests of one key in a day; 0: no limit.", min=0)] = 0,
     connections: Annotated[int, typer.Option(help="Maximum number of open connections.", min=1)] = 2_000,
+    head_timeout: Annotated[
+        float, typer.Option(help="Seconds within which the head of a request must arrive.", min=0.1)
+    ] = 10.0,
+    body_timeout: Annotated[
+        float, typer.Option(help="Seconds within which the body of a request must arrive.", min=0.1)
+    ] = 30.0,
+    stale_keys: Annotated[
+        float, typer.Option(help="Seconds for which known keys are accepted without the database.", min=0)
+    ] = 600.0,
+    repeat_fade: Annotated[
+        float, typer.Option(help="Factor on the bid of an ad that was shown without a click; 1: off.", min=0, max=1)
+    ] = 0.7,
     max_characters: Annotated[
         int, typer.Option(help="Maximum length of a conversation, its system prompt included.", min=1)
     ] = 32_000,
@@ -117,11 +159,14 @@ def serve(
     Raises:
         ConfigError: if options contradict each other or the port is in use.
     """
+    from serving.bid_scale import BidScale, parse_highest_bids
     from serving.campaigns.catalogue import read_catalogue
     from serving.policies.route_file import read_routes
     from serving.settings import ServeSettings, other_secrets, signing_secret
     from streaming.addresses import KAFKA
 
+    if lake and find_spec("deltalake") is None:
+        raise ConfigError("--lake", lake, "erasing needs the lake's library: pip install 'llm-auction[stream]'")
     charges = log != KAFKA if ledger is None else ledger
     settings = ServeSettings(
         state_dir=state_dir,
@@ -129,8 +174,12 @@ def serve(
         anonymous_chat=anonymous,
         public_url=public_url,
         metrics_address=metrics,
+        trusted_proxies=tuple(filter(None, map(str.strip, trusted_proxies.split(",")))),
+        forwarded_header=forwarded_header,
         log=log,
         ledger="process" if charges else "elsewhere",
+        lake=lake,
+        retention_days=retention_days,
         candidates=candidates,
         max_ads=max_ads,
         in_flight=in_flight,
@@ -138,10 +187,16 @@ def serve(
         currency=currency,
         allowed_topics=tuple(allow_topic or ()),
         relevance_floor=relevance_floor,
+        stop_ads_after_s=stop_ads_after,
+        bid_scale=BidScale(parse_highest_bids(highest_bid or [])),
         address_per_minute=address_per_minute,
         key_per_minute=key_per_minute,
         key_per_day=key_per_day,
         connections=connections,
+        head_s=head_timeout,
+        body_s=body_timeout,
+        stale_keys_s=stale_keys,
+        repeat_fade=repeat_fade,
         max_characters=max_characters,
     )
     secrets = (signing_secret(state_dir), *other_secrets(state_dir))
@@ -185,12 +240,9 @@ def run_router(
 
     The first of the `secrets` signs, all verify.
     """
-    import uvicorn
-
     from serving.accounts.keys import ensure_administrator
     from serving.campaigns.catalogue import import_catalogue
-    from serving.http.app import create_app
-    from serving.http.connections import ConnectionLimits, limited_protocol
+    from serving.http.server import server_of
     from serving.router import Router
 
     async def main() -> None:
@@ -199,28 +251,12 @@ def run_router(
         router = Router(make(), name, secrets[0], settings, encoder() if meaning else None, secrets[1:])
         now = datetime.now(UTC)
         if ads is not None:
-            import_catalogue(ads, router.campaigns, now)
+            import_catalogue(ads, router.campaigns, now, settings.bid_scale)
         key_file = ensure_administrator(router.accounts, settings.state_dir, now)
         known = f"; administrator's key in {key_file}" if key_file else ""
         typer.echo(f"{name} ({router.backend.digest[:12]}): chat at {address}{known}", err=True)
         typer.echo(f"OpenAI-compatible at {address}/v1, reports at /v1/reports; Ctrl+C stops.", err=True)
-        limits = ConnectionLimits(
-            settings.connections,
-            settings.head_s,
-            settings.body_s,
-            refused=lambda reason: router.metrics.refused_connections.labels(reason).inc(),
-        )
-        config = uvicorn.Config(
-            create_app(router),
-            http=limited_protocol(limits),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            ws="none",
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=int(settings.drain_s),
-        )
-        await uvicorn.Server(config).serve(sockets=[listener])
+        await server_of(router).serve(sockets=[listener])
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*GC_THRESHOLDS)

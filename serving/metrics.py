@@ -88,6 +88,7 @@ class Metrics:
         self.campaigns = self._gauge("campaigns", "Campaigns in memory.")
         self.unsynced = self._gauge("campaign_age_seconds", "Since the last successful read of the database.")
         self.uncharged = self._gauge("uncharged_events", "Events here that the ledger has not booked yet.")
+        self.ledger_lag = self._gauge("ledger_lag_seconds", "How long the oldest event may have waited for the ledger.")
         self.breaker = self._gauge(
             "policy_breaker_open", "1 while a circuit breaker holds requests back from a policy server."
         )

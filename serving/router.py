@@ -10,7 +10,9 @@ import gc
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from secrets import token_hex
 
 import msgspec
 import structlog
@@ -18,15 +20,17 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mechanism.errors import PolicyError
 from mechanism.files import replace_file
+from serving.accounts.idempotency import IdempotencyStore
 from serving.accounts.keys import AccountStore
 from serving.answering.answer import RouterContext, RunningAnswer, write_answer
 from serving.answering.auction_records import AuctionLog
+from serving.answering.delivery import Delivery
 from serving.answering.finalise import AdsPerAnswer, Sinks, finalise
 from serving.answering.question import Question
 from serving.answering.receipts import ReceiptSigner
 from serving.answering.rendering import DeltaQueue
 from serving.answering.repeats import RecentClicks, fades
-from serving.answering.result import AnswerRequest, AnswerResult
+from serving.answering.result import AnswerRequest
 from serving.auction.ad_load import AdLoadState, next_load
 from serving.auction.encoding import Encoder, QueryEncoder
 from serving.auction.marketplace import Marketplace
@@ -40,8 +44,10 @@ from serving.database.engine import Database
 from serving.database.migrations import migrate
 from serving.database.signatures import Signer
 from serving.errors import Overloaded
+from serving.ledger.accrued import AccruedStore
 from serving.ledger.background import LedgerProcess, LedgerThread
 from serving.ledger.entries import ChargeEvent, ChargeResult
+from serving.ledger.progress import LedgerProgress
 from serving.ledger.worker import behind
 from serving.metrics import Metrics
 from serving.policies.protocol import AsyncPolicyBackend
@@ -55,8 +61,15 @@ log = structlog.get_logger(__name__)
 AD_LOAD_S = 60.0
 AD_LOAD_FILE = "ad-load.json"
 MAINTAIN_S = 3600.0
-LAG_S = 5.0
+LAG_S = 1.0
+ACCRUED_S = 1.0
+LEDGER_AWAY = "ledger:away"
+"""Why answers have no ads while the ledger is away for too long."""
 PROBE_S = 2.0
+DELIVERY_S = 120.0
+"""How long a written answer may take to be sent before it is finalised as far as it was taken."""
+FINALISED_S = 5.0
+"""How long answers that are sent may take to be finalised at shutdown."""
 GATHERED_S = 0.05
 """How long a ledger thread gathers events for one transaction."""
 STALE_S = 60.0
@@ -67,8 +80,7 @@ class Router:
     """The parts of one router process.
 
     `model` is the public name of the served model; without an `encoder` candidates are searched by words alone. The
-    `secret` signs, the `other_secrets` verify beside it. Opens
-    the database and migrates it to this version's schema.
+    `secret` signs, the `other_secrets` verify beside it. Opens the database and migrates it to this version's schema.
 
     Raises:
         ConfigError: if a newer version wrote the database, or the address of `/metrics` is taken.
@@ -87,21 +99,24 @@ class Router:
         migrate(settings.database_url)
         self.settings = settings
         self.backend = backend
+        self.secrets = (secret, *other_secrets)
         self.metrics = Metrics(settings.currency)
-        verifying = (secret, *other_secrets)
+        verifying = self.secrets
         cursors = Signer([derived(one, "cursors") for one in verifying])
         self.database = Database(settings.database_url, cursors=cursors)
         self.campaigns = CampaignStore(self.database)
         self.accounts = AccountStore(self.database, [derived(one, "api keys") for one in verifying])
+        self.idempotency = IdempotencyStore(self.database, derived(secret, "idempotency keys"))
         self.signer = TokenSigner(key_ring([derived(one, "click tokens") for one in verifying]))
         self.receipts = ReceiptSigner([derived(one, "receipts") for one in verifying])
         self.clicks = RecentClicks()
         self.screen = ClickScreen(derived(secret, "traffic"))
         self.records = AuctionLog(settings.audited_answers)
         self.log = open_log(settings.log_address)
+        topics = all_topics(retention=timedelta(days=settings.retention_days))
         if self.log.is_local:
-            self.log.create(all_topics())
-        self.events = EventProducer(settings.spool_path, self.log, topics=all_topics(), registry=self.metrics.registry)
+            self.log.create(topics)
+        self.events = EventProducer(settings.spool_path, self.log, topics=topics, registry=self.metrics.registry)
         self.ledger = self._ledger()
         self._encoder = None if encoder is None else QueryEncoder(encoder)
         probe_D = None if encoder is None else encoder.encode([PROBE])[0]
@@ -120,6 +135,7 @@ class Router:
             self.metrics,
             settings,
             SensitiveGate(meaning, settings.allowed_topics),
+            derived(secret, "readers of links"),
             self._ad_load.load,
         )
         self._ads_per_answer = AdsPerAnswer()
@@ -131,9 +147,13 @@ class Router:
             self._ads_per_answer,
             derived(secret, PSEUDONYMS),
         )
+        self.progress = LedgerProgress(self.log, self.database, self.events)
+        self._settled_until = self.progress.booked_until
+        self._accrued = AccruedStore(self.database, token_hex(8))
         self.in_flight = 0
         self.draining = False
         self._tasks: list[asyncio.Task[None]] = []
+        self._finalising: set[asyncio.Task[None]] = set()
         self._watch_gauges()
         self.metrics_port = self.metrics.expose(settings.metrics_address) if settings.metrics_address else 0
 
@@ -156,9 +176,12 @@ class Router:
         )
         self.in_flight += 1
         deltas = DeltaQueue()
-        task = asyncio.create_task(self._answer(request, deltas))
-        task.add_done_callback(self._answer_ended)
-        return RunningAnswer(request, deltas, task)
+        task = asyncio.create_task(write_answer(request, self.context, deltas))
+        answer = RunningAnswer(request, deltas, task, Delivery())
+        finalising = asyncio.create_task(self._finalise(answer))
+        self._finalising.add(finalising)
+        finalising.add_done_callback(self._answer_ended)
+        return answer
 
     async def start(self) -> None:
         """Load campaigns and policy, and start the background tasks. The database has to be readable."""
@@ -174,6 +197,7 @@ class Router:
         self._every(self.settings.pacing_s, self.marketplace.pace, "pacing")
         self._every(PROBE_S, self._probe_policy, "policy_probe")
         self._every(LAG_S, self._measure_lag, "ledger_lag")
+        self._every(ACCRUED_S, self._share_accrued, "accrued_spend")
         self._every(MAINTAIN_S, self._maintain_log, "log_maintenance")
         if self.settings.ad_load is not None:
             self._every(AD_LOAD_S, self._adjust_ad_load, "ad_load")
@@ -181,6 +205,8 @@ class Router:
     async def stop(self) -> None:
         """Stop the background tasks; afterwards all events are on disk, and most of them are in the ledger."""
         self.draining = True
+        if self._finalising:
+            await asyncio.wait(self._finalising, timeout=FINALISED_S)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -212,15 +238,22 @@ class Router:
             waiting += sum(behind(self.log, self.database).values())
         return waiting
 
-    async def _answer(self, request: AnswerRequest, deltas: DeltaQueue) -> AnswerResult:
-        result = await write_answer(request, self.context, deltas)
+    async def _finalise(self, answer: RunningAnswer) -> None:
+        """Finalise an answer when it is written and sent, as far as its client took it."""
+        await asyncio.wait((answer.task,))
+        if answer.task.cancelled():  # before it began
+            return
+        await answer.delivery.wait(DELIVERY_S)
+        result = answer.task.result().as_delivered(answer.delivery)
         try:
             finalise(result, self._sinks)
+            if result.reserved_caps:
+                await self.marketplace.settle_caps(result.request.ads.user_id, result.request.auction_id, result.shown)
         except Exception as error:
-            log.error("answer.not_finalised", auction_id=request.auction_id, reason=type(error).__name__)
-        return result
+            log.error("answer.not_finalised", auction_id=answer.request.auction_id, reason=type(error).__name__)
 
-    def _answer_ended(self, _: asyncio.Task[AnswerResult]) -> None:
+    def _answer_ended(self, task: asyncio.Task[None]) -> None:
+        self._finalising.discard(task)
         self.in_flight -= 1
 
     def _ledger(self) -> LedgerProcess | LedgerThread | None:
@@ -266,11 +299,31 @@ class Router:
         self.metrics.breaker.set(float(self.backend.breaker_open))
 
     async def _measure_lag(self) -> None:
-        self.metrics.uncharged.set(await asyncio.to_thread(self.uncharged))
+        longest = self.settings.stop_ads_after_s
+        try:
+            waiting = await asyncio.to_thread(self.progress.measure)
+            self.metrics.uncharged.set(self.events.buffered + self.events.waiting + waiting)
+        finally:
+            away = longest > 0 and self.progress.lag_s > longest
+            if away != bool(self.context.paused):
+                log.warning("router.ads_stopped" if away else "router.ads_resumed", lag_s=round(self.progress.lag_s))
+            self.context.paused = LEDGER_AWAY if away else ""
+
+    async def _share_accrued(self) -> None:
+        """Share what the ledger has not booked with the other routers; without the database, keep what is known."""
+        accrual, now = self.marketplace.accrual, time.time()
+        own = {id_: accrual.of(id_, now) for id_ in accrual}
+        elsewhere = await asyncio.to_thread(self._accrued.exchange, own, datetime.now(UTC))
+        # What was booked by the last time: the spend that holds it has been read since.
+        self.marketplace.settle_accrued(self._settled_until, elsewhere, now)
+        self._settled_until = self.progress.booked_until
 
     async def _maintain_log(self) -> None:
         await asyncio.to_thread(self.log.maintain)
         await asyncio.to_thread(self.events.maintain)
+        await asyncio.to_thread(self.idempotency.sweep, datetime.now(UTC))
+        await asyncio.to_thread(self._accrued.sweep, datetime.now(UTC))
+        await asyncio.to_thread(self.marketplace.frequency.sweep, datetime.now(UTC))
 
     async def _adjust_ad_load(self) -> None:
         """Move the ad load towards the target number of ads per answer."""
@@ -288,6 +341,7 @@ class Router:
         metrics, market = self.metrics, self.marketplace
         metrics.watch(metrics.in_flight, lambda: float(self.in_flight))
         metrics.watch(metrics.campaigns, lambda: float(len(market.index)))
+        metrics.watch(metrics.ledger_lag, lambda: self.progress.lag_s)
         metrics.watch(metrics.ad_load, lambda: self.context.ad_load)
         metrics.watch(metrics.unsynced, lambda: time.monotonic() - market.synced_at if market.synced_at else -1.0)
 

@@ -9,11 +9,12 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from mechanism.errors import ConfigError
+from serving.bid_scale import BidScale
 
 SECRET_VARIABLE = "LLM_AUCTION_SECRET"
 OTHERS_VARIABLE = "LLM_AUCTION_OTHER_SECRETS"
@@ -67,6 +68,9 @@ class ServeSettings:
     SQLite file in the state directory. `currency` is used for requests that name none. `anonymous_chat` lets callers
     without a key chat, and read the auctions of such answers and the sums of revenue.
 
+    `trusted_proxies` are the networks (CIDR) of load balancers, whose `forwarded_header` names the reader's address and
+    scheme; from any other address the header is ignored (`serving.http.proxies`).
+
     `metrics_address` is a host:port that serves `/metrics`, and `/rollout` for the operator. Empty: `/metrics` alone is
     served, at the router's own address, where every client can read revenue and load; keep that address private, or set
     this one.
@@ -87,15 +91,24 @@ class ServeSettings:
     within `head_s`, its body within `body_s`. While the database is away, keys that were valid in the last
     `stale_keys_s` seconds are accepted; revocations are not seen meanwhile.
 
+    `bid_scale` sets the highest bid of each currency, which the policy sees as 100 points.
+
     `log` is where events go: a folder, or "kafka" (`streaming.addresses`); empty: a folder in the state directory.
     `ledger` tells where events of the log are charged: in a "process" beside the router, which keeps the work away from
-    the streams; on a "thread" of the router, which starts faster; or "elsewhere" (`llm-auction worker ledger`).
+    the streams; on a "thread" of the router, which starts faster; or "elsewhere" (`llm-auction worker ledger`). When an
+    event of this router has waited for the ledger for `stop_ads_after_s`, answers have no ads until it is booked; 0:
+    they go on.
+
+    `lake` is where `llm-auction worker lake` writes, a folder or s3://bucket/prefix, for `/v1/erasures`; empty: none.
+    `retention_days` is how long the log keeps its records.
     """
 
     state_dir: Path = Path("build/serve")
     public_url: str = ""
     database: str = ""
     metrics_address: str = ""
+    trusted_proxies: tuple[str, ...] = ()
+    forwarded_header: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"
     currency: str = "USD"
     anonymous_chat: bool = False
     link_lifetime_s: int = 24 * 3600
@@ -117,9 +130,13 @@ class ServeSettings:
     audited_answers: int = 1_000
     log: str = ""
     ledger: Literal["process", "thread", "elsewhere"] = "thread"
+    lake: str = ""
+    retention_days: float = 30.0
+    stop_ads_after_s: float = 900.0
     ad_load: AdLoadSettings | None = None
     allowed_topics: tuple[str, ...] = ()
     relevance_floor: float = 0.2
+    bid_scale: BidScale = field(default_factory=BidScale)
     conversation_ads: int = 12
     turns_between_ads: int = 0
     repeat_fade: float = 0.7
@@ -136,6 +153,7 @@ class ServeSettings:
             "routes_s",
             *("link_lifetime_s", "candidates", "max_ads", "in_flight", "waiting", "deadline_s", "encode_s", "drain_s"),
             *("refresh_s", "pacing_s", "prior_shown", "audited_answers", "connections", "head_s", "body_s"),
+            "retention_days",
         ):
             if not getattr(self, name) > 0:
                 raise ConfigError(name, getattr(self, name), "give a number above 0")
@@ -147,6 +165,8 @@ class ServeSettings:
             raise ConfigError("stale_keys_s", self.stale_keys_s, "give seconds >= 0")
         if not 0 <= self.relevance_floor < 1:
             raise ConfigError("relevance_floor", self.relevance_floor, "give a cosine from 0 to less than 1")
+        if not self.stop_ads_after_s >= 0:
+            raise ConfigError("stop_ads_after_s", self.stop_ads_after_s, "give seconds, 0 for never")
         if self.conversation_ads < 0 or self.turns_between_ads < 0:
             given = (self.conversation_ads, self.turns_between_ads)
             raise ConfigError("conversation_ads, turns_between_ads", given, "give whole numbers >= 0")

@@ -60,7 +60,11 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class CandidateAd(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An ad in the prompt. `shown_bid_micros` is the bid that the policy saw: `bid_micros` under the ad load."""
+    """An ad in the prompt.
+
+    `shown_bid_micros` is the bid that the policy saw: `bid_micros` on the scale of prompts (10,000 a point), under the
+    ad load.
+    """
 
     ad_id: Name
     campaign_id: Name
@@ -242,8 +246,10 @@ class Interaction(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, t
         return Context(self.auction_id, reader.query, candidates, profile, reader.turns)
 
     def bids(self) -> dict[AdId, Micros]:
-        """Return the bids before the ad load, by ad."""
-        return {c.ad_id: c.bid_micros for c in self.candidates}
+        """Return the bids on the scale of prompts before the ad load, by ad."""
+        if not self.ad_load:
+            return {c.ad_id: c.bid_micros for c in self.candidates}
+        return {c.ad_id: round(c.shown_bid_micros / self.ad_load) for c in self.candidates}
 
     def generation(self) -> Generation | None:
         """Return the answer as a trainer's sample; None if the policy did not finish or the reader's part is missing.
@@ -264,7 +270,7 @@ class Click(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_fie
     A valid click is charged once per `click_id`, which names the ad in the answer (`click_id_of`). The charge is
     `price_micros`, the price that the auction set (0 unless the pricing is per click). An invalid click has a `reason`,
     is not charged, and does not keep a later valid click from being charged. `model_version` is that of the answer,
-    empty if the link did not hold it.
+    empty if the link did not hold it. `source` is a keyed hash of the address that the click came from.
     """
 
     click_id: Name
@@ -277,6 +283,7 @@ class Click(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_fie
     price_micros: Price
     currency: Currency
     model_version: str = ""
+    source: Pseudonym = ""
 
     @property
     def key(self) -> str:
@@ -292,6 +299,37 @@ class Click(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_fie
             raise ValueError("an invalid click has a reason, a valid one has none")
         if self.click_id != click_id_of(self.auction_id, self.ad_id):
             raise ValueError(f"click_id is not {click_id_of(self.auction_id, self.ad_id)!r}")
+
+
+class Conversion(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_field="version"):
+    """What a reader did on an advertiser's page after a valid click, as the advertiser reported it.
+
+    `conversion_id` is a hash of the advertiser's own id and `type`, by which a conversion counts once. `clicked_at` is
+    the time of the click. `value_micros` is what it was worth to the advertiser, 0 if that was not reported.
+    """
+
+    conversion_id: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+    click_id: Name
+    auction_id: AuctionId
+    ad_id: Name
+    campaign_id: Name
+    type: Name
+    placement: str = ""
+    model_version: str = ""
+    clicked_at: Moment
+    value_micros: Price = 0
+    currency: Currency
+
+    @property
+    def key(self) -> str:
+        return self.auction_id
+
+    @property
+    def event_id(self) -> str:
+        return self.conversion_id
+
+    def _check(self) -> None:
+        require_utc("clicked_at", self.clicked_at)
 
 
 class GradedAd(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -328,37 +366,7 @@ class Judgement(Event, frozen=True, kw_only=True, omit_defaults=True, tag=2, tag
         require_utc("answered_at", self.answered_at)
 
 
-class CampaignState(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_field="version"):
-    """A campaign's settings and spending at `occurred_at`.
-
-    The newest state replaces all earlier ones: the topic is compacted, and a record without value removes the campaign.
-    `spent_micros` is the campaign's total in the ledger, `day_micros` the total of `day` (ISO date in the campaign's
-    time zone). A budget of None is unlimited. `revision` grows with every change by the advertiser.
-    """
-
-    campaign_id: Name
-    advertiser_id: Name
-    state: Literal["active", "paused", "ended"]
-    revision: Count
-    currency: Currency
-    pricing: Pricing
-    bid_micros: Price
-    daily_budget_micros: Count | None = None
-    total_budget_micros: Count | None = None
-    spent_micros: Count = 0
-    day: str = ""
-    day_micros: Count = 0
-
-    @property
-    def key(self) -> str:
-        return self.campaign_id
-
-    @property
-    def event_id(self) -> str:
-        return f"{self.campaign_id}:{self.revision}:{self.occurred_at.isoformat()}"
-
-
-AnyEvent = Interaction | Click | Judgement | CampaignState
+AnyEvent = Interaction | Click | Conversion | Judgement
 
 
 def click_id_of(auction_id: str, ad_id: AdId) -> str:

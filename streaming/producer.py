@@ -55,6 +55,7 @@ class EventProducer:
         self._buffered = buffered
         self._incoming: deque[_Put] = deque()
         self._held: list[_Put] = []
+        self._accepted = 0
         self._write_now = threading.Event()
         self._closing = threading.Event()
         self._written_to = self._spool.end(PARTITION)
@@ -80,6 +81,11 @@ class EventProducer:
         self._enqueue(event, future)
         self._write_now.set()
         return future
+
+    @property
+    def accepted(self) -> int:
+        """Number of events accepted since the start; the log holds all but `buffered` and `waiting` of them."""
+        return self._accepted
 
     @property
     def waiting(self) -> int:
@@ -116,6 +122,7 @@ class EventProducer:
                 future.set_exception(LogUnavailable("the buffer of events is full: see to the spool's disk"))
             return
         self._incoming.append((event, future))
+        self._accepted += 1
 
     def _write(self) -> None:
         """Run the writer's thread."""

@@ -29,8 +29,8 @@ from mechanism.canary.limits import Limits
 from mechanism.objective import Penalty
 from mechanism.statistics import bootstrap_interval
 from serving.canary.guard import GuardSettings
-from serving.canary.log_cohorts import LogCohorts
-from serving.canary.monitor import CanaryMonitor, LogFeed
+from serving.canary.lake_cohorts import LakeCohorts
+from serving.canary.monitor import CanaryMonitor
 from serving.canary.promotion_and_rollback import Change, Deployment
 from streaming.embedded import EmbeddedLog
 from streaming.events import AnyEvent, Interaction
@@ -67,11 +67,10 @@ class Drill:
         self.deployment = Deployment(self.folder / "routes.json", lambda: self.traffic.now)
         self.log = new_log(self.folder / "log")
         self.lake = str(self.folder / "lake")
-        self.cohorts = LogCohorts(WINDOW.total_seconds(), Penalty())
+        self.cohorts = LakeCohorts(self.lake, WINDOW.total_seconds(), Penalty(), lambda: self.traffic.now)
         # answers are generated in batches and all quick, so that any ratio of latencies must count
         guard = GuardSettings(Limits(min_answers=LEAST, fast_s=0.0), patience_answers=LEAST)
         self.monitor = CanaryMonitor(self.deployment, self.cohorts, guard)
-        self.feed = LogFeed(self.log, self.cohorts)
         self.events: list[AnyEvent] = []
         self.versions: dict[str, dict[str, Any]] = {}
         self.revenues: dict[str, list[float]] = {}
@@ -100,8 +99,8 @@ class Drill:
         server = Server(Policy.load(version.policy), version.digest, slowed)
         events = self.traffic.serve(server, count, self.log)
         self.events += events
-        while self.feed.poll(0.2):
-            pass
+        run_workers(self.log, self.lake, self.events, WINDOW.total_seconds())
+        self.cohorts.refresh()
         self._record(version.name, events)
         # the clicks of the last answers arrive within the window
         found = self.monitor.check(self.traffic.now + WINDOW)

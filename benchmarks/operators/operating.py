@@ -33,10 +33,13 @@ def grant(api: client.ApiClient, home: str, namespaces: Sequence[str]) -> str:
         return {"metadata": {"name": name}, "roleRef": role, "subjects": subject}
 
     wide = f"{ACCOUNT}-{home}"
-    roles.create_cluster_role({"metadata": {"name": wide}, "rules": rules(cluster=True)})
+    roles.create_cluster_role({"metadata": {"name": wide}, "rules": rules("cluster")})
     roles.create_cluster_role_binding(binding("ClusterRole", wide))
+    lease = f"{ACCOUNT}-lease"
+    roles.create_namespaced_role(home, {"metadata": {"name": lease}, "rules": rules("own")})
+    roles.create_namespaced_role_binding(home, binding("Role", lease))
     for namespace in namespaces:
-        roles.create_namespaced_role(namespace, {"metadata": {"name": ACCOUNT}, "rules": rules(cluster=False)})
+        roles.create_namespaced_role(namespace, {"metadata": {"name": ACCOUNT}, "rules": rules("watched")})
         roles.create_namespaced_role_binding(namespace, binding("Role", ACCOUNT))
     # long-lived, because no kubelet renews it as in a pod
     wanted = {"spec": {"expirationSeconds": TOKEN_S}}
@@ -55,8 +58,9 @@ def kubeconfig_with(token: str, admin: Path, target: Path) -> Path:
 class Running:
     """The operator's process, which can be killed and restarted."""
 
-    def __init__(self, kubeconfig: Path, namespaces: Sequence[str], log: Path) -> None:
+    def __init__(self, kubeconfig: Path, namespaces: Sequence[str], log: Path, options: Sequence[str] = ()) -> None:
         self.command = [sys.executable, "-m", "cli.main", "operator", "--kubeconfig", str(kubeconfig), "--metrics", ""]
+        self.command += options
         for namespace in namespaces:
             self.command += ["--namespace", namespace]
         self.log = log

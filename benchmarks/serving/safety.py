@@ -121,7 +121,7 @@ async def _judge(prompts: Sequence[Mapping[str, Any]], folder: Path) -> tuple[li
         if not verdict.code:
             text = "\n".join(asked[-3:])
             request = PlacementRequest(str(number), datetime.now(UTC), settings.currency, query=text)
-            offers, _ = market.offers(text, vectors, market.evaluate(request))
+            offers, _ = market.offers(text, vectors, await market.evaluate(request))
         topic = entry.get("topic") or ""
         judged.append(Judged(entry["label"], entry["language"], topic, bool(verdict.code), len(offers)))
     names = Names(market.index)

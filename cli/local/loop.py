@@ -7,6 +7,7 @@ process restarts them, judges the version on probation and promotes models that 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 POLL_S = 1.0
+READ_S = 5.0
+"""Seconds between two reads of the lake."""
 CLICK_WINDOW_S = 600.0
 """The attribution window of the loop's retrainings."""
 UNLIMITED = ("--address-per-minute", "0")
@@ -97,6 +100,7 @@ def serving_programs(paths: LoopPaths, port: int, profile: Profile) -> list[Prog
     ask += ["--state", str(paths.root / "users.json")]
     answer = ["--model", MODEL_NAME, "--routes", str(paths.routes), "--port", str(port), "--state-dir", str(paths.root)]
     answer += ["--candidates", str(profile.offers), "--anonymous", *UNLIMITED]
+    answer += ["--lake", str(paths.lake)]
     return [
         Program("users", ["users", *ask], ONE_THREAD, nice=5),
         Program("router", ["serve", *answer, *log_at], profile.environment, stop_timeout_s=60.0),
@@ -148,33 +152,29 @@ class Loop:
         self, paths: LoopPaths, deployment: Deployment, guard: GuardSettings, click_window_s: float = 60.0
     ) -> None:
         from mechanism.objective import Penalty
-        from serving.canary.log_cohorts import LogCohorts
+        from serving.canary.lake_cohorts import LakeCohorts
         from serving.canary.monitor import CanaryMonitor
 
         self.paths = paths
         self.deployment = deployment
         self.supervisor = Supervisor(paths.output)
-        self.cohorts = LogCohorts(click_window_s, Penalty())
+        self.cohorts = LakeCohorts(str(paths.lake), click_window_s, Penalty())
         self.monitor = CanaryMonitor(deployment, self.cohorts, guard)
 
     def run(self, stop: threading.Event, show: Callable[[Loop], None]) -> None:
         """Supervise the processes, judge the version on probation and promote what passed its gates until `stop`."""
         from cli.guard import promote_next
-        from serving.canary.monitor import LogFeed
-        from streaming.addresses import open_log
-        from streaming.topics import all_topics
         from trainers.artifacts.registry import Registry
 
-        events, models = open_log(str(self.paths.log)), Registry(self.paths.registry)
-        events.create(all_topics())
-        with LogFeed(events, self.cohorts) as feed:
-            while not stop.is_set():
-                try:
-                    feed.poll(POLL_S)
-                    self.supervisor.restart_exited()
-                    self.monitor.check()
-                    promote_next(models, self.deployment)
-                except AuctionError as error:
-                    log.error("loop.step_failed", reason=str(error))
-                    stop.wait(POLL_S)
-                show(self)
+        models, read_at = Registry(self.paths.registry), 0.0
+        while not stop.wait(POLL_S):
+            try:
+                self.supervisor.restart_exited()
+                if time.monotonic() >= read_at:
+                    self.cohorts.refresh()
+                    read_at = time.monotonic() + READ_S
+                self.monitor.check()
+                promote_next(models, self.deployment)
+            except AuctionError as error:
+                log.error("loop.step_failed", reason=str(error))
+            show(self)

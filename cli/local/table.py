@@ -22,9 +22,10 @@ NEWEST = 1_000
 def loop_table(loop: Loop, entries: Sequence[ModelEntry], address: str) -> RenderableType:
     """Return the versions, oldest first, with the state of the processes below."""
     from serving.canary.guard import figures_of
-    from serving.canary.log_cohorts import newest
+    from serving.canary.lake_cohorts import newest
 
-    now, window_s = datetime.now(UTC).timestamp(), loop.cohorts.click_window_s
+    now = (loop.cohorts.until or datetime.now(UTC)).timestamp()
+    window_s = loop.cohorts.click_window_s
     columns = ("version", "traffic", "answers", "points/query", "with ads", "p95", "state")
     table = Table(*columns, title=f"{address}   Ctrl+C stops")
     history = loop.deployment.history()

@@ -17,12 +17,11 @@ from operators.resources.base import (
     checked_value,
     rule,
 )
-from operators.resources.pods import Image, KeyOf, MountPath, NamedObject, PodFields, PodSecurity, Resources
+from operators.resources.pods import Image, MountPath, NamedObject
+from operators.resources.routers import VOLUMES, Pods, Replicas, Router, Share
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Ratio = Annotated[float, Field(gt=0, le=100)]
 Seconds = Annotated[int, Field(ge=0, le=2_592_000)]
-Replicas = Annotated[int, Field(ge=1, le=1000)]
 Percent = Annotated[int, Field(ge=1, le=100)]
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 
@@ -41,108 +40,6 @@ class Model(ApiModel):
         ),
     ]
     """sha256 of its weights, as `llm-auction triton build` prints it. A version with other weights gets no traffic."""
-
-
-VOLUMES = (
-    rule("self.volumes.all(v, self.volumes.exists_one(w, w.name == v.name))", "volumes must have different names"),
-    rule(
-        "self.volumes.all(v, !v.name.startsWith('llm-auction-') && !(v.mountPath in ['/tmp', '/dev/shm']) &&"
-        " !v.mountPath.startsWith('/var/lib/llm-auction') && !v.mountPath.startsWith('/etc/llm-auction'))",
-        "volumes must not be named llm-auction-* or mounted at /tmp, /dev/shm, /var/lib/llm-auction, /etc/llm-auction",
-    ),
-)
-
-
-class ServerSecurity(PodSecurity):
-    """User and groups of the containers, which get no capabilities, no further privileges and a read-only root."""
-
-    run_as_non_root: bool = True
-    """Refuse to start as root."""
-
-
-class Pods(PodFields):
-    """Pod settings of routers and policy servers."""
-
-    resources: Resources = Resources()
-    """CPU and memory of each pod."""
-    service_account_name: Name | None = None
-    """Service account of the pods. Its token is never mounted."""
-    pod_security: ServerSecurity = ServerSecurity()
-    """User and groups of the containers."""
-
-
-class Autoscaling(ApiModel):
-    """A HorizontalPodAutoscaler on the routers' CPU."""
-
-    model_config = checked(rule("self.minReplicas <= self.maxReplicas", "minReplicas must not exceed maxReplicas"))
-    min_replicas: Replicas = 2
-    """Smallest number of routers."""
-    max_replicas: Replicas = 10
-    """Largest number of routers."""
-    target_cpu_percent: Annotated[int, Field(ge=1, le=1000)] = 60
-    """Target of the average CPU, in per cent of what the routers request."""
-    scale_down_seconds: Annotated[int, Field(ge=0, le=3600)] = 300
-    """Seconds for which fewer routers must suffice before their number is reduced."""
-
-
-class SecretKey(ApiModel):
-    """A value in a Secret."""
-
-    secret_key_ref: KeyOf
-    """Name and key of the Secret."""
-
-
-class Router(Pods):
-    """The routers, which receive users' questions and clicks."""
-
-    model_config = checked(
-        *VOLUMES,
-        rule("!(has(self.replicas) && has(self.autoscaling))", "give replicas or autoscaling, not both"),
-        rule(
-            "!has(self.autoscaling) || (has(self.resources.requests) && 'cpu' in self.resources.requests)",
-            "autoscaling needs resources.requests.cpu: the target is in per cent of it",
-        ),
-    )
-    image: Image
-    """Container image with llm-auction and its extras `serve` and `triton`."""
-    replicas: Replicas | None = None
-    """Number of routers; 2 without it and without autoscaling."""
-    autoscaling: Autoscaling | None = None
-    """Number of routers by load."""
-    max_unavailable: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Number of routers that may be missing while nodes are drained (PodDisruptionBudget)."""
-    model_name: Annotated[str, Field(pattern="^[A-Za-z0-9][-A-Za-z0-9._]*$", max_length=63)] = "llm-auction"
-    """Name of the model in the API, the same for all versions."""
-    database: SecretKey
-    """URL of the PostgreSQL database."""
-    secret: SecretKey
-    """At least 32 random characters, from which the keys for click links and API keys are derived."""
-    other_secrets: SecretKey | None = None
-    """Secrets that verify beside `secret` and sign nothing, separated by white space: the next one before a rotation,
-    the former one after it."""
-    public_url: Annotated[str, Field(pattern="^https?://[^ ]+$", max_length=512)] | None = None
-    """Base URL of click links; by default the address to which the question was sent."""
-    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "USD"
-    """Currency of questions that do not name one."""
-    candidates: Annotated[int, Field(ge=1, le=100)] = 20
-    """Number of ads in a prompt."""
-    max_ads: Annotated[int, Field(ge=1, le=10)] = 3
-    """Largest number of sponsored links in an answer."""
-    in_flight: Annotated[int, Field(ge=1, le=100_000)] = 256
-    """Largest number of answers in progress in a router; beyond it, it responds with 503."""
-    anonymous: bool = False
-    """Whether callers without an API key may ask questions."""
-    address_per_minute: Annotated[int, Field(ge=0, le=10_000_000)] = 0
-    """Requests a minute of one address without an API key, by router; 0 is no limit. Behind an ingress all clients have
-    its address, unless env sets FORWARDED_ALLOW_IPS to the addresses whose X-Forwarded-For the router believes."""
-    key_per_minute: Annotated[int, Field(ge=0, le=10_000_000)] = 6_000
-    """Requests a minute of one API key, by router; 0 is no limit."""
-    key_per_day: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
-    """Requests a day of one API key, by router; 0 is no limit."""
-    connections: Annotated[int, Field(ge=1, le=1_000_000)] = 2_000
-    """Largest number of open connections of a router."""
-    drain_seconds: Annotated[int, Field(ge=1, le=600)] = 30
-    """Seconds for answers in progress when a router is shut down."""
 
 
 class Source(ApiModel):
@@ -177,7 +74,7 @@ class Policy(Pods):
     source: Source
     """Source of the models."""
     replicas: Replicas = 1
-    """Number of policy servers of each version."""
+    """Number of policy servers for all questions. A version that takes over has as many as its share needs."""
     gpus: Annotated[int, Field(ge=0, le=16)] = 0
     """GPUs of each pod."""
     gpu_resource: Name = "nvidia.com/gpu"
@@ -242,6 +139,9 @@ class Rollout(ApiModel):
     """Limits meanwhile; a version that breaks one is rolled back."""
     max_weight: Annotated[int, Field(ge=0, le=100)] = 100
     """Largest share of a new version, in per cent, until it is raised. 0: the version is loaded and verified only."""
+    max_unavailable: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Policy servers of the stable version, of those that its share needs, that may be given up for the new version
+    where the nodes have no room for both. At least one stays, so a single server needs room for a second one."""
     paused: bool = False
     """Take no further step; the guards stay active."""
     attempt: Annotated[int, Field(ge=0, le=1_000_000)] = 0
@@ -361,6 +261,10 @@ class AuctionServiceStatus(Status):
     """The candidate's step, from 0; -1 while it has no traffic."""
     weight: int = 0
     """The candidate's share in per cent."""
+    candidate_replicas: int = 0
+    """Policy servers of the candidate: as many as its share, or its next step, needs."""
+    stable_replicas: int | None = None
+    """Policy servers that the stable version has left where the nodes have no room for both; else all."""
     step_since: Moment | None = None
     """Start of the step."""
     canary_since: Moment | None = None

@@ -43,6 +43,7 @@ def irpojob(policy: Desired, name: str, base: str, until: datetime) -> Manifest:
 def look_job(policy: Desired, name: str, serving: str, since: datetime | None) -> Manifest:
     """Render a look Job; its termination message is the decision of `llm-auction due` as JSON."""
     template = policy.spec.template.spec
+    window_s = template.config.get("feedback", {}).get("window_s")
     arguments = [
         "--log-format",
         "json",
@@ -57,6 +58,7 @@ def look_job(policy: Desired, name: str, serving: str, since: datetime | None) -
         json.dumps(policy.spec.triggers, sort_keys=True),
         "--outcome",
         TERMINATION_LOG,
+        *(["--window", f"{window_s:g}"] if window_s is not None else []),
         *(["--since", since.isoformat(timespec="seconds")] if since is not None else []),
     ]
     spec = {

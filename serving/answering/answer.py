@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -19,11 +19,13 @@ from mechanism.types import AdId, Answer, Context
 from mechanism.weights import model_version
 from serving import tracing
 from serving.answering.auction_records import AnswerOutcome, EvaluationSummary
+from serving.answering.delivery import Delivery
 from serving.answering.rendering import DeltaQueue, VisibleAnswer, VisibleDelta
 from serving.answering.result import AnswerRequest, AnswerResult
 from serving.answering.scan import AnswerScan
 from serving.answering.stop import StopSequences
 from serving.auction.eligibility import PlacementRequest
+from serving.auction.frequency import has_caps
 from serving.auction.marketplace import Marketplace
 from serving.auction.offers import Offer
 from serving.auction.relevance import BELOW_FLOOR
@@ -37,6 +39,7 @@ from serving.errors import ClientGone, Overloaded, PolicyTimeout
 from serving.metrics import Metrics
 from serving.policies.protocol import AsyncPolicyBackend, Completed, PolicyVersion, TextDelta
 from serving.settings import ServeSettings
+from streaming.pseudonyms import pseudonym
 
 log = structlog.get_logger(__name__)
 
@@ -44,13 +47,19 @@ UNDERSTOOD = 4
 """The reader's newest messages whose meaning is read, not their words alone."""
 GRACE_S = 1.0
 """How long after the deadline a backend may still end the answer itself."""
+READER_DIGITS = 16
+"""Digits of the reader's hash in a link: enough to tell the readers of one ad within minutes apart."""
 LONGEST_VERSION = 32
 """Longest model version that is put into a link; a longer one is in the auction record only."""
 
 
 @dataclass(slots=True)
 class RouterContext:
-    """What all answers of a router share. `ad_load` is the factor on the bids that the policy sees."""
+    """What all answers of a router share.
+
+    `reader_key` makes the hashes of readers in links, `ad_load` is the factor on the bids that the policy sees.
+    `paused` is the code why no answer has ads now, empty otherwise.
+    """
 
     model: str
     marketplace: Marketplace
@@ -59,7 +68,9 @@ class RouterContext:
     metrics: Metrics
     settings: ServeSettings
     gate: SensitiveGate
+    reader_key: bytes = field(repr=False)
     ad_load: float = 1.0
+    paused: str = ""
 
 
 async def write_answer(request: AnswerRequest, context: RouterContext, deltas: DeltaQueue) -> AnswerResult:
@@ -76,11 +87,15 @@ async def write_answer(request: AnswerRequest, context: RouterContext, deltas: D
 
 @dataclass(frozen=True, slots=True)
 class RunningAnswer:
-    """An answer that is being written: its text so far in `deltas`, its end as the result of `task`."""
+    """An answer that is being written: its text so far in `deltas`, its end as the result of `task`.
+
+    Whoever sends it reports to `delivery`, its end included.
+    """
 
     request: AnswerRequest
     deltas: DeltaQueue
     task: asyncio.Task[AnswerResult]
+    delivery: Delivery
 
     async def result(self) -> AnswerResult:
         """Wait for the end of the answer; raises its error if it failed or was cancelled."""
@@ -119,6 +134,7 @@ class _AnswerWriter:
             settings.link_lifetime_s,
             request.ads.placement,
             version if len(version) <= LONGEST_VERSION else "",
+            pseudonym(request.ads.user_id if request.ads.consent else "", context.reader_key)[:READER_DIGITS],
         )
         self._currency = settings.currency
         self._evaluation: EvaluationSummary | None = None
@@ -126,6 +142,7 @@ class _AnswerWriter:
         self._apart: tuple[Displaced, ...] = ()
         self._verdict = Verdict()
         self._withheld = ""
+        self._reserved_caps = False
         self._visible = VisibleAnswer(self._offers, self._links.url, request.max_ads)
         self._parsed = Answer("", "")
         self._completed: Completed | None = None
@@ -152,6 +169,8 @@ class _AnswerWriter:
         if error is not None and not self._request.question.request.stream:
             # Only the reader of a stream has seen the text before the error: otherwise no ad was shown or is billed.
             self._visible = VisibleAnswer({}, self._links.url, 1)
+        elif error is None and not self._request.question.request.stream:
+            self._deltas.put(self._visible.relink(self._deltas.take_ready()))
         return AnswerResult(
             request=self._request,
             outcome=outcome,
@@ -173,6 +192,7 @@ class _AnswerWriter:
             first_token_s=self._first_token_s,
             seconds=self._elapsed(),
             error=error,
+            reserved_caps=self._reserved_caps,
         )
 
     async def _failure(self) -> Exception | None:
@@ -226,13 +246,13 @@ class _AnswerWriter:
             with tracing.span("sensitive"):
                 vectors = await self._read()
                 self._verdict = self._judge(vectors)
-            self._withheld = self._verdict.code or request.withheld
+            self._withheld = self._verdict.code or request.withheld or self._context.paused
             if self._withheld or not request.ads.enabled or request.max_ads == 0:
                 return ()
             with tracing.span("eligibility"):
                 placement = self._placement()
                 self._currency = placement.currency
-                evaluation = market.evaluate(placement)
+                evaluation = await market.evaluate(placement)
                 self._evaluation = EvaluationSummary.of(evaluation)
             if not len(evaluation):
                 return ()
@@ -245,6 +265,8 @@ class _AnswerWriter:
             log.error("answer.no_candidates", auction_id=request.auction_id, reason=type(error).__name__)
             return ()
         offers = tuple(offer for offer in found if not is_planted(offer.creative))
+        self._reserved_caps = any(has_caps(offer.campaign) for offer in offers)
+        offers = await market.within_caps(placement, offers)
         self._withheld = "" if found else BELOW_FLOOR
         self._offers = {offer.ad.id: offer for offer in offers}
         return offers
@@ -345,9 +367,7 @@ class _AnswerWriter:
         question, request = self._request.question, self._request
         bidders = tuple(offer.candidate() for offer in offers)
         context = Context(request.auction_id, question.query, bidders, question.profile, question.turns)
-        if request.ad_load == 1 and not request.fades:
-            return context
-        return context.with_bids({offer.ad.id: request.shown_bid(offer.ad.id, offer.bid) for offer in offers})
+        return context.with_bids({offer.ad.id: request.shown_bid(offer) for offer in offers})
 
     def _show(self, deltas: list[VisibleDelta]) -> None:
         if not deltas:

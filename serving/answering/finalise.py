@@ -1,4 +1,4 @@
-"""Finalise an ended answer: its record, its payments, its metrics, its event for the log, its frequency counts.
+"""Finalise an ended answer: its record, its payments, its metrics, its event for the log, its accrued cost.
 
 Impressions and participation are paid by `mechanism.payments` at predicted rates; a click is charged when it comes. The
 ledger reads all of it from the event log (`serving.ledger`), never from here.
@@ -6,6 +6,7 @@ ledger reads all of it from the event log (`serving.ledger`), never from here.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,13 +69,8 @@ def finalise(result: AnswerResult, sinks: Sinks) -> None:
     record = _record(result, _payments(result, sinks.marketplace.rates), excluded)
     sinks.records.add(OwnedRecord(record, result.request.owner, result.evaluation))
     _count(result, record, excluded, sinks)
+    _accrue(result, record, sinks.marketplace)
     sinks.events.put(interaction_of(result, record, sinks.pseudonym_key))
-    ads = result.request.ads
-    if ads.consent and ads.user_id:
-        for ad_id in result.shown:
-            campaign = result.offers[ad_id].campaign
-            seen_at = result.request.received_at.timestamp()
-            sinks.marketplace.frequency.record(ads.user_id, campaign, ad_id, seen_at)
     log.info(
         "answer.finalised",
         auction_id=record.auction_id,
@@ -87,8 +83,18 @@ def finalise(result: AnswerResult, sinks: Sinks) -> None:
     )
 
 
+def _accrue(result: AnswerResult, record: AuctionRecord, market: Marketplace) -> None:
+    """Count the answer's cost against budgets until the ledger books it."""
+    now = time.time()
+    for payment in record.payments:
+        market.accrue(result.offers[payment.ad_id], payment.price_micros, now)
+    for ad_id in result.shown:
+        if result.offers[ad_id].campaign.pricing is Pricing.CLICK:
+            market.accrue(result.offers[ad_id], None, now)
+
+
 def _payments(result: AnswerResult, rates: ClickRates) -> list[PaymentRecord]:
-    """Return the payments for impressions, and for participation in a completed answer."""
+    """Return the payments for impressions that reached the reader, and for participation in an answer that did."""
     by_pricing: dict[Pricing, list[AdId]] = {}
     for ad_id, offer in result.offers.items():
         by_pricing.setdefault(offer.campaign.pricing, []).append(ad_id)
@@ -97,7 +103,8 @@ def _payments(result: AnswerResult, rates: ClickRates) -> list[PaymentRecord]:
         bids = {ad_id: result.offers[ad_id].bid for ad_id in seen}
         answer = Answer("", "", tuple(Insertion(ad_id, 0, 0) for ad_id in seen))
         prices |= impression_payments(answer, bids, {ad_id: rates.of(ad_id) for ad_id in seen})
-    if (parts := by_pricing.get(Pricing.PARTICIPATION, [])) and result.completed is not None:
+    parts = by_pricing.get(Pricing.PARTICIPATION, [])
+    if parts and result.completed is not None and result.delivered:
         bids = {ad_id: result.offers[ad_id].bid for ad_id in parts}
         inserted = insertion_rates(result.completed.choices, parts)
         prices |= participation_payments(bids, {ad_id: inserted[ad_id] * rates.of(ad_id) for ad_id in parts})
@@ -133,7 +140,7 @@ def _record(result: AnswerResult, payments: list[PaymentRecord], excluded: dict[
                 advertiser=offer.ad.advertiser,
                 category=offer.ad.category,
                 bid_micros=offer.bid,
-                shown_bid_micros=request.shown_bid(offer.ad.id, offer.bid),
+                shown_bid_micros=request.shown_bid(offer),
                 pricing=offer.campaign.pricing,
                 relevance=round(offer.relevance, 4),
             )

@@ -118,7 +118,7 @@ def _reader(result: AnswerResult, pseudonym_key: bytes) -> Reader:
         profile=None if question.profile is None else _profile(question.profile),
         raw=result.parsed.raw,
         text=text,
-        spans=tuple(Span(*span) for span in spans),
+        spans=tuple(Span(*span) for span in spans if span[0] in result.shown),
     )
 
 

@@ -133,6 +133,15 @@ class VisibleAnswer:
         held, self._held_back = self._held_back, ""
         return self._sentence(held)
 
+    def relink(self, deltas: Iterable[VisibleDelta]) -> list[VisibleDelta]:
+        """Return the deltas with links made now: those of an answer that is sent as a whole are sent at its end.
+
+        The ads in it get the same addresses.
+        """
+        relinked = [delta if delta.ad is None else self._relinked(delta.content, delta.ad) for delta in deltas]
+        self.ads = [delta.ad for delta in relinked if delta.ad is not None]
+        return relinked
+
     def _text(self, text: str) -> list[VisibleDelta]:
         if len(self.ads) < self._max_ads:
             return self._show(text)
@@ -169,6 +178,12 @@ class VisibleAnswer:
         )
         self.ads.append(ad)
         return [*gap, *self._show(content, ad)]
+
+    def _relinked(self, content: str, ad: SponsoredLink) -> VisibleDelta:
+        url = self._click_url(self._offers[ad.ad_id])
+        return VisibleDelta(
+            content.replace(f"({ad.click_url})", f"({url})"), msgspec.structs.replace(ad, click_url=url)
+        )
 
     def _show(self, content: str, ad: SponsoredLink | None = None) -> list[VisibleDelta]:
         if not content:

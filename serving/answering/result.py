@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from mechanism.types import AdId, Answer, Micros
 from serving.answering.auction_records import AnswerOutcome, EvaluationSummary, new_auction_id
 from serving.answering.conversation import ads_left
+from serving.answering.delivery import Delivery
 from serving.answering.question import AdsFields, Question
 from serving.answering.rendering import SponsoredLink
 from serving.auction.offers import Offer
 from serving.auction.separation import Displaced
+from serving.bid_scale import BidScale
 from serving.policies.protocol import AnswerLimits, Completed
 from serving.settings import ServeSettings
 
@@ -27,9 +29,9 @@ class AnswerRequest:
     """A checked question with its identity and its limits.
 
     `owner` is the id of the API key, empty without one. `base_url` begins the click links. `arrived` is the time of the
-    request on the event loop's clock, `received_at` in UTC. `withheld` is the code of
-    a limit of the conversation that leaves no ads. `ad_load` is the factor on the bids that the policy sees, `fades` a
-    further one by ad (`serving.answering.repeats`).
+    request on the event loop's clock, `received_at` in UTC. `withheld` is the code of a limit of the conversation that
+    leaves no ads. `ad_load` is the factor on the bids that the policy sees, `fades` a further one by ad
+    (`serving.answering.repeats`), `bid_scale` the scale of prompts that they are put on.
     """
 
     question: Question
@@ -43,6 +45,7 @@ class AnswerRequest:
     withheld: str
     ad_load: float
     fades: Mapping[AdId, float]
+    bid_scale: BidScale
 
     @classmethod
     def create(
@@ -77,11 +80,13 @@ class AnswerRequest:
             withheld=withheld if ads.enabled else "",
             ad_load=ad_load,
             fades=fades,
+            bid_scale=settings.bid_scale,
         )
 
-    def shown_bid(self, ad_id: AdId, bid: Micros) -> Micros:
-        """Return the bid of an ad as the policy sees it."""
-        return round(bid * self.ad_load * self.fades.get(ad_id, 1.0))
+    def shown_bid(self, offer: Offer) -> Micros:
+        """Return the bid of an offer as the policy reads it, on the scale of prompts."""
+        factor = self.ad_load * self.fades.get(offer.ad.id, 1.0)
+        return self.bid_scale.shown(offer.bid, offer.campaign.currency, factor)
 
     @property
     def ads(self) -> AdsFields:
@@ -115,8 +120,10 @@ class AnswerResult:
     reader saw, `left_out` the ads that the policy wrote past the maximum. `completed` is None unless the policy ended
     the answer itself. `written` are the deltas of its text, `stopped` tells whether a stop sequence ended it.
     `withheld` is the reason code of a conversation that may have no ads, empty for others. `generations` is 2 where an
-    answer without ads replaced a failed one. `error` is what ended an answer that failed or was cancelled. Times in
-    seconds since the request arrived; `first_token_s` is None without any text.
+    answer without ads replaced a failed one. `error` is what ended an answer that failed or was cancelled. `delivered`
+    is False where its client had gone before the end. `reserved_caps` is True if impressions of campaigns with
+    frequency caps were reserved for it. Times in seconds since the request arrived; `first_token_s` is None without any
+    text.
     """
 
     request: AnswerRequest
@@ -139,6 +146,13 @@ class AnswerResult:
     first_token_s: float | None
     seconds: float
     error: Exception | None
+    delivered: bool = True
+    reserved_caps: bool = False
+
+    def as_delivered(self, delivery: Delivery) -> AnswerResult:
+        """Return the result with the ads alone that reached the reader."""
+        ads = tuple(ad for ad in self.ads if ad.ad_id in delivery.ads)
+        return replace(self, ads=ads, delivered=delivery.complete)
 
     @property
     def shown(self) -> tuple[AdId, ...]:

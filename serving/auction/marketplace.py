@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from mechanism.errors import InputError
+from mechanism.types import AdId, Micros
+from serving.auction.accrual import Accrual
 from serving.auction.eligibility import EligibilityIndex, Evaluation, PlacementRequest
+from serving.auction.eligibility.request import UNCOUNTED, ReachedCaps
 from serving.auction.encoding import QueryEncoder
-from serving.auction.frequency import FrequencyCounter
+from serving.auction.frequency import FrequencyCaps, has_caps
 from serving.auction.offers import Offer, choose_offers
 from serving.auction.pacing import PacingState, next_state
 from serving.auction.rates import ClickRates, creative_counts
@@ -24,8 +29,9 @@ from serving.auction.relevance import RelevanceFloor, conversation_vector
 from serving.auction.retrieval import CreativeIndex, creative_text
 from serving.auction.retrieval.vectors import Vectors
 from serving.auction.separation import Displaced
+from serving.campaigns.dayparts import day_of
 from serving.campaigns.snapshots import Snapshot, changes_since, snapshot
-from serving.campaigns.types import Campaign, CampaignState, Pricing
+from serving.campaigns.types import Campaign, CampaignState, Pricing, Spend, with_accrued
 from serving.database.engine import Database
 from serving.settings import ServeSettings
 
@@ -39,6 +45,8 @@ ENCODED_TOGETHER = 64
 """Campaigns whose creatives are encoded in one call."""
 ENCODED_BEFORE_START = 2_000
 """Creatives whose vectors a start waits for; those of a larger catalogue are encoded while the router serves."""
+CAPS_S = 0.5
+"""How long an answer waits for the database to count a reader; afterwards it has no ads with frequency caps."""
 KEPT_AFTER_END = timedelta(hours=1)
 SEARCH_FACTOR = 2
 """Hits per candidate of the prompt, so that the prompt is full after separation."""
@@ -57,8 +65,9 @@ class Marketplace:
         floor: RelevanceFloor,
     ) -> None:
         self.index = EligibilityIndex()
-        self.frequency = FrequencyCounter(key)
+        self.frequency = FrequencyCaps(database, key)
         self.rates = ClickRates(settings.prior_ctr, settings.prior_shown)
+        self.accrual = Accrual()
         self.synced_at = 0.0
         self._database = database
         self._encoder = encoder
@@ -67,15 +76,37 @@ class Marketplace:
         self._creatives = CreativeIndex(width if encoder else 0)
         self._cursor = 0
         self._pacing: dict[str, PacingState] = {}
+        self._accrued_elsewhere: dict[str, Micros] = {}
         self._refreshing = asyncio.Lock()
         self._to_encode: list[str] = []  # ids of campaigns whose creatives have no vectors yet
         self._encoding: asyncio.Task[None] | None = None
 
-    def evaluate(self, request: PlacementRequest) -> Evaluation:
+    async def evaluate(self, request: PlacementRequest) -> Evaluation:
         """Decide which creatives are eligible for a request, frequency caps included."""
-        now = request.now.timestamp()
-        caps = self.frequency.reached_caps(request.user_id, request.consent, now, self.index.get)
-        return self.index.evaluate(request, caps)
+        return self.index.evaluate(request, await self._reached_caps(request))
+
+    async def within_caps(self, request: PlacementRequest, offers: tuple[Offer, ...]) -> tuple[Offer, ...]:
+        """Reserve an impression for each offer with a cap, and leave out those that have none left.
+
+        Another router may have shown the last one since the evaluation. Without an answer of the database in time, all
+        offers with a cap are left out.
+        """
+        capped = [(offer.campaign, offer.ad.id) for offer in offers if has_caps(offer.campaign)]
+        if not capped:
+            return offers
+        allowed: frozenset[str] = frozenset()
+        try:
+            async with asyncio.timeout(CAPS_S):
+                allowed = await asyncio.to_thread(
+                    self.frequency.reserve, request.user_id or "", request.auction_id, capped, request.now
+                )
+        except (SQLAlchemyError, TimeoutError) as error:
+            log.warning("marketplace.caps_not_reserved", auction_id=request.auction_id, reason=type(error).__name__)
+        return tuple(offer for offer in offers if offer.ad.id in allowed or not has_caps(offer.campaign))
+
+    async def settle_caps(self, user_id: str, auction_id: str, shown: Collection[AdId]) -> None:
+        """Count what an answer showed of campaigns with caps."""
+        await asyncio.to_thread(self.frequency.settle, user_id, auction_id, shown, datetime.now(UTC))
 
     async def vector(self, text: str) -> Vectors | None:
         """Return the question's vector; None without an encoder, or if it is not ready in time."""
@@ -96,11 +127,59 @@ class Marketplace:
             return (), ()
         count = self._settings.candidates
         hits = self._creatives.search(query, vector, evaluation, SEARCH_FACTOR * count)
-        return choose_offers(self._floor.keep(query, hits, vector), count)
+        offers, displaced = choose_offers(self._floor.keep(query, hits, vector), count)
+        scale = self._settings.bid_scale
+        bids = [(offer, scale.effective(offer.bid, offer.campaign.currency)) for offer in offers]
+        return tuple(offer if bid == offer.bid else replace(offer, bid=bid) for offer, bid in bids), displaced
+
+    async def _reached_caps(self, request: PlacementRequest) -> ReachedCaps:
+        if not request.consent or not request.user_id:
+            return UNCOUNTED
+        if not self.index.has_caps:
+            return ReachedCaps(countable=True)
+        try:
+            async with asyncio.timeout(CAPS_S):
+                return await asyncio.to_thread(
+                    self.frequency.reached, request.user_id, request.consent, request.now, self.index.get
+                )
+        except (SQLAlchemyError, TimeoutError) as error:
+            log.warning("marketplace.caps_not_read", auction_id=request.auction_id, reason=type(error).__name__)
+            return UNCOUNTED
 
     def participation(self, campaign_id: str) -> float:
         """Return the share of auctions that pacing lets a campaign take part in now."""
         return self.index.participation(campaign_id)
+
+    def accrue(self, offer: Offer, charged: Micros | None, at: float) -> None:
+        """Count the cost of an ad against its campaign's budgets until the ledger books it.
+
+        `charged` is what the answer itself costs, None for a link that costs its bid if it is clicked.
+        """
+        campaign = offer.campaign
+        if not _has_budget(campaign):
+            return
+        if charged is None:
+            self.accrual.expect(campaign.id, offer.bid * float(self.rates.of(offer.ad.id)), at)
+        else:
+            self.accrual.charge(campaign.id, charged, at)
+        self._set_accrued(campaign.id, at)
+
+    def accrue_click(self, campaign: Campaign, price: Micros, at: float) -> None:
+        """Count a valid click."""
+        if _has_budget(campaign):
+            self.accrual.charge(campaign.id, price, at)
+            self._set_accrued(campaign.id, at)
+
+    def settle_accrued(self, booked_until: float, elsewhere: Mapping[str, Micros], now: float) -> None:
+        """Drop what is booked, and take over what the other routers have accrued."""
+        changed = self.accrual.settle(booked_until, now) | self._accrued_elsewhere.keys() | elsewhere.keys()
+        self._accrued_elsewhere = dict(elsewhere)
+        for campaign_id in changed:
+            self._set_accrued(campaign_id, now)
+
+    def _set_accrued(self, campaign_id: str, now: float) -> None:
+        elsewhere = self._accrued_elsewhere.get(campaign_id, 0)
+        self.index.set_accrued(campaign_id, self.accrual.of(campaign_id, now) + elsewhere)
 
     async def load(self) -> None:
         """Read all live campaigns; errors of the database propagate."""
@@ -159,6 +238,7 @@ class Marketplace:
             log.error("marketplace.invalid_campaign", campaign_id=campaign.id, place=error.place)
             return
         self._creatives.put(self.index.rows_of(campaign.id), campaign.creatives)
+        self._set_accrued(campaign.id, now.timestamp())
         self._pace(campaign, now)
         if self._encoder is not None and campaign.creatives:
             self._to_encode.append(campaign.id)
@@ -170,7 +250,10 @@ class Marketplace:
         self._pacing.pop(campaign.id, None)
 
     def _pace(self, campaign: Campaign, now: datetime) -> None:
-        state = next_state(self._pacing.get(campaign.id), campaign, self.index.spend(campaign.id), now)
+        spend, accrued = self.index.spend(campaign.id), self.accrual.charged(campaign.id)
+        if accrued:
+            spend = with_accrued(spend or Spend(campaign_id=campaign.id), accrued, day_of(now, campaign.time_zone))
+        state = next_state(self._pacing.get(campaign.id), campaign, spend, now)
         self._pacing[campaign.id] = state
         self.index.set_participation(campaign.id, state.participation)
 
@@ -200,3 +283,7 @@ class Marketplace:
     async def _read_rates(self) -> None:
         if any(campaign.pricing is not Pricing.CLICK for campaign in self.index):
             self.rates = self.rates.updated(await asyncio.to_thread(creative_counts, self._database))
+
+
+def _has_budget(campaign: Campaign) -> bool:
+    return campaign.daily_budget_micros is not None or campaign.total_budget_micros is not None

@@ -18,9 +18,11 @@ import structlog
 
 from mechanism.errors import InputError
 from mechanism.files import replace_file
-from mechanism.sanitize import clean_ad, web_address_fault
+from mechanism.sanitize import clean_ad
 from mechanism.types import Ad, AdId, Micros
+from serving.bid_scale import BidScale
 from serving.campaigns.input import CampaignInput, CreativeInput
+from serving.campaigns.macros import landing_fault
 from serving.campaigns.storage import CampaignStore, NotFound
 from serving.campaigns.types import Campaign, CampaignState, Pacing, ReviewState
 from serving.campaigns.validation import CURRENCY, HIGHEST_BID, checked
@@ -99,15 +101,15 @@ def write_catalogue(rows: Iterable[CatalogueRow], path: Path) -> None:
     replace_file(path, b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
 
 
-def import_catalogue(catalogue: Catalogue, store: CampaignStore, now: datetime) -> int:
+def import_catalogue(catalogue: Catalogue, store: CampaignStore, now: datetime, scale: BidScale | None = None) -> int:
     """Create a campaign for each ad that has none, and return how many were created.
 
-    Screening holds some for a person's review; the others are approved. An invalid ad, or one whose id belongs to
-    another campaign, is an InputError.
+    Screening holds some for a person's review; the others are approved. An invalid ad, one whose id belongs to another
+    campaign, or one that bids beyond the `scale`, is an InputError.
     """
     created = 0
     for listing in catalogue:
-        campaign = campaign_of(listing, now)
+        campaign = campaign_of(listing, now, scale)
         try:
             known = store.get(campaign.id)
         except NotFound:
@@ -122,7 +124,7 @@ def import_catalogue(catalogue: Catalogue, store: CampaignStore, now: datetime) 
     return created
 
 
-def campaign_of(listing: Listing, now: datetime) -> Campaign:
+def campaign_of(listing: Listing, now: datetime, scale: BidScale | None = None) -> Campaign:
     """Return the campaign of a listing: no budget, no targeting, its bid for a click."""
     ad = listing.ad
     given = CampaignInput(
@@ -136,7 +138,7 @@ def campaign_of(listing: Listing, now: datetime) -> Campaign:
         currency=listing.currency,
         pacing=Pacing.ASAP,
     )
-    return checked(given, now, known_pages={DEMO_PATH + ad.id})
+    return checked(given, now, known_pages={DEMO_PATH + ad.id}, scale=scale)
 
 
 _FIELDS = CatalogueRow.__struct_fields__
@@ -155,7 +157,7 @@ def _listing(row: CatalogueRow, place: str) -> Listing:
         raise InputError(f"{place} bid_micros", row.bid_micros, f"give a whole number from 0 to {HIGHEST_BID}")
     if not CURRENCY.fullmatch(row.currency):
         raise InputError(f"{place} currency", row.currency, "give an ISO 4217 code such as USD")
-    if row.landing_url != DEMO_PATH + row.id and (remedy := web_address_fault(row.landing_url)):
+    if row.landing_url != DEMO_PATH + row.id and (remedy := landing_fault(row.landing_url)):
         raise InputError(f"{place} landing_url", row.landing_url, remedy)
     # `clean_ad` accepts web addresses only, so the landing page, which may be the router's own, is added after it.
     ad = clean_ad(Ad(row.id, row.title, row.text, row.advertiser, row.category), place)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, insert, select, tuple_, update
@@ -44,13 +44,21 @@ class CampaignFilter(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""
 
 
+Also: TypeAlias = Callable[[Connection, Campaign], None]
+"""Runs in the transaction of a change, with the campaign as stored."""
+
+
+def _nothing_else(connection: Connection, campaign: Campaign) -> None:
+    pass
+
+
 class CampaignStore:
-    """The campaigns of one database. Every change takes `now`, an aware moment."""
+    """The campaigns of one database. Every change takes `now`, an aware moment, and runs `also` in its transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, campaign: Campaign, now: datetime) -> Campaign:
+    def create(self, campaign: Campaign, now: datetime, also: Also = _nothing_else) -> Campaign:
         """Store a new campaign as version 1 with all creatives pending review, and return it as stored.
 
         If the campaign's id, or the id of one of its creatives, is taken, that is an InputError.
@@ -67,6 +75,7 @@ class CampaignStore:
             spend = {"campaign_id": stored.id, "total_micros": 0, "changed_in": changed_in}
             connection.execute(insert(campaign_spend).values(spend))
             _claim(connection, stored)
+            also(connection, stored)
             return stored
 
         return self._database.transact(work)
@@ -81,7 +90,7 @@ class CampaignStore:
         with self._database.read() as connection:
             return _read(connection, _owner(connection, creative_id))
 
-    def update(self, campaign: Campaign, now: datetime) -> Campaign:
+    def update(self, campaign: Campaign, now: datetime, also: Also = _nothing_else) -> Campaign:
         """Replace the campaign if `campaign.version` is the current version; return it with the next version.
 
         A new or changed creative is pending review; the others keep their stored review. An unknown campaign is
@@ -98,10 +107,16 @@ class CampaignStore:
             reviewed = tuple(_reviewed(creative, known.get(creative.id)) for creative in campaign.creatives)
             return msgspec.structs.replace(campaign, creatives=reviewed, created_at=old.created_at)
 
-        return self._change(campaign.id, now, change)
+        return self._change(campaign.id, now, change, also)
 
     def set_state(
-        self, campaign_id: str, state: CampaignState, now: datetime, *, version: int | None = None
+        self,
+        campaign_id: str,
+        state: CampaignState,
+        now: datetime,
+        *,
+        version: int | None = None,
+        also: Also = _nothing_else,
     ) -> Campaign:
         """Start, pause or end a campaign, if `version` is None or its current version; an ended one stays ended."""
 
@@ -110,10 +125,17 @@ class CampaignStore:
             _check_state(old, state)
             return msgspec.structs.replace(old, state=state)
 
-        return self._change(campaign_id, now, change)
+        return self._change(campaign_id, now, change, also)
 
     def review(
-        self, creative_id: str, review: ReviewState, now: datetime, *, note: str = "", version: int | None = None
+        self,
+        creative_id: str,
+        review: ReviewState,
+        now: datetime,
+        *,
+        note: str = "",
+        version: int | None = None,
+        also: Also = _nothing_else,
     ) -> Campaign:
         """Set a creative's review, and return its campaign; NotFound if its campaign does not have it.
 
@@ -133,7 +155,7 @@ class CampaignStore:
             )
             return msgspec.structs.replace(old, creatives=reviewed)
 
-        return self._change(campaign_id, now, change)
+        return self._change(campaign_id, now, change, also)
 
     def page(self, wanted: CampaignFilter, cursor: str = "", limit: int = 50) -> Page[Campaign]:
         """Return campaigns, newest first, after `cursor`; a bad cursor or limit is an InputError."""
@@ -151,7 +173,9 @@ class CampaignStore:
         )
         return Page(items=tuple(shown), cursor=following)
 
-    def _change(self, campaign_id: str, now: datetime, change: Callable[[Connection, Campaign], Campaign]) -> Campaign:
+    def _change(
+        self, campaign_id: str, now: datetime, change: Callable[[Connection, Campaign], Campaign], also: Also
+    ) -> Campaign:
         def work(connection: Connection) -> Campaign:
             # Charging takes the same lock, so that no charge is computed with a budget that is being changed.
             lock = select(campaign_spend.c.campaign_id).where(campaign_spend.c.campaign_id == campaign_id)
@@ -162,6 +186,7 @@ class CampaignStore:
             values = _row(new) | {"changed_in": change_mark(connection)}
             connection.execute(update(campaigns).where(campaigns.c.id == campaign_id).values(values))
             _claim(connection, new)
+            also(connection, new)
             return new
 
         return self._database.transact(work)

@@ -161,6 +161,13 @@ class Spend(msgspec.Struct, frozen=True, kw_only=True):
     day_micros: Micros = 0
 
 
+def with_accrued(spend: Spend, micros: Micros, day: str) -> Spend:
+    """Return a spend with charges on `day` that the ledger has not booked."""
+    booked = spend.day_micros if spend.day == day else 0
+    total = spend.total_micros + micros
+    return Spend(campaign_id=spend.campaign_id, total_micros=total, day=day, day_micros=booked + micros)
+
+
 def normal(value: str) -> str:
     """Return the form in which codes and names are compared: without outer blanks, case folded."""
     return value.strip().casefold()
@@ -172,8 +179,14 @@ def check_bid(campaign: Campaign) -> None:
     Raises:
         InputError: if the bid or an adjustment is negative, or the highest adjusted bid does not fit.
     """
-    highest = math.prod(max(a.thousandths, 1_000) for a in campaign.adjustments) * campaign.bid_micros
     if campaign.bid_micros < 0 or any(a.thousandths < 0 for a in campaign.adjustments):
         raise InputError("bid_micros", campaign.bid_micros, "give a bid and adjustments >= 0")
-    if highest // 1_000 ** len(campaign.adjustments) > LARGEST_BID:
+    if highest_adjusted_bid(campaign) > LARGEST_BID:
         raise InputError("adjustments", campaign.bid_micros, "lower the bid or its adjustments: they exceed 64 bits")
+
+
+def highest_adjusted_bid(campaign: Campaign) -> Micros:
+    """Return the highest bid that a campaign's adjustments can lead to."""
+    product = math.prod([max(a.thousandths, 1_000) for a in campaign.adjustments], start=campaign.bid_micros)
+    scale: int = 1_000 ** len(campaign.adjustments)
+    return product // scale

@@ -17,8 +17,10 @@ import msgspec
 from mechanism.errors import InputError
 from mechanism.sanitize import clean_text, clean_title, web_address_fault
 from mechanism.types import Micros
+from serving.bid_scale import BidScale
 from serving.campaigns.dayparts import zone
 from serving.campaigns.input import CampaignInput, CreativeInput
+from serving.campaigns.macros import landing_fault
 from serving.campaigns.screening import Finding, Names, Rule, screen
 from serving.campaigns.types import (
     BidAdjustment,
@@ -28,6 +30,7 @@ from serving.campaigns.types import (
     FrequencyCap,
     Targeting,
     check_bid,
+    highest_adjusted_bid,
     normal,
 )
 
@@ -75,12 +78,17 @@ class _Faults:
 
 
 def checked(
-    given: CampaignInput, now: datetime, known_pages: Collection[str] = (), names: Names | None = None
+    given: CampaignInput,
+    now: datetime,
+    known_pages: Collection[str] = (),
+    names: Names | None = None,
+    scale: BidScale | None = None,
 ) -> Campaign:
     """Return the campaign; missing ids are generated, and a missing start becomes `now`.
 
     A landing page must be a web address or one of `known_pages`. Creatives are screened, and their titles compared with
     the `names` of others: what must be refused is a fault, what a person must see is in the creative's `findings`.
+    With a `scale`, a bid beyond it is a fault.
 
     Raises:
         BadCampaign: with all wrong fields.
@@ -127,10 +135,27 @@ def checked(
         )
         try:
             check_bid(campaign)
-            return campaign
         except InputError as error:
             faults.found.append(error)
+        else:
+            if scale is None or (fault := _beyond(scale, campaign)) is None:
+                return campaign
+            faults.add(*fault)
     raise BadCampaign(faults.found)
+
+
+def _beyond(scale: BidScale, campaign: Campaign) -> tuple[str, object, str] | None:
+    """Return place, value and remedy if the campaign's bid, with its adjustments, lies beyond the market's scale."""
+    highest = scale.highest_in(campaign.currency)
+    if highest is None:
+        remedy = f"this market has no scale for it: start the routers with --highest-bid {campaign.currency}=UNITS"
+        return "currency", campaign.currency, remedy
+    if campaign.bid_micros > highest:
+        remedy = f"bid {highest} at most: a higher bid buys nothing here (the market sets it with --highest-bid)"
+        return "bid_micros", campaign.bid_micros, remedy
+    if (adjusted := highest_adjusted_bid(campaign)) > highest:
+        return "adjustments", adjusted, f"lower the bid or its adjustments: together {highest} at most"
+    return None
 
 
 def _stored(kind: type[T], given: T) -> T:
@@ -178,7 +203,7 @@ def _creatives(
         faults.require(bool(_ID.fullmatch(creative_id)), f"{place}.id", one.id, "use 1 to 64 letters, digits or '._-'")
         faults.require(creative_id not in ids, f"{place}.id", one.id, "give each creative an id of its own")
         ids.add(creative_id)
-        if one.landing_url not in known_pages and (remedy := web_address_fault(one.landing_url)):
+        if one.landing_url not in known_pages and (remedy := landing_fault(one.landing_url)):
             faults.add(f"{place}.landing_url", one.landing_url, remedy)
         for name, url in (("image_url", one.image_url), ("video_url", one.video_url)):
             if url and (remedy := web_address_fault(url)):

@@ -1,4 +1,4 @@
-"""Whether a promoted version stays: its cohorts in the event log beside the previous version's. Pure functions.
+"""Whether a promoted version stays: its cohorts in the lake beside the previous version's. Pure functions.
 
 `mechanism.canary` decides; this module chooses what is compared, and ends a canary that stays undecided.
 """
@@ -17,7 +17,7 @@ from mechanism.canary.latency import quantile
 from mechanism.canary.limits import Limits
 from mechanism.errors import ConfigError
 from mechanism.prompt import MICROS_PER_POINT
-from serving.canary.log_cohorts import newest
+from serving.canary.lake_cohorts import newest
 
 ByMinute = Mapping[int, Tally]
 

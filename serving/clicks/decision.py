@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from mechanism.errors import InputError
 from mechanism.types import AdId
 from serving.auction.marketplace import Marketplace
+from serving.campaigns.macros import fill
 from serving.campaigns.storage import CampaignStore
 from serving.campaigns.types import Campaign, Creative, Pricing, ReviewState
 from serving.clicks.invalid_traffic import ClickRequest, ClickScreen, InvalidReason
@@ -28,7 +29,7 @@ class ClickDecision:
 
     `outcome` is VALID, the code of an `InvalidReason`, FORGED (the token is not ours) or WITHDRAWN (the creative is
     gone or no longer approved). The last two have neither a landing page nor an event. `issued` is the Unix time of the
-    answer, 0 if unknown.
+    answer, 0 if unknown. `charges` is the campaign that a valid click costs, if any.
     """
 
     outcome: str
@@ -36,6 +37,7 @@ class ClickDecision:
     landing_url: str = ""
     event: Click | None = None
     issued: int = 0
+    charges: Campaign | None = None
 
 
 class ClickRules:
@@ -60,8 +62,19 @@ class ClickRules:
             return ClickDecision(WITHDRAWN, claims.model_version)
         campaign, creative = found
         invalid = self._screen.check(claims, request, now)
-        event = _event(claims, campaign, invalid, now)
-        return ClickDecision(invalid or VALID, claims.model_version, creative.landing_url, event, claims.issued)
+        event = _event(claims, campaign, invalid, now, self._screen.source(request.address))
+        charges = campaign if invalid is None and event.price_micros else None
+        return ClickDecision(
+            outcome=invalid or VALID,
+            model_version=claims.model_version,
+            landing_url=fill(
+                creative.landing_url,
+                {"click_id": claims.id, "campaign_id": campaign.id, "creative_id": creative.id},
+            ),
+            event=event,
+            issued=claims.issued,
+            charges=charges,
+        )
 
     async def find(self, ad_id: AdId, campaign_id: str = "") -> tuple[Campaign, Creative] | None:
         """Return a creative and its campaign: from memory, or from the database if the campaign is not live."""
@@ -75,7 +88,7 @@ class ClickRules:
         return None if creative is None else (campaign, creative)
 
 
-def _event(claims: ClickClaims, campaign: Campaign, invalid: InvalidReason | None, now: float) -> Click:
+def _event(claims: ClickClaims, campaign: Campaign, invalid: InvalidReason | None, now: float, source: str) -> Click:
     return Click(
         occurred_at=datetime.fromtimestamp(now, UTC),
         click_id=claims.id,
@@ -88,4 +101,5 @@ def _event(claims: ClickClaims, campaign: Campaign, invalid: InvalidReason | Non
         price_micros=claims.price if claims.pricing is Pricing.CLICK else 0,
         currency=claims.currency,
         model_version=claims.model_version,
+        source=source,
     )

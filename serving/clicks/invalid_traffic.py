@@ -6,6 +6,7 @@ nor shown. The ledger ensures that a link is charged once, however often it is f
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,25 +35,25 @@ class InvalidReason(StrEnum):
     REPEAT_USER = "repeat_user"
     """The same reader has just clicked the same ad in another answer."""
     REPEAT_ADDRESS = "repeat_address"
-    """The same address has just clicked the same ad in another answer."""
+    """The same address, browser and reader have just clicked the same ad in another answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClickRequest:
-    """The HTTP request of one click, `headers` by lower-case name. Personal data stays out of `repr`."""
+    """The HTTP request of one click, `headers` by lower-case name. The address stays out of `repr`."""
 
     method: str
     headers: Mapping[str, str] = field(repr=False)
     address: str = field(default="", repr=False)
-    user_id: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class TrafficSettings:
     """Limits of the screen, times in seconds.
 
-    Many readers may share one address behind a router, so its window is the shorter one. Each repeat restarts the
-    window. `window_size` bounds the number of remembered pairs of (reader or address) and ad.
+    Many readers may share one address behind a router, so its window is the shorter one, and it counts each browser and
+    each known reader by itself. A window begins with a click that is charged; repeats do not prolong it. `window_size`
+    bounds the number of remembered pairs of source and ad.
 
     Raises:
         ConfigError: if a limit is out of range.
@@ -90,43 +91,59 @@ class ClickScreen:
     def check(self, claims: ClickClaims, request: ClickRequest, now: float) -> InvalidReason | None:
         """Return the first reason not to charge a click at Unix time `now`, None for a valid click.
 
-        Links whose `issued` is 0 were signed without their time and cannot be too early.
+        The reading time counts from when the link was sent. Links whose `issued` is 0 were signed without their time
+        and cannot be too early. The reader is the one whom the link was written for.
         """
         if request.method.upper() == "HEAD":
             return InvalidReason.HEAD
         if _is_prefetch(request.headers):
             return InvalidReason.PREFETCH
-        if self._is_bot(request.headers.get("user-agent", "")):
+        agent = request.headers.get("user-agent", "")
+        if self._is_bot(agent):
             return InvalidReason.BOT
         if now >= claims.expires:
             return InvalidReason.EXPIRED
-        # Tokens carry whole seconds, so the reading time is overestimated by up to a second.
-        if claims.issued and now - claims.issued < self._settings.shortest_read_s:
+        if claims.issued and now - claims.sent_at < self._settings.shortest_read_s:
             return InvalidReason.TOO_EARLY
-        by_user = bool(request.user_id) and self._repeats(
-            "user", request.user_id or "", claims, now, self._settings.user_window_s
-        )
-        by_address = bool(request.address) and self._repeats(
-            "address", request.address, claims, now, self._settings.address_window_s
-        )
-        if by_user:
-            return InvalidReason.REPEAT_USER
-        return InvalidReason.REPEAT_ADDRESS if by_address else None
+        link = self._hash(f"click\0{claims.id}")
+        one_browser = f"{request.address}\0{agent}\0{claims.reader}"
+        sources = [
+            (InvalidReason.REPEAT_USER, claims.reader, claims.reader, self._settings.user_window_s),
+            (InvalidReason.REPEAT_ADDRESS, request.address, one_browser, self._settings.address_window_s),
+        ]
+        pairs = {
+            reason: (self._hash(f"{reason}\0{claims.ad_id}\0{source}"), window_s)
+            for reason, known, source, window_s in sources
+            if known
+        }
+        for reason, (pair, window_s) in pairs.items():
+            if self._first_link(pair, now, window_s) not in (None, link):
+                return reason
+        for pair, window_s in pairs.values():
+            self._remember(pair, link, now, window_s)
+        return None
 
-    def _repeats(self, kind: str, source: str, claims: ClickClaims, now: float, window_s: float) -> bool:
-        """Return whether the same source followed another answer's link to the ad within the window.
+    def source(self, address: str) -> str:
+        """Return 32 hexadecimal digits that stand for an address, the same on every router; empty for none."""
+        return self._hash(f"source\0{address}").hex() if address else ""
+
+    def _first_link(self, pair: bytes, now: float, window_s: float) -> bytes | None:
+        """Return the link that began the window of a source and an ad, None if there is no window at `now`."""
+        began, link = self._recent.get(pair, (-math.inf, b""))
+        return link if 0 <= now - began < window_s else None
+
+    def _remember(self, pair: bytes, link: bytes, now: float, window_s: float) -> None:
+        """Begin a window unless there is one.
 
         The same link again is no repeat: the ledger recognises it, and following it once more restores a charge that
         could not be written.
         """
-        pair = self._hash(f"{kind}\0{claims.ad_id}\0{source}")
-        link = self._hash(f"click\0{claims.id}")
-        before = self._recent.pop(pair, None)
-        repeated = before is not None and before[1] != link and 0 <= now - before[0] < window_s
-        self._recent[pair] = (now, before[1] if before is not None and repeated else link)
+        if self._first_link(pair, now, window_s) is not None:
+            return
+        self._recent.pop(pair, None)
+        self._recent[pair] = (now, link)
         if len(self._recent) > self._settings.window_size:
             self._recent.popitem(last=False)
-        return repeated
 
     def _is_bot(self, user_agent: str) -> bool:
         if not user_agent.strip():

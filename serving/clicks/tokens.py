@@ -36,8 +36,9 @@ NONCE = bytes(12)
 """Constant, because no key encrypts twice."""
 NEVER = 2**62
 """Unix time from which a key signs that only verifies."""
-PRICE_BYTES = 9
-"""Longest encoding of a price: shorter ones are padded, so that no token's length tells how high its bid is."""
+NUMBER_BYTES = 9 + 5
+"""Longest encoding of price and delay: shorter ones are padded, so that no token's length tells how high its bid is."""
+LONGEST_DELAY_MS = 2**32 - 1
 _KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,16}")
 _PRICINGS = tuple(Pricing)
 
@@ -58,9 +59,10 @@ class ClickClaims(msgspec.Struct, frozen=True):
     """What a token claims about one ad of one answer.
 
     It holds all that the charge and its report line need, so that both stay correct when the campaign or its bid has
-    changed since. `price` is the bid in that auction, in micros of `currency`. `issued` and `expires` are Unix times in
-    seconds, `issued` 0 if unknown. `model_version` is empty if it is too long for a link. Reader and query are left to
-    the auction record.
+    changed since. `price` is the bid in that auction, in micros of `currency`. `issued` (the time of the answer) and
+    `expires` are Unix times in seconds, `issued` 0 if unknown; the link was sent `delay_ms` after `issued`.
+    `model_version` is empty if it is too long for a link. `reader` is a keyed hash of the reader's id, empty without
+    consent. The query is left to the auction record.
     """
 
     auction_id: str
@@ -73,6 +75,13 @@ class ClickClaims(msgspec.Struct, frozen=True):
     placement: str = ""
     issued: int = 0
     model_version: str = ""
+    delay_ms: int = 0
+    reader: str = ""
+
+    @property
+    def sent_at(self) -> float:
+        """Unix time at which the reader got the link."""
+        return self.issued + self.delay_ms / 1000
 
     @property
     def id(self) -> str:
@@ -141,7 +150,7 @@ class TokenSigner:
         if not able:
             raise ConfigError("signing keys", list(self._keys), "keep one key that is in use and not retired")
         key = max(able, key=lambda k: (k.since, k.id))
-        padding = PRICE_BYTES - len(_ENCODER.encode(claims.price))
+        padding = NUMBER_BYTES - len(_ENCODER.encode(claims.price)) - len(_ENCODER.encode(claims.delay_ms))
         text = bytes([padding]) + _ENCODER.encode(_to_wire(claims)) + bytes(padding)
         head = bytes([len(key.id)]) + key.id.encode("ascii") + secrets.token_bytes(SALT_BYTES)
         return _encode(head + _cipher(key, head).encrypt(NONCE, text, head))
@@ -197,7 +206,10 @@ class TokenSigner:
 
 @dataclass(frozen=True, slots=True)
 class ClickLinks:
-    """Makes the links of one auction, which began at Unix time `created`; they are valid for `lifetime_s`."""
+    """Makes the links of one auction, which began at Unix time `created`; they are valid for `lifetime_s`.
+
+    `reader` is that of `ClickClaims`; `clock` returns the Unix time at which a link is sent.
+    """
 
     signer: TokenSigner
     base_url: str
@@ -206,6 +218,8 @@ class ClickLinks:
     lifetime_s: int
     placement: str
     model_version: str
+    reader: str = ""
+    clock: Callable[[], float] = time.time
 
     def url(self, offer: Offer) -> str:
         """Return the link of an offer, under the router's address."""
@@ -220,6 +234,8 @@ class ClickLinks:
             placement=self.placement,
             issued=self.created,
             model_version=self.model_version,
+            delay_ms=min(max(0, round((self.clock() - self.created) * 1000)), LONGEST_DELAY_MS),
+            reader=self.reader,
         )
         return f"{self.base_url}/c/{self.signer.sign(claims)}"
 
@@ -240,6 +256,8 @@ class _Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     issued: int
     expires: int
     model_version: str = ""
+    delay_ms: int = 0
+    reader: str = ""
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -266,6 +284,8 @@ def _to_wire(claims: ClickClaims) -> _Wire:
         claims.issued,
         claims.expires,
         claims.model_version,
+        claims.delay_ms,
+        claims.reader,
     )
 
 
@@ -283,6 +303,8 @@ def _from_wire(wire: _Wire) -> ClickClaims:
         placement=wire.placement,
         issued=wire.issued,
         model_version=wire.model_version,
+        delay_ms=wire.delay_ms,
+        reader=wire.reader,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, LargeBinary, MetaData, Table, Text, text
 
 from serving.database.columns import Moment, Name
 
@@ -107,9 +107,41 @@ charges = Table(
     _moment("occurred_at"),
     _name("day"),
     _moment("recorded_at"),
+    Column("source", Name, nullable=False, server_default=text("''")),
     Index(None, "campaign_id", "day"),
     Index(None, "day", "advertiser_id"),
     Index(None, "auction_id"),
+    Index(None, "source", "occurred_at"),
+)
+
+# Charges that were given back, since their clicks were found invalid later; a charge itself is never changed.
+refunds = Table(
+    "refunds",
+    metadata,
+    _name("id", primary_key=True),
+    _name("kind", primary_key=True),
+    _name("campaign_id"),
+    _name("advertiser_id"),
+    _name("currency"),
+    _number("micros"),
+    _name("reason"),
+    _moment("recorded_at"),
+    Index(None, "recorded_at"),
+)
+
+# What readers did after their clicks, as advertisers report it; `id` is a hash of advertiser, type and their own id.
+conversions = Table(
+    "conversions",
+    metadata,
+    _name("id", primary_key=True),
+    _name("click_id"),
+    _name("advertiser_id"),
+    _name("campaign_id"),
+    _name("type"),
+    _number("value_micros"),
+    _moment("occurred_at"),
+    _moment("recorded_at"),
+    Index(None, "advertiser_id", "occurred_at"),
 )
 
 # Every auction in the counters below, so that an auction that is reported twice counts once.
@@ -137,6 +169,10 @@ report_counters = Table(
     _number("clicks"),
     _number("charged_clicks"),
     _number("revenue_micros"),
+    *(
+        Column(name, BigInteger, nullable=False, server_default="0")
+        for name in ("invalid_clicks", "refunded_micros", "conversions", "conversion_value_micros")
+    ),
     Index(None, "day", "advertiser_id"),
 )
 
@@ -200,6 +236,45 @@ api_keys = Table(
     _moment("expires_at", nullable=True),
     _moment("revoked_at", nullable=True),
     _moment("last_used_at", nullable=True),
+)
+
+# What each router's answers cost before the ledger has booked it, so that routers share what is left of a budget.
+accrued_spend = Table(
+    "accrued_spend",
+    metadata,
+    _name("router", primary_key=True),
+    _name("campaign_id", primary_key=True),
+    _number("micros"),
+    _moment("updated_at"),
+)
+
+# What readers have seen of campaigns with frequency caps; `reader` is a keyed hash. A row with `reserved_until` belongs
+# to an answer that is being written.
+capped_impressions = Table(
+    "capped_impressions",
+    metadata,
+    Column("reader", LargeBinary, primary_key=True),
+    _name("auction_id", primary_key=True),
+    _name("campaign_id"),
+    _name("creative_id", primary_key=True),
+    _moment("seen_at"),
+    _moment("reserved_until", nullable=True),
+    _moment("kept_until"),
+    Index(None, "kept_until"),
+)
+
+# Answers to requests with an Idempotency-Key, kept for a day: `digest` is a keyed hash of the key and its owner,
+# `request` one of the request, `answer` is encrypted. `holder` names the request that is being answered.
+idempotent_requests = Table(
+    "idempotent_requests",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("request", LargeBinary, nullable=False),
+    Column("holder", LargeBinary, nullable=False),
+    Column("answer", LargeBinary, nullable=True),
+    _moment("created_at"),
+    _moment("expires_at"),
+    Index(None, "expires_at"),
 )
 
 # One row, used on SQLite only: `serving.database.cursors.change_mark` counts writers with it.

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import structlog
 from litestar import Litestar, Response, get
 from litestar.handlers import HTTPRouteHandler
+from litestar.middleware import DefineMiddleware
 from litestar.types import Message, Scope
 
 from serving.errors import ErrorBody, as_api_error
@@ -19,7 +20,10 @@ from serving.http.campaigns import campaign_routes
 from serving.http.chat import chat_routes
 from serving.http.clicks import click_routes
 from serving.http.console import console_routes
+from serving.http.conversions import conversion_routes
 from serving.http.documents import documented, openapi
+from serving.http.erasures import erasure_routes
+from serving.http.proxies import ProxyMiddleware, TrustedProxies
 from serving.http.rate_limits import RateLimits
 from serving.http.reports import report_routes
 from serving.http.responses import responses_routes
@@ -66,15 +70,19 @@ def create_app(router: Router) -> Litestar:
         *key_routes(router, gate),
         *session_routes(router, limits),
         *report_routes(router, gate),
+        *erasure_routes(router, gate),
         *click_routes(router, limits),
+        *conversion_routes(router, gate),
         *_health_routes(router),
         *console_routes(router, gate),
     ]
+    proxies = TrustedProxies(router.settings.trusted_proxies, router.settings.forwarded_header)
     app = Litestar(
         route_handlers=[_with_head(handler) for handler in handlers],
         exception_handlers={Exception: answer_error},
         before_send=[_add_safety_headers],
         lifespan=[lifespan],
+        middleware=[DefineMiddleware(ProxyMiddleware, proxies=proxies)] if router.settings.trusted_proxies else [],
         request_max_body_size=LARGEST_BODY,
         logging_config=None,
         openapi_config=None,
@@ -100,10 +108,14 @@ def _health_routes(router: Router) -> list[HTTPRouteHandler]:
         return {"status": "ok"}
 
     @get("/readyz", opt=documented(answer="Answers and charges are possible.", secured=False))
-    async def readyz() -> Response[dict[str, str]]:
-        """Check whether the router accepts requests; 503 with the reason if not."""
+    async def readyz() -> Response[dict[str, str | int]]:
+        """Check whether the router accepts requests; 503 with the reason if not.
+
+        `ledger_lag_s` is how long an event may have waited for the ledger, `ads` why answers have none.
+        """
         problem = await router.ready()
-        return Response({"status": problem or "ok"}, status_code=503 if problem else 200)
+        state: dict[str, str | int] = {"status": problem or "ok", "ads": router.context.paused or "ok"}
+        return Response(state | {"ledger_lag_s": round(router.progress.lag_s)}, status_code=503 if problem else 200)
 
     @get("/metrics", opt=documented(answer="Prometheus' text format.", media="text/plain", secured=False))
     async def metrics() -> Response[bytes]:

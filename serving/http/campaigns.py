@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import structlog
@@ -20,6 +20,7 @@ from litestar.params import FromPath
 from mechanism.types import Micros
 from serving.accounts.keys import Role
 from serving.auction.pacing import day_plan
+from serving.bid_scale import BidScale
 from serving.campaigns.input import CampaignInput
 from serving.campaigns.screening import Names
 from serving.campaigns.snapshots import spends_of
@@ -32,6 +33,7 @@ from serving.errors import ApiError, BadFields, BadRequest
 from serving.http.auth import Caller, Gate
 from serving.http.bodies import HttpRequest, choice, convert, decode_body, decode_object, json_response, number, only
 from serving.http.documents import documented
+from serving.http.idempotency import attempt, replay
 from serving.router import Router
 
 log = structlog.get_logger(__name__)
@@ -97,15 +99,19 @@ _FIELDS = CampaignInput.__struct_fields__
 
 def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     """Create the handlers of campaigns, reviews and deliveries."""
-    store, market = router.campaigns, router.marketplace
+    store, market, scale = router.campaigns, router.marketplace, router.settings.bid_scale
 
     @post("/v1/campaigns", status_code=201, opt=documented(CampaignInput, answer="The campaign as stored."))
     async def create_campaign(request: HttpRequest) -> Response[bytes]:
         """Create a campaign; its creatives are served after their review."""
         caller = await gate.caller(request, *BOOKERS)
-        given = _for(caller, decode_body(await request.body(), _CAMPAIGN))
-        now = datetime.now(UTC)
-        stored = await asyncio.to_thread(store.create, _checked(given, now, Names(market.index)), now)
+        async with attempt(router.idempotency, request, caller) as once:
+            if once.stored is not None:
+                return replay(once.stored)
+            given = _for(caller, decode_body(await request.body(), _CAMPAIGN))
+            now = datetime.now(UTC)
+            checked_ = _checked(given, now, Names(market.index), scale)
+            stored = await asyncio.to_thread(store.create, checked_, now, once.recorder(201))
         log.info("campaign.created", campaign_id=stored.id, advertiser_id=stored.advertiser_id)
         return json_response(stored, 201)
 
@@ -122,38 +128,36 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
 
     @patch("/v1/campaigns/{campaign_id:str}", opt=documented(CampaignPatch, answer="The campaign as stored."))
     async def update_campaign(request: HttpRequest, campaign_id: FromPath[str]) -> Response[bytes]:
-        """Change a campaign, if it was not changed since it was read.
-
-        Raises:
-            BadRequest: if it would change the id.
-        """
+        """Change a campaign, if it was not changed since it was read."""
         caller = await gate.caller(request, *BOOKERS)
-        changes = decode_object(await request.body())
-        version = convert(changes, CampaignPatch).version
-        old = await _own(store, caller, campaign_id)
-        if "id" in changes and changes["id"] != campaign_id:
-            raise BadRequest("id", changes["id"], "it is fixed: create another campaign instead")
-        whole = {name: value for name, value in msgspec.to_builtins(old).items() if name in _FIELDS}
-        writable = ("id", "title", "text", "landing_url", "image_url", "video_url")
-        whole["creatives"] = [{name: one[name] for name in writable} for one in whole["creatives"]]
-        whole |= {name: value for name, value in changes.items() if name != "version"}
-        given = _for(caller, convert(whole, CampaignInput))
-        now = datetime.now(UTC)
-        # The landing pages that the campaign has may stay, also those of a catalogue, which lie on this server.
-        pages = frozenset(creative.landing_url for creative in old.creatives)
-        new = msgspec.structs.replace(_checked(given, now, Names(market.index), pages), version=version)
-        stored = await asyncio.to_thread(store.update, new, now)
+        async with attempt(router.idempotency, request, caller) as once:
+            if once.stored is not None:
+                return replay(once.stored)
+            changes = decode_object(await request.body())
+            version = convert(changes, CampaignPatch).version
+            old = await _own(store, caller, campaign_id)
+            given = _for(caller, _changed(old, changes))
+            now = datetime.now(UTC)
+            # The landing pages that the campaign has may stay, also those of a catalogue, which lie on this server.
+            pages = frozenset(creative.landing_url for creative in old.creatives)
+            new = msgspec.structs.replace(_checked(given, now, Names(market.index), scale, pages), version=version)
+            stored = await asyncio.to_thread(store.update, new, now, once.recorder(200))
         log.info("campaign.changed", campaign_id=campaign_id, version=stored.version)
         return json_response(stored)
 
     def set_state(state: CampaignState, name: str, summary: str) -> HTTPRouteHandler:
         async def handler(request: HttpRequest, campaign_id: FromPath[str]) -> Response[bytes]:
             caller = await gate.caller(request, *BOOKERS)
-            body = await request.body()
-            version = decode_body(body, _VERSION).version if body.strip() else None
-            await _own(store, caller, campaign_id)
-            now = datetime.now(UTC)
-            stored = await asyncio.to_thread(lambda: store.set_state(campaign_id, state, now, version=version))
+            async with attempt(router.idempotency, request, caller) as once:
+                if once.stored is not None:
+                    return replay(once.stored)
+                body = await request.body()
+                version = decode_body(body, _VERSION).version if body.strip() else None
+                await _own(store, caller, campaign_id)
+                now, also = datetime.now(UTC), once.recorder(200)
+                stored = await asyncio.to_thread(
+                    lambda: store.set_state(campaign_id, state, now, version=version, also=also)
+                )
             log.info("campaign.state_set", campaign_id=campaign_id, state=state.value)
             return json_response(stored)
 
@@ -172,14 +176,17 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         Raises:
             BadRequest: if the note is too long.
         """
-        await gate.caller(request, Role.ADMIN)
-        given = decode_body(await request.body(), _REVIEW)
-        if len(given.note) > 1_000:
-            raise BadRequest("note", given.note, "give at most 1000 characters")
-        review, now = ReviewState(given.review), datetime.now(UTC)
-        stored = await asyncio.to_thread(
-            lambda: store.review(creative_id, review, now, note=given.note, version=given.version)
-        )
+        caller = await gate.caller(request, Role.ADMIN)
+        async with attempt(router.idempotency, request, caller) as once:
+            if once.stored is not None:
+                return replay(once.stored)
+            given = decode_body(await request.body(), _REVIEW)
+            if len(given.note) > 1_000:
+                raise BadRequest("note", given.note, "give at most 1000 characters")
+            review, now, also = ReviewState(given.review), datetime.now(UTC), once.recorder(200)
+            stored = await asyncio.to_thread(
+                lambda: store.review(creative_id, review, now, note=given.note, version=given.version, also=also)
+            )
         log.info("creative.reviewed", creative_id=creative_id, review=review.value)
         return json_response(stored)
 
@@ -229,6 +236,20 @@ async def _own(store: CampaignStore, caller: Caller, campaign_id: str) -> Campai
     return campaign
 
 
+def _changed(old: Campaign, changes: Mapping[str, Any]) -> CampaignInput:
+    """Return the whole campaign with the changes of a patch.
+
+    Raises:
+        BadRequest: if the id would change.
+    """
+    if changes.get("id", old.id) != old.id:
+        raise BadRequest("id", changes["id"], "it is fixed: create another campaign instead")
+    whole = {name: value for name, value in msgspec.to_builtins(old).items() if name in _FIELDS}
+    writable = ("id", "title", "text", "landing_url", "image_url", "video_url")
+    whole["creatives"] = [{name: one[name] for name in writable} for one in whole["creatives"]]
+    return convert(whole | {name: value for name, value in changes.items() if name != "version"}, CampaignInput)
+
+
 def _page(store: CampaignStore, caller: Caller, asked: Mapping[str, str]) -> Page[Campaign]:
     """Return the page of the caller's campaigns that the query FILTERS select."""
     only(asked, set(FILTERS))
@@ -260,14 +281,16 @@ def _for(caller: Caller, given: CampaignInput) -> CampaignInput:
     return msgspec.structs.replace(given, advertiser_id=caller.advertiser_id)
 
 
-def _checked(given: CampaignInput, now: datetime, names: Names, known_pages: frozenset[str] = frozenset()) -> Campaign:
+def _checked(
+    given: CampaignInput, now: datetime, names: Names, scale: BidScale, known_pages: frozenset[str] = frozenset()
+) -> Campaign:
     """Return the checked campaign; landing pages are checked unless they are among `known_pages`.
 
     Raises:
         BadFields: naming all faults.
     """
     try:
-        return checked(given, now, known_pages, names)
+        return checked(given, now, known_pages, names, scale)
     except BadCampaign as error:
         raise BadFields(error.faults) from error
 

@@ -21,6 +21,7 @@ from serving.http.auth import Gate
 from serving.http.bodies import HttpRequest, decode_object
 from serving.http.chat_request import decode_chat_request, is_served, question_of
 from serving.http.documents import documented
+from serving.http.idempotency import refuse_key
 from serving.http.relay import beyond_text, relayed
 from serving.router import Router
 
@@ -42,10 +43,11 @@ def chat_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         asked = decode_chat_request(body, model)
         beyond = beyond_text(asked)
         if beyond is not None:
+            refuse_key(request)
             response = await relayed(router, asked, decode_object(body), beyond, arrived)
         else:
             question = question_of(asked, settings)
-            response = await respond(router, request, question, caller.key_id, arrived, lambda a: ChatWire(a, model))
+            response = await respond(router, request, question, caller, arrived, lambda a: ChatWire(a, model))
         succeeded.inc()
         return response
 

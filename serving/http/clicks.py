@@ -21,6 +21,7 @@ from serving.clicks.decision import FORGED, VALID, WITHDRAWN, ClickRules
 from serving.clicks.invalid_traffic import ClickRequest
 from serving.http.bodies import HttpRequest
 from serving.http.documents import documented
+from serving.http.proxies import network_of
 from serving.http.rate_limits import RateLimits
 from serving.router import Router
 from streaming.events import Click
@@ -52,7 +53,7 @@ def click_routes(router: Router, limits: RateLimits) -> list[HTTPRouteHandler]:
     async def follow(request: HttpRequest, token: FromPath[str]) -> Response[str]:
         """Follow a sponsored link."""
         limits.admit_address(request)
-        address = request.client.host if request.client else ""
+        address = network_of(request.client.host) if request.client else ""
         click = ClickRequest(request.method, dict(request.headers), address)
         decision = await rules.decide(token, click, time.time())
         metrics.clicks.labels(decision.outcome, decision.model_version).inc()
@@ -62,6 +63,8 @@ def click_routes(router: Router, limits: RateLimits) -> list[HTTPRouteHandler]:
         if decision.outcome == VALID:
             router.clicks.add(event.click_id)
             metrics.clicked.labels(event.currency, event.model_version).inc(event.price_micros)
+            if decision.charges is not None:
+                router.marketplace.accrue_click(decision.charges, event.price_micros, time.time())
             metrics.cohorts.count_click(
                 auction_id=event.auction_id,
                 ad_id=event.ad_id,

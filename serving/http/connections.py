@@ -1,7 +1,7 @@
-"""Bounds on connections: how many there are, and how long a client may take to send a request's head and body.
+"""Connections: how many there are, how long a client may take to send a request, and when a response counts as sent.
 
 uvicorn bounds idle connections after a response only. A client that opens connections and sends nothing, or one byte a
-minute, would hold them for ever.
+minute, would hold them for ever. It also keeps up to 64 KiB of a response in the process that a gone client never gets.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class _LimitedProtocol(HttpToolsProtocol):
         self._in_head = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        transport.set_write_buffer_limits(high=0)  # `send` waits until the socket has taken all bytes before
         super().connection_made(transport)
         if len(self.connections) > self.limits.connections:
             self._refuse(503, "connections", "the router has as many connections as it may have: try again in a moment")

@@ -10,8 +10,10 @@ from enum import StrEnum
 import msgspec
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
+from msgspec.structs import replace
 
 from serving.accounts.keys import Role
+from serving.database.cursors import Page
 from serving.errors import BadRequest
 from serving.http.auth import Caller, Gate
 from serving.http.bodies import HttpRequest, choice, json_response, number, only
@@ -20,6 +22,7 @@ from serving.reports.reports import (
     Dimension,
     Line,
     Query,
+    Record,
     as_csv,
     as_json,
     charges_of,
@@ -108,11 +111,11 @@ def report_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
             page = await asyncio.to_thread(
                 lambda: charges_of(database, auction_id=auction_id, advertiser_id=own, cursor=cursor, limit=limit)
             )
-            return json_response(page)
+            return json_response(_shown(caller, page))
         if not asked.get("currency"):
             raise BadRequest("currency", None, "give the line's currency")
         line = _line(caller, asked)
-        return json_response(await asyncio.to_thread(events_of, database, line, cursor, limit))
+        return json_response(_shown(caller, await asyncio.to_thread(events_of, database, line, cursor, limit)))
 
     @get("/v1/summary", opt=documented(answer="Sums over the whole ledger."))
     async def summary(request: HttpRequest) -> Response[bytes]:
@@ -152,6 +155,13 @@ def report_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     return [read_report, trace, summary, read_series]
 
 
+def _shown(caller: Caller, page: Page[Record]) -> Page[Record]:
+    """Return the records as the caller may see them: sources would let two advertisers match their readers."""
+    if caller.is_admin:
+        return page
+    return Page[Record](items=tuple(replace(record, source="") for record in page.items), cursor=page.cursor)
+
+
 def _query(caller: Caller, asked: Mapping[str, str]) -> Query:
     """Return the report query; an advertiser's key is limited to its own campaigns.
 
@@ -176,7 +186,11 @@ def _query(caller: Caller, asked: Mapping[str, str]) -> Query:
 def _line(caller: Caller, asked: Mapping[str, str]) -> Line:
     """Return the line whose events are wanted: its dimensions; its figures do not matter."""
     return Line(
-        **{dimension.value: asked.get(dimension.value) for dimension in Dimension},
+        campaign_id=asked.get("campaign_id"),
+        creative_id=asked.get("creative_id"),
+        placement=asked.get("placement"),
+        day=asked.get("day"),
+        model_version=asked.get("model_version"),
         currency=asked["currency"],
         auctions=0,
         impressions=0,

@@ -38,7 +38,7 @@ def responses_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         asked = decode_responses_request(await request.body(), model)
         question = question_of(as_chat(asked), settings)
         wire = lambda answer: ResponsesWire(answer, model, asked)  # noqa: E731
-        response = await respond(router, request, question, caller.key_id, arrived, wire)
+        response = await respond(router, request, question, caller, arrived, wire)
         succeeded.inc()
         return response
 

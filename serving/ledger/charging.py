@@ -108,7 +108,9 @@ def charge_events(
         results.append(ChargeResult(id=event.id, kind=event.kind, charged_micros=charged, reason=reason, new=True))
         recorded[key] = results[-1]
         new.append(_NewCharge(event, own.advertiser_id, day, charged))
-        if not event.invalid:
+        if event.invalid:
+            tally.add_invalid(event, day, own)
+        else:
             tally.add_charge(event, day, own, charged)
     if new:
         connection.execute(insert(charges), [charge.row(now) for charge in new])

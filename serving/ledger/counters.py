@@ -36,13 +36,14 @@ class ReportCounts(Counts):
 
     `creative_auctions` counts an auction at each of its creatives, so a sum over several creatives would count it
     repeatedly. The other fields count it at one creative only: the first of each campaign, the first of each
-    advertiser and day, the first of each day; the last two for each currency.
+    advertiser and day, the first of each day; the last two for each currency. `invalid_clicks` were never charged.
     """
 
     creative_auctions: int = 0
     campaign_auctions: int = 0
     advertiser_auctions: int = 0
     all_auctions: int = 0
+    invalid_clicks: int = 0
 
 
 class AnswerCounts(msgspec.Struct):
@@ -77,6 +78,11 @@ class Tally:
             counted.clicks += is_click
             counted.charged_clicks += is_click and charged > 0
             counted.revenue_micros += charged
+
+    def add_invalid(self, event: ChargeEvent, day: str, own: Terms) -> None:
+        """Count a click that was invalid when it came."""
+        where = (event.placement, day, event.model_version)
+        self._report(event.campaign_id, event.creative_id, where, own).invalid_clicks += 1
 
     def add_auction(self, auction: Auction, terms: Mapping[str, Terms]) -> None:
         """Count an auction and its impressions; `terms` by campaign id."""

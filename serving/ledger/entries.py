@@ -26,7 +26,8 @@ class ChargeEvent(msgspec.Struct, frozen=True, kw_only=True):
     `id` is the click's id, or auction id and ad id; it is charged once for each `kind`. `price_micros` is the price
     that the auction decided. `invalid` is the reason why a click does not count (such as "prefetch"): the event is
     recorded once for each reason, costs nothing, and does not block the charge of a valid event with the same id.
-    A value that the ledger cannot store is an InputError.
+    `source` is the keyed hash of the address that a click came from. A value that the ledger cannot store is an
+    InputError.
     """
 
     id: str
@@ -40,6 +41,7 @@ class ChargeEvent(msgspec.Struct, frozen=True, kw_only=True):
     currency: str
     occurred_at: datetime
     invalid: str = ""
+    source: str = ""
 
     def __post_init__(self) -> None:
         checked_text("id", self.id)
@@ -50,6 +52,7 @@ class ChargeEvent(msgspec.Struct, frozen=True, kw_only=True):
         checked_text("model_version", self.model_version, empty=True)
         checked_text("currency", self.currency)
         checked_text("invalid", self.invalid, empty=True)
+        checked_text("source", self.source, empty=True)
         checked_micros("price_micros", self.price_micros, MOST_PRICE)
         checked_moment("occurred_at", self.occurred_at)
 
@@ -199,6 +202,7 @@ def charge_of_click(click: Click, model_version: str) -> ChargeEvent:
         currency=click.currency,
         occurred_at=click.occurred_at,
         invalid=click.reason,
+        source=click.source,
     )
 
 

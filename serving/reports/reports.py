@@ -21,13 +21,17 @@ from mechanism.types import MICROS_PER_UNIT, Micros
 from serving.database.columns import checked_moment
 from serving.database.cursors import Page, checked_limit, read_cursor, write_cursor
 from serving.database.engine import Database
-from serving.database.schema import advertiser_totals, auction_overlaps, charges, report_counters
+from serving.database.schema import advertiser_totals, auction_overlaps, charges, refunds, report_counters
 from serving.ledger.entries import reason_of
 
 MOST_LINES = 100_000
 CHARGES = "charges"
 """The list that its cursors are signed for."""
-FIGURES = ("auctions", "impressions", "clicks", "charged_clicks", "revenue_micros")
+SUMMED = (
+    *("auctions", "impressions", "clicks", "charged_clicks", "revenue_micros", "invalid_clicks", "refunded_micros"),
+    *("conversions", "conversion_value_micros"),
+)
+FIGURES = (*SUMMED, "net_micros")
 # Spreadsheets read a cell that starts with one of these as a formula, and may run it.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
@@ -66,8 +70,11 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 class Line(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a report; a dimension that the report is not grouped by is None.
 
-    `auctions` counts the auctions whose prompt held any creative of the line, each once. `query` is the report's,
-    so that a line can be sent back to ask for its events.
+    `auctions` counts the auctions whose prompt held any creative of the line, each once. `clicks` and `revenue_micros`
+    are gross: valid clicks and their charges as they were booked. `invalid_clicks` were invalid when they came or found
+    so later, `refunded_micros` was given back for the latter, and `net_micros` is what the advertiser owes.
+    `conversions` count on the day of their click. `query` is the report's, so that a line can be sent back to ask for
+    its events.
     """
 
     campaign_id: str | None = None
@@ -82,10 +89,15 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     charged_clicks: int
     revenue_micros: Micros
     query: Query
+    invalid_clicks: int = 0
+    refunded_micros: Micros = 0
+    net_micros: Micros = 0
+    conversions: int = 0
+    conversion_value_micros: Micros = 0
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One charge record of the ledger; `reason` is that of `serving.ledger.entries.ChargeResult`."""
+    """One charge record of the ledger, and its refund; `reason` is that of `serving.ledger.entries.ChargeResult`."""
 
     id: str
     kind: str
@@ -102,11 +114,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     occurred_at: datetime
     day: str
     recorded_at: datetime
+    source: str = ""
+    refunded_micros: Micros = 0
+    refund_reason: str = ""
     reason: str = ""
 
 
 class Total(msgspec.Struct, frozen=True, kw_only=True):
-    """What an advertiser was charged in one currency, and in how many charges."""
+    """What an advertiser was charged in one currency, less refunds, and in how many charges."""
 
     advertiser_id: str
     currency: str
@@ -122,8 +137,8 @@ def report(database: Database, query: Query) -> list[Line]:
     """
     keys = [report_counters.c[name] for name in (*query.group_by, "currency")]
     scope = _scope(query)
-    columns = [report_counters.c[f"{scope}_auctions"], *(report_counters.c[name] for name in FIGURES[1:])]
-    sums = [_sum(column).label(name) for name, column in zip(FIGURES, columns, strict=True)]
+    columns = [report_counters.c[f"{scope}_auctions"], *(report_counters.c[name] for name in SUMMED[1:])]
+    sums = [_sum(column).label(name) for name, column in zip(SUMMED, columns, strict=True)]
     chosen = select(*keys, *sums).where(*_within(query, report_counters)).group_by(*keys).order_by(*keys)
     with database.read() as connection:
         rows = connection.execute(chosen.limit(MOST_LINES + 1)).mappings().all()
@@ -132,7 +147,7 @@ def report(database: Database, query: Query) -> list[Line]:
             twice = _counted_twice(connection, query)
     if len(rows) > MOST_LINES:
         raise InputError("report", f"more than {MOST_LINES} lines", "ask for fewer days or fewer dimensions")
-    lines = [Line(**row, query=query) for row in rows]
+    lines = [Line(**row, net_micros=row["revenue_micros"] - row["refunded_micros"], query=query) for row in rows]
     return [replace(line, auctions=line.auctions - twice.get(_key(line), 0)) for line in lines] if twice else lines
 
 
@@ -196,7 +211,11 @@ def as_csv(lines: Sequence[Line]) -> str:
 
 def _records(database: Database, conditions: list[ColumnElement[bool]], cursor: str, limit: int) -> Page[Record]:
     key = (charges.c.occurred_at, charges.c.id, charges.c.kind, charges.c.invalid)
-    query = select(charges).where(*conditions).order_by(*(column.desc() for column in key))
+    refunded = func.coalesce(refunds.c.micros, 0).label("refunded_micros")
+    why = func.coalesce(refunds.c.reason, "").label("refund_reason")
+    both = (refunds.c.id == charges.c.id) & (refunds.c.kind == charges.c.kind) & (charges.c.invalid == "")
+    query = select(charges, refunded, why).select_from(charges.outerjoin(refunds, both))
+    query = query.where(*conditions).order_by(*(column.desc() for column in key))
     if cursor:
         occurred_at, *rest = read_cursor(database.cursors, CHARGES, cursor, tuple[datetime, str, str, str])
         query = query.where(tuple_(*key) < tuple_(checked_moment("cursor", occurred_at), *rest))

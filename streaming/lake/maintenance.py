@@ -11,7 +11,7 @@ from deltalake import DeltaTable
 
 from mechanism.errors import ConfigError
 from streaming.lake.erasures import drop_requests, read_requests, record, remove_readers
-from streaming.lake.schema import TABLES
+from streaming.lake.schema import STORED
 from streaming.lake.store import KEPT_HOURS, Lake, store_errors
 from streaming.topics import INTERACTIONS
 
@@ -70,7 +70,7 @@ def maintain(
     if not lake.has(INTERACTIONS):
         return Maintained()
     done = _retain(lake, settings, at)
-    for name in TABLES:
+    for name in STORED:
         if stop is not None and stop.is_set():
             break
         if lake.has(name):
@@ -80,7 +80,7 @@ def maintain(
 
 def merge(lake: Lake) -> int:
     """Merge the small files of recent commits and nothing else; return how many were merged (errors as `maintain`)."""
-    return sum(_merge(lake.open(name), lake.location(name), FIRST_TARGET_BYTES) for name in TABLES if lake.has(name))
+    return sum(_merge(lake.open(name), lake.location(name), FIRST_TARGET_BYTES) for name in STORED if lake.has(name))
 
 
 def _retain(lake: Lake, settings: Maintenance, now: datetime) -> Maintained:
@@ -90,7 +90,7 @@ def _retain(lake: Lake, settings: Maintenance, now: datetime) -> Maintained:
     old = (now - timedelta(days=settings.reader_days)).date()
     readers += remove_readers(lake, f"day < DATE '{old}'")
     oldest, rows = (now - timedelta(days=settings.days)).date(), 0
-    for name in TABLES:
+    for name in STORED:
         if lake.has(name):
             handle = lake.open(name)
             with store_errors(lake.location(name)):

@@ -1,6 +1,6 @@
 """The tables of the lake: one for each kind of event, with a column for each of its fields and some derived columns.
 
-day             UTC day of the answer (clicks: of the click), by which the tables are partitioned
+day             UTC day of the answer (clicks and conversions: their own), by which the tables are partitioned
 occurred_us     `occurred_at` in microseconds since 1970, since all query engines subtract integers in the same way
 shown_ads       ids of the shown ads (interactions only)
 arrived_at      when the event was appended to the log
@@ -23,10 +23,12 @@ import pyarrow as pa
 from streaming.codec import NEWEST
 from streaming.events import AnyEvent, Interaction, Judgement
 from streaming.lake.arrow import columns, plainers
-from streaming.topics import CLICKS, INTERACTIONS, JUDGEMENTS
+from streaming.topics import CLICKS, CONVERSIONS, INTERACTIONS, JUDGEMENTS
 from streaming.unknown_fields import PERSONAL, unknown_fields
 
 TABLES = (INTERACTIONS, CLICKS, JUDGEMENTS)
+"""What training sets are read from."""
+STORED = (*TABLES, CONVERSIONS)
 PARTITION_BY = "day"
 STATISTICS = ("auction_id", "occurred_us", "log_partition", "log_offset")
 """Columns with minimum and maximum per file, by which queries skip files; none of them is personal."""

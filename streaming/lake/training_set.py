@@ -85,14 +85,12 @@ class TrainingSet:
     def totals(self, since: datetime | None = None, until: datetime | None = None) -> Totals:
         """Count the answers from `since` to before `until`."""
         counted = Totals()
-        for start, end in self._slices(since, until):
-            table = self._query(
-                "SELECT count(*) AS answers, count(judge) AS judged, "
-                "coalesce(sum(CASE WHEN usable THEN 1 ELSE 0 END), 0) AS usable, "
-                "coalesce(sum(clicked_ads), 0) AS clicks FROM training_set",
-                start,
-                end,
-            )
+        sql = (
+            "SELECT count(*) AS answers, count(judge) AS judged, "
+            "coalesce(sum(CASE WHEN usable THEN 1 ELSE 0 END), 0) AS usable, "
+            "coalesce(sum(clicked_ads), 0) AS clicks FROM training_set"
+        )
+        for table in self.select(sql, since, until):
             (found,) = table.to_pylist()
             counted = Totals(**{name: getattr(counted, name) + int(found[name]) for name in counted.__struct_fields__})
         return counted
@@ -116,13 +114,15 @@ class TrainingSet:
         wanted = list(schema.names if columns is None else columns)
         if unknown := sorted(set(wanted) - set(schema.names)):
             raise InputError("columns", unknown[0], f"give some of {', '.join(schema.names)}")
-        for start, end in self._slices(since, until):
-            # a table that an older worker wrote may lack the newest columns
-            stored = {field.name for field in self._tables[INTERACTIONS].schema().fields}
-            available = [name for name in wanted if name in stored or name not in arrow_schema(INTERACTIONS).names]
-            where = "WHERE usable " if usable else ""
-            names = ", ".join(f'"{name}"' for name in available)
-            found = self._query(f"SELECT {names} FROM training_set {where}ORDER BY occurred_us, auction_id", start, end)
+        if not self.exists:
+            return
+        # a table that an older worker wrote may lack the newest columns
+        stored = {field.name for field in self._tables[INTERACTIONS].schema().fields}
+        available = [name for name in wanted if name in stored or name not in arrow_schema(INTERACTIONS).names]
+        where = "WHERE usable " if usable else ""
+        names = ", ".join(f'"{name}"' for name in available)
+        sql = f"SELECT {names} FROM training_set {where}ORDER BY occurred_us, auction_id"
+        for found in self.select(sql, since, until):
             if found.num_rows:
                 yield _with_missing_columns(found, wanted, schema)
 
@@ -134,6 +134,11 @@ class TrainingSet:
             for batch in table.to_batches(max_chunksize=1_000):
                 for values in batch.to_pylist():
                     yield to_row(values, self.window_s)
+
+    def select(self, sql: str, since: datetime | None = None, until: datetime | None = None) -> Iterator[Any]:
+        """Yield the result of an SQL query on `training_set`, an Arrow table for each slice of time."""
+        for start, end in self._slices(since, until):
+            yield self._run(f"WITH training_set AS (\n{query(start, end, self.window_s)}\n)\n{sql}")
 
     def _slices(self, since: datetime | None, until: datetime | None) -> Iterator[tuple[datetime, datetime]]:
         """Yield spans of time with at most SLICE_ROWS answers each, provided that a day's answers are spread evenly.
@@ -159,9 +164,6 @@ class TrainingSet:
                 collected += found["answers"] // parts
         if collected and begin < high:
             yield begin, high
-
-    def _query(self, select: str, since: datetime, until: datetime) -> Any:
-        return self._run(f"WITH training_set AS (\n{query(since, until, self.window_s)}\n)\n{select}")
 
     def _run(self, sql: str) -> Any:
         engine = QueryBuilder()

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from mechanism.errors import ConfigError
 from streaming.lake.erasures import NO_REQUESTS, Requests, read_requests
-from streaming.lake.schema import TABLES, Stored, without_reader
+from streaming.lake.schema import STORED, Stored, without_reader
 from streaming.lake.store import Lake, LakeDamaged, LakeUnavailable
 from streaming.lake.table import LakeTable, Mark
 from streaming.log import EventLog, Partition
@@ -92,7 +92,7 @@ class LakeTask:
     """Implements `streaming.workers.task.Task`. `url` is the lake's folder, or s3://bucket/prefix."""
 
     name = "lake"
-    topics = TABLES
+    topics = STORED
     transient: tuple[type[Exception], ...] = (LakeUnavailable,)
 
     def __init__(
@@ -165,7 +165,7 @@ class LakeTask:
         for record, event in batch.arrivals:
             writing = self._writing[record.topic]
             owned = writing.owned[record.partition]
-            if event is None or record.offset < owned.next_offset:
+            if record.offset < owned.next_offset:
                 continue
             row = Stored(event, record.value, record.timestamp, self._identity, record.partition, record.offset)
             if self._requests.cover(event):

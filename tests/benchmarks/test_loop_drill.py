@@ -18,8 +18,7 @@ from inference.policy import Policy
 from mechanism.canary.cohorts import total
 from mechanism.canary.limits import Limits
 from mechanism.objective import Penalty
-from serving.canary.log_cohorts import LogCohorts
-from serving.canary.monitor import LogFeed
+from serving.canary.lake_cohorts import LakeCohorts
 from streaming.embedded import EmbeddedLog
 from streaming.events import AnyEvent, Click, Interaction
 from streaming.lake import TrainingSet
@@ -71,10 +70,9 @@ def test_the_workers_and_the_guard_process_every_event(
     totals = reader.totals()
     assert (totals.answers, totals.judged, totals.clicks) == (60, 60, len(clicks(events)))
     assert reader.count() == sum(answer.consent for answer in answers(events))
-    cohorts = LogCohorts(1_800.0, Penalty())
-    with LogFeed(log, cohorts) as feed:
-        while feed.poll(0.2):
-            pass
+    end = events[-1].occurred_at + timedelta(minutes=30)
+    cohorts = LakeCohorts(str(tmp_path / "lake"), 1_800.0, Penalty(), lambda: end)
+    cohorts.refresh()
     seen = total(cohorts.of(DIGEST).values())
     assert (seen.answers, seen.clicks) == (60, len(clicks(events)))
     assert seen.revenue == sum(click.price_micros for click in clicks(events))

@@ -1,4 +1,4 @@
-"""`promote`, `rollback` and `guard` on a real registry, a real log and a route file."""
+"""`promote`, `rollback` and `guard` on a real registry, a real lake and a route file."""
 
 from __future__ import annotations
 
@@ -21,10 +21,8 @@ from serving.canary.guard import GuardSettings
 from serving.canary.promotion_and_rollback import Deployment
 from serving.policies.model import folder_digest
 from serving.policies.route_file import Version, read_routes
-from streaming.codec import encode
-from streaming.embedded import EmbeddedLog
-from streaming.events import Interaction
-from streaming.topics import CLICKS, INTERACTIONS, all_topics
+from streaming.events import AnyEvent, Interaction
+from tests.streaming.lake_tables import append
 from trainers.artifacts.registry import Registry
 
 TINY = Path(resolve("tiny"))
@@ -102,34 +100,31 @@ def served(digest: str, at: datetime, **changes: Any) -> Interaction:
     return msgspec.structs.replace(interaction(next(NUMBERS), at), model_digest=digest, **changes)
 
 
-def write(log: EmbeddedLog, digest: str, begin: datetime, seconds: float, clicked: int) -> None:
+def write(lake: str, digest: str, begin: datetime, seconds: float, clicked: int) -> None:
     """Write answers from `begin` on, a millisecond apart, of which `clicked` in ten are clicked at once."""
-    producer = log.producer()
+    events: list[AnyEvent] = []
     for number in range(900):
         at = begin + timedelta(milliseconds=number)
         event = served(digest, at, answer_s=seconds)
-        producer.append(INTERACTIONS, event.key.encode(), encode(event))
+        events.append(event)
         if number % 10 < clicked:
-            hit = click(event, "A0", 0.01)
-            producer.append(CLICKS, hit.key.encode(), encode(hit))
-    producer.flush(20)
-    producer.close()
+            events.append(click(event, "A0", 0.01))
+    append(lake, *events, watermark=datetime.now(UTC))
 
 
 @pytest.mark.parametrize("share", [50, 100])
 @pytest.mark.parametrize(("seconds", "clicked", "kept"), [(0.2, 5, True), (2.0, 5, False), (0.2, 0, False)])
-def test_the_guard_keeps_or_rolls_back_by_the_log(
+def test_the_guard_keeps_or_rolls_back_by_the_lake(
     tmp_path: Path, deployment: Deployment, seconds: float, clicked: int, kept: bool, share: int
 ) -> None:
-    log = EmbeddedLog(tmp_path / "log")
-    log.create(all_topics(2))
+    lake = str(tmp_path / "lake")
     promoted = datetime.now(UTC) - timedelta(minutes=5)
-    write(log, folder_digest(TINY), promoted - timedelta(minutes=2 * (share == 100)), 0.2, 5)
+    write(lake, folder_digest(TINY), promoted - timedelta(minutes=2 * (share == 100)), 0.2, 5)
     Deployment(deployment.path, lambda: promoted).promote(Version("v1", 100, "elsewhere", "ab" * 32), "test", "", share)
-    write(log, "ab" * 32, promoted, seconds, clicked)
+    write(lake, "ab" * 32, promoted, seconds, clicked)
     stop = threading.Event()
     settings = GuardSettings(Limits(min_answers=50), patience_answers=900)
-    watching = threading.Thread(target=monitor, args=(log, deployment, settings, 0.05, stop), daemon=True)
+    watching = threading.Thread(target=monitor, args=(lake, deployment, settings, 0.05, stop), daemon=True)
     watching.start()
     end = datetime.now(UTC) + timedelta(seconds=30)
     while deployment.probation() is not None and datetime.now(UTC) < end:

@@ -171,6 +171,7 @@ def test_an_empty_log_is_not_due_and_the_outcome_says_what_is_missing(registry: 
         (["--triggers", '{"moon": 1}'], "--triggers"),
         (["--since", "noon"], "--since"),
         (["--since", "2026-11-25"], "zone"),
+        (["--window", "0"], "window_s"),
     ],
 )
 def test_a_wrong_option_of_due_is_named(registry: Registry, tmp_path: Path, options: list[str], place: str) -> None:

@@ -42,6 +42,7 @@ class World:
     pods: dict[str, ObservedPod] = field(default_factory=dict)
     nodes: dict[str, datetime | None] = field(default_factory=lambda: {"n0": None, "n1": None})
     deleted: bool = False
+    queues: bool = True
     done: list[Place] = field(default_factory=list)
     ran: list[str] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
@@ -59,7 +60,7 @@ class World:
         self.desired = replace(self.desired, spec=self.desired.spec.model_copy(update=changes))
 
     def observed(self) -> Observed:
-        return Observed(tuple(self.jobs.values()), tuple(self.pods.values()), dict(self.nodes))
+        return Observed(tuple(self.jobs.values()), tuple(self.pods.values()), dict(self.nodes), queues=self.queues)
 
     def reconcile(self, acts: int | None = None) -> Reconciliation[IRPOJobStatus]:
         """Run a pass. With `acts` the operator dies in it, after writing the status and the first `acts` actions."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ REFUSED = {
     ),
     "a world without its files": (
         {"gates__simulator": {"kind": "webis"}},
-        "path belongs to the kinds webis and tables",
+        "path belongs to the kinds of imported data",
     ),
     "several epochs": ({"template__spec__config__epochs": 2}, "leave out config.epochs"),
     "a log outside all volumes": ({"source__lake": "/elsewhere"}, "source.lake must lie below the mountPath"),
@@ -65,6 +66,19 @@ def test_an_invalid_specification_is_refused(api: client.ApiClient, namespace: s
         create(api, namespace, "retrainpolicies", example("06-retrain.yaml", **copy.deepcopy(changes)))
     assert refused.value.status in (400, 422)
     assert expected in str(refused.value.body)
+
+
+@pytest.mark.parametrize(("feedback", "expected"), [({"window_s": 600}, ["600"]), ({}, [])])
+def test_triggers_count_clicks_within_the_retrainings_own_window(
+    feedback: dict[str, float], expected: list[str]
+) -> None:
+    found = example("06-retrain.yaml")["spec"]
+    found["template"]["spec"]["config"]["feedback"] = feedback
+    spec, now = RetrainPolicySpec.model_validate(found), datetime(2026, 11, 25, tzinfo=UTC)
+    desired = Desired("nightly", "default", "9f1c6b6e", 1, now, spec, RetrainPolicyStatus())
+    [container] = look_job(desired, "look", "v1", now)["spec"]["template"]["spec"]["containers"]
+    arguments = container["args"]
+    assert [value for name, value in pairwise(arguments) if name == "--window"] == expected
 
 
 def test_the_api_server_accepts_every_object_of_a_policy(

@@ -26,7 +26,7 @@ from mechanism.markers import render_marker
 from mechanism.types import Context, MarkerChoice
 from serving.accounts.keys import Role
 from serving.campaigns.catalogue import Catalogue, CatalogueRow, import_catalogue, read_catalogue, write_catalogue
-from serving.http.app import create_app
+from serving.http.server import server_of
 from serving.policies.in_process import ThreadedPolicy
 from serving.policies.protocol import AnswerLimits, Completed, PolicyEvent, TextDelta
 from serving.router import Router
@@ -198,6 +198,7 @@ def running(
             "anonymous_chat": True,
             "refresh_s": 0.05,
             "relevance_floor": 0.0,
+            "drain_s": 5.0,
             "address_per_minute": 0,
             "key_per_minute": 0,
         }
@@ -209,9 +210,9 @@ def running(
         import_catalogue(catalogue, router.campaigns, datetime.now(UTC) - timedelta(seconds=5))
     admin = router.accounts.issue(Role.ADMIN, "test", datetime.now(UTC)).secret
     listener = socket.create_server(("127.0.0.1", 0))
-    options: dict[str, Any] = {"log_config": None, "access_log": False, "ws": "none", "timeout_graceful_shutdown": 5}
-    config = uvicorn.Config(create_app(router), **options)
-    server = uvicorn.Server(config)
+    # What a client does not read stays with the router.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+    server = server_of(router)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     until(lambda: server.started or not thread.is_alive(), 30)

@@ -28,6 +28,8 @@ CLAIMS = st.builds(
     pricing=st.sampled_from(Pricing),
     placement=st.sampled_from(["", "chat", "voice assistant"]),
     issued=st.integers(0, 2**40),
+    delay_ms=st.integers(0, 2**32 - 1),
+    reader=st.sampled_from(["", "0123456789abcdef"]),
 )
 ALPHABET = string.ascii_letters + string.digits + "-_.=+/%"
 

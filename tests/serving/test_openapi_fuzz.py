@@ -33,6 +33,7 @@ PATHS = {
     "/v1/chat/completions",
     "/v1/creatives/{creative_id}/review",
     "/v1/deliveries",
+    "/v1/erasures",
     "/v1/keys",
     "/v1/keys/{key_id}/revoke",
     "/v1/keys/{key_id}/rotate",

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.erase import pseudonyms_of
 from cli.rotate_secret import rotate_secret as rotate_command
 from mechanism.errors import ConfigError
 from serving.clicks.tokens import ClickClaims, TokenError, TokenSigner, key_ring
 from serving.database.signatures import Signer
+from serving.erasure import pseudonyms
 from serving.settings import (
     OTHERS_VARIABLE,
     SECRET_VARIABLE,
@@ -85,7 +85,7 @@ def test_the_command_replaces_the_secret_and_forgets_former_ones(
     new = signing_secret(tmp_path, {})
     assert new != old
     assert known_secrets(tmp_path, {}) == (new, old)
-    assert len(pseudonyms_of("reader", tmp_path)) == 2  # an erasure finds what both wrote
+    assert len(pseudonyms("reader", known_secrets(tmp_path, {}))) == 2  # an erasure finds what both wrote
     rotate_command(tmp_path)
     assert known_secrets(tmp_path, {})[1:] == (new, old)
     rotate_command(tmp_path, forget=True)

@@ -92,7 +92,7 @@ def test_the_record_names_a_blocked_competitor_and_its_winner(
     record = router.call("GET", f"/v1/auctions/{answer['auction']['auction_id']}").json()
     assert {"A1", "A2"} <= {c["ad_id"] for c in record["candidates"]}
     assert record["apart"] == []
-    blocking = {"version": version, "block_advertisers": [" brand2"], "bid_micros": 5_000_000}
+    blocking = {"version": version, "block_advertisers": [" brand2"], "bid_micros": 1_000_000}
     changed = router.call("PATCH", path, json=blocking)
     assert changed.status_code == 200, changed.text
     assert changed.json()["block_advertisers"] == [" brand2"]

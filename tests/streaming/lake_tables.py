@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from streaming.codec import encode, topic_of
 from streaming.events import AnyEvent, GradedAd, Interaction, Judgement
-from streaming.lake.schema import Stored
+from streaming.lake.schema import STORED, Stored
 from streaming.lake.store import Lake
 from streaming.lake.table import LakeTable, Mark
 
@@ -32,7 +32,7 @@ def stored(events: Sequence[AnyEvent], start: int = 0, partition: int = 0) -> li
 
 def append(url: str, *events: AnyEvent, partition: int = 0, watermark: datetime | None = None) -> None:
     """Append events to their tables, after what is there."""
-    for topic in ("interactions", "clicks", "judgements"):
+    for topic in STORED:
         own = [event for event in events if topic_of(event) == topic]
         table = LakeTable(Lake(url), topic, LOG)
         start = table.own([partition]).get(partition, 0)

@@ -20,7 +20,7 @@ from mechanism.errors import InputError
 from streaming.codec import NEWEST, decode
 from streaming.events import AnyEvent, Interaction, Judgement
 from streaming.lake import TrainingSet, Versions
-from streaming.lake.schema import TABLES, Stored, arrow_schema, to_table
+from streaming.lake.schema import STORED, Stored, arrow_schema, to_table
 from streaming.lake.store import Lake, LakeDamaged
 from streaming.lake.table import LakeTable, Mark
 from streaming.log import Fenced
@@ -58,9 +58,18 @@ def test_every_field_of_an_event_comes_back_from_its_columns(name: str, tmp_path
     assert row.interaction.bids() == event.bids()
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("table", STORED)
 def test_there_is_a_column_for_every_field_of_an_event(table: str) -> None:
     assert set(NEWEST[table].__struct_fields__) <= set(arrow_schema(table).names)
+
+
+def test_a_conversion_comes_back_from_its_table(tmp_path: Path) -> None:
+    event = decode("conversions", (SAMPLES / "conversions-v1.json").read_bytes())
+    append(str(tmp_path), event)
+    (row,) = Lake(str(tmp_path)).open("conversions").to_pyarrow_table().to_pylist()
+    assert row["day"].isoformat() == "2026-11-26"
+    fields = msgspec.structs.asdict(event)
+    assert {name: row[name] for name in fields} == fields
 
 
 def test_rows_and_offsets_are_one_commit(url: str) -> None:

@@ -105,6 +105,7 @@ class CampaignColumns:
     day_left: NDArray[np.int64] = field(default_factory=_numbers)
     spend_day: NDArray[np.int64] = field(default_factory=_numbers)
     spend_today: NDArray[np.int64] = field(default_factory=_numbers)
+    accrued: NDArray[np.int64] = field(default_factory=_numbers)
     currency: NDArray[np.int64] = field(default_factory=_numbers)
     zone: NDArray[np.int64] = field(default_factory=_numbers)
     keys: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(_FIRST_CAPACITY, np.uint64))
@@ -124,6 +125,7 @@ class CampaignColumns:
                 if not column.name.startswith("_"):
                     setattr(self, column.name, grown(getattr(self, column.name), slot + 1))
         self.keys[slot] = campaign_key(campaign_id)
+        self.accrued[slot] = 0
         self.thresholds[slot] = WHOLE
 
     def fill(self, slot: int, campaign: Campaign) -> None:

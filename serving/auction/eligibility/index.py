@@ -89,6 +89,12 @@ class EligibilityIndex:
         slot = self._slots.get(campaign_id)
         return None if slot is None else self._campaigns[slot]
 
+    @property
+    def has_caps(self) -> bool:
+        """Whether any campaign has a frequency cap."""
+        size = len(self._campaigns)
+        return bool((self._columns.used[:size] & ~self._columns.uncapped[:size]).any())
+
     def spend(self, campaign_id: str) -> Spend | None:
         """Return the spend last set for a campaign."""
         return self._spends.get(campaign_id)
@@ -140,6 +146,12 @@ class EligibilityIndex:
         campaign = self.get(spend.campaign_id)
         if campaign is not None:
             self._columns.fill_spend(self._slots[campaign.id], campaign, spend)
+
+    def set_accrued(self, campaign_id: str, micros: Micros) -> None:
+        """Set what a campaign owes beyond its booked spend; an unknown id is ignored."""
+        slot = self._slots.get(campaign_id)
+        if slot is not None:
+            self._columns.accrued[slot] = micros
 
     def set_participation(self, campaign_id: str, participation: float) -> None:
         """Set the pacing probability of a campaign; an unknown id is ignored."""
@@ -200,6 +212,7 @@ class EligibilityIndex:
         yield Reason.NO_CREATIVE, columns.with_creatives[:size]
         yield Reason.CURRENCY, columns.currency[:size] == columns.currency_number(request.currency)
         price = np.maximum(bids, 1)  # a spent budget excludes even a bid of 0
+        price += columns.accrued[:size]
         yield Reason.BUDGET_TOTAL, columns.total_left[:size] >= price
         yield Reason.BUDGET_DAILY, columns.day_left[:size] >= price
         for reason, dimension, untargeted in (

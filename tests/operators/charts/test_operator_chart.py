@@ -40,31 +40,35 @@ def test_one_operator_runs_at_a_time(helm: Helm) -> None:
     items = helm.render(OPERATOR)
     assert named(items, "Deployment") == {"shop-llm-auction-operator"}
     deployment = one(items, "Deployment")
-    assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]) == (1, {"type": "Recreate"})
+    assert deployment["spec"]["replicas"] == 2
+    assert "--lease=ads/shop-llm-auction-operator" in dict(pods(items))["operator"]["containers"][0]["args"]
+    assert one(items, "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
     assert not [item for item in items if item["kind"] in ("Secret", "PodMonitor")]
 
 
 def test_by_default_the_operator_has_rights_in_its_own_namespace_only(helm: Helm) -> None:
     assert rbac.CHART.read_text(encoding="utf-8") == rbac.rendered(), "run `make crds`"
     items = helm.render(OPERATOR)
-    role = one(items, "Role")
-    assert (role["metadata"]["namespace"], role["rules"]) == ("ads", rbac.rules(cluster=False))
-    assert one(items, "ClusterRole", "-operator")["rules"] == rbac.rules(cluster=True)
+    role, lease = (one(items, "Role", name) for name in ("-operator", "-operator-lease"))
+    assert (role["metadata"]["namespace"], role["rules"]) == ("ads", rbac.rules("watched"))
+    assert (lease["metadata"]["namespace"], lease["rules"]) == ("ads", rbac.rules("own"))
+    assert one(items, "ClusterRole", "-operator")["rules"] == rbac.rules("cluster")
     assert "--namespace=ads" in dict(pods(items))["operator"]["containers"][0]["args"]
 
 
 def test_the_operators_rights_are_bound_to_the_given_namespaces(helm: Helm) -> None:
     items = helm.render(OPERATOR, namespaces=["ads", "shoes"])
-    assert [i["metadata"]["namespace"] for i in items if i["kind"] == "Role"] == ["ads", "shoes"]
-    assert [i["metadata"]["namespace"] for i in items if i["kind"] == "RoleBinding"] == ["ads", "shoes"]
+    for kind in ("Role", "RoleBinding"):
+        bound = [i for i in items if i["kind"] == kind and i["metadata"]["name"].endswith("-operator")]
+        assert [i["metadata"]["namespace"] for i in bound] == ["ads", "shoes"]
     arguments = dict(pods(items))["operator"]["containers"][0]["args"]
     assert {"--namespace=ads", "--namespace=shoes"} <= set(arguments)
 
 
 def test_the_whole_cluster_is_a_choice(helm: Helm) -> None:
     items = helm.render(OPERATOR, clusterWide=True)
-    assert one(items, "ClusterRole", "-operator")["rules"] == rbac.rules(cluster=True) + rbac.rules(cluster=False)
-    assert not named(items, "Role") | named(items, "RoleBinding")
+    assert one(items, "ClusterRole", "-operator")["rules"] == rbac.rules("cluster") + rbac.rules("watched")
+    assert named(items, "Role") == named(items, "RoleBinding") == {"shop-llm-auction-operator-lease"}
     arguments = dict(pods(items))["operator"]["containers"][0]["args"]
     assert not [argument for argument in arguments if argument.startswith("--namespace")]
 

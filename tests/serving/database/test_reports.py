@@ -212,6 +212,11 @@ def test_csv_has_the_lines_under_a_header(traffic: Database) -> None:
         "clicks": "2",
         "charged_clicks": "1",
         "revenue_micros": "250010",
+        "invalid_clicks": "0",
+        "refunded_micros": "0",
+        "conversions": "0",
+        "conversion_value_micros": "0",
+        "net_micros": "250010",
         "revenue": "0.250010",
     }
     assert as_csv([]).startswith('"campaign_id"')

@@ -1,0 +1,68 @@
+"""Claims on idempotency keys, on both databases."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+
+from serving.accounts.idempotency import Claim, IdempotencyStore, KeyReused, StillRunning, StoredAnswer
+from serving.database.engine import Database
+from tests.serving.database.samples import NOW
+
+MINUTE = timedelta(minutes=1)
+ANSWER = StoredAnswer(201, "application/json", b"{}")
+
+
+def claimed(store: IdempotencyStore, minutes: int = 0, request: bytes = b"r") -> Claim | StoredAnswer:
+    return store.begin("key_1", "k", request, NOW + minutes * MINUTE, 15 * MINUTE)
+
+
+def test_of_many_requests_at_once_one_gets_the_claim(database: Database) -> None:
+    store = IdempotencyStore(database, b"secret")
+
+    def ask(_: int) -> str:
+        try:
+            return type(claimed(store)).__name__
+        except StillRunning:
+            return "running"
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(ask, range(8))) == ["Claim", *["running"] * 7]
+
+
+def test_an_answer_is_returned_until_it_expires(database: Database) -> None:
+    store = IdempotencyStore(database, b"secret")
+    claim = claimed(store)
+    assert isinstance(claim, Claim)
+    store.save(claim, ANSWER)
+    assert claimed(store, 24 * 60 - 1) == ANSWER
+    with pytest.raises(KeyReused):
+        claimed(store, 1, b"another")
+    assert isinstance(claimed(store, 24 * 60), Claim)
+
+
+def test_an_abandoned_claim_is_taken_over_and_its_holder_cannot_answer(database: Database) -> None:
+    store = IdempotencyStore(database, b"secret")
+    first = claimed(store)
+    with pytest.raises(StillRunning):
+        claimed(store, 14)
+    second = claimed(store, 15)
+    assert isinstance(first, Claim)
+    assert isinstance(second, Claim)
+    with pytest.raises(StillRunning):
+        store.save(first, ANSWER)
+    store.release(first)  # changes nothing
+    store.save(second, ANSWER)
+    assert claimed(store, 16) == ANSWER
+
+
+def test_a_released_claim_is_free(database: Database) -> None:
+    store = IdempotencyStore(database, b"secret")
+    claim = claimed(store)
+    assert isinstance(claim, Claim)
+    store.release(claim)
+    assert isinstance(claimed(store), Claim)
+    with pytest.raises(StillRunning):
+        store.save(claim, ANSWER)
