@@ -69,6 +69,13 @@ def test_both_parts_describe_global_values_alike() -> None:
     assert (schemas[0], values[0]) == (schemas[1], values[1])
 
 
+@pytest.mark.parametrize("chart", [OPERATOR, PLATFORM])
+def test_the_readme_names_every_value(chart: Path) -> None:
+    readme = (chart / "README.md").read_text(encoding="utf-8")
+    values = yaml.safe_load((chart / "values.yaml").read_text(encoding="utf-8"))
+    assert not [name for name in values if name != "enabled" and f"`{name}" not in readme]
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_profile_passes_helms_own_checks_and_the_models_of_the_kinds(helm: Helm, profile: Path) -> None:
     helm("lint", "--strict", WHOLE, "--values", profile)
@@ -242,7 +249,9 @@ def test_the_commands_have_every_option_that_the_chart_and_the_operator_pass(hel
         spec(policy__source={"registry": "/models"}, policy__gpus=1, router__publicUrl="https://ads.example")
     )
     desired = Desired("ads", "shop", "u-1", 1, datetime.now(UTC), service, AuctionServiceStatus())
-    made: list[Item] = manifests(desired, AuctionServiceStatus(), [PolicyServers(Model(name="v1", digest=digest("v1")), 1)])
+    made: list[Item] = manifests(
+        desired, AuctionServiceStatus(), [PolicyServers(Model(name="v1", digest=digest("v1")), 1)]
+    )
     seen = set()
     for _, pod in (*pods(helm.render(WHOLE, TRIAL, platform=OPTIONS)), *pods(made)):
         for container in (*pod["containers"], *pod.get("initContainers", [])):
