@@ -61,7 +61,7 @@ async def _measure(folder: Path, floor: float | None) -> dict[str, Any]:
             profile = population.draw_user()
             while True:
                 query = population.draw_query(profile)
-                _ask(router, population, query, counts)
+                await _ask(router, population, query, counts)
                 if not population.comes_back(profile):
                     break
     with_need, questions = counts["need"], counts["questions"]
@@ -76,8 +76,8 @@ async def _measure(folder: Path, floor: float | None) -> dict[str, Any]:
     }
 
 
-def _ask(router: Router, population: Population, query: Query, counts: Counter[str]) -> None:
-    offer = _best(router, query)
+async def _ask(router: Router, population: Population, query: Query, counts: Counter[str]) -> None:
+    offer = await _best(router, query)
     counts["questions"] += 1
     counts["need"] += bool(query.category)
     counts["shown"] += offer is not None
@@ -92,11 +92,13 @@ def _ask(router: Router, population: Population, query: Query, counts: Counter[s
         counts["micros"] += offer.bid
 
 
-def _best(router: Router, query: Query) -> Offer | None:
+async def _best(router: Router, query: Query) -> Offer | None:
     """Return the offer that the fixed policy shows."""
     asked = [*(text for role, text in query.turns if role == "user"), query.text][-3:]
     text, market = "\n".join(asked), router.marketplace
-    evaluation = market.evaluate(PlacementRequest("floor", datetime.now(UTC), router.settings.currency, query=text))
+    evaluation = await market.evaluate(
+        PlacementRequest("floor", datetime.now(UTC), router.settings.currency, query=text)
+    )
     offers, _ = market.offers(text, list(shared_encoder().encode(asked)), evaluation)
     return max(offers, key=lambda offer: offer.bid * offer.relevance, default=None)
 

@@ -133,6 +133,19 @@
 {{- with .Values.workers.lake.url }}{{ . }}{{ else }}{{ with include "llm-auction.storeUrl" . }}{{ . }}/lake{{ end }}{{ end }}
 {{- end }}
 
+{{/* The lake's address and credentials. */}}
+{{- define "llm-auction.lakeEnv" -}}
+{{- with include "llm-auction.lake" . }}
+- {name: LLM_AUCTION_LAKE, value: {{ . | quote }}}
+{{- include "llm-auction.objectStoreEnv" $ }}
+{{- end }}
+{{- end }}
+
+{{/* The same for routers, which erase readers from it; a folder is not on their volumes. */}}
+{{- define "llm-auction.erasureEnv" -}}
+{{- if hasPrefix "s3://" (include "llm-auction.lake" .) }}{{ include "llm-auction.lakeEnv" . }}{{ end }}
+{{- end }}
+
 {{/* A value of a Secret that the chart generates: what the cluster has, else `length` random characters. */}}
 {{- define "llm-auction.kept" -}}
 {{- $found := lookup "v1" "Secret" .root.Release.Namespace .secret }}

@@ -21,7 +21,7 @@ CONNECTED: dict[str, Any] = {
     "objectStore": {"provider": "existing", "existing": {"url": "s3://auction/p/", "secret": "s3"}},
 }
 ROUTERS: dict[str, Any] = {**CONNECTED, "routers": {"enabled": True, "policy": {"upstream": {"url": "http://vllm"}}}}
-WORKERS = {
+WORKERS: dict[str, Any] = {
     **CONNECTED,
     "workers": {"judge": {"enabled": True, "replicas": 2}, "lake": {"enabled": True}, "ledger": {"enabled": True}},
 }
@@ -129,8 +129,20 @@ def test_workers_reach_what_they_need_and_no_more(helm: Helm) -> None:
         assert secret not in {value[0] for value in found[name].values() if isinstance(value, tuple)}
 
 
+def test_routers_erase_readers_from_a_lake_that_they_reach(helm: Helm) -> None:
+    items = helm.render(PLATFORM, **(ROUTERS | {"auctionServices": {"ads": {"model": spec()["model"]}}}))
+    for env in (
+        variables(dict(pods(items))["router"]["containers"][0]),
+        variables(one(items, "AuctionService")["spec"]["router"]),
+    ):
+        assert env["LLM_AUCTION_LAKE"] == "s3://auction/p/lake"
+        assert env["AWS_ACCESS_KEY_ID"] == ("s3", "AWS_ACCESS_KEY_ID")
+    folder = ROUTERS | {"workers": {"lake": {"url": "/lake"}}}
+    assert "LLM_AUCTION_LAKE" not in variables(dict(pods(helm.render(PLATFORM, **folder)))["router"]["containers"][0])
+
+
 def test_settings_of_all_workers_arrive_in_each(helm: Helm) -> None:
-    shared = {
+    shared: dict[str, Any] = {
         "env": [{"name": "EXTRA", "value": "1"}],
         "envFrom": [{"secretRef": {"name": "more"}}],
         "volumes": [{"name": "lake", "persistentVolumeClaim": {"claimName": "lake"}}],
@@ -238,7 +250,7 @@ def test_the_database_is_migrated_before_the_new_pods(
         ({"routers": {"enabled": True}}, "signing secret"),
         ({"routers": {"enabled": True}, "secrets": {"name": "k"}}, "routers share a database"),
         (ROUTERS | {"routers": {"enabled": True}}, "give model, upstream.url or triton.address"),
-        ({"routers": {"options": {"port": 1}}}, "port"),
+        ({"routers": {"options": {"port": 1}}}, "propertyName 'port'"),
         ({"database": {"provider": "existing"}}, "name"),
         ({"database": {"provider": "mysql"}}, "provider"),
         ({"eventLog": {"provider": "existing"}}, "servers"),

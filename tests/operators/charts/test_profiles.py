@@ -55,12 +55,25 @@ def test_each_part_can_be_left_out(helm: Helm) -> None:
     assert {name for name, _ in pods(helm.render(WHOLE, TRIAL, platform={"enabled": False}))} == {"operator"}
 
 
+def test_services_that_no_operator_watches_are_refused(helm: Helm) -> None:
+    done = helm.try_("template", "shop", WHOLE, "-n", "ads", "--values", TRIAL, operator={"namespaces": ["other"]})
+    assert done.returncode != 0
+    assert "operator.namespaces: add ads" in done.stderr
+
+
 def test_both_parts_describe_global_values_alike() -> None:
     schemas, values = [], []
     for chart in (OPERATOR, PLATFORM):
         schemas.append(json.loads((chart / "values.schema.json").read_text())["properties"]["global"])
         values.append(yaml.safe_load((chart / "values.yaml").read_text())["global"])
     assert (schemas[0], values[0]) == (schemas[1], values[1])
+
+
+@pytest.mark.parametrize("chart", [OPERATOR, PLATFORM])
+def test_the_readme_names_every_value(chart: Path) -> None:
+    readme = (chart / "README.md").read_text(encoding="utf-8")
+    values = yaml.safe_load((chart / "values.yaml").read_text(encoding="utf-8"))
+    assert not [name for name in values if name != "enabled" and f"`{name}" not in readme]
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -147,11 +160,13 @@ def test_the_ledgers_database_is_backed_up_and_can_be_recovered(helm: Helm) -> N
     cluster = one(items, "Cluster")
     assert cluster["spec"]["backup"]["barmanObjectStore"]["destinationPath"] == "s3://auction-backups/database"
     assert one(items, "ScheduledBackup")["spec"]["cluster"]["name"] == cluster["metadata"]["name"]
-    changes = {"recoverFrom": "shop-llm-auction-db", "backup": {"serverName": "second"}}
+    at = "2026-11-29T08:00:00Z"
+    changes = {"recoverFrom": "shop-llm-auction-db", "recoverTo": at, "backup": {"serverName": "second"}}
     recovered = one(helm.render(WHOLE, PRODUCTION, platform={"database": {"cloudNativePG": changes}}), "Cluster")[
         "spec"
     ]
-    assert recovered["bootstrap"] == {"recovery": {"source": "backup"}}
+    recovery = recovered["bootstrap"]["recovery"]
+    assert (recovery["source"], recovery["recoveryTarget"]) == ("backup", {"targetTime": at})
     assert recovered["externalClusters"][0]["barmanObjectStore"]["serverName"] == "shop-llm-auction-db"
     assert recovered["backup"]["barmanObjectStore"]["serverName"] == "second"
 
