@@ -160,7 +160,7 @@ def test_an_address_that_is_no_log_is_refused(command: tuple[str, ...], log: Emb
         code, output = call(*command, "--log", tmp_path / "nowhere")
         assert (code, "no event log is there" in output, (tmp_path / "nowhere").exists()) == (2, True, False)
         code, output = call(*command, "--log", tmp_path / "log", "--topic", "interaction")
-        assert (code, "topics are interactions, clicks, conversions, judgements, campaigns" in output) == (2, True)
+        assert (code, "topics are interactions, clicks, conversions, judgements" in output) == (2, True)
 
 
 def test_a_metrics_port_in_use_is_refused(log: EmbeddedLog, tmp_path: Path) -> None:
