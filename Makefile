@@ -11,8 +11,8 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-integration test-slow check bench bench-learning bench-router bench-eligibility bench-streaming bench-lake bench-operator \
-	bench-offpolicy bench-world bench-predictor bench-training bench-everyday bench-guard bench-safety drill-billing drill-streaming drill-operator drill-triton drill-loop triton kafka cluster-tools schemas \
+.PHONY: help run test test-integration test-slow check bench bench-learning bench-router bench-eligibility bench-streaming bench-lake bench-operator bench-operator-caches \
+	bench-offpolicy bench-world bench-predictor bench-training bench-everyday bench-guard bench-safety bench-floor drill-billing drill-streaming drill-operator drill-triton drill-loop triton kafka cluster-tools schemas \
 	crds lock clean distclean
 
 help: ## Show this list
@@ -85,8 +85,14 @@ bench-eligibility: $(VENV)/.dev ## Eligibility and retrieval at 10,000 campaigns
 bench-safety: $(VENV)/.run ## Sensitive conversations and hostile creatives: build/bench/safety.json
 	$(BIN)/python -m benchmarks.serving.safety
 
+bench-floor: $(VENV)/.run ## What the relevance floor costs with simulated users: build/bench/floor.json
+	$(BIN)/python -m benchmarks.serving.floor
+
 bench-operator: $(VENV)/.dev cluster-tools ## A thousand training jobs at once: build/bench/operator-scale.json
 	$(BIN)/python -m benchmarks.operators.scale
+
+bench-operator-caches: $(VENV)/.dev ## Memory of the operator's caches, CPU time of a pass: build/bench/operator-caches.json
+	$(BIN)/python -m benchmarks.operators.caches
 
 drill-operator: $(VENV)/.dev cluster-tools ## Kill pods, nodes and servers under training jobs: build/bench/operator.json
 	$(BIN)/python -m benchmarks.operators.kills
@@ -98,7 +104,7 @@ drill-billing: $(VENV)/.dev ## Kill ledger writers, on SQLite and PostgreSQL: bu
 	$(BIN)/python -m benchmarks.serving.billing
 
 drill-streaming: $(VENV)/.dev ## Kill Kafka and workers under a million answers: build/bench/streaming-drill.json
-	$(BIN)/python -m benchmarks.streaming.drill $(if $(INTERACTIONS),--interactions $(INTERACTIONS))
+	$(BIN)/python -m benchmarks.streaming.drill $(if $(INTERACTIONS),--interactions $(INTERACTIONS)) $(if $(LAKE),--lake $(LAKE))
 
 bench-streaming: $(VENV)/.dev ## Cost of the workers, age of the lake, bytes a second: build/bench/streaming.json
 	$(BIN)/python -m benchmarks.streaming.bench

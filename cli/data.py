@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 def data(
     source: Annotated[
-        Path, typer.Argument(help="A folder of topics, or a catalogue: CSV or JSONL with id,title,text.")
+        Path,
+        typer.Argument(
+            help="The folder of a data set (README, Real data), or a catalogue: CSV or JSONL with id,title,text."
+        ),
     ],
     queries: Annotated[
         Path | None, typer.Argument(help="Queries for a catalogue file: CSV or JSONL with query.")
@@ -39,18 +42,18 @@ def data(
 
 
 def read(source: Path, queries: Path | None, *, strict: bool) -> ImportedData:
-    """Read a folder of topics, or a catalogue file with or without queries.
+    """Read the folder of a data set, or a catalogue file with or without queries.
 
     Raises:
         InputError: if queries are given for a folder, or as the importers raise it.
     """
-    from simulator.importers import load_tables, load_webis
+    from simulator.importers import LOADERS, folder_kind, load_tables
 
     if not source.is_dir():
         return load_tables(source, queries, strict=strict)
     if queries is not None:
         raise InputError("QUERIES", str(queries), "leave it out: a folder holds its own queries")
-    return load_webis(source, strict=strict)
+    return LOADERS[folder_kind(source)](source, strict=strict)
 
 
 def summary(imported: ImportedData) -> dict[str, object]:
@@ -61,6 +64,7 @@ def summary(imported: ImportedData) -> dict[str, object]:
         "queries": len(imported.queries),
         "labelled_queries": sum(bool(q.relevant) for q in imported.queries),
         "labels": sum(len(q.relevant) for q in imported.queries),
+        "answers": sum(len(q.answers) for q in imported.queries),
         "files": {name: asdict(count) for name, count in report.files.items()},
         "refused": [asdict(issue) for issue in report.issues],
         "mended": [asdict(note) for note in report.repairs],
@@ -81,7 +85,7 @@ def show(imported: ImportedData, rows: int) -> None:
     facts = summary(imported)
     typer.echo(
         f"{facts['ads']} ads; {facts['queries']} queries, {facts['labelled_queries']} of them with"
-        f" {facts['labels']} relevance labels"
+        f" {facts['labels']} relevance labels" + (f"; {facts['answers']} answers" if facts["answers"] else "")
     )
     print_rows("refused", imported.report.issues, rows)
     print_rows("repaired", imported.report.repairs, rows)

@@ -41,6 +41,7 @@ ENTRIES = {
     "serve": Entry("Answer chat completions with labelled sponsored links.", "serve-local"),
     "sign-in": Entry("Print an address that opens the console signed in, once.", "serve", "sign_in"),
     "rotate-secret": Entry("Replace the secret that links and keys are signed under.", "serve", "rotate_secret"),
+    "migrate": Entry("Upgrade a database to the schema of this version.", "serve"),
     "triton": Entry("Prepare a Triton server, build model repositories, serve them.", "triton"),
     "users": Entry("Simulate users: ask a router, read its answers, follow links.", "policy,judge"),
     "worker": Entry("Run a worker on the event log: judge, lake, ledger.", "stream"),

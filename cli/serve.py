@@ -28,16 +28,20 @@ if TYPE_CHECKING:
     from serving.settings import ServeSettings
 
 ForwardedHeader: TypeAlias = Literal["x-forwarded-for", "forwarded"]
+ASSISTANT = "assistant"
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread that charges or encodes may hold the interpreter; Python's default of 5 ms delays answers."""
 GC_THRESHOLDS = (20_000, 20, 50)
 """Collect rarely: answers leave no reference cycles, and each collection would search all running answers."""
 
+CANDIDATES, FEW_CANDIDATES = 20, 4
+"""Ads in one prompt; the second of small models: with more, `assistant` shows unfitting ads and answers later."""
+
 
 def serve(
     model: Annotated[
         str, typer.Option(help="Model name or folder; with --triton or --upstream the model's name there.")
-    ] = "tiny",
+    ] = ASSISTANT,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8080,
     catalogue: Annotated[Path | None, typer.Option(help="Ads as JSON Lines. Default: the built-in world's.")] = None,
@@ -106,7 +110,9 @@ def serve(
     meaning: Annotated[
         bool, typer.Option("--encoder/--no-encoder", help="Retrieve ads by embeddings in addition to words.")
     ] = True,
-    candidates: Annotated[int, typer.Option(help="Ads in one prompt.", min=1)] = 20,
+    candidates: Annotated[
+        int | None, typer.Option(help="Ads in one prompt. Default: 20, and 4 with the model assistant.", min=1)
+    ] = None,
     max_ads: Annotated[int, typer.Option(help="Maximum number of sponsored links in an answer.", min=1)] = 3,
     in_flight: Annotated[
         int, typer.Option(help="Maximum number of answers under way; beyond it requests get 503.", min=1)
@@ -180,7 +186,7 @@ def serve(
         ledger="process" if charges else "elsewhere",
         lake=lake,
         retention_days=retention_days,
-        candidates=candidates,
+        candidates=candidates or default_candidates(model, local=not (triton or upstream or routes)),
         max_ads=max_ads,
         in_flight=in_flight,
         drain_s=drain,
@@ -274,6 +280,11 @@ def encoder() -> Encoder | None:
     except ModuleNotFoundError:
         return None
     return shared_encoder()
+
+
+def default_candidates(model: str, *, local: bool) -> int:
+    """Return how many ads a prompt holds where `--candidates` does not say; `local`: no other server writes answers."""
+    return FEW_CANDIDATES if local and model == ASSISTANT else CANDIDATES
 
 
 def in_process(model: str, settings: ServeSettings) -> AsyncPolicyBackend:

@@ -28,6 +28,8 @@ class JobReason(StrEnum):
     INVALID_SPEC = "InvalidSpec"
     STARTING = "Starting"
     QUEUED = "Queued"
+    NO_QUEUE = "NoQueue"
+    GANG_INCOMPLETE = "GangIncomplete"
     UNSCHEDULABLE = "Unschedulable"
     RUNNING = "Running"
     STEP_COMPLETE = "StepComplete"
@@ -78,6 +80,17 @@ JOB_REASONS: Mapping[str, Meaning] = {
     ),
     JobReason.STARTING: Meaning("The step's pods have been requested and do not all run yet."),
     JobReason.QUEUED: Meaning("Kueue has not admitted the step yet.", "See the Workload of the step's Job."),
+    JobReason.NO_QUEUE: Meaning(
+        "`queueName` names a queue, but Kueue is not installed: the step is not created, because nothing would admit "
+        "it.",
+        "Install Kueue, which is noticed within five minutes, or create the job without `queueName`.",
+    ),
+    JobReason.GANG_INCOMPLETE: Meaning(
+        "Some pods of a step found no node within `gangSeconds` while others held theirs. All were deleted, so that "
+        "another job can use the nodes, and start again after the back-off; no restart is used.",
+        "Let Kueue admit the steps (`queueName`), use a scheduler that places all pods of a step or none, or request "
+        "less.",
+    ),
     JobReason.UNSCHEDULABLE: Meaning(
         "The scheduler finds no node for a pod; the message holds its explanation.",
         "Wait, add nodes, request less, or create the claim that a volume names. `activeDeadlineSeconds` limits the "
@@ -157,6 +170,7 @@ class ServiceReason(StrEnum):
     CANARY = "Canary"
     HELD = "Held"
     PAUSED = "Paused"
+    REPLACING = "Replacing"
     PROMOTED = "Promoted"
     ABORTED = "Aborted"
     NAME_TAKEN = "NameTaken"
@@ -207,6 +221,12 @@ SERVICE_REASONS: Mapping[str, Meaning] = {
     ServiceReason.CANARY: Meaning("The new version has its step's share; the message says what the next step needs."),
     ServiceReason.HELD: Meaning("`spec.rollout.maxWeight` allows no larger share.", "Raise it to continue."),
     ServiceReason.PAUSED: Meaning("`spec.rollout.paused` is set.", "Set it to false to continue."),
+    ServiceReason.REPLACING: Meaning(
+        "The stable version's servers are replaced one after the other, because their image, resources or settings "
+        "changed. Each must be ready for `policy.minReadySeconds` first.",
+        "If it persists: the message ends with what keeps a new server from being ready. The others answer as before; "
+        "set the specification back, or correct it.",
+    ),
     ServiceReason.PROMOTED: Meaning("The new version has passed all steps and is now the stable one."),
     ServiceReason.ABORTED: Meaning("`spec.model` was changed while the version was taking over."),
     ServiceReason.NAME_TAKEN: Meaning(

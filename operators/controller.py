@@ -1,7 +1,9 @@
 """Reconcile passes over the objects of one kind: read, decide, write the status, then act.
 
-The status is written first, and only over the version that was read: the API server refuses a decision on outdated
-state before any action is taken. What differs between kinds is in their `Reconciler`.
+A pass reads the cache, which costs the API server nothing. Only if it would change anything does it read the API
+server's own state, decide again, and carry that decision out: nothing is written that was decided on outdated state.
+The status is written first, and only over the version that was read, so that the API server refuses a decision that
+another change has overtaken before any action is taken. What differs between kinds is in their `Reconciler`.
 """
 
 from __future__ import annotations
@@ -16,17 +18,16 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from operators.kube import MANAGER, ApiError, KubeApi
+from operators.kube import ApiError, KubeApi
 from operators.metrics import OperatorMetrics
-from operators.objects import DesiredState, desired_state, owned_by
+from operators.objects import MANAGER, DesiredState, Reader, desired_state, owned_by
 from operators.reconciliation import Action, Annotate, Apply, Create, Delete, Event, Reconciliation, Refusal
 from operators.resources.base import API_VERSION, ApiModel, Manifest, Status, timestamp
+from operators.store import Key
 from operators.workqueue import Queue
 
 log = structlog.get_logger(__name__)
 
-Key = tuple[str, str]
-"""Namespace and name."""
 LONGEST_WAIT_S = 60.0
 LONGEST_REFUSED_S = 15.0
 LONGEST_MESSAGE = 1000
@@ -40,15 +41,31 @@ S = TypeVar("S", bound=Status)
 class Reconciler(Generic[Spec, Observed, S]):
     """How objects of a kind are reconciled: `observe` reads the cluster, `reconcile` is a pure function.
 
-    `observe` also receives the refusal of the previous pass. In a phase of `final_phases` an object stays as it is.
+    `observe` reads from the given reader, and also receives the refusal of the previous pass. In a phase of
+    `final_phases` an object stays as it is.
     """
 
     kind: str
     spec: type[Spec]
     status: type[S]
-    observe: Callable[[DesiredState[Spec, S], Refusal | None], Observed]
+    observe: Callable[[Reader, DesiredState[Spec, S], Refusal | None], Observed]
     reconcile: Callable[[Observed, DesiredState[Spec, S], datetime], Reconciliation[S]]
     final_phases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Decision(Generic[Spec, S]):
+    """What a pass decided about an object of this version."""
+
+    desired: DesiredState[Spec, S]
+    version: str
+    outcome: Reconciliation[S]
+
+    @property
+    def changes(self) -> bool:
+        """Whether it writes anything."""
+        outcome = self.outcome
+        return bool(outcome.actions or outcome.events) or outcome.status != self.desired.status
 
 
 @dataclass
@@ -64,12 +81,14 @@ class _Memory:
 class Controller(Generic[Spec, Observed, S]):
     """Threads that reconcile the objects of one kind.
 
-    Each pass reads the current state from the API server, because watch events can be outdated or missing.
+    `cache` is what the watches have seen, `current` the API server's own state; both are `api` in a test of one pass.
     """
 
     reconciler: Reconciler[Spec, Observed, S]
     api: KubeApi
     metrics: OperatorMetrics
+    cache: Reader
+    current: Reader
     queue: Queue[Key] = field(default_factory=Queue)
     _memory: dict[Key, _Memory] = field(default_factory=dict)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -92,6 +111,10 @@ class Controller(Generic[Spec, Observed, S]):
         for thread in self._threads:
             thread.join()
 
+    def alive(self) -> bool:
+        """Return whether every worker thread runs."""
+        return all(thread.is_alive() for thread in self._threads)
+
     def unfinished(self) -> list[Key]:
         """Return the objects that were not in a final phase after their last pass."""
         return [key for key, memory in list(self._memory.items()) if memory.phase not in self.reconciler.final_phases]
@@ -108,11 +131,13 @@ class Controller(Generic[Spec, Observed, S]):
         """Run one pass for an object that was due at `due` (monotonic clock), and queue the next one."""
         memory = self._memory.setdefault(key, _Memory())
         try:
-            item = self.api.get(API_VERSION, self.kind, *key)
-            if item is None:
+            outcome = self._decide(self.cache, key, memory)
+            if outcome is not None and outcome.changes:
+                outcome = self._decide(self.current, key, memory)
+            if outcome is None:
                 self._forget(key)
                 return
-            requeue_after_s = self._pass(item, memory, due)
+            requeue_after_s = self._carry_out(outcome, memory, due)
             result = "done"
         except ApiError as error:
             memory.failures += 1
@@ -130,13 +155,21 @@ class Controller(Generic[Spec, Observed, S]):
         if requeue_after_s is not None:
             self.queue.add(key, requeue_after_s)
 
-    def _pass(self, item: Manifest, memory: _Memory, due: float) -> float | None:
-        """Return the seconds until the next pass."""
+    def _decide(self, reader: Reader, key: Key, memory: _Memory) -> _Decision[Spec, S] | None:
+        """Return the decision on what `reader` holds; None if the object does not exist."""
+        item = reader.get(API_VERSION, self.kind, *key)
+        if item is None:
+            return None
         desired = desired_state(item, self.reconciler.spec, self.reconciler.status)
-        observed = self.reconciler.observe(desired, memory.refused)
+        observed = self.reconciler.observe(reader, desired, memory.refused)
         outcome = self.reconciler.reconcile(observed, desired, datetime.now(UTC))
+        return _Decision(desired, item["metadata"]["resourceVersion"], outcome)
+
+    def _carry_out(self, decision: _Decision[Spec, S], memory: _Memory, due: float) -> float | None:
+        """Return the seconds until the next pass."""
+        desired, outcome = decision.desired, decision.outcome
         if outcome.status != desired.status:
-            self._write_status(desired, outcome.status, item["metadata"]["resourceVersion"])
+            self._write_status(desired, outcome.status, decision.version)
         self._count_phase(memory, outcome.status.phase)
         self.metrics.delay.labels(self.kind).observe(time.monotonic() - due)
         for event in outcome.events:

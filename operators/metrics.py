@@ -34,6 +34,9 @@ class OperatorMetrics:
             ["kind", "result"],
             registry=self.registry,
         )
+        self.leading = Gauge(
+            "llm_auction_operator_leading", "1 while this replica reconciles, else 0.", registry=self.registry
+        )
         self.calls = Counter(
             "llm_auction_operator_api_calls_total",
             "Requests to the API server.",

@@ -16,6 +16,8 @@ Spec = TypeVar("Spec", bound=ApiModel)
 S = TypeVar("S", bound=Status)
 
 JobState = Literal["active", "succeeded", "failed"]
+MANAGER = "llm-auction-operator"
+"""The operator's field manager, as the API server records it in `managedFields`."""
 
 
 class Reader(Protocol):
@@ -26,6 +28,9 @@ class Reader(Protocol):
 
     def list(self, version: str, kind: str, namespace: str | None, labels: str) -> list[Manifest]:
         """Return all objects that match a label selector."""
+
+    def serves(self, group: str) -> bool:
+        """Return whether the API server serves an API group (`kueue.x-k8s.io`)."""
 
 
 @dataclass(frozen=True)  # Python 3.11 cannot instantiate a frozen generic dataclass with slots through its alias
@@ -85,6 +90,17 @@ def owned_object(
 def owned_by(item: Manifest, uid: str) -> bool:
     """Return whether an object has an owner reference to this uid."""
     return any(owner.get("uid") == uid for owner in item["metadata"].get("ownerReferences") or ())
+
+
+def has_other_manager(item: Manifest, field: str) -> bool:
+    """Return whether another manager than the operator owns a field of an object's specification.
+
+    An autoscaler owns `replicas` from its first change of the number on.
+    """
+    return any(
+        entry.get("manager") != MANAGER and f"f:{field}" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+        for entry in item["metadata"].get("managedFields") or ()
+    )
 
 
 def parse_moment(text: str | None) -> datetime | None:

@@ -1,57 +1,57 @@
-"""The operator's process: kopf watches the cluster, and each event queues the object that it concerns.
+"""The operator's process: watches queue the objects that a change concerns, and the leading replica reconciles them.
 
-The watch handlers decide nothing: `operators.controller` reads the current state from the API server.
+The watch handlers decide nothing; see `operators.controller`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
+import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import kopf
 import structlog
 from kubernetes import client
 from prometheus_client import start_http_server
 
 from mechanism.errors import InputError
+from operators import watched
 from operators.auctionservice import observe as auctionservice
 from operators.auctionservice.reconcile import reconcile as reconcile_auctionservice
+from operators.cache import Cache, Current
 from operators.controller import Controller, Reconciler
+from operators.health import HealthServer
+from operators.informer import Changed, Watched
 from operators.irpojob import observe as irpojob
 from operators.irpojob.reconcile import reconcile as reconcile_irpojob
 from operators.kube import ApiError, KubeApi, read_report
+from operators.lease import Lease
 from operators.metrics import OperatorMetrics
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus
-from operators.resources.base import API_VERSION, GROUP, VERSION
+from operators.resources.base import API_VERSION, Manifest
 from operators.resources.irpojob import IRPOJobSpec, IRPOJobStatus
 from operators.resources.retrainpolicy import RetrainPolicySpec, RetrainPolicyStatus
 from operators.retrainpolicy import observe as retrainpolicy
 from operators.retrainpolicy.reconcile import reconcile as reconcile_retrainpolicy
+from operators.store import Key, key_of
 
 log = structlog.get_logger(__name__)
 
-RETRIES_S = (1, 1, 2, 3, 5, 8, 13, 21, *[30] * 1000)
-"""Waits between attempts to reach an unavailable API server; after the last one the process exits and is restarted."""
 CRD_WAIT_S = 120.0
-MAX_LOGINS, LOGIN_WINDOW_S = 4, 120.0
-LOGIN_LASTS = timedelta(minutes=30)
-"""How long kopf uses a login. Then the token is read again, because Kubernetes renews a pod's within the hour."""
+POLL_S = 0.5
 
 IRPOJobReconciler = Reconciler[IRPOJobSpec, irpojob.Observed, IRPOJobStatus]
 ServiceReconciler = Reconciler[AuctionServiceSpec, auctionservice.Observed, AuctionServiceStatus]
 PolicyReconciler = Reconciler[RetrainPolicySpec, retrainpolicy.Observed, RetrainPolicyStatus]
 
 
-def irpojob_reconciler(observer: irpojob.Observer) -> IRPOJobReconciler:
+def irpojob_reconciler() -> IRPOJobReconciler:
     """Return the reconciler of IRPOJobs."""
     final = ("Complete", "Failed")
-    return Reconciler("IRPOJob", IRPOJobSpec, IRPOJobStatus, observer.observe, reconcile_irpojob, final)
+    return Reconciler("IRPOJob", IRPOJobSpec, IRPOJobStatus, irpojob.observe, reconcile_irpojob, final)
 
 
 def auctionservice_reconciler(observer: auctionservice.Observer) -> ServiceReconciler:
@@ -61,181 +61,214 @@ def auctionservice_reconciler(observer: auctionservice.Observer) -> ServiceRecon
     )
 
 
-def retrainpolicy_reconciler(observer: retrainpolicy.Observer) -> PolicyReconciler:
+def retrainpolicy_reconciler() -> PolicyReconciler:
     """Return the reconciler of RetrainPolicies."""
     return Reconciler(
-        "RetrainPolicy", RetrainPolicySpec, RetrainPolicyStatus, observer.observe, reconcile_retrainpolicy
+        "RetrainPolicy", RetrainPolicySpec, RetrainPolicyStatus, retrainpolicy.observe, reconcile_retrainpolicy
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings of the process. No namespaces: all. Addresses are HOST:PORT; an empty one switches the server off."""
+    """Settings of the process. No namespaces: all. Addresses are HOST:PORT; an empty one switches the server off.
+
+    `lease` is the NAMESPACE/NAME of the Lease by which one of several replicas leads; empty: this process leads.
+    """
 
     namespaces: tuple[str, ...] = ()
     threads: int = 4
     metrics: str = ""
     health: str = ""
+    lease: str = ""
 
 
 class Operator:
-    """All controllers over one connection. `run` blocks until a signal or `stop` ends it."""
+    """All watches and controllers over one connection. `run` blocks until a signal or `stop` ends it."""
 
     def __init__(self, connection: client.ApiClient, settings: Settings) -> None:
         self.settings = settings
         self.metrics = OperatorMetrics()
-        self.connection = connection
-        self.api = KubeApi(connection, lambda verb, resource: self.metrics.calls.labels(verb, resource).inc())
-        self.nodes: dict[str, datetime | None] = {}
-        """Since when each watched node has not been Ready, None if it is."""
-        self.irpojobs = Controller(
-            irpojob_reconciler(irpojob.Observer(self.api, lambda: self.nodes)), self.api, self.metrics
-        )
-        self.services = Controller(
-            auctionservice_reconciler(auctionservice.Observer(self.api, read_report)), self.api, self.metrics
-        )
-        self.policies = Controller(retrainpolicy_reconciler(retrainpolicy.Observer(self.api)), self.api, self.metrics)
+        self.api = KubeApi(connection, self._count_call, self._may_write)
+        self.lease = Lease(self.api, *lease_name(settings.lease)) if settings.lease else None
+        self.cache = Cache(self.api, self._watches(), settings.namespaces)
+        readers = self.cache, Current(self.api, self.cache)
+        observer = auctionservice.Observer(read_report)
+        self.irpojobs = Controller(irpojob_reconciler(), self.api, self.metrics, *readers)
+        self.services = Controller(auctionservice_reconciler(observer), self.api, self.metrics, *readers)
+        self.policies = Controller(retrainpolicy_reconciler(), self.api, self.metrics, *readers)
+        self._leading = False
         self._stop = threading.Event()
-        self._logins: list[float] = []
-        self._refused = False
 
     def run(self) -> None:
-        """Watch and reconcile until stopped.
+        """Watch and, while this replica leads, reconcile until stopped.
 
-        Raises:
-            ApiError: if the API server keeps refusing the operator's credentials, or lacks its kinds.
-            InputError: if an address is malformed or in use.
+        An ApiError ends it if the API server keeps refusing the operator's credentials or lacks its kinds, or if
+        another replica may have taken over; an InputError if an address is malformed or in use.
         """
-        wait_for_definitions(self.api)
-        server = None
-        if self.settings.metrics:
-            host, port = address(self.settings.metrics, "--metrics")
-            try:
-                server, _ = start_http_server(port, host, self.metrics.registry)
-            except OSError as error:
-                remedy = "give a free HOST:PORT, or an empty one for no metrics"
-                raise InputError("--metrics", self.settings.metrics, f"{error.strerror or error}: {remedy}") from error
-        if self.settings.health:
-            address(self.settings.health, "--health")
-        try:
-            kopf.run(
-                registry=self._registry(),
-                settings=kopf_settings(),
-                standalone=True,
-                clusterwide=not self.settings.namespaces,
-                namespaces=self.settings.namespaces,
-                liveness_endpoint=f"http://{self.settings.health}/healthz" if self.settings.health else None,
-                stop_flag=self._stop,
-            )
-        finally:
-            if server is not None:
-                server.shutdown()
-                server.server_close()
-        if self._refused:
-            raise ApiError(
-                401, "the API server refuses the operator's credentials: check its service account and token"
-            )
+        with ExitStack() as stack:
+            stack.enter_context(self._signals())
+            wait_for_definitions(self.api, self._stop)
+            self._start_servers(stack)
+            self.cache.start()
+            stack.callback(self.cache.stop)
+            if self.lease is not None:
+                self.lease.start()
+                stack.callback(self.lease.stop)
+            if self._wait_until_ready():
+                self._lead(stack)
+                self._wait_while_leading()
 
     def stop(self) -> None:
         """Make `run` return."""
         self._stop.set()
 
-    def _registry(self) -> kopf.OperatorRegistry:
-        registry = kopf.OperatorRegistry()
-        kopf.on.login(registry=registry)(self._login)
-        kopf.on.startup(registry=registry)(self._start)
-        kopf.on.cleanup(registry=registry)(self._clean_up)
-        kopf.on.event(GROUP, VERSION, "irpojobs", registry=registry)(self._irpojob_changed)
-        kopf.on.event(GROUP, VERSION, "auctionservices", registry=registry)(self._service_changed)
-        kopf.on.event(GROUP, VERSION, "retrainpolicies", registry=registry)(self._policy_changed)
-        of_policies = {retrainpolicy.POLICY_LABEL: kopf.PRESENT}
-        kopf.on.event(GROUP, VERSION, "irpojobs", labels=of_policies, registry=registry)(self._object_of_policy_changed)
-        kopf.on.event("batch", "v1", "jobs", labels=of_policies, registry=registry)(self._object_of_policy_changed)
-        of_services = {auctionservice.SERVICE_LABEL: kopf.PRESENT}
-        kopf.on.event("apps", "v1", "deployments", labels=of_services, registry=registry)(self._deployment_changed)
-        of_irpojobs = {irpojob.JOB_LABEL: kopf.PRESENT}
-        kopf.on.event("batch", "v1", "jobs", labels=of_irpojobs, registry=registry)(self._job_changed)
-        kopf.on.event("", "v1", "nodes", registry=registry)(self._node_changed)
-        return registry
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Stop at SIGTERM and Ctrl+C; only the main thread can set that."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        before = [signal.signal(number, lambda *_: self.stop()) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
 
-    async def _login(self, **_: Any) -> kopf.ConnectionInfo:
-        """Give kopf the connection that the controllers use.
+    def _start_servers(self, stack: ExitStack) -> None:
+        if self.settings.metrics:
+            host, port = address(self.settings.metrics, "--metrics")
+            with _address_in_use("--metrics", self.settings.metrics):
+                server, _ = start_http_server(port, host, self.metrics.registry)
+            stack.callback(server.server_close)
+            stack.callback(server.shutdown)
+        if self.settings.health:
+            host, port = address(self.settings.health, "--health")
+            checks = {"/healthz": self._healthy, "/readyz": self.cache.synced}
+            with _address_in_use("--health", self.settings.health):
+                health = HealthServer(host, port, checks)
+            stack.callback(health.close)
 
-        Each login gets a new expiry, so that kopf takes it for new credentials: kopf never retries credentials that
-        were refused once, and an API server that is starting may refuse valid ones. Repeated refusals end the process,
-        which is then restarted.
-        """
-        now = time.monotonic()
-        self._logins = [*(at for at in self._logins if now - at < LOGIN_WINDOW_S), now]
-        if len(self._logins) > MAX_LOGINS:
-            # An exception here would end kopf's logins only.
-            self._refused = True
-            self._stop.set()
-        elif len(self._logins) > 1:
-            await asyncio.sleep(2.0 ** len(self._logins))
-        config = self.connection.configuration
-        header = config.get_api_key_with_prefix("BearerToken") or config.get_api_key_with_prefix("authorization")
-        return kopf.ConnectionInfo(
-            server=config.host,
-            ca_path=config.ssl_ca_cert,
-            insecure=not config.verify_ssl,
-            certificate_path=config.cert_file,
-            private_key_path=config.key_file,
-            scheme="Bearer" if header else None,
-            token=header.rpartition(" ")[2] if header else None,
-            expiration=datetime.now(UTC) + LOGIN_LASTS,
-        )
+    def _healthy(self) -> bool:
+        leases = self.lease is None or self.lease.alive
+        return leases and self.cache.alive() and all(one.alive() for one in self._controllers() if self._leading)
 
-    async def _start(self, **_: Any) -> None:
-        self.irpojobs.start(self.settings.threads)
-        self.services.start(self.settings.threads)
-        self.policies.start(self.settings.threads)
+    def _controllers(self) -> tuple[Controller[Any, Any, Any], ...]:
+        return self.irpojobs, self.services, self.policies
 
-    async def _clean_up(self, **_: Any) -> None:
-        self._stop.set()  # kopf has a thread that waits for it and would keep the process alive after a signal
-        self.irpojobs.stop()
-        self.services.stop()
-        self.policies.stop()
+    def _may_write(self) -> bool:
+        return self.lease is None or self.lease.held()
 
-    async def _irpojob_changed(self, namespace: str | None, name: str, **_: Any) -> None:
-        assert namespace is not None
-        self.irpojobs.queue.add((namespace, name))
+    def _count_call(self, verb: str, resource: str) -> None:
+        self.metrics.calls.labels(verb, resource).inc()
 
-    async def _policy_changed(self, namespace: str | None, name: str, **_: Any) -> None:
-        assert namespace is not None
-        self.policies.queue.add((namespace, name))
+    # -- leading ---------------------------------------------------------------------------------------------------
 
-    async def _object_of_policy_changed(self, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
-        assert namespace is not None
-        self.policies.queue.add((namespace, labels[retrainpolicy.POLICY_LABEL]))
+    def _wait_until_ready(self) -> bool:
+        """Wait until the caches are filled and this replica leads; return False if it is stopped before."""
+        while not self._stop.wait(POLL_S):
+            self._check_credentials()
+            if self.cache.synced() and self._may_write():
+                return True
+        return False
 
-    async def _service_changed(self, namespace: str | None, name: str, **_: Any) -> None:
-        assert namespace is not None
-        self.services.queue.add((namespace, name))
-        for key in self.policies.unfinished():  # they may be waiting for its stable version
-            if key[0] == namespace:
-                self.policies.queue.add(key)
+    def _lead(self, stack: ExitStack) -> None:
+        log.info("operator.leading", lease=self.settings.lease, objects=len(self.cache.keys(API_VERSION, "IRPOJob")))
+        self._leading = True
+        self.metrics.leading.set(1)
+        for controller in self._controllers():
+            for key in self.cache.keys(API_VERSION, controller.kind):
+                controller.queue.add(key)
+            controller.start(self.settings.threads)
+            stack.callback(controller.stop)
 
-    async def _deployment_changed(self, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
-        assert namespace is not None
-        self.services.queue.add((namespace, labels[auctionservice.SERVICE_LABEL]))
+    def _wait_while_leading(self) -> None:
+        while not self._stop.wait(POLL_S):
+            self._check_credentials()
+            if not self._may_write():
+                # A new process begins without what this one believes; until then its writes are refused.
+                raise ApiError(0, f"lease {self.settings.lease} could not be renewed: another replica may lead by now")
 
-    async def _job_changed(self, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
-        assert namespace is not None
-        self.irpojobs.queue.add((namespace, labels[irpojob.JOB_LABEL]))
+    def _check_credentials(self) -> None:
+        if self.cache.refused():
+            raise ApiError(
+                401, "the API server refuses the operator's credentials: check its service account and token"
+            )
 
-    async def _node_changed(self, name: str, type: str, body: Mapping[str, Any], **_: Any) -> None:
+    # -- watches ---------------------------------------------------------------------------------------------------
+
+    def _watches(self) -> dict[Watched, Changed | None]:
+        """Return what is watched, and what each change of an object queues."""
+        return {
+            watched.IRPOJOBS: self._irpojob_changed,
+            watched.SERVICES: self._service_changed,
+            watched.POLICIES: self._policy_changed,
+            watched.NODES: self._node_changed,
+            watched.JOBS_OF_IRPOJOBS: self._job_changed,
+            watched.JOBS_OF_POLICIES: self._object_of_policy_changed,
+            **dict.fromkeys(watched.PODS),
+            **dict.fromkeys(watched.OBJECTS_OF_SERVICES, self._object_of_service_changed),
+        }
+
+    def _queue(self, controller: Controller[Any, Any, Any], key: Key) -> None:
+        if self._leading:
+            controller.queue.add(key)
+
+    def _irpojob_changed(self, before: Manifest | None, after: Manifest | None) -> None:
+        item = _latest(before, after)
+        self._queue(self.irpojobs, key_of(item))
+        if retrainpolicy.POLICY_LABEL in (item["metadata"].get("labels") or {}):
+            self._object_of_policy_changed(before, after)
+
+    def _service_changed(self, before: Manifest | None, after: Manifest | None) -> None:
+        key = key_of(_latest(before, after))
+        self._queue(self.services, key)
+        for policy in self.policies.unfinished():  # they may be waiting for its stable version
+            if policy[0] == key[0]:
+                self._queue(self.policies, policy)
+
+    def _policy_changed(self, before: Manifest | None, after: Manifest | None) -> None:
+        self._queue(self.policies, key_of(_latest(before, after)))
+
+    def _job_changed(self, before: Manifest | None, after: Manifest | None) -> None:
+        self._queue(self.irpojobs, _owner(_latest(before, after), irpojob.JOB_LABEL))
+
+    def _object_of_policy_changed(self, before: Manifest | None, after: Manifest | None) -> None:
+        self._queue(self.policies, _owner(_latest(before, after), retrainpolicy.POLICY_LABEL))
+
+    def _object_of_service_changed(self, before: Manifest | None, after: Manifest | None) -> None:
+        item = _latest(before, after)
+        # Deployments report their pods; the others matter only when they are gone.
+        if after is None or item["kind"] == "Deployment":
+            self._queue(self.services, _owner(item, auctionservice.SERVICE_LABEL))
+
+    def _node_changed(self, before: Manifest | None, after: Manifest | None) -> None:
         """Queue all unfinished IRPOJobs when a node's readiness changes, which is rare."""
-        before = self.nodes.get(name)
-        if type == "DELETED":
-            self.nodes.pop(name, None)
-            changed = True
-        else:
-            self.nodes[name] = irpojob.not_ready_since(dict(body))
-            changed = (before is None) != (self.nodes[name] is None)
-        if changed:
+        states = [None if item is None else irpojob.not_ready_since(item) is None for item in (before, after)]
+        if states[0] != states[1]:
             for key in self.irpojobs.unfinished():
-                self.irpojobs.queue.add(key)
+                self._queue(self.irpojobs, key)
+
+
+def _latest(before: Manifest | None, after: Manifest | None) -> Manifest:
+    item = after if after is not None else before
+    assert item is not None
+    return item
+
+
+def _owner(item: Manifest, label: str) -> Key:
+    """Return the key of the object that a label names."""
+    return item["metadata"]["namespace"], item["metadata"]["labels"][label]
+
+
+@contextmanager
+def _address_in_use(option: str, value: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        remedy = f"give a free HOST:PORT, or an empty one for no {option.strip('-')}"
+        raise InputError(option, value, f"{error.strerror or error}: {remedy}") from error
 
 
 def address(text: str, option: str) -> tuple[str, int]:
@@ -250,35 +283,33 @@ def address(text: str, option: str) -> tuple[str, int]:
     return host.strip("[]") or "0.0.0.0", int(port)
 
 
-def kopf_settings() -> kopf.OperatorSettings:
-    """Return settings with which kopf only watches: no events, no annotations, no scan for new kinds."""
-    settings = kopf.OperatorSettings()
-    settings.posting.enabled = False
-    settings.scanning.disabled = True
-    settings.networking.error_backoffs = RETRIES_S
-    settings.watching.server_timeout = 300
-    settings.watching.client_timeout = 330
-    settings.queueing.idle_timeout = 1.0
-    for name in ("kopf.objects", "kopf.activities", "kopf._core", "kopf._cogs"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return settings
+def lease_name(text: str) -> tuple[str, str]:
+    """Parse NAMESPACE/NAME.
+
+    Raises:
+        InputError: if the text has another form.
+    """
+    namespace, _, name = text.partition("/")
+    if not namespace or not name or "/" in name:
+        raise InputError("--lease", text, "give NAMESPACE/NAME, such as llm-auction/operator")
+    return namespace, name
 
 
-def wait_for_definitions(api: KubeApi, seconds: float = CRD_WAIT_S) -> None:
-    """Wait until the API server serves the operator's kinds; the same chart may be installing them.
+def wait_for_definitions(api: KubeApi, stop: threading.Event, seconds: float = CRD_WAIT_S) -> None:
+    """Wait until the API server serves the operator's kinds, which may be about to be installed, or until `stop`.
 
     Raises:
         ApiError: if it does not in time, or cannot be reached.
     """
     end = time.monotonic() + seconds
-    while True:
+    while not stop.is_set():
         try:
             if api.serves(API_VERSION):
                 return
-            problem = f"the API server does not know {API_VERSION}: apply charts/llm-auction/crds"
+            problem = f"the API server does not know {API_VERSION}: install charts/llm-auction-crds"
         except ApiError as error:
             problem = str(error)
         if time.monotonic() > end:
             raise ApiError(0, problem)
         log.info("operator.waiting", problem=problem)
-        time.sleep(2.0)
+        stop.wait(2.0)

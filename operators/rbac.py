@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
 from operators.kube import USED
 from operators.resources.base import Manifest
 
-CHART = Path(__file__).parents[1] / "charts" / "llm-auction" / "files" / "rules.yaml"
+CHART = Path(__file__).parents[1] / "charts" / "llm-auction-operator" / "files" / "rules.yaml"
 HEADER = "# Generated from USED in operators/kube.py by `make crds`. Do not edit.\n"
 
 
-def rules(*, cluster: bool) -> list[Manifest]:
-    """Return the rules for cluster-scoped resources (`cluster`), or for those in each reconciled namespace."""
+Scope = Literal["watched", "own", "cluster"]
+
+
+def rules(scope: Scope) -> list[Manifest]:
+    """Return the rules of a scope: each reconciled namespace, the operator's own namespace, or the cluster."""
     result: list[Manifest] = []
     for (version, _), use in USED.items():
-        if use.namespaced == cluster:
+        if use.scope != scope:
             continue
         group = version.rpartition("/")[0]
         result.append({"apiGroups": [group], "resources": [use.plural], "verbs": sorted(use.verbs)})
@@ -29,9 +33,9 @@ def rules(*, cluster: bool) -> list[Manifest]:
 
 
 def rendered() -> str:
-    """Render both lists as YAML for the chart's templates."""
-    both = {"cluster": rules(cluster=True), "namespaced": rules(cluster=False)}
-    return HEADER + yaml.safe_dump(both, sort_keys=False)
+    """Render the lists as YAML for the chart's templates."""
+    lists = {"cluster": rules("cluster"), "namespaced": rules("watched"), "own": rules("own")}
+    return HEADER + yaml.safe_dump(lists, sort_keys=False)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import numpy as np
 from mechanism.errors import InputError
 from mechanism.prompt import MICROS_PER_POINT
 from mechanism.types import Ad, AdId, Candidate, Context, Profile
-from simulator.importers.dataset import ImportedData, ImportedQuery, match_key, split_queries
+from simulator.importers.dataset import ImportedAnswer, ImportedData, ImportedQuery, match_key, split_queries
 from simulator.world import AGES, GENDERS, OCCUPATIONS, PLACES, Query
 
 PROFILES_PER_TOPIC = 8
@@ -25,8 +25,8 @@ HIGHEST_POINTS = 100
 class ImportedWorld:
     """Imported ads, synthetic profiles, and queries split into train and test by a hash of their text.
 
-    `relevant` maps a query's id to the ads labelled as fitting it. With `labelled_only` queries without a label are
-    left out of both splits; they stay in the data.
+    `relevant` maps a query's id to the ads labelled as fitting it, `answers` to the answers that the data holds. With
+    `labelled_only` queries without a label are left out of both splits; they stay in the data.
     """
 
     def __init__(self, data: ImportedData, test_share: float = 0.2, *, labelled_only: bool = False) -> None:
@@ -42,6 +42,7 @@ class ImportedWorld:
         self.profiles: tuple[Profile, ...] = (*drawn, *self._named.values())
         self._fitting = {t: [p for p in drawn if t in p.interests] for t in topics}
         self.relevant: Mapping[str, tuple[AdId, ...]] = {q.id: q.relevant for q in asked}
+        self.answers: Mapping[str, tuple[ImportedAnswer, ...]] = {q.id: q.answers for q in asked if q.answers}
         train, test = split_queries(asked, test_share)
         self.train_queries: tuple[Query, ...] = self._queries(train)
         self.test_queries: tuple[Query, ...] = self._queries(test)

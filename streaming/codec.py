@@ -12,16 +12,15 @@ from typing import Any
 import msgspec
 
 from mechanism.errors import InputError
-from streaming.events import AnyEvent, CampaignState, Click, Conversion, Interaction, Judgement
+from streaming.events import AnyEvent, Click, Conversion, Interaction, Judgement
 from streaming.former_events import JudgementV1
-from streaming.topics import CAMPAIGNS, CLICKS, CONVERSIONS, INTERACTIONS, JUDGEMENTS
+from streaming.topics import CLICKS, CONVERSIONS, INTERACTIONS, JUDGEMENTS
 
 NEWEST: dict[str, type[AnyEvent]] = {
     INTERACTIONS: Interaction,
     CLICKS: Click,
     CONVERSIONS: Conversion,
     JUDGEMENTS: Judgement,
-    CAMPAIGNS: CampaignState,
 }
 _TOPICS: dict[type, str] = {kind: topic for topic, kind in NEWEST.items()}
 _VERSIONS: dict[str, dict[int, type[AnyEvent] | type[JudgementV1]]] = {
@@ -29,7 +28,6 @@ _VERSIONS: dict[str, dict[int, type[AnyEvent] | type[JudgementV1]]] = {
     CLICKS: {1: Click},
     CONVERSIONS: {1: Conversion},
     JUDGEMENTS: {1: JudgementV1, 2: Judgement},
-    CAMPAIGNS: {1: CampaignState},
 }
 _DECODERS: dict[str, dict[int, msgspec.json.Decoder[AnyEvent | JudgementV1]]] = {
     topic: {version: msgspec.json.Decoder(kind) for version, kind in kinds.items()}

@@ -370,37 +370,7 @@ class Judgement(Event, frozen=True, kw_only=True, omit_defaults=True, tag=2, tag
         require_utc("answered_at", self.answered_at)
 
 
-class CampaignState(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, tag_field="version"):
-    """A campaign's settings and spending at `occurred_at`.
-
-    The newest state replaces all earlier ones: the topic is compacted, and a record without value removes the campaign.
-    `spent_micros` is the campaign's total in the ledger, `day_micros` the total of `day` (ISO date in the campaign's
-    time zone). A budget of None is unlimited. `revision` grows with every change by the advertiser.
-    """
-
-    campaign_id: Name
-    advertiser_id: Name
-    state: Literal["active", "paused", "ended"]
-    revision: Count
-    currency: Currency
-    pricing: Pricing
-    bid_micros: Price
-    daily_budget_micros: Count | None = None
-    total_budget_micros: Count | None = None
-    spent_micros: Count = 0
-    day: str = ""
-    day_micros: Count = 0
-
-    @property
-    def key(self) -> str:
-        return self.campaign_id
-
-    @property
-    def event_id(self) -> str:
-        return f"{self.campaign_id}:{self.revision}:{self.occurred_at.isoformat()}"
-
-
-AnyEvent = Interaction | Click | Conversion | Judgement | CampaignState
+AnyEvent = Interaction | Click | Conversion | Judgement
 
 
 def click_id_of(auction_id: str, ad_id: AdId) -> str:

@@ -34,8 +34,8 @@ class Partition(NamedTuple):
 class Record:
     """One record of a partition.
 
-    `timestamp` (UTC, to the millisecond) is when it was appended. A `value` of None removes the key from a compacted
-    topic. Keys, values and headers may be personal, so `repr` omits them.
+    `timestamp` (UTC, to the millisecond) is when it was appended. Keys, values and headers may be personal, so `repr`
+    omits them.
     """
 
     topic: str

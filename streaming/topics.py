@@ -22,16 +22,11 @@ _NAME = re.compile(r"[a-z][a-z0-9._-]{0,99}")
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One topic.
-
-    A `retention` of None keeps records for ever. A `compacted` topic keeps only the newest record of each key; a record
-    without value removes its key.
-    """
+    """One topic. A `retention` of None keeps records for ever."""
 
     name: str
     partitions: int = PARTITIONS
     retention: timedelta | None = timedelta(days=30)
-    compacted: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -49,15 +44,12 @@ class Topic:
 
 MARKS = Topic("dead-letters.handled", 1, timedelta(days=365))
 """Which dead letters were replayed or discarded (`streaming.workers.letters`)."""
-INTERACTIONS, CLICKS, JUDGEMENTS, CAMPAIGNS = "interactions", "clicks", "judgements", "campaigns"
-CONVERSIONS = "conversions"
-EVENT_TOPICS = (INTERACTIONS, CLICKS, CONVERSIONS, JUDGEMENTS, CAMPAIGNS)
+INTERACTIONS, CLICKS, CONVERSIONS, JUDGEMENTS = EVENT_TOPICS = ("interactions", "clicks", "conversions", "judgements")
 
 
 def all_topics(partitions: int = PARTITIONS, retention: timedelta = timedelta(days=30)) -> tuple[Topic, ...]:
     """Return every topic of the project, those of dead letters included."""
-    keyed = [Topic(name, partitions, retention) for name in (INTERACTIONS, CLICKS, CONVERSIONS, JUDGEMENTS)]
-    topics = [*keyed, Topic(CAMPAIGNS, partitions, None, compacted=True)]
+    topics = [Topic(name, partitions, retention) for name in EVENT_TOPICS]
     return tuple(topics + [topic.dlq for topic in topics])
 
 

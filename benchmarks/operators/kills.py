@@ -1,8 +1,8 @@
 """`python -m benchmarks.operators.kills`: do IRPOJobs end correctly when pods, nodes and servers are killed?
 
-While twenty jobs run, pods are failed, evicted and deleted, nodes stop reporting, and the operator and the API server
-are killed. Each job must end Complete or with the true reason, and leave nothing behind. Nodes and pods exist only in
-the API (kwok), so that steps take seconds. Figures go to build/bench/operator.json.
+While twenty jobs run, pods are failed, evicted and deleted, nodes stop reporting, and the API server and the operator's
+two replicas are killed. Each job must end Complete or with the true reason, and leave nothing behind. Nodes and pods
+exist only in the API (kwok), so that steps take seconds. Figures go to build/bench/operator.json.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kubernetes import client
 
 from benchmarks.figures import write_figures
 from benchmarks.operators.jobs import NAMESPACE, Jobs, cluster, manifest, retrying
-from benchmarks.operators.operating import Running, operator
+from benchmarks.operators.operating import Running, replicas
 from operators.irpojob.observe import JOB_LABEL
 from operators.irpojob.plan import Step
 from tests.support.cluster import kwok
@@ -31,6 +31,8 @@ from tests.support.cluster.control_plane import ControlPlane
 OUT = Path("build/bench/operator.json")
 PLANNED = {2: "BadInput", 3: "GuardFired", 4: "OutOfMemory", 1: "RestartsExhausted"}
 ENDS = ("Complete", "Failed")
+REPLICAS = 2
+"""Replicas of the operator, of which one leads."""
 HEALING = {"PodFailed", "PodLost", "NodeLost"}
 LONGEST_S = 900.0
 """How long the jobs may take to end after the last fault."""
@@ -42,7 +44,7 @@ class Drill:
 
     plane: ControlPlane
     api: client.ApiClient
-    running: Running
+    running: list[Running]
     rng: random.Random
     epochs: int
     planned: dict[str, int] = field(default_factory=dict)
@@ -155,11 +157,17 @@ class Drill:
         return True
 
     def kill_operator(self) -> bool:
-        """Kill the operator and restart it."""
-        self.running.kill()
+        """Kill a replica of the operator and restart it."""
+        one = self.rng.choice(self.running)
+        one.kill()
         time.sleep(self.rng.uniform(0, 5))
-        self.running.start()
+        one.start()
         return True
+
+    def restart_ended_replicas(self) -> None:
+        """Start replicas again that ended because they could not renew the Lease."""
+        for one in self.running:
+            one.restart_if_ended()
 
     def kill_api_server(self) -> bool:
         """Kill the API server and restart it."""
@@ -192,6 +200,7 @@ class Drill:
             found = self.ended | self.jobs.all()
             if time.monotonic() > end or all(one.get("phase") in ENDS for one in found.values()):
                 return found
+            self.restart_ended_replicas()
             time.sleep(2)
 
     def true_reason(self, name: str, status: dict[str, Any]) -> bool:
@@ -214,7 +223,8 @@ class Drill:
 
     def left_after_deletion(self, names: list[str], seconds: float = 180.0) -> list[str]:
         """Delete jobs while the operator is down, and return the objects that remain."""
-        self.running.kill()
+        for one in self.running:
+            one.kill()
         for name in names:
             self.jobs.delete(name)
         end = time.monotonic() + seconds
@@ -228,7 +238,8 @@ class Drill:
             ]
             left = [one.metadata.name for every in lists for one in every(NAMESPACE, **labels).items]
             if not left or time.monotonic() > end:
-                self.running.start()
+                for one in self.running:
+                    one.start()
                 return left
             time.sleep(1)
 
@@ -253,7 +264,7 @@ def main() -> None:
     with (
         cluster(4) as (plane, api),
         tempfile.TemporaryDirectory() as folder,
-        operator(api, plane.kubeconfig, NAMESPACE, Path(folder)) as running,
+        replicas(api, plane.kubeconfig, NAMESPACE, Path(folder), REPLICAS) as running,
     ):
         drill = Drill(plane, api, running, random.Random(given.seed), given.epochs)
         end = time.monotonic() + given.seconds
@@ -261,6 +272,7 @@ def main() -> None:
             drill.refill(given.jobs)
             time.sleep(min(left_s, drill.rng.expovariate(1 / given.pause)))
             drill.inject_fault()
+            drill.restart_ended_replicas()
             print(f"{left_s:.0f} s left, {len(drill.created)} jobs created, {drill.done.total()} faults", flush=True)
         names = drill.created
         found = drill.wait()

@@ -33,10 +33,13 @@ def grant(api: client.ApiClient, home: str, namespaces: Sequence[str]) -> str:
         return {"metadata": {"name": name}, "roleRef": role, "subjects": subject}
 
     wide = f"{ACCOUNT}-{home}"
-    roles.create_cluster_role({"metadata": {"name": wide}, "rules": rules(cluster=True)})
+    roles.create_cluster_role({"metadata": {"name": wide}, "rules": rules("cluster")})
     roles.create_cluster_role_binding(binding("ClusterRole", wide))
+    lease = f"{ACCOUNT}-lease"
+    roles.create_namespaced_role(home, {"metadata": {"name": lease}, "rules": rules("own")})
+    roles.create_namespaced_role_binding(home, binding("Role", lease))
     for namespace in namespaces:
-        roles.create_namespaced_role(namespace, {"metadata": {"name": ACCOUNT}, "rules": rules(cluster=False)})
+        roles.create_namespaced_role(namespace, {"metadata": {"name": ACCOUNT}, "rules": rules("watched")})
         roles.create_namespaced_role_binding(namespace, binding("Role", ACCOUNT))
     # long-lived, because no kubelet renews it as in a pod
     wanted = {"spec": {"expirationSeconds": TOKEN_S}}
@@ -55,8 +58,9 @@ def kubeconfig_with(token: str, admin: Path, target: Path) -> Path:
 class Running:
     """The operator's process, which can be killed and restarted."""
 
-    def __init__(self, kubeconfig: Path, namespaces: Sequence[str], log: Path) -> None:
+    def __init__(self, kubeconfig: Path, namespaces: Sequence[str], log: Path, options: Sequence[str] = ()) -> None:
         self.command = [sys.executable, "-m", "cli.main", "operator", "--kubeconfig", str(kubeconfig), "--metrics", ""]
+        self.command += options
         for namespace in namespaces:
             self.command += ["--namespace", namespace]
         self.log = log
@@ -71,22 +75,41 @@ class Running:
         self.process.kill()
         self.process.wait()
 
+    def restart_if_ended(self) -> None:
+        """Start the process again if it has ended, as a kubelet does."""
+        if self.process.poll() is not None:
+            self.start()
+
+    def stop(self) -> None:
+        """End the process with SIGTERM; fail if it does not end in time."""
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
 
 @contextmanager
 def operator(api: client.ApiClient, admin: Path, namespace: str, folder: Path) -> Iterator[Running]:
     """Run the operator for one namespace, which also holds its service account."""
-    access = kubeconfig_with(grant(api, namespace, [namespace]), admin, folder / "operator.kubeconfig")
-    running = Running(access, [namespace], folder / "operator.log")
-    try:
+    with replicas(api, admin, namespace, folder, 1) as [running]:
         yield running
         assert running.process.poll() is None, running.log.read_text(encoding="utf-8")[-4000:]
+
+
+@contextmanager
+def replicas(api: client.ApiClient, admin: Path, namespace: str, folder: Path, count: int) -> Iterator[list[Running]]:
+    """Run replicas of the operator for one namespace, which also holds their service account and Lease."""
+    access = kubeconfig_with(grant(api, namespace, [namespace]), admin, folder / "operator.kubeconfig")
+    options = ["--lease", f"{namespace}/operator"] if count > 1 else []
+    running = [Running(access, [namespace], folder / f"operator-{number}.log", options) for number in range(count)]
+    try:
+        yield running
     finally:
-        running.process.terminate()
         try:
-            running.process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            raise
+            for one in running:
+                one.stop()
         finally:
             roles = client.RbacAuthorizationV1Api(api)
             roles.delete_cluster_role(f"{ACCOUNT}-{namespace}")

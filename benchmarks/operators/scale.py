@@ -87,7 +87,7 @@ class Observer:
 
 
 class Load:
-    """CPU seconds and memory of the operator's process."""
+    """CPU seconds and memory of a process."""
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
@@ -108,6 +108,12 @@ class Load:
         used, over = spent - self._spent, max(now - self._begun, 1e-9)
         self._begun, self._spent = now, spent
         return {"cpu_s": round(used, 2), "cores": round(used / over, 3)}
+
+
+def _serves(process: psutil.Process, url: str) -> bool:
+    """Return whether a process is the API server of a URL."""
+    command = process.cmdline() if process.name() == "kube-apiserver" else []
+    return f"--secure-port={url.rpartition(':')[2]}" in command
 
 
 def wait_for(holds: Callable[[], bool], load: Load, seconds: float) -> bool:
@@ -139,6 +145,8 @@ def main() -> None:
         jobs = Jobs(api)
         core: Any = client.CoreV1Api(api)
         observer, load = Observer(api), Load(running.process.pid)
+        [server] = [one for one in psutil.process_iter() if _serves(one, plane.url)]
+        api_server = Load(server.pid)
         jobs.create(manifest("first", "24h"))
         wait_for(lambda: "first" in observer.reported, load, 120)
         load.spent()
@@ -149,11 +157,11 @@ def main() -> None:
             time.sleep(max(0.0, next_at - time.monotonic()))
             load.sample_memory()
         all_shown = wait_for(lambda: len(observer.reported) == given.jobs, load, 600)
-        making = load.spent()
+        making, server_making = load.spent(), api_server.spent()
         all_run = wait_for(lambda: list(observer.phases.values()).count("Running") == given.jobs, load, 1200)
-        load.spent()
+        load.spent(), api_server.spent()
         time.sleep(given.seconds)
-        idle = load.spent()
+        idle, server_idle = load.spent(), api_server.spent()
         load.spent()
         pods = retrying(lambda: core.list_namespaced_pod(NAMESPACE, label_selector=JOB_LABEL)).items
         chosen = random.Random(1).sample(pods, min(given.failures, len(pods)))
@@ -179,6 +187,7 @@ def main() -> None:
         "failures": len(lost),
         "failed_to_status_s": _percentiles(lost),
         "operator": {"making": making, "idle": idle, "failing": failing},
+        "api_server": {"making": server_making, "idle": server_idle},
         "operator_memory_mb": round(load.max_mb),
         "machine": machine_name(),
         "cores": len(os.sched_getaffinity(0)),

@@ -20,7 +20,7 @@ import json
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -32,23 +32,18 @@ import numpy as np
 import yaml
 
 from benchmarks.figures import write_figures
-from cli.serve import builtin_catalogue
+from benchmarks.serving.builtin_router import builtin_router
 from inference.encoder import shared_encoder
 from mechanism.markers import render_marker
 from mechanism.stream import MarkerStream
-from mechanism.types import Context
 from serving.answering.rendering import VisibleAnswer
 from serving.answering.scan import AnswerScan
 from serving.auction.eligibility import Eligible, PlacementRequest
 from serving.auction.offers import Offer, choose_offers
 from serving.auction.retrieval import Hit
-from serving.campaigns.catalogue import import_catalogue, read_catalogue
 from serving.campaigns.input import CampaignInput, CreativeInput
 from serving.campaigns.screening import Names, is_planted
 from serving.campaigns.validation import BadCampaign, checked
-from serving.policies.protocol import OWN_LIMITS, AnswerLimits, AsyncPolicyBackend, PolicyEvent, TextDelta
-from serving.router import Router
-from serving.settings import ServeSettings
 
 DATA = resources.files("benchmarks.serving") / "data" / "safety"
 OUT = Path("build/bench/safety.json")
@@ -57,24 +52,6 @@ HONEST = "honest"
 REPEATS = 5
 """Judgements of which the quickest is timed, because other processes interrupt single ones."""
 STRANGER = "Stranger of the benchmark"
-
-
-class _NoPolicy(AsyncPolicyBackend):
-    """A policy that is never asked."""
-
-    digest = "0" * 64
-    breaker_open = False
-
-    async def stream(
-        self, context: Context, seed: int, max_ads: int, deadline: float, limits: AnswerLimits = OWN_LIMITS
-    ) -> AsyncGenerator[PolicyEvent, None]:
-        yield TextDelta("")
-
-    async def ready(self) -> bool:
-        return True
-
-    async def close(self) -> None:
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,29 +82,23 @@ def _read(name: str) -> list[dict[str, Any]]:
 
 
 async def _judge(prompts: Sequence[Mapping[str, Any]], folder: Path) -> tuple[list[Judged], list[float], Names]:
-    settings = ServeSettings(state_dir=folder, ledger="elsewhere")
-    router = Router(_NoPolicy(), "none", b"s" * 40, settings, shared_encoder())
-    import_catalogue(read_catalogue(builtin_catalogue(folder, seed=0)), router.campaigns, datetime.now(UTC))
-    await router.marketplace.load()
-    gate, market = router.context.gate, router.marketplace
-    judged, milliseconds = [], []
-    shared_encoder().encode([message for entry in prompts for message in _asked(entry)])  # in batches
-    for number, entry in enumerate(prompts):
-        asked = _asked(entry)
-        vectors = list(shared_encoder().encode(asked))
-        verdict = gate.judge(asked, vectors)
-        milliseconds.append(min(_timed(partial(gate.judge, asked, vectors)) for _ in range(REPEATS)))
-        offers: tuple[Offer, ...] = ()
-        if not verdict.code:
-            text = "\n".join(asked[-3:])
-            request = PlacementRequest(str(number), datetime.now(UTC), settings.currency, query=text)
-            offers, _ = market.offers(text, vectors, await market.evaluate(request))
-        topic = entry.get("topic") or ""
-        judged.append(Judged(entry["label"], entry["language"], topic, bool(verdict.code), len(offers)))
-    names = Names(market.index)
-    await asyncio.to_thread(router.events.close)
-    router.log.close()
-    router.database.close()
+    async with builtin_router(folder) as router:
+        gate, market = router.context.gate, router.marketplace
+        judged, milliseconds = [], []
+        shared_encoder().encode([message for entry in prompts for message in _asked(entry)])  # in batches
+        for number, entry in enumerate(prompts):
+            asked = _asked(entry)
+            vectors = list(shared_encoder().encode(asked))
+            verdict = gate.judge(asked, vectors)
+            milliseconds.append(min(_timed(partial(gate.judge, asked, vectors)) for _ in range(REPEATS)))
+            offers: tuple[Offer, ...] = ()
+            if not verdict.code:
+                text = "\n".join(asked[-3:])
+                request = PlacementRequest(str(number), datetime.now(UTC), router.settings.currency, query=text)
+                offers, _ = market.offers(text, vectors, await market.evaluate(request))
+            topic = entry.get("topic") or ""
+            judged.append(Judged(entry["label"], entry["language"], topic, bool(verdict.code), len(offers)))
+        names = Names(market.index)
     return judged, milliseconds, names
 
 

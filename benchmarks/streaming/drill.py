@@ -164,8 +164,8 @@ def prepare(url: str) -> None:
     database.close()
 
 
-def drill(interactions: int, seed: int, console: Console) -> tuple[Comparison, dict[str, object]]:
-    """Run the drill; return the comparison and the other figures."""
+def drill(interactions: int, seed: int, lake: str, console: Console) -> tuple[Comparison, dict[str, object]]:
+    """Run the drill; return the comparison and the other figures. `lake` is empty for a temporary folder."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -176,7 +176,7 @@ def drill(interactions: int, seed: int, console: Console) -> tuple[Comparison, d
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llm-auction-streaming-")))
         server = stack.enter_context(PostgresServer())
         broker = stack.enter_context(KafkaBroker(3, heap="256m"))
-        workspace = Workspace(folder, broker.settings(delivery_s=5), server.create("drill"))
+        workspace = Workspace(folder, broker.settings(delivery_s=5), server.create("drill"), lake)
         prepare(workspace.database)
         log = KafkaLog(broker.settings())
         log.create(all_topics(PARTITIONS))
@@ -203,19 +203,22 @@ def main() -> int:
     )
     parser.add_argument("--interactions", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--lake", default="", help="an empty s3://bucket/prefix, with AWS_... set; else a folder")
     parser.add_argument("--out", type=Path, default=Path("build/bench/streaming-drill.json"))
     given = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     console = Console(stderr=True)
     try:
-        found, run = drill(given.interactions, given.seed, console)
+        found, run = drill(given.interactions, given.seed, given.lake, console)
     except (BrokerMissing, PostgresMissing) as missing:
         console.print(str(missing))
         return 2
     except AuctionError as error:
         console.print(str(error))
         return 1
-    write_figures(given.out, msgspec.structs.asdict(found) | run | {"machine": machine_name()})
+    write_figures(
+        given.out, msgspec.structs.asdict(found) | run | {"lake": given.lake or "folder", "machine": machine_name()}
+    )
     verdict = "exact" if found.exact else "WRONG"
     console.print(
         f"{verdict}: {found.produced} produced, {found.judged} judged, {found.stored} stored, {found.charged} of "

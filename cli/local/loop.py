@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from cli.local.supervisor import Program, Supervisor
+from cli.serve import CANDIDATES, FEW_CANDIDATES
 from mechanism.errors import AuctionError
 
 if TYPE_CHECKING:
@@ -86,8 +87,8 @@ def profile_of(base: str, rate: float | None) -> Profile:
     A larger model reads the four nearest offers: with more it shows unfitting ones, and answers later.
     """
     if base == "tiny":
-        return Profile("templates", rate or 2.0, 20, "tiny", ONE_THREAD)
-    return Profile("everyday", rate or 0.1, 4, "smollm2", {})
+        return Profile("templates", rate or 2.0, CANDIDATES, "tiny", ONE_THREAD)
+    return Profile("everyday", rate or 0.1, FEW_CANDIDATES, "smollm2", {})
 
 
 def serving_programs(paths: LoopPaths, port: int, profile: Profile) -> list[Program]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from operators.auctionservice.observe import (
     DIGEST_LABEL,
@@ -22,8 +23,6 @@ from operators.resources.routers import Pods
 
 KIND = "AuctionService"
 VERSION_LABEL = f"{GROUP}/version"
-ROUTES_ANNOTATION = f"{GROUP}/routes"
-"""Annotation of a router's pod: generation of the route file that it should follow by now."""
 HTTP_PORT = 8080
 TRITON_HTTP, TRITON_GRPC, TRITON_METRICS = 8000, 8001, 8002
 ROUTES_FOLDER, ROUTES_FILE = "/etc/llm-auction/routes", "routes.json"
@@ -32,7 +31,6 @@ BUILT = f"{STATE}/models"
 PRE_STOP_S = 10
 """How long a pod keeps serving after its removal from the endpoints: other nodes learn of that with a delay."""
 SHUTDOWN_MARGIN_S = 15
-DEFAULT_ROUTERS = 2
 TERMINATION_MESSAGE_POLICY = "FallbackToLogsOnError"
 """The end of a failed container's log becomes part of its status, where the operator reads it."""
 
@@ -66,16 +64,30 @@ def routes_file(service: Desired, status: AuctionServiceStatus) -> str:
     return json.dumps({"generation": status.routes_generation, "versions": versions}, indent=1) + "\n"
 
 
-def manifests(service: Desired, status: AuctionServiceStatus, models: Sequence[Model]) -> list[Manifest]:
-    """Render all objects of a service in the order of their creation; `models` are the versions with servers."""
+@dataclass(frozen=True, slots=True)
+class PolicyServers:
+    """The policy servers of a version; `unavailable`: how many may be missing while their pods are replaced."""
+
+    model: Model
+    replicas: int
+    unavailable: int = 0
+
+
+def manifests(
+    service: Desired, status: AuctionServiceStatus, policies: Sequence[PolicyServers], routers: int | None = None
+) -> list[Manifest]:
+    """Render all objects of a service in the order of their creation.
+
+    `routers` is the number of routers; None leaves it as it is, once an autoscaler has set it.
+    """
     result: list[Manifest] = []
-    for model in models:
-        result += [_policy_service(service, model), _policy_deployment(service, model)]
+    for one in policies:
+        result += [_policy_service(service, one.model), _policy_deployment(service, one)]
     result += [
         _object(service, "v1", "ConfigMap", routes_name(service.name), ROUTER)
         | {"data": {ROUTES_FILE: routes_file(service, status)}},
         _router_service(service),
-        _router_deployment(service),
+        _router_deployment(service, routers),
         _disruption_budget(service),
     ]
     if service.spec.router.autoscaling is not None:
@@ -102,7 +114,7 @@ def _router_service(service: Desired) -> Manifest:
     return _object(service, "v1", "Service", service.name, ROUTER) | {"spec": spec}
 
 
-def _router_deployment(service: Desired) -> Manifest:
+def _router_deployment(service: Desired, replicas: int | None) -> Manifest:
     router = service.spec.router
     options = {
         "host": "0.0.0.0",
@@ -127,6 +139,7 @@ def _router_deployment(service: Desired) -> Manifest:
         "forwarded-header": router.forwarded_header,
         "stop-ads-after": router.stop_ads_after_seconds,
         "repeat-fade": router.repeat_fade,
+        "max-characters": router.max_characters,
         "public-url": router.public_url,
     }
     arguments = [f"--{name}={value}" for name, value in options.items() if value is not None]
@@ -170,8 +183,8 @@ def _router_deployment(service: Desired) -> Manifest:
         }
     ]
     spec = _deployment_spec(service, ROUTER, template)
-    if router.autoscaling is None:
-        spec["replicas"] = router.replicas or DEFAULT_ROUTERS
+    if replicas is not None:
+        spec["replicas"] = replicas
     return _object(service, "apps/v1", "Deployment", router_name(service.name), ROUTER) | {"spec": spec}
 
 
@@ -187,8 +200,8 @@ def _policy_service(service: Desired, model: Model) -> Manifest:
     return _object(service, "v1", "Service", name, POLICY, **_version(model)) | {"spec": spec}
 
 
-def _policy_deployment(service: Desired, model: Model) -> Manifest:
-    policy = service.spec.policy
+def _policy_deployment(service: Desired, servers: PolicyServers) -> Manifest:
+    policy, model = service.spec.policy, servers.model
     repository = policy.source.repository or BUILT
     container: Manifest = {
         "name": "policy",
@@ -236,8 +249,10 @@ def _policy_deployment(service: Desired, model: Model) -> Manifest:
         PRE_STOP_S + service.spec.router.drain_seconds + SHUTDOWN_MARGIN_S
     )
     spec = _deployment_spec(service, POLICY, template, **{DIGEST_LABEL: short(model.digest)})
-    spec["replicas"] = policy.replicas
-    spec["progressDeadlineSeconds"] = policy.start_seconds + 600
+    spec["replicas"] = servers.replicas
+    spec["strategy"]["rollingUpdate"]["maxUnavailable"] = servers.unavailable
+    spec["minReadySeconds"] = policy.min_ready_seconds
+    spec["progressDeadlineSeconds"] = policy.start_seconds + policy.min_ready_seconds + 600
     name = policy_name(service.name, model.digest)
     return _object(service, "apps/v1", "Deployment", name, POLICY, **_version(model)) | {"spec": spec}
 

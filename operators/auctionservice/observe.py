@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mechanism.canary.cohorts import Evidence, minute_of
 from mechanism.weights import model_version
 from operators.auctionservice.meter import Meter, ReadReport, Report, VersionKey, VersionReport, read_all
-from operators.objects import DesiredState, Reader, owned_by
+from operators.objects import DesiredState, Reader, has_other_manager, owned_by
 from operators.reconciliation import Refusal
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus, Model
 from operators.resources.base import GROUP, Manifest
@@ -19,6 +19,8 @@ Desired = DesiredState[AuctionServiceSpec, AuctionServiceStatus]
 SERVICE_LABEL = f"{GROUP}/auctionservice"
 PART_LABEL = "app.kubernetes.io/component"
 DIGEST_LABEL = f"{GROUP}/digest"
+ROUTES_ANNOTATION = f"{GROUP}/routes"
+"""Annotation of a router's pod: generation of the route file that it should follow by now."""
 ROUTER, POLICY = "router", "policy"
 METRICS_PORT = 9090
 LONGEST_OUTPUT = 500
@@ -44,28 +46,35 @@ def key_of(model: Model) -> VersionKey:
 
 @dataclass(frozen=True, slots=True)
 class OwnedObject:
-    """An object that belongs to the service."""
+    """An object that belongs to the service; `item`: as the API server returned it."""
 
     api_version: str
     kind: str
     name: str
     uid: str
+    item: Manifest = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """The pods of a Deployment: wanted, ready, and what keeps one of the others from being ready."""
+    """The pods of a Deployment: wanted, ready, without room on a node, and what keeps one from being ready.
+
+    `outdated`: those with the settings before the last change of the specification.
+    """
 
     wanted: int
     ready: int
     trouble: str = ""
+    unschedulable: int = 0
+    outdated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedRouter:
     """A router's pod.
 
-    `generation` is None if its report at `address` could not be read, or if it follows no route file.
+    `generation` is None if its report at `address` could not be read, or if it follows no route file; `annotated` is
+    the generation in its annotation.
     """
 
     pod: str
@@ -74,19 +83,21 @@ class ObservedRouter:
     versions: Mapping[VersionKey, VersionReport] = field(default_factory=dict)
     uid: str = ""
     address: str = ""
+    annotated: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
     """The objects of a service, its servers, and the API server's last refusal of one of its objects.
 
-    `policies`: Deployments of policy servers by `short` digest; `evidence`: on the candidate, None before it has
-    traffic.
+    `policies`: Deployments of policy servers by `short` digest; `autoscaled`: whether an autoscaler owns the number of
+    routers; `evidence`: on the candidate, None before it has traffic.
     """
 
     owned: tuple[OwnedObject, ...] = ()
     policies: Mapping[str, Servers] = field(default_factory=dict)
     router: Servers = Servers(0, 0)
+    autoscaled: bool = False
     routers: tuple[ObservedRouter, ...] = ()
     evidence: Evidence | None = None
     refused: Refusal | None = None
@@ -123,12 +134,11 @@ def canary_of(status: AuctionServiceStatus) -> Canary | None:
 class Observer:
     """Reads the state of AuctionServices; `read` returns a router's rollout report."""
 
-    api: Reader
     read: ReadReport
     meter: Meter = field(default_factory=Meter)
     clock: Callable[[], float] = time.time
 
-    def observe(self, desired: Desired, refused: Refusal | None) -> Observed:
+    def observe(self, api: Reader, desired: Desired, refused: Refusal | None) -> Observed:
         """Read the objects of a service and the figures of its routers; nothing for one that is being deleted."""
         if desired.deleting:
             self.meter.forget(desired.uid)
@@ -136,19 +146,20 @@ class Observer:
         labels = f"{SERVICE_LABEL}={desired.name}"
         owned: list[OwnedObject] = []
         policies: dict[str, Servers] = {}
-        router = Servers(0, 0)
-        pods = self.api.list("v1", "Pod", desired.namespace, labels)
+        router, autoscaled = Servers(0, 0), False
+        pods = api.list("v1", "Pod", desired.namespace, labels)
         for version, kind in OWNED_KINDS:
-            for item in self.api.list(version, kind, desired.namespace, labels):
+            for item in api.list(version, kind, desired.namespace, labels):
                 if not owned_by(item, desired.uid):
                     continue
                 meta = item["metadata"]
-                owned.append(OwnedObject(version, kind, meta["name"], meta["uid"]))
+                owned.append(OwnedObject(version, kind, meta["name"], meta["uid"], item))
                 if kind == "Deployment" and meta["labels"].get(PART_LABEL) == POLICY:
                     digest = meta["labels"][DIGEST_LABEL]
                     policies[digest] = _servers(item, [p for p in pods if _label(p, DIGEST_LABEL) == digest])
                 elif kind == "Deployment":
                     router = _servers(item, [p for p in pods if _label(p, PART_LABEL) == ROUTER])
+                    autoscaled = has_other_manager(item, "replicas")
         running = [
             pod
             for pod in pods
@@ -156,7 +167,7 @@ class Observer:
         ]
         reports, evidence = self._measure(desired, running)
         routers = tuple(_router(pod, reports.get(pod["metadata"]["uid"])) for pod in running)
-        return Observed(tuple(owned), policies, router, routers, evidence, refused)
+        return Observed(tuple(owned), policies, router, autoscaled, routers, evidence, refused)
 
     def _measure(self, desired: Desired, pods: Iterable[Manifest]) -> tuple[dict[str, Report], Evidence | None]:
         """Return the reports of the routers that could be read, by uid, and the evidence on the candidate."""
@@ -175,13 +186,22 @@ def _label(pod: Manifest, name: str) -> str:
     return str((pod["metadata"].get("labels") or {}).get(name, ""))
 
 
-def _servers(deployment: Manifest, pods: Iterable[Manifest]) -> Servers:
+def _servers(deployment: Manifest, pods: Sequence[Manifest]) -> Servers:
     """Count ready pods of the newest template only: older ones may have other weights or settings."""
     status = deployment.get("status") or {}
     current = int(status.get("observedGeneration") or 0) >= int(deployment["metadata"].get("generation") or 0)
     ready = int(status.get("readyReplicas") or 0)
     wanted = int((deployment.get("spec") or {}).get("replicas", 1))
-    return Servers(wanted, ready if current else 0, next(filter(None, map(trouble, pods)), ""))
+    waiting = sum(_unscheduled(pod) is not None for pod in pods)
+    replicas, updated = int(status.get("replicas") or 0), int(status.get("updatedReplicas") or 0)
+    why = next(filter(None, map(trouble, pods)), "")
+    return Servers(wanted, ready if current else 0, why, waiting, replicas - updated if current else wanted)
+
+
+def _unscheduled(pod: Manifest) -> Manifest | None:
+    """Return the scheduler's condition of a pod for which no node has room."""
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return next((one for one in conditions if one["type"] == "PodScheduled" and one["status"] == "False"), None)
 
 
 def trouble(pod: Manifest) -> str:
@@ -190,9 +210,8 @@ def trouble(pod: Manifest) -> str:
     That is a pod without a node, an image that cannot be pulled, or a container that ended (with its last log line).
     """
     name, status = pod["metadata"]["name"], pod.get("status") or {}
-    for one in status.get("conditions") or ():
-        if one["type"] == "PodScheduled" and one["status"] == "False":
-            return f"pod {name}: {one.get('message') or one.get('reason')}"
+    if (one := _unscheduled(pod)) is not None:
+        return f"pod {name}: {one.get('message') or one.get('reason')}"
     for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
         state, last_state = container.get("state") or {}, container.get("lastState") or {}
         waiting = state.get("waiting") or {}
@@ -218,4 +237,7 @@ def _router(pod: Manifest, report: Report | None) -> ObservedRouter:
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
     ready = ready and "deletionTimestamp" not in meta
     report = report or Report()
-    return ObservedRouter(meta["name"], ready, report.generation, report.versions, meta["uid"], _address(pod))
+    annotated = str((meta.get("annotations") or {}).get(ROUTES_ANNOTATION, ""))
+    return ObservedRouter(
+        meta["name"], ready, report.generation, report.versions, meta["uid"], _address(pod), annotated
+    )

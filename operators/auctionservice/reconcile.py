@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from operators.auctionservice.manifests import ROUTES_ANNOTATION, manifests, selector
-from operators.auctionservice.observe import ROUTER, Desired, Observed
+from operators.auctionservice.manifests import PolicyServers, manifests, router_name, selector
+from operators.auctionservice.observe import ROUTER, ROUTES_ANNOTATION, Desired, Observed
 from operators.auctionservice.rollout import Progress, Rollout, with_trouble
+from operators.children import contains, stamped
 from operators.conditions import ServiceCondition, ServiceReason
 from operators.reconciliation import Annotate, Apply, Delete, Draft, Reconciliation
 from operators.resources.auctionservice import AuctionServiceStatus, Model, Traffic
+from operators.resources.base import Manifest
 
+DEFAULT_ROUTERS = 2
 RESYNC_S = 60.0
 """Time until the next pass when nothing happens: a watch event may have been missed."""
 ROLLOUT_S = 5.0
@@ -109,7 +112,7 @@ class _Pass:
 
     def _set_progressing(self) -> None:
         """Set the Progressing condition, with an event if its reason is new and no other event has it."""
-        progress = self.rollout.progress
+        progress = self._replacing() or self.rollout.progress
         if self.observed.refused is not None:
             progress = Progress(True, ServiceReason.CHILD_REFUSED, self.observed.refused.message)
         before = self.draft.condition(ServiceCondition.PROGRESSING)
@@ -117,6 +120,17 @@ class _Pass:
         if progress.reason not in emitted and (before is None or before.reason != progress.reason):
             self.draft.emit(progress.reason, progress.message)
         self.draft.set_condition(ServiceCondition.PROGRESSING, progress.active, progress.reason, progress.message)
+
+    def _replacing(self) -> Progress | None:
+        """Return how far the stable version's servers are replaced; None if a version takes over, or all are."""
+        stable = self.status.stable
+        if stable is None or self.rollout.progress.reason is not ServiceReason.SERVING:
+            return None
+        servers = self.observed.servers_of(stable)
+        if not servers.outdated:
+            return None
+        message = f"{servers.outdated} policy servers of {stable.name} still have earlier settings"
+        return Progress(True, ServiceReason.REPLACING, with_trouble(message, servers))
 
     def _set_rolled_back(self) -> None:
         rejected = self.status.rejected
@@ -131,13 +145,52 @@ class _Pass:
 
     def _apply_objects(self) -> None:
         """Apply the objects of the service and delete its others."""
-        models = [m for m in (self.status.stable, self.status.candidate) if m is not None]
-        models += [Model(name=one.name, digest=one.digest) for one in self.status.retiring]
-        wanted = manifests(self.service, self.status, models)
-        names = {(item["kind"], item["metadata"]["name"]) for item in wanted}
-        obsolete = [one for one in self.observed.owned if (one.kind, one.name) not in names]
-        self.draft.actions += [Apply(item) for item in wanted]
-        self.draft.actions += [Delete(one.api_version, one.kind, one.name, one.uid) for one in obsolete]
+        existing = {(one.kind, one.name): one for one in self.observed.owned}
+        for item in manifests(self.service, self.status, self._policies(), self._router_replicas()):
+            wanted = stamped(item)
+            found = existing.pop((item["kind"], item["metadata"]["name"]), None)
+            if found is None or not contains(found.item, wanted):
+                self.draft.actions.append(Apply(wanted, force=found is not None and not self._autoscaler_decides(item)))
+        self.draft.actions += [Delete(one.api_version, one.kind, one.name, one.uid) for one in existing.values()]
+
+    def _policies(self) -> list[PolicyServers]:
+        """Return the versions with servers. A retiring one keeps those that it has, whatever a full version needs."""
+        every, status = self.service.spec.policy.replicas, self.status
+        found: list[tuple[Model, int]] = []
+        if status.stable is not None:
+            found.append((status.stable, every if status.stable_replicas is None else status.stable_replicas))
+        if status.candidate is not None:
+            found.append((status.candidate, status.candidate_replicas))
+        for one in status.retiring:
+            model = Model(name=one.name, digest=one.digest)
+            found.append((model, self.observed.servers_of(model).wanted or every))
+        return [PolicyServers(model, replicas, self._unavailable(model, replicas)) for model, replicas in found]
+
+    def _unavailable(self, model: Model, replicas: int) -> int:
+        """Return how many servers may be missing while their pods are replaced.
+
+        None, unless no node has room for a new pod beside the old ones: then it would wait for ever.
+        """
+        full = self.observed.servers_of(model).unschedulable > 0
+        return min(self.service.spec.rollout.max_unavailable, replicas - 1) if full else 0
+
+    def _router_replicas(self) -> int | None:
+        """Return the number of routers to apply; None if an autoscaler has set it.
+
+        Until then the operator owns the field: a Deployment that is applied without it falls back to one pod.
+        """
+        router = self.service.spec.router
+        if router.autoscaling is None:
+            return router.replicas or DEFAULT_ROUTERS
+        return None if self.observed.autoscaled else max(router.autoscaling.min_replicas, self.observed.router.wanted)
+
+    def _autoscaler_decides(self, item: Manifest) -> bool:
+        """Return whether an autoscaler may set the replicas of this object before it is applied.
+
+        The API server must refuse that then as a conflict, so it is not forced.
+        """
+        routers = (item["kind"], item["metadata"]["name"]) == ("Deployment", router_name(self.service.name))
+        return routers and self.service.spec.router.autoscaling is not None and "replicas" in item["spec"]
 
     def _refresh_route_files(self) -> None:
         """Annotate routers that are behind, so that their kubelets update the mounted route file now.
@@ -149,5 +202,6 @@ class _Pass:
         if generation != self.before.routes_generation:
             return
         for router in self.observed.routers:
-            if router.generation is not None and router.generation < generation:
+            known = router.annotated == str(generation)
+            if router.generation is not None and router.generation < generation and not known:
                 self.draft.actions.append(Annotate(router.pod, router.uid, {ROUTES_ANNOTATION: str(generation)}))

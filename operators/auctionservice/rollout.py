@@ -8,6 +8,7 @@ same pass: the stable version has all traffic again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -19,6 +20,19 @@ from operators.resources.auctionservice import AuctionServiceStatus, CanaryStep,
 
 FINAL_STEP = CanaryStep(weight=100, pause_seconds=0)
 """The step after the last one of `rollout.steps`: promotion."""
+
+
+NO_ROLLOUT: Mapping[str, object] = {
+    "candidate": None,
+    "step": -1,
+    "weight": 0,
+    "candidate_replicas": 0,
+    "stable_replicas": None,
+    "step_since": None,
+    "canary_since": None,
+    "unready_since": None,
+}
+"""The status' fields of a rollout where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +50,7 @@ class Rollout:
     def __init__(self, observed: Observed, desired: Desired, draft: Draft[AuctionServiceStatus]) -> None:
         self.observed, self.draft, self.now = observed, draft, draft.now
         self.target, self.settings = desired.spec.model, desired.spec.rollout
+        self.all_servers = desired.spec.policy.replicas
         self.before = desired.status
         self.decision = decision_on(observed.evidence, self.settings.guards)
         self.steps = [*self.settings.steps, FINAL_STEP]
@@ -65,7 +80,7 @@ class Rollout:
         target, stable, candidate = self.target, self.status.stable, self.status.candidate
         if candidate is not None and candidate.digest != target.digest:
             self.draft.emit(ServiceReason.ABORTED, f"{candidate.name}: spec.model names another version", warn=True)
-            self.draft.update(candidate=None, step=-1, weight=0, step_since=None, canary_since=None, unready_since=None)
+            self.draft.update(**NO_ROLLOUT)
             self._retire(candidate, 0)
             candidate = None
         if stable is not None and target.digest == stable.digest:
@@ -84,22 +99,14 @@ class Rollout:
             self.progress = Progress(False, ServiceReason.NAME_TAKEN, message)
         elif candidate is None:
             retiring = [one for one in self.status.retiring if one.digest != target.digest]
-            self.draft.update(
-                candidate=target,
-                step=-1,
-                weight=0,
-                step_since=self.now,
-                canary_since=None,
-                unready_since=None,
-                retiring=retiring,
-            )
+            self.draft.update(**{**NO_ROLLOUT, "candidate": target, "step_since": self.now, "retiring": retiring})
             self.draft.emit(ServiceReason.STARTING, f"{target.name} gets policy servers and no traffic yet")
         else:
             self.draft.update(candidate=target)
 
     def _start_first_version(self, candidate: Model) -> None:
         """Promote the first version as soon as it can answer; there is no version to roll back to before that."""
-        blocker = self.blocker(candidate)
+        blocker = self._request_servers(candidate, 100)
         if blocker is None:
             self._promote(candidate)
             return
@@ -108,7 +115,7 @@ class Rollout:
 
     def _start_candidate(self, candidate: Model) -> None:
         """Enter the first step when the candidate is verified; reject it after `readySeconds`."""
-        blocker = self.blocker(candidate)
+        blocker = self._request_servers(candidate, self._weight_of(0))
         if blocker is None and self.settings.paused:
             self.draft.update(phase="Paused")
             self.progress = Progress(True, ServiceReason.PAUSED, "ready and verified, rollout.paused is set")
@@ -126,12 +133,16 @@ class Rollout:
         if broken is not None:
             self._roll_back(candidate, broken.reason, broken.message)
             return
-        blocker = self.blocker(candidate)
+        blocker = self._request_servers(candidate, self._weight_of(self.status.step))
         # The specification may allow a smaller or larger share than before.
         may_grow = blocker is None and not self.settings.paused
         if self._enter_step(candidate, self.status.step, may_grow=may_grow) or self._held():
             return
-        missing = self._missing_for_next_step(candidate, blocker)
+        missing = self._missing_for_next_step()
+        if not missing and not self.settings.paused:
+            blocker = self._request_servers(candidate, self._weight_of(self.status.step + 1))
+        if blocker is not None:
+            missing = ", ".join(filter(None, [missing, blocker.message]))
         if self.settings.paused:
             self.draft.update(phase="Paused")
             message = f"at {self.status.weight}%, rollout.paused is set"
@@ -148,13 +159,20 @@ class Rollout:
     def _step_since(self) -> datetime:
         return self.status.step_since or self.now
 
+    def _weight_of(self, number: int) -> int:
+        """Return the share of a step; a candidate that took more because the nodes were full keeps it."""
+        weight = self.steps[min(number, len(self.steps) - 1)].weight
+        if number == self.status.step and self.status.stable_replicas is not None:
+            weight = max(weight, self.status.weight)
+        return min(weight, self.settings.max_weight)
+
     def _current_step(self) -> CanaryStep:
         return self.steps[min(self.status.step, len(self.steps) - 1)]
 
     def _enter_step(self, candidate: Model, number: int, *, may_grow: bool) -> bool:
         """Give the candidate the share of a step, or promote it at the last one; return whether anything changed."""
         number = min(number, len(self.steps) - 1)
-        weight = min(self.steps[number].weight, self.settings.max_weight)
+        weight = self._weight_of(number)
         if not may_grow:
             weight = min(weight, self.status.weight)
         if number == len(self.steps) - 1 and weight == 100:
@@ -181,14 +199,10 @@ class Rollout:
         self.progress = Progress(True, ServiceReason.HELD, message)
         return True
 
-    def _missing_for_next_step(self, candidate: Model, blocker: Progress | None) -> str:
-        """Describe what the candidate still needs for its next step; "" if nothing."""
+    def _missing_for_next_step(self) -> str:
+        """Describe the time and evidence that the candidate still needs for its next step; "" if none."""
         left = self._current_step().pause_seconds - (self.now - self._step_since()).total_seconds()
-        missing = [
-            f"{left:.0f} s more" if left > 0 else "",
-            self._missing_evidence(),
-            blocker.message if blocker is not None else "",
-        ]
+        missing = [f"{left:.0f} s more" if left > 0 else "", self._missing_evidence()]
         return ", ".join(one for one in missing if one)
 
     def _missing_evidence(self) -> str:
@@ -204,15 +218,10 @@ class Rollout:
         return (self.now - self._step_since()).total_seconds() >= self.settings.guards.patience_seconds
 
     def _promote(self, model: Model) -> None:
-        old = self.status.stable
+        old, full = self.status.stable, self.status.stable_replicas is not None
         self.draft.update(
+            **NO_ROLLOUT,
             stable=model,
-            candidate=None,
-            step=-1,
-            weight=0,
-            step_since=None,
-            canary_since=None,
-            unready_since=None,
             phase="Serving",
             candidate_figures=None,
             stable_figures=None,
@@ -221,7 +230,7 @@ class Rollout:
         self.draft.emit(ServiceReason.PROMOTED, f"{model.name} has all of the questions")
         self.progress = Progress(False, ServiceReason.PROMOTED, f"{model.name} has taken over")
         if old is not None:
-            self._retire(old, self.settings.keep_seconds)
+            self._retire(old, 0 if full else self.settings.keep_seconds)
 
     def _roll_back(self, candidate: Model, reason: ServiceReason, message: str) -> None:
         """Roll back to the stable version."""
@@ -234,16 +243,7 @@ class Rollout:
             message=message[:2048],
             time=self.now,
         )
-        self.draft.update(
-            candidate=None,
-            step=-1,
-            weight=0,
-            step_since=None,
-            canary_since=None,
-            unready_since=None,
-            phase="RolledBack",
-            rejected=rejected,
-        )
+        self.draft.update(**NO_ROLLOUT, phase="RolledBack", rejected=rejected)
         back = f"{self.status.stable.name} has all of the questions again"
         self.draft.emit(reason, f"{candidate.name} is rolled back, {back}: {message}", warn=True)
         self.progress = Progress(False, reason, f"{candidate.name} was rolled back: {message}")
@@ -254,16 +254,54 @@ class Rollout:
         until = self.now + timedelta(seconds=seconds)
         self.draft.update(retiring=[*others, Retiring(name=model.name, digest=model.digest, until=until)])
 
+    # -- servers ---------------------------------------------------------------------------------------------------
+
+    def _servers_for(self, weight: int) -> int:
+        """Return the number of policy servers for a share of the questions, at least one."""
+        return max(1, -(-self.all_servers * weight // 100))
+
+    def _request_servers(self, candidate: Model, weight: int) -> Progress | None:
+        """Request as many servers as a share needs; return why the candidate may not have that share yet."""
+        needed = self._servers_for(weight)
+        self.draft.update(candidate_replicas=max(needed, min(self.status.candidate_replicas, self.all_servers)))
+        blocker = self.blocker(candidate, needed)
+        if blocker is not None and self.observed.servers_of(candidate).unschedulable and self.status.stable is not None:
+            self._make_room(candidate, weight)
+        return blocker
+
+    def _make_room(self, candidate: Model, weight: int) -> None:
+        """Free servers where the nodes have no room for the candidate's.
+
+        Retiring versions go at once. The candidate takes the share that its ready servers can bear; the stable version
+        keeps what its share of the last pass needs, less `maxUnavailable`. So the servers move over in several passes,
+        however few fit beside the stable ones.
+        """
+        retiring = [one.model_copy(update={"until": min(one.until, self.now)}) for one in self.status.retiring]
+        self.draft.update(retiring=retiring)
+        ready = self.observed.servers_of(candidate).ready
+        possible = min(weight, 100 * ready // self.all_servers)
+        if self.status.step >= 0 and possible > self.status.weight and not self.settings.paused:
+            self.draft.update(weight=possible)
+            message = f"{candidate.name} gets {possible}% of the questions, as many as its {ready} servers can bear"
+            self.draft.emit(ServiceReason.CANARY, f"{message}: the nodes are full")
+        # Shares are whole per cent: one of nine servers bears 11 of them, and the others 89, less what was rounded off.
+        left = 99 - self.before.weight if self.before.weight else 100
+        keep = self._servers_for(left) - self.settings.max_unavailable
+        self.draft.update(stable_replicas=max(1, min(self.status.stable_replicas or self.all_servers, keep)))
+
     # -- the state of a version ------------------------------------------------------------------------------------
 
-    def blocker(self, model: Model) -> Progress | None:
+    def blocker(self, model: Model, needed: int = 1) -> Progress | None:
         """Return why a version may not have (more) traffic yet.
 
-        None: its servers are ready, and all routers follow the route file and have verified its weights.
+        None: at least `needed` servers and all of its others are ready, except those for which full nodes have no room,
+        and all routers follow the route file and have verified its weights.
         """
         servers = self.observed.servers_of(model)
-        if servers.ready < servers.wanted or not servers.wanted:
-            message = f"{servers.ready} of {servers.wanted} policy servers of {model.name} are ready"
+        wanted = max(servers.wanted, needed)
+        missing = min(self.settings.max_unavailable, servers.unschedulable) if self.status.stable_replicas else 0
+        if servers.ready < max(1, wanted - missing):
+            message = f"{servers.ready} of {wanted} policy servers of {model.name} are ready"
             return Progress(True, ServiceReason.POLICY_NOT_READY, with_trouble(message, servers))
         problem = self._routers_behind(model)
         if problem:

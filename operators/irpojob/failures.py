@@ -80,9 +80,12 @@ def _cause(pod: ObservedPod) -> Cause:
     output = pod.output[-LONGEST_OUTPUT:]
     if pod.disrupted or pod.ended in ("Evicted", "Preempting", "NodeShutdown", "Terminated"):
         return Cause(JobReason.POD_LOST, f"pod {pod.name} was removed: {pod.disrupted or pod.output}", pod)
-    if pod.ended == "OOMKilled" or pod.exit_code == EXIT_OUT_OF_MEMORY:
+    if pod.ended == "OOMKilled" or (pod.exit_code == EXIT_OUT_OF_MEMORY and not pod.init_container):
         where = "its container's memory limit" if pod.ended == "OOMKilled" else "its device's memory"
         return Cause(JobReason.OUT_OF_MEMORY, f"pod {pod.name} ran out of {where}{': ' if output else ''}{output}", pod)
+    if pod.init_container:
+        message = f"init container {pod.init_container} of pod {pod.name} ended with exit code {pod.exit_code}"
+        return Cause(JobReason.POD_FAILED, f"{message}{': ' if output else ''}{output}", pod)
     if pod.exit_code == EXIT_BAD_INPUT:
         return Cause(JobReason.BAD_INPUT, output or f"pod {pod.name} ended with exit code 2 and no message", pod)
     if pod.exit_code == EXIT_GUARD:

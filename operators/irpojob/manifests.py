@@ -14,11 +14,13 @@ from operators.irpojob.plan import Place, Step, job_name, pods_of
 from operators.objects import owned_object
 from operators.resources.base import Manifest
 from operators.resources.irpojob import IRPOJobSpec, OptimisationPods, StepPods
-from operators.resources.pods import EnvVar
+from operators.resources.pods import EnvVar, InitContainer
 from trainers.config import dump_config
 
 KIND = "IRPOJob"
 LABELS = {"app.kubernetes.io/managed-by": "llm-auction-operator", "app.kubernetes.io/part-of": "llm-auction"}
+POD_LABELS = {**LABELS, "app.kubernetes.io/name": "llm-auction", "app.kubernetes.io/component": "training"}
+"""Labels by which monitors and network policies select training pods."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 CONFIG_FOLDER = "/etc/llm-auction"
 GATES_FILE = "gates.yaml"
@@ -27,6 +29,7 @@ LOCK_WAIT_S = 900
 """How long pods wait for the run's lock. In an object store, the lease of a dead pod expires after five minutes."""
 SHUTDOWN_S = 30
 TERMINATION_LOG = "/dev/termination-log"
+CONTAINER_SECURITY = {"allowPrivilegeEscalation": False}
 
 
 def config_name(job: Desired) -> str:
@@ -75,7 +78,7 @@ def step_job(job: Desired, place: Place, attempt: int) -> Manifest:
         "completionMode": "Indexed",
         "template": {
             "metadata": {
-                "labels": {**job.spec.pod_labels, **LABELS, **labels},
+                "labels": {**job.spec.pod_labels, **POD_LABELS, **labels},
                 "annotations": {**job.spec.pod_annotations, **pods.pod_annotations},
             },
             "spec": _pod(job, place, attempt, pods),
@@ -130,7 +133,7 @@ def pod_around(
         "envFrom": [one.to_api() for one in spec.env_from],
         "resources": _resources(spec, pods),
         "volumeMounts": mounts,
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": capabilities},
+        "securityContext": {**CONTAINER_SECURITY, "capabilities": capabilities},
         # A failed pod's output is kept in its status, from which the operator copies it before the pod is gone.
         "terminationMessagePath": TERMINATION_LOG,
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -146,6 +149,19 @@ def pod_around(
     }
     if selector:
         result["nodeSelector"] = selector
+    if spec.init_containers:
+        result["initContainers"] = [_init_container(spec, one) for one in spec.init_containers]
+    if pods.resource_claims:
+        result["resourceClaims"] = [_without(one.to_api(), "request") for one in pods.resource_claims]
+    if spec.affinity is not None:
+        result["affinity"] = spec.affinity.to_api()
+    if spec.runtime_class_name is not None:
+        result["runtimeClassName"] = spec.runtime_class_name
+    if spec.scheduler_name is not None:
+        result["schedulerName"] = spec.scheduler_name
+    if spec.host_network:
+        # The names of the step's pods are the cluster's, also on a node's network.
+        result |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
     if spec.tolerations:
         result["tolerations"] = [one.to_api() for one in spec.tolerations]
     if spec.image_pull_secrets:
@@ -155,6 +171,19 @@ def pod_around(
     if spec.service_account_name is not None:
         result["serviceAccountName"] = spec.service_account_name
     return result
+
+
+def _init_container(spec: IRPOJobSpec, container: InitContainer) -> Manifest:
+    return {
+        **container.to_api(),
+        "imagePullPolicy": spec.image_pull_policy,
+        "securityContext": {**CONTAINER_SECURITY, "capabilities": {"drop": ["ALL"]}},
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def _without(item: Manifest, field: str) -> Manifest:
+    return {key: value for key, value in item.items() if key != field}
 
 
 def _environment(spec: IRPOJobSpec, pods: StepPods) -> list[Manifest]:
@@ -171,6 +200,9 @@ def _resources(spec: IRPOJobSpec, pods: StepPods) -> Manifest:
     resources = pods.resources.to_api()
     if pods.gpus:
         resources["limits"] = {**resources.get("limits", {}), spec.gpu.resource: pods.gpus}
+    if pods.resource_claims:
+        claims = [{"name": one.name, "request": one.request} for one in pods.resource_claims]
+        resources["claims"] = [_without(one, "request") if one["request"] is None else one for one in claims]
     return resources
 
 

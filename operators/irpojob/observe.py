@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -18,6 +19,7 @@ JOB_LABEL = f"{GROUP}/irpojob"
 EPOCH_LABEL = f"{GROUP}/epoch"
 STEP_LABEL = f"{GROUP}/step"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
+KUEUE = "kueue.x-k8s.io"
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 
 
@@ -43,7 +45,8 @@ class ObservedPod:
     - `owner`: uid of its Job;
     - `placed`: when it was bound to a node whose kubelet has not reported on it yet, else None;
     - `gone_by`: end of its grace period, once it is being deleted;
-    - `exit_code`, `ended` (Kubernetes' reason), `output` (termination message) and `finished`: of its ended container.
+    - `exit_code`, `ended` (Kubernetes' reason), `output` (termination message) and `finished`: of its ended container;
+    - `init_container`: name of that container if it is not the training, else "".
     """
 
     name: str
@@ -65,18 +68,29 @@ class ObservedPod:
     waiting_for: str = ""
     unschedulable: str = ""
     disrupted: str = ""
+    init_container: str = ""
 
     @property
     def live(self) -> bool:
         """Whether it uses resources of a node, or may do so later."""
         return self.phase not in ("Succeeded", "Failed")
 
+    @property
+    def outcome(self) -> Manifest:
+        """The JSON object that the training left for the operator; {} for any other output."""
+        try:
+            outcome = json.loads(self.output)
+        except ValueError:
+            return {}
+        return outcome if isinstance(outcome, dict) else {}
+
 
 @dataclass(frozen=True, slots=True)
 class Observed:
     """Jobs and pods of one IRPOJob, its pods' nodes, and the API server's last refusal of one of its objects.
 
-    `nodes`: since when each node has not been Ready, None if it is; `gone`: nodes that no longer exist.
+    `nodes`: since when each node has not been Ready, None if it is; `gone`: nodes that no longer exist; `queues`:
+    whether the job's queue, if it has one, is served (Kueue is installed).
     """
 
     jobs: tuple[ObservedJob, ...] = ()
@@ -84,43 +98,32 @@ class Observed:
     nodes: Mapping[str, datetime | None] = field(default_factory=dict)
     gone: frozenset[str] = frozenset()
     refused: Refusal | None = None
+    queues: bool = True
 
     def pods_of(self, job: ObservedJob) -> list[ObservedPod]:
         """Return a Job's pods, without those of an earlier Job of the same name that are still terminating."""
         return [pod for pod in self.pods if pod.owner == job.uid]
 
 
-@dataclass(frozen=True)
-class Observer:
-    """Reads the state of IRPOJobs.
-
-    `nodes` returns what the node watch knows, as in `Observed.nodes`; other nodes are read from the API server.
-    """
-
-    api: Reader
-    nodes: Callable[[], Mapping[str, datetime | None]]
-
-    def observe(self, desired: Desired, refused: Refusal | None) -> Observed:
-        """Read the Jobs and pods of an IRPOJob and the nodes of its pods; nothing for one that is being deleted."""
-        if desired.deleting:
-            return Observed()
-        labels = f"{JOB_LABEL}={desired.name}"
-        items = self.api.list("batch/v1", "Job", desired.namespace, labels)
-        jobs = tuple(observed_job(item) for item in items if owned_by(item, desired.uid))
-        # Include pods whose Job is gone: they may still run, and no new pod may start beside them.
-        items = self.api.list("v1", "Pod", desired.namespace, labels)
-        pods = tuple(observed_pod(item) for item in items if _belongs_to_a_job(item))
-        nodes: dict[str, datetime | None] = {}
-        gone = set()
-        watched = self.nodes()
-        for name in {pod.node for pod in pods if pod.live and pod.node is not None}:
-            if name in watched:
-                nodes[name] = watched[name]
-            elif (node := self.api.get("v1", "Node", None, name)) is None:
-                gone.add(name)
-            else:
-                nodes[name] = not_ready_since(node)
-        return Observed(jobs, pods, nodes, frozenset(gone), refused)
+def observe(api: Reader, desired: Desired, refused: Refusal | None) -> Observed:
+    """Read the Jobs and pods of an IRPOJob and the nodes of its pods; nothing for one that is being deleted."""
+    if desired.deleting:
+        return Observed()
+    labels = f"{JOB_LABEL}={desired.name}"
+    items = api.list("batch/v1", "Job", desired.namespace, labels)
+    jobs = tuple(observed_job(item) for item in items if owned_by(item, desired.uid))
+    # Include pods whose Job is gone: they may still run, and no new pod may start beside them.
+    items = api.list("v1", "Pod", desired.namespace, labels)
+    pods = tuple(observed_pod(item) for item in items if _belongs_to_a_job(item))
+    nodes: dict[str, datetime | None] = {}
+    gone = set()
+    for name in {pod.node for pod in pods if pod.live and pod.node is not None}:
+        if (node := api.get("v1", "Node", None, name)) is None:
+            gone.add(name)
+        else:
+            nodes[name] = not_ready_since(node)
+    queues = desired.spec.queue_name is None or api.serves(KUEUE)
+    return Observed(jobs, pods, nodes, frozenset(gone), refused, queues)
 
 
 def _belongs_to_a_job(item: Manifest) -> bool:
@@ -159,7 +162,8 @@ def observed_pod(item: Manifest) -> ObservedPod:
     scheduled, target = conditions.get("PodScheduled", {}), conditions.get("DisruptionTarget", {})
     bound = scheduled.get("status") == "True"
     container: Manifest = next(iter(status.get("containerStatuses") or ()), {})
-    state = container.get("state") or {}
+    shown = next(filter(_stops_the_pod, status.get("initContainerStatuses") or ()), container)
+    state = shown.get("state") or {}
     ended, waiting = state.get("terminated") or {}, state.get("waiting") or {}
     created = parse_moment(meta["creationTimestamp"])
     assert created is not None
@@ -182,8 +186,16 @@ def observed_pod(item: Manifest) -> ObservedPod:
         waiting=waiting.get("reason") or "",
         waiting_for=waiting.get("message") or "",
         unschedulable=scheduled.get("message", "") if scheduled.get("status") == "False" else "",
+        init_container=shown["name"] if shown is not container else "",
         disrupted=target.get("message", "") or target.get("reason", "") if target.get("status") == "True" else "",
     )
+
+
+def _stops_the_pod(status: Manifest) -> bool:
+    """Return whether an init container failed or cannot start, so that the training does not begin."""
+    state = status.get("state") or {}
+    waiting = (state.get("waiting") or {}).get("reason")
+    return bool((state.get("terminated") or {}).get("exitCode")) or waiting not in (None, "PodInitializing")
 
 
 def not_ready_since(node: Manifest) -> datetime | None:

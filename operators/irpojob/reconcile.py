@@ -6,12 +6,13 @@ longer match it and deletes them. So an operator that is killed at any moment co
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from mechanism.errors import ConfigError
 from operators.conditions import JobCondition, JobReason
 from operators.irpojob.failures import FATAL, STUCK_S, Cause, failure_of, is_lost, start_problem
+from operators.irpojob.gang import GANG_PAUSE_S, QUEUE_S, partial_gang, without_kueue
 from operators.irpojob.manifests import config_map, service, step_job
 from operators.irpojob.observe import Desired, Observed, ObservedJob, ObservedPod
 from operators.irpojob.plan import Place, Step, job_name, places, pods_of
@@ -20,6 +21,8 @@ from operators.resources.base import API_VERSION, Manifest
 from operators.resources.irpojob import Failure, IRPOJobStatus
 
 LONGEST_BACKOFF_S = 600
+PROGRESS_S = 600.0
+"""A step that ran for so long before it failed has made progress, as for a kubelet's own back-off."""
 RESYNC_S = 300.0
 """Time until the next pass when nothing happens: a watch event may have been missed."""
 STARTING_S = 15.0
@@ -58,9 +61,11 @@ class _Pass:
             current is not None
             and (cause := failure_of(current, self.observed, self.spec.node_loss_seconds, self.now)) is not None
         ):
-            self._restart_or_fail(cause)
+            self._restart_or_fail(cause, self.observed.pods_of(current))
             if self._over():
                 return self._finish_ended()
+            current = None
+        if current is not None and self._gang_fails(current):
             current = None
         if current is not None:
             self._delete_obsolete()
@@ -110,11 +115,13 @@ class _Pass:
 
     def _complete_step(self, job: ObservedJob) -> None:
         pods = [pod for pod in self.observed.pods_of(job) if pod.index == 0 and pod.output]
-        outcome = _parse_outcome(pods[0].output) if pods else {}
+        outcome = pods[0].outcome if pods else {}
         found = str(outcome.get("found") or "")
         self.draft.emit(JobReason.STEP_COMPLETE, f"{self.place} is done{': ' if found else ''}{found}")
         last = self.place.step is Step.REGISTRATION
-        self.draft.update(steps_done=self.status.steps_done + 1, out_of_memory=0, not_before=None)
+        self.draft.update(
+            steps_done=self.status.steps_done + 1, out_of_memory=0, restarts_without_progress=0, not_before=None
+        )
         if last:
             self._complete_run(outcome)
 
@@ -137,7 +144,7 @@ class _Pass:
         self.draft.set_condition(JobCondition.PROGRESSING, False, JobReason.COMPLETE, message)
         self.draft.emit(JobReason.COMPLETE, message)
 
-    def _restart_or_fail(self, cause: Cause) -> None:
+    def _restart_or_fail(self, cause: Cause, pods: Sequence[ObservedPod]) -> None:
         """Restart the whole step, or fail the job if a restart cannot help or the restarts are used up."""
         status, place = self.status, self.place
         self.draft.update(
@@ -165,16 +172,48 @@ class _Pass:
             used = f"after {status.restarts} of {self.spec.max_restarts} restarts"
             self._fail(JobReason.RESTARTS_EXHAUSTED, f"{used}, {cause.reason}: {failure}")
             return
-        wait = min(LONGEST_BACKOFF_S, self.spec.backoff_seconds * 2**status.restarts)
+        begun = min((pod.created for pod in pods), default=self.now)
+        progress = (self.now - begun).total_seconds() >= PROGRESS_S
+        in_vain = 0 if progress else status.restarts_without_progress
+        wait = min(LONGEST_BACKOFF_S, self.spec.backoff_seconds * 2**in_vain)
         message = f"{failure}; restart {status.restarts + 1} of {self.spec.max_restarts} in {wait} s"
         self.draft.emit(cause.reason, message, warn=True)
         self.draft.update(
             restarts=status.restarts + 1,
+            restarts_without_progress=in_vain + 1,
             attempt=status.attempt + 1,
             phase="Restarting",
             not_before=self.now + timedelta(seconds=wait),
         )
         self.draft.set_condition(JobCondition.PROGRESSING, True, JobReason.RESTARTING, message)
+
+    def _gang_fails(self, job: ObservedJob) -> bool:
+        """Give the nodes of a step back that has held them for `gangSeconds` without room for all of its pods.
+
+        Two jobs that each hold a part of what the other needs would wait for ever. Their pods were created at different
+        times, so one of them gives up first, and the other gets its nodes.
+        """
+        count, _ = pods_of(self.spec, self.place.step)
+        gang = partial_gang(self.observed.pods_of(job), count)
+        if gang is None or not self.spec.gang_seconds:
+            return False
+        left = self.spec.gang_seconds - (self.now - gang.since).total_seconds()
+        if left > 0:
+            self.draft.requeue_within(left)
+            return False
+        in_vain = self.status.restarts_without_progress
+        wait = max(GANG_PAUSE_S, min(LONGEST_BACKOFF_S, self.spec.backoff_seconds * 2**in_vain))
+        message = f"{self.place}: not all of its {count} pods found a node in {self.spec.gang_seconds} s"
+        message += f"; pod {gang.waiting.name}: {gang.waiting.unschedulable}; the next attempt begins in {wait} s"
+        self.draft.emit(JobReason.GANG_INCOMPLETE, message, warn=True)
+        self.draft.update(
+            attempt=self.status.attempt + 1,
+            restarts_without_progress=in_vain + 1,
+            phase="Restarting",
+            not_before=self.now + timedelta(seconds=wait),
+        )
+        self.draft.set_condition(JobCondition.PROGRESSING, True, JobReason.GANG_INCOMPLETE, message)
+        return True
 
     def _start_step(self) -> None:
         """Create the step's Job once its back-off is over and nothing of earlier attempts is left."""
@@ -189,6 +228,12 @@ class _Pass:
             return
         if remaining:
             self.draft.requeue_within(2.0)
+            return
+        if not self.observed.queues:
+            message = without_kueue(self.spec.queue_name)
+            self.draft.update(phase="Pending")
+            self._set_progress(JobReason.NO_QUEUE, message, holds=False, warn=True)
+            self.draft.requeue_within(QUEUE_S)
             return
         if self.status.start_time is None:
             self.draft.update(start_time=self.now, active_since=self.now)
@@ -336,25 +381,18 @@ class _Pass:
     def _delete_job(self, job: ObservedJob) -> None:
         self.draft.actions.append(Delete("batch/v1", "Job", job.name, job.uid))
 
-    def _set_progress(self, reason: JobReason, message: str, *, warn: bool = False, emit: bool | None = None) -> None:
+    def _set_progress(
+        self, reason: JobReason, message: str, *, holds: bool = True, warn: bool = False, emit: bool | None = None
+    ) -> None:
         """Set the Progressing condition. `emit`: whether with an event; by default if the reason has changed."""
         before = self.draft.condition(JobCondition.PROGRESSING)
         text = f"{self.place}: {message}"
         if emit if emit is not None else before is None or before.reason != reason:
             self.draft.emit(reason, text, warn=warn)
-        self.draft.set_condition(JobCondition.PROGRESSING, True, reason, text)
+        self.draft.set_condition(JobCondition.PROGRESSING, holds, reason, text)
 
     def _finish(self) -> Reconciliation[IRPOJobStatus]:
         place = self.place
         progress = f"{self.status.steps_done}/{len(self.plan)}"
         self.draft.update(epoch=place.epoch, step=str(place.step), progress=progress)
         return self.draft.finish()
-
-
-def _parse_outcome(text: str) -> Manifest:
-    """Parse the JSON object that a pod leaves for the operator; return {} for any other text."""
-    try:
-        outcome = json.loads(text)
-    except ValueError:
-        return {}
-    return outcome if isinstance(outcome, dict) else {}

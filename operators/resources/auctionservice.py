@@ -74,7 +74,9 @@ class Policy(Pods):
     source: Source
     """Source of the models."""
     replicas: Replicas = 1
-    """Number of policy servers of each version."""
+    """Number of policy servers for all questions. A version that takes over has as many as its share needs."""
+    min_ready_seconds: Annotated[int, Field(ge=0, le=3600)] = 60
+    """Seconds for which a server with another image, resources or settings must be ready before the next one goes."""
     gpus: Annotated[int, Field(ge=0, le=16)] = 0
     """GPUs of each pod."""
     gpu_resource: Name = "nvidia.com/gpu"
@@ -139,6 +141,9 @@ class Rollout(ApiModel):
     """Limits meanwhile; a version that breaks one is rolled back."""
     max_weight: Annotated[int, Field(ge=0, le=100)] = 100
     """Largest share of a new version, in per cent, until it is raised. 0: the version is loaded and verified only."""
+    max_unavailable: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Servers of the stable version, of those that its share needs, that may be given up for the new version where the
+    nodes have no room for both. At least one stays: a single server needs room for a second one."""
     paused: bool = False
     """Take no further step; the guards stay active."""
     attempt: Annotated[int, Field(ge=0, le=1_000_000)] = 0
@@ -258,6 +263,10 @@ class AuctionServiceStatus(Status):
     """The candidate's step, from 0; -1 while it has no traffic."""
     weight: int = 0
     """The candidate's share in per cent."""
+    candidate_replicas: int = 0
+    """Policy servers of the candidate: as many as its share, or its next step, needs."""
+    stable_replicas: int | None = None
+    """Policy servers that the stable version has left where the nodes have no room for both; else all."""
     step_since: Moment | None = None
     """Start of the step."""
     canary_since: Moment | None = None

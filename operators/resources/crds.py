@@ -15,7 +15,7 @@ from operators.resources.irpojob import IRPOJobSpec, IRPOJobStatus
 from operators.resources.retrainpolicy import RetrainPolicySpec, RetrainPolicyStatus
 from operators.resources.structural import inlined, structural
 
-CHART = Path(__file__).parents[2] / "charts" / "llm-auction" / "crds"
+CHART = Path(__file__).parents[2] / "charts" / "llm-auction-crds" / "definitions"
 HEADER = "# Generated from the models in operators/resources by `make crds`. Do not edit.\n"
 
 

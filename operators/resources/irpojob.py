@@ -12,13 +12,24 @@ from operators.resources.base import (
     Condition,
     Manifest,
     Moment,
+    Name,
     Quantity,
     Status,
     checked,
     immutable,
     rule,
 )
-from operators.resources.pods import EnvVar, Image, Labels, NamedObject, PodFields, PodSecurity, Resources
+from operators.resources.pods import (
+    EnvVar,
+    Image,
+    InitContainer,
+    Labels,
+    NamedObject,
+    PodFields,
+    PodSecurity,
+    Resources,
+)
+from operators.resources.scheduling import Affinity, ResourceClaim
 from operators.resources.training import GatesField, check_training, training_schema
 from trainers.config import RunConfig
 
@@ -41,6 +52,8 @@ class StepPods(ApiModel):
     """Labels that nodes must have, in addition to the job's."""
     pod_annotations: Labels = Field({})
     """Annotations of this step's pods, in addition to the job's."""
+    resource_claims: list[ResourceClaim] = Field([], max_length=16)
+    """Devices of dynamic resource allocation for each pod, such as GPUs of a DRA driver (then without `gpus`)."""
 
 
 class RolloutPods(StepPods):
@@ -139,8 +152,18 @@ class IRPOJobSpec(PodFields):
                 "podAnnotations",
                 "podSecurity",
                 "nodeLossSeconds",
+                "initContainers",
+                "hostNetwork",
             ],
-            ["priorityClassName", "serviceAccountName", "queueName", "gates"],
+            [
+                "priorityClassName",
+                "serviceAccountName",
+                "queueName",
+                "gates",
+                "affinity",
+                "runtimeClassName",
+                "schedulerName",
+            ],
         ),
         rule(
             "self.steps.optimisation.pods * self.steps.optimisation.processesPerPod < 1 ||"
@@ -175,6 +198,14 @@ class IRPOJobSpec(PodFields):
             "gates read the log that the base model wrote: leave them out, or set config.feedback.source to lake",
         ),
         rule("self.volumes.all(v, self.volumes.exists_one(w, w.name == v.name))", "volumes must have different names"),
+        rule(
+            "self.initContainers.all(c, c.name != 'train' && self.initContainers.exists_one(d, d.name == c.name))",
+            "initContainers must have different names, other than train",
+        ),
+        rule(
+            "self.initContainers.all(c, c.volumeMounts.all(m, self.volumes.exists(v, v.name == m.name)))",
+            "volumeMounts of initContainers must name one of the job's volumes",
+        ),
     )
 
     config: Training
@@ -198,8 +229,22 @@ class IRPOJobSpec(PodFields):
     """The kind of GPUs for steps that request any."""
     pod_security: PodSecurity = PodSecurity()
     """User and groups of the containers."""
+    init_containers: list[InitContainer] = Field([], max_length=16)
+    """Containers that run before the training in each pod, and sidecars beside it."""
+    affinity: Affinity | None = None
+    """Where the pods run, beside `nodeSelector` and `tolerations`."""
+    runtime_class_name: Name | None = None
+    """RuntimeClass of the pods, such as nvidia."""
+    scheduler_name: Name | None = None
+    """Scheduler of the pods; by default the cluster's."""
+    host_network: bool = False
+    """Use the nodes' network, which some RDMA fabrics need. Two pods of a step on one node must not share its port."""
     queue_name: Annotated[str, Field(min_length=1, max_length=63)] | None = None
     """Kueue LocalQueue that admits the Job of each step."""
+    gang_seconds: Annotated[int, Field(ge=0, le=86_400)] = 300
+    """Seconds for which a step may hold nodes for some of its pods while others find none. Then all of its pods are
+    deleted and wait for the back-off, which uses no restart: two jobs that each hold a part of what the other needs
+    would wait for ever. 0: never, for schedulers that place all pods of a step or none."""
     suspend: bool = False
     """Delete all pods. When it is set back to false, the run continues from its last checkpoint."""
     active_deadline_seconds: Annotated[int, Field(ge=1, le=315_360_000)] | None = None
@@ -207,7 +252,8 @@ class IRPOJobSpec(PodFields):
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
     """Number of restarts after failures that a restart can fix, over the whole job."""
     backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 10
-    """Seconds before the first restart; doubled for each further one, up to 600."""
+    """Seconds before a restart; doubled for each further one without progress, up to 600. A step that is done, or that
+    ran for ten minutes, is progress."""
     node_loss_seconds: Annotated[int, Field(ge=0, le=3600)] = 60
     """Seconds for which a node may be NotReady before its pods are deleted and the step restarts."""
     ttl_seconds_after_finished: Seconds | None = None
@@ -268,6 +314,8 @@ class IRPOJobStatus(Status):
     """Number of restarts and suspensions so far; part of the names of Jobs and pods."""
     restarts: int = 0
     """Number of restarts used, of `maxRestarts`."""
+    restarts_without_progress: int = 0
+    """Restarts since a step was done or a pod had run for ten minutes: the back-off doubles with each."""
     out_of_memory: int = 0
     """Number of times that the current step ran out of memory."""
     not_before: Moment | None = None

@@ -90,14 +90,50 @@ class EmptyDir(ApiModel):
     """Size above which the pod is evicted."""
 
 
+class Resources(ApiModel):
+    """Resource requests and limits of a pod's container."""
+
+    requests: Resource | None = None
+    """Amounts that the scheduler reserves, such as cpu: 4 and memory: 64Gi."""
+    limits: Resource | None = None
+    """Amounts that the container may not exceed: beyond its memory limit it is killed."""
+
+
+class ClaimSpec(ApiModel):
+    """The PersistentVolumeClaim of an ephemeral volume."""
+
+    access_modes: list[Literal["ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany", "ReadOnlyMany"]] = Field(
+        ["ReadWriteOnce"], min_length=1, max_length=4
+    )
+    """How it may be mounted."""
+    storage_class_name: Name | None = None
+    """StorageClass, such as one of local disks; by default the cluster's."""
+    resources: Resources
+    """Its size: requests.storage."""
+
+
+class ClaimTemplate(ApiModel):
+    """Template of a PersistentVolumeClaim."""
+
+    spec: ClaimSpec
+    """The claim."""
+
+
+class EphemeralVolume(ApiModel):
+    """A volume of each pod's own, created and deleted with it."""
+
+    volume_claim_template: ClaimTemplate
+    """The claim that is created for each pod."""
+
+
 class Volume(ApiModel):
     """A volume and its mount in the container."""
 
     model_config = checked(
         rule(
-            "[has(self.persistentVolumeClaim), has(self.secret), has(self.configMap), has(self.emptyDir)]"
-            ".filter(x, x).size() == 1",
-            "give one of persistentVolumeClaim, secret, configMap, emptyDir",
+            "[has(self.persistentVolumeClaim), has(self.secret), has(self.configMap), has(self.emptyDir),"
+            " has(self.ephemeral)].filter(x, x).size() == 1",
+            "give one of persistentVolumeClaim, secret, configMap, emptyDir, ephemeral",
         )
     )
     name: Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
@@ -116,6 +152,8 @@ class Volume(ApiModel):
     """A ConfigMap, mounted as files."""
     empty_dir: EmptyDir | None = None
     """A folder that is deleted with its pod, for caches."""
+    ephemeral: EphemeralVolume | None = None
+    """A volume that is created and deleted with its pod, for caches that a node's own disk cannot hold."""
 
     def source(self) -> Manifest:
         """Render the volume for a pod's specification."""
@@ -141,15 +179,6 @@ class Toleration(ApiModel):
     """For NoExecute: how long the taint is tolerated."""
 
 
-class Resources(ApiModel):
-    """Resource requests and limits of a pod's container."""
-
-    requests: Resource | None = None
-    """Amounts that the scheduler reserves, such as cpu: 4 and memory: 64Gi."""
-    limits: Resource | None = None
-    """Amounts that the container may not exceed: beyond its memory limit it is killed."""
-
-
 class PodSecurity(ApiModel):
     """User and groups of the container. It cannot gain more privileges than that user has."""
 
@@ -163,6 +192,43 @@ class PodSecurity(ApiModel):
     """Group that owns the files of the volumes."""
     supplemental_groups: Annotated[list[int], Field(max_length=32)] | None = None
     """Additional groups."""
+
+
+class Mount(ApiModel):
+    """A mount of one of the pod's volumes."""
+
+    name: Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+    """Name of the volume."""
+    mount_path: MountPath
+    """Absolute path in the container."""
+    sub_path: Annotated[str, Field(max_length=512)] | None = None
+    """Folder inside the volume to mount instead of its root."""
+    read_only: bool = False
+    """Mount it read-only."""
+
+
+class InitContainer(ApiModel):
+    """A container that runs before the training, or with `restartPolicy: Always` beside it (a sidecar)."""
+
+    name: Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+    """Name of the container."""
+    image: Image
+    """Its image."""
+    command: Annotated[list[str], Field(max_length=64)] | None = None
+    """Program and arguments; by default the image's."""
+    args: Annotated[list[str], Field(max_length=128)] | None = None
+    """Arguments."""
+    env: list[EnvVar] = Field([], max_length=128)
+    """Environment variables."""
+    env_from: list[EnvFrom] = Field([], max_length=16)
+    """Secrets and ConfigMaps whose keys become variables."""
+    resources: Resources = Resources()
+    """CPU and memory."""
+    volume_mounts: list[Mount] = Field([], max_length=32)
+    """Mounts of the job's `volumes`."""
+    restart_policy: Literal["Always"] | None = None
+    """Always: a sidecar, which starts before the training and is ended after it. Without it the container must end
+    before the training starts."""
 
 
 class PodFields(ApiModel):

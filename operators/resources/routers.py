@@ -112,6 +112,8 @@ class Router(Pods):
     """Requests a day of one API key, by router; 0 is no limit."""
     connections: Annotated[int, Field(ge=1, le=1_000_000)] = 2_000
     """Largest number of open connections of a router."""
+    max_characters: Annotated[int, Field(ge=1, le=1_000_000)] = 32_000
+    """Largest length of a conversation, its system prompt included, in characters."""
     head_seconds: Annotated[int, Field(ge=1, le=3600)] = 10
     """Seconds within which the head of a request must arrive."""
     body_seconds: Annotated[int, Field(ge=1, le=3600)] = 30

@@ -36,14 +36,18 @@ RULES: dict[str, list[dict[str, str]]] = {
             "optimisation.objective rloo needs preference.edited and preference.counterfactual_bids of 0",
         ),
         rule(
+            "!has(self.warm_start) || self.warm_start.source != 'native' || self.world.kind in ['naiad', 'native-ads']",
+            "warm_start.source native needs a world of kind naiad or native-ads, which hold answers",
+        ),
+        rule(
             "self.optimisation.lora_rank == 0 || !has(self.warm_start)",
             "optimisation.lora_rank needs a run without warm_start",
         ),
     ],
     "world": [
         rule(
-            "has(self.path) != (self.kind == 'builtin')",
-            "path belongs to the kinds webis and tables, and to no other",
+            "has(self.path) != (self.kind in ['builtin', 'everyday'])",
+            "path belongs to the kinds of imported data, and to no other",
         ),
     ],
     "feedback": [

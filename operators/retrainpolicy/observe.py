@@ -58,27 +58,21 @@ class Observed:
     refused: Refusal | None = None
 
 
-@dataclass(frozen=True)
-class Observer:
-    """Reads the state of RetrainPolicies."""
-
-    api: Reader
-
-    def observe(self, desired: Desired, refused: Refusal | None) -> Observed:
-        """Read the service and the owned objects of a policy; nothing for one that is being deleted."""
-        if desired.deleting:
-            return Observed()
-        labels, namespace = f"{POLICY_LABEL}={desired.name}", desired.namespace
-        service = self.api.get(API_VERSION, "AuctionService", namespace, desired.spec.service.name)
-        stable = ((service or {}).get("status") or {}).get("stable") or {}
-        runs = [i for i in self.api.list(API_VERSION, "IRPOJob", namespace, labels) if owned_by(i, desired.uid)]
-        jobs = [i for i in self.api.list("batch/v1", "Job", namespace, labels) if owned_by(i, desired.uid)]
-        outputs = {}
-        if jobs:
-            for pod in self.api.list("v1", "Pod", namespace, labels):
-                outputs[(pod["metadata"].get("labels") or {}).get("job-name", "")] = _termination_message(pod)
-        looks = tuple(_look(item, outputs.get(item["metadata"]["name"], "")) for item in jobs)
-        return Observed(service is not None, stable.get("name"), tuple(map(_run, runs)), looks, refused)
+def observe(api: Reader, desired: Desired, refused: Refusal | None) -> Observed:
+    """Read the service and the owned objects of a policy; nothing for one that is being deleted."""
+    if desired.deleting:
+        return Observed()
+    labels, namespace = f"{POLICY_LABEL}={desired.name}", desired.namespace
+    service = api.get(API_VERSION, "AuctionService", namespace, desired.spec.service.name)
+    stable = ((service or {}).get("status") or {}).get("stable") or {}
+    runs = [i for i in api.list(API_VERSION, "IRPOJob", namespace, labels) if owned_by(i, desired.uid)]
+    jobs = [i for i in api.list("batch/v1", "Job", namespace, labels) if owned_by(i, desired.uid)]
+    outputs = {}
+    if jobs:
+        for pod in api.list("v1", "Pod", namespace, labels):
+            outputs[(pod["metadata"].get("labels") or {}).get("job-name", "")] = _termination_message(pod)
+    looks = tuple(_look(item, outputs.get(item["metadata"]["name"], "")) for item in jobs)
+    return Observed(service is not None, stable.get("name"), tuple(map(_run, runs)), looks, refused)
 
 
 def _run(item: Manifest) -> ObservedRun:

@@ -25,8 +25,9 @@ from serving.auction.frequency import FrequencyCaps, has_caps
 from serving.auction.offers import Offer, choose_offers
 from serving.auction.pacing import PacingState, next_state
 from serving.auction.rates import ClickRates, creative_counts
-from serving.auction.relevance import RelevanceFloor, conversation_vector
+from serving.auction.relevance import RelevanceFloor
 from serving.auction.retrieval import CreativeIndex, creative_text
+from serving.auction.retrieval.conversation import conversation_vector
 from serving.auction.retrieval.vectors import Vectors
 from serving.auction.separation import Displaced
 from serving.campaigns.dayparts import day_of

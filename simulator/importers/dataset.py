@@ -124,18 +124,34 @@ class ReportBuilder:
 
 
 @dataclass(frozen=True, slots=True)
+class ImportedAnswer:
+    """An answer that a data set holds: raw text, with the marker of `ad` in place of its name; None: without an ad.
+
+    `score` is the data set's own rating; answers without one have 0.
+    """
+
+    text: str
+    ad: AdId | None = None
+    score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class ImportedQuery:
-    """A real query, its topic (an ad category), the ads labelled as relevant, and the user's profile id if given."""
+    """A real query, its topic (an ad category), the ads labelled as relevant, and the user's profile id if given.
+
+    `answers` are those that the data set holds, best first.
+    """
 
     text: str
     topic: str
     relevant: tuple[AdId, ...] = ()
     profile: str = ""
+    answers: tuple[ImportedAnswer, ...] = ()
 
     @property
     def id(self) -> str:
         """A digest of topic, text and profile, independent of file and order."""
-        return "q-" + _digest(self.topic, self.text, self.profile)[:12]
+        return "q-" + digest(self.topic, self.text, self.profile)[:12]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +182,13 @@ def split_queries(
         raise InputError("test_share", test_share, "give a share between 0 and 1")
     sides: tuple[list[ImportedQuery], list[ImportedQuery]] = ([], [])
     for query in queries:
-        fraction = int(_digest(salt, match_key(query.text))[:12], 16) / 16**12
+        fraction = int(digest(salt, match_key(query.text))[:12], 16) / 16**12
         sides[fraction < test_share].append(query)
     return tuple(sides[0]), tuple(sides[1])
 
 
-def _digest(*parts: str) -> str:
+def digest(*parts: str) -> str:
+    """Return the SHA-256 of some texts, in hexadecimal digits."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Rows of files with their line numbers: CSV, JSONL and plain lines in UTF-8.
+"""Rows of files with their line numbers: CSV, TSV, JSONL and plain lines in UTF-8.
 
 A row that cannot be read (bytes that are not UTF-8, an open quote, a wrong number of fields, broken JSON) is refused in
 the report, and reading continues with the next line. The meaning of the fields is left to the importers.
@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from mechanism.errors import InputError
 from simulator.importers.dataset import ReportBuilder, RowIssue
@@ -35,7 +36,23 @@ class Row:
 
     def issue(self, field: str, value: object, remedy: str) -> RowIssue:
         """Return an issue of this row, for the report."""
-        return RowIssue(self.file, self.line, field, value if isinstance(value, str) else repr(value), remedy)
+        shown = _shown(value) if isinstance(value, str) else repr(value)
+        return RowIssue(self.file, self.line, _shown(field), shown, remedy)
+
+    def text(self, field: str) -> str:
+        """Return a text field; absent and null count as empty.
+
+        Raises:
+            InputError: if the value has another type or is not UTF-8; its place is the field.
+        """
+        value = self.fields.get(field)
+        if value is None:
+            return ""
+        if not isinstance(value, str):
+            raise InputError(field, value, "write text in quotes")
+        if not is_utf8(value):
+            raise InputError(field, _shown(value), NOT_UTF8)
+        return value
 
 
 def read_lines(path: Path) -> list[str]:
@@ -60,16 +77,22 @@ def text_rows(path: Path, field: str, report: ReportBuilder) -> Iterator[Row]:
         row = Row(path.name, number, number, {field: line.strip()})
         if not line.strip():
             report.refuse(row.issue(field, line, "remove the empty line"))
-        elif not _is_utf8(line):
+        elif not is_utf8(line):
             report.refuse(row.issue(field, _shown(line), NOT_UTF8))
         else:
             yield row
 
 
 def csv_rows(
-    path: Path, required: Sequence[str], optional: Sequence[str], report: ReportBuilder, *, multiline: bool = True
+    path: Path,
+    required: Sequence[str],
+    optional: Sequence[str],
+    report: ReportBuilder,
+    *,
+    multiline: bool = True,
+    delimiter: Literal[",", "\t"] = ",",
 ) -> Iterator[Row]:
-    """Yield the rows of a comma-separated file with a header line; fields are stripped strings.
+    """Yield the rows of a file of separated values with a header line; fields are stripped strings.
 
     Columns that are neither required nor optional are reported as ignored. `multiline` allows line breaks inside quoted
     fields.
@@ -80,11 +103,14 @@ def csv_rows(
     report.open(path.name)
     lines = read_lines(path)
     if not lines:
-        raise InputError(f"{path}:1", "", f"begin the file with the header {','.join(required)}")
-    columns = [name.strip().lower() for name in next(csv.reader(lines[:1]), [])]
+        raise InputError(f"{path}:1", "", f"begin the file with the header {delimiter.join(required)}")
+    columns = [name.strip().lower() for name in next(csv.reader(lines[:1], delimiter=delimiter), [])]
     missing = [name for name in required if name not in columns]
+    separator = "commas" if delimiter == "," else "tabs"
     if missing or len(set(columns)) != len(columns):
-        fault = f"add the columns {', '.join(missing)}, separated by commas" if missing else "name each column once"
+        fault = (
+            f"add the columns {', '.join(missing)}, separated by {separator}" if missing else "name each column once"
+        )
         raise InputError(f"{path}:1", _shown(lines[0]), f"{fault}; known columns: {', '.join((*required, *optional))}")
     for name in columns:
         if name not in required and name not in optional:
@@ -96,7 +122,8 @@ def csv_rows(
         report.read(path.name)
         row = Row(path.name, at + 1, number, {})
         span = LONGEST_RECORD if multiline else 1
-        reader = csv.reader((lines[i] + "\n" for i in range(at, min(len(lines), at + span))), strict=True)
+        record = (lines[i] + "\n" for i in range(at, min(len(lines), at + span)))
+        reader = csv.reader(record, strict=True, delimiter=delimiter)
         try:
             values = next(reader)
         except csv.Error as error:
@@ -107,11 +134,11 @@ def csv_rows(
         at += reader.line_num
         if not raw.strip():
             report.refuse(row.issue("row", raw, "remove the empty line"))
-        elif not _is_utf8(raw):
-            field = next((c for c, v in zip(columns, values, strict=False) if not _is_utf8(v)), "row")
+        elif not is_utf8(raw):
+            field = next((c for c, v in zip(columns, values, strict=False) if not is_utf8(v)), "row")
             report.refuse(row.issue(field, _shown(raw), NOT_UTF8))
         elif len(values) != len(columns):
-            remedy = f"give {len(columns)} fields, not {len(values)}; quote a field that holds a comma"
+            remedy = f"give {len(columns)} fields, not {len(values)}; quote a field that holds a separator"
             report.refuse(row.issue("row", raw, remedy))
         else:
             fields = {c: v.strip() for c, v in zip(columns, values, strict=True)}
@@ -128,7 +155,7 @@ def jsonl_rows(path: Path, required: Sequence[str], optional: Sequence[str], rep
     for number, line in enumerate(read_lines(path), start=1):
         report.read(path.name)
         row = Row(path.name, number, number, {})
-        if not _is_utf8(line):
+        if not is_utf8(line):
             report.refuse(row.issue("row", _shown(line), NOT_UTF8))
             continue
         try:
@@ -149,7 +176,8 @@ def jsonl_rows(path: Path, required: Sequence[str], optional: Sequence[str], rep
         yield Row(path.name, number, number, {k: v.strip() if isinstance(v, str) else v for k, v in values.items()})
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Return whether a text has no surrogates, which stand for undecodable bytes."""
     return not any("\ud800" <= c <= "\udfff" for c in text)
 
 

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mechanism.errors import InputError
-from mechanism.sanitize import clean_ad, clean_query
+from mechanism.sanitize import clean_query
 from mechanism.types import Ad, AdId
+from simulator.importers.creatives import clean_creative, note_changes
 from simulator.importers.dataset import ImportedData, ImportedQuery, ReportBuilder, match_key
 from simulator.importers.rows import Row, csv_rows, jsonl_rows
 
 CATALOGUE = ("id", "title", "text"), ("advertiser", "category", "landing_url")
+COLUMNS = {field: field for field in ("title", "text", "advertiser", "category")}
 QUERIES = ("query",), ("profile", "category", "relevant")
 SEPARATOR = "|"
 
@@ -45,63 +47,44 @@ def _rows(path: Path, columns: tuple[Sequence[str], Sequence[str]], report: Repo
     return reader(path, *columns, report)
 
 
-def _text(row: Row, field: str) -> str:
-    """Return a text field; absent and null count as empty.
-
-    Raises:
-        InputError: if the value has another type.
-    """
-    value = row.fields.get(field)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise InputError(field, value, "write text in quotes")
-    return value
-
-
 def _read_catalogue(path: Path, report: ReportBuilder) -> list[Ad]:
     ads: list[Ad] = []
     ids: set[AdId] = set()
     for row in _rows(path, CATALOGUE, report):
         try:
-            ad = _ad(row)
+            draft = _draft(row)
+            ad = clean_creative(draft, COLUMNS)
         except InputError as error:
             report.refuse(row.issue(error.place, error.value, error.remedy))
             continue
         if ad.id in ids:
             report.refuse(row.issue("id", ad.id, "give every ad an id of its own; the first one is kept"))
             continue
-        for field in ("title", "text", "advertiser", "category"):
-            given, kept = _text(row, field), getattr(ad, field)
-            if given and given != kept:
-                report.repair(row.issue(field, given, f"is written {kept!r}"))
+        note_changes(row, draft, ad, COLUMNS, report)
         ids.add(ad.id)
         ads.append(ad)
         report.accept(row.file)
     return ads
 
 
-def _ad(row: Row) -> Ad:
-    """Return the ad of a row.
+def _draft(row: Row) -> Ad:
+    """Return the ad of a row as it is written there.
 
     Raises:
-        InputError: if a field is invalid; its place is the field.
+        InputError: if a field is no text or the description is missing; its place is the field.
     """
-    title = _text(row, "title")
+    title = row.text("title")
     draft = Ad(
-        id=_text(row, "id"),
+        id=row.text("id"),
         title=title,
-        text=_text(row, "text"),
-        advertiser=_text(row, "advertiser") or title,
-        category=_text(row, "category"),
-        landing_url=_text(row, "landing_url"),
+        text=row.text("text"),
+        advertiser=row.text("advertiser") or title,
+        category=row.text("category"),
+        landing_url=row.text("landing_url"),
     )
     if not draft.text:
         raise InputError("text", "", "describe what is advertised")
-    try:
-        return clean_ad(draft, "row")
-    except InputError as error:
-        raise InputError(error.place.removeprefix("row").strip(), error.value, error.remedy) from error
+    return draft
 
 
 def _read_queries(path: Path, ads: set[AdId], report: ReportBuilder) -> list[ImportedQuery]:
@@ -109,8 +92,8 @@ def _read_queries(path: Path, ads: set[AdId], report: ReportBuilder) -> list[Imp
     seen: set[tuple[str, str, str]] = set()
     for row in _rows(path, QUERIES, report):
         try:
-            text = clean_query(_text(row, "query"), "query")
-            profile, category = _text(row, "profile"), _text(row, "category")
+            text = clean_query(row.text("query"), "query")
+            profile, category = row.text("profile"), row.text("category")
             relevant = _relevant(row, ads)
         except InputError as error:
             report.refuse(row.issue(error.place, error.value, error.remedy))
@@ -134,7 +117,7 @@ def _relevant(row: Row, ads: set[AdId]) -> tuple[AdId, ...]:
             raise InputError("relevant", value, "list ad ids as text")
         listed = [entry.strip() for entry in value]
     else:
-        listed = [entry.strip() for entry in _text(row, "relevant").split(SEPARATOR)] if value else []
+        listed = [entry.strip() for entry in row.text("relevant").split(SEPARATOR)] if value else []
     unknown = [entry for entry in listed if entry not in ads]
     if unknown:
         raise InputError("relevant", unknown[0], "name ads of the catalogue, by id")

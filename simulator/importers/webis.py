@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from mechanism.errors import InputError
-from mechanism.sanitize import clean_ad, clean_query
+from mechanism.sanitize import clean_query
 from mechanism.types import Ad, AdId
+from simulator.importers.creatives import clean_creative, note_changes
 from simulator.importers.dataset import ImportedData, ImportedQuery, ReportBuilder, match_key, same_title
 from simulator.importers.rows import csv_rows, text_rows
 
@@ -93,20 +94,16 @@ def _read_ads(path: Path, topic: str, prefix: str, report: ReportBuilder) -> lis
             report.refuse(row.issue(empty, "", "fill the field"))
             continue
         draft = Ad(f"{prefix}-{row.number:03d}", title, f"{kind}: {qualities}", title, _category(topic))
-        place = f"{row.file}:{row.line}"
         try:
-            ad = clean_ad(draft, place)
+            ad = clean_creative(draft, {"title": "advertisement", "advertiser": "advertisement", "text": "qualities"})
         except InputError as error:
-            named = error.place.removeprefix(place).strip()
-            field = {"title": "advertisement", "advertiser": "advertisement", "text": "qualities"}.get(named, named)
-            report.refuse(row.issue(field, error.value, error.remedy))
+            report.refuse(row.issue(error.place, error.value, error.remedy))
             continue
         key = match_key(ad.title)
         if key in taken:
             report.refuse(row.issue("advertisement", title, f"remove the duplicate: {taken[key]} has this title"))
             continue
-        if ad.title != title:
-            report.repair(row.issue("advertisement", title, f"is written {ad.title!r}"))
+        note_changes(row, draft, ad, {"title": "advertisement"}, report)
         taken[key] = ad.id
         ads.append(ad)
         report.accept(row.file)

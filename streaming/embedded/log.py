@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import timedelta
 from pathlib import Path
 
 from streaming.embedded.consumer import EmbeddedConsumer
@@ -17,12 +16,8 @@ from streaming.embedded.tables import create, next_offset, partition_count, tabl
 from streaming.log import ALONE, Member, Partition
 from streaming.topics import Topic
 
-TOMBSTONES = timedelta(days=1)
-"""How long a compacted topic keeps a record without value."""
 REMOVED_AT_ONCE = 2_000
 """Largest number of records that `maintain` removes in one transaction, so that no append waits long."""
-_MILLISECOND = timedelta(milliseconds=1)
-_TOMBSTONES_MS = TOMBSTONES // _MILLISECOND
 
 
 def now_ms() -> int:
@@ -85,30 +80,25 @@ class EmbeddedLog:
         self._database.give_space_back()
 
     def maintain(self) -> None:
-        """Remove records past their retention and superseded records of compacted topics, and overwrite their bytes."""
+        """Remove records past their retention, and overwrite their bytes."""
         now = self._clock_ms()
         with self._database.reading() as connection:
-            topics = connection.execute("SELECT name, partitions, retention_ms, compacted FROM topics").fetchall()
-        for name, partitions, retention_ms, compacted in topics:
+            expiring = "SELECT name, partitions, retention_ms FROM topics WHERE retention_ms IS NOT NULL"
+            topics = connection.execute(expiring).fetchall()
+        for name, partitions, retention_ms in topics:
             for number in range(partitions):
-                where = table(Partition(name, number))
-                if retention_ms is not None:
-                    # Timestamps rise with offsets, so only expired records are read.
-                    kept = f"SELECT offset FROM {where} WHERE timestamp >= ? ORDER BY offset LIMIT 1"
-                    expired = f"offset < coalesce(({kept}), {1 << 62})"
-                    self._remove(where, expired, (now - retention_ms,))
-                if compacted:
-                    self._remove(where, f"offset NOT IN (SELECT max(offset) FROM {where} GROUP BY key)", ())
-                    self._remove(where, "value IS NULL AND timestamp < ?", (now - _TOMBSTONES_MS,))
+                self._remove_before(table(Partition(name, number)), now - retention_ms)
         self._database.checkpoint()
 
     def close(self) -> None:
         self._database.close()
 
-    def _remove(self, where: str, condition: str, values: tuple[int, ...]) -> None:
-        chosen = f"SELECT offset FROM {where} WHERE {condition} ORDER BY offset LIMIT {REMOVED_AT_ONCE}"
+    def _remove_before(self, where: str, timestamp: int) -> None:
+        # Timestamps rise with offsets, so only expired records are read.
+        kept = f"SELECT offset FROM {where} WHERE timestamp >= ? ORDER BY offset LIMIT 1"
+        expired = f"SELECT offset FROM {where} WHERE offset < coalesce(({kept}), {1 << 62}) LIMIT {REMOVED_AT_ONCE}"
         removed = REMOVED_AT_ONCE
         while removed == REMOVED_AT_ONCE:
             with self._database.transaction() as connection:
-                removed = connection.execute(f"DELETE FROM {where} WHERE offset IN ({chosen})", values).rowcount
+                removed = connection.execute(f"DELETE FROM {where} WHERE offset IN ({expired})", (timestamp,)).rowcount
             self._database.give_space_back()

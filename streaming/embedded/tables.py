@@ -14,7 +14,7 @@ from streaming.topics import Topic
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS log (identity TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS topics (
-    name TEXT PRIMARY KEY, partitions INTEGER NOT NULL, retention_ms INTEGER, compacted INTEGER NOT NULL
+    name TEXT PRIMARY KEY, partitions INTEGER NOT NULL, retention_ms INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS ends (
     topic TEXT NOT NULL, partition INTEGER NOT NULL, next_offset INTEGER NOT NULL, PRIMARY KEY (topic, partition)
@@ -36,8 +36,8 @@ def table(partition: Partition) -> str:
 def create(connection: sqlite3.Connection, topic: Topic) -> None:
     """Create a topic, or the missing partitions of an existing one."""
     retention_ms = None if topic.retention is None else topic.retention // _MILLISECOND
-    new = "INSERT OR IGNORE INTO topics VALUES (?, 0, ?, ?)"
-    connection.execute(new, (topic.name, retention_ms, topic.compacted))
+    new = "INSERT OR IGNORE INTO topics (name, partitions, retention_ms) VALUES (?, 0, ?)"
+    connection.execute(new, (topic.name, retention_ms))
     for number in range(partition_count(connection, topic.name), topic.partitions):
         columns = "offset INTEGER PRIMARY KEY, timestamp INTEGER NOT NULL, key BLOB NOT NULL, value BLOB, headers BLOB"
         connection.execute(f"CREATE TABLE {table(Partition(topic.name, number))} ({columns})")

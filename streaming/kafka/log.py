@@ -86,7 +86,7 @@ class KafkaLog:
 
 def _configs(topic: Topic, copies: int) -> dict[str, str]:
     configs = {
-        "cleanup.policy": "compact" if topic.compacted else "delete",
+        "cleanup.policy": "delete",
         "max.message.bytes": str(LARGEST_RECORD + RECORD_OVERHEAD),
         "retention.ms": "-1" if topic.retention is None else str(topic.retention // _MILLISECOND),
     }

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from mechanism.errors import ConfigError
 
 PREFIX = "LLM_AUCTION_KAFKA_"
@@ -78,18 +80,13 @@ class KafkaSettings:
         Raises:
             ConfigError: if a variable with PREFIX names no field, or the servers are missing.
         """
-        given: dict[str, Any] = {}
-        for name, kind in cls.__annotations__.items():
-            variable = PREFIX + name.upper()
-            if (text := environment.get(variable)) is not None:
-                secret = name in ("password", "key_password")
-                given[name] = _parsed(variable, text, kind, secret=secret)
-        if unknown := sorted(v for v in environment if v.startswith(PREFIX) and v[len(PREFIX) :].lower() not in given):
-            names = ", ".join(PREFIX + name.upper() for name in cls.__annotations__)
-            raise ConfigError(unknown[0], "", f"unknown setting; there are {names}")
-        if "servers" not in given:
+        variables = {PREFIX + name.upper(): (name, kind) for name, kind in cls.__annotations__.items()}
+        given = {name: environment[name] for name in environment if name.startswith(PREFIX)}
+        if unknown := sorted(given.keys() - variables):
+            raise ConfigError(unknown[0], "", f"unknown setting; there are {', '.join(variables)}")
+        if PREFIX + "SERVERS" not in given:
             raise ConfigError(PREFIX + "SERVERS", "", "give host:port, several with commas between")
-        return cls(**given)
+        return cls(**{variables[v][0]: _parsed(v, text, variables[v][1]) for v, text in given.items()})
 
     @property
     def sasl(self) -> bool:
@@ -123,15 +120,17 @@ class KafkaSettings:
         return found
 
 
-def _parsed(variable: str, text: str, kind: str, *, secret: bool) -> str | int | float | bool:
-    if kind == "str":
-        return text
+def _parsed(variable: str, text: str, kind: str) -> Any:
+    wanted, remedy = _KINDS[kind]
     try:
-        if kind == "bool":
-            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        return int(text) if kind == "int" else float(text)
-    except (KeyError, ValueError):
-        raise ConfigError(variable, "<secret>" if secret else text, f"give {_ASKED[kind]}") from None
+        return msgspec.convert(text, wanted, strict=False)
+    except msgspec.ValidationError:
+        raise ConfigError(variable, text, f"give {remedy}") from None  # no secret: every text is a str
 
 
-_ASKED = {"bool": "true or false", "int": "a whole number", "float": "a number"}
+_KINDS: dict[str, tuple[type, str]] = {
+    "str": (str, "a text"),
+    "bool": (bool, "true or false"),
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+}

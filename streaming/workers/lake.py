@@ -165,7 +165,7 @@ class LakeTask:
         for record, event in batch.arrivals:
             writing = self._writing[record.topic]
             owned = writing.owned[record.partition]
-            if event is None or record.offset < owned.next_offset:
+            if record.offset < owned.next_offset:
                 continue
             row = Stored(event, record.value, record.timestamp, self._identity, record.partition, record.offset)
             if self._requests.cover(event):

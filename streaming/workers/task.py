@@ -10,7 +10,6 @@ from mechanism.errors import AuctionError
 from streaming.codec import EventError, decode
 from streaming.events import AnyEvent
 from streaming.log import Partition, Record
-from streaming.topics import CAMPAIGNS
 
 
 class WorkerStopped(AuctionError):
@@ -18,10 +17,10 @@ class WorkerStopped(AuctionError):
 
 
 class Arrival(NamedTuple):
-    """One record and its event; None for a record without value, which removes its key from a compacted topic."""
+    """One record and its event."""
 
     record: Record
-    event: AnyEvent | None
+    event: AnyEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +44,6 @@ def arrival(record: Record) -> Arrival:
         EventError: if it is no event of its topic, or has another key than its event.
     """
     if record.value is None:
-        if record.topic == CAMPAIGNS:
-            return Arrival(record, None)
         raise EventError(f"{record.topic} event", None, "a record of this topic has a value")
     event = decode(record.topic, record.value)
     if event.key.encode() != record.key:

@@ -85,7 +85,7 @@ def test_simulator_imports_torch_and_inference_inside_functions_only(path: Path)
 
 @pytest.mark.parametrize("path", sources("cli"), ids=relative)
 def test_commands_import_heavy_packages_when_they_are_called(path: Path) -> None:
-    heavy = TORCH | {"litestar", "uvicorn", "sqlalchemy", "matplotlib", "kopf", "kubernetes", "kafka"}
+    heavy = TORCH | {"litestar", "uvicorn", "sqlalchemy", "matplotlib", "kubernetes", "kafka"}
     assert [i for i in top_levels(path, at_module_scope=True) if i[1] in heavy] == []
 
 

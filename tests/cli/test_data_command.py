@@ -62,6 +62,17 @@ def test_a_catalogue_with_queries(tmp_path: Path) -> None:
     assert "1 ads; 1 queries, 1 of them with 1 relevance labels" in output
 
 
+def test_a_data_set_is_recognised_and_its_answers_are_counted(tmp_path: Path) -> None:
+    row = {"id": "1", "query": "green tea?", "category": [], "ad_name": "Leaf", "ad_info": "Tea.", "ad_label": ""}
+    scores = {"q1": 1, "q2": 1, "q3": 1, "q4": 1}
+    row |= {"logic_bridge": "", "strategy": "", "response": "Leaf is mild.", "ppied_scores": scores}
+    (tmp_path / "NaiAD_main.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps({**row, 'id': 2})}\n", "utf-8")
+    code, output = call(tmp_path)
+    assert code == 0
+    assert "1 ads; 1 queries, 1 of them with 1 relevance labels; 1 answers" in output
+    assert "NaiAD_main.jsonl:2 id: '2': write text in quotes" in output
+
+
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     code, output = call(tmp_path / "none.csv")
     assert code == 2

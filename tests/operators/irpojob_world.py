@@ -42,6 +42,7 @@ class World:
     pods: dict[str, ObservedPod] = field(default_factory=dict)
     nodes: dict[str, datetime | None] = field(default_factory=lambda: {"n0": None, "n1": None})
     deleted: bool = False
+    queues: bool = True
     done: list[Place] = field(default_factory=list)
     ran: list[str] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
@@ -59,7 +60,7 @@ class World:
         self.desired = replace(self.desired, spec=self.desired.spec.model_copy(update=changes))
 
     def observed(self) -> Observed:
-        return Observed(tuple(self.jobs.values()), tuple(self.pods.values()), dict(self.nodes))
+        return Observed(tuple(self.jobs.values()), tuple(self.pods.values()), dict(self.nodes), queues=self.queues)
 
     def reconcile(self, acts: int | None = None) -> Reconciliation[IRPOJobStatus]:
         """Run a pass. With `acts` the operator dies in it, after writing the status and the first `acts` actions."""
@@ -187,3 +188,22 @@ class World:
 def _count_of(desired: Desired, place: Place) -> int:
     many = {Step.ROLLOUTS: desired.spec.steps.rollouts.pods, Step.OPTIMISATION: desired.spec.steps.optimisation.pods}
     return many.get(place.step, 1)
+
+
+def run_to(world: World, step: Step) -> None:
+    """Let steps succeed until the pods of this one run."""
+    for _ in range(60):
+        world.settle()
+        if world.status.step == step and world.running():
+            return
+        world.succeed()
+        world.tick()
+    raise AssertionError(f"{step} was never reached: {world.status}")
+
+
+def reason(world: World, condition: str) -> str:
+    return next(one.reason for one in world.status.conditions if one.type == condition and one.status == "True")
+
+
+def message(world: World, condition: str) -> str:
+    return next(one.message for one in world.status.conditions if one.type == condition)

@@ -12,10 +12,21 @@ from mechanism.canary.latency import bucket_of
 from mechanism.weights import model_version
 from operators.auctionservice.manifests import VERSION_LABEL
 from operators.auctionservice.meter import VersionReport
-from operators.auctionservice.observe import Canary, Desired, Observed, ObservedRouter, Servers, canary_of, short
+from operators.auctionservice.observe import (
+    ROUTES_ANNOTATION,
+    Canary,
+    Desired,
+    Observed,
+    ObservedRouter,
+    OwnedObject,
+    Servers,
+    canary_of,
+    short,
+)
 from operators.auctionservice.reconcile import reconcile
-from operators.reconciliation import Apply, Reconciliation
+from operators.reconciliation import Annotate, Apply, Delete, Reconciliation
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus
+from operators.resources.base import Manifest
 
 START = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 
@@ -99,14 +110,43 @@ class World:
     canary: Canary | None = None
     events: list[str] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
+    room: int = 1000
+    outdated: dict[str, int] = field(default_factory=dict)
+    placed: dict[str, int] = field(default_factory=dict)
+    objects: dict[tuple[str, str], Manifest] = field(default_factory=dict)
+    annotated: dict[str, str] = field(default_factory=dict)
+    autoscaled: bool = False
 
     def desired(self) -> Desired:
         parsed = AuctionServiceSpec.model_validate(self.spec)
         return Desired("ads", "shop", "u-1", self.generation, START, parsed, self.status)
 
     def observed(self) -> Observed:
-        policies = {short(digest(name)): Servers(1, int(name in self.ready)) for name in self.running}
-        return Observed((), policies, Servers(2, 2), tuple(self.router(i) for i in (0, 1)), self.evidence())
+        policies = {short(digest(name)): self.servers(name) for name in self.running}
+        owned = tuple(
+            OwnedObject(item["apiVersion"], kind, name, f"u-{name}", item)
+            for (kind, name), item in self.objects.items()
+        )
+        routers = tuple(self.router(i) for i in (0, 1))
+        wanted = self.objects.get(("Deployment", "ads-router"), {}).get("spec", {}).get("replicas", 1)
+        return Observed(owned, policies, Servers(wanted, 2), self.autoscaled, routers, self.evidence())
+
+    def servers(self, name: str) -> Servers:
+        """Return the policy servers of a version: those with room on a node, and the others."""
+        wanted, placed = self.replicas(name), self.placed.get(name, 0)
+        ready = placed if name in self.ready else 0
+        return Servers(wanted, ready, unschedulable=wanted - placed, outdated=self.outdated.get(name, 0))
+
+    def replicas(self, name: str) -> int:
+        """Return the number of servers that the operator wants of a version."""
+        return int(self.objects["Deployment", f"ads-policy-{digest(name)[:12]}"]["spec"]["replicas"])
+
+    def schedule(self) -> None:
+        """Place pods on the nodes, which have room for `room`; a pod that runs stays where it is."""
+        self.placed = {name: min(self.placed.get(name, 0), self.replicas(name)) for name in self.running}
+        for name in sorted(self.running):
+            free = self.room - sum(self.placed.values())
+            self.placed[name] += min(free, self.replicas(name) - self.placed[name])
 
     def evidence(self) -> Evidence | None:
         """Return what was counted as one ripe cohort, if it is the current canary's."""
@@ -118,15 +158,16 @@ class World:
         return evidence(new, old, self.now.timestamp(), 0.0)
 
     def router(self, number: int) -> ObservedRouter:
+        annotated = self.annotated.get(f"ads-router-{number}", "")
         if number in self.silent:
-            return ObservedRouter(f"ads-router-{number}", True)
+            return ObservedRouter(f"ads-router-{number}", True, annotated=annotated)
         generation = self.followed[number]
         versions = {}
         for name, weights, weight in self.files.get(generation, []):
             good = name in self.ready and name not in self.wrong
             versions[name, model_version(weights)] = VersionReport(float(weight) if good else 0.0, good)
         answering = any(report.ready and report.share for report in versions.values())
-        return ObservedRouter(f"ads-router-{number}", answering, generation, versions)
+        return ObservedRouter(f"ads-router-{number}", answering, generation, versions, annotated=annotated)
 
     def step(self, seconds: float = 0) -> Reconciliation[AuctionServiceStatus]:
         """Let time pass, then run one reconcile pass."""
@@ -135,9 +176,17 @@ class World:
         self.status = outcome.status
         self.files[self.status.routes_generation] = [(t.name, t.digest, t.weight) for t in self.status.traffic]
         self.events += [event.reason for event in outcome.events]
-        applied = [action.manifest for action in outcome.actions if isinstance(action, Apply)]
-        labels = [item["metadata"]["labels"] for item in applied if item["kind"] == "Deployment"]
+        for action in outcome.actions:
+            match action:
+                case Apply(manifest):
+                    self.objects[manifest["kind"], manifest["metadata"]["name"]] = manifest
+                case Delete(_, kind, name):
+                    del self.objects[kind, name]
+                case Annotate(name, _, annotations):
+                    self.annotated[name] = annotations[ROUTES_ANNOTATION]
+        labels = [item["metadata"]["labels"] for (kind, _), item in self.objects.items() if kind == "Deployment"]
         self.running = {one[VERSION_LABEL] for one in labels if VERSION_LABEL in one}
+        self.schedule()
         if canary_of(self.status) != self.canary:
             self.canary, self.counted = canary_of(self.status), {}
         return outcome
@@ -183,9 +232,9 @@ class World:
         self.counted = {stable.name: counts(answers), candidate.name: counts(answers)}
 
 
-def serving(name: str = "v1", **changes: Any) -> World:
+def serving(name: str = "v1", room: int = 1000, **changes: Any) -> World:
     """Return a world in which a first version serves."""
-    world = World(spec(name, **changes))
+    world = World(spec(name, **changes), room=room)
     world.settle(name)
     assert world.status.phase == "Serving"
     return world

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -69,11 +68,17 @@ class OneRouter:
         self.metrics = Metrics()
         self.asked: list[tuple[str, int]] = []
 
-    def list(self, version: str, kind: str, namespace: str, labels: str = "") -> Sequence[Manifest]:
+    def get(self, version: str, kind: str, namespace: str | None, name: str) -> Manifest | None:
+        return None
+
+    def list(self, version: str, kind: str, namespace: str | None, labels: str) -> list[Manifest]:
         if kind != "Pod":
             return []
         meta = {"name": "ads-router-0", "uid": "u-2", "labels": {"app.kubernetes.io/component": "router"}}
         return [{"metadata": meta, "status": {"phase": "Running", "podIP": "10.0.0.1"}}]
+
+    def serves(self, group: str) -> bool:
+        return False
 
     def read(self, address: str, since: int) -> str | None:
         self.asked.append((address, since))
@@ -100,8 +105,8 @@ def test_without_a_canary_a_router_is_asked_for_its_route_file_alone() -> None:
     router = OneRouter()
     router.metrics.follow(3, False, {"v1": ("v", 100.0, True)})
     router.answer("v1", START.timestamp() - 600)
-    observer = Observer(router, router.read, clock=START.timestamp)
-    observed = observer.observe(serving().desired(), None)
+    observer = Observer(router.read, clock=START.timestamp)
+    observed = observer.observe(router, serving().desired(), None)
     assert observed.evidence is None
     assert [one.generation for one in observed.routers] == [3]
     assert router.asked == [("10.0.0.1:9090", minute_of(START.timestamp()))]
@@ -116,7 +121,7 @@ def test_during_a_canary_both_versions_are_read_from_its_first_minute_on() -> No
         for _ in range(count):
             router.answer(name, began.timestamp())
     later = began + timedelta(minutes=5)
-    observed = Observer(router, router.read, clock=later.timestamp).observe(world.desired(), None)
+    observed = Observer(router.read, clock=later.timestamp).observe(router, world.desired(), None)
     assert observed.evidence is not None
     assert router.asked == [("10.0.0.1:9090", minute_of(began.timestamp()))]
     assert (observed.evidence.ripe.new.answers.sum(), observed.evidence.ripe.old.answers.sum()) == (2, 3)

@@ -34,13 +34,16 @@ class Site:
 
     def __init__(self, api: client.ApiClient, namespace: str) -> None:
         self.namespace = namespace
+        self.calls: list[tuple[str, str]] = []
         self.objects, self.core, self.apps = (
             client.CustomObjectsApi(api),
             client.CoreV1Api(api),
             client.AppsV1Api(api),
         )
-        kube = KubeApi(api)
-        self.controller = Controller(auctionservice_reconciler(Observer(kube, self.read)), kube, OperatorMetrics())
+        kube = KubeApi(api, lambda verb, resource: self.calls.append((verb, resource)))
+        self.controller = Controller(
+            auctionservice_reconciler(Observer(self.read)), kube, OperatorMetrics(), cache=kube, current=kube
+        )
         self.metrics: dict[str, Metrics] = {}
         self.failing: set[str] = set()
         self.wrong: set[str] = set()
@@ -101,6 +104,10 @@ class Site:
 
     def weights(self) -> dict[str, int]:
         return {one["name"]: one["weight"] for one in self.status()["traffic"]}
+
+    def replicas(self) -> int:
+        found: Any = self.apps.read_namespaced_deployment("ads-router", self.namespace)
+        return int(found.spec.replicas)
 
     def policies(self) -> set[str]:
         found = self.apps.list_namespaced_deployment(self.namespace).items
@@ -172,9 +179,28 @@ def test_the_autoscaler_follows_its_field(site: Site, kwok_api: client.ApiClient
     site.status()
     found = scalers.read_namespaced_horizontal_pod_autoscaler("ads-router", site.namespace)
     assert found.spec.scale_target_ref.name == "ads-router"
-    site.patch(router={"autoscaling": None})
+    assert site.replicas() == 2
+    # As the autoscaler does; without a metrics server it does not by itself.
+    site.apps.patch_namespaced_deployment_scale("ads-router", site.namespace, {"spec": {"replicas": 4}})
+    for _ in range(3):
+        site.status()
+        assert site.replicas() == 4
+    site.patch(router={"autoscaling": None, "replicas": 3})
     site.status()
     assert scalers.list_namespaced_horizontal_pod_autoscaler(site.namespace).items == []
+    assert site.replicas() == 3
+
+
+def test_an_unchanged_service_costs_no_write(site: Site) -> None:
+    def writes() -> list[tuple[str, str]]:
+        site.calls.clear()
+        site.status()
+        return [call for call in site.calls if call[0] not in ("get", "list")]
+
+    eventually("both routers report", lambda: bool(site.status()) and len(site.metrics) == 2)
+    eventually("it settles", lambda: not writes())
+    for _ in range(3):
+        assert writes() == []
 
 
 def test_kubectl_scale_sets_the_number_of_routers(site: Site, kwok_plane: ControlPlane) -> None:

@@ -13,8 +13,9 @@ import yaml
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
-from operators.auctionservice.manifests import manifests
+from operators.auctionservice.manifests import PolicyServers, manifests
 from operators.auctionservice.observe import Desired
+from operators.children import contains, stamped
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus, Model, Traffic
 from tests.support.cluster.control_plane import ControlPlane
 
@@ -103,7 +104,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "scaled": {
         "router__autoscaling": {"minReplicas": 2, "maxReplicas": 4},
-        "router__resources": {"requests": {"cpu": "500m"}},
+        "router__resources": {"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": {"cpu": 2, "memory": "2e9"}},
+        "router__env": [{"name": "EMPTY", "value": ""}, {"name": "ONE", "value": "1"}],
         "router__publicUrl": "https://ads.example",
     },
     "from an object store": {
@@ -129,20 +131,26 @@ def test_the_api_server_accepts_every_object_of_a_service(
     made = AuctionServiceSpec.model_validate(spec(**SHAPES[shape]))
     uid = "9f1c6b6e-8b0c-4b9e-9d8d-000000000000"
     desired = Desired("ads", namespace, uid, 1, datetime.now(UTC), made, AuctionServiceStatus())
-    models = [Model(name=one.name, digest=one.digest) for one in traffic]
-    items = manifests(desired, AuctionServiceStatus(traffic=traffic, routes_generation=3), models)
+    models = [PolicyServers(Model(name=one.name, digest=one.digest), 1) for one in traffic]
+    status = AuctionServiceStatus(traffic=traffic, routes_generation=3)
+    items = [stamped(item) for item in manifests(desired, status, models, 2)]
     (tmp_path / "all.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
     output = own_control_plane.kubectl(
         "apply", "--server-side", "--validate=strict", "-n", namespace, "-f", str(tmp_path / "all.json")
     )
     assert output.count("serverside-applied") == len(items)
     assert ("horizontalpodautoscaler" in output) == (shape == "scaled")
+    # What the API server stores differs in its form alone, so no pass applies it again.
+    for item in items:
+        name = f"{item['kind']}/{item['metadata']['name']}"
+        kept = json.loads(own_control_plane.kubectl("get", name, "-n", namespace, "-o", "json"))
+        assert contains(kept, item), name
 
 
 def test_no_pod_can_write_its_root_or_become_root() -> None:
     made = AuctionServiceSpec.model_validate(spec(**SHAPES["on GPUs, from a registry"]))
     desired = Desired("ads", "shop", "u-1", 1, datetime.now(UTC), made, AuctionServiceStatus())
-    items = manifests(desired, AuctionServiceStatus(), [Model(name="v1", digest=digest("v1"))])
+    items = manifests(desired, AuctionServiceStatus(), [PolicyServers(Model(name="v1", digest=digest("v1")), 1)])
     pods = [item["spec"]["template"]["spec"] for item in items if item["kind"] == "Deployment"]
     assert len(pods) == 2
     for pod in pods:

@@ -33,11 +33,56 @@ def container(job: Desired, step: Step) -> dict[str, Any]:
     return dict(only)
 
 
-@pytest.mark.parametrize("example", ["01-quick", "02-two-pods", "03-h100"])
+HERE = {"matchLabels": {"llm-auction.io/irpojob": "quick"}}
+RACK = {"labelSelector": HERE, "topologyKey": "topology.kubernetes.io/zone"}
+GPU_NODES = {
+    "matchExpressions": [{"key": "gpu", "operator": "In", "values": ["h100"]}, {"key": "x", "operator": "Exists"}]
+}
+EVERY_FIELD: dict[str, Any] = {
+    "affinity": {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [GPU_NODES]},
+            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 5, "preference": GPU_NODES}],
+        },
+        "podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [RACK]},
+        "podAntiAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "podAffinityTerm": RACK}]
+        },
+    },
+    "runtimeClassName": "nvidia",
+    "schedulerName": "volcano",
+    "hostNetwork": True,
+    "initContainers": [
+        {"name": "fetch", "image": "tools:1", "command": ["fetch"], "volumeMounts": [{"name": "x", "mountPath": "/x"}]},
+        {"name": "logs", "image": "logs:1", "restartPolicy": "Always", "env": [{"name": "A", "value": "1"}]},
+    ],
+    "volumes": [
+        {
+            "name": "x",
+            "mountPath": "/scratch",
+            "ephemeral": {"volumeClaimTemplate": {"spec": {"resources": {"requests": {"storage": "100Gi"}}}}},
+        }
+    ],
+    "steps": {
+        "optimisation": {
+            "resourceClaims": [
+                {"name": "gpus", "resourceClaimTemplateName": "four-gpus"},
+                {"name": "fabric", "resourceClaimName": "fabric", "request": "nic"},
+            ]
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("example", ["01-quick", "02-two-pods", "03-h100", "every field"])
 def test_the_api_server_accepts_every_object(
     own_control_plane: ControlPlane, namespace: str, tmp_path: Path, example: str
 ) -> None:
-    job = job_of(example, namespace)
+    job = (
+        job_of("01-quick", namespace, **EVERY_FIELD, storage={"url": "s3://b/p"})
+        if example == "every field"
+        else job_of(example, namespace)
+    )
     items = [config_map(job), service(job), *(step_job(job, Place(1, step), 0) for step in Step)]
     file = tmp_path / "objects.yaml"
     file.write_text(yaml.safe_dump_all(items), encoding="utf-8")
@@ -113,3 +158,24 @@ def test_the_longest_pod_names_are_valid_host_names() -> None:
         max(len(f"{job_name('a' * 40, Place(999, step), 9999)}-1023") for step in (Step.ROLLOUTS, Step.OPTIMISATION))
         <= 63
     )
+
+
+def test_every_pod_field_reaches_the_pods() -> None:
+    job = job_of("01-quick", storage={"url": "s3://b/p"}, **EVERY_FIELD)
+    pod = step_job(job, Place(1, Step.OPTIMISATION), 0)["spec"]["template"]["spec"]
+    assert pod["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0]["topologyKey"]
+    assert (pod["runtimeClassName"], pod["schedulerName"]) == ("nvidia", "volcano")
+    assert (pod["hostNetwork"], pod["dnsPolicy"]) == (True, "ClusterFirstWithHostNet")
+    assert [one["name"] for one in pod["initContainers"]] == ["fetch", "logs"]
+    for one in pod["initContainers"]:
+        assert one["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert pod["initContainers"][1]["restartPolicy"] == "Always"
+    assert [volume for volume in pod["volumes"] if "ephemeral" in volume]
+    assert pod["resourceClaims"] == [
+        {"name": "gpus", "resourceClaimTemplateName": "four-gpus"},
+        {"name": "fabric", "resourceClaimName": "fabric"},
+    ]
+    claims = pod["containers"][0]["resources"]["claims"]
+    assert claims == [{"name": "gpus"}, {"name": "fabric", "request": "nic"}]
+    other = step_job(job, Place(1, Step.PAIRS), 0)["spec"]["template"]["spec"]
+    assert "resourceClaims" not in other

@@ -11,28 +11,9 @@ from hypothesis import strategies as st
 
 from operators.irpojob.plan import EPOCH_STEPS, Place, Step, job_name, places
 
-from .irpojob_world import GRACE, World
+from .irpojob_world import GRACE, World, message, reason, run_to
 
 RESTARTABLE = {"PodFailed", "PodLost", "NodeLost", "OutOfMemory"}
-
-
-def run_to(world: World, step: Step) -> None:
-    """Let steps succeed until the pods of this one run."""
-    for _ in range(60):
-        world.settle()
-        if world.status.step == step and world.running():
-            return
-        world.succeed()
-        world.tick()
-    raise AssertionError(f"{step} was never reached: {world.status}")
-
-
-def reason(world: World, condition: str) -> str:
-    return next(one.reason for one in world.status.conditions if one.type == condition and one.status == "True")
-
-
-def message(world: World, condition: str) -> str:
-    return next(one.message for one in world.status.conditions if one.type == condition)
 
 
 def test_a_run_goes_through_its_steps_one_after_the_other() -> None:
@@ -80,6 +61,32 @@ def test_the_back_off_doubles_with_each_restart() -> None:
         waits.append((world.status.not_before - world.now).total_seconds())
         world.wait(waits[-1])
     assert waits == [10, 20, 40, 80]
+
+
+def test_the_back_off_begins_again_after_progress() -> None:
+    world = World.of(backoffSeconds=10, maxRestarts=9)
+    world.settle()
+
+    def fail_after(seconds: float) -> float:
+        world.wait(seconds)
+        world.fail(world.running()[0], 1)
+        world.tick()
+        world.reconcile()
+        assert world.status.not_before is not None
+        wait = (world.status.not_before - world.now).total_seconds()
+        world.wait(wait)
+        world.tick()
+        world.settle()
+        return wait
+
+    assert [fail_after(1) for _ in range(3)] == [10, 20, 40]
+    assert fail_after(700) == 10, "it ran for more than ten minutes"
+    assert fail_after(1) == 20
+    world.succeed()
+    world.tick()
+    world.settle()
+    assert fail_after(1) == 10, "a step is done"
+    assert world.status.restarts == 6
 
 
 def test_the_job_fails_with_the_last_failure_when_its_restarts_are_used() -> None:

@@ -50,6 +50,18 @@ REFUSED = {
     ),
     "gates without a log": ({"gates": {}}, "gates read the log that the base model wrote"),
     "an unknown gate": ({"gates": {"luck": 1}}, "unknown field"),
+    "an init container named as the training": (
+        {"initContainers": [{"name": "train", "image": "a:1"}]},
+        "must have different names, other than train",
+    ),
+    "a mount without its volume": (
+        {"initContainers": [{"name": "a", "image": "a:1", "volumeMounts": [{"name": "x", "mountPath": "/x"}]}]},
+        "must name one of the job's volumes",
+    ),
+    "a claim without a source": (
+        {"steps__optimisation__resourceClaims": [{"name": "gpus"}]},
+        "give one of resourceClaimName and resourceClaimTemplateName",
+    ),
     "more pods than contexts": ({"steps__rollouts__pods": 301}, "at most config.rollout.contexts"),
     "too many epochs": ({"config__epochs": 1000}, "at most 999"),
     "idle GPUs": (
@@ -85,6 +97,10 @@ REFUSED = {
         "path belongs to the source lake",
     ),
     "a world without a path": ({"config__world": {"kind": "webis"}}, "path belongs to the kinds"),
+    "native answers of a world without any": (
+        {"config__warm_start": {"source": "native"}},
+        "needs a world of kind naiad or native-ads",
+    ),
     "edits of no answer": ({"config__preference__edited": 0}, "edited needs swaps or removals"),
     "an adapter on a warm start": (
         {"config__optimisation__lora_rank": 4, "config__warm_start": {"contexts": 10}},

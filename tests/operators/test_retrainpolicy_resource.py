@@ -50,7 +50,7 @@ REFUSED = {
     ),
     "a world without its files": (
         {"gates__simulator": {"kind": "webis"}},
-        "path belongs to the kinds webis and tables",
+        "path belongs to the kinds of imported data",
     ),
     "several epochs": ({"template__spec__config__epochs": 2}, "leave out config.epochs"),
     "a log outside all volumes": ({"source__lake": "/elsewhere"}, "source.lake must lie below the mountPath"),

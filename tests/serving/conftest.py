@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from mechanism.markers import render_marker
 from mechanism.types import Context, MarkerChoice
 from serving.accounts.keys import Role
+from serving.auction.sensitive import Topic
+from serving.auction.sensitive.meaning import Meaning
 from serving.campaigns.catalogue import Catalogue, CatalogueRow, import_catalogue, read_catalogue, write_catalogue
 from serving.http.server import server_of
 from serving.policies.in_process import ThreadedPolicy
@@ -280,6 +282,36 @@ def spans() -> Iterator[Callable[[], dict[str, Any]]]:
     trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(exporter))
     yield lambda: {span.name: span for span in exporter.get_finished_spans()}
     exporter.shutdown()
+
+
+@pytest.fixture
+def small_meaning() -> Callable[..., Meaning]:
+    """Return a classifier over vectors of width 3: the first one means grief, the second one a need."""
+
+    def make(**changes: Any) -> Meaning:
+        one, topics = np.eye(3, dtype=np.float32), tuple(Topic)
+        heads_HD = np.zeros((2 + len(topics), 3), np.float32)
+        heads_HD[0], heads_HD[1], heads_HD[2 + topics.index(Topic.GRIEF)] = one[0] * 2, one[1], one[0]
+        nothing_H = np.zeros(len(heads_HD), np.float32)
+        return replace(
+            Meaning(
+                topics=topics,
+                pieces_R2=np.zeros((2, 2), np.float32),
+                topic_pieces_RT=np.zeros((2, len(topics)), np.float32),
+                phrases_HT=np.zeros((len(heads_HD), len(topics)), np.float32),
+                english_HD=heads_HD,
+                other_HD=-heads_HD,
+                biases_H=nothing_H,
+                blind_H=nothing_H,
+                threshold=1.0,
+                blind_threshold=0.5,
+                need_bar=-1.0,
+                probe_D=one[2],
+            ),
+            **changes,
+        )
+
+    return make
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from serving.answering.conversation import CAP, SPACING, ads_left
-from serving.auction.relevance import RelevanceFloor, conversation_vector
+from serving.auction.relevance import RelevanceFloor
+from serving.auction.retrieval.conversation import conversation_vector
 from serving.auction.sensitive.meaning import Meaning
-from serving.auction.sensitive.topics import Topic
 
 ASK = {"role": "user", "content": "Good running shoes?"}
 
@@ -66,14 +67,16 @@ def test_follow_up_is_understood_by_the_messages_before() -> None:
     assert conversation_vector([]) is None
 
 
-def test_floor_admits_needs_alone_and_everything_when_it_is_off() -> None:
+def test_floor_admits_needs_alone_and_everything_when_it_is_off(small_meaning: Callable[..., Meaning]) -> None:
     one = np.eye(3, dtype=np.float32)
-    meaning = Meaning((Topic.GRIEF,), one[:1], np.zeros(1, np.float32), 1.0, one[1] * 2, 1.0, one[2])
-    assert RelevanceFloor(0.2, meaning).admits("tents?", one[1])
-    assert not RelevanceFloor(0.2, meaning).admits("tents?", one[0])
-    assert RelevanceFloor(0.0, meaning).admits("tents?", one[0])
-    assert RelevanceFloor(0.2, meaning).admits("tents?", None)
-    assert RelevanceFloor(0.2, meaning).admits("Welche Zelte sind die besten?", one[0])  # the classifier reads English
+    meaning, ask = small_meaning(need_bar=0.5), "which of the tents is the best?"
+    assert RelevanceFloor(0.2, meaning).admits(ask, one[1])
+    assert not RelevanceFloor(0.2, meaning).admits(ask, one[0])
+    assert RelevanceFloor(0.0, meaning).admits(ask, one[0])
+    assert RelevanceFloor(0.2, meaning).admits(ask, None)
+    assert not RelevanceFloor(0.2, meaning).admits("Welche von den Zelten sind die besten?", one[1])
+    assert RelevanceFloor(0.2, meaning).admits("Welche von den Zelten sind die besten?", -one[1])
+    assert RelevanceFloor(0.2, replace(meaning, sighted=False)).admits(ask, one[0])
 
 
 def test_follow_up_finds_what_the_conversation_is_about(start: Callable[..., Any]) -> None:

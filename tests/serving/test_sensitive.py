@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import structlog
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from mechanism.errors import ConfigError
 from serving.auction.sensitive import ACUTE, SensitiveGate, Sensitivity, Topic, help_text
+from serving.auction.sensitive.grams import grams_of
 from serving.auction.sensitive.meaning import Meaning, packaged_meaning
 from serving.auction.sensitive.rules import LANGUAGES, languages_of, shared_rules
 from serving.lexicon import Lexicon, plain
@@ -106,21 +110,46 @@ def test_administrator_allows_a_topic_but_never_a_crisis() -> None:
             SensitiveGate(allowed=[str(topic)])
 
 
-def test_meaning_counts_where_no_phrase_does_and_more_under_strictness() -> None:
+def test_meaning_counts_where_no_phrase_does_and_more_under_strictness(small_meaning: Callable[..., Meaning]) -> None:
     one = np.eye(3, dtype=np.float32)
-    meaning = Meaning((Topic.GRIEF, Topic.HEALTH), one[:2] * 2, np.zeros(2, np.float32), 1.0, one[2], -1.0, one[2])
-    gate = SensitiveGate(meaning)
+    gate = SensitiveGate(small_meaning())
     assert gate.judge(["the house is quiet now"], [one[0]]).topic is Topic.GRIEF
     assert gate.judge(["the house is quiet now"], [one[0] * 0.4]).code == ""
     assert gate.judge(["the house is quiet now"], [one[0] * 0.4], Sensitivity(strict=True)).topic is Topic.GRIEF
+    assert gate.judge(["das Haus ist jetzt sehr still"], [one[0]]).code == ""  # its vectors have weights of their own
+    assert gate.judge(["das Haus ist jetzt sehr still"], [-one[0]]).topic is Topic.GRIEF
 
 
-def test_router_without_the_encoder_decides_by_rules_alone() -> None:
+def test_message_without_a_need_is_withheld_on_a_weaker_sign(small_meaning: Callable[..., Meaning]) -> None:
+    weak = np.array([0.4, 0, 0], np.float32)
+    assert SensitiveGate(small_meaning(need_bar=1.0)).judge(["the house is quiet now"], [weak]).topic is Topic.GRIEF
+
+
+def test_text_alone_is_judged_without_a_vector_or_with_anothers_encoder(small_meaning: Callable[..., Meaning]) -> None:
+    blind = small_meaning(blind_H=np.eye(1, 18, dtype=np.float32)[0])
+    assert SensitiveGate(blind).judge(["the house is quiet now"], [None]).code
+    vector = np.array([0, -5, 0], np.float32)
+    assert SensitiveGate(blind).judge(["the house is quiet now"], [vector]).code == ""
+    assert SensitiveGate(replace(blind, sighted=False)).judge(["the house is quiet now"], [vector]).code
+
+
+def test_classifier_overrules_phrases_of_shops_but_not_of_a_crisis(
+    small_meaning: Callable[..., Meaning],
+) -> None:
+    shop = np.array([-2, 0, 0], np.float32)
+    gate = SensitiveGate(small_meaning())
+    assert gate.judge(["who won the election?"], [None]).topic is Topic.POLITICS
+    assert gate.judge(["who won the election?"], [shop]).code == ""
+    assert gate.judge(["who won the election?"], [shop], Sensitivity(strict=True)).topic is Topic.POLITICS
+    assert gate.judge(["I want to kill myself"], [shop]).topic is Topic.SELF_HARM
+
+
+def test_router_without_the_encoder_decides_by_texts_alone() -> None:
     for probe in (None, np.ones(7, np.float32)):
         with structlog.testing.capture_logs() as logs:
             gate = SensitiveGate(packaged_meaning(probe))
         assert gate.judge(["my grandmother died"], [None]).topic is Topic.GRIEF
-        assert [event["event"] for event in logs] == ["sensitive.rules_alone"]
+        assert [event["event"] for event in logs] == ["sensitive.text_alone"]
 
 
 def test_packaged_classifier_belongs_to_the_packaged_encoder() -> None:
@@ -128,6 +157,20 @@ def test_packaged_classifier_belongs_to_the_packaged_encoder() -> None:
     assert set(meaning.topics) == set(Topic)
     assert meaning.reads(meaning.probe_D)
     assert not meaning.reads(-meaning.probe_D)
+
+
+@given(st.text(max_size=5_000))
+def test_every_text_has_pieces_of_bounded_weight(text: str) -> None:
+    grams = grams_of(text)
+    assert len(grams.hashes_P) == len(grams.weights_P)
+    assert float(grams.weights_P @ grams.weights_P) <= 2.001
+    assert np.array_equal(grams.hashes_P, grams_of(text).hashes_P)
+
+
+def test_pieces_of_a_long_text_are_those_of_its_ends() -> None:
+    ends = "beginning " * 300, " the end" * 300
+    assert np.array_equal(grams_of(f"{ends[0]} {'x' * 9} {ends[1]}").hashes_P, grams_of(ends[0] + ends[1]).hashes_P)
+    assert set(grams_of("Zelt").hashes_P) & set(grams_of("Zelte").hashes_P)
 
 
 def test_every_topic_has_phrases_in_every_language() -> None:

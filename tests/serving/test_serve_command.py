@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from cli.serve import builtin_catalogue
+from cli.serve import builtin_catalogue, default_candidates
 from serving.campaigns.catalogue import read_catalogue
 
 
@@ -31,6 +31,11 @@ def test_a_wrong_option_is_named(tmp_path: Path, options: list[str]) -> None:
     assert result.exit_code == 2
     assert options[1] in result.output
     assert "Traceback" not in result.output
+
+
+def test_the_assistant_reads_few_ads_unless_another_server_answers() -> None:
+    assert default_candidates("assistant", local=True) < default_candidates("tiny", local=True) == 20
+    assert default_candidates("assistant", local=False) == 20
 
 
 def test_a_port_in_use_is_named_before_anything_is_loaded(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The embedded log's file: kills while appending, several processes, a full disk, damage, compaction, retention."""
+"""The embedded log's file: kills while appending, several processes, a full disk, damage, retention."""
 
 from __future__ import annotations
 
@@ -181,22 +181,6 @@ def test_the_files_of_version_0_1_are_refused_with_a_remedy(tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"version 0\.1 wrote it: send the spool and finish the workers"):
         EmbeddedLog(tmp_path)
     assert not (tmp_path / "log.db").exists()
-
-
-def test_compaction_leaves_the_newest_record_of_each_key(tmp_path: Path) -> None:
-    now = [DAY_MS]
-    log = log_at(tmp_path, compacted=True, retention=None, clock_ms=lambda: now[0])
-    for round_ in range(30):
-        for key in "abc":
-            append(log, f"{key}{round_}", key=key)
-    append(log, None, key="c")
-    log.maintain()
-    assert {r.key: r.value for r in everything(log)} == {b"a": b"a29", b"b": b"b29", b"c": None}
-    assert [r.offset for r in everything(log)] == [87, 88, 90]
-    append(log, "a30", key="a")
-    now[0] += 2 * DAY_MS
-    log.maintain()
-    assert {r.key: r.value for r in everything(log)} == {b"a": b"a30", b"b": b"b29"}
 
 
 def test_records_past_their_time_go_and_offsets_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

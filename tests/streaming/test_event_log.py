@@ -217,7 +217,7 @@ def test_the_largest_record_fits(side: Any, read: Read) -> None:
 
 
 def test_a_record_without_value_is_kept_apart_from_an_empty_one(side: Any, read: Read) -> None:
-    topic = side.topic(partitions=1, compacted=True, retention=None)
+    topic = side.topic(partitions=1, retention=None)
     producer = side.log.producer()
     for value in (b"", None):
         producer.append(topic, b"k", value)

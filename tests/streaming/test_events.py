@@ -133,7 +133,6 @@ def test_a_newer_version_waits_for_a_newer_consumer(topic: str) -> None:
         ("interactions", {"consent": False}, "reader is told without consent"),
         ("interactions", {"currency": "euro"}, "at currency: 'euro'"),
         ("judgements", {"ads": [{"ad_id": "A", "clicked": True}]}, r"at ads\[0\]"),
-        ("campaigns", {"state": "gone"}, "campaigns event version 1 at state: 'gone'"),
     ],
 )
 def test_what_is_no_event_names_place_value_and_remedy(topic: str, change: dict[str, Any], place: str) -> None:
@@ -305,7 +304,6 @@ def test_nobody_has_no_pseudonym_and_a_short_key_is_refused() -> None:
 def test_topics_are_co_partitioned_and_each_has_dead_letters() -> None:
     topics = {topic.name: topic for topic in all_topics(6)}
     assert {topics[name].partitions for name in EVENT_TOPICS} == {6}
-    assert [name for name, topic in topics.items() if topic.compacted] == ["campaigns"]
     for name in EVENT_TOPICS:
         assert topics[name + ".dlq"] == topics[name].dlq
     for name, fault in (("Bad", "topic"), ("a/b", "topic"), ("", "topic")):

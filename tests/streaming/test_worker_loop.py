@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -14,9 +13,9 @@ from prometheus_client import CollectorRegistry
 from mechanism.errors import InputError
 from streaming.codec import encode
 from streaming.dead_letters import origin
-from streaming.events import CampaignState, Click
+from streaming.events import Click
 from streaming.log import ALONE, Fenced, LogUnavailable, Member, Partition
-from streaming.topics import CAMPAIGNS, CLICKS, all_topics
+from streaming.topics import CLICKS, all_topics
 from streaming.workers.delivery import MOST_UNEXPECTED
 from streaming.workers.loop import Worker
 from streaming.workers.metrics import WorkerMetrics
@@ -65,8 +64,7 @@ def topics(side: Any) -> Any:
 def put(side: Any, events: Sequence[Any]) -> None:
     producer = side.log.producer()
     for event in events:
-        topic = CAMPAIGNS if isinstance(event, CampaignState) else CLICKS
-        producer.append(topic, event.key.encode(), encode(event))
+        producer.append(CLICKS, event.key.encode(), encode(event))
     producer.flush(WAIT_S)
     producer.close()
 
@@ -210,28 +208,19 @@ def test_a_worker_that_fails_at_everything_stops_before_it_empties_the_topic(
 
 
 @pytest.mark.parametrize("side", ["embedded"], indirect=True)
-def test_a_removed_campaign_arrives_as_such_and_the_lag_is_told(topics: Any) -> None:
-    state = CampaignState(
-        occurred_at=datetime(2026, 11, 24, tzinfo=UTC),
-        campaign_id="c",
-        advertiser_id="a",
-        state="active",
-        revision=1,
-        currency="EUR",
-        pricing="click",
-        bid_micros=1,
-    )
-    put(topics, [state])
+def test_a_record_without_value_is_a_dead_letter_and_the_lag_is_told(
+    topics: Any, read: Callable[..., Any], click: Callable[..., Click]
+) -> None:
     producer = topics.log.producer()
-    producer.append(CAMPAIGNS, b"c", None)
+    producer.append(CLICKS, b"k", None)
     producer.flush(WAIT_S)
-    task = Collecting("campaigns")
-    task.topics = (CAMPAIGNS,)
-    registry = CollectorRegistry()
+    put(topics, clicks_of(click, 1))
+    task, registry = Collecting("valueless"), CollectorRegistry()
     worker = worker_of(topics, task, metrics=WorkerMetrics(registry))
-    run_until(worker, lambda: len(task.got) == 2 and bool(task.behind) and not task.behind[-1])
-    assert list(task.got.values()) == [state, None]
-    done = {"worker": "campaigns", "topic": CAMPAIGNS}
+    run_until(worker, lambda: len(task.got) == 1 and bool(task.behind) and not task.behind[-1])
+    (letter,) = read(topics.consumer(f"{CLICKS}.dlq", ""), 1)
+    assert (letter.key, letter.value) == (b"k", None)
+    done = {"worker": "valueless", "topic": CLICKS}
     assert registry.get_sample_value("llm_auction_worker_records_total", done) == 2
 
 

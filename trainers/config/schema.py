@@ -26,25 +26,30 @@ class Settings(BaseModel):
 
 
 class WorldConfig(Settings):
-    """Where queries, users and ads come from. `path` is a folder of topics (webis) or of two files (tables)."""
+    """Where queries, users and ads come from. `path` is the folder of the imported data set."""
 
-    kind: Literal["builtin", "everyday", "webis", "tables"] = Field(
+    kind: Literal["builtin", "everyday", "webis", "naiad", "gem-bench", "native-ads", "tables"] = Field(
         "builtin", description="shipped world, the same with everyday questions, or imported data"
     )
-    path: str | None = Field(None, description="webis: folder; tables: folder with catalogue.* and queries.*")
+    path: str | None = Field(None, description="folder of the data set; tables: with catalogue.* and queries.*")
     seed: int = Field(0, description="seed of users and bids")
     candidates: Positive = Field(20, description="ads in each prompt")
 
     @model_validator(mode="after")
     def _path_where_needed(self) -> WorldConfig:
         if (self.path is None) != (self.kind in ("builtin", "everyday")):
-            raise ValueError("world.path belongs to the kinds webis and tables, and to them only")
+            raise ValueError("world.path belongs to the kinds of imported data, and to them only")
         return self
 
 
 class WarmStartConfig(Settings):
     """Supervised warm start: teaches a base model to write answers with insertions, without regard to bids."""
 
+    source: Literal["woven", "native"] = Field(
+        "woven",
+        description="woven: the base model's answers with inserted sentences; native: the answers of the data set, the"
+        " ad's name turned into its marker (world kinds naiad and native-ads)",
+    )
     instructions: Literal["full", "brief"] = Field("full", description="prompt style to teach; the model keeps it")
     contexts: Positive = Field(400, description="contexts to write examples for")
     answers: Positive = Field(2, description="examples per context")
@@ -336,6 +341,9 @@ class RunConfig(Settings):
                 "optimisation.lora_rank needs a run without warm_start: an adapter names its base model, which a"
                 " warm start would make a folder of this run"
             )
+        native = self.warm_start is not None and self.warm_start.source == "native"
+        if native and self.world.kind not in ("naiad", "native-ads"):
+            raise ValueError("warm_start.source native needs a world of kind naiad or native-ads, which hold answers")
         foreign = self.preference.edited or self.preference.counterfactual_bids
         if self.optimisation.objective == "rloo" and foreign:
             raise ValueError(

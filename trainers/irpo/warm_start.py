@@ -1,21 +1,23 @@
 """The supervised warm start: a general instruction-following model learns to write short answers with insertions.
 
 The model answers each query without seeing any ad; ads that are relevant by the frozen encoder, whatever they bid, are
-inserted after a sentence; the result is what it learns to write. This teaches the form only: which ad pays is left to
-IRPO.
+inserted after a sentence; the result is what it learns to write. Where the imported data holds answers with ads, those
+can be learned instead. This teaches the form only: which ad pays is left to IRPO.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from inference.policy import Policy
+from mechanism.errors import ConfigError
 from mechanism.markers import render_marker
 from mechanism.types import Candidate, Context
+from simulator.imported_world import ImportedWorld
 from simulator.language import FITTING, PLAIN
 from trainers.irpo.session import Session
 from trainers.pretraining.corpus import Exercise, context_fit
@@ -26,32 +28,26 @@ AD_COUNT = (0.15, 0.35, 0.3, 0.2)
 
 
 def train_warm_start(session: Session, folder: Path) -> float:
-    """Train the base on answers with inserted ads, save it to `folder`, and return the final loss (nats per token)."""
+    """Train the base on answers with ads, save it to `folder`, and return the final loss (nats per token)."""
     config = session.config.warm_start
     assert config is not None
-    writer = Policy.load(session.base, session.sampling_dtype)
     contexts = session.contexts.training(config.contexts, 0, 10)
-    session.progress.report(f"writing {config.contexts * config.answers} plain answers")
-    plain = writer.generate(
-        [replace(c, candidates=()) for c in contexts], config.answers, session.seed(0, 10), session.sampling(writer)
-    )
     policy = Policy.load(session.base)
     policy.prompt_settings = replace(policy.prompt_settings, instructions=config.instructions)
     policy.sampling = session.sampling(policy)
     rng = np.random.default_rng(session.seed(0, 11))
-    exercises: list[TokenisedExercise] = []
-    for context, own in zip(contexts, plain, strict=True):
-        fit = context_fit(context, [c.ad for c in context.candidates])
-        texts = [weave(sentences_of(g.answer.text), context, fit, rng) for g in own]
-        written = tuple(t for t in texts if t)
-        if written:
-            exercises.append(TokenisedExercise.of(Exercise(context, written), policy))
+    if config.source == "native":
+        found = native_exercises(session, contexts, policy)
+    else:
+        found = woven_exercises(session, contexts, rng)
+    exercises = [TokenisedExercise.of(exercise, policy) for exercise in found]
 
     def batches() -> Iterator[list[TokenisedExercise]]:
+        size = min(config.batch, len(exercises))
         while True:
             order = rng.permutation(len(exercises))
-            for start in range(0, len(order) - config.batch + 1, config.batch):
-                yield [exercises[i] for i in order[start : start + config.batch]]
+            for start in range(0, len(order) - size + 1, size):
+                yield [exercises[i] for i in order[start : start + size]]
 
     settings = SupervisedSettings(config.steps, config.learning_rate)
     loss = train_supervised(
@@ -59,6 +55,51 @@ def train_warm_start(session: Session, folder: Path) -> float:
     )
     policy.save(folder)
     return loss
+
+
+def native_exercises(session: Session, contexts: Sequence[Context], policy: Policy) -> list[Exercise]:
+    """Return for each context the best answers of the data set whose ad is a candidate and that the run could sample.
+
+    Raises:
+        ConfigError: if no answer is short enough for the run's sampling.
+    """
+    config, world = session.config.warm_start, session.world
+    assert config is not None
+    assert isinstance(world, ImportedWorld)
+    longest = policy.sampling.max_new_tokens
+    exercises, long = [], 0
+    for context in contexts:
+        candidates = {None, *(c.ad.id for c in context.candidates)}
+        held = [a.text for a in world.answers.get(context.id, ()) if a.ad in candidates]
+        # A longer answer would teach the model to be cut off.
+        fitting = [text for text in held if len(policy.text_ids(text)) < longest]
+        long += len(held) - len(fitting)
+        if fitting:
+            exercises.append(Exercise(context, tuple(fitting[: config.answers])))
+    session.progress.report(f"{len(exercises)} contexts with answers of the data set; {long} answers are too long")
+    if not exercises:
+        remedy = f"none of the {len(contexts)} contexts has an answer of fewer tokens: raise it, or use source woven"
+        raise ConfigError("rollout.max_new_tokens", longest, remedy)
+    return exercises
+
+
+def woven_exercises(session: Session, contexts: Sequence[Context], rng: np.random.Generator) -> list[Exercise]:
+    """Let the base model answer each context without ads, and insert sentences about its candidates."""
+    config = session.config.warm_start
+    assert config is not None
+    writer = Policy.load(session.base, session.sampling_dtype)
+    session.progress.report(f"writing {config.contexts * config.answers} plain answers")
+    plain = writer.generate(
+        [replace(c, candidates=()) for c in contexts], config.answers, session.seed(0, 10), session.sampling(writer)
+    )
+    exercises = []
+    for context, own in zip(contexts, plain, strict=True):
+        fit = context_fit(context, [c.ad for c in context.candidates])
+        texts = [weave(sentences_of(g.answer.text), context, fit, rng) for g in own]
+        written = tuple(t for t in texts if t)
+        if written:
+            exercises.append(Exercise(context, written))
+    return exercises
 
 
 def sentences_of(text: str, most: int = 3) -> list[str]:

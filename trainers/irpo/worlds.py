@@ -12,7 +12,7 @@ from mechanism.errors import ConfigError
 from mechanism.types import Ad, Context
 from simulator.everyday_world import EverydayWorld
 from simulator.imported_world import ImportedWorld
-from simulator.importers import load_tables, load_webis
+from simulator.importers import LOADERS, load_tables
 from simulator.world import Query, World
 from trainers.config import WorldConfig
 from trainers.irpo.preference_pairs import redraw_bids
@@ -47,8 +47,9 @@ def build_world(config: WorldConfig) -> TrainingWorld:
     folder = Path(config.path)
     if not folder.is_dir():
         raise ConfigError("world.path", config.path, "the folder does not exist")
-    if config.kind == "webis":
-        return ImportedWorld(load_webis(folder), labelled_only=True)
+    if config.kind in LOADERS:
+        # The prompts of GEM-Bench have no labels; elsewhere an unlabelled query is one whose ads were refused.
+        return ImportedWorld(LOADERS[config.kind](folder), labelled_only=config.kind != "gem-bench")
     files = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix in (".csv", ".jsonl")}
     if "catalogue" not in files or "queries" not in files:
         raise ConfigError("world.path", config.path, "needs catalogue.csv (or .jsonl) and queries.csv (or .jsonl)")

@@ -1,13 +1,15 @@
-"""The meaning of a message: linear classifiers of topics, and of a need, on the frozen encoder's vectors.
+"""The meaning of a message: linear classifiers of sensitivity, of a need, and of the topic.
 
-Fitted to the labelled examples of `data/examples.yaml` by `benchmarks.serving.fit_sensitive`; its weights are in
-`data/classifier.npz`, so that a router starts without encoding the examples. They fit one encoder only, which a probe
-sentence recognises. The encoder reads English; the other languages are left to the rules.
+They read the frozen encoder's vector, the hashed pieces of the text (`grams`) and the topics of its phrases. The
+encoder knows English best, so that vectors of English messages have weights of their own; the pieces read the other
+languages. Fitted to the labelled examples of `data/examples/` by `benchmarks.serving.fit_sensitive`; the weights are in
+`data/classifier.npz`. They fit one encoder only, which a probe sentence recognises.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from importlib import resources
 from io import BytesIO
 
@@ -16,6 +18,7 @@ import structlog
 from numpy.typing import NDArray
 
 from serving.auction.retrieval.vectors import Vectors
+from serving.auction.sensitive.grams import grams_of
 from serving.auction.sensitive.topics import Topic
 
 log = structlog.get_logger(__name__)
@@ -24,57 +27,101 @@ PROBE = "the sentence by which this classifier recognises its encoder"
 CLASSIFIER = "classifier.npz"
 SAME = 0.999
 """Least cosine of the probe's vector to the stored one."""
+SENSITIVE, NEED = 0, 1
+"""Rows of the two heads; those of the topics follow."""
+Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """What the text of a message says alone: logits (heads,) of its pieces and phrases, and whether it is English."""
+
+    logits_H: Array
+    is_english: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Meaning:
-    """Weights (topics, width), biases (topics,) and a threshold in logits; for a need weights (width,) and a bar."""
+    """Weights of all heads: sensitivity, need, then one for each topic.
+
+    `pieces_R2` are those of the text's pieces for the first two heads, `topic_pieces_RT` for the topics;
+    `phrases_HT` those of phrases by topic; `english_HD` and `other_HD` those of the encoder's vector. `biases_H` hold
+    with a vector, `blind_H` is added without one. A message is sensitive from the logit `threshold` (`blind_threshold`
+    without a vector) and has a need from `need_bar`.
+    """
 
     topics: tuple[Topic, ...]
-    weights_TD: NDArray[np.float32]
-    biases_T: NDArray[np.float32]
+    pieces_R2: Array
+    topic_pieces_RT: Array
+    phrases_HT: Array
+    english_HD: Array
+    other_HD: Array
+    biases_H: Array
+    blind_H: Array
     threshold: float
-    need_D: NDArray[np.float32]
+    blind_threshold: float
     need_bar: float
-    probe_D: NDArray[np.float32]
+    probe_D: Array
+    sighted: bool = True
+    """Whether vectors come from the encoder that the weights belong to; others are not read."""
 
     @classmethod
     def load(cls) -> Meaning:
         """Read the packaged classifier."""
         source = resources.files("serving.auction.sensitive") / "data" / CLASSIFIER
         with np.load(BytesIO(source.read_bytes())) as stored:
-            return cls(
-                tuple(Topic(str(name)) for name in stored["topics"]),
-                stored["weights"],
-                stored["biases"],
-                float(stored["threshold"]),
-                stored["need"],
-                float(stored["need_bar"]),
-                stored["probe"],
-            )
+            arrays = {name: stored[name].astype(np.float32) for name in stored.files if name != "topics"}
+            scalars = {name: float(arrays.pop(name)) for name in ("threshold", "blind_threshold", "need_bar")}
+            return cls(tuple(Topic(str(name)) for name in stored["topics"]), **arrays, **scalars)
 
     def reads(self, probe_D: Vectors) -> bool:
         """Whether `probe_D`, an encoder's vector of `PROBE`, comes from the encoder that the weights belong to."""
         return probe_D.shape == self.probe_D.shape and float(probe_D @ self.probe_D) >= SAME
 
-    def need(self, vector_D: Vectors) -> float:
-        """Return how far a vector is above the bar for a need that an offer could meet, in logits."""
-        return float(self.need_D @ vector_D) - self.need_bar
+    def read(self, message: str, phrases: Iterable[Topic], is_english: bool) -> Reading:
+        """Read the text of a message, whose phrases name the topics `phrases`."""
+        grams = grams_of(message)
+        both_2 = grams.weights_P @ self.pieces_R2[grams.hashes_P & (len(self.pieces_R2) - 1)]
+        each_T = grams.weights_P @ self.topic_pieces_RT[grams.hashes_P & (len(self.topic_pieces_RT) - 1)]
+        logits_H = np.concatenate([both_2, each_T]) + self.biases_H
+        for topic in phrases:
+            logits_H += self.phrases_HT[:, self.topics.index(topic)]
+        return Reading(logits_H.astype(np.float32), is_english)
 
-    def margins(self, vector_D: Vectors) -> dict[Topic, float]:
-        """Return each topic's logit above the threshold; positive ones are found."""
-        logits_T = self.weights_TD @ vector_D + self.biases_T - self.threshold
-        return dict(zip(self.topics, logits_T.tolist(), strict=True))
+    def sensitivity(self, reading: Reading, vector_D: Vectors | None) -> float:
+        """Return how far a message is above the threshold of sensitive ones, in logits."""
+        threshold = self.threshold if self._sees(vector_D) else self.blind_threshold
+        return self._logit(SENSITIVE, reading, vector_D) - threshold
+
+    def need(self, reading: Reading, vector_D: Vectors | None) -> float:
+        """Return how far a message is above the bar for a need that an offer could meet, in logits."""
+        return self._logit(NEED, reading, vector_D) - self.need_bar
+
+    def topic(self, reading: Reading, vector_D: Vectors | None) -> Topic:
+        """Return the topic that a sensitive message is most likely about."""
+        logits_T = reading.logits_H[2:]
+        if self._sees(vector_D):
+            logits_T = logits_T + (self.english_HD if reading.is_english else self.other_HD)[2:] @ vector_D
+        return self.topics[int(np.argmax(logits_T))]
+
+    def _sees(self, vector_D: Vectors | None) -> bool:
+        return self.sighted and vector_D is not None
+
+    def _logit(self, head: int, reading: Reading, vector_D: Vectors | None) -> float:
+        if vector_D is None or not self.sighted:
+            return float(reading.logits_H[head] + self.blind_H[head])
+        weights_D = (self.english_HD if reading.is_english else self.other_HD)[head]
+        return float(reading.logits_H[head] + weights_D @ vector_D)
 
 
-def packaged_meaning(probe_D: Vectors | None) -> Meaning | None:
-    """Return the packaged classifier if `probe_D`, the encoder's vector of `PROBE`, shows that it fits.
+def packaged_meaning(probe_D: Vectors | None) -> Meaning:
+    """Return the packaged classifier; it reads vectors if `probe_D`, the encoder's vector of `PROBE`, fits it.
 
-    None, and a warning in the log, without an encoder or with another one: then the rules decide alone.
+    Without an encoder, or with another one, texts decide alone, and a warning in the log says so.
     """
     meaning = Meaning.load()
     if probe_D is not None and meaning.reads(probe_D):
         return meaning
     reason = "no encoder" if probe_D is None else "another encoder"
-    log.warning("sensitive.rules_alone", reason=reason, remedy="install the extra `policy`, start with --encoder")
-    return None
+    log.warning("sensitive.text_alone", reason=reason, remedy="install the extra `policy`, start with --encoder")
+    return replace(meaning, sighted=False)

@@ -41,5 +41,10 @@ class Topic(StrEnum):
 
 ACUTE = frozenset({Topic.SELF_HARM, Topic.DANGER})
 """Topics that help lines are offered for, that no age of a message weakens, and that no setting can allow."""
+CERTAIN = frozenset(
+    {Topic.SELF_HARM, Topic.DANGER, Topic.MINORS, Topic.HATE, Topic.ADULT}
+    | {Topic.GRIEF, Topic.IDENTITY, Topic.FINANCIAL_DISTRESS}
+)
+"""Topics whose phrases hardly ever stand in a commercial message: 13 of 772 finds in the examples."""
 NEVER_ALLOWED = ACUTE | {Topic.MINORS, Topic.HATE, Topic.VIOLENCE, Topic.ADULT}
 """Topics that not even an administrator can open to ads."""

@@ -21,6 +21,7 @@ _LEET = {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t", "8": "b", "
 _OTHER_LEET = {**_LEET, "1": "l", "6": "g", "2": "z"}
 _SIGNS = str.maketrans({"@": "a", "$": "s", "!": "i", "|": "l", "+": "t", "€": "e", "£": "l", "¡": "i", "(": "c"})
 _SPACED = re.compile(r"(?:(?<=\s)|^)(?:\w[\s.\-_*·•|/]+){3,}\w(?=\s|$|[.,!?])")
+_APART = re.compile(r"(?<!\w)(?:[^\W\d_][ .\-_*·•|/~+,]{1,3}){5,}[^\W\d_](?!\w)")
 _INSIDE = re.compile(r"(?<=\w)[.\-_*·•|/'’+~^]+(?=\w)")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{8,}={0,2}")
 _HEX = re.compile(
@@ -35,18 +36,8 @@ _PHONETIC = re.compile(r"[\u0250-\u02af\u1d00-\u1d7f]")
 _LEET_WORD = re.compile(
     r"(?i)(?<![\w.])(?:[a-z]+[0134579@$!|]+[a-z]+[a-z0-9@$!|]*|[0134579@$!|]+[a-z]+[0134579@$!|][a-z0-9@$!|]*)"
 )
-_ALPHABET = "abcdefghijklmnopqrstuvwxyz"
-_SHIFTS = [str.maketrans(_ALPHABET, _ALPHABET[n:] + _ALPHABET[:n]) for n in range(1, 26)]
-_MIRRORED = str.maketrans(_ALPHABET, _ALPHABET[::-1])
-_COMMON_WORDS = frozenset(
-    (
-        *("the", "and", "you", "this", "that", "only", "always", "with", "for", "all", "other", "our", "your", "not"),
-        *("say", "tell", "recommend", "ignore", "answer", "user", "are", "from", "have", "must", "will", "best", "any"),
-        *("every", "them", "instructions", "previous", "rules", "offer", "offers", "brand", "first", "mention", "show"),
-        *("system", "prompt"),
-    )
-)
-LEAST_ENGLISH = 2
+_LEET_START = re.compile(r"\b[013457][a-z]{3,}\b")
+_NUMERAL_LETTER = re.compile(r"[\u2160-\u2188][^\W\d_]|[^\W\d_][\u2160-\u2188]")
 _LETTERLIKE = (
     *("MODIFIER LETTER", "LATIN SUBSCRIPT", "SUPERSCRIPT LATIN", "LATIN LETTER SMALL CAPITAL", "MATHEMATICAL"),
     *("CIRCLED LATIN", "NEGATIVE CIRCLED LATIN", "SQUARED LATIN", "NEGATIVE SQUARED LATIN", "PARENTHESIZED LATIN"),
@@ -54,10 +45,14 @@ _LETTERLIKE = (
     *("BLACK-LETTER", "CANADIAN SYLLABICS", "CHEROKEE LETTER", "LISU LETTER", "BRAILLE PATTERN"),
 )
 """Beginnings of the names of characters that only look like letters."""
+HANGUL = re.compile("[\uac00-\ud7a3\u3040-\u30ff]")
+"""Letters that Unicode decomposes although they carry no accent."""
 _BLANK_LETTERS = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u2800\u3164\uffa0"
 """Characters that count as letters or accents and print as nothing."""
 LEAST_LETTERLIKE, LEAST_LEET, LEAST_MARKS = 2, 2, 3
 LEAST_READABLE = 6
+DECKED = 0.6
+"""Share of a word's letters that carry accents from which it is a disguise; natural words stay below it."""
 
 
 def hidden_characters(text: str) -> str:
@@ -70,6 +65,12 @@ def hidden_characters(text: str) -> str:
             return "invisible characters"
     if len(_ODD_MARKS.findall(unicodedata.normalize("NFC", text))) >= LEAST_MARKS:
         return "accents that no language writes"
+    if _APART.search(text):
+        return "letters apart from each other"
+    if any(map(_is_decked, re.findall(r"[^\W\d_]+", unicodedata.normalize("NFC", text)))):
+        return "accents on nearly every letter"
+    if _NUMERAL_LETTER.search(text):
+        return "numerals in place of letters"
     if len(_PHONETIC.findall(text)) >= LEAST_LETTERLIKE:
         return "phonetic letters"
     decomposed = unicodedata.normalize("NFD", text)
@@ -77,7 +78,8 @@ def hidden_characters(text: str) -> str:
         return "stacked accents"
     if sum(unicodedata.name(c, "").startswith(_LETTERLIKE) for c in text) >= LEAST_LETTERLIKE:
         return "letters in the form of symbols"
-    if len(_LEET_WORD.findall(text)) >= LEAST_LEET:
+    leet = len(_LEET_WORD.findall(text))
+    if leet and leet + len(_LEET_START.findall(text)) >= LEAST_LEET:
         return "digits and signs in place of letters"
     for word in re.findall(r"[^\W\d_]+", unicodedata.normalize("NFC", text)):
         if len({_script(c) for c in word} - {""}) > 1:
@@ -98,7 +100,7 @@ def readings(text: str) -> Iterator[str]:
     yield codecs.encode(latin, "rot13")
     yield latin[::-1]
     yield " ".join(word[::-1] for word in latin.split())
-    for changed in (unquote(visible), html.unescape(visible)):
+    for changed in (unquote(visible), unquote(unquote(visible)), html.unescape(visible)):
         if changed != visible:
             yield changed
     yield from decoded(visible)
@@ -134,17 +136,9 @@ def decoded(text: str) -> Iterator[str]:
         yield from _readable(bytes(int(octet, 2) for octet in re.findall(r"[01]{7,8}", found[0])))
 
 
-def is_shifted(text: str) -> bool:
-    """Whether a text is nonsense that becomes English when its letters are shifted, mirrored or read backwards."""
-    letters = unicodedata.normalize("NFKC", text).lower()
-    if _english(letters):
-        return False
-    turned = [letters[::-1], letters.translate(_MIRRORED), *(letters.translate(table) for table in _SHIFTS)]
-    return any(_english(other) >= LEAST_ENGLISH for other in turned)
-
-
-def _english(text: str) -> int:
-    return sum(word in _COMMON_WORDS for word in re.findall(r"[a-z]+", text))
+def _is_decked(word: str) -> bool:
+    accented = sum(len(unicodedata.normalize("NFD", c)) > 1 and not HANGUL.match(c) for c in word)
+    return accented >= LEAST_MARKS and accented > DECKED * len(word)
 
 
 def skeleton(text: str) -> str:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache, lru_cache
 from importlib import resources
 
-import phonenumbers
 import yaml
 
-from serving.campaigns.screening.disguises import decoded, hidden_characters, is_shifted, readings
+from serving.campaigns.screening.disguises import decoded, hidden_characters, readings
+from serving.campaigns.screening.languages import is_unread
+from serving.campaigns.screening.numbers import has_digits, has_phone, without_prices
+from serving.campaigns.screening.word_games import is_turned
 from serving.campaigns.types import Creative
 from serving.lexicon import Lexicon, lines, plain
 
-REGIONS = ("US", "GB", "DE", "ES", "FR", "CN", "MX", "IN")
-LEAST_DIGITS = 7
 TOP_LEVEL_DOMAINS = (
     "com|net|org|io|info|biz|shop|store|online|site|xyz|top|app|dev|club|live|link|click|page|vip|pro|icu|win|bet|loan"
     "|example|test|invalid|co|me|tv|cc|de|at|ch|fr|es|it|nl|be|uk|us|eu|cn|ru|in|br|mx|pl|tk|ml|ga|cf|gq|ly|gg|ai|hk|tw|jp"
@@ -29,30 +28,26 @@ _ADDRESS = re.compile(
     rf"\s?(?:{TOP_LEVEL_DOMAINS})\b(?![\w-])"
     r"|[\w.+-]+\s?(?:@|\[at\]|\(at\))\s?[\w-]+|(?:^|\s)@\w{2,}|\b(?:\d{1,3}\.){3}\d{1,3}\b|\bmailto:|\btel:"
 )
-_DIGITS = re.compile(r"(?:\+?\d[\s().\-/–]*){7,}")
-_PRICE_OR_YEAR = re.compile(r"(?:[$€£¥]\s?)?\d{1,3}(?:[.,]\d{3})+(?:[.,]\d{2})?|(?:19|20)\d\d\s?[-–/]\s?(?:19|20)\d\d")
-_NUMBER_WORDS = re.compile(
-    r"(?:(?:zero|oh|one|two|three|four|five|six|seven|eight|nine|null|eins|zwei|zwo|drei|vier|funf|sechs|sieben|acht|neun"
-    r"|cero|uno|dos|tres|cuatro|cinco|seis|siete|ocho|nueve|un|deux|trois|quatre|cinq|sept|huit|neuf|double|triple"
-    r"|\d) ){6,}"
-    r"|[零〇一二三四五六七八九幺两]{7,}"
-)
 _ROLE = re.compile(
     r"(?i)(?:^|[\s\[({<|>#*\"'.!?;])(?:system|assistant|user|human|developer|tool|function|ai|bot|model|instruction|prompt"
     r"|sistema|asistente|usuario|système|utilisateur|systeme|nutzer|benutzer|assistent|系统|助手|用户)\s*[\])}>|*\"']*\s*[:：=>]"
     r"|<\s*/?\s*[a-z|!?]|[\[{]\s*/?\s*(?:system|inst|assistant|user|end|start|im_)|[{\"']role[\"']?\s*:|#{2,}|`{2,}|-{3,}|={3,}"
+    r"|\brole[\"']?\s*[:=]|\b(?:system|assistant|developer|admin)\s+(?:[-–—]|says?\b)|\bQ\s?:.*\bA\s?:|\${2}|\{\{|<!--"
+    r"|\b(?:human|user|ai|assistant) turn\b|(?:^|\s)/(?:system|admin|user|assistant)\b"
+    r"|[‹«]\s?(?:system|assistant|user)|\w_(?:result|call|message)\s?:"
     r"|\bEND OF\b|\bBEGIN\b|</|\|>|<\||[《【\[]\s*(?:系统|指令|system)"
 )
 
 
 _DOTTED = re.compile(
-    r"(?i)\b[a-z0-9-]{2,}[.․。．｡][a-z]{2,}(?:/|\b)(?<!\.js)(?<!\.net)|\bxn--|\b1?-?8\d\d-[A-Z0-9-]{4,}"
+    r"(?i)\b[a-z0-9-]{2,}[.․。．｡][a-z]{2,}(?:/|\b)(?<!\.js)(?<!\.net)|[a-z0-9]\s?[点點]\s?[a-z]{2,}|\bxn--|\b1?-?8\d\d-[A-Z0-9-]{4,}"
     r"|\b[\w-]+\s*[\[({]\s*(?:dot|punkt|punto|point|at)\s*[\])}]"
 )
 """What may be an address with an unusual end, or one in disguise."""
 _ESCAPES = re.compile(
     r"(?:%[0-9a-fA-F]{2}){3,}|(?:&#?\w{1,8};){2,}|(?:\\[ux][0-9a-fA-F]{2,4}){2,}|(?:=[0-9A-F]{2}){3,}"
-    r"|(?:\\[0-7]{3}){3,}|(?:\b\d{1,3}[-.,; ]\s?){7,}\d{1,3}\b|(?:[.\-·–—•]{1,6}[\s/|]+){6,}"
+    r"|(?:\\[0-7]{3}){3,}|(?:\b\d{1,3}[-.,; ]\s?){7,}\d{1,3}\b|(?:[.\-·–—•]{1,6}[\s/|]+){5,}"
+    r"|(?:\b[ABab]{5}\s?){3,}|\b(?=[0-9a-f]*\d[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{8,}\b"
     r"|(?=[A-Za-z0-9+/_-]*[a-z])(?=[A-Za-z0-9+/_-]*[A-Z])(?=[A-Za-z0-9+/_-]*\d)[A-Za-z0-9+/_-]{20,}={0,2}"
     r"|[A-Za-z0-9+/]{10,}={1,2}(?!\w)"
 )
@@ -73,6 +68,8 @@ class Rule(StrEnum):
     RETURN_CLAIM = "claim_of_return"
     AUTHORITY = "label_or_authority"
     IMPOSTOR = "impostor"
+    ABOUT_ANSWER = "talk_of_the_answer"
+    UNREAD = "unread_language"
 
     @property
     def is_refused(self) -> bool:
@@ -93,6 +90,8 @@ _REMEDIES = {
     Rule.RETURN_CLAIM: "held for review: it promises money or a return",
     Rule.AUTHORITY: "held for review: it poses as a label, an answer or an authority",
     Rule.IMPOSTOR: "held for review: it resembles another advertiser's title or name",
+    Rule.ABOUT_ANSWER: "held for review: it talks of answers, readers, labels or competitors",
+    Rule.UNREAD: "held for review: screening does not read its language",
 }
 _BY_LABEL = {
     "instruction": Rule.INSTRUCTION,
@@ -101,7 +100,14 @@ _BY_LABEL = {
     "authority": Rule.AUTHORITY,
     "authority_text": Rule.AUTHORITY,
     "contact": Rule.CONTACT,
+    "about_answer": Rule.ABOUT_ANSWER,
 }
+_TOGETHER = {
+    frozenset({"money", "certainty"}): Rule.RETURN_CLAIM,
+    frozenset({"body", "soon"}): Rule.HEALTH_CLAIM,
+}
+"""Labels of phrases that say nothing alone, with what they are together."""
+_PERCENT = re.compile("[%％]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +146,7 @@ def is_planted(creative: Creative) -> bool:
 
 @lru_cache(maxsize=200_000)
 def _carries(text: str) -> bool:
-    if _has_address(text) or _ROLE.search(text) or _DIGITS.search(_PRICE_OR_YEAR.sub(" ", text)):
+    if _has_address(text) or _ROLE.search(text) or has_digits(without_prices(text)):
         return True
     return "instruction" in _phrases().labels(plain(text))
 
@@ -151,10 +157,11 @@ def _broken(text: str, is_title: bool) -> set[Rule]:
     found = {rule for rule, test in _TESTS if test(text)}
     labels = frozenset[str]()
     for reading in readings(text):
-        labels |= _phrases().labels(plain(reading))
+        labels |= _phrases().labels(plain(_PERCENT.sub(" percent ", reading)))
         if _has_address(reading):
             found.add(Rule.ADDRESS)
-    found |= {_BY_LABEL[label] for label in labels}
+    found |= {_BY_LABEL[label] for label in labels if label in _BY_LABEL}
+    found |= {rule for together, rule in _TOGETHER.items() if together <= labels}
     return found if is_title or "authority_text" in labels else found - {Rule.AUTHORITY}
 
 
@@ -162,31 +169,18 @@ def _has_address(text: str) -> bool:
     return _ADDRESS.search(text) is not None
 
 
-def _has_phone(text: str) -> bool:
-    rest = _PRICE_OR_YEAR.sub(" ", text)
-    if _NUMBER_WORDS.search(plain(rest)):
-        return True
-    if sum(map(str.isdigit, unicodedata.normalize("NFKC", rest))) < LEAST_DIGITS:
-        return False
-    for reading in (rest, next(iter(readings(rest)))):
-        if any(phonenumbers.PhoneNumberMatcher(reading, region).has_next() for region in REGIONS):
-            return True
-        if _DIGITS.search(reading):
-            return True
-    return False
-
-
 def _is_encoded(text: str) -> bool:
-    return _ESCAPES.search(text) is not None or is_shifted(text) or any(True for _ in decoded(text))
+    return _ESCAPES.search(text) is not None or is_turned(text) or any(True for _ in decoded(text))
 
 
 _TESTS: tuple[tuple[Rule, Callable[[str], bool]], ...] = (
     (Rule.DISGUISE, lambda text: bool(hidden_characters(text))),
     (Rule.ENCODED, _is_encoded),
     (Rule.CONTACT, lambda text: _DOTTED.search(text) is not None),
+    (Rule.UNREAD, is_unread),
     (Rule.ROLE_TAG, lambda text: _ROLE.search(text) is not None),
     (Rule.ADDRESS, _has_address),
-    (Rule.PHONE, _has_phone),
+    (Rule.PHONE, has_phone),
 )
 
 

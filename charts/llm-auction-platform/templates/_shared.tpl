@@ -1,0 +1,1 @@
+../../llm-auction-operator/templates/_shared.tpl
