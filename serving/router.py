@@ -110,7 +110,7 @@ class Router:
         self.accounts = AccountStore(self.database, [derived(one, "api keys") for one in verifying])
         self.publishers = PublisherStore(self.database)
         self.placements = PlacementDirectory(self.publishers)
-        self.idempotency = IdempotencyStore(self.database, derived(secret, "idempotency keys"))
+        self.idempotency = IdempotencyStore(self.database, [derived(one, "idempotency keys") for one in verifying])
         self.signer = TokenSigner(key_ring([derived(one, "click tokens") for one in verifying]))
         self.receipts = ReceiptSigner([derived(one, "receipts") for one in verifying])
         self.clicks = RecentClicks()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -52,11 +53,14 @@ class Claim:
 
 
 class IdempotencyStore:
-    """The keys of one database. Times are aware moments."""
+    """The keys of one database. Times are aware moments.
 
-    def __init__(self, database: Database, secret: bytes) -> None:
+    New keys are stored under the first of the `secrets`; those that were stored under another one are found as well.
+    """
+
+    def __init__(self, database: Database, secrets_: Sequence[bytes]) -> None:
         self._database = database
-        self._secret = secret
+        self._secrets = tuple(secrets_)
 
     def begin(
         self, owner: str, key: str, request: bytes, now: datetime, abandoned_after: timedelta
@@ -67,19 +71,25 @@ class IdempotencyStore:
         with another request, StillRunning that another request holds the claim.
         """
         name = f"{owner}\0{key}".encode()
-        claim = Claim(self._derived(b"key", name), secrets.token_bytes(16), self._derived(b"answer", name))
+        holder = secrets.token_bytes(16)
+        claims = [
+            Claim(_derived(secret, b"key", name), holder, _derived(secret, b"answer", name)) for secret in self._secrets
+        ]
         request_digest = hashlib.sha256(request).digest()
-        own = idempotent_requests.c.digest == claim.digest
-        row = {
-            "digest": claim.digest,
-            "request": request_digest,
-            "holder": claim.holder,
-            "answer": None,
-            "created_at": checked_moment("now", now),
-            "expires_at": now + KEPT,
-        }
+        checked_moment("now", now)
 
         def work(connection: Connection) -> Claim | StoredAnswer:
+            known = self._stored(connection, claims) if len(claims) > 1 else None
+            claim = known or claims[0]
+            own = idempotent_requests.c.digest == claim.digest
+            row = {
+                "digest": claim.digest,
+                "request": request_digest,
+                "holder": claim.holder,
+                "answer": None,
+                "created_at": now,
+                "expires_at": now + KEPT,
+            }
             connection.execute(delete(idempotent_requests).where(own, idempotent_requests.c.expires_at <= now))
             new = self._database.insert(idempotent_requests).values(row).on_conflict_do_nothing()
             if connection.execute(new.returning(idempotent_requests.c.digest)).first() is not None:
@@ -125,8 +135,15 @@ class IdempotencyStore:
         expired = delete(idempotent_requests).where(idempotent_requests.c.expires_at <= checked_moment("now", now))
         return self._database.transact(lambda connection: connection.execute(expired).rowcount, idempotent=True)
 
-    def _derived(self, purpose: bytes, name: bytes) -> bytes:
-        return hmac.digest(self._secret, purpose + b"\0" + name, hashlib.sha256)
+    def _stored(self, connection: Connection, claims: Sequence[Claim]) -> Claim | None:
+        """Return the claim under whose secret the key is on record."""
+        digests = idempotent_requests.c.digest
+        known = set(connection.execute(select(digests).where(digests.in_([c.digest for c in claims]))).scalars())
+        return next((claim for claim in claims if claim.digest in known), None)
+
+
+def _derived(secret: bytes, purpose: bytes, name: bytes) -> bytes:
+    return hmac.digest(secret, purpose + b"\0" + name, hashlib.sha256)
 
 
 def _decrypted(text: bytes, claim: Claim) -> StoredAnswer:

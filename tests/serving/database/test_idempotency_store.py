@@ -20,7 +20,7 @@ def claimed(store: IdempotencyStore, minutes: int = 0, request: bytes = b"r") ->
 
 
 def test_of_many_requests_at_once_one_gets_the_claim(database: Database) -> None:
-    store = IdempotencyStore(database, b"secret")
+    store = IdempotencyStore(database, [b"secret"])
 
     def ask(_: int) -> str:
         try:
@@ -33,7 +33,7 @@ def test_of_many_requests_at_once_one_gets_the_claim(database: Database) -> None
 
 
 def test_an_answer_is_returned_until_it_expires(database: Database) -> None:
-    store = IdempotencyStore(database, b"secret")
+    store = IdempotencyStore(database, [b"secret"])
     claim = claimed(store)
     assert isinstance(claim, Claim)
     store.save(claim, ANSWER)
@@ -44,7 +44,7 @@ def test_an_answer_is_returned_until_it_expires(database: Database) -> None:
 
 
 def test_an_abandoned_claim_is_taken_over_and_its_holder_cannot_answer(database: Database) -> None:
-    store = IdempotencyStore(database, b"secret")
+    store = IdempotencyStore(database, [b"secret"])
     first = claimed(store)
     with pytest.raises(StillRunning):
         claimed(store, 14)
@@ -59,10 +59,23 @@ def test_an_abandoned_claim_is_taken_over_and_its_holder_cannot_answer(database:
 
 
 def test_a_released_claim_is_free(database: Database) -> None:
-    store = IdempotencyStore(database, b"secret")
+    store = IdempotencyStore(database, [b"secret"])
     claim = claimed(store)
     assert isinstance(claim, Claim)
     store.release(claim)
     assert isinstance(claimed(store), Claim)
     with pytest.raises(StillRunning):
         store.save(claim, ANSWER)
+
+
+def test_an_answer_is_found_after_the_secret_was_rotated(database: Database) -> None:
+    before, after = IdempotencyStore(database, [b"old"]), IdempotencyStore(database, [b"new", b"old"])
+    claim = claimed(before)
+    assert isinstance(claim, Claim)
+    with pytest.raises(StillRunning):
+        claimed(after)
+    before.save(claim, ANSWER)
+    assert claimed(after, 1) == ANSWER
+    with pytest.raises(KeyReused):
+        claimed(after, 1, request=b"another")
+    assert isinstance(claimed(IdempotencyStore(database, [b"new"]), 1), Claim), "without the old secret it is unknown"
