@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -96,7 +96,7 @@ class Operator:
         self.irpojobs = Controller(irpojob_reconciler(), self.api, self.metrics, *readers)
         self.services = Controller(auctionservice_reconciler(observer), self.api, self.metrics, *readers)
         self.policies = Controller(retrainpolicy_reconciler(), self.api, self.metrics, *readers)
-        self._leading = False
+        self._candidate = self._leading = False
         self._stop = threading.Event()
 
     def run(self) -> None:
@@ -111,10 +111,13 @@ class Operator:
             self._start_servers(stack)
             self.cache.start()
             stack.callback(self.cache.stop)
-            if self.lease is not None:
+            if not self._wait_until(self.cache.synced):
+                return
+            if self.lease is not None:  # not before: a holder that knows nothing would keep the others from leading
                 self.lease.start()
                 stack.callback(self.lease.stop)
-            if self._wait_until_ready():
+                self._candidate = True
+            if self._wait_until(self._may_write):
                 self._lead(stack)
                 self._wait_while_leading()
 
@@ -151,7 +154,7 @@ class Operator:
             stack.callback(health.close)
 
     def _healthy(self) -> bool:
-        leases = self.lease is None or self.lease.alive
+        leases = self.lease is None or self.lease.alive or not self._candidate
         return leases and self.cache.alive() and all(one.alive() for one in self._controllers() if self._leading)
 
     def _controllers(self) -> tuple[Controller[Any, Any, Any], ...]:
@@ -165,11 +168,11 @@ class Operator:
 
     # -- leading ---------------------------------------------------------------------------------------------------
 
-    def _wait_until_ready(self) -> bool:
-        """Wait until the caches are filled and this replica leads; return False if it is stopped before."""
+    def _wait_until(self, holds: Callable[[], bool]) -> bool:
+        """Wait until `holds()`; return False if the process is stopped before."""
         while not self._stop.wait(POLL_S):
             self._check_credentials()
-            if self.cache.synced() and self._may_write():
+            if holds():
                 return True
         return False
 

@@ -15,7 +15,7 @@ def test_a_pass_over_an_unchanged_service_takes_no_action() -> None:
         assert world.step(60).actions == ()
 
 
-def test_an_object_that_somebody_changed_is_applied_again() -> None:
+def test_an_object_that_was_changed_by_hand_is_applied_again() -> None:
     world = serving()
     deployment = world.objects["Deployment", "ads-router"]
     world.objects["Deployment", "ads-router"] = {**deployment, "spec": {**deployment["spec"], "replicas": 7}}

@@ -40,7 +40,7 @@ def test_what_differs_in_form_alone_is_current(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", OTHER)
-def test_what_somebody_changed_is_not_current(case: str) -> None:
+def test_what_was_changed_is_not_current(case: str) -> None:
     existing, wanted = OTHER[case]
     assert not contains(existing, wanted)
 
