@@ -100,7 +100,7 @@ def main() -> None:
     ]
     dense_HF = np.stack([one.dense_F for one in fitted])
     width = (dense_HF.shape[1] - len(Topic)) // 2
-    arrays = {
+    arrays: dict[str, Any] = {
         "pieces_R2": np.stack([one.pieces_R for one in fitted[:2]], 1),
         "topic_pieces_RT": np.stack([one.pieces_R for one in fitted[2:]], 1),
         "english_HD": dense_HF[:, :width] * LENGTHS[0],
@@ -155,11 +155,12 @@ def _held_out(examples: Sequence[Example], heads: Sequence[tuple[Any, Array]]) -
     logits_NH, blind_N = np.zeros((len(examples), 2), np.float32), np.zeros(len(examples), np.float32)
     for fold in range(FOLDS):
         kept, held = np.flatnonzero(folds_N != fold), np.flatnonzero(folds_N == fold)
+        apart = [examples[number] for number in held.tolist()]
         for head, (target, weights) in enumerate(heads):
             fitted = _fit(examples, kept, target, weights, ROWS, 1)
-            logits_NH[held, head] = [_logit(fitted, examples[number]) for number in held]
+            logits_NH[held, head] = [_logit(fitted, one) for one in apart]
             if head == 0:
-                blind_N[held] = [_logit(fitted, examples[number], hidden=True) for number in held]
+                blind_N[held] = [_logit(fitted, one, hidden=True) for one in apart]
     return logits_NH, blind_N
 
 

@@ -33,7 +33,7 @@ from simulator.users.reading import Read
 from simulator.world import Query
 
 OUT = Path("build/bench/floor.json")
-SESSIONS = 2_000
+SESSIONS = 400
 SECONDS = 0.2
 """Time between two questions of all users together."""
 SEED = 7

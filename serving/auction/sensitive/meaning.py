@@ -70,9 +70,21 @@ class Meaning:
         """Read the packaged classifier."""
         source = resources.files("serving.auction.sensitive") / "data" / CLASSIFIER
         with np.load(BytesIO(source.read_bytes())) as stored:
-            arrays = {name: stored[name].astype(np.float32) for name in stored.files if name != "topics"}
-            scalars = {name: float(arrays.pop(name)) for name in ("threshold", "blind_threshold", "need_bar")}
-            return cls(tuple(Topic(str(name)) for name in stored["topics"]), **arrays, **scalars)
+            weights = {name: stored[name].astype(np.float32) for name in stored.files if name != "topics"}
+            return cls(
+                topics=tuple(Topic(str(name)) for name in stored["topics"]),
+                pieces_R2=weights["pieces_R2"],
+                topic_pieces_RT=weights["topic_pieces_RT"],
+                phrases_HT=weights["phrases_HT"],
+                english_HD=weights["english_HD"],
+                other_HD=weights["other_HD"],
+                biases_H=weights["biases_H"],
+                blind_H=weights["blind_H"],
+                threshold=float(weights["threshold"]),
+                blind_threshold=float(weights["blind_threshold"]),
+                need_bar=float(weights["need_bar"]),
+                probe_D=weights["probe_D"],
+            )
 
     def reads(self, probe_D: Vectors) -> bool:
         """Whether `probe_D`, an encoder's vector of `PROBE`, comes from the encoder that the weights belong to."""
@@ -90,8 +102,8 @@ class Meaning:
 
     def sensitivity(self, reading: Reading, vector_D: Vectors | None) -> float:
         """Return how far a message is above the threshold of sensitive ones, in logits."""
-        threshold = self.threshold if self._sees(vector_D) else self.blind_threshold
-        return self._logit(SENSITIVE, reading, vector_D) - threshold
+        is_blind = vector_D is None or not self.sighted
+        return self._logit(SENSITIVE, reading, vector_D) - (self.blind_threshold if is_blind else self.threshold)
 
     def need(self, reading: Reading, vector_D: Vectors | None) -> float:
         """Return how far a message is above the bar for a need that an offer could meet, in logits."""
@@ -100,12 +112,9 @@ class Meaning:
     def topic(self, reading: Reading, vector_D: Vectors | None) -> Topic:
         """Return the topic that a sensitive message is most likely about."""
         logits_T = reading.logits_H[2:]
-        if self._sees(vector_D):
+        if vector_D is not None and self.sighted:
             logits_T = logits_T + (self.english_HD if reading.is_english else self.other_HD)[2:] @ vector_D
         return self.topics[int(np.argmax(logits_T))]
-
-    def _sees(self, vector_D: Vectors | None) -> bool:
-        return self.sighted and vector_D is not None
 
     def _logit(self, head: int, reading: Reading, vector_D: Vectors | None) -> float:
         if vector_D is None or not self.sighted:
