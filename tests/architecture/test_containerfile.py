@@ -35,11 +35,11 @@ def test_every_stage_uses_earlier_ones_and_every_image_of_the_chart_is_a_target(
             stages.append(found[2])
         if found := re.match(r"COPY --from=(\S+)", line):
             assert found[1] in stages
-    values = yaml.safe_load((ROOT / "charts" / "llm-auction" / "values.yaml").read_text(encoding="utf-8"))
-    wanted = {values[part]["image"] for part in ("operator", "workers")} | {
-        "llm-auction-router:",
-        "llm-auction-policy:",
-    }
+    operator, platform = (
+        yaml.safe_load((ROOT / "charts" / f"llm-auction-{chart}" / "values.yaml").read_text(encoding="utf-8"))
+        for chart in ("operator", "platform")
+    )
+    wanted = {operator["image"], *platform["images"].values()}
     assert {image.removeprefix("llm-auction-").partition(":")[0] for image in wanted} <= set(stages)
 
 
