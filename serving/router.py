@@ -24,7 +24,7 @@ from serving.accounts.idempotency import IdempotencyStore
 from serving.accounts.keys import AccountStore
 from serving.accounts.publishers import PlacementDirectory, PublisherStore
 from serving.answering.answer import RouterContext, RunningAnswer, write_answer
-from serving.answering.auction_records import AuctionLog
+from serving.answering.auction_records import AuctionLog, OwnedRecord
 from serving.answering.delivery import Delivery
 from serving.answering.finalise import AdsPerAnswer, Sinks, finalise
 from serving.answering.question import Question
@@ -68,6 +68,8 @@ LEDGER_AWAY = "ledger:away"
 """Why answers have no ads while the ledger is away for too long."""
 PLACEMENTS_S = 5.0
 PROBE_S = 2.0
+RECORDED_S = 2.0
+"""How long a reader of an auction's record waits for an answer that is being finalised."""
 DELIVERY_S = 120.0
 """How long a written answer may take to be sent before it is finalised as far as it was taken."""
 FINALISED_S = 5.0
@@ -158,7 +160,7 @@ class Router:
         self.in_flight = 0
         self.draining = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._finalising: set[asyncio.Task[None]] = set()
+        self._finalising: dict[str, asyncio.Task[None]] = {}
         self._watch_gauges()
         self.metrics_port = self.metrics.expose(settings.metrics_address) if settings.metrics_address else 0
 
@@ -184,9 +186,15 @@ class Router:
         task = asyncio.create_task(write_answer(request, self.context, deltas))
         answer = RunningAnswer(request, deltas, task, Delivery())
         finalising = asyncio.create_task(self._finalise(answer))
-        self._finalising.add(finalising)
-        finalising.add_done_callback(self._answer_ended)
+        self._finalising[request.auction_id] = finalising
+        finalising.add_done_callback(lambda _: self._answer_ended(request.auction_id))
         return answer
+
+    async def recorded(self, auction_id: str) -> OwnedRecord | None:
+        """Return the record of an auction: of an answer that was just sent, too, which is finalised at once."""
+        if (finalising := self._finalising.get(auction_id)) is not None:
+            await asyncio.wait((finalising,), timeout=RECORDED_S)
+        return self.records.get(auction_id)
 
     async def start(self) -> None:
         """Load campaigns and policy, and start the background tasks. The database has to be readable."""
@@ -213,7 +221,7 @@ class Router:
         """Stop the background tasks; afterwards all events are on disk, and most of them are in the ledger."""
         self.draining = True
         if self._finalising:
-            await asyncio.wait(self._finalising, timeout=FINALISED_S)
+            await asyncio.wait(self._finalising.values(), timeout=FINALISED_S)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -259,8 +267,8 @@ class Router:
         except Exception as error:
             log.error("answer.not_finalised", auction_id=answer.request.auction_id, reason=type(error).__name__)
 
-    def _answer_ended(self, task: asyncio.Task[None]) -> None:
-        self._finalising.discard(task)
+    def _answer_ended(self, auction_id: str) -> None:
+        del self._finalising[auction_id]
         self.in_flight -= 1
 
     def _ledger(self) -> LedgerProcess | LedgerThread | None:

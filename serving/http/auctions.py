@@ -38,7 +38,7 @@ def auction_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
             ApiError: 404 if this router has no record of this id, or another key owns it.
         """
         caller = await gate.caller(request, *Role, anonymous=True)
-        owned = router.records.get(auction_id)
+        owned = await router.recorded(auction_id)
         record = None if owned is None else await asyncio.to_thread(_seen, owned, caller, router)
         if record is None:
             raise ApiError(404, _unknown(auction_id, router), "auction_id", "auction_not_found")
@@ -72,7 +72,7 @@ def auction_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
             ApiError: 404 if this router has no record of this id, or it shows nothing of the caller's.
         """
         caller = await gate.caller(request, *Role, anonymous=True)
-        owned = router.records.get(auction_id)
+        owned = await router.recorded(auction_id)
         found = None if owned is None else _disclosed(owned, caller, router)
         if found is None:
             raise ApiError(404, _unknown(auction_id, router), "auction_id", "auction_not_found")

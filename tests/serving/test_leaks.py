@@ -16,6 +16,9 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from serving.bid_scale import BidScale
+from tests.serving.conftest import Running, ScriptedPolicy, running, writes
+
 EXAMPLES = 12
 PAGES = (
     *("/v1/models", "/v1/auctions", "/v1/reports", "/v1/reports/events", "/v1/summary", "/v1/campaigns", "/v1/keys"),
@@ -68,6 +71,15 @@ def sent(response: Any) -> str:
     """Return all that a response says, its redirects' addresses included."""
     head = "\n".join(f"{name}: {value}" for name, value in response.headers.items())
     return f"{head}\n\n{response.text}"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A router whose scale takes bids that no other number resembles."""
+    scale = BidScale({"EUR": 100_000_000})
+    folder = tmp_path_factory.mktemp("leaks")
+    with running(folder, ScriptedPolicy(writes("Try {A1}.")), bid_scale=scale) as router:
+        yield router
 
 
 @pytest.fixture(scope="module")
