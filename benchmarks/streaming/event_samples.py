@@ -47,19 +47,19 @@ def generated_interaction(
     *,
     currency: str,
     reader: Reader | None,
-    seen: Context | None = None,
+    ad_load: float = 1.0,
     answer_s: float = 0.0,
 ) -> Interaction:
     """Return the event of a policy's answer, as `serving.answering.interactions` records it.
 
-    `context` has the bids as they were made, `seen` the bids under an ad load, as the policy saw them.
+    `context` has the bids as they were made; the policy saw them times `ad_load`.
     """
-    seen_bids = (seen or context).bids()
     return Interaction(
         occurred_at=at,
         auction_id=auction,
         outcome="answered",
         currency=currency,
+        ad_load=ad_load,
         model="llm-auction",
         model_version=digest[:16],
         model_digest=digest,
@@ -73,7 +73,7 @@ def generated_interaction(
                 advertiser=c.ad.advertiser,
                 category=c.ad.category,
                 bid_micros=c.bid,
-                shown_bid_micros=seen_bids[c.ad.id],
+                shown_bid_micros=round(c.bid * ad_load),
                 pricing="click",
             )
             for c in context.candidates

@@ -73,8 +73,8 @@ def served(
         max_new_tokens=settings.max_new_tokens,
     )
     return [
-        row(seed * 1_000_000 + n, begin + timedelta(seconds=n * every_s), c, s, g, own, digest, sampling, rng)
-        for n, (c, s, g, own) in enumerate(zip(made, seen, answers, clicks, strict=True))
+        row(seed * 1_000_000 + n, begin + timedelta(seconds=n * every_s), c, ad_load, g, own, digest, sampling, rng)
+        for n, (c, g, own) in enumerate(zip(made, answers, clicks, strict=True))
     ]
 
 
@@ -82,7 +82,7 @@ def row(
     number: int,
     at: datetime,
     made: Context,
-    seen: Context,
+    ad_load: float,
     generation: Generation,
     clicks: dict[AdId, bool],
     digest: str,
@@ -101,7 +101,7 @@ def row(
         profile=ReaderProfile(interests=profile.interests, location=profile.location),
     )
     event = generated_interaction(
-        auction, at, made, generation, sampling, digest, currency="EUR", reader=reader, seen=seen
+        auction, at, made, generation, sampling, digest, currency="EUR", reader=reader, ad_load=ad_load
     )
     judgement = Judgement(
         occurred_at=at + timedelta(seconds=1),
