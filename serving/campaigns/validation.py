@@ -62,7 +62,9 @@ class _Faults:
         self.found: list[InputError] = []
 
     def add(self, place: str, value: object, remedy: str) -> None:
-        self.found.append(InputError(place, value, remedy))
+        """Add a fault, unless its remedy for this place is known: one text may break several rules of one kind."""
+        if not any((fault.place, fault.remedy) == (place, remedy) for fault in self.found):
+            self.found.append(InputError(place, value, remedy))
 
     def require(self, condition: bool, place: str, value: object, remedy: str) -> None:
         if not condition:
