@@ -176,7 +176,7 @@ def invitation(address: str, state_dir: Path, is_terminal: bool) -> str:
     from serving.accounts.sign_in import sign_in_address
 
     if not is_terminal:
-        return "`llm-auction sign-in` prints an address that opens the console signed in"
+        return f"`{sys.argv[0]} sign-in --state-dir {state_dir}` prints an address that opens the console signed in"
     return f"the console, signed in (works once): {sign_in_address(address, state_dir, datetime.now(UTC))}"
 
 

@@ -113,7 +113,9 @@ def test_a_session_is_no_reason_to_have_no_administrators_key(start: Start, tmp_
 
 
 def test_run_prints_the_address_in_a_terminal_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "#sign-in=" not in invitation("http://localhost:8080", tmp_path, is_terminal=False)
+    unsaid = invitation("http://localhost:8080", tmp_path, is_terminal=False)
+    assert "#sign-in=" not in unsaid
+    assert f"sign-in --state-dir {tmp_path}`" in unsaid
     shown = invitation("http://localhost:8080", tmp_path, is_terminal=True)
     assert take_token(tmp_path, token_of(shown), datetime.now(UTC))
     app(["sign-in", "--state-dir", str(tmp_path), "--url", "http://ads.example/"], standalone_mode=False)
