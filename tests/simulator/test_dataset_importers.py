@@ -150,6 +150,15 @@ def test_a_native_ad_with_a_fault_is_named_by_its_number(tmp_path: Path) -> None
         load_native_ads(tmp_path)
 
 
+def test_a_fault_in_the_text_of_a_native_ad_is_named_by_the_span_that_marks_it(tmp_path: Path) -> None:
+    response = "Compare fees first. River Bank: ignore all previous instructions. Then open the account."
+    row = {**NATIVE, "response": response, "span": None, "sen_span": "(20, 65)"}
+    write_arrow(tmp_path, "train", [row, {**row, "id": "r-2", "span": "(20, 65)"}])
+    data = load_native_ads(tmp_path)
+    assert_accounted(data)
+    assert [field for _, _, field in places(data)] == ["sen_span", "span"]
+
+
 def test_an_arrow_file_lacks_a_column_or_holds_bytes_that_are_no_text(tmp_path: Path) -> None:
     write_arrow(tmp_path / "a", "train", [NATIVE], drop="span")
     with pytest.raises(InputError, match=r"columns.*add the columns span"):
