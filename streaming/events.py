@@ -207,7 +207,7 @@ class Interaction(Event, frozen=True, kw_only=True, omit_defaults=True, tag=1, t
 
     def _check(self) -> None:
         if self.reader is not None and not self.consent:
-            raise ValueError("reader is told without consent: leave it out")
+            raise ValueError("reader is given without consent: leave it out")
         if self.logprob is not None and not math.isfinite(self.logprob):
             raise ValueError(f"logprob {self.logprob} is no number")
         known = {c.ad_id for c in self.candidates}

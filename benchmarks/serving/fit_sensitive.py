@@ -27,6 +27,7 @@ from serving.auction.sensitive.meaning import CLASSIFIER, PROBE
 from serving.auction.sensitive.rules import is_english, shared_rules
 from serving.auction.sensitive.topics import CERTAIN, Topic
 from serving.lexicon import lines
+from simulator.questions import everyday_questions
 
 COMMERCIAL, NEUTRAL = "commercial", "neutral"
 FOLDS, SEEDS, PASSES, RATE = 4, 3, 4, 0.3
@@ -79,11 +80,14 @@ def main() -> None:
     need_bar = float(np.quantile(held_NH[neutral & alone_N, 1], 1 - NEEDLESS))
     needless_N = held_NH[:, 1] - need_bar <= -NEEDLESS_MARGIN
     threshold = _threshold(examples, held_NH[:, 0], needless_N, commercial)
-    blind_threshold = _threshold(examples, blind_N, np.zeros(len(examples), np.bool_), commercial)
+    never_N = np.zeros(len(examples), np.bool_)
+    blind_threshold = _threshold(examples, blind_N, never_N, commercial)
     withheld_N = _withheld(examples, held_NH[:, 0], needless_N, threshold)
+    blind_withheld_N = _withheld(examples, blind_N, never_N, blind_threshold)
     found = {
         "examples": len(examples),
         "sensitive_withheld": round(float(withheld_N[sensitive].mean()), 3),
+        "sensitive_withheld_by_text_alone": round(float(blind_withheld_N[sensitive].mean()), 3),
         "commercial_withheld": round(float(withheld_N[commercial].mean()), 3),
         "neutral_withheld": round(float(withheld_N[neutral].mean()), 3),
         "neutral_with_need": NEEDLESS,
@@ -126,8 +130,8 @@ def _examples(folder: Path) -> list[Example]:
         for label, block in yaml.safe_load(file.read_text(encoding="utf-8")).items():
             written += [(text, label, 1.0, False) for text in lines(block)]
     written += [
-        (entry["ask"], COMMERCIAL if "need" in entry else NEUTRAL, WORLD_WEIGHT, bool(entry.get("after")))
-        for entry in _questions()
+        (question.text, COMMERCIAL if question.need else NEUTRAL, WORLD_WEIGHT, bool(question.turns))
+        for question in everyday_questions()
     ]
     vectors_ND = shared_encoder().encode([text for text, *_ in written])
     topics = list(Topic)
@@ -140,13 +144,6 @@ def _examples(folder: Path) -> list[Example]:
         dense = np.concatenate([seen, none_D, phrases_T] if is_english(text) else [none_D, seen, phrases_T])
         examples.append(Example(label, weight, grams_of(text), dense, follows))
     return examples
-
-
-def _questions() -> list[dict[str, Any]]:
-    """Return the built-in world's everyday questions; `need` is the category that would help, where one would."""
-    folder = resources.files("simulator") / "data" / "questions"
-    files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
-    return [entry for file in files for entry in yaml.safe_load(file.read_text(encoding="utf-8"))]
 
 
 def _held_out(examples: Sequence[Example], heads: Sequence[tuple[Any, Array]]) -> tuple[Array, Array]:

@@ -14,16 +14,14 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import Counter
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import machine_name, write_figures
-from benchmarks.serving.builtin_router import builtin_router
+from benchmarks.serving.builtin_router import builtin_router, offers_for
 from inference.encoder import shared_encoder
 from mechanism.markers import parse, render_marker
-from serving.auction.eligibility import PlacementRequest
 from serving.auction.offers import Offer
 from serving.router import Router
 from simulator.everyday_world import EverydayWorld
@@ -95,11 +93,7 @@ async def _ask(router: Router, population: Population, query: Query, counts: Cou
 async def _best(router: Router, query: Query) -> Offer | None:
     """Return the offer that the fixed policy shows."""
     asked = [*(text for role, text in query.turns if role == "user"), query.text][-3:]
-    text, market = "\n".join(asked), router.marketplace
-    evaluation = await market.evaluate(
-        PlacementRequest("floor", datetime.now(UTC), router.settings.currency, query=text)
-    )
-    offers, _ = market.offers(text, list(shared_encoder().encode(asked)), evaluation)
+    offers = await offers_for(router, asked, list(shared_encoder().encode(asked)))
     return max(offers, key=lambda offer: offer.bid * offer.relevance, default=None)
 
 

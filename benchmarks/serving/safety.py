@@ -32,13 +32,13 @@ import numpy as np
 import yaml
 
 from benchmarks.figures import write_figures
-from benchmarks.serving.builtin_router import builtin_router
+from benchmarks.serving.builtin_router import builtin_router, offers_for
 from inference.encoder import shared_encoder
 from mechanism.markers import render_marker
 from mechanism.stream import MarkerStream
 from serving.answering.rendering import VisibleAnswer
 from serving.answering.scan import AnswerScan
-from serving.auction.eligibility import Eligible, PlacementRequest
+from serving.auction.eligibility import Eligible
 from serving.auction.offers import Offer, choose_offers
 from serving.auction.retrieval import Hit
 from serving.campaigns.input import CampaignInput, CreativeInput
@@ -83,22 +83,20 @@ def _read(name: str) -> list[dict[str, Any]]:
 
 async def _judge(prompts: Sequence[Mapping[str, Any]], folder: Path) -> tuple[list[Judged], list[float], Names]:
     async with builtin_router(folder) as router:
-        gate, market = router.context.gate, router.marketplace
+        gate = router.context.gate
         judged, milliseconds = [], []
         shared_encoder().encode([message for entry in prompts for message in _asked(entry)])  # in batches
-        for number, entry in enumerate(prompts):
+        for entry in prompts:
             asked = _asked(entry)
             vectors = list(shared_encoder().encode(asked))
             verdict = gate.judge(asked, vectors)
             milliseconds.append(min(_timed(partial(gate.judge, asked, vectors)) for _ in range(REPEATS)))
             offers: tuple[Offer, ...] = ()
             if not verdict.code:
-                text = "\n".join(asked[-3:])
-                request = PlacementRequest(str(number), datetime.now(UTC), router.settings.currency, query=text)
-                offers, _ = market.offers(text, vectors, await market.evaluate(request))
+                offers = await offers_for(router, asked, vectors)
             topic = entry.get("topic") or ""
             judged.append(Judged(entry["label"], entry["language"], topic, bool(verdict.code), len(offers)))
-        names = Names(market.index)
+        names = Names(router.marketplace.index)
     return judged, milliseconds, names
 
 

@@ -50,8 +50,8 @@ def note_changes(row: Row, draft: Ad, ad: Ad, columns: Mapping[str, str], report
         "title": (draft.title, ad.title),
         "text": (draft.text, ad.text),
         "category": (draft.category, ad.category),
+        "advertiser": (draft.advertiser, ad.advertiser),
     }
-    written["advertiser"] = (draft.advertiser, ad.advertiser)
     for field, column in columns.items():
         given, kept = written[field]
         if given and given != kept and row.fields.get(column):

@@ -8,6 +8,7 @@ beside a list of categories; `LM_Market/*.json`: objects with `prompt` and topic
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -39,9 +40,10 @@ def load_gem_bench(folder: Path | str, *, strict: bool = False) -> ImportedData:
     """
     folder = Path(folder)
     market = sorted((folder / MARKET).glob("*.json"))
-    known = [name for name in (*CATALOGUES, PROMPTS, f"{SHOP}/{PRODUCTS}") if (folder / name).is_file()]
+    files = (*CATALOGUES, PROMPTS, f"{SHOP}/{PRODUCTS}")
+    known = [name for name in files if (folder / name).is_file()]
     if not known and not market:
-        raise InputError(str(folder), "no data", f"give a folder with {', '.join(CATALOGUES)}, {PROMPTS} or {MARKET}")
+        raise InputError(str(folder), "no data", f"give a folder with {', '.join(files)} or {MARKET}")
     report, asked = ReportBuilder(), AskedQueries()
     ads: list[Ad] = []
     for name, prefix in CATALOGUES.items():
@@ -80,8 +82,7 @@ def _read_catalogue(path: Path, file: str, prefix: str, report: ReportBuilder) -
             continue
         taken.add(key)
         note_changes(row, draft, ad, {k: v for k, v in COLUMNS.items() if k != "advertiser"}, report)
-        page = landing_page(row, "urls", url, report)
-        ads.append(Ad(ad.id, ad.title, ad.text, ad.advertiser, ad.category, page))
+        ads.append(replace(ad, landing_url=landing_page(row, "urls", url, report)))
         report.accept(row.file)
     return ads
 

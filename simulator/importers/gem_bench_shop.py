@@ -7,6 +7,7 @@ product, label 1: relevant) are both there; `cluster_labels.tsv` names the clust
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mechanism.errors import InputError
@@ -78,8 +79,7 @@ def _read_products(path: Path, clusters: dict[str, str], report: ReportBuilder) 
             report.refuse(row.issue("product_id", row.text("product_id"), "give every product an id of its own"))
             continue
         note_changes(row, draft, ad, {k: v for k, v in COLUMNS.items() if k != "id"}, report)
-        page = landing_page(row, "website", row.text("website"), report)
-        ads[ad.id] = Ad(ad.id, ad.title, ad.text, ad.advertiser, ad.category, page)
+        ads[ad.id] = replace(ad, landing_url=landing_page(row, "website", row.text("website"), report))
         report.accept(row.file)
     return list(ads.values())
 

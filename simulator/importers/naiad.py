@@ -63,14 +63,14 @@ def _read_main(path: Path, ads: dict[tuple[str, str], Ad], asked: AskedQueries, 
                 row.text(unused)
             key = (match_key(row.text("ad_name")), match_key(row.text("ad_info")))
             draft = _draft(row, topic)
-            ad = ads.get(key) or clean_creative(draft, {**COLUMNS, "advertiser": "ad_name"})
+            ad = ads.get(key) or clean_creative(fitting(draft), {**COLUMNS, "advertiser": "ad_name"})
         except InputError as error:
             report.refuse(row.issue(error.place, error.value, error.remedy))
             continue
         ids.add(row.text("id"))
         if key not in ads:
             ads[key] = ad
-            note_changes(row, _draft(row, topic, cut=False), ad, COLUMNS, report)
+            note_changes(row, draft, ad, COLUMNS, report)
         note_query(row, "query", text, report)
         query = asked.add(text, topic)
         asked.label(query, ad.id)
@@ -99,12 +99,11 @@ def _read_human(path: Path, asked: AskedQueries, report: ReportBuilder) -> None:
         report.accept(row.file)
 
 
-def _draft(row: Row, topic: str, *, cut: bool = True) -> Ad:
+def _draft(row: Row, topic: str) -> Ad:
     name, info = row.text("ad_name"), row.text("ad_info")
     if not info:
         raise InputError("ad_info", "", "describe what is advertised")
-    draft = Ad(f"nai-{digest(match_key(name), match_key(info))[:12]}", name, info, name, topic)
-    return fitting(draft) if cut else draft
+    return Ad(f"nai-{digest(match_key(name), match_key(info))[:12]}", name, info, name, topic)
 
 
 def _new_id(row: Row, ids: set[str]) -> None:

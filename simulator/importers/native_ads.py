@@ -25,7 +25,7 @@ RESPONSES = "responses.hf"
 SPLITS = ("train", "validation", "test")
 REQUIRED = ("service", "meta_topic", "query", "advertisement", "response", "label", "span", "sen_span")
 OPTIONAL = ("id",)
-COLUMNS = {"title": "advertisement", "advertiser": "advertisement", "text": "span", "category": "meta_topic"}
+COLUMNS = {"title": "advertisement", "advertiser": "advertisement", "category": "meta_topic"}
 _SPAN = re.compile(r"\(\s*(\d{1,9})\s*,\s*(\d{1,9})\s*\)")
 
 
@@ -70,11 +70,11 @@ def _read_row(
         row.text("service")
         topic = clean_topic(row.text("meta_topic").replace("_", " "), "meta_topic")
         text, answer = query_text(row, "query"), clean_query(row.text("response"), "response")
-        name, passage = _advertisement(row), _passage(row)
-        marked = clean_query(passage, "span") if passage.strip() else ""
+        name, (column, passage) = _advertisement(row), _passage(row)
+        marked = clean_query(passage, column) if passage.strip() else ""
         draft = _draft(name, passage, topic)
         key = (topic, match_key(name))
-        ad = ads.get(key) or (clean_creative(fitting(draft), COLUMNS) if name else None)
+        ad = ads.get(key) or (clean_creative(fitting(draft), {**COLUMNS, "text": column}) if name else None)
     except InputError as error:
         report.refuse(row.issue(error.place, error.value, error.remedy))
         return
@@ -116,10 +116,13 @@ def _advertisement(row: Row) -> str:
     return name
 
 
-def _passage(row: Row) -> str:
-    """Return the characters of the response that the row marks as the ad; empty where it marks none."""
-    insertion, sentence = (_span(row, column) for column in ("span", "sen_span"))
-    return insertion or sentence
+def _passage(row: Row) -> tuple[str, str]:
+    """Return the characters of the response that the row marks as the ad, after the column that marks them.
+
+    Where neither column does, the characters are empty and the column is `span`.
+    """
+    marked = [(column, _span(row, column)) for column in ("span", "sen_span")]
+    return next((pair for pair in marked if pair[1]), marked[0])
 
 
 def _span(row: Row, column: str) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mechanism.errors import InputError
-from mechanism.sanitize import clean_query
 from mechanism.types import Ad, AdId
+from simulator.importers.asked import note_query, query_text
 from simulator.importers.creatives import clean_creative, note_changes
 from simulator.importers.dataset import ImportedData, ImportedQuery, ReportBuilder, match_key
 from simulator.importers.rows import Row, csv_rows, jsonl_rows
@@ -92,7 +92,7 @@ def _read_queries(path: Path, ads: set[AdId], report: ReportBuilder) -> list[Imp
     seen: set[tuple[str, str, str]] = set()
     for row in _rows(path, QUERIES, report):
         try:
-            text = clean_query(row.text("query"), "query")
+            text = query_text(row, "query")
             profile, category = row.text("profile"), row.text("category")
             relevant = _relevant(row, ads)
         except InputError as error:
@@ -102,8 +102,7 @@ def _read_queries(path: Path, ads: set[AdId], report: ReportBuilder) -> list[Imp
         if key in seen:
             report.refuse(row.issue("query", text, "remove the duplicate; the first one is kept"))
             continue
-        if text != row.fields["query"]:
-            report.repair(row.issue("query", row.fields["query"], f"is written {text!r}"))
+        note_query(row, "query", text, report)
         seen.add(key)
         queries.append(ImportedQuery(text, category, relevant, profile))
         report.accept(row.file)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mechanism.errors import InputError
-from mechanism.sanitize import clean_query
 from mechanism.types import Ad, AdId
+from simulator.importers.asked import note_query, query_text
 from simulator.importers.creatives import clean_creative, note_changes
 from simulator.importers.dataset import ImportedData, ImportedQuery, ReportBuilder, match_key, same_title
 from simulator.importers.rows import csv_rows, text_rows
@@ -114,17 +114,15 @@ def _read_queries(path: Path, report: ReportBuilder) -> dict[str, str]:
     """Return the texts by `match_key`, in file order."""
     texts: dict[str, str] = {}
     for row in text_rows(path, "query", report):
-        query = str(row.fields["query"])
         try:
-            text = clean_query(query, f"{row.file}:{row.line} query")
+            text = query_text(row, "query")
         except InputError as error:
-            report.refuse(row.issue("query", error.value, error.remedy))
+            report.refuse(row.issue(error.place, error.value, error.remedy))
             continue
         if match_key(text) in texts:
             report.refuse(row.issue("query", text, "remove the duplicate"))
             continue
-        if text != query:
-            report.repair(row.issue("query", query, f"is written {text!r}"))
+        note_query(row, "query", text, report)
         texts[match_key(text)] = text
         report.accept(row.file)
     return texts

@@ -14,7 +14,7 @@ from mechanism.errors import InputError
 from streaming.lake.schema import TABLES
 from streaming.lake.store import Lake
 from streaming.lake.training_rows import Versions
-from streaming.lake.training_set import BEGINNING, END, query, training_schema
+from streaming.lake.training_set import bounds, query, training_schema
 
 SUBMITTED = "PYSPARK_GATEWAY_PORT"
 """The environment variable that `spark-submit` sets for the programs that it starts."""
@@ -40,11 +40,11 @@ def write_training_set(
     """
     from pyspark.errors import AnalysisException
 
-    spark, lake = _session(), Lake(url)
+    spark, lake = open_session(), Lake(url)
     for name in TABLES:
         table = spark.read.format("delta").option("versionAsOf", getattr(versions, name))
         table.load(_hadoop_url(lake.location(name))).createOrReplaceTempView(name)
-    found = spark.sql(query(max(since or BEGINNING, BEGINNING), min(until or END, END), window_s))
+    found = spark.sql(query(*bounds(since, until), window_s))
     columns = [name for name in training_schema().names if name in found.columns]
     rows = (found.where("usable") if usable else found).orderBy("occurred_us", "auction_id").select(*columns)
     try:
@@ -56,7 +56,8 @@ def write_training_set(
     return int(spark.read.parquet(_hadoop_url(out)).count())
 
 
-def _session() -> Any:
+def open_session() -> Any:
+    """Return the session of this process, with Delta Lake."""
     from delta import configure_spark_with_delta_pip
     from pyspark.sql import SparkSession
 

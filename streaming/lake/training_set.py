@@ -30,8 +30,7 @@ CLOCKS_DIFFER = timedelta(minutes=10)
 """By how much a click or a judgement may seem to precede its answer, since another machine wrote it."""
 _SQL = files("streaming.lake").joinpath("training_set.sql").read_text(encoding="utf-8")
 _DAY = timedelta(days=1)
-BEGINNING = EPOCH
-END = datetime(9999, 1, 1, tzinfo=UTC)
+_END = datetime(9999, 1, 1, tzinfo=UTC)
 _CLICKS = pa.list_(pa.struct([("ad_id", pa.string()), ("clicked_after_s", pa.float64())]))
 
 
@@ -147,7 +146,7 @@ class TrainingSet:
         """
         if not self.exists:
             return
-        low, high = max(since or BEGINNING, BEGINNING), min(until or END, END)
+        low, high = bounds(since, until)
         counts = self._run(
             f"SELECT day, count(*) AS answers FROM interactions WHERE day >= DATE '{low.date()}' "
             f"AND day <= DATE '{high.date()}' GROUP BY day ORDER BY day"
@@ -173,10 +172,15 @@ class TrainingSet:
             return pa.table(engine.execute(sql).read_all())
 
 
+def bounds(since: datetime | None, until: datetime | None) -> tuple[datetime, datetime]:
+    """Return the first moment of a span of time and the one that ends it; None is open."""
+    return max(since or EPOCH, EPOCH), min(until or _END, _END)
+
+
 def query(since: datetime, until: datetime, window_s: float) -> str:
     """Return `training_set.sql` for the answers from `since` to before `until`."""
     window_us = round(window_s * 1_000_000)
-    earliest = max(since.astimezone(UTC), BEGINNING + CLOCKS_DIFFER) - CLOCKS_DIFFER
+    earliest = max(since.astimezone(UTC), EPOCH + CLOCKS_DIFFER) - CLOCKS_DIFFER
     values: dict[str, int | date] = {
         "since_us": to_us(since),
         "until_us": to_us(until),

@@ -133,6 +133,17 @@ def test_text_alone_is_judged_without_a_vector_or_with_anothers_encoder(small_me
     assert SensitiveGate(replace(blind, sighted=False)).judge(["the house is quiet now"], [vector]).code
 
 
+def test_topic_without_a_vector_accounts_for_what_the_vector_would_have_added(
+    small_meaning: Callable[..., Meaning],
+) -> None:
+    heads = list(Topic)
+    blind_H = np.zeros(2 + len(heads), np.float32)
+    blind_H[0], blind_H[2 + heads.index(Topic.HEALTH)] = 1.0, 1.0
+    gate = SensitiveGate(small_meaning(blind_H=blind_H))
+    assert gate.judge(["the house is quiet now"], [None]).topic is Topic.HEALTH
+    assert gate.judge(["the house is quiet now"], [np.eye(3, dtype=np.float32)[0]]).topic is Topic.GRIEF
+
+
 def test_classifier_overrules_phrases_of_shops_but_not_of_a_crisis(
     small_meaning: Callable[..., Meaning],
 ) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.support.http_server import QuietHandler, serving_http
 
 MODEL = "tooled"
 CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
@@ -64,7 +64,7 @@ def tooled() -> Iterator[Tooled]:
     """Serve on a free port inside the context."""
     found = Tooled("")
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             self._send(200, "application/json", json.dumps({"object": "list", "data": [{"id": MODEL}]}).encode())
 
@@ -86,17 +86,6 @@ def tooled() -> Iterator[Tooled]:
             self.end_headers()
             self.wfile.write(data)
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    found.url = f"http://127.0.0.1:{server.server_address[1]}"
-    try:
+    with serving_http(Handler) as address:
+        found.url = address
         yield found
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -14,7 +14,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from mechanism.errors import InputError
-from simulator.importers import ImportedData, ImportedQuery, load_tables, load_webis, split_queries
+from simulator.importers import ImportedQuery, load_tables, load_webis, split_queries
+from tests.simulator.imports import assert_accounted, places
 
 REAL = Path(os.environ.get("LLM_AUCTION_WEBIS") or Path(__file__).parents[2] / ".." / "shared" / "data" / "webis")
 
@@ -25,17 +26,6 @@ def write_topic(folder: Path, topic: str, qualities: str, queries: str, pairs: s
     (folder / f"{topic}_queries.txt").write_bytes(queries.encode("latin-1"))
     (folder / f"{topic}_query_pairs.csv").write_bytes(b"query,advertisement\n" + pairs.encode("latin-1"))
     return folder
-
-
-def places(data: ImportedData) -> list[tuple[str, int, str]]:
-    return [(issue.file, issue.line, issue.field) for issue in data.report.issues]
-
-
-def assert_accounted(data: ImportedData) -> None:
-    for count in data.report.files.values():
-        assert count.read == count.accepted + count.reported
-    assert data.report.read == data.report.accepted + len(data.report.issues)
-    assert all(issue.file and issue.line >= 1 and issue.field and issue.remedy for issue in data.report.issues)
 
 
 @pytest.fixture

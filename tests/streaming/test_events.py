@@ -130,7 +130,7 @@ def test_a_newer_version_waits_for_a_newer_consumer(topic: str) -> None:
         ("clicks", {"reason": ""}, "an invalid click has a reason"),
         ("clicks", {"click_id": "x"}, "click_id is not"),
         ("interactions", {"shown": [{"ad_id": "A9", "pricing": "click", "price_micros": 1}]}, "'A9' is not among"),
-        ("interactions", {"consent": False}, "reader is told without consent"),
+        ("interactions", {"consent": False}, "reader is given without consent"),
         ("interactions", {"currency": "euro"}, "at currency: 'euro'"),
         ("judgements", {"ads": [{"ad_id": "A", "clicked": True}]}, r"at ads\[0\]"),
     ],

@@ -208,7 +208,7 @@ def test_a_worker_that_fails_at_everything_stops_before_it_empties_the_topic(
 
 
 @pytest.mark.parametrize("side", ["embedded"], indirect=True)
-def test_a_record_without_value_is_a_dead_letter_and_the_lag_is_told(
+def test_a_record_without_value_is_a_dead_letter_and_the_lag_is_reported(
     topics: Any, read: Callable[..., Any], click: Callable[..., Click]
 ) -> None:
     producer = topics.log.producer()

@@ -13,8 +13,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.support.http_server import QuietHandler, serving_http
 
 STRING_TOKENS = 16
 
@@ -61,7 +62,7 @@ def serving(answer: Callable[[Request], Reply]) -> Iterator[Server]:
     server = Server("")
     lock = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_POST(self) -> None:
             raw = self.rfile.read(int(self.headers["Content-Length"]))
             request = Request(self.path, dict(self.headers.items()), json.loads(raw))
@@ -81,20 +82,9 @@ def serving(answer: Callable[[Request], Reply]) -> Iterator[Server]:
             except (BrokenPipeError, ConnectionResetError):
                 pass  # the client timed out, as some tests want
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.daemon_threads = True
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    server.base_url = f"http://127.0.0.1:{httpd.server_address[1]}/v1"
-    try:
+    with serving_http(Handler) as address:
+        server.base_url = f"{address}/v1"
         yield server
-    finally:
-        httpd.shutdown()
-        httpd.server_close()
-        thread.join()
 
 
 def scripted(replies: Sequence[Reply]) -> Callable[[Request], Reply]:

@@ -66,3 +66,9 @@ def test_a_model_is_trained_on_them(folder: Path) -> None:
     loss = train_warm_start(own, folder / "warmed")
     assert 0 < loss < 20
     Policy.load(str(folder / "warmed"))
+
+
+def test_a_base_that_writes_no_sentence_is_an_error_of_the_configuration(folder: Path) -> None:
+    own = session(folder, "warm_start.source=woven", "rollout.max_new_tokens=1")
+    with pytest.raises(ConfigError, match=r"rollout\.max_new_tokens.*no plain answer"):
+        train_warm_start(own, folder / "warmed")

@@ -84,14 +84,18 @@ def native_exercises(session: Session, contexts: Sequence[Context], policy: Poli
 
 
 def woven_exercises(session: Session, contexts: Sequence[Context], rng: np.random.Generator) -> list[Exercise]:
-    """Let the base model answer each context without ads, and insert sentences about its candidates."""
+    """Let the base model answer each context without ads, and insert sentences about its candidates.
+
+    Raises:
+        ConfigError: if no answer has a whole sentence.
+    """
     config = session.config.warm_start
     assert config is not None
     writer = Policy.load(session.base, session.sampling_dtype)
     session.progress.report(f"writing {config.contexts * config.answers} plain answers")
-    plain = writer.generate(
-        [replace(c, candidates=()) for c in contexts], config.answers, session.seed(0, 10), session.sampling(writer)
-    )
+    sampling = session.sampling(writer)
+    bare = [replace(c, candidates=()) for c in contexts]
+    plain = writer.generate(bare, config.answers, session.seed(0, 10), sampling)
     exercises = []
     for context, own in zip(contexts, plain, strict=True):
         fit = context_fit(context, [c.ad for c in context.candidates])
@@ -99,6 +103,9 @@ def woven_exercises(session: Session, contexts: Sequence[Context], rng: np.rando
         written = tuple(t for t in texts if t)
         if written:
             exercises.append(Exercise(context, written))
+    if not exercises:
+        remedy = "no plain answer of the base has a whole sentence within it: raise it, or take another base"
+        raise ConfigError("rollout.max_new_tokens", sampling.max_new_tokens, remedy)
     return exercises
 
 

@@ -4,7 +4,7 @@ Phrases of the topics in `CERTAIN` always count. Those of others are also words 
 overrule them, and it finds what no phrase does. A message after another counts as the classifier reads it alone and
 with the messages before it, whichever is more harmless: "the darkest of them" is about coffee.
 
-Recent messages weigh more: what was said four messages ago and not since no longer keeps ads away, except for a crisis,
+Recent messages weigh more: a topic that was last named four messages ago no longer keeps ads away, except for a crisis,
 which does for the whole conversation. Messages of the system and of the assistant are not judged: they are the
 publisher's and the model's words.
 """
@@ -126,7 +126,7 @@ class SensitiveGate:
         return phrases
 
     def _read(self, message: str) -> tuple[frozenset[Topic], Reading | None]:
-        """Return the topics of a message's phrases, and what its text says to the classifier."""
+        """Return the topics of a message's phrases, and the classifier's reading of its text."""
         key = blake2b(message.encode(errors="surrogatepass"), digest_size=16).digest()
         found = self._seen.get(key)
         if found is None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import resources
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import structlog
@@ -27,14 +28,14 @@ PROBE = "the sentence by which this classifier recognises its encoder"
 CLASSIFIER = "classifier.npz"
 SAME = 0.999
 """Least cosine of the probe's vector to the stored one."""
-SENSITIVE, NEED = 0, 1
-"""Rows of the two heads; those of the topics follow."""
+SENSITIVE, NEED, TOPICS = 0, 1, slice(2, None)
+"""Rows of the heads."""
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the text of a message says alone: logits (heads,) of its pieces and phrases, and whether it is English."""
+    """The text of a message alone: logits (heads,) of its pieces and phrases, and whether it is English."""
 
     logits_H: Array
     is_english: bool
@@ -102,25 +103,23 @@ class Meaning:
 
     def sensitivity(self, reading: Reading, vector_D: Vectors | None) -> float:
         """Return how far a message is above the threshold of sensitive ones, in logits."""
-        is_blind = vector_D is None or not self.sighted
-        return self._logit(SENSITIVE, reading, vector_D) - (self.blind_threshold if is_blind else self.threshold)
+        threshold = self.blind_threshold if vector_D is None or not self.sighted else self.threshold
+        return float(self._logits(SENSITIVE, reading, vector_D)) - threshold
 
     def need(self, reading: Reading, vector_D: Vectors | None) -> float:
         """Return how far a message is above the bar for a need that an offer could meet, in logits."""
-        return self._logit(NEED, reading, vector_D) - self.need_bar
+        return float(self._logits(NEED, reading, vector_D)) - self.need_bar
 
     def topic(self, reading: Reading, vector_D: Vectors | None) -> Topic:
         """Return the topic that a sensitive message is most likely about."""
-        logits_T = reading.logits_H[2:]
-        if vector_D is not None and self.sighted:
-            logits_T = logits_T + (self.english_HD if reading.is_english else self.other_HD)[2:] @ vector_D
-        return self.topics[int(np.argmax(logits_T))]
+        return self.topics[int(np.argmax(self._logits(TOPICS, reading, vector_D)))]
 
-    def _logit(self, head: int, reading: Reading, vector_D: Vectors | None) -> float:
+    def _logits(self, heads: int | slice, reading: Reading, vector_D: Vectors | None) -> Any:
+        """Return the logits of some heads; without a vector, or with one of another encoder, the text's alone."""
         if vector_D is None or not self.sighted:
-            return float(reading.logits_H[head] + self.blind_H[head])
-        weights_D = (self.english_HD if reading.is_english else self.other_HD)[head]
-        return float(reading.logits_H[head] + weights_D @ vector_D)
+            return reading.logits_H[heads] + self.blind_H[heads]
+        weights_HD = self.english_HD if reading.is_english else self.other_HD
+        return reading.logits_H[heads] + weights_HD[heads] @ vector_D
 
 
 def packaged_meaning(probe_D: Vectors | None) -> Meaning:

@@ -1,4 +1,4 @@
-"""The rules that a creative's title and text are screened by; each finding says what was found and what to do."""
+"""The rules that a creative's title and text are screened by; each finding has its place, its rule and a remedy."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ _TOGETHER = {
     frozenset({"money", "certainty"}): Rule.RETURN_CLAIM,
     frozenset({"body", "soon"}): Rule.HEALTH_CLAIM,
 }
-"""Labels of phrases that say nothing alone, with what they are together."""
+"""Labels of phrases that are harmless alone, with what they are together."""
 _PERCENT = re.compile("[%％]")
 
 

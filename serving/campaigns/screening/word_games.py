@@ -1,13 +1,14 @@
 """Texts whose words were turned into something else: shifted alphabets, pig Latin, vowels left out, pinyin.
 
-Nobody reads them in an advertisement, but a language model may.
+A reader cannot read them in an advertisement, but a language model may.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 from serving.campaigns.screening.word_lists import word_list
 
@@ -30,13 +31,13 @@ def is_turned(text: str) -> bool:
     """Whether a text is nonsense that can be read once its letters or words are turned back."""
     letters = "".join(c for c in unicodedata.normalize("NFKD", text).lower() if unicodedata.category(c) != "Mn")
     words = re.findall(r"[a-z]+(?:-[a-z]+)?", letters)
-    if _spells(words) or _lacks_vowels(text) or _pinyin(words):
+    spells = _longest_run(word in word_list("spelling") for word in words) >= LEAST_NATO
+    if spells or _lacks_vowels(text) or _longest_run(map(_PINYIN.fullmatch, words)) >= LEAST_PINYIN:
         return True
-    return _common(letters) < LEAST_COMMON and _turns(letters)
+    return _common(letters) < LEAST_COMMON and _turns(letters, words)
 
 
-def _turns(letters: str) -> bool:
-    words = re.findall(r"[a-z]+(?:-[a-z]+)?", letters)
+def _turns(letters: str, words: list[str]) -> bool:
     turned = [letters[::-1], letters.translate(_MIRRORED), *(letters.translate(table) for table in _SHIFTS)]
     turned += [" ".join(word[::-1] for word in words), " ".join(_UBBI.sub("", word) for word in words)]
     turned.append(" ".join(_out_of_pig_latin(words)))
@@ -59,14 +60,9 @@ def _common(text: str) -> int:
     return sum(word in word_list("common") for word in re.findall(r"[a-z]+", text))
 
 
-def _spells(words: list[str]) -> bool:
-    """Whether several words of the spelling alphabet follow each other."""
-    run = 0
-    for word in words:
-        run = run + 1 if word in word_list("spelling") else 0
-        if run >= LEAST_NATO:
-            return True
-    return False
+def _longest_run(found: Iterable[object]) -> int:
+    """Return the largest number of true values in a row."""
+    return max((sum(1 for _ in run) for is_found, run in groupby(found, bool) if is_found), default=0)
 
 
 def _lacks_vowels(text: str) -> bool:
@@ -74,12 +70,3 @@ def _lacks_vowels(text: str) -> bool:
     words = [word for word in re.findall(r"[^\W\d_]{3,}", text) if not word.isupper() and word.isascii()]
     without = sum(not _VOWELS & set(word.lower()) for word in words)
     return without >= LEAST_VOWELLESS and 2 * without >= len(words)
-
-
-def _pinyin(words: list[str]) -> bool:
-    run = 0
-    for word in words:
-        run = run + 1 if _PINYIN.fullmatch(word) else 0
-        if run >= LEAST_PINYIN:
-            return True
-    return False
