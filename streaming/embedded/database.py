@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mechanism.errors import InputError
-from streaming.embedded.tables import SCHEMA
+from streaming.embedded.tables import upgrade
 from streaming.file_lock import FileLock
 from streaming.log import LogCorrupt, LogUnavailable
 
@@ -53,7 +53,7 @@ class LogDatabase:
             self._writer.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             self._writer.execute("PRAGMA auto_vacuum = INCREMENTAL")
             self._writer.execute("PRAGMA journal_mode = WAL")
-            self._writer.executescript(SCHEMA)
+            upgrade(self._writer)
             new = "INSERT INTO log SELECT ? WHERE NOT EXISTS (SELECT 1 FROM log)"
             self._writer.execute(new, (uuid.uuid4().hex,))
 

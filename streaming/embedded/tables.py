@@ -33,10 +33,17 @@ def table(partition: Partition) -> str:
     return f'"{partition.topic}/{partition.number}"'
 
 
+def upgrade(connection: sqlite3.Connection) -> None:
+    """Create what is missing, and drop the former column of compacted topics, which demanded a value."""
+    connection.executescript(SCHEMA)
+    if any(name == "compacted" for _, name, *_ in connection.execute("PRAGMA table_info(topics)")):
+        connection.execute("ALTER TABLE topics DROP COLUMN compacted")
+
+
 def create(connection: sqlite3.Connection, topic: Topic) -> None:
     """Create a topic, or the missing partitions of an existing one."""
     retention_ms = None if topic.retention is None else topic.retention // _MILLISECOND
-    new = "INSERT OR IGNORE INTO topics (name, partitions, retention_ms) VALUES (?, 0, ?)"
+    new = "INSERT INTO topics (name, partitions, retention_ms) VALUES (?, 0, ?) ON CONFLICT (name) DO NOTHING"
     connection.execute(new, (topic.name, retention_ms))
     for number in range(partition_count(connection, topic.name), topic.partitions):
         columns = "offset INTEGER PRIMARY KEY, timestamp INTEGER NOT NULL, key BLOB NOT NULL, value BLOB, headers BLOB"

@@ -183,6 +183,25 @@ def test_the_files_of_version_0_1_are_refused_with_a_remedy(tmp_path: Path) -> N
     assert not (tmp_path / "log.db").exists()
 
 
+def test_a_log_with_the_former_column_of_compacted_topics_takes_new_ones(tmp_path: Path) -> None:
+    log = log_at(tmp_path)
+    append(log, "a")
+    log.close()
+    connection = sqlite3.connect(tmp_path / "log.db")
+    connection.executescript(
+        "CREATE TABLE former (name TEXT PRIMARY KEY, partitions INTEGER NOT NULL, retention_ms INTEGER,"
+        " compacted INTEGER NOT NULL) WITHOUT ROWID;"
+        "INSERT INTO former SELECT name, partitions, retention_ms, 0 FROM topics;"
+        "DROP TABLE topics; ALTER TABLE former RENAME TO topics;"
+    )
+    connection.close()
+    log = log_at(tmp_path)
+    log.create([Topic("others", 2)])
+    assert log.partitions("others") == 2
+    append(log, "b")
+    assert texts(everything(log)) == ["a", "b"]
+
+
 def test_records_past_their_time_go_and_offsets_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streaming.embedded.log.REMOVED_AT_ONCE", 7)
     now = [DAY_MS]
