@@ -67,7 +67,7 @@ def _write_by_spark(lake: str, pinned: Versions, out: str, window: float, *span:
     """Write the training set by Spark; return the number of rows.
 
     Raises:
-        ConfigError: if Spark is not installed.
+        ConfigError: if Spark or its Java is not installed.
     """
     from streaming.lake.spark import write_training_set
 

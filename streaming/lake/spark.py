@@ -10,7 +10,7 @@ import os
 from datetime import datetime
 from typing import Any
 
-from mechanism.errors import InputError
+from mechanism.errors import ConfigError, InputError
 from streaming.lake.schema import TABLES
 from streaming.lake.store import Lake
 from streaming.lake.training_rows import Versions
@@ -35,6 +35,7 @@ def write_training_set(
     `versions` pins the snapshot of the lake at `url`. Columns that no stored event has yet are left out.
 
     Raises:
+        ConfigError: if there is no Java to start Spark with.
         InputError: if `out` exists.
         AnalysisException: if Spark refuses the query for any other reason.
     """
@@ -57,8 +58,14 @@ def write_training_set(
 
 
 def open_session() -> Any:
-    """Return the session of this process, with Delta Lake."""
+    """Return the session of this process, with Delta Lake.
+
+    Raises:
+        ConfigError: if there is no Java to start Spark with.
+        PySparkRuntimeError: if Spark does not start for any other reason.
+    """
     from delta import configure_spark_with_delta_pip
+    from pyspark.errors import PySparkRuntimeError
     from pyspark.sql import SparkSession
 
     builder = (
@@ -73,7 +80,12 @@ def open_session() -> Any:
         tasks = os.cpu_count() or 1
         builder = builder.config("spark.sql.shuffle.partitions", tasks).config("spark.ui.enabled", value=False)
         builder = configure_spark_with_delta_pip(builder.config("spark.databricks.delta.snapshotPartitions", tasks))
-    return builder.getOrCreate()
+    try:
+        return builder.getOrCreate()
+    except PySparkRuntimeError as error:
+        if error.getCondition() != "JAVA_GATEWAY_EXITED":
+            raise
+        raise ConfigError("--engine", "spark", "it needs Java 17: install it, or set JAVA_HOME") from error
 
 
 def _hadoop_url(url: str) -> str:
