@@ -46,7 +46,7 @@ class ObservedPod:
     - `placed`: when it was bound to a node whose kubelet has not reported on it yet, else None;
     - `gone_by`: end of its grace period, once it is being deleted;
     - `exit_code`, `ended` (Kubernetes' reason), `output` (termination message) and `finished`: of its ended container;
-    - `init_container`: name of that container if it is not the training, else "".
+    - `init_container`: name of that container if it is one that keeps the training from beginning, else "".
     """
 
     name: str
@@ -162,7 +162,9 @@ def observed_pod(item: Manifest) -> ObservedPod:
     scheduled, target = conditions.get("PodScheduled", {}), conditions.get("DisruptionTarget", {})
     bound = scheduled.get("status") == "True"
     container: Manifest = next(iter(status.get("containerStatuses") or ()), {})
-    shown = next(filter(_stops_the_pod, status.get("initContainerStatuses") or ()), container)
+    shown = container
+    if not _has_begun(container):
+        shown = next(filter(_stops_the_pod, status.get("initContainerStatuses") or ()), container)
     state = shown.get("state") or {}
     ended, waiting = state.get("terminated") or {}, state.get("waiting") or {}
     created = parse_moment(meta["creationTimestamp"])
@@ -189,6 +191,16 @@ def observed_pod(item: Manifest) -> ObservedPod:
         init_container=shown["name"] if shown is not container else "",
         disrupted=target.get("message", "") or target.get("reason", "") if target.get("status") == "True" else "",
     )
+
+
+def _has_begun(status: Manifest) -> bool:
+    """Return whether a container runs or ended. From then on the training alone decides on its pod.
+
+    Sidecars are init containers too: they may crash beside the training, and end with an error when they are stopped
+    after it.
+    """
+    state = status.get("state") or {}
+    return "running" in state or "terminated" in state
 
 
 def _stops_the_pod(status: Manifest) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from operators.irpojob.failures import failure_of, start_problem
@@ -45,6 +46,27 @@ def test_an_init_container_without_an_image_is_reported() -> None:
     )
     assert problem is not None
     assert problem.reason == "ImageUnavailable"
+
+
+def test_a_sidecar_does_not_hide_the_end_of_the_training() -> None:
+    stopped = {"name": "logs", "state": {"terminated": {"exitCode": 143, "message": "stopped"}}}
+    bad_input = {"name": "train", "state": {"terminated": {"exitCode": 2, "message": "config.yaml: no such world"}}}
+    pod = observed_pod(pod_item(phase="Failed", initContainerStatuses=[stopped], containerStatuses=[bad_input]))
+    job = ObservedJob("a-job", "j", pod.place, 0, "failed")
+    cause = failure_of(job, Observed((job,), (pod,)), 60, BEGIN)
+    assert cause is not None
+    assert (cause.reason, cause.message) == ("BadInput", "config.yaml: no such world")
+    done = {"name": "train", "state": {"terminated": {"exitCode": 0, "message": '{"model_version": "v0001"}'}}}
+    pod = observed_pod(pod_item(phase="Succeeded", initContainerStatuses=[stopped], containerStatuses=[done]))
+    assert (pod.exit_code, pod.outcome) == (0, {"model_version": "v0001"})
+
+
+def test_a_sidecar_that_crashes_beside_the_training_does_not_fail_the_job() -> None:
+    crashing = {"name": "logs", "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+    running = {"name": "train", "state": {"running": {}}}
+    pod = observed_pod(pod_item(phase="Running", initContainerStatuses=[crashing], containerStatuses=[running]))
+    job = ObservedJob("a-job", "j", pod.place, 0, "active")
+    assert failure_of(job, Observed((job,), (pod,)), 60, BEGIN + timedelta(hours=10)) is None
 
 
 def with_half_a_gang(**changes: Any) -> World:
