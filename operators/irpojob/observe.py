@@ -43,7 +43,7 @@ class ObservedPod:
     """A pod of the IRPOJob.
 
     - `owner`: uid of its Job;
-    - `placed`: when it was bound to a node whose kubelet has not reported on it yet, else None;
+    - `placed`: when it was bound to its node, None before; `reported`: whether its node's kubelet knows it;
     - `gone_by`: end of its grace period, once it is being deleted;
     - `exit_code`, `ended` (Kubernetes' reason), `output` (termination message) and `finished`: of its ended container;
     - `init_container`: name of that container if it is one that keeps the training from beginning, else "".
@@ -59,6 +59,7 @@ class ObservedPod:
     index: int = 0
     node: str | None = None
     placed: datetime | None = None
+    reported: bool = True
     gone_by: datetime | None = None
     exit_code: int | None = None
     ended: str = ""
@@ -160,7 +161,6 @@ def observed_pod(item: Manifest) -> ObservedPod:
     place, attempt = place_of(meta["labels"])
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
     scheduled, target = conditions.get("PodScheduled", {}), conditions.get("DisruptionTarget", {})
-    bound = scheduled.get("status") == "True"
     container: Manifest = next(iter(status.get("containerStatuses") or ()), {})
     shown = container
     if not _has_begun(container):
@@ -179,7 +179,8 @@ def observed_pod(item: Manifest) -> ObservedPod:
         created=created,
         index=int((meta.get("annotations") or {}).get(INDEX_ANNOTATION) or 0),
         node=(item.get("spec") or {}).get("nodeName"),
-        placed=parse_moment(scheduled.get("lastTransitionTime")) if bound and not container else None,
+        placed=parse_moment(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None,
+        reported=bool(container),
         gone_by=parse_moment(meta.get("deletionTimestamp")),
         exit_code=ended.get("exitCode"),
         ended=ended.get("reason") or status.get("reason") or "",

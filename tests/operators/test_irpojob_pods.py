@@ -96,6 +96,30 @@ def test_a_step_that_holds_nodes_for_a_part_of_its_pods_gives_them_back() -> Non
     assert "GangIncomplete" in world.events
 
 
+def test_the_time_that_a_gang_waits_without_any_node_does_not_count() -> None:
+    world = with_half_a_gang(gangSeconds=120)
+    held = next(pod.name for pod in world.pods.values() if pod.place.step is Step.OPTIMISATION and pod.index == 0)
+    world.wait(1000)
+    world.pods[held] = replace(world.pods[held], placed=world.now)
+    world.wait(100)
+    world.settle()
+    assert reason(world, "Progressing") == "Unschedulable"
+    world.wait(21)
+    world.reconcile()
+    assert reason(world, "Progressing") == "GangIncomplete"
+
+
+def test_the_time_of_a_pod_on_its_node_is_that_of_its_binding() -> None:
+    bound = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-25T12:05:00Z"}
+    silent = observed_pod(pod_item(phase="Pending", conditions=[bound]))
+    assert (silent.placed, silent.reported) == (BEGIN + timedelta(minutes=5), False)
+    running = {"name": "train", "state": {"running": {}}}
+    known = observed_pod(pod_item(phase="Running", conditions=[bound], containerStatuses=[running]))
+    assert (known.placed, known.reported) == (silent.placed, True)
+    waiting = observed_pod(pod_item(phase="Pending", conditions=[bound | {"status": "False", "message": "no GPU"}]))
+    assert (waiting.placed, waiting.unschedulable) == (None, "no GPU")
+
+
 def test_a_scheduler_of_gangs_is_left_to_it() -> None:
     world = with_half_a_gang(gangSeconds=0)
     world.wait(100_000)
