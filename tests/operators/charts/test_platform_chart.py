@@ -8,19 +8,11 @@ import pytest
 
 from operators.resources.auctionservice import AuctionServiceSpec
 from operators.resources.retrainpolicy import RetrainPolicySpec
-from tests.operators.charts.helm import PLATFORM, Helm, named, one, pods, variables
+from tests.operators.charts.helm import CONNECTED, NAME, PLATFORM, ROUTERS, Helm, named, one, pods, variables
 from tests.operators.service_world import spec
 
 pytestmark = pytest.mark.cluster
 
-NAME = "shop-llm-auction"
-CONNECTED: dict[str, Any] = {
-    "secrets": {"name": "keys"},
-    "database": {"provider": "existing", "secret": {"name": "db"}},
-    "eventLog": {"provider": "existing", "existing": {"servers": "kafka:9093", "userSecret": "kafka"}},
-    "objectStore": {"provider": "existing", "existing": {"url": "s3://auction/p/", "secret": "s3"}},
-}
-ROUTERS: dict[str, Any] = {**CONNECTED, "routers": {"enabled": True, "policy": {"upstream": {"url": "http://vllm"}}}}
 WORKERS: dict[str, Any] = {
     **CONNECTED,
     "workers": {"judge": {"enabled": True, "replicas": 2}, "lake": {"enabled": True}, "ledger": {"enabled": True}},
@@ -262,6 +254,7 @@ def test_the_database_is_migrated_before_the_new_pods(
         ),
         ({"firstModel": {"name": "tiny", "version": "tiny"}}, "give objectStore"),
         ({"expose": {"ingress": {"enabled": True}}}, "expose.public.host"),
+        ({"expose": {"ingress": {"enabled": True}, "public": {"host": "ads.example"}}}, "expose.service"),
     ],
 )
 def test_invalid_values_are_refused(helm: Helm, values: dict[str, Any], expected: str) -> None:
