@@ -19,6 +19,7 @@ from serving.campaigns.types import Pricing
 from serving.clicks.decision import VALID
 from serving.ledger.worker import LedgerMetrics
 from serving.metrics import Metrics
+from streaming.log import Partition
 from streaming.spool import ProducerMetrics
 from streaming.workers.lake import LakeMetrics
 from streaming.workers.metrics import WorkerMetrics
@@ -76,7 +77,7 @@ def test_a_first_rollback_defect_or_dead_letter_is_an_increase() -> None:
     defects = {"kind": "IRPOJob", "result": "defect"}
     assert registry.get_sample_value("llm_auction_operator_rounds_total", defects) == 0
     registry = CollectorRegistry()
-    WorkerMetrics(registry).lags("lake", {("clicks", 0): 7})
+    WorkerMetrics(registry).lags("lake", {Partition("clicks", 0): 7})
     letters = {"worker": "lake", "topic": "clicks"}
     assert registry.get_sample_value("llm_auction_worker_dead_letters_total", letters) == 0
 
