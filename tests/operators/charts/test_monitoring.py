@@ -98,6 +98,7 @@ def test_alerts_are_of_this_namespace_and_have_their_limits(helm: Helm) -> None:
         assert not re.search("NAMESPACE|LIMIT", expression)
         assert re.search(rf"[<>] {re.escape(str(rule['limit']))}$", expression)
     assert 'namespace="ads"' in rules["LLMAuctionWorkerLag"]["expr"]
+    assert rules["LLMAuctionOperatorWithoutLeader"]["expr"].startswith("absent(llm_auction_operator_leading) or ")
     assert "{{ $labels.worker }}" in rules["LLMAuctionWorkerLag"]["annotations"]["summary"]
 
 
