@@ -226,7 +226,7 @@ class Controller(Generic[Spec, Observed, S]):
         """Write an event. A failure is logged and not retried, since the status holds the same information."""
         now = timestamp(datetime.now(UTC))
         message = event.message[:LONGEST_MESSAGE]
-        self.metrics.events.labels(self.kind, event.reason).inc()
+        self.metrics.events.labels(self.kind, event.reason, event.type).inc()
         about = {"kind": self.kind, "namespace": desired.namespace, "name": desired.name}
         log.info("operator.event", **about, reason=str(event.reason), message=message)
         body = {

@@ -25,6 +25,7 @@ JSON = "application/json"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 TIMEOUT_S = 30.0
+CONNECT_TIMEOUT_S = 5.0
 LEASE_TIMEOUT_S = 5.0
 REPORT_TIMEOUT_S = 5.0
 PAGE = 500
@@ -35,17 +36,18 @@ SILENCE_S = 150.0
 """How long a watch may be silent before it is taken for broken: bookmarks come about every minute."""
 
 
+Scope = Literal["watched", "own", "cluster"]
+"""`watched`: each namespace with resources; `own`: the operator's namespace; `cluster`: without one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Access to one kind: its plural name in URLs and the verbs that the operator uses.
-
-    `scope`: `watched` in each namespace with resources, `own` in the operator's namespace, `cluster` without one.
-    """
+    """Access to one kind: its plural name in URLs, the verbs that the operator uses, and where."""
 
     plural: str
     verbs: tuple[str, ...]
     status_verbs: tuple[str, ...] = ()
-    scope: Literal["watched", "own", "cluster"] = "watched"
+    scope: Scope = "watched"
 
 
 USED: Mapping[tuple[str, str], Use] = {
@@ -140,7 +142,7 @@ class KubeApi:
         query = f"?watch=1&allowWatchBookmarks=true&timeoutSeconds={WATCH_S}"
         query += f"&labelSelector={quote(labels)}&resourceVersion={quote(since)}"
         path = self._path("watch", version, kind, namespace) + query
-        response = self._open("GET", path, None, "", Timeout(connect=LEASE_TIMEOUT_S, read=SILENCE_S), stream=True)
+        response = self._open("GET", path, None, "", Timeout(connect=CONNECT_TIMEOUT_S, read=SILENCE_S), stream=True)
         try:
             for line in response:
                 event = json.loads(line)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from operators.conditions import TABLES, ServiceReason
+
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 
 class OperatorMetrics:
-    """All metrics in one registry. Label `kind` is a resource's kind, `phase` its status' phase."""
+    """All metrics in one registry. Label `kind` is a resource's kind, `phase` its status' phase.
+
+    What alerts count begins at 0, because Prometheus takes a counter that begins at 1 for one that did not increase.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -17,8 +22,8 @@ class OperatorMetrics:
         )
         self.events = Counter(
             "llm_auction_operator_events_total",
-            "Events written, by kind and reason.",
-            ["kind", "reason"],
+            "Events written, by kind, reason and type.",
+            ["kind", "reason", "type"],
             registry=self.registry,
         )
         self.delay = Histogram(
@@ -43,3 +48,7 @@ class OperatorMetrics:
             ["verb", "resource"],
             registry=self.registry,
         )
+        for kind in TABLES:
+            self.rounds.labels(kind, "defect")
+        for reason in ServiceReason:
+            self.events.labels("AuctionService", reason, "Warning")

@@ -81,7 +81,7 @@ def owned_object(
     metadata = {
         "name": name,
         "namespace": owner.namespace,
-        "labels": {"app.kubernetes.io/managed-by": "llm-auction-operator", **labels},
+        "labels": {"app.kubernetes.io/managed-by": MANAGER, **labels},
         "ownerReferences": [reference],
     }
     return {"apiVersion": version, "kind": kind, "metadata": metadata}

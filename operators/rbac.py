@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import yaml
 
-from operators.kube import USED
+from operators.kube import USED, Scope
 from operators.resources.base import Manifest
 
 CHART = Path(__file__).parents[1] / "charts" / "llm-auction-operator" / "files" / "rules.yaml"
 HEADER = "# Generated from USED in operators/kube.py by `make crds`. Do not edit.\n"
-
-
-Scope = Literal["watched", "own", "cluster"]
 
 
 def rules(scope: Scope) -> list[Manifest]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,9 @@ class Running:
             self.start()
 
     def stop(self) -> None:
-        """End the process with SIGTERM; fail if it does not end in time."""
+        """End the process with SIGTERM, also one that was frozen; fail if it does not end in time."""
         self.process.terminate()
+        self.process.send_signal(signal.SIGCONT)
         try:
             self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
@@ -104,13 +106,10 @@ def replicas(api: client.ApiClient, admin: Path, namespace: str, folder: Path, c
     access = kubeconfig_with(grant(api, namespace, [namespace]), admin, folder / "operator.kubeconfig")
     options = ["--lease", f"{namespace}/operator"] if count > 1 else []
     running = [Running(access, [namespace], folder / f"operator-{number}.log", options) for number in range(count)]
-    try:
+    roles = client.RbacAuthorizationV1Api(api)
+    with ExitStack() as stack:
+        stack.callback(roles.delete_cluster_role, f"{ACCOUNT}-{namespace}")
+        stack.callback(roles.delete_cluster_role_binding, f"{ACCOUNT}-{namespace}")
+        for one in running:
+            stack.callback(one.stop)
         yield running
-    finally:
-        try:
-            for one in running:
-                one.stop()
-        finally:
-            roles = client.RbacAuthorizationV1Api(api)
-            roles.delete_cluster_role(f"{ACCOUNT}-{namespace}")
-            roles.delete_cluster_role_binding(f"{ACCOUNT}-{namespace}")

@@ -56,7 +56,9 @@ def failure_of(job: ObservedJob, observed: Observed, node_loss_s: float, now: da
             problem = "is gone" if pod.node in observed.gone else "does not answer"
             return Cause(JobReason.NODE_LOST, f"node {pod.node} of pod {pod.name} {problem}", pod)
     for pod in pods:
-        if pod.live and pod.placed is not None and (now - pod.placed).total_seconds() >= STUCK_S:
+        if not pod.live or pod.reported or pod.placed is None:
+            continue
+        if (now - pod.placed).total_seconds() >= STUCK_S:
             return Cause(JobReason.NODE_LOST, f"node {pod.node} has not started pod {pod.name}", pod)
     return _stuck(pods, now)
 

@@ -16,7 +16,7 @@ GANG_PAUSE_S = 30
 
 @dataclass(frozen=True, slots=True)
 class PartialGang:
-    """A step that has held nodes for some of its pods since a time, while `waiting` finds none."""
+    """A step that holds nodes for some of its pods, the first `since` a time, while `waiting` finds none."""
 
     since: datetime
     waiting: ObservedPod
@@ -28,7 +28,7 @@ def partial_gang(pods: Sequence[ObservedPod], count: int) -> PartialGang | None:
     waiting = next((pod for pod in pods if pod.live and pod.unschedulable), None)
     if waiting is None or not 0 < len(placed) < count:
         return None
-    return PartialGang(min(pod.created for pod in pods), waiting)
+    return PartialGang(min(pod.placed or pod.created for pod in placed), waiting)
 
 
 def without_kueue(queue: str | None) -> str:

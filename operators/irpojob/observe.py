@@ -43,10 +43,10 @@ class ObservedPod:
     """A pod of the IRPOJob.
 
     - `owner`: uid of its Job;
-    - `placed`: when it was bound to a node whose kubelet has not reported on it yet, else None;
+    - `placed`: when it was bound to its node, None before; `reported`: whether its node's kubelet knows it;
     - `gone_by`: end of its grace period, once it is being deleted;
     - `exit_code`, `ended` (Kubernetes' reason), `output` (termination message) and `finished`: of its ended container;
-    - `init_container`: name of that container if it is not the training, else "".
+    - `init_container`: name of that container if it is one that keeps the training from beginning, else "".
     """
 
     name: str
@@ -59,6 +59,7 @@ class ObservedPod:
     index: int = 0
     node: str | None = None
     placed: datetime | None = None
+    reported: bool = True
     gone_by: datetime | None = None
     exit_code: int | None = None
     ended: str = ""
@@ -160,9 +161,10 @@ def observed_pod(item: Manifest) -> ObservedPod:
     place, attempt = place_of(meta["labels"])
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
     scheduled, target = conditions.get("PodScheduled", {}), conditions.get("DisruptionTarget", {})
-    bound = scheduled.get("status") == "True"
     container: Manifest = next(iter(status.get("containerStatuses") or ()), {})
-    shown = next(filter(_stops_the_pod, status.get("initContainerStatuses") or ()), container)
+    shown = container
+    if not _has_begun(container):
+        shown = next(filter(_stops_the_pod, status.get("initContainerStatuses") or ()), container)
     state = shown.get("state") or {}
     ended, waiting = state.get("terminated") or {}, state.get("waiting") or {}
     created = parse_moment(meta["creationTimestamp"])
@@ -177,7 +179,8 @@ def observed_pod(item: Manifest) -> ObservedPod:
         created=created,
         index=int((meta.get("annotations") or {}).get(INDEX_ANNOTATION) or 0),
         node=(item.get("spec") or {}).get("nodeName"),
-        placed=parse_moment(scheduled.get("lastTransitionTime")) if bound and not container else None,
+        placed=parse_moment(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None,
+        reported=bool(container),
         gone_by=parse_moment(meta.get("deletionTimestamp")),
         exit_code=ended.get("exitCode"),
         ended=ended.get("reason") or status.get("reason") or "",
@@ -189,6 +192,16 @@ def observed_pod(item: Manifest) -> ObservedPod:
         init_container=shown["name"] if shown is not container else "",
         disrupted=target.get("message", "") or target.get("reason", "") if target.get("status") == "True" else "",
     )
+
+
+def _has_begun(status: Manifest) -> bool:
+    """Return whether a container runs or ended. From then on the training alone decides on its pod.
+
+    Sidecars are init containers too: they may crash beside the training, and end with an error when they are stopped
+    after it.
+    """
+    state = status.get("state") or {}
+    return "running" in state or "terminated" in state
 
 
 def _stops_the_pod(status: Manifest) -> bool:

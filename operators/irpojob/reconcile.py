@@ -190,7 +190,7 @@ class _Pass:
     def _gang_fails(self, job: ObservedJob) -> bool:
         """Give the nodes of a step back that has held them for `gangSeconds` without room for all of its pods.
 
-        Two jobs that each hold a part of what the other needs would wait for ever. Their pods were created at different
+        Two jobs that each hold a part of what the other needs would wait for ever. They got their nodes at different
         times, so one of them gives up first, and the other gets its nodes.
         """
         count, _ = pods_of(self.spec, self.place.step)

@@ -88,6 +88,9 @@ Quantity = Annotated[
 Name = Annotated[str, Field(min_length=1, max_length=253)]
 """The name of another object."""
 
+DnsLabel = Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+"""A name inside a pod: of a container, volume or claim."""
+
 
 def timestamp(moment: AwareDatetime) -> str:
     """Format a UTC time as Kubernetes does: 2026-11-25T12:00:00Z."""

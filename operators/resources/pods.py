@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from operators.resources.base import ApiModel, Manifest, Name, Quantity, checked, rule
+from operators.resources.base import ApiModel, DnsLabel, Manifest, Name, Quantity, checked, rule
 
 Image = Annotated[str, Field(pattern=r"^\S+$", max_length=1024)]
 Labels = Annotated[dict[str, str], Field(max_length=64)]
@@ -126,7 +126,20 @@ class EphemeralVolume(ApiModel):
     """The claim that is created for each pod."""
 
 
-class Volume(ApiModel):
+class Mount(ApiModel):
+    """A mount of one of the pod's volumes."""
+
+    name: DnsLabel
+    """Name of the volume in the pod."""
+    mount_path: MountPath
+    """Absolute path in the container."""
+    sub_path: Annotated[str, Field(max_length=512)] | None = None
+    """Folder inside the volume to mount instead of its root."""
+    read_only: bool = False
+    """Mount it read-only."""
+
+
+class Volume(Mount):
     """A volume and its mount in the container."""
 
     model_config = checked(
@@ -136,14 +149,6 @@ class Volume(ApiModel):
             "give one of persistentVolumeClaim, secret, configMap, emptyDir, ephemeral",
         )
     )
-    name: Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
-    """Name of the volume in the pod."""
-    mount_path: MountPath
-    """Absolute path in the container."""
-    sub_path: Annotated[str, Field(max_length=512)] | None = None
-    """Folder inside the volume to mount instead of its root."""
-    read_only: bool = False
-    """Mount it read-only."""
     persistent_volume_claim: ClaimVolume | None = None
     """A claim. With several pods in a step, several nodes must be able to mount it (ReadWriteMany)."""
     secret: SecretVolume | None = None
@@ -157,11 +162,11 @@ class Volume(ApiModel):
 
     def source(self) -> Manifest:
         """Render the volume for a pod's specification."""
-        return {k: v for k, v in self.to_api().items() if k not in ("mountPath", "subPath", "readOnly")}
+        return {k: v for k, v in self.to_api().items() if k == "name" or k not in self.mount()}
 
     def mount(self) -> Manifest:
         """Render the mount for a container's specification."""
-        return {k: v for k, v in self.to_api().items() if k in ("name", "mountPath", "subPath", "readOnly")}
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True, include=set(Mount.model_fields))
 
 
 class Toleration(ApiModel):
@@ -194,23 +199,10 @@ class PodSecurity(ApiModel):
     """Additional groups."""
 
 
-class Mount(ApiModel):
-    """A mount of one of the pod's volumes."""
-
-    name: Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
-    """Name of the volume."""
-    mount_path: MountPath
-    """Absolute path in the container."""
-    sub_path: Annotated[str, Field(max_length=512)] | None = None
-    """Folder inside the volume to mount instead of its root."""
-    read_only: bool = False
-    """Mount it read-only."""
-
-
 class InitContainer(ApiModel):
     """A container that runs before the training, or with `restartPolicy: Always` beside it (a sidecar)."""
 
-    name: Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+    name: DnsLabel
     """Name of the container."""
     image: Image
     """Its image."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from operators.resources.base import ApiModel, Name, checked, rule
+from operators.resources.base import ApiModel, DnsLabel, Name, checked, rule
 
 LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
 LabelValue = Annotated[str, Field(max_length=63)]
@@ -123,7 +123,7 @@ class ResourceClaim(ApiModel):
             "give one of resourceClaimName and resourceClaimTemplateName",
         )
     )
-    name: Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+    name: DnsLabel
     """Name of the claim in the pod."""
     resource_claim_name: Name | None = None
     """A ResourceClaim that all pods share."""

@@ -51,9 +51,14 @@ class WorkerMetrics:
         self._batch.labels(worker).observe(seconds)
 
     def lags(self, worker: str, lags: Mapping[Partition, int]) -> None:
-        """Set the number of records between the position and the end."""
+        """Set the number of records between the position and the end.
+
+        Dead letters of the topics are counted from 0 on: Prometheus takes a counter that begins at 1 for one that did
+        not increase.
+        """
         for (topic, number), lag in lags.items():
             self._lag.labels(worker, topic, number).set(lag)
+            self._letters.labels(worker, topic)
 
     def failed(self, worker: str, kind: str) -> None:
         """Count a failure: "refused", "unexpected", "unavailable" or "fenced"."""

@@ -109,6 +109,7 @@ class World:
     counted: dict[str, Tally] = field(default_factory=dict)
     canary: Canary | None = None
     events: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
     room: int = 1000
     outdated: dict[str, int] = field(default_factory=dict)
@@ -176,6 +177,7 @@ class World:
         self.status = outcome.status
         self.files[self.status.routes_generation] = [(t.name, t.digest, t.weight) for t in self.status.traffic]
         self.events += [event.reason for event in outcome.events]
+        self.warnings += [event.reason for event in outcome.events if event.type == "Warning"]
         for action in outcome.actions:
             match action:
                 case Apply(manifest):

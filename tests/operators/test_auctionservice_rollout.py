@@ -168,6 +168,7 @@ def test_a_broken_guard_rolls_back_in_the_same_pass(reason: str) -> None:
     assert world.status.rejected is not None
     assert (world.status.rejected.name, world.status.rejected.reason) == ("v2", reason)
     assert world.condition("RolledBack") == ("True", reason)
+    assert world.warnings == [reason]
     assert "v2" in world.running  # until no router can send it a question
     world.sync()
     world.settle(passes=3)
@@ -216,6 +217,7 @@ def test_a_version_that_is_not_ready_in_time_or_has_other_weights_is_rejected() 
         world.step(101)
         assert world.status.rejected is not None
         assert world.status.rejected.reason == reason
+        assert world.warnings == [reason]
         assert world.weights() == {"v1": 100}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from operators.irpojob.failures import failure_of, start_problem
@@ -47,6 +48,27 @@ def test_an_init_container_without_an_image_is_reported() -> None:
     assert problem.reason == "ImageUnavailable"
 
 
+def test_a_sidecar_does_not_hide_the_end_of_the_training() -> None:
+    stopped = {"name": "logs", "state": {"terminated": {"exitCode": 143, "message": "stopped"}}}
+    bad_input = {"name": "train", "state": {"terminated": {"exitCode": 2, "message": "config.yaml: no such world"}}}
+    pod = observed_pod(pod_item(phase="Failed", initContainerStatuses=[stopped], containerStatuses=[bad_input]))
+    job = ObservedJob("a-job", "j", pod.place, 0, "failed")
+    cause = failure_of(job, Observed((job,), (pod,)), 60, BEGIN)
+    assert cause is not None
+    assert (cause.reason, cause.message) == ("BadInput", "config.yaml: no such world")
+    done = {"name": "train", "state": {"terminated": {"exitCode": 0, "message": '{"model_version": "v0001"}'}}}
+    pod = observed_pod(pod_item(phase="Succeeded", initContainerStatuses=[stopped], containerStatuses=[done]))
+    assert (pod.exit_code, pod.outcome) == (0, {"model_version": "v0001"})
+
+
+def test_a_sidecar_that_crashes_beside_the_training_does_not_fail_the_job() -> None:
+    crashing = {"name": "logs", "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+    running = {"name": "train", "state": {"running": {}}}
+    pod = observed_pod(pod_item(phase="Running", initContainerStatuses=[crashing], containerStatuses=[running]))
+    job = ObservedJob("a-job", "j", pod.place, 0, "active")
+    assert failure_of(job, Observed((job,), (pod,)), 60, BEGIN + timedelta(hours=10)) is None
+
+
 def with_half_a_gang(**changes: Any) -> World:
     """Return a world in which one of two optimisation pods finds no node."""
     world = World.of(backoffSeconds=10, **changes)
@@ -72,6 +94,30 @@ def test_a_step_that_holds_nodes_for_a_part_of_its_pods_gives_them_back() -> Non
     world.settle()
     assert world.ran[-1] == "quick-e1-opt-1"
     assert "GangIncomplete" in world.events
+
+
+def test_the_time_that_a_gang_waits_without_any_node_does_not_count() -> None:
+    world = with_half_a_gang(gangSeconds=120)
+    held = next(pod.name for pod in world.pods.values() if pod.place.step is Step.OPTIMISATION and pod.index == 0)
+    world.wait(1000)
+    world.pods[held] = replace(world.pods[held], placed=world.now)
+    world.wait(100)
+    world.settle()
+    assert reason(world, "Progressing") == "Unschedulable"
+    world.wait(21)
+    world.reconcile()
+    assert reason(world, "Progressing") == "GangIncomplete"
+
+
+def test_the_time_of_a_pod_on_its_node_is_that_of_its_binding() -> None:
+    bound = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-25T12:05:00Z"}
+    silent = observed_pod(pod_item(phase="Pending", conditions=[bound]))
+    assert (silent.placed, silent.reported) == (BEGIN + timedelta(minutes=5), False)
+    running = {"name": "train", "state": {"running": {}}}
+    known = observed_pod(pod_item(phase="Running", conditions=[bound], containerStatuses=[running]))
+    assert (known.placed, known.reported) == (silent.placed, True)
+    waiting = observed_pod(pod_item(phase="Pending", conditions=[bound | {"status": "False", "message": "no GPU"}]))
+    assert (waiting.placed, waiting.unschedulable) == (None, "no GPU")
 
 
 def test_a_scheduler_of_gangs_is_left_to_it() -> None:

@@ -161,7 +161,7 @@ def test_a_node_that_does_not_start_a_pod_makes_the_step_restart_elsewhere() -> 
     world = World.of(nodeLossSeconds=60, backoffSeconds=0)
     run_to(world, Step.OPTIMISATION)
     pod = world.running()[1]
-    world.pods[pod.name] = replace(pod, phase="Pending", placed=world.now)
+    world.pods[pod.name] = replace(pod, phase="Pending", placed=world.now, reported=False)
     world.wait(299)
     world.settle()
     assert world.status.restarts == 0

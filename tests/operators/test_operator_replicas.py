@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from benchmarks.operators.operating import STOP_S, Running, grant, kubeconfig_with
+from benchmarks.operators.operating import STOP_S, Running, replicas
 from operators.lease import DURATION_S
 from tests.support.cluster import kwok
 from tests.support.cluster.control_plane import ControlPlane
@@ -25,14 +25,12 @@ PLACE = ("llm-auction.io", "v1alpha1")
 class Replicas:
     """Two operators of one namespace with one Lease, and the namespace's objects."""
 
-    def __init__(self, api: client.ApiClient, namespace: str, access: Path, folder: Path) -> None:
-        self.namespace = namespace
+    def __init__(self, api: client.ApiClient, namespace: str, running: list[Running]) -> None:
+        self.namespace, self.running = namespace, running
         self.objects: Any = client.CustomObjectsApi(api)
         self.batch: Any = client.BatchV1Api(api)
         self.core: Any = client.CoreV1Api(api)
         self.leases: Any = client.CoordinationV1Api(api)
-        options = ["--lease", f"{namespace}/operator"]
-        self.running = [Running(access, [namespace], folder / f"{number}.log", options) for number in (0, 1)]
 
     def holder(self) -> str:
         try:
@@ -66,62 +64,49 @@ class Replicas:
         """Count the events by their reason and message."""
         return Counter((one.reason, one.message) for one in self.core.list_namespaced_event(self.namespace).items)
 
-    def stop(self) -> None:
-        for one in self.running:
-            one.process.send_signal(signal.SIGCONT)
-            one.process.terminate()
-        for one in self.running:
-            one.process.wait(STOP_S)
-
 
 @pytest.fixture
-def replicas(
+def two(
     kwok_plane: ControlPlane, kwok_api: client.ApiClient, kwok_namespace: str, tmp_path: Path
 ) -> Iterator[Replicas]:
     define(kwok_api)
-    access = kubeconfig_with(
-        grant(kwok_api, kwok_namespace, [kwok_namespace]), kwok_plane.kubeconfig, tmp_path / "kubeconfig"
-    )
-    replicas = Replicas(kwok_api, kwok_namespace, access, tmp_path)
-    try:
-        yield replicas
-    finally:
-        replicas.stop()
+    with replicas(kwok_api, kwok_plane.kubeconfig, kwok_namespace, tmp_path, 2) as running:
+        yield Replicas(kwok_api, kwok_namespace, running)
 
 
-def test_another_replica_takes_over_from_one_that_was_killed_frozen_or_stopped(replicas: Replicas) -> None:
-    first = replicas.leader()
-    replicas.create("killed", "2s")
-    eventually("it runs", lambda: replicas.phase("killed") == "Running")
+def test_another_replica_takes_over_from_one_that_was_killed_frozen_or_stopped(two: Replicas) -> None:
+    first = two.leader()
+    two.create("killed", "2s")
+    eventually("it runs", lambda: two.phase("killed") == "Running")
     first.kill()
-    eventually("the job ends", lambda: replicas.phase("killed") == "Complete")
+    eventually("the job ends", lambda: two.phase("killed") == "Complete")
     first.start()
-    second = replicas.leader()
+    second = two.leader()
     assert second is not first
 
-    replicas.create("frozen", "2s")
-    eventually("it runs", lambda: replicas.phase("frozen") == "Running")
+    two.create("frozen", "2s")
+    eventually("it runs", lambda: two.phase("frozen") == "Running")
     second.process.send_signal(signal.SIGSTOP)
-    eventually("the job ends", lambda: replicas.phase("frozen") == "Complete")
-    assert replicas.leader() is first
+    eventually("the job ends", lambda: two.phase("frozen") == "Complete")
+    assert two.leader() is first
     time.sleep(DURATION_S)
     second.process.send_signal(signal.SIGCONT)
     eventually("the frozen one notices", lambda: second.process.poll() is not None)
     assert second.process.returncode != 0
     second.start()
 
-    replicas.create("stopped", "2s")
-    eventually("it runs", lambda: replicas.phase("stopped") == "Running")
+    two.create("stopped", "2s")
+    eventually("it runs", lambda: two.phase("stopped") == "Running")
     first.process.terminate()
     first.process.wait(STOP_S)
     assert first.process.returncode == 0
-    eventually("it is handed over", lambda: replicas.leader() is second)
-    eventually("the job ends", lambda: replicas.phase("stopped") == "Complete")
+    eventually("it is handed over", lambda: two.leader() is second)
+    eventually("the job ends", lambda: two.phase("stopped") == "Complete")
 
-    jobs = [job.metadata.name for job in replicas.batch.list_namespaced_job(replicas.namespace).items]
+    jobs = [job.metadata.name for job in two.batch.list_namespaced_job(two.namespace).items]
     steps = ("reward", "rollout", "pairs", "opt", "eval", "register")
     names = ("killed", "frozen", "stopped")
     assert sorted(jobs) == sorted(f"{name}-e1-{step}-0" for name in names for step in steps), "no step ran twice"
-    ends = [count for (reason, _), count in replicas.reasons().items() if reason == "Complete"]
+    ends = [count for (reason, _), count in two.reasons().items() if reason == "Complete"]
     assert sum(ends) == 3, "no event was written twice"
     first.start()

@@ -123,6 +123,12 @@
 {{- end }}
 {{- end }}
 
+{{/* The routers' Service that clients outside and `helm test` call; empty without routers. */}}
+{{- define "llm-auction.service" -}}
+{{- if .Values.expose.service }}{{ .Values.expose.service }}
+{{- else if .Values.routers.enabled }}{{ include "llm-auction.name" . }}-router{{ end }}
+{{- end }}
+
 {{/* s3://bucket/prefix that holds the lake and the models; empty without an object store. */}}
 {{- define "llm-auction.storeUrl" -}}
 {{- if eq .Values.objectStore.provider "trial" }}s3://auction

@@ -73,8 +73,8 @@ spec:
     - {name: {{ .component | trunc 15 }}, port: {{ .port }}, targetPort: {{ .port }}, protocol: TCP}
 {{- end }}
 
-{{/* A generated Secret from {root, name, values}: an uninstall keeps it, as it keeps the volumes that it opens. */}}
-{{- define "llm-auction.storeSecret" -}}
+{{/* A drawn Secret from {root, name, values}: an uninstall keeps it, as it keeps the volumes, links and keys behind it. */}}
+{{- define "llm-auction.drawnSecret" -}}
 apiVersion: v1
 kind: Secret
 metadata:

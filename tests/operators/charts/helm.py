@@ -17,6 +17,16 @@ DEFINITIONS, OPERATOR, PLATFORM, WHOLE = (
 TRIAL, PRODUCTION = (WHOLE / "profiles" / f"{name}.yaml" for name in ("trial", "production-gpu"))
 Item = dict[str, Any]
 
+NAME = "shop-llm-auction"
+"""How the objects of a release `shop` begin."""
+CONNECTED: dict[str, Any] = {
+    "secrets": {"name": "keys"},
+    "database": {"provider": "existing", "secret": {"name": "db"}},
+    "eventLog": {"provider": "existing", "existing": {"servers": "kafka:9093", "userSecret": "kafka"}},
+    "objectStore": {"provider": "existing", "existing": {"url": "s3://auction/p/", "secret": "s3"}},
+}
+ROUTERS: dict[str, Any] = {**CONNECTED, "routers": {"enabled": True, "policy": {"upstream": {"url": "http://vllm"}}}}
+
 
 class Helm:
     """The helm program, for an API server or without one."""

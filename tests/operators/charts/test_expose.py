@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.operators.charts.helm import PLATFORM, Helm, named, one
+from tests.operators.charts.helm import NAME, PLATFORM, ROUTERS, Helm, named, one
 
 pytestmark = pytest.mark.cluster
 
@@ -34,25 +34,26 @@ def test_readers_reach_no_path_of_the_administrators(helm: Helm) -> None:
 
 
 def test_a_gateway_has_a_listener_for_each_host(helm: Helm) -> None:
-    items = helm.render(PLATFORM, expose={**HOSTS, "gateway": {"enabled": True, "className": "envoy"}})
+    items = helm.render(PLATFORM, **ROUTERS, expose={**HOSTS, "gateway": {"enabled": True, "className": "envoy"}})
     listeners = {entry["name"]: entry for entry in one(items, "Gateway")["spec"]["listeners"]}
     assert set(listeners) == {"public", "admin"}
     assert listeners["public"]["tls"]["certificateRefs"] == [{"name": "ads-tls"}]
     for name in listeners:
         route = one(items, "HTTPRoute", f"-{name}")["spec"]
-        assert route["parentRefs"] == [{"name": "shop-llm-auction", "sectionName": name}]
+        assert route["parentRefs"] == [{"name": NAME, "sectionName": name}]
         assert route["hostnames"] == [listeners[name]["hostname"]]
-        assert route["rules"][0]["backendRefs"] == [{"name": "shop-llm-auction-router", "port": 80}]
+        assert route["rules"][0]["backendRefs"] == [{"name": f"{NAME}-router", "port": 80}]
 
 
 def test_a_gateway_of_others_can_be_used(helm: Helm) -> None:
     gateway = {"enabled": True, "create": False, "name": "shared", "namespace": "infra"}
-    items = helm.render(PLATFORM, expose={"public": {"host": "ads.example"}, "gateway": gateway})
+    items = helm.render(PLATFORM, expose={"service": "ads", "public": {"host": "ads.example"}, "gateway": gateway})
     assert not named(items, "Gateway")
     assert one(items, "HTTPRoute")["spec"]["parentRefs"][0]["namespace"] == "infra"
 
 
 def test_without_tls_a_gateway_listens_on_http(helm: Helm) -> None:
-    expose = {"public": {"host": "ads.example"}, "gateway": {"enabled": True, "className": "envoy"}}
+    gateway = {"enabled": True, "className": "envoy"}
+    expose = {"service": "ads", "public": {"host": "ads.example"}, "gateway": gateway}
     (listener,) = one(helm.render(PLATFORM, expose=expose), "Gateway")["spec"]["listeners"]
     assert (listener["port"], listener["protocol"], "tls" in listener) == (80, "HTTP", False)

@@ -72,6 +72,17 @@ def test_one_command_installs_the_trial_and_an_uninstall_leaves_what_the_docs_sa
     installing("uninstall", "shop", *place, "--no-hooks")
 
 
+def test_an_upgrade_migrates_a_database_that_is_there(
+    installing: Helm, undefined: ControlPlane, namespace: str
+) -> None:
+    place = ("--namespace", namespace)
+    installing("install", "shop", WHOLE, *place, "--no-hooks")
+    for migrates in (False, True):
+        installing("upgrade", "shop", WHOLE, *place, *INSTALL)
+        assert ("name: shop-llm-auction-migrate" in installing("get", "hooks", "shop", *place)) == migrates
+    installing("uninstall", "shop", *place, "--no-hooks")
+
+
 def test_helm_upgrades_definitions_and_an_uninstall_keeps_them(
     installing: Helm, undefined: ControlPlane, namespace: str
 ) -> None:

@@ -19,6 +19,7 @@ from serving.campaigns.types import Pricing
 from serving.clicks.decision import VALID
 from serving.ledger.worker import LedgerMetrics
 from serving.metrics import Metrics
+from streaming.log import Partition
 from streaming.spool import ProducerMetrics
 from streaming.workers.lake import LakeMetrics
 from streaming.workers.metrics import WorkerMetrics
@@ -63,11 +64,22 @@ def test_every_metric_of_alerts_and_dashboards_exists() -> None:
 
 def test_every_label_value_of_alerts_and_dashboards_exists() -> None:
     text = "\n".join(expressions())
-    reasons = {reason for found in re.findall(r'reason=~"([^"]+)"', text) for reason in found.split("|")}
-    assert reasons
-    assert reasons <= {reason.value for reason in ServiceReason}
+    assert set(re.findall(r'reason\W+"(\w+)"', text)) == {ServiceReason.ABORTED.value}
     assert set(re.findall(r'pricing="(\w+)"', text)) == {Pricing.CLICK.value}
     assert set(re.findall(r'validity="(\w+)"', text)) == {VALID}
+
+
+def test_a_first_rollback_defect_or_dead_letter_is_an_increase() -> None:
+    registry = OperatorMetrics().registry
+    warnings = {"kind": "AuctionService", "type": "Warning"}
+    for reason in ServiceReason:
+        assert registry.get_sample_value("llm_auction_operator_events_total", warnings | {"reason": reason}) == 0
+    defects = {"kind": "IRPOJob", "result": "defect"}
+    assert registry.get_sample_value("llm_auction_operator_rounds_total", defects) == 0
+    registry = CollectorRegistry()
+    WorkerMetrics(registry).lags("lake", {Partition("clicks", 0): 7})
+    letters = {"worker": "lake", "topic": "clicks"}
+    assert registry.get_sample_value("llm_auction_worker_dead_letters_total", letters) == 0
 
 
 def rendered_rules(helm: Helm, **alerts: Any) -> dict[str, Any]:
@@ -86,6 +98,7 @@ def test_alerts_are_of_this_namespace_and_have_their_limits(helm: Helm) -> None:
         assert not re.search("NAMESPACE|LIMIT", expression)
         assert re.search(rf"[<>] {re.escape(str(rule['limit']))}$", expression)
     assert 'namespace="ads"' in rules["LLMAuctionWorkerLag"]["expr"]
+    assert rules["LLMAuctionOperatorWithoutLeader"]["expr"].startswith("absent(llm_auction_operator_leading) or ")
     assert "{{ $labels.worker }}" in rules["LLMAuctionWorkerLag"]["annotations"]["summary"]
 
 

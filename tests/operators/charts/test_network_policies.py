@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.operators.charts.helm import PLATFORM, TRIAL, WHOLE, Helm, Item, named, one, pods
+from tests.operators.charts.helm import PLATFORM, PRODUCTION, TRIAL, WHOLE, Helm, Item, named, one, pods
 
 pytestmark = pytest.mark.cluster
 
@@ -103,6 +103,16 @@ def test_scrapers_reach_metrics_only(helm: Helm) -> None:
     for name in ("-routers", "-policies", "-metrics"):
         rules = one(items, "NetworkPolicy", name)["spec"]["ingress"]
         assert [r["ports"][0]["port"] for r in rules if peers[0] in r.get("from", [])] == ["metrics"]
+
+
+def test_in_production_prometheus_reaches_every_pod_that_it_scrapes(helm: Helm) -> None:
+    items = helm.render(WHOLE, PRODUCTION)
+    prometheus = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    assert len(named(items, "PodMonitor")) == 2
+    for name in ("operator", "router", "policy", "judge", "lake", "ledger"):
+        rules = ways(items, "Ingress", PARTS[name]) or []
+        ports = [rule["ports"][0]["port"] for rule in rules if prometheus in rule.get("from", [])]
+        assert ports == ["metrics"], name
 
 
 def test_policies_can_be_left_to_others(helm: Helm) -> None:

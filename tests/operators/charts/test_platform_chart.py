@@ -8,19 +8,11 @@ import pytest
 
 from operators.resources.auctionservice import AuctionServiceSpec
 from operators.resources.retrainpolicy import RetrainPolicySpec
-from tests.operators.charts.helm import PLATFORM, Helm, named, one, pods, variables
+from tests.operators.charts.helm import CONNECTED, NAME, PLATFORM, ROUTERS, Helm, named, one, pods, variables
 from tests.operators.service_world import spec
 
 pytestmark = pytest.mark.cluster
 
-NAME = "shop-llm-auction"
-CONNECTED: dict[str, Any] = {
-    "secrets": {"name": "keys"},
-    "database": {"provider": "existing", "secret": {"name": "db"}},
-    "eventLog": {"provider": "existing", "existing": {"servers": "kafka:9093", "userSecret": "kafka"}},
-    "objectStore": {"provider": "existing", "existing": {"url": "s3://auction/p/", "secret": "s3"}},
-}
-ROUTERS: dict[str, Any] = {**CONNECTED, "routers": {"enabled": True, "policy": {"upstream": {"url": "http://vllm"}}}}
 WORKERS: dict[str, Any] = {
     **CONNECTED,
     "workers": {"judge": {"enabled": True, "replicas": 2}, "lake": {"enabled": True}, "ledger": {"enabled": True}},
@@ -72,7 +64,14 @@ def test_every_setting_of_the_routers_arrives(helm: Helm) -> None:
     pod = router(
         helm,
         policy={"upstream": upstream},
-        options={"public-url": "https://ads.example", "max-ads": 2, "anonymous": True},
+        options={
+            "public-url": "https://ads.example",
+            "max-ads": 2,
+            "anonymous": True,
+            "key-per-day": 10_000_000,
+            "repeat-fade": 0.5,
+            "highest-bid": ["USD=2.50", "EUR=2"],
+        },
         drainSeconds=60,
         env=[{"name": "EXTRA", "value": "1"}],
         nodeSelector={"disk": "fast"},
@@ -81,6 +80,8 @@ def test_every_setting_of_the_routers_arrives(helm: Helm) -> None:
     )
     (container,) = pod["containers"]
     assert {"--public-url=https://ads.example", "--max-ads=2", "--anonymous", "--drain=60"} <= set(container["args"])
+    assert {"--key-per-day=10000000", "--repeat-fade=0.5"} <= set(container["args"])
+    assert {"--highest-bid=USD=2.50", "--highest-bid=EUR=2"} <= set(container["args"])
     assert pod["terminationGracePeriodSeconds"] > 60
     assert (pod["nodeSelector"], pod["priorityClassName"]) == ({"disk": "fast"}, "high")
     found = variables(container)
@@ -251,6 +252,7 @@ def test_the_database_is_migrated_before_the_new_pods(
         ({"routers": {"enabled": True}, "secrets": {"name": "k"}}, "routers share a database"),
         (ROUTERS | {"routers": {"enabled": True}}, "give model, upstream.url or triton.address"),
         ({"routers": {"options": {"port": 1}}}, "propertyName 'port'"),
+        (ROUTERS | {"routers": ROUTERS["routers"] | {"options": {"encoder": False}}}, "give no-encoder: true"),
         ({"database": {"provider": "existing"}}, "name"),
         ({"database": {"provider": "mysql"}}, "provider"),
         ({"eventLog": {"provider": "existing"}}, "servers"),
@@ -262,6 +264,7 @@ def test_the_database_is_migrated_before_the_new_pods(
         ),
         ({"firstModel": {"name": "tiny", "version": "tiny"}}, "give objectStore"),
         ({"expose": {"ingress": {"enabled": True}}}, "expose.public.host"),
+        ({"expose": {"ingress": {"enabled": True}, "public": {"host": "ads.example"}}}, "expose.service"),
     ],
 )
 def test_invalid_values_are_refused(helm: Helm, values: dict[str, Any], expected: str) -> None:
