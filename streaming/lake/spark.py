@@ -35,7 +35,6 @@ def write_training_set(
     `versions` pins the snapshot of the lake at `url`. Columns that no stored event has yet are left out.
 
     Raises:
-        ConfigError: if there is no Java to start Spark with.
         InputError: if `out` exists.
         AnalysisException: if Spark refuses the query for any other reason.
     """
