@@ -264,6 +264,7 @@ def test_the_database_is_migrated_before_the_new_pods(
         ),
         ({"firstModel": {"name": "tiny", "version": "tiny"}}, "give objectStore"),
         ({"expose": {"ingress": {"enabled": True}}}, "expose.public.host"),
+        ({"secrets": {"rotating": True}}, "secrets.rotating"),
         ({"expose": {"ingress": {"enabled": True}, "public": {"host": "ads.example"}}}, "expose.service"),
     ],
 )
