@@ -64,7 +64,8 @@ def book_conversions(
     """
     if len(reported) > MOST_CONVERSIONS:
         raise InputError("conversions", len(reported), f"send {MOST_CONVERSIONS} at most in one batch")
-    return database.transact(lambda c: _book(database, c, advertiser_id, reported, now), idempotent=True)
+    tried: set[str] = set()
+    return database.transact(lambda c: _book(database, c, advertiser_id, reported, now, tried), idempotent=True)
 
 
 def _book(
@@ -73,7 +74,9 @@ def _book(
     advertiser_id: str,
     reported: Sequence[ReportedConversion],
     now: datetime,
+    tried: set[str],
 ) -> BookedConversions:
+    """Book the batch; `tried` collects the digests that an attempt stored, for the next one if its commit is in doubt."""
     clicks = _clicks(connection, advertiser_id, {one.click_id for one in reported})
     faults: dict[int, InputError] = {}
     wanted: dict[str, tuple[ReportedConversion, RowMapping]] = {}
@@ -100,13 +103,15 @@ def _book(
             "recorded_at": now,
         }
         stored = database.insert(conversions).values(row).on_conflict_do_nothing().returning(conversions.c.id)
-        if connection.execute(stored).first() is None:
+        if connection.execute(stored).first() is not None:
+            tried.add(digest)
+            line = tuple(click[name] for name in keys)
+            lines[line] += 1
+            values[line] += one.value_micros
+        elif digest not in tried:
             continue
         new.append(_event(digest, one, click))
-        line = tuple(click[name] for name in keys)
-        lines[line] += 1
-        values[line] += one.value_micros
-    if new:
+    if lines:
         _count(connection, lines, values, keys)
     return BookedConversions(tuple(new), good - len(new), faults)
 
