@@ -7,7 +7,7 @@ counter of its report line.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -27,8 +27,8 @@ from serving.database.schema import (
     campaign_spend,
     charges,
     refunds,
-    report_counters,
 )
+from serving.ledger.counters import add_to_lines, line_of
 
 BATCH = 1_000
 """Clicks refunded in one transaction, while which their campaigns wait."""
@@ -122,17 +122,16 @@ def _open(chosen: Clicks) -> Select[Any]:
 def _subtract(connection: Connection, rows: Sequence[RowMapping]) -> None:
     """Take the refunds out of the totals, in the order of their keys, and count them in their report lines."""
     of_campaign, of_day, of_advertiser = Counter[str](), Counter[tuple[str, str]](), Counter[tuple[str, str]]()
-    lines, invalid = Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
-    keys = report_counters.primary_key.columns.keys()
+    lines = defaultdict[tuple[str, ...], Counter[str]](Counter)
     for row in rows:
         micros = row["charged_micros"]
         of_campaign[row["campaign_id"]] += micros
         of_day[row["campaign_id"], row["day"]] += micros
         of_advertiser[row["advertiser_id"], row["currency"]] += micros
-        line = tuple(row[name] for name in keys)
-        lines[line] += micros
-        invalid[line] += 1
-    spend, day, total, table = campaign_spend.c, campaign_days.c, advertiser_totals.c, report_counters.c
+        line = lines[line_of(row)]
+        line["invalid_clicks"] += 1
+        line["refunded_micros"] += micros
+    spend, day, total = campaign_spend.c, campaign_days.c, advertiser_totals.c
     mark = change_mark(connection)
     connection.execute(
         update(campaign_spend)
@@ -155,16 +154,4 @@ def _subtract(connection: Connection, rows: Sequence[RowMapping]) -> None:
             for (a, currency), micros in sorted(of_advertiser.items())
         ],
     )
-    same = [table[name] == bindparam(f"own_{name}") for name in keys]
-    grown = {
-        "invalid_clicks": table.invalid_clicks + bindparam("number"),
-        "refunded_micros": table.refunded_micros + bindparam("refund"),
-    }
-    connection.execute(
-        update(report_counters).where(*same).values(grown),
-        [
-            {f"own_{name}": value for name, value in zip(keys, line, strict=True)}
-            | {"number": invalid[line], "refund": micros}
-            for line, micros in sorted(lines.items())
-        ],
-    )
+    add_to_lines(connection, lines)
