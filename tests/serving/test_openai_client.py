@@ -191,6 +191,15 @@ def test_json_choices_and_log_probabilities_are_passed_on(relaying: Any, upstrea
     assert upstream.bodies[-1]["messages"] == seen
 
 
+def test_no_click_token_reaches_the_model_server(relaying: Any, upstream: Tooled) -> None:
+    text = "Try [Brand1 Shoes](https://ads.example/c/a-token) (Sponsored)."
+    for shown in (text, [{"type": "text", "text": text}]):
+        talk = [*ASK, {"role": "assistant", "content": shown}, *ASK]
+        relaying.client.chat.completions.create(model="scripted", messages=talk, tools=TOOLS)
+    sent = [body["messages"][1]["content"] for body in upstream.bodies]
+    assert sent == ["Try Brand1 Shoes.", [{"type": "text", "text": "Try Brand1 Shoes."}]]
+
+
 def test_refusals_of_the_model_server_reach_their_sender(relaying: Any) -> None:
     with pytest.raises(openai.BadRequestError, match=r"tools\[0\].type: 'unheard-of' is unknown"):
         relaying.client.chat.completions.create(model="scripted", messages=ASK, tools=[{"type": "unheard-of"}])
