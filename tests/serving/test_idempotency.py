@@ -6,7 +6,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +16,7 @@ import openai
 import pytest
 from sqlalchemy import select
 
+from serving.database.engine import Database
 from serving.database.schema import idempotent_requests
 
 Start = Callable[..., Any]
@@ -98,6 +101,23 @@ def test_the_retry_of_a_client_that_has_gone_gets_the_answer(start: Start, wait_
     assert "word19" in retried.text
     assert retried.text.endswith("data: [DONE]\n\n")
     assert len(router.policy.contexts) == 1
+
+
+def test_an_answer_that_a_shutdown_cut_off_can_be_asked_for_again(
+    router: Callable[..., Any], scripted: Callable[..., Any], tmp_path: Path
+) -> None:
+    policy = scripted()
+    policy.script = lambda context: (time.sleep(0.05) or f"word{number} " for number in range(200))
+    body = QUESTION | {"stream": True}
+    with ExitStack() as client, router(tmp_path, policy, drain_s=1) as server:
+        headers = {"Idempotency-Key": "k1", "Authorization": f"Bearer {server.admin}"}
+        url = f"{server.url}/v1/chat/completions"
+        response = client.enter_context(httpx.stream("POST", url, json=body, headers=headers, timeout=20))
+        next(response.iter_lines())
+    database = Database(server.settings.database_url)
+    with database.read() as connection:
+        assert connection.execute(select(idempotent_requests)).all() == []
+    database.close()
 
 
 def test_a_failure_is_not_kept(start: Start) -> None:
