@@ -283,7 +283,7 @@ def encoder() -> Encoder | None:
 
 
 def default_candidates(model: str, *, local: bool) -> int:
-    """Return how many ads a prompt holds where `--candidates` does not say; `local`: no other server writes answers."""
+    """Return how many ads a prompt holds without `--candidates`; `local`: no other server writes answers."""
     return FEW_CANDIDATES if local and model == ASSISTANT else CANDIDATES
 
 
