@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -64,21 +64,21 @@ class Refunded(msgspec.Struct, frozen=True, kw_only=True):
     micros: dict[str, Micros]
 
 
-def refund(database: Database, chosen: Clicks, reason: str, now: datetime) -> Refunded:
+def refund(database: Database, chosen: Clicks, reason: str) -> Refunded:
     """Mark valid clicks invalid and refund their charges; clicks that were refunded before are left alone.
 
     An interrupted call has refunded whole batches; the next call does the rest.
     """
     checked_text("reason", reason)
     clicks, micros = 0, Counter[str]()
-    while batch := database.transact(lambda connection: _refund(connection, chosen, reason, now), idempotent=True):
+    while batch := database.transact(lambda connection: _refund(connection, chosen, reason), idempotent=True):
         clicks += len(batch)
         for row in batch:
             micros[row["currency"]] += row["charged_micros"]
     return Refunded(clicks=clicks, micros=dict(micros))
 
 
-def _refund(connection: Connection, chosen: Clicks, reason: str, now: datetime) -> Sequence[RowMapping]:
+def _refund(connection: Connection, chosen: Clicks, reason: str) -> Sequence[RowMapping]:
     found = connection.execute(_open(chosen).limit(BATCH)).mappings().all()
     if not found:
         return ()
@@ -92,7 +92,8 @@ def _refund(connection: Connection, chosen: Clicks, reason: str, now: datetime) 
     rows = connection.execute(_open(chosen).where(still)).mappings().all()
     if not rows:
         return ()
-    columns = ("id", "kind", "campaign_id", "advertiser_id", "currency")
+    # Each batch has its own time: payouts of a period that is over must not change.
+    now, columns = datetime.now(UTC), ("id", "kind", "campaign_id", "advertiser_id", "currency")
     entries = [
         {name: row[name] for name in columns} | {"micros": row["charged_micros"], "reason": reason, "recorded_at": now}
         for row in rows
