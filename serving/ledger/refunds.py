@@ -71,11 +71,27 @@ def refund(database: Database, chosen: Clicks, reason: str) -> Refunded:
     """
     checked_text("reason", reason)
     clicks, micros = 0, Counter[str]()
-    while batch := database.transact(lambda connection: _refund(connection, chosen, reason), idempotent=True):
+    while batch := _refund_batch(database, chosen, reason):
         clicks += len(batch)
         for row in batch:
             micros[row["currency"]] += row["charged_micros"]
     return Refunded(clicks=clicks, micros=dict(micros))
+
+
+def _refund_batch(database: Database, chosen: Clicks, reason: str) -> Sequence[RowMapping]:
+    """Refund the next batch and return its charge records; none if no click is left."""
+    tried: Sequence[RowMapping] = ()
+
+    def work(connection: Connection) -> Sequence[RowMapping]:
+        nonlocal tried
+        if tried:  # the commit of the attempt before is in doubt
+            first = (refunds.c.id == tried[0]["id"]) & (refunds.c.kind == tried[0]["kind"])
+            if connection.execute(select(refunds.c.id).where(first)).first() is not None:
+                return tried
+        tried = _refund(connection, chosen, reason)
+        return tried
+
+    return database.transact(work, idempotent=True)
 
 
 def _refund(connection: Connection, chosen: Clicks, reason: str) -> Sequence[RowMapping]:

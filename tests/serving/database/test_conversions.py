@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -93,16 +94,10 @@ def test_conversions_that_arrive_twice_at_once_count_once(clicked: Database) -> 
     assert line.conversions == 50
 
 
-def test_a_batch_whose_commit_was_in_doubt_keeps_its_events(clicked: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    transact = clicked.transact
-
-    def in_doubt(work: Any, *, idempotent: bool) -> Any:
-        """Commit, lose the confirmation, and run the same work again."""
-        assert idempotent
-        transact(work)
-        return transact(work)
-
-    monkeypatch.setattr(clicked, "transact", in_doubt)
+def test_a_batch_whose_commit_was_in_doubt_keeps_its_events(
+    clicked: Database, in_doubt: Callable[[Database], None]
+) -> None:
+    in_doubt(clicked)
     booked = book(clicked, bought(1), bought(2))
     assert ({event.click_id for event in booked.new}, booked.repeated) == ({"k1", "k2"}, 0)
     (line,) = report(clicked, Query(advertiser_id="a1"))

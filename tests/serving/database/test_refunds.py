@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
@@ -85,6 +86,17 @@ def test_each_batch_is_booked_at_its_own_time(
         times = connection.execute(select(refunds.c.recorded_at).order_by(refunds.c.id)).scalars().all()
     assert sorted(set(times)) == times
     assert len(times) == 3
+
+
+def test_a_batch_whose_commit_was_in_doubt_is_reported(
+    ledger: Ledger, database: Database, in_doubt: Callable[[Database], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.book([click(n, source="s1") for n in range(3)])
+    in_doubt(database)
+    monkeypatch.setattr("serving.ledger.refunds.BATCH", 2)
+    given_back = refund(database, Clicks(source="s1"), "bot")
+    assert (given_back.clicks, given_back.micros) == (3, {"EUR": 750_000})
+    assert totals(database)[0].charged_micros == 0
 
 
 def test_clicks_cannot_be_chosen_by_campaign_alone() -> None:
