@@ -10,12 +10,14 @@ from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import openai
 import pytest
 from sqlalchemy import select
 
+from serving.accounts.idempotency import StillRunning
 from serving.database.engine import Database
 from serving.database.schema import idempotent_requests
 
@@ -161,6 +163,14 @@ def test_a_refused_campaign_can_be_sent_again_corrected(start: Start) -> None:
     router = start()
     assert send(router, "/v1/campaigns", CAMPAIGN | {"bid_micros": -1}).status_code == 400
     assert send(router, "/v1/campaigns", CAMPAIGN).status_code == 201
+
+
+def test_a_change_whose_key_was_taken_over_is_not_made(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    router = start()
+    monkeypatch.setattr(router.router.idempotency, "record", Mock(side_effect=StillRunning("taken over")))
+    response = send(router, "/v1/campaigns", CAMPAIGN)
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "idempotency_key_in_use")
+    assert router.call("GET", "/v1/campaigns?advertiser_id=Falcon").json()["items"] == []
 
 
 def test_changes_are_made_once_although_the_version_has_moved(start: Start) -> None:
