@@ -48,7 +48,7 @@ def invalidate(
     migrate(database)
     opened = Database(database, pool_size=2)
     try:
-        found = refund(opened, chosen, reason, datetime.now(UTC))
+        found = refund(opened, chosen, reason)
     finally:
         opened.close()
     given_back = ", ".join(f"{micros} micros {currency}" for currency, micros in sorted(found.micros.items()))

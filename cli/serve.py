@@ -171,6 +171,10 @@ def serve(
     from serving.settings import ServeSettings, other_secrets, signing_secret
     from streaming.addresses import KAFKA
 
+    if triton and not digest:
+        raise ConfigError("--digest", digest, "give the weights' sha256, as `llm-auction triton build` prints it")
+    if sum(map(bool, (triton, upstream, routes))) > 1:
+        raise ConfigError("--triton, --upstream, --routes", "more than one", "give at most one of them")
     if lake and find_spec("deltalake") is None:
         raise ConfigError("--lake", lake, "erasing needs the lake's library: pip install 'llm-auction[stream]'")
     charges = log != KAFKA if ledger is None else ledger
@@ -212,11 +216,7 @@ def serve(
     if routes is not None:
         read_routes(routes)
     listener = listen(host, port)
-    if triton and not digest:
-        raise ConfigError("--digest", digest, "give the weights' sha256, as `llm-auction triton build` prints it")
     make: Callable[[], AsyncPolicyBackend]
-    if sum(map(bool, (triton, upstream, routes))) > 1:
-        raise ConfigError("--triton, --upstream, --routes", "more than one", "give at most one of them")
     if routes is not None:
         make = routed(routes, settings)
     elif upstream:
@@ -283,7 +283,7 @@ def encoder() -> Encoder | None:
 
 
 def default_candidates(model: str, *, local: bool) -> int:
-    """Return how many ads a prompt holds where `--candidates` does not say; `local`: no other server writes answers."""
+    """Return how many ads a prompt holds without `--candidates`; `local`: no other server writes answers."""
     return FEW_CANDIDATES if local and model == ASSISTANT else CANDIDATES
 
 

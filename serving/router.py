@@ -260,12 +260,17 @@ class Router:
             return
         await answer.delivery.wait(DELIVERY_S)
         result = answer.task.result().as_delivered(answer.delivery)
+        request = answer.request
         try:
             finalise(result, self._sinks)
-            if result.reserved_caps:
-                await self.marketplace.settle_caps(result.request.ads.user_id, result.request.auction_id, result.shown)
         except Exception as error:
-            log.error("answer.not_finalised", auction_id=answer.request.auction_id, reason=type(error).__name__)
+            log.error("answer.not_finalised", auction_id=request.auction_id, reason=type(error).__name__)
+        if not result.reserved_caps:
+            return
+        try:
+            await self.marketplace.settle_caps(request.ads.user_id, request.auction_id, result.shown)
+        except Exception as error:  # the reservations end by themselves
+            log.error("answer.caps_not_settled", auction_id=request.auction_id, reason=type(error).__name__)
 
     def _answer_ended(self, auction_id: str) -> None:
         del self._finalising[auction_id]

@@ -29,7 +29,7 @@ PSEUDONYMS = "pseudonyms"
 class AdLoadSettings:
     """The controller of the ad load.
 
-    `target` is the wanted value of the measured signal; `direction` tells what more ads do to the signal: "rises" (ads
+    `target` is the wanted value of the measured signal; `direction` is what more ads do to the signal: "rises" (ads
     per answer, rate of negative feedback) or "falls" (mean judged quality).
 
     `gain` is the change of the factor's logarithm for an error as large as the target; an error that persists adds as
@@ -94,7 +94,7 @@ class ServeSettings:
     `bid_scale` sets the highest bid of each currency, which the policy sees as 100 points.
 
     `log` is where events go: a folder, or "kafka" (`streaming.addresses`); empty: a folder in the state directory.
-    `ledger` tells where events of the log are charged: in a "process" beside the router, which keeps the work away from
+    `ledger` is where events of the log are charged: in a "process" beside the router, which keeps the work away from
     the streams; on a "thread" of the router, which starts faster; or "elsewhere" (`llm-auction worker ledger`). When an
     event of this router has waited for the ledger for `stop_ads_after_s`, answers have no ads until it is booked; 0:
     they go on.

@@ -75,7 +75,11 @@ class IdempotencyStore:
         claims = [
             Claim(_derived(secret, b"key", name), holder, _derived(secret, b"answer", name)) for secret in self._secrets
         ]
-        request_digest = hashlib.sha256(request).digest()
+        # Keyed as well: a plain hash would let a reader of the table confirm a guess of the question.
+        requests = {
+            claim.digest: _derived(secret, b"request", name + b"\0" + request)
+            for claim, secret in zip(claims, self._secrets, strict=True)
+        }
         checked_moment("now", now)
 
         def work(connection: Connection) -> Claim | StoredAnswer:
@@ -84,7 +88,7 @@ class IdempotencyStore:
             own = idempotent_requests.c.digest == claim.digest
             row = {
                 "digest": claim.digest,
-                "request": request_digest,
+                "request": requests[claim.digest],
                 "holder": claim.holder,
                 "answer": None,
                 "created_at": now,
@@ -95,7 +99,7 @@ class IdempotencyStore:
             if connection.execute(new.returning(idempotent_requests.c.digest)).first() is not None:
                 return claim
             found = connection.execute(select(idempotent_requests).where(own).with_for_update()).mappings().one()
-            if not hmac.compare_digest(found["request"], request_digest):
+            if not hmac.compare_digest(found["request"], requests[claim.digest]):
                 raise KeyReused("the key was sent with another request")
             if found["answer"] is not None:
                 return _decrypted(found["answer"], claim)

@@ -55,7 +55,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     """A key as it is listed, without its secret.
 
     Only an advertiser's key has an `advertiser_id`, only a publisher's a `publisher_id`. A publisher's key without one
-    asks on placements of no publisher, and nobody is paid.
+    asks on placements of no publisher, and no publisher is paid.
     """
 
     id: str

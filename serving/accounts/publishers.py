@@ -51,7 +51,7 @@ class PublisherStore:
             row = self._database.insert(publishers).values(msgspec.structs.asdict(new)).on_conflict_do_nothing()
             if connection.execute(row.returning(publishers.c.id)).first() is None:
                 raise InputError("id", publisher_id, "a publisher has this id")
-            self._place(connection, Placement(id=new.id, publisher_id=new.id, created_at=now), "id")
+            self._place(connection, Placement(id=new.id, publisher_id=new.id, created_at=now))
             return new
 
         return self._database.transact(work)
@@ -80,7 +80,7 @@ class PublisherStore:
             known = connection.execute(select(publishers.c.id).where(publishers.c.id == publisher_id)).first()
             if known is None:
                 raise InputError("publisher_id", publisher_id, "no publisher has this id: create it first")
-            return self._place(connection, new, "id")
+            return self._place(connection, new)
 
         return self._database.transact(work)
 
@@ -98,12 +98,12 @@ class PublisherStore:
         with self._database.read() as connection:
             return [Placement(**row) for row in connection.execute(query).mappings()]
 
-    def _place(self, connection: Connection, new: Placement, place: str) -> Placement:
+    def _place(self, connection: Connection, new: Placement) -> Placement:
         row = self._database.insert(placements).values(msgspec.structs.asdict(new)).on_conflict_do_nothing()
         connection.execute(row)
         stored = connection.execute(select(placements).where(placements.c.id == new.id)).mappings().one()
         if stored["publisher_id"] != new.publisher_id:
-            raise InputError(place, new.id, "a placement of another publisher has this id: choose another one")
+            raise InputError("id", new.id, "a placement of another publisher has this id: choose another one")
         return Placement(**stored)
 
 

@@ -2,7 +2,7 @@
 
 The policy's own text is the allocation. When the ad side fails before the reader has seen anything, the question is
 answered without candidates; at the deadline, the text written so far is the answer. Recording and billing are left to
-`serving.answering.finalise`, HTTP to `serving.http.chat`.
+`serving.answering.finalise`, HTTP to `serving.http.answers`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ UNDERSTOOD = 4
 GRACE_S = 1.0
 """How long after the deadline a backend may still end the answer itself."""
 READER_DIGITS = 16
-"""Digits of the reader's hash in a link: enough to tell the readers of one ad within minutes apart."""
+"""Digits of the reader's hash in a link: enough to distinguish the readers of one ad within minutes."""
 LONGEST_VERSION = 32
 """Longest model version that is put into a link; a longer one is in the auction record only."""
 
@@ -89,7 +89,7 @@ async def write_answer(request: AnswerRequest, context: RouterContext, deltas: D
 class RunningAnswer:
     """An answer that is being written: its text so far in `deltas`, its end as the result of `task`.
 
-    Whoever sends it reports to `delivery`, its end included.
+    The task that sends it reports to `delivery`, its end included.
     """
 
     request: AnswerRequest

@@ -1,7 +1,7 @@
 """What a caller sees of an auction's record: amounts of its own campaigns alone; an administrator sees everything.
 
 A field whose name ends in `_micros` is an amount. It is left out of every entry that does not belong to the caller, so
-that a new field is private until this rule says otherwise.
+that a new field is private by default.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def without_amounts(record: AuctionRecord, owns: Owns) -> dict[str, Any]:
 def own_entries(record: AuctionRecord, owns: Owns) -> dict[str, Any] | None:
     """Return the record as an advertiser sees it: its own campaigns and no other's; None if none took part.
 
-    Propensities are its own ads' alone: those of others would tell how their bids compare.
+    Propensities are its own ads' alone: those of others would show how their bids compare.
     """
     plain = without_amounts(record, owns)
     for name in _ENTRIES:

@@ -1,4 +1,4 @@
-"""The last look at an answer before it leaves: links that the policy wrote itself, and titles without their label.
+"""The last check of an answer before it leaves: links that the policy wrote itself, and titles without their label.
 
 A policy may copy what a creative, or its training, planted. Links to places that the reader did not name become plain
 text, and a candidate's title that stands outside its marker gets the label. The text is read word by word: a word, and
@@ -30,14 +30,14 @@ _OPEN_LINK = re.compile(r"!?\[[^\[\]]{0,300}(?:\](?:\([^()\n]{0,2100})?)?$")
 
 
 class AnswerScan:
-    """The scan of one answer with offers; links and names in `said`, what the reader wrote, stay as they are."""
+    """The scan of one answer with offers; links and names in `asked`, what the reader wrote, stay as they are."""
 
-    def __init__(self, offers: Mapping[AdId, Offer], said: str) -> None:
-        self._said = said.casefold()
+    def __init__(self, offers: Mapping[AdId, Offer], asked: str) -> None:
+        self._asked = asked.casefold()
         self._titles = {
             offer.ad.title: ad_id
             for ad_id, offer in offers.items()
-            if " " in offer.ad.title.strip() and offer.ad.title.casefold() not in self._said
+            if " " in offer.ad.title.strip() and offer.ad.title.casefold() not in self._asked
         }
         self._held = ""
         self.edits: Counter[str] = Counter()
@@ -91,7 +91,7 @@ class AnswerScan:
         return found[1]
 
     def _without_address(self, found: re.Match[str]) -> str:
-        if found[0].strip("<>").rstrip(".,").casefold() in self._said:
+        if found[0].strip("<>").rstrip(".,").casefold() in self._asked:
             return found[0]
         self.edits[LINK] += 1
         return REMOVED

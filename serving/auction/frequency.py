@@ -113,7 +113,7 @@ class FrequencyCaps:
         self._database.transact(work, idempotent=True)
 
     def forget(self, user_id: str) -> None:
-        """Delete the impressions of a reader, as when consent is withdrawn."""
+        """Delete the impressions of a reader whose data are erased."""
         own = capped_impressions.c.reader == self._hash(user_id)
         self._database.transact(lambda c: c.execute(delete(capped_impressions).where(own)), idempotent=True)
 

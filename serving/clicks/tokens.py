@@ -37,7 +37,7 @@ NONCE = bytes(12)
 NEVER = 2**62
 """Unix time from which a key signs that only verifies."""
 NUMBER_BYTES = 9 + 5
-"""Longest encoding of price and delay: shorter ones are padded, so that no token's length tells how high its bid is."""
+"""Longest encoding of price and delay: shorter ones are padded, so that no token's length shows how high its bid is."""
 LONGEST_DELAY_MS = 2**32 - 1
 _KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,16}")
 _PRICINGS = tuple(Pricing)

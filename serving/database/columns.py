@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
-from sqlalchemy import DateTime, Dialect, String, TypeDecorator
+from sqlalchemy import BigInteger, ColumnElement, DateTime, Dialect, String, TypeDecorator, cast, func
 from sqlalchemy.exc import DontWrapMixin
 
 from mechanism.errors import InputError
@@ -54,6 +54,11 @@ class Name(TypeDecorator[str]):
         return value
 
 
+def sum_of(column: ColumnElement[int]) -> ColumnElement[int]:
+    """Return the sum of a column of whole numbers; PostgreSQL's own sum of them is a decimal."""
+    return cast(func.sum(column), BigInteger)
+
+
 def checked_text(place: str, value: str, *, empty: bool = False) -> str:
     """Return the text if its length fits a column; `Name` checks its characters.
 
@@ -87,3 +92,18 @@ def checked_moment(place: str, value: datetime) -> datetime:
     if value.tzinfo is None:
         raise InputError(place, value.isoformat(), "add the time zone, for example a Z at the end")
     return value
+
+
+def checked_day(place: str, value: str) -> date:
+    """Return the date of an ISO day.
+
+    Raises:
+        InputError: if it is none, or is written in another of ISO's forms.
+    """
+    try:
+        found = date.fromisoformat(value)
+    except ValueError:
+        found = None
+    if found is None or found.isoformat() != value:
+        raise InputError(place, value, "give an ISO date such as 2026-11-24")
+    return found

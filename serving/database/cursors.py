@@ -1,7 +1,7 @@
 """Cursors over rows: the next page of a long list, and the changes since an earlier read.
 
 A page's cursor is the sort key of the last item on it, so that no item is skipped or repeated while others are added.
-It is signed: nobody can look for rows by guessing keys.
+It is signed: no caller can search for rows by guessing keys.
 
 A change cursor is a number. Transactions do not commit in the order in which they took their numbers, so "all rows
 above the highest number read" would lose the late ones. On PostgreSQL a row's mark is the id of its transaction and the

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, select
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 
@@ -90,14 +90,6 @@ class Database:
     def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
         """Return an INSERT that supports ON CONFLICT; SQLAlchemy has one class per database for the same SQL."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
-
-    def ready(self) -> bool:
-        """Return whether the database answers a query."""
-        try:
-            with self.read() as connection:
-                return bool(connection.execute(select(1)).scalar_one())
-        except DBAPIError:
-            return False
 
     def close(self) -> None:
         """Close all connections, after waiting for those in use: a disposed pool no longer closes them."""

@@ -1,6 +1,6 @@
 """Signed texts that clients hold and send back: an HMAC over a purpose and the text, under one key or several.
 
-The newest key signs, all verify. What a text says is not hidden, only protected from change.
+The newest key signs, all verify. A text is not hidden, only protected from change.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Signer:
         if base64.urlsafe_b64encode(signed).decode("ascii") != text:
             return None  # another spelling of the same bytes
         mac, data = signed[:MAC_BYTES], signed[MAC_BYTES:]
-        # All keys are tried, so that the time does not tell which one signed.
+        # All keys are tried, so that the time does not show which one signed.
         valid = [hmac.compare_digest(mac, _mac(key, purpose, data)) for key in self._keys]
         return data if any(valid) else None
 

@@ -190,6 +190,9 @@ class _Stream:
             if as_api_error(error).status == 500:
                 log.error("http.stream_failed", auction_id=answer.request.auction_id, reason=type(error).__name__)
             body += wire.error(error)
+        except BaseException:  # the server cancels what is not sent within its time to drain
+            await self._once.release()
+            raise
         finally:
             if not answer.task.done():
                 delivery.end()

@@ -2,7 +2,7 @@
 
 Administrators read all of them whole. The key that asked reads its own, without bids and prices. An advertiser reads
 those that its campaigns took part in: its own entries with its own bids, and no competitor's. The receipt of an answer
-says what was shown, signed; who may read it follows the same rule.
+lists what was shown, signed; the same rule decides who may read it.
 """
 
 from __future__ import annotations

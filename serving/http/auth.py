@@ -66,7 +66,7 @@ class Gate:
     def __init__(self, accounts: AccountStore, settings: ServeSettings, limits: RateLimits) -> None:
         self._accounts = accounts
         self._stale_s = settings.stale_keys_s
-        self.limits = limits
+        self._limits = limits
         self._anonymous = settings.anonymous_chat
         self._unknown: dict[bytes, float] = {}
 
@@ -79,13 +79,13 @@ class Gate:
         secret = _secret(request)
         caller = await self._find(secret) if secret else None
         if caller is None:
-            self.limits.admit_address(request)
+            self._limits.admit_address(request)
             if anonymous and self._anonymous and not secret.startswith(PREFIX):
                 return ANONYMOUS
             fault = "the API key is not valid, or was revoked" if secret else "no API key was sent"
             message = f"Authorization: {fault}: send `Authorization: Bearer KEY`"
             raise ApiError(401, message, "Authorization", "invalid_api_key")
-        self.limits.admit_key(caller.key_id)
+        self._limits.admit_key(caller.key_id)
         if caller.role not in roles:
             wanted = " or ".join(role.value for role in roles)
             message = f"Authorization: this key's role is {caller.role}: use a key of role {wanted}"

@@ -1,4 +1,4 @@
-"""Bodies and query parameters of requests, and JSON responses.
+"""Bodies and query parameters of requests, and responses as JSON or CSV.
 
 A wrong request is refused with all its faults at once: the field, its value and the remedy. msgspec itself stops at the
 first fault and does not name the values of an enumeration.
@@ -31,6 +31,19 @@ def json_response(value: object, status: int = 200) -> Response[bytes]:
     """Encode a value as a JSON response that no cache keeps; `msgspec.Raw` is passed on as it is."""
     headers = {"Cache-Control": "no-store"}
     return Response(msgspec.json.encode(value), status_code=status, media_type="application/json", headers=headers)
+
+
+class Format(StrEnum):
+    """The format of a report."""
+
+    JSON = "json"
+    CSV = "csv"
+
+
+def csv_response(text: str, file_name: str) -> Response[bytes]:
+    """Return a CSV text as a file to download, which no cache keeps."""
+    headers = {"Cache-Control": "no-store", "Content-Disposition": f'attachment; filename="{file_name}"'}
+    return Response(text.encode(), media_type="text/csv", headers=headers)
 
 
 def decode_body(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:

@@ -7,6 +7,7 @@ ignored, except for those that `ChatRequest` names: they do not change what an a
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import msgspec
 
@@ -76,29 +77,35 @@ def check_fields(request: ChatRequest, model: str) -> None:
     _check_ads(request.ads)
 
 
-def question_of(request: ChatRequest, settings: ServeSettings) -> Question:
+def question_of(
+    request: ChatRequest, settings: ServeSettings, whole: str = "messages", places: Sequence[str] = ()
+) -> Question:
     """Return a request for one plain text as a question, its messages checked and cleaned.
+
+    Where the messages come from the body of another API, `whole` is the field that holds them, and `places` are those
+    of their texts.
 
     Raises:
         BadRequest: for messages that cannot be answered.
     """
     messages = request.messages
     if not messages or len(messages) > settings.max_messages:
-        raise BadRequest("messages", f"{len(messages)} messages", f"send 1 to {settings.max_messages} messages")
+        raise BadRequest(whole, f"{len(messages)} messages", f"send 1 to {settings.max_messages} messages")
     users = [i for i, message in enumerate(messages) if message.role == "user"]
     if not users:
-        raise BadRequest("messages", f"{len(messages)} messages", "send a message of role 'user'")
-    texts = [_text(message, f"messages[{i}]") for i, message in enumerate(messages)]
+        raise BadRequest(whole, f"{len(messages)} messages", "send a message of role 'user'")
+    places = places or [f"messages[{i}].content" for i in range(len(messages))]
+    texts = [_text(message, place) for message, place in zip(messages, places, strict=True)]
     length = sum(map(len, texts))
     if length > settings.max_characters:
         remedy = f"shorten the conversation to {settings.max_characters} characters"
-        raise BadRequest("messages", f"{length} characters", remedy)
+        raise BadRequest(whole, f"{length} characters", remedy)
     clean = [
-        _clean(without_links(text), f"messages[{i}].content", MAX_QUERY if i in users else settings.max_characters)
+        _clean(without_links(text), places[i], MAX_QUERY if i in users else settings.max_characters)
         for i, text in enumerate(texts)
     ]
     if not clean[users[-1]]:
-        clean_query(texts[users[-1]], f"messages[{users[-1]}].content")  # raises: no word of it is visible
+        clean_query(texts[users[-1]], places[users[-1]])  # raises: no word of it is visible
     ends = len(messages) if users[-1] < len(messages) - 1 else len(messages) - 1
     turns = tuple((_ROLES.get(m.role, m.role), t) for m, t in zip(messages[:ends], clean, strict=False) if t)
     shown = [own_links(m.text()) for m in messages if m.role == "assistant"]
@@ -114,10 +121,10 @@ def _text(message: Message, place: str) -> str:
         BadRequest: if there is none; only an assistant's message may be empty.
     """
     if message.content is None and message.role != "assistant":
-        raise BadRequest(f"{place}.content", None, "give a text")
+        raise BadRequest(place, None, "give a text")
     for i, part in enumerate(message.content if isinstance(message.content, list) else ()):
         if part.text is None:
-            raise BadRequest(f"{place}.content[{i}].text", None, "give this field: it is required")
+            raise BadRequest(f"{place}[{i}].text", None, "give this field: it is required")
     return message.text()
 
 

@@ -77,8 +77,9 @@ def click_routes(router: Router, limits: RateLimits) -> list[HTTPRouteHandler]:
         return Response("", status_code=302, headers={**_LINK_HEADERS, "Location": decision.landing_url})
 
     @get(DEMO_PATH + "{ad_id:str}", opt=documented(answer="A page.", media="text/html", secured=False))
-    async def demo(ad_id: FromPath[str]) -> Response[str]:
+    async def demo(request: HttpRequest, ad_id: FromPath[str]) -> Response[str]:
         """Show the landing page of an invented advertiser."""
+        limits.admit_address(request)
         found = await rules.find(ad_id)
         if found is None or found[1].landing_url != DEMO_PATH + ad_id:
             return _notice(404, "Unknown advertiser", "This demo page belongs to no ad of the catalogue.")

@@ -36,7 +36,7 @@ SAFETY_HEADERS = {
 
 
 class CallerView(msgspec.Struct, frozen=True, kw_only=True):
-    """The caller's rights; `role` is None without a key, and `anonymous_chat` then tells whether chat is open."""
+    """The caller's rights; `role` is None without a key, and `anonymous_chat` is then True if chat is open."""
 
     role: Role | None = None
     key_id: str = ""

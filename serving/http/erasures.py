@@ -67,6 +67,8 @@ def erasure_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         selection = decode_body(await request.body(), _SELECTION)
         who = f"key {caller.key_id}"
         done = await on_lake(lambda lake: erase(lake, selection, lambda: router.secrets, who, retention))
+        if selection.user_id is not None:
+            await asyncio.to_thread(router.marketplace.frequency.forget, selection.user_id)
         log.info("readers.erased", key_id=caller.key_id, answers=done.answers)
         return json_response(done)
 

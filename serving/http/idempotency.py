@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 HEADER = "Idempotency-Key"
 LONGEST_KEY = 255
+IN_USE = "idempotency_key_in_use"
 ABANDONED_AFTER = timedelta(minutes=15)
 """After this a claim's router is gone: no answer takes as long."""
 
@@ -98,8 +99,7 @@ async def begin(store: IdempotencyStore, request: HttpRequest, caller: Caller) -
         message = f"{HEADER}: {key[:64]!r} was sent with another request: send a new key with every new request"
         raise ApiError(422, message, HEADER, "idempotency_key_reused") from error
     except StillRunning as error:
-        message = f"{HEADER}: the first request with {key[:64]!r} is not answered yet: try again in a moment"
-        raise ApiError(409, message, HEADER, "idempotency_key_in_use", retry_after_s=RETRY_AFTER_S) from error
+        raise ApiError(409, _in_use(key), HEADER, IN_USE, retry_after_s=RETRY_AFTER_S) from error
     match found:
         case StoredAnswer():
             return Attempt(store, stored=found)
@@ -109,13 +109,24 @@ async def begin(store: IdempotencyStore, request: HttpRequest, caller: Caller) -
 
 @asynccontextmanager
 async def attempt(store: IdempotencyStore, request: HttpRequest, caller: Caller) -> AsyncIterator[Attempt]:
-    """Run a change under the request's key; a failure releases it."""
+    """Run a change under the request's key; a failure releases it.
+
+    Raises:
+        ApiError: as `begin`; 409 also if another request with the key took over, so that nothing was changed.
+    """
     begun = await begin(store, request, caller)
     try:
         yield begun
+    except StillRunning as error:
+        message = _in_use(request.headers[HEADER.lower()])
+        raise ApiError(409, message, HEADER, IN_USE, retry_after_s=RETRY_AFTER_S) from error
     except BaseException:
         await begun.release()
         raise
+
+
+def _in_use(key: str) -> str:
+    return f"{HEADER}: another request with {key[:64]!r} is not answered yet: try again in a moment"
 
 
 def replay(stored: StoredAnswer) -> Response[bytes]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from enum import StrEnum
 
 import msgspec
 from litestar import Response, get, patch, post
@@ -20,7 +19,7 @@ from serving.answering.question import Question, with_placement
 from serving.campaigns.types import normal
 from serving.errors import ApiError, BadRequest
 from serving.http.auth import Caller, Gate
-from serving.http.bodies import HttpRequest, choice, decode_body, json_response, only
+from serving.http.bodies import Format, HttpRequest, choice, csv_response, decode_body, json_response, only
 from serving.http.documents import documented
 from serving.reports.payouts import payouts, payouts_csv
 from serving.router import Router
@@ -32,13 +31,6 @@ _PERIOD = {
     "publisher_id": "administrators only",
     "format": "json or csv",
 }
-
-
-class Format(StrEnum):
-    """The format of payouts."""
-
-    JSON = "json"
-    CSV = "csv"
 
 
 class PublisherInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -120,10 +112,9 @@ def publisher_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         lines = await asyncio.to_thread(
             payouts, router.database, asked.get("first_day", ""), asked.get("last_day", ""), owner
         )
-        if kind is not Format.CSV:
-            return json_response({"lines": lines})
-        headers = {"Cache-Control": "no-store", "Content-Disposition": 'attachment; filename="payouts.csv"'}
-        return Response(payouts_csv(lines).encode(), media_type="text/csv", headers=headers)
+        return (
+            csv_response(payouts_csv(lines), "payouts.csv") if kind is Format.CSV else json_response({"lines": lines})
+        )
 
     return [create_publisher, list_publishers, change_share, register_placement, list_placements, read_payouts]
 

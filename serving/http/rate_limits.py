@@ -7,19 +7,17 @@ and its bounded store are throttled-py's: an allowance refills evenly, and an id
 from __future__ import annotations
 
 import math
-from ipaddress import IPv6Address, ip_address
 
 from throttled import MemoryStore, Throttled, per_day, per_min
 
 from serving.errors import ApiError
 from serving.http.bodies import HttpRequest
+from serving.http.proxies import network_of
 from serving.metrics import Metrics
 from serving.settings import ServeSettings
 
 MOST_CALLERS = 100_000
 """Keys and addresses that are counted at a time; the one that was not seen for longest is forgotten first."""
-SHARED_BITS = 64
-"""An IPv6 customer has a network of his own: addresses are counted by its prefix."""
 
 
 class RateLimits:
@@ -35,7 +33,7 @@ class RateLimits:
 
     def admit_address(self, request: HttpRequest) -> None:
         """Count a request without a valid key; raises the 429 of `_admit`."""
-        self._admit(self._address, "address", _network(request.client.host if request.client else ""))
+        self._admit(self._address, "address", network_of(request.client.host if request.client else ""))
 
     def admit_key(self, key_id: str) -> None:
         """Count a request with a key; raises the 429 of `_admit`."""
@@ -61,14 +59,3 @@ class RateLimits:
 
 def _limiter(name: str, per_minute: int, store: MemoryStore) -> Throttled | None:
     return Throttled(quota=per_min(per_minute), store=store, key_prefix=name, using="gcra") if per_minute else None
-
-
-def _network(address: str) -> str:
-    """Return what an address is counted by."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, IPv6Address):
-        return str(int(parsed) >> (128 - SHARED_BITS)) if parsed.ipv4_mapped is None else str(parsed.ipv4_mapped)
-    return address

@@ -134,4 +134,13 @@ async def _disconnected(receive: Receive) -> None:
 def _without_own_links(message: dict[str, Any]) -> dict[str, Any]:
     """Return an earlier message without click tokens, which no model server needs."""
     content = message.get("content")
-    return message | {"content": without_links(content)} if isinstance(content, str) else message
+    if isinstance(content, str):
+        return message | {"content": without_links(content)}
+    if isinstance(content, list):
+        return message | {"content": [_part_without_own_links(part) for part in content]}
+    return message
+
+
+def _part_without_own_links(part: dict[str, Any]) -> dict[str, Any]:
+    text = part.get("text")
+    return part | {"text": without_links(text)} if isinstance(text, str) else part

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from enum import StrEnum
 
 import msgspec
 from litestar import Response, get
@@ -16,7 +15,7 @@ from serving.accounts.keys import Role
 from serving.database.cursors import Page
 from serving.errors import BadRequest
 from serving.http.auth import Caller, Gate
-from serving.http.bodies import HttpRequest, choice, json_response, number, only
+from serving.http.bodies import Format, HttpRequest, choice, csv_response, json_response, number, only
 from serving.http.documents import documented
 from serving.reports.reports import (
     Dimension,
@@ -56,13 +55,6 @@ _SERIES = {
 }
 
 
-class Format(StrEnum):
-    """The format of a report."""
-
-    JSON = "json"
-    CSV = "csv"
-
-
 class Series(msgspec.Struct, frozen=True, kw_only=True):
     """Figures over time. `starts` are all steps, also those without figures.
 
@@ -92,8 +84,7 @@ def report_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         lines = await asyncio.to_thread(report, database, query)
         if kind is Format.JSON:
             return json_response(msgspec.Raw(as_json(lines)))
-        headers = {"Cache-Control": "no-store", "Content-Disposition": 'attachment; filename="report.csv"'}
-        return Response(as_csv(lines).encode(), media_type="text/csv", headers=headers)
+        return csv_response(as_csv(lines), "report.csv")
 
     @get("/v1/reports/events", opt=documented(query=_TRACE, answer="Charge records, newest first, and the cursor."))
     async def trace(request: HttpRequest) -> Response[bytes]:

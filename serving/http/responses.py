@@ -19,7 +19,7 @@ from serving.http.bodies import HttpRequest
 from serving.http.chat import ASKERS
 from serving.http.chat_request import question_of
 from serving.http.documents import documented
-from serving.http.responses_request import ResponsesRequest, as_chat, decode_responses_request
+from serving.http.responses_request import ResponsesRequest, as_chat, decode_responses_request, places
 from serving.router import Router
 
 _encode = msgspec.json.Encoder().encode
@@ -36,7 +36,7 @@ def responses_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         arrived = asyncio.get_running_loop().time()
         caller = await gate.caller(request, *ASKERS, anonymous=True)
         asked = decode_responses_request(await request.body(), model)
-        question = question_of(as_chat(asked), settings)
+        question = question_of(as_chat(asked), settings, "input", places(asked))
         wire = lambda answer: ResponsesWire(answer, model, asked)  # noqa: E731
         response = await respond(router, request, question, caller, arrived, wire)
         succeeded.inc()

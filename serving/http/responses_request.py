@@ -9,7 +9,7 @@ import msgspec
 from serving.answering.question import AdsFields, ChatRequest, Message
 from serving.errors import BadRequest
 from serving.http.bodies import decode_body
-from serving.http.chat_request import check_fields
+from serving.http.chat_request import MOST_TOKENS, check_fields
 
 REMEDY = "leave it out: text in and text out is supported; for tools, images and JSON use /v1/chat/completions"
 
@@ -80,6 +80,7 @@ class ResponsesRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _BODY = msgspec.json.Decoder(ResponsesRequest)
+_BEYOND_TEXT = ("tools", "previous_response_id", "conversation", "background", "top_logprobs", "include", "prompt")
 
 
 def decode_responses_request(body: bytes, model: str) -> ResponsesRequest:
@@ -89,13 +90,12 @@ def decode_responses_request(body: bytes, model: str) -> ResponsesRequest:
         BadRequest: for tools, stored conversations, background answers and the like.
     """
     request = decode_body(body, _BODY)
-    for name in (
-        *("tools", "previous_response_id", "conversation", "background", "top_logprobs", "include", "prompt"),
-    ):
+    for name in _BEYOND_TEXT:
         if value := getattr(request, name):
             raise BadRequest(name, value, REMEDY)
-    if request.max_output_tokens is not None and request.max_output_tokens < 1:
-        raise BadRequest("max_output_tokens", request.max_output_tokens, "give a whole number >= 1")
+    tokens = request.max_output_tokens
+    if tokens is not None and not 1 <= tokens <= MOST_TOKENS:
+        raise BadRequest("max_output_tokens", tokens, f"give a whole number from 1 to {MOST_TOKENS}")
     check_fields(_fields(request, []), model)
     return request
 
@@ -107,6 +107,13 @@ def as_chat(request: ResponsesRequest) -> ChatRequest:
     if isinstance(given, str):
         return _fields(request, [*messages, Message("user", given)])
     return _fields(request, [*messages, *(Message(one.role, _text(one)) for one in given)])
+
+
+def places(request: ResponsesRequest) -> list[str]:
+    """Return where the texts of the chat request's messages are in the body."""
+    given = request.input
+    own = ["input"] if isinstance(given, str) else [f"input[{i}].content" for i in range(len(given))]
+    return own if request.instructions is None else ["instructions", *own]
 
 
 def _fields(request: ResponsesRequest, messages: list[Message]) -> ChatRequest:

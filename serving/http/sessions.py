@@ -71,10 +71,12 @@ def session_routes(router: Router, limits: RateLimits) -> list[HTTPRouteHandler]
     async def end_session(request: HttpRequest) -> Response[bytes]:
         """End the session of the console's cookie; without one nothing happens."""
         secret, now = session_secret(request), datetime.now(UTC)
-        key = await asyncio.to_thread(accounts.find, secret, now) if secret else None
-        if key is not None:
-            await asyncio.to_thread(accounts.revoke, key.id, now)
-            log.info("session.ended", key_id=key.id)
+        if secret:
+            limits.admit_address(request)
+            key = await asyncio.to_thread(accounts.find, secret, now)
+            if key is not None:
+                await asyncio.to_thread(accounts.revoke, key.id, now)
+                log.info("session.ended", key_id=key.id)
         response = json_response({})
         response.set_cookie(_cookie(request, "", 0))
         return response

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-from sqlalchemy import BigInteger, Connection, cast, delete, func, select
+from sqlalchemy import Connection, delete, select
 
 from mechanism.types import Micros
+from serving.database.columns import sum_of
 from serving.database.engine import Database
 from serving.database.schema import accrued_spend
 
@@ -38,7 +39,7 @@ class AccruedStore:
             self._written = dict(own)
             self._written_at = now if again else self._written_at
         table = accrued_spend
-        query = select(table.c.campaign_id, cast(func.sum(table.c.micros), BigInteger)).group_by(table.c.campaign_id)
+        query = select(table.c.campaign_id, sum_of(table.c.micros)).group_by(table.c.campaign_id)
         query = query.where(table.c.router != self._router, table.c.updated_at > now - STALE)
         with self._database.read() as connection:
             return {campaign_id: micros for campaign_id, micros in connection.execute(query)}

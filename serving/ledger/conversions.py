@@ -6,21 +6,21 @@ type and counted in the report line of its click, on the day of the click. Nothi
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, bindparam, select, update
+from sqlalchemy import Connection, RowMapping, select
 
 from mechanism.errors import InputError
 from mechanism.types import Micros
 from serving.campaigns.types import Pricing
 from serving.database.engine import Database
-from serving.database.schema import charges, conversions, report_counters
+from serving.database.schema import charges, conversions
+from serving.ledger.counters import add_to_lines, line_of
 from streaming.events import Conversion
 
 WINDOW = timedelta(days=7)
@@ -64,7 +64,8 @@ def book_conversions(
     """
     if len(reported) > MOST_CONVERSIONS:
         raise InputError("conversions", len(reported), f"send {MOST_CONVERSIONS} at most in one batch")
-    return database.transact(lambda c: _book(database, c, advertiser_id, reported, now), idempotent=True)
+    tried: set[str] = set()
+    return database.transact(lambda c: _book(database, c, advertiser_id, reported, now, tried), idempotent=True)
 
 
 def _book(
@@ -73,7 +74,9 @@ def _book(
     advertiser_id: str,
     reported: Sequence[ReportedConversion],
     now: datetime,
+    tried: set[str],
 ) -> BookedConversions:
+    """Book the batch; `tried` collects what an attempt stored, for the next one if its commit is in doubt."""
     clicks = _clicks(connection, advertiser_id, {one.click_id for one in reported})
     faults: dict[int, InputError] = {}
     wanted: dict[str, tuple[ReportedConversion, RowMapping]] = {}
@@ -86,8 +89,7 @@ def _book(
             good += 1
             wanted.setdefault(_digest(click["advertiser_id"], one), (one, click))
     new: list[Conversion] = []
-    lines, values = Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
-    keys = report_counters.primary_key.columns.keys()
+    lines = defaultdict[tuple[str, ...], Counter[str]](Counter)
     for digest, (one, click) in sorted(wanted.items()):
         row = {
             "id": digest,
@@ -100,14 +102,15 @@ def _book(
             "recorded_at": now,
         }
         stored = database.insert(conversions).values(row).on_conflict_do_nothing().returning(conversions.c.id)
-        if connection.execute(stored).first() is None:
+        if connection.execute(stored).first() is not None:
+            tried.add(digest)
+            line = lines[line_of(click)]
+            line["conversions"] += 1
+            line["conversion_value_micros"] += one.value_micros
+        elif digest not in tried:
             continue
         new.append(_event(digest, one, click))
-        line = tuple(click[name] for name in keys)
-        lines[line] += 1
-        values[line] += one.value_micros
-    if new:
-        _count(connection, lines, values, keys)
+    add_to_lines(connection, lines)
     return BookedConversions(tuple(new), good - len(new), faults)
 
 
@@ -153,20 +156,3 @@ def _event(digest: str, one: ReportedConversion, click: RowMapping) -> Conversio
         value_micros=one.value_micros,
         currency=click["currency"],
     )
-
-
-def _count(
-    connection: Connection, lines: Counter[tuple[str, ...]], values: Counter[tuple[str, ...]], keys: Sequence[str]
-) -> None:
-    """Count conversions in the report lines of their clicks, in the order of the lines' keys."""
-    table: Any = report_counters.c
-    grown = {
-        "conversions": table.conversions + bindparam("number"),
-        "conversion_value_micros": table.conversion_value_micros + bindparam("value"),
-    }
-    rows = [
-        {f"own_{name}": part for name, part in zip(keys, line, strict=True)} | {"number": number, "value": values[line]}
-        for line, number in sorted(lines.items())
-    ]
-    same = [table[name] == bindparam(f"own_{name}") for name in keys]
-    connection.execute(update(report_counters).where(*same).values(grown), rows)

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Table
+from sqlalchemy import Connection, RowMapping, Table, bindparam, update
 
 from mechanism.types import Micros
 from serving.campaigns.dayparts import day_of
@@ -155,6 +155,26 @@ def add_to_rows(
     sums = {name: table.c[name] + into.excluded[name] for name in added}
     keys = table.primary_key.columns.keys()
     connection.execute(into.on_conflict_do_update(index_elements=keys, set_=sums), list(rows))
+
+
+def line_of(charge: RowMapping) -> tuple[str, ...]:
+    """Return the key of the report line in which a charge record is counted."""
+    return tuple(charge[column.name] for column in report_counters.primary_key.columns)
+
+
+def add_to_lines(connection: Connection, added: Mapping[tuple[str, ...], Mapping[str, int]]) -> None:
+    """Add to the same columns of some report lines that are on record, in the order of their keys."""
+    if not added:
+        return
+    columns, keys = report_counters.c, report_counters.primary_key.columns.keys()
+    grown = {name: columns[name] + bindparam(f"more_{name}") for name in next(iter(added.values()))}
+    same = [columns[name] == bindparam(f"own_{name}") for name in keys]
+    rows = [
+        {f"own_{name}": part for name, part in zip(keys, line, strict=True)}
+        | {f"more_{name}": number for name, number in numbers.items()}
+        for line, numbers in sorted(added.items())
+    ]
+    connection.execute(update(report_counters).where(*same).values(grown), rows)
 
 
 def _rows(table: Table, counted: Mapping[Any, msgspec.Struct]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from serving.database.engine import Database
 from serving.ledger.charging import Ledger
-from serving.ledger.worker import LedgerTask, consumer_of
+from serving.ledger.worker import positions
 from streaming.log import EventLog, Partition
 from streaming.producer import EventProducer
 
@@ -55,15 +55,12 @@ class LedgerProgress:
         if len(self._samples) < MOST_SAMPLES:
             self._samples.append(_Sample(now - MARGIN_S, accepted))
         in_log = self._events.accepted - self._events.buffered - self._events.waiting
-        with self._log.consumer("", LedgerTask.topics) as consumer:
-            ends = consumer.ends()
-        identity = self._log.identity()
-        read = {p: self._ledger.next_offset(consumer_of(identity, p.topic), p.number) or 0 for p in ends}
+        ends, booked = positions(self._log, self._ledger)
         for sample in self._samples:
             if sample.ends is None and sample.accepted <= in_log:
                 sample.ends = ends
         while self._samples and (known := self._samples[0].ends) is not None:
-            if any(read.get(place, 0) < end for place, end in known.items()):
+            if any(booked.get(place, 0) < end for place, end in known.items()):
                 break
             self.booked_until = max(self.booked_until, self._samples.popleft().at)
-        return sum(max(0, end - read[place]) for place, end in ends.items())
+        return sum(max(0, end - booked[place]) for place, end in ends.items())

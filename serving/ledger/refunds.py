@@ -7,9 +7,9 @@ counter of its report line.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -27,8 +27,8 @@ from serving.database.schema import (
     campaign_spend,
     charges,
     refunds,
-    report_counters,
 )
+from serving.ledger.counters import add_to_lines, line_of
 
 BATCH = 1_000
 """Clicks refunded in one transaction, while which their campaigns wait."""
@@ -64,21 +64,37 @@ class Refunded(msgspec.Struct, frozen=True, kw_only=True):
     micros: dict[str, Micros]
 
 
-def refund(database: Database, chosen: Clicks, reason: str, now: datetime) -> Refunded:
+def refund(database: Database, chosen: Clicks, reason: str) -> Refunded:
     """Mark valid clicks invalid and refund their charges; clicks that were refunded before are left alone.
 
     An interrupted call has refunded whole batches; the next call does the rest.
     """
     checked_text("reason", reason)
     clicks, micros = 0, Counter[str]()
-    while batch := database.transact(lambda connection: _refund(connection, chosen, reason, now), idempotent=True):
+    while batch := _refund_batch(database, chosen, reason):
         clicks += len(batch)
         for row in batch:
             micros[row["currency"]] += row["charged_micros"]
     return Refunded(clicks=clicks, micros=dict(micros))
 
 
-def _refund(connection: Connection, chosen: Clicks, reason: str, now: datetime) -> Sequence[RowMapping]:
+def _refund_batch(database: Database, chosen: Clicks, reason: str) -> Sequence[RowMapping]:
+    """Refund the next batch and return its charge records; none if no click is left."""
+    tried: Sequence[RowMapping] = ()
+
+    def work(connection: Connection) -> Sequence[RowMapping]:
+        nonlocal tried
+        if tried:  # the commit of the attempt before is in doubt
+            first = (refunds.c.id == tried[0]["id"]) & (refunds.c.kind == tried[0]["kind"])
+            if connection.execute(select(refunds.c.id).where(first)).first() is not None:
+                return tried
+        tried = _refund(connection, chosen, reason)
+        return tried
+
+    return database.transact(work, idempotent=True)
+
+
+def _refund(connection: Connection, chosen: Clicks, reason: str) -> Sequence[RowMapping]:
     found = connection.execute(_open(chosen).limit(BATCH)).mappings().all()
     if not found:
         return ()
@@ -92,7 +108,8 @@ def _refund(connection: Connection, chosen: Clicks, reason: str, now: datetime) 
     rows = connection.execute(_open(chosen).where(still)).mappings().all()
     if not rows:
         return ()
-    columns = ("id", "kind", "campaign_id", "advertiser_id", "currency")
+    # Each batch has its own time: payouts of a period that is over must not change.
+    now, columns = datetime.now(UTC), ("id", "kind", "campaign_id", "advertiser_id", "currency")
     entries = [
         {name: row[name] for name in columns} | {"micros": row["charged_micros"], "reason": reason, "recorded_at": now}
         for row in rows
@@ -122,17 +139,16 @@ def _open(chosen: Clicks) -> Select[Any]:
 def _subtract(connection: Connection, rows: Sequence[RowMapping]) -> None:
     """Take the refunds out of the totals, in the order of their keys, and count them in their report lines."""
     of_campaign, of_day, of_advertiser = Counter[str](), Counter[tuple[str, str]](), Counter[tuple[str, str]]()
-    lines, invalid = Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
-    keys = report_counters.primary_key.columns.keys()
+    lines = defaultdict[tuple[str, ...], Counter[str]](Counter)
     for row in rows:
         micros = row["charged_micros"]
         of_campaign[row["campaign_id"]] += micros
         of_day[row["campaign_id"], row["day"]] += micros
         of_advertiser[row["advertiser_id"], row["currency"]] += micros
-        line = tuple(row[name] for name in keys)
-        lines[line] += micros
-        invalid[line] += 1
-    spend, day, total, table = campaign_spend.c, campaign_days.c, advertiser_totals.c, report_counters.c
+        line = lines[line_of(row)]
+        line["invalid_clicks"] += 1
+        line["refunded_micros"] += micros
+    spend, day, total = campaign_spend.c, campaign_days.c, advertiser_totals.c
     mark = change_mark(connection)
     connection.execute(
         update(campaign_spend)
@@ -155,16 +171,4 @@ def _subtract(connection: Connection, rows: Sequence[RowMapping]) -> None:
             for (a, currency), micros in sorted(of_advertiser.items())
         ],
     )
-    same = [table[name] == bindparam(f"own_{name}") for name in keys]
-    grown = {
-        "invalid_clicks": table.invalid_clicks + bindparam("number"),
-        "refunded_micros": table.refunded_micros + bindparam("refund"),
-    }
-    connection.execute(
-        update(report_counters).where(*same).values(grown),
-        [
-            {f"own_{name}": value for name, value in zip(keys, line, strict=True)}
-            | {"number": invalid[line], "refund": micros}
-            for line, micros in sorted(lines.items())
-        ],
-    )
+    add_to_lines(connection, lines)

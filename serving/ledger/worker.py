@@ -290,8 +290,13 @@ def consumer_of(identity: str, topic: str) -> str:
 
 def behind(event_log: EventLog, database: Database) -> dict[Partition, int]:
     """Return the number of records of each partition that are not booked yet."""
-    ledger, identity = Ledger(database), event_log.identity()
+    ends, booked = positions(event_log, Ledger(database))
+    return {place: max(0, end - booked[place]) for place, end in ends.items()}
+
+
+def positions(event_log: EventLog, ledger: Ledger) -> tuple[Mapping[Partition, int], dict[Partition, int]]:
+    """Return the end of each partition, and the offset up to which it is booked."""
     with event_log.consumer("", LedgerTask.topics) as consumer:
         ends = consumer.ends()
-    read = {p: ledger.next_offset(consumer_of(identity, p.topic), p.number) or 0 for p in ends}
-    return {place: max(0, end - read[place]) for place, end in ends.items()}
+    identity = event_log.identity()
+    return ends, {p: ledger.next_offset(consumer_of(identity, p.topic), p.number) or 0 for p in ends}

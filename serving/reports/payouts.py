@@ -8,18 +8,18 @@ was booked; the platform has the rest, so both add up to the charges to the micr
 from __future__ import annotations
 
 import csv
-import datetime as dt
 import io
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import BigInteger, ColumnElement, Select, cast, func, select
+from sqlalchemy import ColumnElement, Select, select
 
 from mechanism.errors import InputError
 from mechanism.types import Micros
+from serving.database.columns import checked_day, sum_of
 from serving.database.engine import Database
 from serving.database.schema import charges, refunds
 from serving.reports.reports import escaped
@@ -95,15 +95,11 @@ def payouts_csv(lines: Sequence[Payout]) -> str:
 
 def _sums(micros: ColumnElement[int]) -> Select[Any]:
     keys = (charges.c.publisher_id, charges.c.placement, charges.c.currency)
-    share = cast(func.sum(charges.c.publisher_micros), BigInteger)  # PostgreSQL's sum of a bigint is a decimal
-    return select(*keys, cast(func.sum(micros), BigInteger), share).group_by(*keys)
+    return select(*keys, sum_of(micros), sum_of(charges.c.publisher_micros)).group_by(*keys)
 
 
-def _midnight(name: str, day: str) -> datetime:
-    try:
-        found = dt.date.fromisoformat(day)
-    except ValueError:
-        found = None
-    if found is None or found.isoformat() != day or not 2000 <= found.year < 9999:
-        raise InputError(name, day, "give an ISO date such as 2026-11-24")
-    return datetime.combine(found, dt.time(), UTC)
+def _midnight(name: str, text: str) -> datetime:
+    day = checked_day(name, text)
+    if not 2000 <= day.year < 9999:
+        raise InputError(name, text, "give a day from 2000 on")
+    return datetime.combine(day, time(), UTC)

@@ -6,7 +6,6 @@ Days are those of the campaigns' time zones. Money of different currencies is ne
 from __future__ import annotations
 
 import csv
-import datetime as dt
 import io
 from collections.abc import Sequence
 from datetime import datetime
@@ -14,11 +13,11 @@ from enum import StrEnum
 
 import msgspec
 from msgspec.structs import replace
-from sqlalchemy import BigInteger, ColumnElement, Connection, Table, cast, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Table, func, select, tuple_
 
 from mechanism.errors import InputError
 from mechanism.types import MICROS_PER_UNIT, Micros
-from serving.database.columns import checked_moment
+from serving.database.columns import checked_day, checked_moment, sum_of
 from serving.database.cursors import Page, checked_limit, read_cursor, write_cursor
 from serving.database.engine import Database
 from serving.database.schema import advertiser_totals, auction_overlaps, charges, refunds, report_counters
@@ -59,8 +58,9 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     campaign: str = ""
 
     def __post_init__(self) -> None:
-        _check_day("first_day", self.first_day)
-        _check_day("last_day", self.last_day)
+        for name, day in (("first_day", self.first_day), ("last_day", self.last_day)):
+            if day:
+                checked_day(name, day)
         if self.first_day and self.last_day and self.first_day > self.last_day:
             raise InputError("first_day", self.first_day, f"it is after last_day, {self.last_day}")
         if len(set(self.group_by)) < len(self.group_by):
@@ -140,7 +140,7 @@ def report(database: Database, query: Query) -> list[Line]:
     keys = [report_counters.c[name] for name in (*query.group_by, "currency")]
     scope = _scope(query)
     columns = [report_counters.c[f"{scope}_auctions"], *(report_counters.c[name] for name in SUMMED[1:])]
-    sums = [_sum(column).label(name) for name, column in zip(SUMMED, columns, strict=True)]
+    sums = [sum_of(column).label(name) for name, column in zip(SUMMED, columns, strict=True)]
     chosen = select(*keys, *sums).where(*_within(query, report_counters)).group_by(*keys).order_by(*keys)
     with database.read() as connection:
         rows = connection.execute(chosen.limit(MOST_LINES + 1)).mappings().all()
@@ -249,17 +249,12 @@ def _counted_twice(connection: Connection, query: Query) -> dict[tuple[str, ...]
     keys = [table.c[name] for name in (*query.group_by, "currency")]
     chosen = [table.c.advertiser_id == query.advertiser_id, table.c.earlier_day >= query.first_day]
     chosen += [table.c.day <= query.last_day] if query.last_day else []
-    found = connection.execute(select(*keys, _sum(table.c.auctions)).where(*chosen).group_by(*keys))
+    found = connection.execute(select(*keys, sum_of(table.c.auctions)).where(*chosen).group_by(*keys))
     return {tuple(key): number for *key, number in found}
 
 
 def _key(line: Line) -> tuple[str, ...]:
     return tuple(getattr(line, name) for name in (*line.query.group_by, "currency"))
-
-
-def _sum(column: ColumnElement[int]) -> ColumnElement[int]:
-    # PostgreSQL's sum of a bigint is a decimal.
-    return cast(func.sum(column), BigInteger)
 
 
 def _within(query: Query, table: Table) -> list[ColumnElement[bool]]:
@@ -270,16 +265,6 @@ def _within(query: Query, table: Table) -> list[ColumnElement[bool]]:
         (query.campaign, table.c.campaign_id == query.campaign),
     ]
     return [condition for given, condition in conditions if given]
-
-
-def _check_day(name: str, day: str) -> None:
-    try:
-        if day and dt.date.fromisoformat(day).isoformat() == day:
-            return
-    except ValueError:
-        pass
-    if day:
-        raise InputError(name, day, "give an ISO date such as 2026-11-24")
 
 
 def escaped(cell: str) -> str:

@@ -12,11 +12,11 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
-from sqlalchemy import BigInteger, ColumnElement, Table, cast, func, select
+from sqlalchemy import ColumnElement, Table, select
 
 from mechanism.errors import InputError
 from mechanism.types import Micros
-from serving.database.columns import checked_moment
+from serving.database.columns import checked_moment, sum_of
 from serving.database.engine import Database
 from serving.database.schema import hourly_answers, hourly_counters
 from serving.ledger.counters import hour_of
@@ -102,8 +102,7 @@ def _summed(
     if window.model_version:
         conditions.append(table.c.model_version == window.model_version)
     by = [table.c.hour, *(table.c[key] for key in keys)]
-    # PostgreSQL's sum of a bigint is a decimal.
-    sums = [cast(func.sum(table.c[name]), BigInteger).label(name) for name in names]
+    sums = [sum_of(table.c[name]).label(name) for name in names]
     found: dict[tuple[Any, ...], dict[str, int]] = defaultdict(lambda: dict.fromkeys(names, 0))
     with database.read() as connection:
         for row in connection.execute(select(*by, *sums).where(*conditions).group_by(*by)).mappings():

@@ -163,7 +163,8 @@ class Running:
         return found
 
     def wait_until_charged(self) -> None:
-        """Wait until the ledger has booked all events."""
+        """Wait until all answers are finalised and the ledger has booked all events."""
+        until(lambda: self.router.in_flight == 0)
         until(lambda: self.router.uncharged() == 0)
 
     def logged(self, topic: str) -> list[Any]:

@@ -28,8 +28,8 @@ def offer(ad_id: str, title: str) -> Offer:
 OFFERS = {"A1": offer("A1", "Falcon Kites"), "A2": offer("A2", "Road Runner Shoes")}
 
 
-def scanned(pieces: list[str | AdPiece], said: str = "") -> tuple[str, dict[str, int]]:
-    scan = AnswerScan(OFFERS, said)
+def scanned(pieces: list[str | AdPiece], asked: str = "") -> tuple[str, dict[str, int]]:
+    scan = AnswerScan(OFFERS, asked)
     found: list[Piece] = []
     for piece in pieces:
         found += scan.feed([TextPiece(piece) if isinstance(piece, str) else piece])

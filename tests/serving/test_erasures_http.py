@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from benchmarks.streaming.event_samples import interaction
+from serving.campaigns.types import FrequencyCap
 from serving.erasure import pseudonyms
 from streaming.lake import TrainingSet
+from tests.serving.database.samples import campaign
 from tests.streaming.lake_tables import append, judgement
 
 SECRET, FORMER = b"signing secret 01234567890123456", b"former secret 012345678901234567"
@@ -51,6 +53,16 @@ def test_an_administrator_erases_by_user_by_answer_and_by_age_and_reads_the_audi
     assert [(line["by"], line["answers"]) for line in audit] == [("user", 1), ("user", 1), ("auction", 1), ("age", 1)]
     assert {line["who"] for line in audit} == {f"key {running.call('GET', '/v1/keys').json()['items'][0]['id']}"}
     assert "alice" not in str(audit)
+
+
+def test_an_erased_reader_is_forgotten_by_frequency_caps(running: Any) -> None:
+    caps, own = running.router.marketplace.frequency, campaign(1, campaign_caps=(FrequencyCap(impressions=1, hours=1),))
+    now = datetime.now(UTC)
+    for user in ("alice", "bob"):
+        caps.reserve(user, f"auction of {user}", [(own, "c1-1")], now)
+    assert running.call("POST", "/v1/erasures", json={"user_id": "alice"}).status_code == 200
+    reached = [caps.reached(user, True, now, {"c1": own}.get).campaigns for user in ("alice", "bob")]
+    assert reached == [frozenset(), {"c1"}]
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,19 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import openai
 import pytest
 from sqlalchemy import select
 
+from serving.accounts.idempotency import StillRunning
+from serving.database.engine import Database
 from serving.database.schema import idempotent_requests
 
 Start = Callable[..., Any]
@@ -100,6 +105,23 @@ def test_the_retry_of_a_client_that_has_gone_gets_the_answer(start: Start, wait_
     assert len(router.policy.contexts) == 1
 
 
+def test_an_answer_that_a_shutdown_cut_off_can_be_asked_for_again(
+    router: Callable[..., Any], scripted: Callable[..., Any], tmp_path: Path
+) -> None:
+    policy = scripted()
+    policy.script = lambda context: (time.sleep(0.05) or f"word{number} " for number in range(200))
+    body = QUESTION | {"stream": True}
+    with ExitStack() as client, router(tmp_path, policy, drain_s=1) as server:
+        headers = {"Idempotency-Key": "k1", "Authorization": f"Bearer {server.admin}"}
+        url = f"{server.url}/v1/chat/completions"
+        response = client.enter_context(httpx.stream("POST", url, json=body, headers=headers, timeout=20))
+        next(response.iter_lines())
+    database = Database(server.settings.database_url)
+    with database.read() as connection:
+        assert connection.execute(select(idempotent_requests)).all() == []
+    database.close()
+
+
 def test_a_failure_is_not_kept(start: Start) -> None:
     failing = [True]
 
@@ -141,6 +163,14 @@ def test_a_refused_campaign_can_be_sent_again_corrected(start: Start) -> None:
     router = start()
     assert send(router, "/v1/campaigns", CAMPAIGN | {"bid_micros": -1}).status_code == 400
     assert send(router, "/v1/campaigns", CAMPAIGN).status_code == 201
+
+
+def test_a_change_whose_key_was_taken_over_is_not_made(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    router = start()
+    monkeypatch.setattr(router.router.idempotency, "record", Mock(side_effect=StillRunning("taken over")))
+    response = send(router, "/v1/campaigns", CAMPAIGN)
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "idempotency_key_in_use")
+    assert router.call("GET", "/v1/campaigns?advertiser_id=Falcon").json()["items"] == []
 
 
 def test_changes_are_made_once_although_the_version_has_moved(start: Start) -> None:

@@ -191,6 +191,15 @@ def test_json_choices_and_log_probabilities_are_passed_on(relaying: Any, upstrea
     assert upstream.bodies[-1]["messages"] == seen
 
 
+def test_no_click_token_reaches_the_model_server(relaying: Any, upstream: Tooled) -> None:
+    text = "Try [Brand1 Shoes](https://ads.example/c/a-token) (Sponsored)."
+    for shown in (text, [{"type": "text", "text": text}]):
+        talk = [*ASK, {"role": "assistant", "content": shown}, *ASK]
+        relaying.client.chat.completions.create(model="scripted", messages=talk, tools=TOOLS)
+    sent = [body["messages"][1]["content"] for body in upstream.bodies]
+    assert sent == ["Try Brand1 Shoes.", [{"type": "text", "text": "Try Brand1 Shoes."}]]
+
+
 def test_refusals_of_the_model_server_reach_their_sender(relaying: Any) -> None:
     with pytest.raises(openai.BadRequestError, match=r"tools\[0\].type: 'unheard-of' is unknown"):
         relaying.client.chat.completions.create(model="scripted", messages=ASK, tools=[{"type": "unheard-of"}])
@@ -249,7 +258,11 @@ def test_a_streamed_response_has_numbered_events(start: Start) -> None:
         ({"text": {"format": {"type": "json_object"}}}, "text.format.type"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
-        ({"input": []}, "messages"),
+        ({"max_output_tokens": 2_000_000}, "max_output_tokens"),
+        ({"input": []}, "input"),
+        ({"input": "\u200b"}, "input"),
+        ({"instructions": "\u200b", "input": "Hello"}, "instructions"),
+        ({"instructions": "Be brief.", "input": [{"role": "user", "content": "\u200b"}]}, "input[0].content"),
         ({"model": "other"}, "model"),
         ({"ads": {"max_ads": -1}}, "ads.max_ads"),
     ],

@@ -65,7 +65,9 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))
 
 
 def operations() -> list[tuple[str, str]]:
-    both = dict.fromkeys(("/v1/campaigns", "/v1/keys", "/v1/placements", "/v1/publishers"), ("GET", "POST"))
+    both = dict.fromkeys(
+        ("/v1/campaigns", "/v1/erasures", "/v1/keys", "/v1/placements", "/v1/publishers"), ("GET", "POST")
+    )
     methods = both | {"/v1/session": ("POST", "DELETE"), "/v1/publishers/{publisher_id}": ("PATCH",)}
     posted = (
         "/completions",

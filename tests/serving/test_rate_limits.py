@@ -9,14 +9,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
 import openai
 import pytest
 import uvicorn
 
 from mechanism.errors import ConfigError
 from serving.http.connections import ConnectionLimits, limited_protocol
-from serving.http.rate_limits import _network
+from serving.http.proxies import network_of
+from serving.http.sessions import COOKIE
 from serving.settings import ServeSettings
 
 Start = Callable[..., Any]
@@ -33,9 +36,12 @@ def test_an_address_without_a_key_has_an_allowance(start: Start) -> None:
         router.client.models.list()
     assert router.call("GET", "/v1/models", "lla_" + "x" * 43).status_code == 429  # guesses count, too
     assert router.get("/c/x").status_code == 429
+    assert router.get("/demo/x").status_code == 429
+    guess = {"X-LLM-Auction-Console": "1", "Cookie": f"{COOKIE}-{urlsplit(router.url).port}=lla_{'x' * 43}"}
+    assert httpx.delete(f"{router.url}/v1/session", headers=guess).status_code == 429
     assert router.call("GET", "/v1/keys").status_code == 200  # a key has its own
     assert router.get("/readyz").status_code == 200
-    assert 'llm_auction_rate_limited_requests_total{limit="address"} 5.0' in router.get("/metrics").text
+    assert 'llm_auction_rate_limited_requests_total{limit="address"} 7.0' in router.get("/metrics").text
 
 
 def test_a_key_has_an_allowance_by_minute_and_by_day(start: Start) -> None:
@@ -47,11 +53,11 @@ def test_a_key_has_an_allowance_by_minute_and_by_day(start: Start) -> None:
     assert 'llm_auction_rate_limited_requests_total{limit="quota"} 2.0' in router.get("/metrics").text
 
 
-def test_an_ipv6_customer_is_counted_by_its_network() -> None:
+def test_an_ipv6_customer_is_counted_by_itsnetwork_of() -> None:
     one, neighbour = "2001:db8:1:2::5", "2001:db8:1:3::5"
-    assert _network(one) == _network("2001:db8:1:2:aaaa::9") != _network(neighbour)
-    assert _network("::ffff:192.0.2.1") == _network("192.0.2.1") == "192.0.2.1"
-    assert _network("unix") == "unix"
+    assert network_of(one) == network_of("2001:db8:1:2:aaaa::9") != network_of(neighbour)
+    assert network_of("::ffff:192.0.2.1") == network_of("192.0.2.1") == "192.0.2.1"
+    assert network_of("unix") == "unix"
 
 
 @pytest.mark.parametrize("wrong", [{"address_per_minute": -1}, {"key_per_day": -1}, {"head_s": 0}, {"connections": 0}])

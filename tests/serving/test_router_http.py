@@ -13,10 +13,12 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
 import structlog
+from sqlalchemy.exc import OperationalError
 
 from mechanism.errors import PolicyError
 from mechanism.types import Context
@@ -75,13 +77,18 @@ def test_without_consent_nothing_of_the_reader_is_used_or_kept(start: Start) -> 
         assert word not in everything
 
 
-def test_a_frequency_cap_holds_and_needs_consent(start: Start, wait_until: Until) -> None:
-    router = start("Try {kite-1}.", ads=0)
+def book_kites(router: Any) -> None:
+    """Book the ad kite-1, which a reader sees twice in a day at most."""
     creative = {"id": "kite-1", "title": "Falcon Kites", "text": "kites", "landing_url": "https://falcon.example/"}
     campaign = {"name": "Kites", "advertiser_id": "Falcon", "state": "active", "bid_micros": 1, "currency": "EUR"}
     caps = {"campaign_caps": [{"impressions": 2, "hours": 24}], "creatives": [creative]}
     assert router.call("POST", "/v1/campaigns", json=campaign | caps).status_code == 201
     router.call("POST", "/v1/creatives/kite-1/review", json={"review": "approved"})
+
+
+def test_a_frequency_cap_holds_and_needs_consent(start: Start, wait_until: Until) -> None:
+    router = start("Try {kite-1}.", ads=0)
+    book_kites(router)
 
     def ask(**ads: Any) -> tuple[int, list[str]]:
         answer = router.ask(messages=[{"role": "user", "content": "kites?"}], ads=ads)
@@ -93,6 +100,22 @@ def test_a_frequency_cap_holds_and_needs_consent(start: Start, wait_until: Until
     assert seen == [(1, []), (1, []), (0, ["frequency_campaign"])]
     assert ask(user_id="reader", consent=False) == (0, ["consent_missing"])
     assert ask(consent=True) == (0, ["frequency_uncounted"])
+
+
+def test_an_answer_is_finalised_although_its_caps_cannot_be_counted(
+    start: Start, wait_until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router = start("Try {kite-1}.", ads=0)
+    book_kites(router)
+    lost = OperationalError("", {}, Exception())
+    monkeypatch.setattr(router.router.marketplace.frequency, "settle", Mock(side_effect=lost))
+    question = {"messages": [{"role": "user", "content": "kites?"}], "ads": {"user_id": "reader", "consent": True}}
+    with structlog.testing.capture_logs() as logs:
+        wait_until(lambda: len(router.ask(**question)["ads"]) == 1)
+        shown = [len(event.shown) for event in router.logged("interactions")]
+    assert sum(shown) == 1
+    assert [log["reason"] for log in logs if log["event"] == "answer.caps_not_settled"] == ["OperationalError"]
+    assert not [log for log in logs if log["event"] == "answer.not_finalised"]
 
 
 def test_the_record_lists_every_creative(start: Start) -> None:

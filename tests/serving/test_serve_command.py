@@ -1,4 +1,4 @@
-"""`llm-auction serve` before it loads a model: the built-in catalogue, and what a person can mend."""
+"""`llm-auction serve` before it loads a model: the built-in catalogue, and what a person can correct."""
 
 from __future__ import annotations
 
@@ -31,6 +31,22 @@ def test_a_wrong_option_is_named(tmp_path: Path, options: list[str]) -> None:
     assert result.exit_code == 2
     assert options[1] in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        (["--triton", "localhost:1"], "--digest"),
+        (["--triton", "localhost:1", "--digest", "d", "--upstream", "http://localhost:1/v1"], "--triton, --upstream"),
+        (["--upstream", "http://localhost:1/v1", "--routes", "routes.json"], "--triton, --upstream"),
+    ],
+)
+def test_options_that_contradict_each_other_are_named(tmp_path: Path, options: list[str], place: str) -> None:
+    state = tmp_path / "state"
+    result = CliRunner().invoke(app, ["serve", "--state-dir", str(state), *options])
+    assert result.exit_code == 2
+    assert place in result.output
+    assert not state.exists(), "nothing was created"
 
 
 def test_the_assistant_reads_few_ads_unless_another_server_answers() -> None:

@@ -111,10 +111,10 @@ class Exchange:
         """Return the server's message about a request that it refuses; its sender gets it, and no log does."""
         assert self._response is not None
         try:
-            said = _REFUSAL.decode(await self._response.content.read(LONGEST_REFUSAL)).error.message
+            message = _REFUSAL.decode(await self._response.content.read(LONGEST_REFUSAL)).error.message
         except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, UnicodeDecodeError):
-            said = ""
-        return said[:LONGEST_SHOWN_REFUSAL] or "it gave no reason"
+            message = ""
+        return message[:LONGEST_SHOWN_REFUSAL] or "it gave no reason"
 
     async def read(self) -> bool:
         """Read what has arrived, or wait for more; return False at the end of the body."""

@@ -175,10 +175,13 @@ class UpstreamPolicy(AsyncPolicyBackend):
         except BaseException:
             self.open_answers -= 1
             raise
-        return Relayed(exchange.media_type, self._passed_on(exchange))
+        chunks = self._passed_on(exchange)
+        await anext(chunks)  # closing a generator that has not begun would skip its `finally`
+        return Relayed(exchange.media_type, chunks)
 
     async def _passed_on(self, exchange: Exchange) -> AsyncGenerator[bytes, None]:
         try:
+            yield b""
             async for chunk in exchange.chunks():
                 yield chunk
         finally:

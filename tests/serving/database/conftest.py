@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from serving.database.engine import Database
 from serving.database.migrations import migrate
@@ -58,3 +59,20 @@ def database(url: str) -> Iterator[Database]:
     opened = Database(url)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def in_doubt(monkeypatch: pytest.MonkeyPatch) -> Callable[[Database], None]:
+    """Return `in_doubt(database)`: from then on every commit loses its confirmation, and its work runs again."""
+
+    def make(database: Database) -> None:
+        transact = database.transact
+
+        def twice(work: Callable[[Connection], object], *, idempotent: bool) -> object:
+            assert idempotent
+            transact(work)
+            return transact(work)
+
+        monkeypatch.setattr(database, "transact", twice)
+
+    return make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -91,6 +92,16 @@ def test_conversions_that_arrive_twice_at_once_count_once(clicked: Database) -> 
     assert sum(one.repeated for one in booked) == 150
     (line,) = report(clicked, Query(advertiser_id="a1"))
     assert line.conversions == 50
+
+
+def test_a_batch_whose_commit_was_in_doubt_keeps_its_events(
+    clicked: Database, in_doubt: Callable[[Database], None]
+) -> None:
+    in_doubt(clicked)
+    booked = book(clicked, bought(1), bought(2))
+    assert ({event.click_id for event in booked.new}, booked.repeated) == ({"k1", "k2"}, 0)
+    (line,) = report(clicked, Query(advertiser_id="a1"))
+    assert line.conversions == 2
 
 
 def test_a_batch_is_bounded(clicked: Database) -> None:

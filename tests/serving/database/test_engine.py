@@ -18,7 +18,6 @@ def test_a_commit_is_on_disk_when_it_returns(database: Database) -> None:
     queries = ["PRAGMA journal_mode", "PRAGMA synchronous"] if database.is_sqlite else ["SHOW synchronous_commit"]
     with database.read() as connection:
         assert [connection.execute(text(q)).scalar_one() for q in queries] in (["wal", 2], ["on"])
-    assert database.ready()
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "mysql://u:hush@h/d", "nonsense:hush", ""])
@@ -33,9 +32,10 @@ def test_postgresql_urls_use_psycopg_3(scheme: str) -> None:
     assert parsed(f"{scheme}://u@h/d").drivername == "postgresql+psycopg"
 
 
-def test_an_unreachable_database_is_not_ready(tmp_path: Path) -> None:
+def test_an_unreachable_database_is_an_error(tmp_path: Path) -> None:
     database = Database(f"postgresql://nobody@/none?host={tmp_path}", retry_s=0)
-    assert not database.ready()
+    with pytest.raises(DBAPIError), database.read():
+        pass
     with pytest.raises(DBAPIError):
         database.transact(lambda c: None)
     database.close()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import select
 
 from serving.accounts.idempotency import Claim, IdempotencyStore, KeyReused, StillRunning, StoredAnswer
 from serving.database.engine import Database
+from serving.database.schema import idempotent_requests
 from tests.serving.database.samples import NOW
 
 MINUTE = timedelta(minutes=1)
@@ -66,6 +69,15 @@ def test_a_released_claim_is_free(database: Database) -> None:
     assert isinstance(claimed(store), Claim)
     with pytest.raises(StillRunning):
         store.save(claim, ANSWER)
+
+
+def test_the_table_confirms_no_guess_of_a_request(database: Database) -> None:
+    store = IdempotencyStore(database, [b"secret"])
+    for key in ("k", "another"):
+        store.begin("key_1", key, b"r", NOW, 15 * MINUTE)
+    with database.read() as connection:
+        stored = connection.execute(select(idempotent_requests.c.request)).scalars().all()
+    assert len({*stored, hashlib.sha256(b"r").digest()}) == 3
 
 
 def test_an_answer_is_found_after_the_secret_was_rotated(database: Database) -> None:

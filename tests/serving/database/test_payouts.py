@@ -61,7 +61,7 @@ def test_a_refund_takes_back_exactly_what_was_shared(store: PublisherStore, data
     Ledger(database).book([click(n, placement="blog", price_micros=999, source="s1") for n in range(3)])
     store.set_share("blog", 900)
     Ledger(database).book([click(9, placement="blog", price_micros=1_000)])
-    refund(database, Clicks(source="s1"), "bot", datetime.now(UTC))
+    refund(database, Clicks(source="s1"), "bot")
     (line,) = paid(database)
     assert (line.charged_micros, line.refunded_micros) == (3_997, 2_997)
     assert (line.publisher_micros, line.platform_micros) == (900, 100)
@@ -147,7 +147,7 @@ def test_payouts_and_the_platform_s_part_equal_the_charges(
         ]
     )
     if refunds:
-        refund(database, Clicks(source=f"s1-{number}"), "test", datetime.now(UTC))
+        refund(database, Clicks(source=f"s1-{number}"), "test")
     own_places = {f"{name}{number}" for name in ("a", "b", "free")}
     lines = [line for line in paid(database) if line.placement in own_places]
     charged = sum(total.charged_micros for total in totals(database, f"p{number}"))

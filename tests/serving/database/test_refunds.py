@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import select
 from typer.testing import CliRunner
 
 from cli.main import app
@@ -16,6 +18,7 @@ from serving.campaigns.snapshots import snapshot
 from serving.campaigns.storage import CampaignStore
 from serving.campaigns.types import Pricing
 from serving.database.engine import Database
+from serving.database.schema import refunds
 from serving.ledger.charging import Ledger
 from serving.ledger.refunds import Clicks, refund
 from serving.reports.reports import Dimension, Query, Record, charges_of, report, totals
@@ -41,7 +44,7 @@ def test_a_refund_frees_the_budget_and_keeps_the_charge(database: Database) -> N
     ledger = Ledger(database)
     ledger.book([click(1, source="s1"), click(2, source="s1"), click(3, source="s2")])
     assert [record.charged_micros for record in records(database)] == [0, 50_000, 250_000]
-    given_back = refund(database, Clicks(source="s1"), "datacenter", NOW)
+    given_back = refund(database, Clicks(source="s1"), "datacenter")
     assert (given_back.clicks, given_back.micros) == (2, {"EUR": 300_000})
     assert ledger.book([click(1, source="s1")])[0].new is False
     assert ledger.book([click(4)])[0].charged_micros == 250_000
@@ -57,20 +60,43 @@ def test_a_refund_frees_the_budget_and_keeps_the_charge(database: Database) -> N
 
 def test_a_second_refund_finds_nothing(ledger: Ledger, database: Database) -> None:
     ledger.book([click(1, source="s1"), click(1, source="s1", invalid="prefetch")])
-    assert refund(database, Clicks(click_id="k1"), "bot", NOW).clicks == 1
-    assert refund(database, Clicks(source="s1"), "again", NOW).clicks == 0
+    assert refund(database, Clicks(click_id="k1"), "bot").clicks == 1
+    assert refund(database, Clicks(source="s1"), "again").clicks == 0
     assert totals(database)[0].charged_micros == 0
 
 
 def test_refunds_and_charges_at_once_stay_exact(ledger: Ledger, database: Database) -> None:
     ledger.book([click(n, source="s1") for n in range(100)])
     with ThreadPoolExecutor(4) as pool:
-        calls = [pool.submit(refund, database, Clicks(source="s1"), "bot", NOW) for _ in range(3)]
+        calls = [pool.submit(refund, database, Clicks(source="s1"), "bot") for _ in range(3)]
         booking = pool.submit(ledger.book, [click(n, source="s2") for n in range(100, 140)])
         refunded = sum(call.result().clicks for call in calls)
         booking.result()
     assert refunded == 100
     assert totals(database)[0].charged_micros == 40 * 250_000
+
+
+def test_each_batch_is_booked_at_its_own_time(
+    ledger: Ledger, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.book([click(n, source="s1") for n in range(3)])
+    monkeypatch.setattr("serving.ledger.refunds.BATCH", 1)
+    assert refund(database, Clicks(source="s1"), "bot").clicks == 3
+    with database.read() as connection:
+        times = connection.execute(select(refunds.c.recorded_at).order_by(refunds.c.id)).scalars().all()
+    assert sorted(set(times)) == times
+    assert len(times) == 3
+
+
+def test_a_batch_whose_commit_was_in_doubt_is_reported(
+    ledger: Ledger, database: Database, in_doubt: Callable[[Database], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.book([click(n, source="s1") for n in range(3)])
+    in_doubt(database)
+    monkeypatch.setattr("serving.ledger.refunds.BATCH", 2)
+    given_back = refund(database, Clicks(source="s1"), "bot")
+    assert (given_back.clicks, given_back.micros) == (3, {"EUR": 750_000})
+    assert totals(database)[0].charged_micros == 0
 
 
 def test_clicks_cannot_be_chosen_by_campaign_alone() -> None:
@@ -134,7 +160,7 @@ def test_totals_and_lines_equal_charges_less_refunds(
     given_back = 0
     for choice in chosen:
         own_choice = {name: f"{value}-{number}" for name, value in choice.items()}
-        given_back += sum(refund(database, Clicks(**own_choice), "test", NOW).micros.values())
+        given_back += sum(refund(database, Clicks(**own_choice), "test").micros.values())
     after = records(database, advertiser)
     assert [r.charged_micros for r in after] == [r.charged_micros for r in before]
     assert all(r.refunded_micros == r.charged_micros for r in after if r.refund_reason)

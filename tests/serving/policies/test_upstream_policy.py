@@ -346,3 +346,14 @@ def test_the_base_url_may_carry_its_path() -> None:
     for url in ("http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"):
         assert replace(upstream(1), url=url).endpoint("/models") == "http://h:1/v1/models"
     assert replace(upstream(1), url="http://h/openai/v1").endpoint("/models") == "http://h/openai/v1/models"
+
+
+def test_a_relayed_answer_that_is_never_read_leaves_nothing_open() -> None:
+    async def run() -> tuple[int, int]:
+        async with faked(sends(WHOLE)) as (_, policy):
+            answer = await policy.relay({"messages": []}, asyncio.get_running_loop().time() + 10)
+            before = policy.open_answers
+            await answer.chunks.aclose()
+            return before, policy.open_answers
+
+    assert asyncio.run(run()) == (1, 0)
