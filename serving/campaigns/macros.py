@@ -18,7 +18,7 @@ def landing_fault(url: str) -> str | None:
     if "{" in plain or "}" in plain:
         return f"use {', '.join(f'{{{name}}}' for name in MACROS)} alone, or percent-encode the braces"
     remedy = web_address_fault(plain)
-    if remedy is None and urlsplit(plain).netloc not in url:
+    if remedy is None and "{" in urlsplit(url).netloc:
         remedy = "use macros behind the host only"
     return remedy
 

@@ -98,6 +98,7 @@ def test_conversions_need_an_advertisers_key(clicked: tuple[Any, str]) -> None:
         ("https://brand.example/?x={clickid}", False),
         ("https://brand.example/?x={", False),
         ("https://{campaign_id}.example/", False),
+        ("https://{campaign_id}.example/?next=0.example", False),
         ("{click_id}", False),
     ],
 )
