@@ -108,10 +108,10 @@ def report_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         line = _line(caller, asked)
         return json_response(_shown(caller, await asyncio.to_thread(events_of, database, line, cursor, limit)))
 
-    @get("/v1/summary", opt=documented(answer="Sums over the whole ledger."))
+    @get("/v1/summary", opt=documented(answer="Sums over the ledger, or over an advertiser's own charges."))
     async def summary(request: HttpRequest) -> Response[bytes]:
         """Sum revenue by currency, and charged events."""
-        caller = await gate.caller(request, *READERS, anonymous=True)
+        caller = await gate.caller(request, *READERS)
         found = await asyncio.to_thread(totals, database, caller.advertiser_id)
         revenue: dict[str, int] = {}
         for total in found:
@@ -147,10 +147,15 @@ def report_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
 
 
 def _shown(caller: Caller, page: Page[Record]) -> Page[Record]:
-    """Return the records as the caller may see them: sources would let two advertisers match their readers."""
+    """Return the records as the caller may see them.
+
+    Sources would let two advertisers match their readers, and a publisher's part of a charge is between it and the
+    platform.
+    """
     if caller.is_admin:
         return page
-    return Page[Record](items=tuple(replace(record, source="") for record in page.items), cursor=page.cursor)
+    items = tuple(replace(record, source="", publisher_micros=0) for record in page.items)
+    return Page[Record](items=items, cursor=page.cursor)
 
 
 def _query(caller: Caller, asked: Mapping[str, str]) -> Query:

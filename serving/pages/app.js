@@ -54,7 +54,7 @@ const totals = polling(async () => {
 await open(() => {
   signingIn = false;
   const own = caller.role === "advertiser";
-  byId("totals").hidden = caller.role === "publisher" || (!caller.role && !caller.anonymous_chat);
+  byId("totals").hidden = !caller.role || caller.role === "publisher";
   for (const id of ["money-word", "revenue-word"]) setText(byId(id), own ? "Spend" : "Revenue");
   for (const view of Object.values(VIEWS)) view.reset?.();
   route();

@@ -53,6 +53,18 @@ def test_a_click_pays_the_publisher_of_its_placement(market: Any) -> None:
         assert {event.publisher_id for event in market.logged(topic)} == {"news"}
 
 
+def test_what_a_publisher_is_paid_for_a_click_is_hidden_from_its_advertiser(market: Any) -> None:
+    answer = ask(market, market.keys["news"]).json()
+    market.click(answer["ads"][0]["click_url"])
+    market.wait_until_charged()
+    path = f"/v1/reports/events?auction_id={answer['auction']['auction_id']}"
+    shares = [
+        market.call("GET", path, key).json()["items"][0]["publisher_micros"]
+        for key in (market.admin, market.key("advertiser", answer["ads"][0]["advertiser"]))
+    ]
+    assert shares == [140_000, 0]
+
+
 def test_a_publisher_cannot_use_another_s_placement(market: Any) -> None:
     for key in (market.keys["blog"], market.key("publisher"), ""):
         refused = ask(market, key, placement="news")

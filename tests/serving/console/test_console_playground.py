@@ -78,7 +78,7 @@ def test_stopping_keeps_the_text_written_so_far(start: Start, visit: Visit, wait
 def test_a_followed_link_is_charged_once_and_the_total_grows(start: Start, visit: Visit, demo: Catalogue) -> None:
     router = start("Try {A2}.", catalogue=demo)
     tab = visit(router)
-    page = tab.open()
+    page = tab.open(key=router.admin)
     expect(page.locator("#revenue")).to_have_text("none yet")
     tab.ask("Coffee?")
     page.wait_for_timeout(1_100)  # an earlier click would be invalid
@@ -91,6 +91,13 @@ def test_a_followed_link_is_charged_once_and_the_total_grows(start: Start, visit
     expect(page.locator("#clicks")).to_have_text("1")
     router.wait_until_charged()
     assert router.revenue() == {"EUR": 200_000}
+
+
+def test_a_reader_without_a_key_chats_and_sees_no_revenue(start: Start, visit: Visit) -> None:
+    router = start("Try {A2}.")
+    page = visit(router).open()
+    expect(page.locator("#totals")).to_be_hidden()
+    assert router.call("GET", "/v1/summary", "").status_code == 401
 
 
 HOSTILE = "<img src=x onerror=document.title='owned'>"
