@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from benchmarks.serving.billing import check
 from benchmarks.serving.billing_check import Terms, expected
@@ -99,7 +100,8 @@ def test_charges_survive_a_killed_server() -> None:
         for number, hard in enumerate((False, True)):
             ledger.book([click(number)])
             server.kill(hard=hard)
-            assert not database.ready()
+            with pytest.raises(OperationalError), database.read():
+                pytest.fail("the killed server answers")
             server.start()
         results = [ledger.book([click(number)])[0] for number in range(3)]
         assert [result.new for result in results] == [False, False, True]
