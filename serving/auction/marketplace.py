@@ -186,7 +186,8 @@ class Marketplace:
         """Read all live campaigns; errors of the database propagate."""
         now = datetime.now(UTC)
         await self._apply(await asyncio.to_thread(snapshot, self._database, now), now)
-        await self._read_rates()
+        if any(campaign.pricing is not Pricing.CLICK for campaign in self.index):
+            await self._read_rates()
         if len(self._to_encode) <= ENCODED_BEFORE_START:
             await self._encode_creatives()
         else:
@@ -202,15 +203,17 @@ class Marketplace:
 
     async def pace(self) -> None:
         """Update participation from the latest spend and the click rates, and drop ended campaigns; once a minute."""
-        now = datetime.now(UTC)
+        now, priced = datetime.now(UTC), False
         for number, campaign in enumerate(list(self.index), start=1):
+            priced = priced or campaign.pricing is not Pricing.CLICK
             if campaign.ends_at is not None and campaign.ends_at + KEPT_AFTER_END < now:
                 self._remove(campaign)
             else:
                 self._pace(campaign, now)
             if number % UPDATES_PER_TURN == 0:
                 await asyncio.sleep(0)
-        await self._read_rates()
+        if priced:
+            await self._read_rates()
 
     async def _apply(self, changes: Snapshot, now: datetime) -> None:
         for number, campaign in enumerate(changes.campaigns, start=1):
@@ -282,8 +285,7 @@ class Marketplace:
                 self._creatives.put_vectors(self.index.rows_of(campaign.id), own)
 
     async def _read_rates(self) -> None:
-        if any(campaign.pricing is not Pricing.CLICK for campaign in self.index):
-            self.rates = self.rates.updated(await asyncio.to_thread(creative_counts, self._database))
+        self.rates = self.rates.updated(await asyncio.to_thread(creative_counts, self._database))
 
 
 def _has_budget(campaign: Campaign) -> bool:

@@ -50,15 +50,15 @@ def choose_offers(hits: Sequence[Hit], count: int) -> tuple[tuple[Offer, ...], t
 
 
 def _contender(hit: Hit) -> Contender:
-    campaign = hit.eligible.campaign
+    campaign, creative, bid = hit.eligible
     return Contender(
-        creative_id=hit.eligible.creative.id,
-        campaign_id=campaign.id,
-        advertiser=normal(campaign.advertiser_id),
-        group=campaign.separation,
-        relevance=hit.relevance,
-        bid=hit.eligible.bid,
-        blocked=_normal_names(campaign.block_advertisers),
+        creative.id,
+        campaign.id,
+        normal(campaign.advertiser_id),
+        campaign.separation,
+        hit.relevance,
+        bid,
+        _normal_names(campaign.block_advertisers) if campaign.block_advertisers else frozenset(),
     )
 
 

@@ -7,7 +7,6 @@ cannot be taken back. A higher bid never hurts a candidate, as everywhere in the
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -25,8 +24,7 @@ class SeparationReason(StrEnum):
     """One of the two campaigns blocks the other's advertiser."""
 
 
-@dataclass(frozen=True, slots=True)
-class Contender:
+class Contender(NamedTuple):
     """A creative that competes for a place in the prompt.
 
     `relevance` is >= 0. The `group` "" is not separated from any other. `blocked` names advertisers that must not share

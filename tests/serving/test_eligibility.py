@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -165,6 +166,7 @@ def test_the_index_agrees_with_the_rules_after_any_changes(steps: list[tuple[Any
     known: dict[str, Campaign] = {}
     spends: dict[str, Spend] = {}
     paces: dict[str, float] = {}
+    asked: list[tuple[PlacementRequest, ReachedCaps]] = []
     for kind, *what in steps:
         if kind == "put":
             index.put(what[0])
@@ -182,7 +184,9 @@ def test_the_index_agrees_with_the_rules_after_any_changes(steps: list[tuple[Any
             if what[0] in known:
                 paces[what[0]] = what[1]
         else:
-            check_same(index, known, spends, paces, what[0], what[1])
+            asked.append((what[0], what[1]))
+            for request, reached in asked[-3:]:  # earlier ones again: what was computed for them is brought up to date
+                check_same(index, known, spends, paces, request, reached)
 
 
 def check_same(
@@ -196,13 +200,23 @@ def check_same(
     expected = rules.evaluate(known.values(), request, spends, paces, reached)
     found = index.evaluate(request, reached)
     assert reasons(found) == {(d.campaign_id, d.creative_id): d.reason for d in expected}
-    eligible = [found.eligible(i) for i in range(len(found))]
-    assert {(e.campaign.id, e.creative.id, e.bid) for e in eligible} == {
-        (d.campaign_id, d.creative_id, d.bid) for d in expected if d.reason is None
-    }
     rows = {c.id: list(index.rows_of(c.id)) for c in known.values()}
-    assert len({row for taken in rows.values() for row in taken}) == sum(map(len, rows.values()))
-    assert all(row in rows[e.campaign.id] for row, e in zip(found.rows_E.tolist(), eligible, strict=True))
+    every = sorted(row for taken in rows.values() for row in taken)
+    assert len(set(every)) == len(every)
+    admitted = np.array(every, np.int64)[found.admits(np.array(every, np.int64))]
+    eligible = found.eligible(admitted)
+    assert len(found) == len(eligible)
+    wanted = {(d.campaign_id, d.creative_id, d.bid) for d in expected if d.reason is None}
+    assert {(e.campaign.id, e.creative.id, e.bid) for e in eligible} == wanted
+    assert {(e.campaign_id, e.ad_id, e.bid_micros) for e in EvaluationSummary.of(found).eligible()} == wanted
+    assert all(row in rows[e.campaign.id] for row, e in zip(admitted.tolist(), eligible, strict=True))
+    by_reason: dict[Reason, set[str]] = {}
+    for decision in expected:
+        if decision.reason is not None:
+            one = decision.creative_id if decision.reason.of_creative else decision.campaign_id
+            by_reason.setdefault(decision.reason, set()).add(one)
+    assert found.counts == {reason: len(ids) for reason, ids in by_reason.items()}
+    assert found.campaign_count == len(known)
 
 
 def reasons(evaluation: Evaluation) -> dict[tuple[str, str], Reason | None]:
@@ -210,6 +224,13 @@ def reasons(evaluation: Evaluation) -> dict[tuple[str, str], Reason | None]:
     summary = EvaluationSummary.of(evaluation)
     found: dict[tuple[str, str], Reason | None] = {(e.campaign_id, e.ad_id): e.reason for e in summary.exclusions()}
     return found | {(e.campaign_id, e.ad_id): None for e in summary.eligible()}
+
+
+def only_bid(evaluation: Evaluation) -> int:
+    """The bid of the only eligible creative, which has the first row."""
+    assert len(evaluation) == 1
+    assert evaluation.admits(np.zeros(1, np.int64)).all()
+    return evaluation.eligible(np.zeros(1, np.int64))[0].bid
 
 
 CREATIVE = Creative(id="A1", title="t", landing_url="https://x.example", review=ReviewState.APPROVED)
@@ -336,7 +357,7 @@ def test_products_beyond_64_bits_are_exact_as_well() -> None:
     )
     index = EligibilityIndex()
     index.put(adjusted)
-    assert index.evaluate(ASK).eligible(0).bid == 999_999_999_999 * 9_973**5 // 10**15
+    assert only_bid(index.evaluate(ASK)) == 999_999_999_999 * 9_973**5 // 10**15
 
 
 def test_adjustments_multiply_and_round_down_once() -> None:
@@ -350,7 +371,7 @@ def test_adjustments_multiply_and_round_down_once() -> None:
     )
     index = EligibilityIndex()
     index.put(adjusted)
-    assert index.evaluate(ASK).eligible(0).bid == 999 * 1_501 * 333 // 1_000_000
+    assert only_bid(index.evaluate(ASK)) == 999 * 1_501 * 333 // 1_000_000
 
 
 def test_an_evaluation_is_independent_of_later_changes() -> None:
@@ -364,7 +385,7 @@ def test_an_evaluation_is_independent_of_later_changes() -> None:
     index.put(change(GOOD, id="C3", creatives=(change(CREATIVE, id="A3"),), bid_micros=5))
     index.put(change(GOOD, id="C2", creatives=(change(CREATIVE, id="A2"),)))
     assert reasons(before) == expected
-    assert (before.eligible(0).creative.id, before.eligible(0).bid) == ("A1", 100)
+    assert [(e.ad_id, e.bid_micros) for e in EvaluationSummary.of(before).eligible()] == [("A1", 100)]
 
 
 def test_an_invalid_campaign_is_rejected_and_changes_nothing() -> None:
@@ -375,7 +396,7 @@ def test_an_invalid_campaign_is_rejected_and_changes_nothing() -> None:
         with pytest.raises(InputError):
             index.put(change(GOOD, **bad))
     assert len(index) == 1
-    assert index.evaluate(ASK).eligible(0).bid == 100
+    assert only_bid(index.evaluate(ASK)) == 100
 
 
 def test_requests_are_validated_and_hide_the_reader() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
@@ -71,7 +70,7 @@ def test_a_higher_bid_never_costs_a_place(given_: list[Contender], data: st.Data
     kept, _ = separate(given_)
     if kept:
         one = data.draw(st.sampled_from(kept))
-        raised = [replace(c, bid=c.bid + 3) if c == one else c for c in given_]
+        raised = [c._replace(bid=c.bid + 3) if c == one else c for c in given_]
         assert one.creative_id in {c.creative_id for c in separate(raised)[0]}
 
 
@@ -79,7 +78,7 @@ def test_a_more_relevant_ad_wins_against_a_slightly_higher_bid() -> None:
     cola = Contender("A1", "C1", "u", "cola", 0.9, 100)
     other = Contender("A2", "C2", "v", "cola", 0.5, 150)
     assert separate([other, cola])[0] == (cola,)
-    assert separate([replace(other, bid=200), cola])[0] == (replace(other, bid=200),)
+    assert separate([other._replace(bid=200), cola])[0] == (other._replace(bid=200),)
 
 
 def test_the_record_names_a_blocked_competitor_and_its_winner(

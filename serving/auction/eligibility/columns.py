@@ -83,7 +83,7 @@ class CampaignColumns:
     """Arrays of shape (capacity,), `open_week` of shape (capacity, 168).
 
     `any_*` are True where the campaign does not target the dimension. `keys` and `thresholds` are those of
-    `serving.auction.pacing.coins`.
+    `serving.auction.pacing.coins`; `throttled` is the number of slots in `is_throttled`, whose threshold is below 1.
     """
 
     used: NDArray[np.bool_] = field(default_factory=_flags)
@@ -110,6 +110,8 @@ class CampaignColumns:
     zone: NDArray[np.int64] = field(default_factory=_numbers)
     keys: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(_FIRST_CAPACITY, np.uint64))
     thresholds: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(_FIRST_CAPACITY, np.uint64))
+    is_throttled: NDArray[np.bool_] = field(default_factory=_flags)
+    throttled: int = 0
     open_week: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((_FIRST_CAPACITY, WEEK_HOURS), np.bool_))
     _currencies: dict[str, int] = field(default_factory=dict)
     _clock: LocalClock = field(default_factory=LocalClock)
@@ -122,11 +124,17 @@ class CampaignColumns:
         """Make room for a slot and reset its participation to 1."""
         if slot >= len(self.used):
             for column in fields(self):
-                if not column.name.startswith("_"):
+                if not column.name.startswith("_") and column.name != "throttled":
                     setattr(self, column.name, grown(getattr(self, column.name), slot + 1))
         self.keys[slot] = campaign_key(campaign_id)
         self.accrued[slot] = 0
-        self.thresholds[slot] = WHOLE
+        self.set_threshold(slot, WHOLE)
+
+    def set_threshold(self, slot: int, threshold: int) -> None:
+        """Set below which coin a campaign takes part in an auction."""
+        self.thresholds[slot] = threshold
+        self.throttled += (threshold < WHOLE) - int(self.is_throttled[slot])
+        self.is_throttled[slot] = threshold < WHOLE
 
     def fill(self, slot: int, campaign: Campaign) -> None:
         """Write a campaign's own numbers into its slot; spend and participation are left alone."""
@@ -158,15 +166,19 @@ class CampaignColumns:
             today = int(self.spend_day[slot]) == self._clock.days_Z[int(self.zone[slot])]
             self.day_left[slot] = _left(campaign.daily_budget_micros, int(self.spend_today[slot]) if today else 0)
 
-    def advance_clock(self, now: datetime, size: int) -> None:
-        """Bring `open_now` and `day_left` of the first `size` slots up to date; cheap within a quarter of an hour."""
+    def advance_clock(self, now: datetime, size: int) -> bool:
+        """Bring `open_now` and `day_left` of the first `size` slots up to date; return whether that changed them.
+
+        Cheap within a quarter of an hour.
+        """
         if not self._clock.advance(now) or not size:
-            return
+            return False
         zones_C = self.zone[:size]
         self.open_now[:size] = self.open_week[np.arange(size), np.array(self._clock.hours_Z)[zones_C]]
         today_C = self.spend_day[:size] == np.array(self._clock.days_Z)[zones_C]
         left_C = self.daily_budget[:size] - np.where(today_C, self.spend_today[:size], 0)
         self.day_left[:size] = np.where(self.daily_budget[:size] == UNLIMITED, UNLIMITED, left_C)
+        return True
 
 
 def _left(budget: Micros | None, spent: Micros) -> int:

@@ -42,31 +42,28 @@ class Postings:
         if not slots:
             del self._sets[code]
 
-    def admit(self, codes: Iterable[str], mask: Mask) -> Mask:
-        """Return a copy of `mask` that is True at every slot under one of the codes."""
-        admitted = mask.copy()
+    def members(self, codes: Iterable[str], slots: Slots | None, size: int) -> Mask:
+        """Return which of `slots`, or of the first `size` if that is None, are under one of the codes."""
+        if slots is None:
+            found = np.zeros(size, np.bool_)
+            for code in codes:
+                found[self.slots(code)] = True
+            return found
+        found = np.zeros(len(slots), np.bool_)
         for code in codes:
-            admitted[self._get(code)] = True
-        return admitted
+            listed = self.slots(code)
+            if listed.size:
+                found |= listed[np.minimum(np.searchsorted(listed, slots), listed.size - 1)] == slots
+        return found
 
-    def exclude(self, codes: Iterable[str], size: int) -> Mask | None:
-        """Return a mask (size,) that is False at every slot under one of the codes; None if no slot is."""
-        excluded: Mask | None = None
-        for code in codes:
-            slots = self._get(code)
-            if slots.size:
-                if excluded is None:
-                    excluded = np.ones(size, np.bool_)
-                excluded[slots] = False
-        return excluded
-
-    def _get(self, code: str) -> Slots:
+    def slots(self, code: str) -> Slots:
+        """Return the slots under a code, sorted."""
         found = self._arrays.get(code)
         if found is None:
             slots = self._sets.get(code)
             if slots is None:
                 return _NO_SLOTS
-            found = self._arrays[code] = np.fromiter(slots, np.int32, len(slots))
+            found = self._arrays[code] = np.sort(np.fromiter(slots, np.int32, len(slots)))
         return found
 
 
@@ -94,9 +91,9 @@ class KeywordPostings:
             if not phrases:
                 del self._by_first[phrase[0]]
 
-    def admit(self, query_words: Phrase, mask: Mask) -> Mask:
-        """Return a copy of `mask` that is True at every slot with a keyword in the query."""
-        return self._postings.admit(self._matches(query_words), mask)
+    def slots(self, query_words: Phrase) -> list[Slots]:
+        """Return the slots with a keyword in the query, by keyword."""
+        return [self._postings.slots(code) for code in sorted(self._matches(query_words))]
 
     def _matches(self, query_words: Phrase) -> set[str]:
         found: set[str] = set()

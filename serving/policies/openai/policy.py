@@ -132,8 +132,8 @@ class UpstreamPolicy(AsyncPolicyBackend):
                 exchange = await self._calls.begin(lambda: self._attempt(body, deadline, headers), deadline)
                 reader, more = exchange.reader, True
                 while True:
-                    for text in exchange.texts:
-                        yield TextDelta(text)
+                    if texts := exchange.texts:
+                        yield TextDelta("".join(texts), len(texts))
                     if reader.done or not more:
                         break
                     more = await exchange.read()
