@@ -154,6 +154,10 @@ def serve(
     body_timeout: Annotated[
         float, typer.Option(help="Seconds within which the body of a request must arrive.", min=0.1)
     ] = 30.0,
+    share_records: Annotated[
+        float | None,
+        typer.Option(help="Seconds for which all routers find a record. Default: an hour if there may be more.", min=0),
+    ] = None,
     stale_keys: Annotated[
         float, typer.Option(help="Seconds for which known keys are accepted without the database.", min=0)
     ] = 600.0,
@@ -214,6 +218,7 @@ def serve(
         head_s=head_timeout,
         body_s=body_timeout,
         stale_keys_s=stale_keys,
+        shared_records_s=share_records if share_records is not None else default_sharing(workers, database),
         repeat_fade=repeat_fade,
         max_characters=max_characters,
     )
@@ -304,6 +309,11 @@ def encoder() -> Encoder | None:
 def default_candidates(model: str, *, local: bool) -> int:
     """Return how many ads a prompt holds without `--candidates`; `local`: no other server writes answers."""
     return FEW_CANDIDATES if local and model == ASSISTANT else CANDIDATES
+
+
+def default_sharing(workers: int, database: str) -> float:
+    """Return for how many seconds records are shared without `--share-records`: if there may be another router."""
+    return 3_600.0 if workers > 1 or database.startswith("postgres") else 0.0
 
 
 def in_process(model: str, settings: ServeSettings) -> AsyncPolicyBackend:

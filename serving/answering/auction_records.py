@@ -10,7 +10,7 @@ import secrets
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
@@ -152,10 +152,13 @@ class AuctionRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FullRecord(AuctionRecord, frozen=True, kw_only=True):
-    """The record with every creative of every campaign: eligible with its bid, or excluded with its reason."""
+    """The record with every creative of every campaign: eligible with its bid, or excluded with its reason.
 
-    eligible_creatives: list[EligibleRecord]
-    exclusions: list[ExclusionRecord]
+    Both lists are None where another router wrote the answer: it has them in its memory.
+    """
+
+    eligible_creatives: list[EligibleRecord] | None
+    exclusions: list[ExclusionRecord] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,14 +230,20 @@ class EvaluationSummary:
 
 @dataclass(frozen=True, slots=True)
 class OwnedRecord:
-    """A record, its owner (the id of the API key, empty without one), and the evaluation it derives from."""
+    """A record, its owner (the id of the API key, empty without one), and the evaluation it derives from.
+
+    `elsewhere`: another router wrote the answer, and has the evaluation.
+    """
 
     record: AuctionRecord
     owner: str
     evaluation: EvaluationSummary | None
+    elsewhere: bool = False
 
     def full(self) -> FullRecord:
         """Return the record with every creative; slow with many campaigns."""
+        if self.elsewhere:
+            return FullRecord(**msgspec.structs.asdict(self.record), eligible_creatives=None, exclusions=None)
         return FullRecord(
             **msgspec.structs.asdict(self.record),
             eligible_creatives=self.evaluation.eligible() if self.evaluation else [],
@@ -245,16 +254,21 @@ class OwnedRecord:
 class AuctionLog:
     """The newest `size` records by auction id. Used on the event loop only.
 
-    Records are kept encoded: thousands of them as objects would lengthen every pause of the garbage collector.
+    Records are kept encoded: thousands of them as objects would lengthen every pause of the garbage collector. `share`
+    gets each one, with its id and its owner.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, share: Callable[[str, str, bytes], None] | None = None) -> None:
         self._size = size
+        self._share = share
         self._entries: OrderedDict[str, _Encoded] = OrderedDict()
 
     def add(self, owned: OwnedRecord) -> None:
         """Add a record and drop the oldest past the size."""
-        self._entries[owned.record.auction_id] = _Encoded(_encode(owned.record), owned.owner, owned.evaluation)
+        auction_id, body = owned.record.auction_id, _encode(owned.record)
+        self._entries[auction_id] = _Encoded(body, owned.owner, owned.evaluation)
+        if self._share is not None:
+            self._share(auction_id, owned.owner, body)
         while len(self._entries) > self._size:
             self._entries.popitem(last=False)
 
@@ -283,11 +297,11 @@ class _Encoded:
     evaluation: EvaluationSummary | None
 
     def decoded(self) -> OwnedRecord:
-        return OwnedRecord(_decode(self.record), self.owner, self.evaluation)
+        return OwnedRecord(decode_record(self.record), self.owner, self.evaluation)
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(AuctionRecord).decode
+decode_record = msgspec.msgpack.Decoder(AuctionRecord).decode
 
 
 def new_auction_id() -> str:
@@ -295,3 +309,12 @@ def new_auction_id() -> str:
     milliseconds = time.time_ns() // 1_000_000
     value = (milliseconds & (1 << 48) - 1) << 80 | 0x7 << 76 | secrets.randbits(12) << 64
     return str(uuid.UUID(int=value | 0b10 << 62 | secrets.randbits(62)))
+
+
+def created_ms(auction_id: str) -> int | None:
+    """Return when an auction id was created, in Unix milliseconds; None if it is no UUIDv7."""
+    try:
+        value = uuid.UUID(auction_id)
+    except ValueError:
+        return None
+    return value.int >> 80 if value.version == 7 else None

@@ -135,6 +135,10 @@ def test_workers_share_the_address_and_one_that_dies_is_replaced(
         asked += 1
         assert asked < 500
     until(lambda: sum(samples(metrics, "llm_auction_answers_total").values()) == asked)
+    auction: dict[str, str] = ask(port)["auction"]  # type: ignore[assignment]
+    for _ in range(20):  # whichever worker is asked
+        found = json.loads(read(f"http://127.0.0.1:{port}/v1/auctions/{auction['auction_id']}"))
+        assert found["auction_id"] == auction["auction_id"]
     routers = [p for p in psutil.Process(process.pid).children() if PLACE_VARIABLE in p.environ()]
     assert len(routers) == 2
     routers[1].send_signal(signal.SIGKILL)
