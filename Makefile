@@ -61,6 +61,9 @@ bench: bench-learning bench-router bench-eligibility bench-streaming ## All benc
 bench-learning: $(VENV)/.run ## Train, and compare all mechanisms (SEEDS=5 JOBS=2): build/bench/learning.json
 	$(BIN)/python -m benchmarks.trainers.learning --out build/bench/learning.json $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS))
 
+bench-real: $(VENV)/.run ## IRPO on SmolLM2 with real queries (DATA=folder SEEDS=2 JOBS=1): build/bench/real.json
+	$(BIN)/python -m benchmarks.trainers.real --path $(or $(DATA),$(error give DATA=folder of the data set)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS))
+
 bench-everyday: $(VENV)/.dev ## What a model (MODEL=assistant) answers, and how fast: build/bench/everyday.json
 	$(BIN)/python -m benchmarks.serving.everyday $(if $(MODEL),--model $(MODEL))
 

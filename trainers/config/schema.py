@@ -34,11 +34,17 @@ class WorldConfig(Settings):
     path: str | None = Field(None, description="folder of the data set; tables: with catalogue.* and queries.*")
     seed: int = Field(0, description="seed of users and bids")
     candidates: Positive = Field(20, description="ads in each prompt")
+    plain: float = Field(
+        0.0, ge=0, lt=1, description="imported data: share of everyday questions without a need in the training queries"
+    )
 
     @model_validator(mode="after")
     def _path_where_needed(self) -> WorldConfig:
-        if (self.path is None) != (self.kind in ("builtin", "everyday")):
+        own = self.kind in ("builtin", "everyday")
+        if (self.path is None) != own:
             raise ValueError("world.path belongs to the kinds of imported data, and to them only")
+        if own and self.plain:
+            raise ValueError("world.plain belongs to the kinds of imported data: everyday has such questions already")
         return self
 
 
