@@ -165,7 +165,7 @@ def serve(
     Raises:
         ConfigError: if options contradict each other or the port is in use.
     """
-    from serving.bid_scale import BidScale, parse_highest_bids
+    from serving.bid_scale import BidScale, parse_amounts
     from serving.campaigns.catalogue import read_catalogue
     from serving.policies.route_file import read_routes
     from serving.settings import ServeSettings, other_secrets, signing_secret
@@ -198,7 +198,8 @@ def serve(
         allowed_topics=tuple(allow_topic or ()),
         relevance_floor=relevance_floor,
         stop_ads_after_s=stop_ads_after,
-        bid_scale=BidScale(parse_highest_bids(highest_bid or [])),
+        block_advertisers=block_advertisers,
+        bid_scale=BidScale(parse_amounts(highest_bid or [], "--highest-bid")),
         address_per_minute=address_per_minute,
         key_per_minute=key_per_minute,
         key_per_day=key_per_day,

@@ -116,8 +116,9 @@ class AuctionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One auction.
 
     `generations` is 2 where an answer without ads replaced a failed one. `withheld` is the reason code of a
-    conversation that may have no ads, such as `sensitive:grief`. `left_out` are the ads that the policy wrote past the
-    request's maximum, `faults` the kinds of broken markers that were removed.
+    conversation that may have no ads, such as `sensitive:grief`. `floor_micros` is the lowest bid that took part, the
+    placement's floor or the request's if that is higher, in `currency`. `left_out` are the ads that the policy wrote
+    past the request's maximum, `faults` the kinds of broken markers that were removed.
     """
 
     auction_id: str
@@ -128,6 +129,7 @@ class AuctionRecord(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     currency: str
     placement: str
+    floor_micros: Micros
     profile_used: bool
     generations: int
     withheld: str

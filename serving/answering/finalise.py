@@ -128,6 +128,7 @@ def _record(result: AnswerResult, payments: list[PaymentRecord], excluded: dict[
         seed=request.seed,
         currency=result.currency,
         placement=request.ads.placement,
+        floor_micros=result.floor,
         profile_used=request.question.profile is not None,
         generations=result.generations,
         withheld=result.withheld,

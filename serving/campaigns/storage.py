@@ -28,7 +28,7 @@ CAMPAIGNS = "campaigns"
 
 
 class NotFound(InputError):
-    """No campaign or creative has this id."""
+    """No campaign, creative or placement has this id."""
 
 
 class VersionConflict(InputError):

@@ -23,6 +23,7 @@ function facts(record) {
     ["Profile used", record.profile_used ? "yes, with consent" : "no"],
   ];
   if (record.placement) pairs.push(["Placement", record.placement]);
+  if (record.floor_micros) pairs.push(["Floor", money(record.floor_micros, record.currency, true)]);
   if (record.faults.length) pairs.push(["Broken markers removed", count(record.faults.length)]);
   return element("dl", { class: "facts" }, pairs.map(([name, value]) =>
     element("div", {}, element("dt", {}, name), element("dd", {}, value))));

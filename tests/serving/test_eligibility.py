@@ -129,6 +129,7 @@ requests = st.builds(
     user_blocked_categories=mostly(frozenset(), st.frozensets(st.sampled_from(CATEGORIES), max_size=1)),
     user_blocked_advertisers=mostly(frozenset(), st.frozensets(st.sampled_from(["a2", "zz"]))),
     floor_micros=mostly(0, st.integers(0, 1_500)),
+    floor_missing=mostly(False, st.booleans()),
 )
 
 
@@ -295,6 +296,8 @@ def change(record: Any, **fields: Any) -> Any:
             {"reached": ReachedCaps(True, creatives=frozenset({"A1"}))},
         ),
         (Reason.BID_BELOW_FLOOR, {}, {"floor_micros": 101}, {}),
+        (None, {}, {"floor_micros": 100}, {}),
+        (Reason.FLOOR_CURRENCY, {}, {"floor_missing": True, "floor_micros": 101}, {}),
         (
             None,
             {"adjustments": (BidAdjustment(dimension="country", value="de", thousandths=1_010),)},

@@ -41,6 +41,7 @@ PATHS = {
     "/v1/payouts",
     "/v1/placements",
     "/v1/publishers",
+    "/v1/placements/{placement_id}",
     "/v1/publishers/{publisher_id}",
     "/v1/models",
     "/v1/models/{name}",
@@ -70,6 +71,7 @@ def operations() -> list[tuple[str, str]]:
     )
     methods = both | {"/v1/session": ("POST", "DELETE"), "/v1/publishers/{publisher_id}": ("PATCH",)}
     posted = (
+    methods["/v1/placements/{placement_id}"] = ("PATCH",)
         "/completions",
         "/conversions",
         "/responses",

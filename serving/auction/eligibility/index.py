@@ -240,6 +240,7 @@ class EligibilityIndex:
             below = np.ones(size, np.bool_)
             below[[self._slots[id_] for id_ in caps.campaigns if id_ in self._slots]] = False
             yield Reason.FREQUENCY_CAMPAIGN, below | columns.uncapped[:size]
+        yield Reason.FLOOR_CURRENCY, np.zeros(size, np.bool_) if request.floor_missing else None
         yield Reason.BID_BELOW_FLOOR, None if request.floor_micros <= 0 else bids >= request.floor_micros
 
     def _split_by_pacing(

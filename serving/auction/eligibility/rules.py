@@ -65,8 +65,10 @@ class Reason(StrEnum):
     """The campaign has a frequency cap, and the reader cannot be counted: no user id, or the counter is full."""
     FREQUENCY_CAMPAIGN = "frequency_campaign"
     """The reader has seen the campaign as often as its cap allows."""
+    FLOOR_CURRENCY = "floor_currency"
+    """The placement has floors, none of them in the request's currency, so that no bid can be compared with one."""
     BID_BELOW_FLOOR = "bid_below_floor"
-    """The adjusted bid is below the request's floor."""
+    """The adjusted bid is below the floor of the placement or of the request."""
     PACED = "paced"
     """Pacing holds the campaign back in this auction (`serving.auction.pacing`)."""
     REVIEW_PENDING = "review_pending"
@@ -171,6 +173,8 @@ def campaign_reason(
             return Reason.FREQUENCY_UNCOUNTED
         if campaign.id in caps.campaigns:
             return Reason.FREQUENCY_CAMPAIGN
+    if request.floor_missing:
+        return Reason.FLOOR_CURRENCY
     if bid < request.floor_micros:
         return Reason.BID_BELOW_FLOOR
     if not participates(request.auction_id, campaign.id, participation):
