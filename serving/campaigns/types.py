@@ -119,8 +119,8 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     """One campaign. A budget of None is unlimited. `version` grows with every change (optimistic locking).
 
     `separation` names a group of competitors: an answer shows one of them at most. The advertiser excludes
-    conversations by `block_categories` and `block_placements`; no answer shows this campaign beside one of
-    `block_advertisers`.
+    conversations by `block_categories` and `block_placements`; where the market's rule allows it, no answer shows this
+    campaign beside one of `block_advertisers` in the same category.
     """
 
     id: str

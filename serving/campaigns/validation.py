@@ -33,6 +33,7 @@ from serving.campaigns.types import (
     highest_adjusted_bid,
     normal,
 )
+from serving.settings import BlockRule
 
 HIGHEST_BID: Micros = 10**12
 HIGHEST_BUDGET: Micros = 10**17
@@ -85,12 +86,13 @@ def checked(
     known_pages: Collection[str] = (),
     names: Names | None = None,
     scale: BidScale | None = None,
+    blocks: BlockRule = "same-category",
 ) -> Campaign:
     """Return the campaign; missing ids are generated, and a missing start becomes `now`.
 
     A landing page must be a web address or one of `known_pages`. Creatives are screened, and their titles compared with
     the `names` of others: what must be refused is a fault, what a person must see is in the creative's `findings`.
-    With a `scale`, a bid beyond it is a fault.
+    With a `scale`, a bid beyond it is a fault; `blocks` is the market's rule for `block_advertisers`.
 
     Raises:
         BadCampaign: with all wrong fields.
@@ -106,6 +108,7 @@ def checked(
     _check_money(given, faults)
     _check_times(given, faults)
     _check_reach(given, faults)
+    _check_blocks(given, faults, blocks)
     if not faults.found:
         campaign = Campaign(
             id=campaign_id,
@@ -287,6 +290,17 @@ def _check_reach(given: CampaignInput, faults: _Faults) -> None:
     _check_values(target.placements, "targeting.placements", faults)
     _check_values(given.block_categories, "block_categories", faults)
     _check_values(given.block_placements, "block_placements", faults)
+
+
+def _check_blocks(given: CampaignInput, faults: _Faults, rule: BlockRule) -> None:
+    """Check what keeps other advertisers out of this campaign's prompts."""
+    if not given.block_advertisers:
+        return
+    if rule == "never":
+        remedy = "leave it out: in this market no campaign keeps others away (the administrator's --block-advertisers)"
+        faults.add("block_advertisers", given.block_advertisers, remedy)
+    elif not given.category.strip():
+        faults.add("category", given.category, "name the campaign's category: block_advertisers holds within it alone")
     _check_values(given.block_advertisers, "block_advertisers", faults)
     for number, name in enumerate(given.block_advertisers[:MOST_ENTRIES]):
         if normal(name) == normal(given.advertiser_id):
