@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from serving.settings import ServeSettings
 
 ForwardedHeader: TypeAlias = Literal["x-forwarded-for", "forwarded"]
+BlockRule: TypeAlias = Literal["never", "same-category"]
 ASSISTANT = "assistant"
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread that charges or encodes may hold the interpreter; Python's default of 5 ms delays answers."""
@@ -128,6 +129,10 @@ def serve(
             envvar="LLM_AUCTION_HIGHEST_BID",
         ),
     ] = None,
+    block_advertisers: Annotated[
+        BlockRule,
+        typer.Option(help="Which advertisers a campaign may keep out of its answers: rivals in its category, or none."),
+    ] = "same-category",
     stop_ads_after: Annotated[
         float, typer.Option(help="Seconds without the ledger after which answers have no ads; 0: never.", min=0)
     ] = 900.0,

@@ -128,7 +128,9 @@ class Marketplace:
             return (), ()
         count = self._settings.candidates
         hits = self._creatives.search(query, vector, evaluation, SEARCH_FACTOR * count)
-        offers, displaced = choose_offers(self._floor.keep(query, hits, vector), count)
+        offers, displaced = choose_offers(
+            self._floor.keep(query, hits, vector), count, self._settings.block_advertisers
+        )
         scale = self._settings.bid_scale
         bids = [(offer, scale.effective(offer.bid, offer.campaign.currency)) for offer in offers]
         return tuple(offer if bid == offer.bid else replace(offer, bid=bid) for offer, bid in bids), displaced

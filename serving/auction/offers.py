@@ -18,6 +18,7 @@ from mechanism.types import Ad, AdId, Candidate, Micros
 from serving.auction.retrieval.index import Hit
 from serving.auction.separation import Contender, Displaced, separate
 from serving.campaigns.types import Campaign, Creative, normal
+from serving.settings import BlockRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +39,21 @@ class Offer:
         return Candidate(self.ad, self.bid)
 
 
-def choose_offers(hits: Sequence[Hit], count: int) -> tuple[tuple[Offer, ...], tuple[Displaced, ...]]:
+def choose_offers(
+    hits: Sequence[Hit], count: int, blocks: BlockRule = "same-category"
+) -> tuple[tuple[Offer, ...], tuple[Displaced, ...]]:
     """Return the `count` best of `hits` (best first) that may share a prompt, by creative id, and the displaced hits.
 
-    Search for a few times `count`, so that the prompt is full after separation.
+    Search for a few times `count`, so that the prompt is full after separation. `blocks` is the market's rule for the
+    advertisers that campaigns block.
     """
-    together, displaced = separate(map(_contender, hits))
+    together, displaced = separate(_contender(hit, blocks) for hit in hits)
     kept = {contender.creative_id for contender in together}
     chosen = [hit for hit in hits if hit.eligible.creative.id in kept][:count]
     return tuple(_offer(hit) for hit in sorted(chosen, key=lambda h: _natural_order(h.eligible.creative.id))), displaced
 
 
-def _contender(hit: Hit) -> Contender:
+def _contender(hit: Hit, blocks: BlockRule) -> Contender:
     campaign = hit.eligible.campaign
     return Contender(
         creative_id=hit.eligible.creative.id,
@@ -58,7 +62,8 @@ def _contender(hit: Hit) -> Contender:
         group=campaign.separation,
         relevance=hit.relevance,
         bid=hit.eligible.bid,
-        blocked=_normal_names(campaign.block_advertisers),
+        category=normal(campaign.category),
+        blocked=frozenset() if blocks == "never" else _normal_names(campaign.block_advertisers),
     )
 
 
