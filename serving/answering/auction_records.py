@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from mechanism.types import AdId, Micros
 from serving.auction.eligibility import CREATIVE_REASONS, CreativeState, Evaluation, Reason
 from serving.auction.separation import SeparationReason
-from serving.campaigns.types import Campaign, Pricing
+from serving.campaigns.types import Campaign, Pricing, Priority
 
 
 class AnswerOutcome(StrEnum):
@@ -39,8 +39,8 @@ class AnswerOutcome(StrEnum):
 class CandidateRecord(msgspec.Struct, frozen=True):
     """One ad in the prompt.
 
-    `bid_micros` is its bid adjusted for this request, `shown_bid_micros` the bid that the policy saw under the ad load,
-    `relevance` the score that brought it into the prompt.
+    `bid_micros` is its bid adjusted for this request, which a house ad does not pay, `shown_bid_micros` the bid that
+    the policy saw under the ad load, `relevance` the score that brought it into the prompt.
     """
 
     ad_id: AdId
@@ -51,6 +51,7 @@ class CandidateRecord(msgspec.Struct, frozen=True):
     bid_micros: Micros
     shown_bid_micros: Micros
     pricing: Pricing
+    priority: Priority
     relevance: float
 
 

@@ -17,7 +17,7 @@ from functools import lru_cache
 from mechanism.types import Ad, AdId, Candidate, Micros
 from serving.auction.retrieval.index import Hit
 from serving.auction.separation import Contender, Displaced, separate
-from serving.campaigns.types import Campaign, Creative, normal
+from serving.campaigns.types import Campaign, Creative, Priority, normal
 from serving.settings import BlockRule
 
 
@@ -25,7 +25,7 @@ from serving.settings import BlockRule
 class Offer:
     """A creative in a prompt, with what rendering, clicks and charges need of it.
 
-    `bid` is its bid in this auction, in micros of its campaign's currency.
+    `bid` is its bid in this auction, in micros of its campaign's currency, and `price` what a click on it costs.
     """
 
     ad: Ad
@@ -33,6 +33,11 @@ class Offer:
     campaign: Campaign
     creative: Creative
     relevance: float
+
+    @property
+    def price(self) -> Micros:
+        """The bid; nothing for a house ad."""
+        return 0 if self.campaign.priority is Priority.HOUSE else self.bid
 
     def candidate(self) -> Candidate:
         """Return the ad as the mechanism takes it."""
@@ -42,7 +47,9 @@ class Offer:
 def choose_offers(
     hits: Sequence[Hit], count: int, blocks: BlockRule = "same-category"
 ) -> tuple[tuple[Offer, ...], tuple[Displaced, ...]]:
-    """Return the `count` best of `hits` (best first) that may share a prompt, by creative id, and the displaced hits.
+    """Return the `count` first of `hits` that may share a prompt, by creative id, and the displaced hits.
+
+    `hits` are in the order of their priorities, those of one priority best first.
 
     Search for a few times `count`, so that the prompt is full after separation. `blocks` is the market's rule for the
     advertisers that campaigns block.
@@ -62,6 +69,7 @@ def _contender(hit: Hit, blocks: BlockRule) -> Contender:
         group=campaign.separation,
         relevance=hit.relevance,
         bid=hit.eligible.bid,
+        priority=campaign.priority.rank,
         category=normal(campaign.category),
         blocked=frozenset() if blocks == "never" else _normal_names(campaign.block_advertisers),
     )

@@ -43,6 +43,7 @@ class Contender:
     group: str
     relevance: float
     bid: Micros
+    priority: int = 0
     category: str = ""
     blocked: frozenset[str] = frozenset()
 
@@ -59,9 +60,9 @@ class Displaced(NamedTuple):
 def separate(contenders: Iterable[Contender]) -> tuple[tuple[Contender, ...], tuple[Displaced, ...]]:
     """Return the contenders that may share one prompt, in their given order, and the displaced ones, best first.
 
-    At most one per separation group and one per campaign: the one with the highest relevance times bid, then the higher
-    relevance, then the smaller creative id. If one of two campaigns in a category blocks the other's advertiser, the
-    better one by the same order stays.
+    At most one per separation group and one per campaign: the one with the highest priority, then the highest relevance
+    times bid, then the higher relevance, then the smaller creative id. If one of two campaigns in a category blocks the
+    other's advertiser, the better one by the same order stays.
     """
     given = tuple(contenders)
     groups: dict[str, AdId] = {}
@@ -70,7 +71,7 @@ def separate(contenders: Iterable[Contender]) -> tuple[tuple[Contender, ...], tu
     blocked_by: dict[_Rival, AdId] = {}
     kept: set[AdId] = set()
     displaced: list[Displaced] = []
-    for one in sorted(given, key=lambda c: (-c.relevance * c.bid, -c.relevance, c.creative_id)):
+    for one in sorted(given, key=lambda c: (-c.priority, -c.relevance * c.bid, -c.relevance, c.creative_id)):
         blocked = [(name, one.category) for name in one.blocked if name != one.advertiser] if one.category else []
         own = (one.advertiser, one.category)
         if (winner := campaigns.get(one.campaign_id)) is not None:

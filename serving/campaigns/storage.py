@@ -123,14 +123,15 @@ class CampaignStore:
         """Replace the campaign if `campaign.version` is the current version; return it with the next version.
 
         A new or changed creative is pending review; the others keep their stored review. An unknown campaign is
-        NotFound, another version VersionConflict. A change of the advertiser, the currency or an ended state, and a
-        taken creative id, are an InputError.
+        NotFound, another version VersionConflict. A change of the advertiser, the currency, the priority or an ended
+        state, and a taken creative id, are an InputError.
         """
 
         def change(connection: Connection, old: Campaign) -> Campaign:
             _check_version(old, campaign.version)
             _check_fixed("advertiser_id", old.advertiser_id, campaign.advertiser_id)
             _check_fixed("currency", old.currency, campaign.currency)
+            _check_fixed("priority", old.priority, campaign.priority)
             _check_state(old, campaign.state)
             known = {creative.id: creative for creative in old.creatives}
             reviewed = tuple(_reviewed(creative, known.get(creative.id)) for creative in campaign.creatives)
@@ -260,6 +261,7 @@ def _row(campaign: Campaign) -> dict[str, Any]:
         "state": campaign.state.value,
         "currency": campaign.currency,
         "time_zone": campaign.time_zone,
+        "priority": campaign.priority.value,
         "daily_budget_micros": campaign.daily_budget_micros,
         "total_budget_micros": campaign.total_budget_micros,
         "ends_at": campaign.ends_at,

@@ -55,6 +55,26 @@ class Pricing(StrEnum):
     PARTICIPATION = "participation"
 
 
+class Priority(StrEnum):
+    """Which campaigns are offered to the policy first. Fixed when a campaign is booked; administrators set it.
+
+    A house ad is the operator's or a publisher's own: it takes part where no paid ad can, and costs nothing.
+    Sponsorships are offered before standard campaigns.
+    """
+
+    HOUSE = "house"
+    STANDARD = "standard"
+    SPONSORSHIP = "sponsorship"
+
+    @property
+    def rank(self) -> int:
+        """Its place in the order, the lowest first."""
+        return _RANKS[self]
+
+
+_RANKS = {priority: rank for rank, priority in enumerate(Priority)}
+
+
 class Creative(msgspec.Struct, frozen=True, kw_only=True):
     """One ad text of a campaign; its id is the ad id of the auction (`mechanism.types.Ad.id`).
 
@@ -132,6 +152,7 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     bid_micros: Micros
     currency: str
     pricing: Pricing = Pricing.CLICK
+    priority: Priority = Priority.STANDARD
     daily_budget_micros: Micros | None = None
     total_budget_micros: Micros | None = None
     starts_at: datetime

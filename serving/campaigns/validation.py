@@ -28,6 +28,8 @@ from serving.campaigns.types import (
     Creative,
     Daypart,
     FrequencyCap,
+    Pricing,
+    Priority,
     Targeting,
     check_bid,
     highest_adjusted_bid,
@@ -120,6 +122,7 @@ def checked(
             bid_micros=given.bid_micros,
             currency=given.currency,
             pricing=given.pricing,
+            priority=given.priority,
             daily_budget_micros=given.daily_budget_micros,
             total_budget_micros=given.total_budget_micros,
             starts_at=given.starts_at or now,
@@ -231,11 +234,15 @@ def _check_money(given: CampaignInput, faults: _Faults) -> None:
     whole = f"give a whole number of micros from 0 to {HIGHEST_BID}"
     faults.require(0 <= given.bid_micros <= HIGHEST_BID, "bid_micros", given.bid_micros, whole)
     faults.require(bool(CURRENCY.fullmatch(given.currency)), "currency", given.currency, "give an ISO 4217 code (USD)")
+    if given.priority is Priority.HOUSE and given.pricing is not Pricing.CLICK:
+        faults.add("pricing", given.pricing.value, "leave it out: a house ad costs nothing")
     daily, total = given.daily_budget_micros, given.total_budget_micros
     for name, budget in (("daily_budget_micros", daily), ("total_budget_micros", total)):
         if budget is not None:
             remedy = f"give a whole number of micros from 1 to {HIGHEST_BUDGET}, or leave it out for no limit"
             faults.require(1 <= budget <= HIGHEST_BUDGET, name, budget, remedy)
+            free = given.priority is Priority.HOUSE
+            faults.require(not free, name, budget, "leave it out: a house ad costs nothing")
     if daily is not None and total is not None and daily > total:
         faults.add("daily_budget_micros", daily, f"give no more than the total budget, {total}")
     for number, one in enumerate(given.adjustments):

@@ -45,6 +45,7 @@ campaigns = Table(
     _name("state"),
     _name("currency"),
     _name("time_zone"),
+    Column("priority", Name, nullable=False, server_default=text("'standard'")),
     _number("daily_budget_micros", nullable=True),
     _number("total_budget_micros", nullable=True),
     _moment("ends_at", nullable=True),

@@ -25,7 +25,7 @@ from serving.campaigns.input import CampaignInput
 from serving.campaigns.screening import Names
 from serving.campaigns.snapshots import spends_of
 from serving.campaigns.storage import CampaignFilter, CampaignStore, NotFound
-from serving.campaigns.types import Campaign, CampaignState, ReviewState, Spend
+from serving.campaigns.types import Campaign, CampaignState, Priority, ReviewState, Spend
 from serving.campaigns.validation import BadCampaign, checked
 from serving.database.cursors import Page
 from serving.database.engine import Database
@@ -137,7 +137,7 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
             changes = decode_object(await request.body())
             version = convert(changes, CampaignPatch).version
             old = await _own(store, caller, campaign_id)
-            given = booked_for(caller, _changed(old, changes))
+            given = booked_for(caller, _changed(old, changes), old.priority)
             now = datetime.now(UTC)
             # The landing pages that the campaign has may stay, also those of a catalogue, which lie on this server.
             pages = frozenset(creative.landing_url for creative in old.creatives)
@@ -270,17 +270,22 @@ def _page(store: CampaignStore, caller: Caller, asked: Mapping[str, str]) -> Pag
     return store.page(wanted, asked.get("cursor", ""), number(asked, "limit", 50, 1, 1_000))
 
 
-def booked_for(caller: Caller, given: CampaignInput) -> CampaignInput:
+def booked_for(caller: Caller, given: CampaignInput, priority: Priority = Priority.STANDARD) -> CampaignInput:
     """Return the body with its advertiser: an advertiser's key books for itself, an administrator's for the one named.
 
+    `priority` is what an advertiser's campaign may have: that of a campaign that it changes.
+
     Raises:
-        ApiError: 403 if an advertiser's key names another advertiser.
+        ApiError: 403 if an advertiser's key names another advertiser or sets another priority.
     """
     if caller.role is not Role.ADVERTISER:
         return given
+    fault: InputError | None = None
     if given.advertiser_id not in ("", caller.advertiser_id):
-        remedy = "leave it out: this key books for itself alone"
-        fault = InputError("advertiser_id", given.advertiser_id, remedy)
+        fault = InputError("advertiser_id", given.advertiser_id, "leave it out: this key books for itself alone")
+    elif given.priority is not priority:
+        fault = InputError("priority", given.priority.value, "leave it out: only an administrator sets it")
+    if fault is not None:
         raise ApiError(403, str(fault), fault.place, "forbidden", [fault])
     return msgspec.structs.replace(given, advertiser_id=caller.advertiser_id)
 

@@ -48,13 +48,14 @@ function propensity(share, chosen) {
 function price(record, candidate, shown) {
   const paid = record.payments.find((payment) => payment.ad_id === candidate.ad_id);
   if (paid) return [amount(paid.price_micros, record), element("span", { class: "sub" }, PRICING[paid.pricing])];
+  if (candidate.priority === "house") return ["–", element("span", { class: "sub" }, "house ad: not charged")];
   if (!shown) return ["–"];
   return [amount(shown.bid_micros, record), element("span", { class: "sub" }, PRICING.click)];
 }
 
 function candidateRow(record, candidate, shown) {
   const name = element("th", { scope: "row" }, candidate.title, shown ? [" ", element("span", { class: "badge good" }, "shown")] : [],
-    element("span", { class: "sub" }, `${candidate.advertiser} · ${candidate.ad_id}`));
+    element("span", { class: "sub" }, [candidate.priority === "standard" ? "" : candidate.priority, candidate.advertiser, candidate.ad_id].filter(Boolean).join(" · ")));
   const bid = [amount(candidate.bid_micros, record)];
   if (candidate.shown_bid_micros !== candidate.bid_micros) {
     bid.push(element("span", { class: "sub" }, `shown as ${money(candidate.shown_bid_micros, record.currency)}`));
