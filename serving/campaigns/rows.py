@@ -20,7 +20,7 @@ import msgspec
 from mechanism.errors import InputError
 from serving.campaigns.input import CampaignInput
 
-MOST_ROWS = 5_000
+MOST_ROWS = 1_000
 MOST_FAULTS = 20
 SEPARATOR = "|"
 """Between the values of a cell that holds a list."""
