@@ -68,11 +68,11 @@ class Priority(StrEnum):
 
     @property
     def rank(self) -> int:
-        """Its place in the order, the lowest first."""
+        """Its place in the order, the lowest first; 0 for standard."""
         return _RANKS[self]
 
 
-_RANKS = {priority: rank for rank, priority in enumerate(Priority)}
+_RANKS = {Priority.HOUSE: -1, Priority.STANDARD: 0, Priority.SPONSORSHIP: 1}
 
 
 class Creative(msgspec.Struct, frozen=True, kw_only=True):

@@ -124,6 +124,7 @@ def test_a_retry_books_nothing_twice(shared: Any) -> None:
     assert again.headers["Idempotency-Replayed"] == "true"
     assert len(booked(shared, key)) == 3
     assert send(shared, key, jsonl(*rows[:2]), once="upload-1").status_code == 422
+    assert send(shared, key, jsonl(*rows), skip_bad=True, once="upload-1").status_code == 422
     bad = jsonl(row(21, creatives=[]), row(22, bid_micros=-1))
     assert send(shared, key, bad, once="upload-2").status_code == 400
     mended = jsonl(row(21, creatives=[]), row(22, creatives=[]))

@@ -149,6 +149,7 @@ class EligibilityIndex:
         self._postings.discard(former, slot)
         self._creatives.remove(slot, former.creatives)
         self._columns.used[slot] = False
+        self._columns.priority[slot] = Priority.STANDARD.rank
         self._campaigns[slot], self._frozen = None, None
         self._free_slots.append(slot)
         self._spends.pop(campaign_id, None)
@@ -197,7 +198,7 @@ class EligibilityIndex:
             rows_E, owners_E = rows_M, owners_M
         else:
             rows_E, owners_E = rows_M[eligible_M], owners_M[eligible_M]
-        plain = bool((columns.priority[slots] == Priority.STANDARD.rank).all())
+        priorities = columns.priority[:size]
         return Evaluation(
             rows_E=rows_E,
             owners_E=owners_E,
@@ -205,7 +206,7 @@ class EligibilityIndex:
             bids=bids,
             first_rows=self._creatives.first_row_C[:size].copy(),
             used=used,
-            priorities=None if plain else columns.priority[:size].copy(),
+            priorities=priorities.copy() if priorities.any() else None,  # ranks; standard is 0
             trail=tuple(trail),
             slots=slots,
             states_M=states_M,
