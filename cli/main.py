@@ -45,6 +45,8 @@ ENTRIES = {
     "triton": Entry("Prepare a Triton server, build model repositories, serve them.", "triton"),
     "users": Entry("Simulate users: ask a router, read its answers, follow links.", "policy,judge"),
     "worker": Entry("Run a worker on the event log: judge, lake, ledger.", "stream"),
+    "placements": Entry("List a publisher's placements, register them, set their floors.", "serve"),
+    "campaigns": Entry("Upload a file of campaigns.", "serve"),
     "clicks": Entry("Mark charged clicks invalid and refund them.", "serve"),
     "dlq": Entry("List dead letters and replay them.", "stream"),
     "erase": Entry(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from serving.settings import ServeSettings
 
 ForwardedHeader: TypeAlias = Literal["x-forwarded-for", "forwarded"]
+BlockRule: TypeAlias = Literal["never", "same-category"]
 ASSISTANT = "assistant"
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread that charges or encodes may hold the interpreter; Python's default of 5 ms delays answers."""
@@ -128,6 +129,10 @@ def serve(
             envvar="LLM_AUCTION_HIGHEST_BID",
         ),
     ] = None,
+    block_advertisers: Annotated[
+        BlockRule,
+        typer.Option(help="Which advertisers a campaign may keep out of its answers: rivals in its category, or none."),
+    ] = "same-category",
     stop_ads_after: Annotated[
         float, typer.Option(help="Seconds without the ledger after which answers have no ads; 0: never.", min=0)
     ] = 900.0,
@@ -165,7 +170,7 @@ def serve(
     Raises:
         ConfigError: if options contradict each other or the port is in use.
     """
-    from serving.bid_scale import BidScale, parse_highest_bids
+    from serving.bid_scale import BidScale, parse_amounts
     from serving.campaigns.catalogue import read_catalogue
     from serving.policies.route_file import read_routes
     from serving.settings import ServeSettings, other_secrets, signing_secret
@@ -198,7 +203,8 @@ def serve(
         allowed_topics=tuple(allow_topic or ()),
         relevance_floor=relevance_floor,
         stop_ads_after_s=stop_ads_after,
-        bid_scale=BidScale(parse_highest_bids(highest_bid or [])),
+        block_advertisers=block_advertisers,
+        bid_scale=BidScale(parse_amounts(highest_bid or [], "--highest-bid")),
         address_per_minute=address_per_minute,
         key_per_minute=key_per_minute,
         key_per_day=key_per_day,

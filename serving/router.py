@@ -141,6 +141,7 @@ class Router:
             self.metrics,
             settings,
             SensitiveGate(meaning, settings.allowed_topics),
+            self.placements,
             derived(secret, "readers of links"),
             self._ad_load.load,
         )

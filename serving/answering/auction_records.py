@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from mechanism.types import AdId, Micros
 from serving.auction.eligibility import CREATIVE_REASONS, CreativeState, Evaluation, Reason
 from serving.auction.separation import SeparationReason
-from serving.campaigns.types import Campaign, Pricing
+from serving.campaigns.types import Campaign, Pricing, Priority
 
 
 class AnswerOutcome(StrEnum):
@@ -39,8 +39,8 @@ class AnswerOutcome(StrEnum):
 class CandidateRecord(msgspec.Struct, frozen=True):
     """One ad in the prompt.
 
-    `bid_micros` is its bid adjusted for this request, `shown_bid_micros` the bid that the policy saw under the ad load,
-    `relevance` the score that brought it into the prompt.
+    `bid_micros` is its bid adjusted for this request, which a house ad does not pay, `shown_bid_micros` the bid that
+    the policy saw under the ad load, `relevance` the score that brought it into the prompt.
     """
 
     ad_id: AdId
@@ -51,6 +51,7 @@ class CandidateRecord(msgspec.Struct, frozen=True):
     bid_micros: Micros
     shown_bid_micros: Micros
     pricing: Pricing
+    priority: Priority
     relevance: float
 
 
@@ -116,8 +117,9 @@ class AuctionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One auction.
 
     `generations` is 2 where an answer without ads replaced a failed one. `withheld` is the reason code of a
-    conversation that may have no ads, such as `sensitive:grief`. `left_out` are the ads that the policy wrote past the
-    request's maximum, `faults` the kinds of broken markers that were removed.
+    conversation that may have no ads, such as `sensitive:grief`. `floor_micros` is the lowest bid that took part, the
+    placement's floor or the request's if that is higher, in `currency`. `left_out` are the ads that the policy wrote
+    past the request's maximum, `faults` the kinds of broken markers that were removed.
     """
 
     auction_id: str
@@ -128,6 +130,7 @@ class AuctionRecord(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     currency: str
     placement: str
+    floor_micros: Micros
     profile_used: bool
     generations: int
     withheld: str

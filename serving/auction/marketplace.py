@@ -26,13 +26,13 @@ from serving.auction.offers import Offer, choose_offers
 from serving.auction.pacing import PacingState, next_state
 from serving.auction.rates import ClickRates, creative_counts
 from serving.auction.relevance import RelevanceFloor
-from serving.auction.retrieval import CreativeIndex, creative_text
+from serving.auction.retrieval import CreativeIndex, Hit, creative_text
 from serving.auction.retrieval.conversation import conversation_vector
 from serving.auction.retrieval.vectors import Vectors
 from serving.auction.separation import Displaced
 from serving.campaigns.dayparts import day_of
 from serving.campaigns.snapshots import Snapshot, changes_since, snapshot
-from serving.campaigns.types import Campaign, CampaignState, Pricing, Spend, with_accrued
+from serving.campaigns.types import Campaign, CampaignState, Pricing, Priority, Spend, with_accrued
 from serving.database.engine import Database
 from serving.settings import ServeSettings
 
@@ -118,7 +118,8 @@ class Marketplace:
     ) -> tuple[tuple[Offer, ...], tuple[Displaced, ...]]:
         """Return the offers of one prompt in a stable order, and the hits that separation displaced.
 
-        `vectors` are those of the reader's last messages, oldest first. None where the conversation has no need, or no
+        Sponsorships come before standard campaigns, house ads only where no paid ad can be offered. `vectors` are those
+        of the reader's last messages, oldest first. None where the conversation has no need, or no
         creative is near enough to it. A need that begins after "hello" is in the newest message alone.
         """
         for vector in (conversation_vector(vectors), vectors[-1] if vectors else None):
@@ -127,8 +128,13 @@ class Marketplace:
         else:
             return (), ()
         count = self._settings.candidates
-        hits = self._creatives.search(query, vector, evaluation, SEARCH_FACTOR * count)
-        offers, displaced = choose_offers(self._floor.keep(query, hits, vector), count)
+        hits: tuple[Hit, ...] = ()
+        for priority, tier in evaluation.tiers():
+            if priority is Priority.HOUSE and hits:
+                break  # a paid ad can be offered
+            found = self._creatives.search(query, vector, tier, SEARCH_FACTOR * count)
+            hits += self._floor.keep(query, found, vector)
+        offers, displaced = choose_offers(hits, count, self._settings.block_advertisers)
         scale = self._settings.bid_scale
         bids = [(offer, scale.effective(offer.bid, offer.campaign.currency)) for offer in offers]
         return tuple(offer if bid == offer.bid else replace(offer, bid=bid) for offer, bid in bids), displaced
@@ -160,7 +166,7 @@ class Marketplace:
         if not _has_budget(campaign):
             return
         if charged is None:
-            self.accrual.expect(campaign.id, offer.bid * float(self.rates.of(offer.ad.id)), at)
+            self.accrual.expect(campaign.id, offer.price * float(self.rates.of(offer.ad.id)), at)
         else:
             self.accrual.charge(campaign.id, charged, at)
         self._set_accrued(campaign.id, at)

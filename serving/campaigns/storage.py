@@ -7,7 +7,7 @@ unique ids, fields that charges depend on, and reviews, which advertisers cannot
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
 
@@ -28,7 +28,7 @@ CAMPAIGNS = "campaigns"
 
 
 class NotFound(InputError):
-    """No campaign or creative has this id."""
+    """No campaign, creative or placement has this id."""
 
 
 class VersionConflict(InputError):
@@ -48,6 +48,11 @@ Also: TypeAlias = Callable[[Connection, Campaign], None]
 """Runs in the transaction of a change, with the campaign as stored."""
 
 
+AlsoAll: TypeAlias = Callable[[Connection, Mapping[int, InputError]], None]
+"""Runs in the transaction of many changes, with the faults of those that cannot be made by index."""
+IDS_PER_QUERY = 1_000
+
+
 def _nothing_else(connection: Connection, campaign: Campaign) -> None:
     pass
 
@@ -63,20 +68,44 @@ class CampaignStore:
 
         If the campaign's id, or the id of one of its creatives, is taken, that is an InputError.
         """
-        pending = tuple(_pending(creative) for creative in campaign.creatives)
-        stored = msgspec.structs.replace(campaign, creatives=pending, version=1, created_at=now, updated_at=now)
+        stored = _new(campaign, now)
         row = _row(stored)
 
         def work(connection: Connection) -> Campaign:
-            if connection.execute(select(campaigns.c.id).where(campaigns.c.id == stored.id)).first():
-                raise InputError("id", stored.id, "a campaign has this id: choose another, or leave it out")
-            changed_in = change_mark(connection)
-            connection.execute(insert(campaigns).values(**row, changed_in=changed_in))
-            spend = {"campaign_id": stored.id, "total_micros": 0, "changed_in": changed_in}
-            connection.execute(insert(campaign_spend).values(spend))
+            for fault in _taken(connection, [stored]).values():
+                raise fault
+            _insert(connection, [stored], [row])
             _claim(connection, stored)
             also(connection, stored)
             return stored
+
+        return self._database.transact(work)
+
+    def create_all(self, new: Sequence[Campaign], now: datetime, also: AlsoAll) -> dict[int, InputError]:
+        """Store new campaigns as `create` does, in one transaction; return the faults of the others by index.
+
+        A campaign is left out if its id, or one of its creatives' ids, is taken. Ids among the new ones are unique.
+        `also` gets the faults in the transaction; an error of it undoes everything.
+        """
+        stored = [_new(campaign, now) for campaign in new]
+        rows: list[dict[str, Any]] = []
+        unfit: dict[int, InputError] = {}
+        for index, campaign in enumerate(stored):
+            try:
+                rows.append(_row(campaign))
+            except InputError as error:
+                rows.append({})
+                unfit[index] = error
+
+        def work(connection: Connection) -> dict[int, InputError]:
+            faults = _taken(connection, stored) | unfit
+            good = [index for index in range(len(stored)) if index not in faults]
+            _insert(connection, [stored[index] for index in good], [rows[index] for index in good])
+            owned = [{"id": one.id, "campaign_id": stored[i].id} for i in good for one in stored[i].creatives]
+            if owned:
+                connection.execute(insert(creatives), owned)
+            also(connection, faults)
+            return faults
 
         return self._database.transact(work)
 
@@ -94,14 +123,15 @@ class CampaignStore:
         """Replace the campaign if `campaign.version` is the current version; return it with the next version.
 
         A new or changed creative is pending review; the others keep their stored review. An unknown campaign is
-        NotFound, another version VersionConflict. A change of the advertiser, the currency or an ended state, and a
-        taken creative id, are an InputError.
+        NotFound, another version VersionConflict. A change of the advertiser, the currency, the priority or an ended
+        state, and a taken creative id, are an InputError.
         """
 
         def change(connection: Connection, old: Campaign) -> Campaign:
             _check_version(old, campaign.version)
             _check_fixed("advertiser_id", old.advertiser_id, campaign.advertiser_id)
             _check_fixed("currency", old.currency, campaign.currency)
+            _check_fixed("priority", old.priority, campaign.priority)
             _check_state(old, campaign.state)
             known = {creative.id: creative for creative in old.creatives}
             reviewed = tuple(_reviewed(creative, known.get(creative.id)) for creative in campaign.creatives)
@@ -231,6 +261,7 @@ def _row(campaign: Campaign) -> dict[str, Any]:
         "state": campaign.state.value,
         "currency": campaign.currency,
         "time_zone": campaign.time_zone,
+        "priority": campaign.priority.value,
         "daily_budget_micros": campaign.daily_budget_micros,
         "total_budget_micros": campaign.total_budget_micros,
         "ends_at": campaign.ends_at,
@@ -238,6 +269,43 @@ def _row(campaign: Campaign) -> dict[str, Any]:
         "version": campaign.version,
         "body": body,
     }
+
+
+def _new(campaign: Campaign, now: datetime) -> Campaign:
+    pending = tuple(_pending(creative) for creative in campaign.creatives)
+    return msgspec.structs.replace(campaign, creatives=pending, version=1, created_at=now, updated_at=now)
+
+
+def _taken(connection: Connection, new: Sequence[Campaign]) -> dict[int, InputError]:
+    """Return the faults of the campaigns with an id, or a creative's id, that another campaign has, by index."""
+    taken = set[str]()
+    for ids in _slices([campaign.id for campaign in new]):
+        taken.update(connection.execute(select(campaigns.c.id).where(campaigns.c.id.in_(ids))).scalars())
+    owned = set[str]()
+    for ids in _slices([creative.id for campaign in new for creative in campaign.creatives]):
+        owned.update(connection.execute(select(creatives.c.id).where(creatives.c.id.in_(ids))).scalars())
+    faults: dict[int, InputError] = {}
+    for index, campaign in enumerate(new):
+        if campaign.id in taken:
+            faults[index] = InputError("id", campaign.id, "a campaign has this id: choose another, or leave it out")
+        elif used := [n for n, one in enumerate(campaign.creatives) if one.id in owned]:
+            place, value = f"creatives[{used[0]}].id", campaign.creatives[used[0]].id
+            faults[index] = InputError(place, value, "another campaign has this id: choose another, or leave it out")
+    return faults
+
+
+def _slices(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[start : start + IDS_PER_QUERY] for start in range(0, len(ids), IDS_PER_QUERY))
+
+
+def _insert(connection: Connection, new: Sequence[Campaign], rows: Sequence[dict[str, Any]]) -> None:
+    """Insert new campaigns, that have spent nothing, with their `rows`."""
+    if not new:
+        return
+    changed_in = change_mark(connection)
+    connection.execute(insert(campaigns), [row | {"changed_in": changed_in} for row in rows])
+    spends = [{"campaign_id": one.id, "total_micros": 0, "changed_in": changed_in} for one in new]
+    connection.execute(insert(campaign_spend), spends)
 
 
 def _claim(connection: Connection, campaign: Campaign) -> None:

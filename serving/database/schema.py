@@ -45,6 +45,7 @@ campaigns = Table(
     _name("state"),
     _name("currency"),
     _name("time_zone"),
+    Column("priority", Name, nullable=False, server_default=text("'standard'")),
     _number("daily_budget_micros", nullable=True),
     _number("total_budget_micros", nullable=True),
     _moment("ends_at", nullable=True),
@@ -245,13 +246,15 @@ publishers = Table(
     "publishers", metadata, _name("id", primary_key=True), _number("share_thousandths"), _moment("created_at")
 )
 
-# A placement belongs to one publisher for good, since charges refer to it.
+# A placement belongs to one publisher for good, since charges refer to it. `floors` are the lowest bids in micros, by
+# currency, as JSON.
 placements = Table(
     "placements",
     metadata,
     _name("id", primary_key=True),
     Column("publisher_id", Name, ForeignKey("publishers.id"), nullable=False, index=True),
     _moment("created_at"),
+    Column("floors", Text, nullable=False, server_default=text("'{}'")),
 )
 
 # What each router's answers cost before the ledger has booked it, so that routers share what is left of a budget.

@@ -16,6 +16,7 @@ from serving.errors import ErrorBody, as_api_error
 from serving.http.auctions import auction_routes
 from serving.http.auth import Gate, key_routes
 from serving.http.bodies import HttpRequest
+from serving.http.campaign_batches import batch_routes
 from serving.http.campaigns import campaign_routes
 from serving.http.chat import chat_routes
 from serving.http.clicks import click_routes
@@ -68,6 +69,7 @@ def create_app(router: Router) -> Litestar:
         *responses_routes(router, gate),
         *auction_routes(router, gate),
         *campaign_routes(router, gate),
+        *batch_routes(router, gate),
         *key_routes(router, gate),
         *session_routes(router, limits),
         *report_routes(router, gate),

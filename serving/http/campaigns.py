@@ -17,15 +17,15 @@ from litestar import Response, get, patch, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
+from mechanism.errors import InputError
 from mechanism.types import Micros
 from serving.accounts.keys import Role
 from serving.auction.pacing import day_plan
-from serving.bid_scale import BidScale
 from serving.campaigns.input import CampaignInput
 from serving.campaigns.screening import Names
 from serving.campaigns.snapshots import spends_of
 from serving.campaigns.storage import CampaignFilter, CampaignStore, NotFound
-from serving.campaigns.types import Campaign, CampaignState, ReviewState, Spend
+from serving.campaigns.types import Campaign, CampaignState, Priority, ReviewState, Spend
 from serving.campaigns.validation import BadCampaign, checked
 from serving.database.cursors import Page
 from serving.database.engine import Database
@@ -35,6 +35,7 @@ from serving.http.bodies import HttpRequest, choice, convert, decode_body, decod
 from serving.http.documents import documented
 from serving.http.idempotency import attempt, replay
 from serving.router import Router
+from serving.settings import ServeSettings
 
 log = structlog.get_logger(__name__)
 
@@ -99,7 +100,7 @@ _FIELDS = CampaignInput.__struct_fields__
 
 def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     """Create the handlers of campaigns, reviews and deliveries."""
-    store, market, scale = router.campaigns, router.marketplace, router.settings.bid_scale
+    store, market, settings = router.campaigns, router.marketplace, router.settings
 
     @post("/v1/campaigns", status_code=201, opt=documented(CampaignInput, answer="The campaign as stored."))
     async def create_campaign(request: HttpRequest) -> Response[bytes]:
@@ -108,9 +109,9 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         async with attempt(router.idempotency, request, caller) as once:
             if once.stored is not None:
                 return replay(once.stored)
-            given = _for(caller, decode_body(await request.body(), _CAMPAIGN))
+            given = booked_for(caller, decode_body(await request.body(), _CAMPAIGN))
             now = datetime.now(UTC)
-            checked_ = _checked(given, now, Names(market.index), scale)
+            checked_ = checked_fields(given, now, Names(market.index), settings)
             stored = await asyncio.to_thread(store.create, checked_, now, once.recorder(201))
         log.info("campaign.created", campaign_id=stored.id, advertiser_id=stored.advertiser_id)
         return json_response(stored, 201)
@@ -136,11 +137,13 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
             changes = decode_object(await request.body())
             version = convert(changes, CampaignPatch).version
             old = await _own(store, caller, campaign_id)
-            given = _for(caller, _changed(old, changes))
+            given = booked_for(caller, _changed(old, changes), old.priority)
             now = datetime.now(UTC)
             # The landing pages that the campaign has may stay, also those of a catalogue, which lie on this server.
             pages = frozenset(creative.landing_url for creative in old.creatives)
-            new = msgspec.structs.replace(_checked(given, now, Names(market.index), scale, pages), version=version)
+            new = msgspec.structs.replace(
+                checked_fields(given, now, Names(market.index), settings, pages), version=version
+            )
             stored = await asyncio.to_thread(store.update, new, now, once.recorder(200))
         log.info("campaign.changed", campaign_id=campaign_id, version=stored.version)
         return json_response(stored)
@@ -267,22 +270,28 @@ def _page(store: CampaignStore, caller: Caller, asked: Mapping[str, str]) -> Pag
     return store.page(wanted, asked.get("cursor", ""), number(asked, "limit", 50, 1, 1_000))
 
 
-def _for(caller: Caller, given: CampaignInput) -> CampaignInput:
+def booked_for(caller: Caller, given: CampaignInput, priority: Priority = Priority.STANDARD) -> CampaignInput:
     """Return the body with its advertiser: an advertiser's key books for itself, an administrator's for the one named.
 
+    `priority` is what an advertiser's campaign may have: that of a campaign that it changes.
+
     Raises:
-        ApiError: 403 if an advertiser's key names another advertiser.
+        ApiError: 403 if an advertiser's key names another advertiser or sets another priority.
     """
     if caller.role is not Role.ADVERTISER:
         return given
+    fault: InputError | None = None
     if given.advertiser_id not in ("", caller.advertiser_id):
-        message = f"advertiser_id: {given.advertiser_id[:80]!r}: leave it out: this key books for itself alone"
-        raise ApiError(403, message, "advertiser_id", "forbidden")
+        fault = InputError("advertiser_id", given.advertiser_id, "leave it out: this key books for itself alone")
+    elif given.priority is not priority:
+        fault = InputError("priority", given.priority.value, "leave it out: only an administrator sets it")
+    if fault is not None:
+        raise ApiError(403, str(fault), fault.place, "forbidden", [fault])
     return msgspec.structs.replace(given, advertiser_id=caller.advertiser_id)
 
 
-def _checked(
-    given: CampaignInput, now: datetime, names: Names, scale: BidScale, known_pages: frozenset[str] = frozenset()
+def checked_fields(
+    given: CampaignInput, now: datetime, names: Names, market: ServeSettings, known_pages: frozenset[str] = frozenset()
 ) -> Campaign:
     """Return the checked campaign; landing pages are checked unless they are among `known_pages`.
 
@@ -290,7 +299,7 @@ def _checked(
         BadFields: naming all faults.
     """
     try:
-        return checked(given, now, known_pages, names, scale)
+        return checked(given, now, known_pages, names, market.bid_scale, market.block_advertisers)
     except BadCampaign as error:
         raise BadFields(error.faults) from error
 

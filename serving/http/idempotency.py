@@ -91,7 +91,8 @@ async def begin(store: IdempotencyStore, request: HttpRequest, caller: Caller) -
         raise BadRequest(HEADER, key, f"send 1 to {LONGEST_KEY} printable ASCII characters, such as a UUID")
     if not caller.key_id:
         raise BadRequest(HEADER, key, "send an API key with it: without one, all callers would share their keys")
-    whole = f"{request.method} {request.url.path}\0".encode() + await request.body()
+    query = f"?{request.url.query}" if request.url.query else ""
+    whole = f"{request.method} {request.url.path}{query}\0".encode() + await request.body()
     now = datetime.now(UTC)
     try:
         found = await asyncio.to_thread(store.begin, caller.key_id, key, whole, now, ABANDONED_AFTER)

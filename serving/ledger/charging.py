@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Insert, Update, bindparam, insert, select, up
 from mechanism.errors import InputError
 from mechanism.types import Micros
 from serving.campaigns.dayparts import day_of
-from serving.campaigns.types import Pricing
+from serving.campaigns.types import Pricing, Priority
 from serving.database.cursors import change_mark
 from serving.database.engine import Database
 from serving.database.schema import (
@@ -264,6 +264,8 @@ def _budgets(
     for campaign_id, total in spent.items():
         own = terms[campaign_id]
         left = None if own.total_budget_micros is None else own.total_budget_micros - total
+        if own.priority == Priority.HOUSE:
+            left = 0  # routers give house ads no price; whatever comes, they pay nothing
         budgets[campaign_id] = _Budget(left, own.daily_budget_micros, {})
     for campaign_id, day, micros in connection.execute(query):
         budgets[campaign_id].spent_on[day] = micros

@@ -116,6 +116,7 @@ class Terms(msgspec.Struct, frozen=True):
     time_zone: str
     daily_budget_micros: Micros | None
     total_budget_micros: Micros | None
+    priority: str
 
 
 class BadEvents(InputError):

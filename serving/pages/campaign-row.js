@@ -3,6 +3,7 @@ import { button, element, outwardLink, setText, svg } from "./elements.js";
 import { money, percent } from "./format.js";
 
 const PER = { click: "per click", impression: "× click rate, per impression", participation: "× click rate, for participation" };
+const PRIORITIES = { house: "house ad", standard: "", sponsorship: "sponsorship" };
 const STATES = { active: "good", paused: "gold", ended: "grey" };
 const REVIEWS = { approved: "good", pending: "gold", rejected: "bad" };
 export const COLUMNS = ["Campaign", "State", "Bid", "Today", "Total", "Pacing", "Actions"];
@@ -80,9 +81,9 @@ export function campaignRow(actions) {
     if (campaign && next.version <= campaign.version) return;
     campaign = next;
     setText(title, campaign.name);
-    setText(owner, [campaign.advertiser_id, campaign.category, campaign.id].filter(Boolean).join(" · "));
+    setText(owner, [PRIORITIES[campaign.priority], campaign.advertiser_id, campaign.category, campaign.id].filter(Boolean).join(" · "));
     setText(bid, money(campaign.bid_micros, campaign.currency, true));
-    setText(per, PER[campaign.pricing]);
+    setText(per, campaign.priority === "house" ? "is not charged" : PER[campaign.pricing]);
     setText(state, campaign.state);
     state.className = `badge ${STATES[campaign.state]}`;
     const pending = campaign.creatives.filter((one) => one.review === "pending").length;

@@ -21,6 +21,7 @@ export const REASONS = {
   consent_missing: "The frequency cap needs the reader's consent",
   frequency_uncounted: "The frequency cap cannot be checked for this reader",
   frequency_campaign: "The campaign's frequency cap is reached",
+  floor_currency: "The placement has no floor in the request's currency",
   bid_below_floor: "The bid is below the floor",
   paced: "Held back by budget pacing",
   review_pending: "The creative waits for its review",

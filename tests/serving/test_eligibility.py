@@ -28,6 +28,7 @@ from serving.campaigns.types import (
     Creative,
     Daypart,
     FrequencyCap,
+    Priority,
     ReviewState,
     Spend,
     Targeting,
@@ -89,6 +90,7 @@ def campaigns(draw: st.DrawFn, campaign_id: str) -> Campaign:
         ),
         bid_micros=draw(st.one_of(st.integers(0, 1_000), st.integers(0, 10**12))),
         currency=draw(mostly("EUR", st.sampled_from(["EUR", "USD"]))),
+        priority=draw(mostly(Priority.STANDARD, st.sampled_from(Priority))),
         daily_budget_micros=draw(mostly(None, budgets)),
         total_budget_micros=draw(mostly(None, budgets)),
         starts_at=draw(mostly(LONG_AGO, moments)),
@@ -129,6 +131,7 @@ requests = st.builds(
     user_blocked_categories=mostly(frozenset(), st.frozensets(st.sampled_from(CATEGORIES), max_size=1)),
     user_blocked_advertisers=mostly(frozenset(), st.frozensets(st.sampled_from(["a2", "zz"]))),
     floor_micros=mostly(0, st.integers(0, 1_500)),
+    floor_missing=mostly(False, st.booleans()),
 )
 
 
@@ -200,6 +203,11 @@ def check_same(
     assert {(e.campaign.id, e.creative.id, e.bid) for e in eligible} == {
         (d.campaign_id, d.creative_id, d.bid) for d in expected if d.reason is None
     }
+    tiers = list(found.tiers())
+    assert [priority.rank for priority, _ in tiers] == sorted((p.rank for p, _ in tiers), reverse=True)
+    offered = [(priority, tier.eligible(i)) for priority, tier in tiers for i in range(len(tier))]
+    assert all(one.campaign.priority is priority for priority, one in offered)
+    assert sorted(one.creative.id for _, one in offered) == sorted(one.creative.id for one in eligible)
     rows = {c.id: list(index.rows_of(c.id)) for c in known.values()}
     assert len({row for taken in rows.values() for row in taken}) == sum(map(len, rows.values()))
     assert all(row in rows[e.campaign.id] for row, e in zip(found.rows_E.tolist(), eligible, strict=True))
@@ -295,6 +303,10 @@ def change(record: Any, **fields: Any) -> Any:
             {"reached": ReachedCaps(True, creatives=frozenset({"A1"}))},
         ),
         (Reason.BID_BELOW_FLOOR, {}, {"floor_micros": 101}, {}),
+        (None, {}, {"floor_micros": 100}, {}),
+        (Reason.FLOOR_CURRENCY, {}, {"floor_missing": True, "floor_micros": 101}, {}),
+        (None, {"priority": Priority.HOUSE}, {"floor_missing": True, "floor_micros": 101}, {}),
+        (Reason.BID_BELOW_FLOOR, {"priority": Priority.SPONSORSHIP}, {"floor_micros": 101}, {}),
         (
             None,
             {"adjustments": (BidAdjustment(dimension="country", value="de", thousandths=1_010),)},

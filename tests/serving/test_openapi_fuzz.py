@@ -24,6 +24,7 @@ PATHS = {
     "/v1/auctions",
     "/v1/auctions/{auction_id}",
     "/v1/campaigns",
+    "/v1/campaigns:batch",
     "/v1/campaigns/{campaign_id}",
     "/v1/campaigns/{campaign_id}/delivery",
     "/v1/campaigns/{campaign_id}/end",
@@ -40,6 +41,7 @@ PATHS = {
     "/v1/keys/{key_id}/rotate",
     "/v1/payouts",
     "/v1/placements",
+    "/v1/placements/{placement_id}",
     "/v1/publishers",
     "/v1/publishers/{publisher_id}",
     "/v1/models",
@@ -69,7 +71,9 @@ def operations() -> list[tuple[str, str]]:
         ("/v1/campaigns", "/v1/erasures", "/v1/keys", "/v1/placements", "/v1/publishers"), ("GET", "POST")
     )
     methods = both | {"/v1/session": ("POST", "DELETE"), "/v1/publishers/{publisher_id}": ("PATCH",)}
+    methods["/v1/placements/{placement_id}"] = ("PATCH",)
     posted = (
+        ":batch",
         "/completions",
         "/conversions",
         "/responses",

@@ -82,8 +82,8 @@ def _numbers() -> NDArray[np.int64]:
 class CampaignColumns:
     """Arrays of shape (capacity,), `open_week` of shape (capacity, 168).
 
-    `any_*` are True where the campaign does not target the dimension. `keys` and `thresholds` are those of
-    `serving.auction.pacing.coins`.
+    `any_*` are True where the campaign does not target the dimension, `priority` is a rank. `keys` and `thresholds` are
+    those of `serving.auction.pacing.coins`.
     """
 
     used: NDArray[np.bool_] = field(default_factory=_flags)
@@ -108,6 +108,7 @@ class CampaignColumns:
     accrued: NDArray[np.int64] = field(default_factory=_numbers)
     currency: NDArray[np.int64] = field(default_factory=_numbers)
     zone: NDArray[np.int64] = field(default_factory=_numbers)
+    priority: NDArray[np.int8] = field(default_factory=lambda: np.zeros(_FIRST_CAPACITY, np.int8))
     keys: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(_FIRST_CAPACITY, np.uint64))
     thresholds: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(_FIRST_CAPACITY, np.uint64))
     open_week: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((_FIRST_CAPACITY, WEEK_HOURS), np.bool_))
@@ -143,6 +144,7 @@ class CampaignColumns:
         self.ends[slot] = UNLIMITED if campaign.ends_at is None else micros_since_epoch(campaign.ends_at)
         self.bids[slot] = campaign.bid_micros
         self.currency[slot] = self._currencies.setdefault(normal(campaign.currency), len(self._currencies))
+        self.priority[slot] = campaign.priority.rank
         self.zone[slot] = self._clock.number(campaign.time_zone)
         self.open_week[slot] = open_week(campaign.dayparts)
         if self._clock.running:

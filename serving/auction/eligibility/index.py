@@ -7,7 +7,7 @@ by campaign, and belongs to one thread (the router's event loop).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from serving.auction.eligibility.request import UNCOUNTED, PlacementRequest, Rea
 from serving.auction.eligibility.rules import Reason
 from serving.auction.pacing import WHOLE, coins, threshold
 from serving.campaigns.dayparts import zone
-from serving.campaigns.types import Campaign, Creative, Spend, check_bid
+from serving.campaigns.types import Campaign, Creative, Priority, Spend, check_bid
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ class Evaluation:
 
     `rows_E` are the rows of the eligible creatives, `owners_E` the slots of their campaigns. `campaigns`, `bids`,
     `first_rows` and `used` are indexed by slot. `trail` holds, after each rule that excluded by a mask, the slots still
-    admitted. `slots` are those of the eligible campaigns, and `states_M` the states of their creatives, in that order.
+    admitted. `priorities` are ranks by slot, None if all are standard. `slots` are those of the eligible campaigns, and
+    `states_M` the states of their creatives, in that order.
     """
 
     rows_E: NDArray[np.int64]
@@ -48,12 +49,24 @@ class Evaluation:
     bids: NDArray[np.int64]
     first_rows: NDArray[np.int64]
     used: Mask
+    priorities: NDArray[np.int8] | None
     trail: tuple[tuple[Reason, Mask], ...]
     slots: NDArray[np.int64]
     states_M: NDArray[np.uint8]
 
     def __len__(self) -> int:
         return len(self.rows_E)
+
+    def tiers(self) -> Iterator[tuple[Priority, Evaluation]]:
+        """Yield the eligible creatives of each priority that has any, the highest first."""
+        if self.priorities is None:
+            yield Priority.STANDARD, self
+            return
+        ranks_E = self.priorities[self.owners_E]
+        for priority in reversed(Priority):
+            chosen_E = ranks_E == priority.rank
+            if chosen_E.any():
+                yield priority, replace(self, rows_E=self.rows_E[chosen_E], owners_E=self.owners_E[chosen_E])
 
     def eligible(self, position: int) -> Eligible:
         """Return the eligible creative at a position of `rows_E`."""
@@ -136,6 +149,7 @@ class EligibilityIndex:
         self._postings.discard(former, slot)
         self._creatives.remove(slot, former.creatives)
         self._columns.used[slot] = False
+        self._columns.priority[slot] = Priority.STANDARD.rank
         self._campaigns[slot], self._frozen = None, None
         self._free_slots.append(slot)
         self._spends.pop(campaign_id, None)
@@ -184,6 +198,7 @@ class EligibilityIndex:
             rows_E, owners_E = rows_M, owners_M
         else:
             rows_E, owners_E = rows_M[eligible_M], owners_M[eligible_M]
+        priorities = columns.priority[:size]
         return Evaluation(
             rows_E=rows_E,
             owners_E=owners_E,
@@ -191,6 +206,7 @@ class EligibilityIndex:
             bids=bids,
             first_rows=self._creatives.first_row_C[:size].copy(),
             used=used,
+            priorities=priorities.copy() if priorities.any() else None,  # ranks; standard is 0
             trail=tuple(trail),
             slots=slots,
             states_M=states_M,
@@ -240,7 +256,10 @@ class EligibilityIndex:
             below = np.ones(size, np.bool_)
             below[[self._slots[id_] for id_ in caps.campaigns if id_ in self._slots]] = False
             yield Reason.FREQUENCY_CAMPAIGN, below | columns.uncapped[:size]
-        yield Reason.BID_BELOW_FLOOR, None if request.floor_micros <= 0 else bids >= request.floor_micros
+        # House ads cost nothing, so that no floor holds for them.
+        free = columns.priority[:size] == Priority.HOUSE.rank
+        yield Reason.FLOOR_CURRENCY, free if request.floor_missing else None
+        yield Reason.BID_BELOW_FLOOR, None if request.floor_micros <= 0 else (bids >= request.floor_micros) | free
 
     def _split_by_pacing(
         self, auction_id: str, slots: NDArray[np.int64]

@@ -16,7 +16,7 @@ from mechanism.types import AdId, Micros
 from serving.auction.eligibility.request import PlacementRequest, ReachedCaps, segment_code, words
 from serving.auction.pacing import participates
 from serving.campaigns.dayparts import open_week, week_hour, zone
-from serving.campaigns.types import Campaign, CampaignState, Creative, ReviewState, Spend, normal
+from serving.campaigns.types import Campaign, CampaignState, Creative, Priority, ReviewState, Spend, normal
 
 
 class Reason(StrEnum):
@@ -65,8 +65,10 @@ class Reason(StrEnum):
     """The campaign has a frequency cap, and the reader cannot be counted: no user id, or the counter is full."""
     FREQUENCY_CAMPAIGN = "frequency_campaign"
     """The reader has seen the campaign as often as its cap allows."""
+    FLOOR_CURRENCY = "floor_currency"
+    """The placement has floors, none of them in the request's currency, so that no bid can be compared with one."""
     BID_BELOW_FLOOR = "bid_below_floor"
-    """The adjusted bid is below the request's floor."""
+    """The adjusted bid is below the floor of the placement or of the request, which hold for paid campaigns alone."""
     PACED = "paced"
     """Pacing holds the campaign back in this auction (`serving.auction.pacing`)."""
     REVIEW_PENDING = "review_pending"
@@ -171,8 +173,11 @@ def campaign_reason(
             return Reason.FREQUENCY_UNCOUNTED
         if campaign.id in caps.campaigns:
             return Reason.FREQUENCY_CAMPAIGN
-    if bid < request.floor_micros:
-        return Reason.BID_BELOW_FLOOR
+    if campaign.priority is not Priority.HOUSE:
+        if request.floor_missing:
+            return Reason.FLOOR_CURRENCY
+        if bid < request.floor_micros:
+            return Reason.BID_BELOW_FLOOR
     if not participates(request.auction_id, campaign.id, participation):
         return Reason.PACED
     return None

@@ -60,6 +60,16 @@ def test_spend_is_live_and_a_paused_campaign_is_excluded(start: Start, visit: Vi
     expect(own.locator(".badge")).to_have_text("active")
 
 
+def test_a_house_ad_is_marked(start: Start, visit: Visit) -> None:
+    router = start(ads=0)
+    book(router, priority="house")
+    book(router, 2)
+    page = visit(router).open("campaigns", router.admin)
+    expect(row(page, "Spring 1")).to_contain_text("house ad · Falcon")
+    expect(row(page, "Spring 1").locator("td[data-label=Bid]")).to_contain_text("is not charged")
+    expect(row(page, "Spring 2").locator("td[data-label=Bid]")).to_contain_text("per click")
+
+
 def test_an_administrator_cannot_review_a_version_that_was_not_displayed(start: Start, visit: Visit) -> None:
     router = start(ads=0)
     booked = book(router)
