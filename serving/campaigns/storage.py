@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Connection, and_, insert, select, tuple_, 
 
 from mechanism.errors import InputError
 from serving.campaigns.dayparts import zone
+from serving.campaigns.funds import account_of, open_account
 from serving.campaigns.types import Campaign, CampaignState, Creative, ReviewState
 from serving.database.columns import checked_micros, checked_moment, checked_text
 from serving.database.cursors import Page, change_mark, checked_limit, read_cursor, write_cursor
@@ -61,7 +62,8 @@ class CampaignStore:
     def create(self, campaign: Campaign, now: datetime, also: Also = _nothing_else) -> Campaign:
         """Store a new campaign as version 1 with all creatives pending review, and return it as stored.
 
-        If the campaign's id, or the id of one of its creatives, is taken, that is an InputError.
+        Its advertiser gets an account in its currency, if it has none. If the campaign's id, or the id of one of its
+        creatives, is taken, that is an InputError.
         """
         pending = tuple(_pending(creative) for creative in campaign.creatives)
         stored = msgspec.structs.replace(campaign, creatives=pending, version=1, created_at=now, updated_at=now)
@@ -74,6 +76,7 @@ class CampaignStore:
             connection.execute(insert(campaigns).values(**row, changed_in=changed_in))
             spend = {"campaign_id": stored.id, "total_micros": 0, "changed_in": changed_in}
             connection.execute(insert(campaign_spend).values(spend))
+            open_account(self._database, connection, account_of(stored), now, changed_in)
             _claim(connection, stored)
             also(connection, stored)
             return stored

@@ -88,6 +88,32 @@ advertiser_totals = Table(
     _number("charges"),
 )
 
+# How an advertiser pays in one currency: a credit limit of 0 is prepaid, none is unlimited. Charging locks limited
+# accounts after campaigns, and marks them as changed.
+advertiser_accounts = Table(
+    "advertiser_accounts",
+    metadata,
+    _name("advertiser_id", primary_key=True),
+    _name("currency", primary_key=True),
+    _number("credit_limit_micros", nullable=True),
+    _number("paid_micros"),
+    _moment("opened_at"),
+    _number("changed_in"),
+    Index(None, "changed_in"),
+)
+
+# Money that advertisers paid in, once by reference. A negative payment takes one back that was entered by mistake.
+payments = Table(
+    "payments",
+    metadata,
+    _name("advertiser_id", primary_key=True),
+    _name("reference", primary_key=True),
+    _name("currency"),
+    _number("micros"),
+    _moment("recorded_at"),
+    Index(None, "recorded_at", "advertiser_id", "reference"),
+)
+
 # `invalid` is part of the key: a prefetch, recorded but not charged, must not block the charge of the click after it.
 charges = Table(
     "charges",
@@ -254,7 +280,8 @@ placements = Table(
     _moment("created_at"),
 )
 
-# What each router's answers cost before the ledger has booked it, so that routers share what is left of a budget.
+# What each router's answers cost before the ledger has booked it, so that routers share what is left of budgets and
+# accounts: `campaign_id` is a campaign's id or the key of an account (`serving.campaigns.funds.Account`).
 accrued_spend = Table(
     "accrued_spend",
     metadata,

@@ -13,6 +13,7 @@ from litestar.middleware import DefineMiddleware
 from litestar.types import Message, Scope
 
 from serving.errors import ErrorBody, as_api_error
+from serving.http.accounts import account_routes
 from serving.http.auctions import auction_routes
 from serving.http.auth import Gate, key_routes
 from serving.http.bodies import HttpRequest
@@ -75,6 +76,7 @@ def create_app(router: Router) -> Litestar:
         *click_routes(router, limits),
         *conversion_routes(router, gate),
         *publisher_routes(router, gate),
+        *account_routes(router, gate),
         *_health_routes(router),
         *console_routes(router, gate),
     ]

@@ -20,6 +20,8 @@ PATHS = {
     "/demo/{ad_id}",
     "/livez",
     "/readyz",
+    "/v1/accounts",
+    "/v1/payments",
     "/metrics",
     "/v1/auctions",
     "/v1/auctions/{auction_id}",
@@ -66,9 +68,14 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))
 
 def operations() -> list[tuple[str, str]]:
     both = dict.fromkeys(
-        ("/v1/campaigns", "/v1/erasures", "/v1/keys", "/v1/placements", "/v1/publishers"), ("GET", "POST")
+        ("/v1/campaigns", "/v1/erasures", "/v1/keys", "/v1/payments", "/v1/placements", "/v1/publishers"),
+        ("GET", "POST"),
     )
-    methods = both | {"/v1/session": ("POST", "DELETE"), "/v1/publishers/{publisher_id}": ("PATCH",)}
+    methods = both | {
+        "/v1/accounts": ("GET", "PUT"),
+        "/v1/session": ("POST", "DELETE"),
+        "/v1/publishers/{publisher_id}": ("PATCH",),
+    }
     posted = (
         "/completions",
         "/conversions",

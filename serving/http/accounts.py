@@ -1,0 +1,116 @@
+"""`/v1/accounts` and `/v1/payments`: what advertisers have paid in, owe, and may still spend.
+
+Administrators set credit limits and enter payments; an advertiser reads its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import msgspec
+import structlog
+from litestar import Response, get, post, put
+from litestar.handlers import HTTPRouteHandler
+
+from mechanism.types import Micros
+from serving.accounts.advertisers import named_account
+from serving.accounts.keys import Role
+from serving.errors import ApiError
+from serving.http.auth import Caller, Gate
+from serving.http.bodies import HttpRequest, decode_body, json_response, number, only
+from serving.http.documents import documented
+from serving.router import Router
+
+log = structlog.get_logger(__name__)
+
+READERS = (Role.ADMIN, Role.ADVERTISER)
+_LISTED = {
+    "advertiser_id": "administrators only",
+    "limit": "1 to 1000",
+    "cursor": "`cursor` of the previous page",
+}
+
+
+class AccountInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An account's credit limit in micros of its currency: 0 for prepaid, null for unlimited credit."""
+
+    advertiser_id: str
+    currency: str
+    credit_limit_micros: Micros | None
+
+
+class PaymentInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A payment, entered once by its `reference`; a negative amount takes one back that was entered by mistake."""
+
+    advertiser_id: str
+    currency: str
+    micros: int
+    reference: str
+
+
+_ACCOUNT = msgspec.json.Decoder(AccountInput)
+_PAYMENT = msgspec.json.Decoder(PaymentInput)
+
+
+def account_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
+    """Create the handlers of accounts and payments."""
+    store = router.advertisers
+
+    @put("/v1/accounts", status_code=200, opt=documented(AccountInput, answer="The account as it stands."))
+    async def set_account(request: HttpRequest) -> Response[bytes]:
+        """Set the credit limit of an advertiser's account."""
+        await gate.caller(request, Role.ADMIN)
+        given = decode_body(await request.body(), _ACCOUNT)
+        account = named_account(given.advertiser_id, given.currency)
+        stored = await asyncio.to_thread(store.set_limit, account, given.credit_limit_micros, datetime.now(UTC))
+        log.info("account.limit_set", advertiser_id=account.advertiser_id, currency=account.currency)
+        return json_response(stored)
+
+    @get("/v1/accounts", opt=documented(query=_LISTED, answer="Accounts by advertiser, and the next cursor."))
+    async def list_accounts(request: HttpRequest) -> Response[bytes]:
+        """List accounts: an administrator's all, an advertiser's own."""
+        caller, asked = await gate.caller(request, *READERS), request.query_params
+        only(asked, set(_LISTED))
+        limit = number(asked, "limit", 100, 1, 1_000)
+        owner = owned_by(caller, asked.get("advertiser_id", ""))
+        return json_response(await asyncio.to_thread(store.accounts, owner, asked.get("cursor", ""), limit))
+
+    @post("/v1/payments", status_code=201, opt=documented(PaymentInput, answer="The payment, and the account with it."))
+    async def enter_payment(request: HttpRequest) -> Response[bytes]:
+        """Enter a payment; the same one again is a 200 and changes nothing."""
+        await gate.caller(request, Role.ADMIN)
+        given = decode_body(await request.body(), _PAYMENT)
+        account = named_account(given.advertiser_id, given.currency)
+        payment, stored, new = await asyncio.to_thread(
+            store.pay, account, given.micros, given.reference, datetime.now(UTC)
+        )
+        if new:
+            log.info("account.paid", advertiser_id=account.advertiser_id, reference=payment.reference)
+        return json_response({"payment": payment, "account": stored}, 201 if new else 200)
+
+    @get("/v1/payments", opt=documented(query=_LISTED, answer="Payments, newest first, and the next cursor."))
+    async def list_payments(request: HttpRequest) -> Response[bytes]:
+        """List payments: an administrator's all, an advertiser's own."""
+        caller, asked = await gate.caller(request, *READERS), request.query_params
+        only(asked, set(_LISTED))
+        limit = number(asked, "limit", 100, 1, 1_000)
+        owner = owned_by(caller, asked.get("advertiser_id", ""))
+        return json_response(await asyncio.to_thread(store.payments, owner, asked.get("cursor", ""), limit))
+
+    return [set_account, list_accounts, enter_payment, list_payments]
+
+
+def owned_by(caller: Caller, named: str) -> str:
+    """Return the advertiser that a request is about: the caller's own; an administrator names one, or none.
+
+    Raises:
+        ApiError: 403 if an advertiser's key names another advertiser.
+    """
+    if caller.is_admin:
+        return named
+    if named not in ("", caller.advertiser_id):
+        raise ApiError(
+            403, "advertiser_id: leave it out: this key is another advertiser's", "advertiser_id", "forbidden"
+        )
+    return caller.advertiser_id
