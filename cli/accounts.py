@@ -1,4 +1,4 @@
-"""`llm-auction accounts`: advertisers' credit limits and payments, over the routers' database."""
+"""`llm-auction accounts`: advertisers' credit limits, payments and statements, over the routers' database."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import typer
 
 if TYPE_CHECKING:
     from serving.accounts.advertisers import AdvertiserAccount, AdvertiserStore
+    from serving.database.engine import Database
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Advertisers' accounts: limits, payments, balances.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Advertisers' accounts.")
 
 DatabaseOption: TypeAlias = Annotated[
     str, typer.Option(help="The routers' database: postgresql://..., sqlite:///...", envvar="LLM_AUCTION_DATABASE")
@@ -22,7 +23,7 @@ Currency: TypeAlias = Annotated[str, typer.Argument(help="The account's currency
 
 @app.callback()
 def accounts() -> None:
-    """Advertisers' accounts: limits, payments, balances."""
+    """Advertisers' accounts: limits, payments, balances, statements."""
 
 
 @app.command("set")
@@ -87,16 +88,44 @@ def list_accounts(
                 return
 
 
+@app.command()
+def statement(
+    database: DatabaseOption,
+    month: Annotated[str, typer.Option(help="Such as 2026-11, in UTC; this month if left out.")] = "",
+    advertiser: Annotated[str, typer.Option(help="This advertiser's accounts alone.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="JSON in place of CSV.")] = False,
+) -> None:
+    """Print a month of each account: opening balance, payments, charges, refunds, closing balance."""
+    from datetime import UTC, datetime
+
+    import msgspec
+
+    from serving.reports.statements import statements, statements_csv
+
+    now = datetime.now(UTC)
+    with _opened(database) as opened:
+        lines = statements(opened, month or f"{now:%Y-%m}", now, advertiser)
+    text = msgspec.json.format(msgspec.json.encode({"lines": lines})).decode() if as_json else statements_csv(lines)
+    typer.echo(text.rstrip())
+
+
 @contextmanager
 def _store(database: str) -> Iterator[AdvertiserStore]:
     from serving.accounts.advertisers import AdvertiserStore
+
+    with _opened(database) as opened:
+        yield AdvertiserStore(opened)
+
+
+@contextmanager
+def _opened(database: str) -> Iterator[Database]:
     from serving.database.engine import Database
     from serving.database.migrations import migrate
 
     migrate(database)
     opened = Database(database, pool_size=2)
     try:
-        yield AdvertiserStore(opened)
+        yield opened
     finally:
         opened.close()
 

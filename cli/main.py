@@ -45,7 +45,7 @@ ENTRIES = {
     "triton": Entry("Prepare a Triton server, build model repositories, serve them.", "triton"),
     "users": Entry("Simulate users: ask a router, read its answers, follow links.", "policy,judge"),
     "worker": Entry("Run a worker on the event log: judge, lake, ledger.", "stream"),
-    "accounts": Entry("Set advertisers' credit limits, enter their payments, list balances.", "serve"),
+    "accounts": Entry("Set advertisers' credit limits, enter their payments, print balances and statements.", "serve"),
     "clicks": Entry("Mark charged clicks invalid and refund them.", "serve"),
     "dlq": Entry("List dead letters and replay them.", "stream"),
     "erase": Entry(

@@ -140,6 +140,7 @@ charges = Table(
     Index(None, "auction_id"),
     Index(None, "source", "occurred_at"),
     Index(None, "recorded_at"),
+    Index(None, "advertiser_id", "recorded_at"),
 )
 
 # Charges that were given back, since their clicks were found invalid later; a charge itself is never changed.

@@ -1,4 +1,4 @@
-"""`/v1/accounts` and `/v1/payments`: what advertisers have paid in, owe, and may still spend.
+"""`/v1/accounts`, `/v1/payments` and `/v1/statements`: what advertisers have paid in, owe, and may still spend.
 
 Administrators set credit limits and enter payments; an advertiser reads its own.
 """
@@ -18,8 +18,18 @@ from serving.accounts.advertisers import named_account
 from serving.accounts.keys import Role
 from serving.errors import ApiError
 from serving.http.auth import Caller, Gate
-from serving.http.bodies import HttpRequest, decode_body, json_response, number, only
+from serving.http.bodies import (
+    Format,
+    HttpRequest,
+    choice,
+    csv_response,
+    decode_body,
+    json_response,
+    number,
+    only,
+)
 from serving.http.documents import documented
+from serving.reports.statements import statements, statements_csv
 from serving.router import Router
 
 log = structlog.get_logger(__name__)
@@ -29,6 +39,11 @@ _LISTED = {
     "advertiser_id": "administrators only",
     "limit": "1 to 1000",
     "cursor": "`cursor` of the previous page",
+}
+_STATEMENT = {
+    "month": "such as 2026-11, in UTC; this month if left out",
+    "advertiser_id": "administrators only",
+    "format": "json or csv",
 }
 
 
@@ -98,7 +113,23 @@ def account_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         owner = owned_by(caller, asked.get("advertiser_id", ""))
         return json_response(await asyncio.to_thread(store.payments, owner, asked.get("cursor", ""), limit))
 
-    return [set_account, list_accounts, enter_payment, list_payments]
+    @get("/v1/statements", opt=documented(query=_STATEMENT, answer="A month of each account, and its balances."))
+    async def read_statements(request: HttpRequest) -> Response[bytes]:
+        """Read the statements of a month: an administrator's all, an advertiser's own."""
+        caller, asked = await gate.caller(request, *READERS), request.query_params
+        only(asked, set(_STATEMENT))
+        owner, kind, now = (
+            owned_by(caller, asked.get("advertiser_id", "")),
+            choice(asked, "format", Format),
+            datetime.now(UTC),
+        )
+        month = asked.get("month", f"{now:%Y-%m}")
+        lines = await asyncio.to_thread(statements, router.database, month, now, owner)
+        if kind is Format.CSV:
+            return csv_response(statements_csv(lines), f"statements-{month}.csv")
+        return json_response({"lines": lines})
+
+    return [set_account, list_accounts, enter_payment, list_payments, read_statements]
 
 
 def owned_by(caller: Caller, named: str) -> str:

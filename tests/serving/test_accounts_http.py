@@ -69,6 +69,20 @@ def test_the_books_agree_when_the_ledger_has_caught_up(start: Start, wait_until:
     assert offered(router)
 
 
+def test_a_statement_is_read_as_json_and_csv(shared: Any) -> None:
+    for name in ("s1", "s2"):
+        shared.call("POST", "/v1/payments", json=PAYMENT | {"advertiser_id": name})
+    own, month = shared.key("advertiser", "s1"), f"{datetime.now(UTC):%Y-%m}"
+    (line,) = shared.call("GET", f"/v1/statements?month={month}", own).json()["lines"]
+    expected = {"opening_micros": 0, "payments_micros": 2 * BID - 1, "closing_micros": 2 * BID - 1, "final": False}
+    assert {name: line[name] for name in expected} == expected
+    csv = shared.call("GET", f"/v1/statements?month={month}&format=csv&advertiser_id=s2")
+    assert csv.headers["content-disposition"].endswith(f'"statements-{month}.csv"')
+    assert csv.text.splitlines()[1] == f'"s2","EUR","{month}",0,{2 * BID - 1},0,0,{2 * BID - 1},"false"'
+    assert shared.call("GET", "/v1/statements?advertiser_id=s2", own).status_code == 403
+    assert shared.call("GET", "/v1/statements?month=2026-13").json()["error"]["param"] == "month"
+
+
 def test_advertisers_read_their_own_and_change_nothing(shared: Any) -> None:
     for name in ("a1", "other"):
         shared.call("PUT", "/v1/accounts", json=TERMS | {"advertiser_id": name})

@@ -22,6 +22,7 @@ PATHS = {
     "/readyz",
     "/v1/accounts",
     "/v1/payments",
+    "/v1/statements",
     "/metrics",
     "/v1/auctions",
     "/v1/auctions/{auction_id}",
