@@ -44,12 +44,13 @@ def set_limit(
 
     from mechanism.errors import InputError
     from serving.accounts.advertisers import named_account
+    from serving.campaigns.changes import COMMAND_LINE
 
     if prepaid + unlimited + (credit_limit is not None) != 1:
         raise InputError("terms", "", "give one of --prepaid, --credit-limit MICROS and --unlimited")
     limit = 0 if prepaid else credit_limit
     with _store(database) as store:
-        _show(store.set_limit(named_account(advertiser, currency), limit, datetime.now(UTC)))
+        _show(store.set_limit(named_account(advertiser, currency), limit, datetime.now(UTC), COMMAND_LINE))
 
 
 @app.command()
@@ -64,10 +65,11 @@ def pay(
     from datetime import UTC, datetime
 
     from serving.accounts.advertisers import named_account
+    from serving.campaigns.changes import COMMAND_LINE
 
     with _store(database) as store:
         account = named_account(advertiser, currency)
-        _, stored, new = store.pay(account, micros, reference, datetime.now(UTC))
+        _, stored, new = store.pay(account, micros, reference, datetime.now(UTC), COMMAND_LINE)
     typer.echo("entered" if new else "was entered before: nothing changed")
     _show(stored)
 

@@ -46,6 +46,7 @@ ENTRIES = {
     "users": Entry("Simulate users: ask a router, read its answers, follow links.", "policy,judge"),
     "worker": Entry("Run a worker on the event log: judge, lake, ledger.", "stream"),
     "accounts": Entry("Set advertisers' credit limits, enter their payments, print balances and statements.", "serve"),
+    "campaigns": Entry("Print the history of a campaign.", "serve"),
     "clicks": Entry("Mark charged clicks invalid and refund them.", "serve"),
     "dlq": Entry("List dead letters and replay them.", "stream"),
     "erase": Entry(

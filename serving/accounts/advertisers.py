@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, inse
 from mechanism.errors import InputError
 from mechanism.sanitize import clean_title
 from mechanism.types import Micros
+from serving.campaigns.changes import Actor, FieldChange, Subject, changed_fields, record_change
 from serving.campaigns.funds import Account, left, open_account, with_charged
 from serving.campaigns.validation import CURRENCY
 from serving.database.columns import MOST_MICROS, checked_micros, checked_moment, checked_text
@@ -53,25 +54,28 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AdvertiserStore:
-    """The accounts of one database. Times are aware moments."""
+    """The accounts of one database. Times are aware moments; the history of an account names who changed it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def set_limit(self, account: Account, credit_limit_micros: Micros | None, now: datetime) -> AdvertiserAccount:
+    def set_limit(
+        self, account: Account, credit_limit_micros: Micros | None, now: datetime, by: Actor
+    ) -> AdvertiserAccount:
         """Set an account's credit limit, 0 for prepaid and None for unlimited credit; open it if there is none."""
         if credit_limit_micros is not None:
             checked_micros("credit_limit_micros", credit_limit_micros)
         changed = {"credit_limit_micros": credit_limit_micros}
 
         def work(connection: Connection) -> AdvertiserAccount:
-            self._lock(connection, account, now)
+            old = self._lock(connection, account, now)
+            _record(connection, account, changed_fields({name: old[name] for name in changed}, changed), by, now)
             return _changed(connection, account, changed)
 
         return self._database.transact(work, idempotent=True)
 
     def pay(
-        self, account: Account, micros: Micros, reference: str, now: datetime
+        self, account: Account, micros: Micros, reference: str, now: datetime, by: Actor
     ) -> tuple[Payment, AdvertiserAccount, bool]:
         """Enter a payment; return it with the account, and whether it is new: a reference is entered once.
 
@@ -101,6 +105,7 @@ class AdvertiserStore:
             if abs(paid + micros) > MOST_MICROS:
                 raise InputError("micros", micros, f"all payments together may be {MOST_MICROS} at most")
             connection.execute(insert(payments).values(row))
+            _record(connection, account, (FieldChange(f"payments[{reference}]", None, micros),), by, now)
             return Payment(**row), _changed(connection, account, {"paid_micros": paid + micros}), True
 
         return self._database.transact(work, idempotent=True)
@@ -157,6 +162,12 @@ def named_account(advertiser_id: str, currency: str) -> Account:
 def _is(account: Account) -> ColumnElement[bool]:
     columns = advertiser_accounts.c
     return and_(columns.advertiser_id == account.advertiser_id, columns.currency == account.currency)
+
+
+def _record(
+    connection: Connection, account: Account, fields: tuple[FieldChange, ...], by: Actor, now: datetime
+) -> None:
+    record_change(connection, Subject.ACCOUNT, account.currency, account.advertiser_id, fields, by, now)
 
 
 def _changed(connection: Connection, account: Account, values: dict[str, Any]) -> AdvertiserAccount:

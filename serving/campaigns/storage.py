@@ -15,6 +15,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, insert, select, tuple_, update
 
 from mechanism.errors import InputError
+from serving.campaigns.changes import PLATFORM, Actor, Subject, campaign_changes, record_change
 from serving.campaigns.dayparts import zone
 from serving.campaigns.funds import account_of, open_account
 from serving.campaigns.types import Campaign, CampaignState, Creative, ReviewState
@@ -54,12 +55,18 @@ def _nothing_else(connection: Connection, campaign: Campaign) -> None:
 
 
 class CampaignStore:
-    """The campaigns of one database. Every change takes `now`, an aware moment, and runs `also` in its transaction."""
+    """The campaigns of one database.
+
+    Every change takes `now`, an aware moment, and who makes it, which its history names. It runs `also` in its
+    transaction.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, campaign: Campaign, now: datetime, also: Also = _nothing_else) -> Campaign:
+    def create(
+        self, campaign: Campaign, now: datetime, also: Also = _nothing_else, *, by: Actor = PLATFORM
+    ) -> Campaign:
         """Store a new campaign as version 1 with all creatives pending review, and return it as stored.
 
         Its advertiser gets an account in its currency, if it has none. If the campaign's id, or the id of one of its
@@ -78,6 +85,7 @@ class CampaignStore:
             connection.execute(insert(campaign_spend).values(spend))
             open_account(self._database, connection, account_of(stored), now, changed_in)
             _claim(connection, stored)
+            _record(connection, None, stored, by)
             also(connection, stored)
             return stored
 
@@ -93,7 +101,9 @@ class CampaignStore:
         with self._database.read() as connection:
             return _read(connection, _owner(connection, creative_id))
 
-    def update(self, campaign: Campaign, now: datetime, also: Also = _nothing_else) -> Campaign:
+    def update(
+        self, campaign: Campaign, now: datetime, also: Also = _nothing_else, *, by: Actor = PLATFORM
+    ) -> Campaign:
         """Replace the campaign if `campaign.version` is the current version; return it with the next version.
 
         A new or changed creative is pending review; the others keep their stored review. An unknown campaign is
@@ -110,7 +120,7 @@ class CampaignStore:
             reviewed = tuple(_reviewed(creative, known.get(creative.id)) for creative in campaign.creatives)
             return msgspec.structs.replace(campaign, creatives=reviewed, created_at=old.created_at)
 
-        return self._change(campaign.id, now, change, also)
+        return self._change(campaign.id, now, change, also, by)
 
     def set_state(
         self,
@@ -120,6 +130,7 @@ class CampaignStore:
         *,
         version: int | None = None,
         also: Also = _nothing_else,
+        by: Actor = PLATFORM,
     ) -> Campaign:
         """Start, pause or end a campaign, if `version` is None or its current version; an ended one stays ended."""
 
@@ -128,7 +139,7 @@ class CampaignStore:
             _check_state(old, state)
             return msgspec.structs.replace(old, state=state)
 
-        return self._change(campaign_id, now, change, also)
+        return self._change(campaign_id, now, change, also, by)
 
     def review(
         self,
@@ -139,6 +150,7 @@ class CampaignStore:
         note: str = "",
         version: int | None = None,
         also: Also = _nothing_else,
+        by: Actor = PLATFORM,
     ) -> Campaign:
         """Set a creative's review, and return its campaign; NotFound if its campaign does not have it.
 
@@ -158,7 +170,7 @@ class CampaignStore:
             )
             return msgspec.structs.replace(old, creatives=reviewed)
 
-        return self._change(campaign_id, now, change, also)
+        return self._change(campaign_id, now, change, also, by)
 
     def page(self, wanted: CampaignFilter, cursor: str = "", limit: int = 50) -> Page[Campaign]:
         """Return campaigns, newest first, after `cursor`; a bad cursor or limit is an InputError."""
@@ -177,7 +189,12 @@ class CampaignStore:
         return Page(items=tuple(shown), cursor=following)
 
     def _change(
-        self, campaign_id: str, now: datetime, change: Callable[[Connection, Campaign], Campaign], also: Also
+        self,
+        campaign_id: str,
+        now: datetime,
+        change: Callable[[Connection, Campaign], Campaign],
+        also: Also,
+        by: Actor,
     ) -> Campaign:
         def work(connection: Connection) -> Campaign:
             # Charging takes the same lock, so that no charge is computed with a budget that is being changed.
@@ -189,6 +206,7 @@ class CampaignStore:
             values = _row(new) | {"changed_in": change_mark(connection)}
             connection.execute(update(campaigns).where(campaigns.c.id == campaign_id).values(values))
             _claim(connection, new)
+            _record(connection, old, new, by)
             also(connection, new)
             return new
 
@@ -261,6 +279,11 @@ def _claim(connection: Connection, campaign: Campaign) -> None:
     new = [{"id": creative_id, "campaign_id": campaign.id} for creative_id in ids if creative_id not in owners]
     if new:
         connection.execute(insert(creatives), new)
+
+
+def _record(connection: Connection, old: Campaign | None, new: Campaign, by: Actor) -> None:
+    fields = campaign_changes(old, new)
+    record_change(connection, Subject.CAMPAIGN, new.id, new.advertiser_id, fields, by, new.updated_at)
 
 
 def _read(connection: Connection, campaign_id: str) -> Campaign:

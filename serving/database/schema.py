@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, LargeBinary, MetaData, Table, Text, text
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text, text
 
 from serving.database.columns import Moment, Name
 
@@ -266,6 +266,20 @@ api_keys = Table(
     _moment("expires_at", nullable=True),
     _moment("revoked_at", nullable=True),
     _moment("last_used_at", nullable=True),
+)
+
+# Who changed what (`serving.campaigns.changes`). Triggers refuse all but new rows; `number` is their order.
+_number_of_change = BigInteger().with_variant(Integer, "sqlite")
+changes = Table(
+    "changes",
+    metadata,
+    Column("number", _number_of_change, primary_key=True, autoincrement=True),
+    *map(_name, ("subject", "subject_id", "advertiser_id")),
+    _moment("changed_at"),
+    *map(_name, ("by_role", "by_key", "by_name")),
+    Column("fields", Text, nullable=False),
+    Index(None, "subject", "subject_id", "number"),
+    Index(None, "advertiser_id", "number"),
 )
 
 publishers = Table(

@@ -75,10 +75,11 @@ def account_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     @put("/v1/accounts", status_code=200, opt=documented(AccountInput, answer="The account as it stands."))
     async def set_account(request: HttpRequest) -> Response[bytes]:
         """Set the credit limit of an advertiser's account."""
-        await gate.caller(request, Role.ADMIN)
+        caller = await gate.caller(request, Role.ADMIN)
         given = decode_body(await request.body(), _ACCOUNT)
         account = named_account(given.advertiser_id, given.currency)
-        stored = await asyncio.to_thread(store.set_limit, account, given.credit_limit_micros, datetime.now(UTC))
+        limit, now = given.credit_limit_micros, datetime.now(UTC)
+        stored = await asyncio.to_thread(store.set_limit, account, limit, now, caller.actor)
         log.info("account.limit_set", advertiser_id=account.advertiser_id, currency=account.currency)
         return json_response(stored)
 
@@ -94,11 +95,11 @@ def account_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     @post("/v1/payments", status_code=201, opt=documented(PaymentInput, answer="The payment, and the account with it."))
     async def enter_payment(request: HttpRequest) -> Response[bytes]:
         """Enter a payment; the same one again is a 200 and changes nothing."""
-        await gate.caller(request, Role.ADMIN)
+        caller = await gate.caller(request, Role.ADMIN)
         given = decode_body(await request.body(), _PAYMENT)
         account = named_account(given.advertiser_id, given.currency)
         payment, stored, new = await asyncio.to_thread(
-            store.pay, account, given.micros, given.reference, datetime.now(UTC)
+            store.pay, account, given.micros, given.reference, datetime.now(UTC), caller.actor
         )
         if new:
             log.info("account.paid", advertiser_id=account.advertiser_id, reference=payment.reference)

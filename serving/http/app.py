@@ -18,6 +18,7 @@ from serving.http.auctions import auction_routes
 from serving.http.auth import Gate, key_routes
 from serving.http.bodies import HttpRequest
 from serving.http.campaigns import campaign_routes
+from serving.http.changes import change_routes
 from serving.http.chat import chat_routes
 from serving.http.clicks import click_routes
 from serving.http.console import console_routes
@@ -77,6 +78,7 @@ def create_app(router: Router) -> Litestar:
         *conversion_routes(router, gate),
         *publisher_routes(router, gate),
         *account_routes(router, gate),
+        *change_routes(router, gate),
         *_health_routes(router),
         *console_routes(router, gate),
     ]

@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mechanism.errors import InputError
 from mechanism.sanitize import clean_title
 from serving.accounts.keys import CACHE_S, LONGEST_OVERLAP, PREFIX, AccountStore, Role
+from serving.campaigns.changes import Actor
 from serving.errors import ApiError, BadRequest
 from serving.http.bodies import HttpRequest, aware, decode_body, json_response, only
 from serving.http.documents import documented
@@ -44,6 +45,12 @@ class Caller(msgspec.Struct, frozen=True):
     key_id: str = ""
     advertiser_id: str = ""
     publisher_id: str = ""
+    label: str = ""
+
+    @property
+    def actor(self) -> Actor:
+        """The key, as the history of changes names it."""
+        return Actor(role=self.role.value if self.role else "", key_id=self.key_id, name=self.label)
 
     @property
     def is_admin(self) -> bool:
@@ -116,7 +123,7 @@ class Gate:
                     self._unknown.clear()
                 self._unknown[digest] = moment
                 return None
-        return Caller(key.role, key.id, key.advertiser_id, key.publisher_id)
+        return Caller(key.role, key.id, key.advertiser_id, key.publisher_id, key.label)
 
 
 def _secret(request: HttpRequest) -> str:

@@ -111,7 +111,7 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
             given = _for(caller, decode_body(await request.body(), _CAMPAIGN))
             now = datetime.now(UTC)
             checked_ = _checked(given, now, Names(market.index), scale)
-            stored = await asyncio.to_thread(store.create, checked_, now, once.recorder(201))
+            stored = await asyncio.to_thread(store.create, checked_, now, once.recorder(201), by=caller.actor)
         log.info("campaign.created", campaign_id=stored.id, advertiser_id=stored.advertiser_id)
         return json_response(stored, 201)
 
@@ -124,7 +124,7 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     @get("/v1/campaigns/{campaign_id:str}", opt=documented(answer="The campaign."))
     async def get_campaign(request: HttpRequest, campaign_id: FromPath[str]) -> Response[bytes]:
         """Read one campaign."""
-        return json_response(await _own(store, await gate.caller(request, *BOOKERS), campaign_id))
+        return json_response(await own_campaign(store, await gate.caller(request, *BOOKERS), campaign_id))
 
     @patch("/v1/campaigns/{campaign_id:str}", opt=documented(CampaignPatch, answer="The campaign as stored."))
     async def update_campaign(request: HttpRequest, campaign_id: FromPath[str]) -> Response[bytes]:
@@ -135,13 +135,13 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
                 return replay(once.stored)
             changes = decode_object(await request.body())
             version = convert(changes, CampaignPatch).version
-            old = await _own(store, caller, campaign_id)
+            old = await own_campaign(store, caller, campaign_id)
             given = _for(caller, _changed(old, changes))
             now = datetime.now(UTC)
             # The landing pages that the campaign has may stay, also those of a catalogue, which lie on this server.
             pages = frozenset(creative.landing_url for creative in old.creatives)
             new = msgspec.structs.replace(_checked(given, now, Names(market.index), scale, pages), version=version)
-            stored = await asyncio.to_thread(store.update, new, now, once.recorder(200))
+            stored = await asyncio.to_thread(store.update, new, now, once.recorder(200), by=caller.actor)
         log.info("campaign.changed", campaign_id=campaign_id, version=stored.version)
         return json_response(stored)
 
@@ -153,10 +153,10 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
                     return replay(once.stored)
                 body = await request.body()
                 version = decode_body(body, _VERSION).version if body.strip() else None
-                await _own(store, caller, campaign_id)
+                await own_campaign(store, caller, campaign_id)
                 now, also = datetime.now(UTC), once.recorder(200)
                 stored = await asyncio.to_thread(
-                    lambda: store.set_state(campaign_id, state, now, version=version, also=also)
+                    lambda: store.set_state(campaign_id, state, now, version=version, also=also, by=caller.actor)
                 )
             log.info("campaign.state_set", campaign_id=campaign_id, state=state.value)
             return json_response(stored)
@@ -185,7 +185,9 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
                 raise BadRequest("note", given.note, "give at most 1000 characters")
             review, now, also = ReviewState(given.review), datetime.now(UTC), once.recorder(200)
             stored = await asyncio.to_thread(
-                lambda: store.review(creative_id, review, now, note=given.note, version=given.version, also=also)
+                lambda: store.review(
+                    creative_id, review, now, note=given.note, version=given.version, also=also, by=caller.actor
+                )
             )
         log.info("creative.reviewed", creative_id=creative_id, review=review.value)
         return json_response(stored)
@@ -197,7 +199,7 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     @get("/v1/campaigns/{campaign_id:str}/delivery", opt=documented(answer="Spend and pacing."))
     async def delivery(request: HttpRequest, campaign_id: FromPath[str]) -> Response[bytes]:
         """Read spend and pacing of a campaign."""
-        campaign = await _own(store, await gate.caller(request, *BOOKERS), campaign_id)
+        campaign = await own_campaign(store, await gate.caller(request, *BOOKERS), campaign_id)
         return json_response((await deliveries([campaign]))[0])
 
     @get(
@@ -224,7 +226,7 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     ]
 
 
-async def _own(store: CampaignStore, caller: Caller, campaign_id: str) -> Campaign:
+async def own_campaign(store: CampaignStore, caller: Caller, campaign_id: str) -> Campaign:
     """Return a campaign of the caller.
 
     Raises:

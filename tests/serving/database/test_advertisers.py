@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from mechanism.errors import InputError
 from serving.accounts.advertisers import AdvertiserAccount, AdvertiserStore, named_account
+from serving.campaigns.changes import Actor
 from serving.campaigns.funds import Account, Funds
 from serving.campaigns.snapshots import changes_since, snapshot
 from serving.campaigns.storage import CampaignStore
@@ -30,6 +31,7 @@ from tests.serving.database.samples import NOW, campaign, click
 
 _fresh = count(1)
 OWN = Account("a1", "EUR")
+BY = Actor(role="admin", key_id="key_1", name="Ann")
 
 
 @pytest.fixture
@@ -54,9 +56,9 @@ def test_an_advertiser_without_terms_has_unlimited_credit(store: AdvertiserStore
 
 def test_charges_draw_a_prepaid_account_down_to_its_last_micro(store: AdvertiserStore, database: Database) -> None:
     ledger = Ledger(database)
-    store.set_limit(OWN, 0, NOW)
+    store.set_limit(OWN, 0, NOW, BY)
     assert ledger.book([click(1)])[0].charged_micros == 0
-    store.pay(OWN, 600_001, "bank 1", NOW)
+    store.pay(OWN, 600_001, "bank 1", NOW, BY)
     booked = [click(2), click(3, campaign_id="c2", creative_id="c2-1"), click(4), click(5)]
     results = ledger.book(booked)
     assert [(one.charged_micros, one.reason) for one in results] == [
@@ -66,22 +68,22 @@ def test_charges_draw_a_prepaid_account_down_to_its_last_micro(store: Advertiser
         (0, "budget"),
     ]
     assert account(store).available_micros == 0
-    store.pay(OWN, 250_000, "bank 2", NOW)
+    store.pay(OWN, 250_000, "bank 2", NOW, BY)
     assert ledger.book([click(6)])[0].charged_micros == 250_000
 
 
 def test_a_credit_line_counts_what_was_charged_before_it(store: AdvertiserStore, database: Database) -> None:
     ledger = Ledger(database)
     ledger.book([click(n) for n in range(4)])
-    assert store.set_limit(OWN, 900_000, NOW).available_micros == -100_000
+    assert store.set_limit(OWN, 900_000, NOW, BY).available_micros == -100_000
     assert ledger.book([click(5)])[0].charged_micros == 0
-    assert store.set_limit(OWN, 1_100_000, NOW).available_micros == 100_000
+    assert store.set_limit(OWN, 1_100_000, NOW, BY).available_micros == 100_000
     assert ledger.book([click(6)])[0].charged_micros == 100_000
 
 
 def test_a_refund_gives_back(store: AdvertiserStore, database: Database) -> None:
-    store.set_limit(OWN, 0, NOW)
-    store.pay(OWN, 250_000, "bank 1", NOW)
+    store.set_limit(OWN, 0, NOW, BY)
+    store.pay(OWN, 250_000, "bank 1", NOW, BY)
     Ledger(database).book([click(1, source="s1"), click(2)])
     cursor = snapshot(database, NOW).cursor
     refund(database, Clicks(source="s1"), "bot")
@@ -91,7 +93,7 @@ def test_a_refund_gives_back(store: AdvertiserStore, database: Database) -> None
 
 
 def test_another_currency_does_not_escape_the_terms(store: AdvertiserStore, database: Database) -> None:
-    store.set_limit(OWN, 0, NOW)
+    store.set_limit(OWN, 0, NOW, BY)
     CampaignStore(database).create(campaign(3, currency="USD"), NOW)
     assert account(store, Account("a1", "USD")).credit_limit_micros == 0
     dollars = click(1, campaign_id="c3", creative_id="c3-1", currency="USD")
@@ -101,50 +103,50 @@ def test_another_currency_does_not_escape_the_terms(store: AdvertiserStore, data
 def test_a_payment_is_entered_once_by_its_reference(
     store: AdvertiserStore, database: Database, in_doubt: Callable[[Database], None]
 ) -> None:
-    first = store.pay(OWN, 5, "bank 1", NOW)
+    first = store.pay(OWN, 5, "bank 1", NOW, BY)
     assert first[2] is True
-    assert store.pay(OWN, 5, "bank 1", NOW)[:2] == first[:2]
-    assert store.pay(OWN, 5, "bank 1", NOW)[2] is False
+    assert store.pay(OWN, 5, "bank 1", NOW, BY)[:2] == first[:2]
+    assert store.pay(OWN, 5, "bank 1", NOW, BY)[2] is False
     for other, micros in ((OWN, 6), (Account("a1", "USD"), 5)):
         with pytest.raises(InputError, match="entered with 5 micros EUR"):
-            store.pay(other, micros, "bank 1", NOW)
+            store.pay(other, micros, "bank 1", NOW, BY)
     in_doubt(database)
-    store.pay(OWN, 7, "bank 2", NOW)
+    store.pay(OWN, 7, "bank 2", NOW, BY)
     assert account(store).paid_micros == 12
     assert [one.reference for one in store.payments("a1").items] == ["bank 2", "bank 1"]
     assert store.payments("other").items == ()
 
 
 def test_a_mistaken_payment_is_taken_back(store: AdvertiserStore) -> None:
-    store.set_limit(OWN, 0, NOW)
-    store.pay(OWN, 500, "bank 1", NOW)
-    assert store.pay(OWN, -500, "bank 1 was another's", NOW)[1].available_micros == 0
+    store.set_limit(OWN, 0, NOW, BY)
+    store.pay(OWN, 500, "bank 1", NOW, BY)
+    assert store.pay(OWN, -500, "bank 1 was another's", NOW, BY)[1].available_micros == 0
 
 
 @pytest.mark.parametrize("micros", [0, MOST_MICROS + 1, -MOST_MICROS - 1])
 def test_impossible_amounts_are_refused(store: AdvertiserStore, micros: int) -> None:
     with pytest.raises(InputError, match="micros"):
-        store.pay(OWN, micros, "x", NOW)
+        store.pay(OWN, micros, "x", NOW, BY)
     if micros:
         with pytest.raises(InputError, match="micros"):
-            store.set_limit(OWN, micros, NOW)
+            store.set_limit(OWN, micros, NOW, BY)
 
 
 def test_all_payments_together_fit_the_column(store: AdvertiserStore) -> None:
-    store.pay(OWN, MOST_MICROS, "bank 1", NOW)
+    store.pay(OWN, MOST_MICROS, "bank 1", NOW, BY)
     with pytest.raises(InputError, match="together"):
-        store.pay(OWN, 1, "bank 2", NOW)
+        store.pay(OWN, 1, "bank 2", NOW, BY)
     assert account(store).paid_micros == MOST_MICROS
 
 
 def test_accounts_are_listed_by_page(store: AdvertiserStore) -> None:
     for name in ("b", "c", "d"):
-        store.set_limit(Account(name, "EUR"), 1, NOW)
+        store.set_limit(Account(name, "EUR"), 1, NOW, BY)
     first = store.accounts(limit=3)
     assert [one.advertiser_id for one in first.items] == ["a1", "b", "c"]
     assert [one.advertiser_id for one in store.accounts(cursor=first.cursor, limit=3).items] == ["d"]
     for number in range(3):
-        store.pay(OWN, number + 1, f"bank {number}", NOW)
+        store.pay(OWN, number + 1, f"bank {number}", NOW, BY)
     newest = store.payments(limit=2)
     assert [one.micros for one in newest.items] == [3, 2]
     assert [one.micros for one in store.payments(cursor=newest.cursor).items] == [1]
@@ -165,16 +167,16 @@ def test_routers_read_changes_of_limited_accounts_alone(store: AdvertiserStore, 
         return changes_since(database, cursor, NOW).funds
 
     assert changed(lambda: Ledger(database).book([click(1)])) == ()
-    assert changed(lambda: store.set_limit(OWN, 1_000_000, NOW)) == (Funds(OWN, 750_000),)
+    assert changed(lambda: store.set_limit(OWN, 1_000_000, NOW, BY)) == (Funds(OWN, 750_000),)
     assert changed(lambda: Ledger(database).book([click(2)])) == (Funds(OWN, 500_000),)
-    assert changed(lambda: store.pay(OWN, 1, "bank 1", NOW)) == (Funds(OWN, 500_001),)
+    assert changed(lambda: store.pay(OWN, 1, "bank 1", NOW, BY)) == (Funds(OWN, 500_001),)
     assert snapshot(database, NOW).funds == (Funds(OWN, 500_001),)
-    assert changed(lambda: store.set_limit(OWN, None, NOW)) == (Funds(OWN, None),)
+    assert changed(lambda: store.set_limit(OWN, None, NOW, BY)) == (Funds(OWN, None),)
 
 
 def test_workers_at_once_never_overdraw_an_account(store: AdvertiserStore, database: Database) -> None:
-    store.set_limit(OWN, 0, NOW)
-    store.pay(OWN, 10 * 250_000 + 7, "bank 1", NOW)
+    store.set_limit(OWN, 0, NOW, BY)
+    store.pay(OWN, 10 * 250_000 + 7, "bank 1", NOW, BY)
 
     def book(worker: int) -> int:
         own = f"c{worker % 2 + 1}"
@@ -238,9 +240,9 @@ def test_the_sum_is_what_account_and_budgets_allow_in_any_order(
     for id_, total in zip(ids, totals, strict=True):
         made = campaign(1, id=id_, creatives=(), advertiser_id=own.advertiser_id, total_budget_micros=total)
         CampaignStore(database).create(made, NOW)
-    store.set_limit(own, limit, NOW)
+    store.set_limit(own, limit, NOW, BY)
     if paid:
-        store.pay(own, paid, "bank", NOW)
+        store.pay(own, paid, "bank", NOW, BY)
     sent = [
         click(1, id=f"{ids[which]}:{n}", campaign_id=ids[which], price_micros=price)
         for n, (which, price) in enumerate(booked)
@@ -276,11 +278,11 @@ def test_a_prepaid_account_is_what_was_paid_less_charges_plus_refunds(
     own, id_ = Account(f"q{number}", "EUR"), f"q{number}"
     store, ledger = AdvertiserStore(database), Ledger(database)
     CampaignStore(database).create(campaign(1, id=id_, creatives=(), advertiser_id=own.advertiser_id), NOW)
-    store.set_limit(own, 0, NOW)
+    store.set_limit(own, 0, NOW, BY)
     left, charged = 0, {source: 0 for source in range(4)}
     for n, (kind, amount) in enumerate(done):
         if kind == "pay":
-            store.pay(own, amount, f"bank {n}", NOW)
+            store.pay(own, amount, f"bank {n}", NOW, BY)
             left += amount
         elif kind == "click":
             source = n % 4

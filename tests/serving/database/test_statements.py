@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from mechanism.errors import InputError
 from serving.accounts.advertisers import AdvertiserStore
+from serving.campaigns.changes import Actor
 from serving.campaigns.funds import Account
 from serving.campaigns.storage import CampaignStore
 from serving.database.engine import Database
@@ -30,6 +31,7 @@ from tests.serving.database.samples import NOW, campaign, click
 
 _fresh = count(1)
 OWN = Account("a1", "EUR")
+BY = Actor(role="admin", key_id="key_1", name="Ann")
 SEPTEMBER = datetime(2026, 9, 1, tzinfo=UTC)
 
 
@@ -67,7 +69,7 @@ def figures(line: Statement) -> tuple[int, int, int, int, int]:
 def test_entries_count_in_the_month_in_which_they_were_booked(store: AdvertiserStore, database: Database) -> None:
     ledger = Ledger(database)
     october = datetime(2026, 10, 1, tzinfo=UTC)
-    store.pay(OWN, 1_000_000, "bank 1", SEPTEMBER + timedelta(days=3))
+    store.pay(OWN, 1_000_000, "bank 1", SEPTEMBER + timedelta(days=3), BY)
     with booked_at(october - timedelta(microseconds=1)):
         ledger.book([click(1, source="s1", occurred_at=october - timedelta(hours=1))])
     with booked_at(october):
@@ -83,7 +85,7 @@ def test_entries_count_in_the_month_in_which_they_were_booked(store: AdvertiserS
 
 
 def test_a_month_is_final_when_nothing_more_can_be_booked_in_it(store: AdvertiserStore, database: Database) -> None:
-    store.pay(OWN, 5, "bank 1", SEPTEMBER)
+    store.pay(OWN, 5, "bank 1", SEPTEMBER, BY)
     over = datetime(2026, 10, 1, tzinfo=UTC)
     moments = (over - timedelta(seconds=1), over + timedelta(minutes=4), over + timedelta(minutes=5))
     assert [statements(database, "2026-09", now)[0].final for now in moments] == [False, False, True]
@@ -96,9 +98,9 @@ def test_wrong_months_are_refused(database: Database, month: str) -> None:
 
 
 def test_each_currency_has_its_own_statement(store: AdvertiserStore, database: Database) -> None:
-    store.pay(OWN, 5, "bank 1", NOW)
-    store.pay(Account("a1", "USD"), 6, "bank 2", NOW)
-    store.pay(Account("=b", "EUR"), 7, "bank 3", NOW)
+    store.pay(OWN, 5, "bank 1", NOW, BY)
+    store.pay(Account("a1", "USD"), 6, "bank 2", NOW, BY)
+    store.pay(Account("=b", "EUR"), 7, "bank 3", NOW, BY)
     lines = statements(database, "2026-11", NOW, "a1")
     assert [(line.currency, line.closing_micros) for line in lines] == [("EUR", 5), ("USD", 6)]
     rows = list(csv.DictReader(io.StringIO(statements_csv(statements(database, "2026-11", NOW)))))
@@ -107,7 +109,7 @@ def test_each_currency_has_its_own_statement(store: AdvertiserStore, database: D
 
 def test_the_command_prints_a_month(url: str) -> None:
     database = Database(url)
-    AdvertiserStore(database).pay(OWN, 5, "bank 1", SEPTEMBER)
+    AdvertiserStore(database).pay(OWN, 5, "bank 1", SEPTEMBER, BY)
     command = ["accounts", "statement", "--database", url, "--month", "2026-09"]
     assert CliRunner().invoke(app, command).output.splitlines()[1] == '"a1","EUR","2026-09",0,5,0,0,5,"true"'
     printed = json.loads(CliRunner().invoke(app, [*command, "--json", "--advertiser", "a1"]).output)
@@ -135,7 +137,7 @@ def test_months_follow_from_one_another_and_add_up_to_the_ledger(
     name = f"m{next(_fresh)}"
     own, store, ledger = Account(name, "EUR"), AdvertiserStore(database), Ledger(database)
     CampaignStore(database).create(campaign(1, id=name, creatives=(), advertiser_id=name), NOW)
-    store.set_limit(own, limit, NOW)
+    store.set_limit(own, limit, NOW, BY)
     sums: dict[str, dict[str, int]] = {month: dict.fromkeys(("pay", "click", "refund"), 0) for month in MONTHS}
     open_: dict[str, int] = dict.fromkeys(("s1", "s2", "s3"), 0)
     for n, (day, kind, micros, source) in enumerate(sorted(done)):
@@ -151,7 +153,7 @@ def test_months_follow_from_one_another_and_add_up_to_the_ledger(
                 month["refund"], open_[source] = month["refund"] + open_[source], 0
             else:
                 amount = micros if kind == "pay" else -micros
-                store.pay(own, amount, f"bank {n}", moment)
+                store.pay(own, amount, f"bank {n}", moment, BY)
                 month["pay"] += amount
     lines = [statements(database, month, SEPTEMBER + timedelta(days=100), name) for month in MONTHS]
     found = [line for (line,) in filter(None, lines)]
