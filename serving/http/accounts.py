@@ -16,8 +16,7 @@ from litestar.handlers import HTTPRouteHandler
 from mechanism.types import Micros
 from serving.accounts.advertisers import named_account
 from serving.accounts.keys import Role
-from serving.errors import ApiError
-from serving.http.auth import Caller, Gate
+from serving.http.auth import READERS, Gate
 from serving.http.bodies import (
     Format,
     HttpRequest,
@@ -34,7 +33,6 @@ from serving.router import Router
 
 log = structlog.get_logger(__name__)
 
-READERS = (Role.ADMIN, Role.ADVERTISER)
 _LISTED = {
     "advertiser_id": "administrators only",
     "limit": "1 to 1000",
@@ -89,7 +87,7 @@ def account_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         caller, asked = await gate.caller(request, *READERS), request.query_params
         only(asked, set(_LISTED))
         limit = number(asked, "limit", 100, 1, 1_000)
-        owner = owned_by(caller, asked.get("advertiser_id", ""))
+        owner = caller.owner(asked.get("advertiser_id", ""))
         return json_response(await asyncio.to_thread(store.accounts, owner, asked.get("cursor", ""), limit))
 
     @post("/v1/payments", status_code=201, opt=documented(PaymentInput, answer="The payment, and the account with it."))
@@ -111,7 +109,7 @@ def account_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         caller, asked = await gate.caller(request, *READERS), request.query_params
         only(asked, set(_LISTED))
         limit = number(asked, "limit", 100, 1, 1_000)
-        owner = owned_by(caller, asked.get("advertiser_id", ""))
+        owner = caller.owner(asked.get("advertiser_id", ""))
         return json_response(await asyncio.to_thread(store.payments, owner, asked.get("cursor", ""), limit))
 
     @get("/v1/statements", opt=documented(query=_STATEMENT, answer="A month of each account, and its balances."))
@@ -120,7 +118,7 @@ def account_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         caller, asked = await gate.caller(request, *READERS), request.query_params
         only(asked, set(_STATEMENT))
         owner, kind, now = (
-            owned_by(caller, asked.get("advertiser_id", "")),
+            caller.owner(asked.get("advertiser_id", "")),
             choice(asked, "format", Format),
             datetime.now(UTC),
         )
@@ -131,18 +129,3 @@ def account_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         return json_response({"lines": lines})
 
     return [set_account, list_accounts, enter_payment, list_payments, read_statements]
-
-
-def owned_by(caller: Caller, named: str) -> str:
-    """Return the advertiser that a request is about: the caller's own; an administrator names one, or none.
-
-    Raises:
-        ApiError: 403 if an advertiser's key names another advertiser.
-    """
-    if caller.is_admin:
-        return named
-    if named not in ("", caller.advertiser_id):
-        raise ApiError(
-            403, "advertiser_id: leave it out: this key is another advertiser's", "advertiser_id", "forbidden"
-        )
-    return caller.advertiser_id

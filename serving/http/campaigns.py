@@ -30,7 +30,7 @@ from serving.campaigns.validation import BadCampaign, checked
 from serving.database.cursors import Page
 from serving.database.engine import Database
 from serving.errors import ApiError, BadFields, BadRequest
-from serving.http.auth import Caller, Gate
+from serving.http.auth import MANAGERS, READERS, Caller, Gate
 from serving.http.bodies import HttpRequest, choice, convert, decode_body, decode_object, json_response, number, only
 from serving.http.documents import documented
 from serving.http.idempotency import attempt, replay
@@ -38,7 +38,6 @@ from serving.router import Router
 
 log = structlog.get_logger(__name__)
 
-BOOKERS = (Role.ADMIN, Role.ADVERTISER)
 FILTERS = {
     "state": "active, paused or ended",
     "category": "the whole category",
@@ -104,7 +103,7 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     @post("/v1/campaigns", status_code=201, opt=documented(CampaignInput, answer="The campaign as stored."))
     async def create_campaign(request: HttpRequest) -> Response[bytes]:
         """Create a campaign; its creatives are served after their review."""
-        caller = await gate.caller(request, *BOOKERS)
+        caller = await gate.caller(request, *MANAGERS)
         async with attempt(router.idempotency, request, caller) as once:
             if once.stored is not None:
                 return replay(once.stored)
@@ -118,18 +117,18 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     @get("/v1/campaigns", opt=documented(query=FILTERS, answer="Campaigns, newest first, and the next cursor."))
     async def list_campaigns(request: HttpRequest) -> Response[bytes]:
         """List campaigns."""
-        caller = await gate.caller(request, *BOOKERS)
+        caller = await gate.caller(request, *READERS)
         return json_response(await asyncio.to_thread(_page, store, caller, request.query_params))
 
     @get("/v1/campaigns/{campaign_id:str}", opt=documented(answer="The campaign."))
     async def get_campaign(request: HttpRequest, campaign_id: FromPath[str]) -> Response[bytes]:
         """Read one campaign."""
-        return json_response(await own_campaign(store, await gate.caller(request, *BOOKERS), campaign_id))
+        return json_response(await own_campaign(store, await gate.caller(request, *READERS), campaign_id))
 
     @patch("/v1/campaigns/{campaign_id:str}", opt=documented(CampaignPatch, answer="The campaign as stored."))
     async def update_campaign(request: HttpRequest, campaign_id: FromPath[str]) -> Response[bytes]:
         """Change a campaign, if it was not changed since it was read."""
-        caller = await gate.caller(request, *BOOKERS)
+        caller = await gate.caller(request, *MANAGERS)
         async with attempt(router.idempotency, request, caller) as once:
             if once.stored is not None:
                 return replay(once.stored)
@@ -147,7 +146,7 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
 
     def set_state(state: CampaignState, name: str, summary: str) -> HTTPRouteHandler:
         async def handler(request: HttpRequest, campaign_id: FromPath[str]) -> Response[bytes]:
-            caller = await gate.caller(request, *BOOKERS)
+            caller = await gate.caller(request, *MANAGERS)
             async with attempt(router.idempotency, request, caller) as once:
                 if once.stored is not None:
                     return replay(once.stored)
@@ -199,7 +198,7 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     @get("/v1/campaigns/{campaign_id:str}/delivery", opt=documented(answer="Spend and pacing."))
     async def delivery(request: HttpRequest, campaign_id: FromPath[str]) -> Response[bytes]:
         """Read spend and pacing of a campaign."""
-        campaign = await own_campaign(store, await gate.caller(request, *BOOKERS), campaign_id)
+        campaign = await own_campaign(store, await gate.caller(request, *READERS), campaign_id)
         return json_response((await deliveries([campaign]))[0])
 
     @get(
@@ -208,7 +207,7 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     )
     async def list_deliveries(request: HttpRequest) -> Response[bytes]:
         """List spend and pacing of the campaigns that the same query lists."""
-        caller = await gate.caller(request, *BOOKERS)
+        caller = await gate.caller(request, *READERS)
         page = await asyncio.to_thread(_page, store, caller, request.query_params)
         return json_response(Page[Delivery](items=await deliveries(page.items), cursor=page.cursor))
 
@@ -233,7 +232,7 @@ async def own_campaign(store: CampaignStore, caller: Caller, campaign_id: str) -
         NotFound: if there is none with this id, or it is another advertiser's.
     """
     campaign = await asyncio.to_thread(store.get, campaign_id)
-    if caller.role is Role.ADVERTISER and campaign.advertiser_id != caller.advertiser_id:
+    if caller.is_of_advertiser and campaign.advertiser_id != caller.advertiser_id:
         raise NotFound("campaign", campaign_id, "no campaign has this id")
     return campaign
 
@@ -256,7 +255,7 @@ def _page(store: CampaignStore, caller: Caller, asked: Mapping[str, str]) -> Pag
     """Return the page of the caller's campaigns that the query FILTERS select."""
     only(asked, set(FILTERS))
     advertiser = asked.get("advertiser_id", "")
-    if caller.role is Role.ADVERTISER:
+    if caller.is_of_advertiser:
         if advertiser not in ("", caller.advertiser_id):
             return Page[Campaign](items=())
         advertiser = caller.advertiser_id
@@ -275,7 +274,7 @@ def _for(caller: Caller, given: CampaignInput) -> CampaignInput:
     Raises:
         ApiError: 403 if an advertiser's key names another advertiser.
     """
-    if caller.role is not Role.ADVERTISER:
+    if caller.is_admin:
         return given
     if given.advertiser_id not in ("", caller.advertiser_id):
         message = f"advertiser_id: {given.advertiser_id[:80]!r}: leave it out: this key books for itself alone"

@@ -17,8 +17,7 @@ from litestar.params import FromPath
 from serving.accounts.keys import Role
 from serving.campaigns.changes import Actor, Change, Subject, history
 from serving.database.cursors import Page
-from serving.http.accounts import READERS, owned_by
-from serving.http.auth import Caller, Gate
+from serving.http.auth import READERS, Caller, Gate
 from serving.http.bodies import HttpRequest, choice, json_response, number, only
 from serving.http.campaigns import own_campaign
 from serving.http.documents import documented
@@ -49,7 +48,7 @@ def change_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         return await page(
             caller,
             asked,
-            advertiser_id=owned_by(caller, asked.get("advertiser_id", "")),
+            advertiser_id=caller.owner(asked.get("advertiser_id", "")),
             subject=choice(asked, "subject", Subject),
             subject_id=asked.get("subject_id", ""),
         )
