@@ -1,4 +1,4 @@
-"""`llm-auction campaigns`: upload a CSV or JSONL file of campaigns to a running router."""
+"""`llm-auction campaigns`: upload a file of campaigns to a running router; a campaign's history from the database."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from mechanism.errors import InputError
 
 MEDIA = {".csv": "text/csv", ".jsonl": "application/jsonl", ".ndjson": "application/jsonl"}
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Upload a file of campaigns.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Upload a file of campaigns, print a campaign's history."
+)
 
 
 @app.callback()
 def campaigns() -> None:
-    """Upload a file of campaigns."""
+    """Upload a file of campaigns, print a campaign's history."""
 
 
 @app.command()
@@ -63,3 +65,40 @@ def upload(
 def _list(file: Path, errors: Iterable[Mapping[str, Any]]) -> None:
     for error in errors:
         typer.echo(f"{file.name}:{error['line']}: {error['column']}: {error['value']}: {error['remedy']}", err=True)
+
+
+@app.command("history")
+def show_history(
+    campaign: Annotated[str, typer.Argument(help="The campaign's id.")],
+    database: Annotated[
+        str, typer.Option(help="The routers' database: postgresql://..., sqlite:///...", envvar="LLM_AUCTION_DATABASE")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per change.")] = False,
+) -> None:
+    """Print who changed which fields of a campaign and its creatives, newest first."""
+    import msgspec
+
+    from serving.campaigns.changes import Subject, history
+    from serving.campaigns.storage import CampaignStore
+    from serving.database.engine import Database
+    from serving.database.migrations import migrate
+
+    migrate(database)
+    opened = Database(database, pool_size=2)
+    try:
+        CampaignStore(opened).get(campaign)
+        cursor, more = "", True
+        while more:
+            page = history(opened, subject=Subject.CAMPAIGN, subject_id=campaign, cursor=cursor)
+            for change in page.items:
+                if as_json:
+                    typer.echo(msgspec.json.encode(change))
+                    continue
+                who = " ".join(filter(None, (change.by.role, change.by.key_id, change.by.name)))
+                typer.echo(f"{change.changed_at:%Y-%m-%d %H:%M:%S} UTC by {who}")
+                for one in change.fields:
+                    old, new = (msgspec.json.encode(value).decode() for value in (one.old, one.new))
+                    typer.echo(f"  {one.field}: {old} -> {new}")
+            cursor, more = page.cursor, bool(page.cursor)
+    finally:
+        opened.close()

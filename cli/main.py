@@ -46,7 +46,8 @@ ENTRIES = {
     "users": Entry("Simulate users: ask a router, read its answers, follow links.", "policy,judge"),
     "worker": Entry("Run a worker on the event log: judge, lake, ledger.", "stream"),
     "placements": Entry("List a publisher's placements, register them, set their floors.", "serve"),
-    "campaigns": Entry("Upload a file of campaigns.", "serve"),
+    "accounts": Entry("Set advertisers' credit limits, enter their payments, print balances and statements.", "serve"),
+    "campaigns": Entry("Upload a file of campaigns, print a campaign's history.", "serve"),
     "clicks": Entry("Mark charged clicks invalid and refund them.", "serve"),
     "dlq": Entry("List dead letters and replay them.", "stream"),
     "erase": Entry(

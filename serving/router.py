@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mechanism.errors import PolicyError
 from mechanism.files import replace_file
+from serving.accounts.advertisers import AdvertiserStore
 from serving.accounts.idempotency import IdempotencyStore
 from serving.accounts.keys import AccountStore
 from serving.accounts.publishers import PlacementDirectory, PublisherStore
@@ -111,6 +112,7 @@ class Router:
         self.campaigns = CampaignStore(self.database)
         self.accounts = AccountStore(self.database, [derived(one, "api keys") for one in verifying])
         self.publishers = PublisherStore(self.database)
+        self.advertisers = AdvertiserStore(self.database)
         self.placements = PlacementDirectory(self.publishers)
         self.idempotency = IdempotencyStore(self.database, [derived(one, "idempotency keys") for one in verifying])
         self.signer = TokenSigner(key_ring([derived(one, "click tokens") for one in verifying]))

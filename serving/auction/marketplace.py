@@ -31,6 +31,7 @@ from serving.auction.retrieval.conversation import conversation_vector
 from serving.auction.retrieval.vectors import Vectors
 from serving.auction.separation import Displaced
 from serving.campaigns.dayparts import day_of
+from serving.campaigns.funds import Account, account_of
 from serving.campaigns.snapshots import Snapshot, changes_since, snapshot
 from serving.campaigns.types import Campaign, CampaignState, Pricing, Priority, Spend, with_accrued
 from serving.database.engine import Database
@@ -158,35 +159,43 @@ class Marketplace:
         return self.index.participation(campaign_id)
 
     def accrue(self, offer: Offer, charged: Micros | None, at: float) -> None:
-        """Count the cost of an ad against its campaign's budgets until the ledger books it.
+        """Count the cost of an ad against its campaign's budgets and account until the ledger books it.
 
         `charged` is what the answer itself costs, None for a link that costs its bid if it is clicked.
         """
-        campaign = offer.campaign
-        if not _has_budget(campaign):
-            return
-        if charged is None:
-            self.accrual.expect(campaign.id, offer.price * float(self.rates.of(offer.ad.id)), at)
-        else:
-            self.accrual.charge(campaign.id, charged, at)
-        self._set_accrued(campaign.id, at)
+        for limit in self._limits(offer.campaign):
+            if charged is None:
+                self.accrual.expect(limit, offer.price * float(self.rates.of(offer.ad.id)), at)
+            else:
+                self.accrual.charge(limit, charged, at)
+            self._set_accrued(limit, at)
 
     def accrue_click(self, campaign: Campaign, price: Micros, at: float) -> None:
         """Count a valid click."""
-        if _has_budget(campaign):
-            self.accrual.charge(campaign.id, price, at)
-            self._set_accrued(campaign.id, at)
+        for limit in self._limits(campaign):
+            self.accrual.charge(limit, price, at)
+            self._set_accrued(limit, at)
 
     def settle_accrued(self, booked_until: float, elsewhere: Mapping[str, Micros], now: float) -> None:
         """Drop what is booked, and take over what the other routers have accrued."""
         changed = self.accrual.settle(booked_until, now) | self._accrued_elsewhere.keys() | elsewhere.keys()
         self._accrued_elsewhere = dict(elsewhere)
-        for campaign_id in changed:
-            self._set_accrued(campaign_id, now)
+        for limit in changed:
+            self._set_accrued(limit, now)
 
-    def _set_accrued(self, campaign_id: str, now: float) -> None:
-        elsewhere = self._accrued_elsewhere.get(campaign_id, 0)
-        self.index.set_accrued(campaign_id, self.accrual.of(campaign_id, now) + elsewhere)
+    def _limits(self, campaign: Campaign) -> list[str]:
+        """Return what limits the spend of a campaign: itself if it has a budget, its account if that is limited."""
+        has_budget = campaign.daily_budget_micros is not None or campaign.total_budget_micros is not None
+        account = account_of(campaign)
+        return [campaign.id] * has_budget + [account.key] * self.index.funds.is_limited(account)
+
+    def _set_accrued(self, limit: str, now: float) -> None:
+        micros = self.accrual.of(limit, now) + self._accrued_elsewhere.get(limit, 0)
+        account = Account.of_key(limit)
+        if account is None:
+            self.index.set_accrued(limit, micros)
+        else:
+            self.index.funds.set_accrued(account, micros)
 
     async def load(self) -> None:
         """Read all live campaigns; errors of the database propagate."""
@@ -226,6 +235,8 @@ class Marketplace:
                 self._put(campaign, now)
             if number % PUTS_PER_TURN == 0:
                 await asyncio.sleep(0)
+        for own in changes.funds:
+            self.index.funds.set_left(own.account, own.left)
         for number, spend in enumerate(changes.spends, start=1):
             self.index.set_spend(spend)
             if number % UPDATES_PER_TURN == 0:
@@ -290,7 +301,3 @@ class Marketplace:
     async def _read_rates(self) -> None:
         if any(campaign.pricing is not Pricing.CLICK for campaign in self.index):
             self.rates = self.rates.updated(await asyncio.to_thread(creative_counts, self._database))
-
-
-def _has_budget(campaign: Campaign) -> bool:
-    return campaign.daily_budget_micros is not None or campaign.total_budget_micros is not None

@@ -15,14 +15,15 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, insert, select, tuple_, update
 
 from mechanism.errors import InputError
-from serving.campaigns.dayparts import zone
+from serving.campaigns.changes import PLATFORM, Actor, Subject, campaign_changes, record_change
+from serving.campaigns.funds import account_of, open_account
+from serving.campaigns.stored import decoded, row_of
 from serving.campaigns.types import Campaign, CampaignState, Creative, ReviewState
-from serving.database.columns import checked_micros, checked_moment, checked_text
+from serving.database.columns import checked_moment, checked_text
 from serving.database.cursors import Page, change_mark, checked_limit, read_cursor, write_cursor
 from serving.database.engine import Database
 from serving.database.schema import campaign_spend, campaigns, creatives
 
-_DECODER = msgspec.json.Decoder(Campaign)
 CAMPAIGNS = "campaigns"
 """The list that its cursors are signed for."""
 
@@ -58,30 +59,40 @@ def _nothing_else(connection: Connection, campaign: Campaign) -> None:
 
 
 class CampaignStore:
-    """The campaigns of one database. Every change takes `now`, an aware moment, and runs `also` in its transaction."""
+    """The campaigns of one database.
+
+    Every change takes `now`, an aware moment, and who makes it, which its history names. It runs `also` in its
+    transaction.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, campaign: Campaign, now: datetime, also: Also = _nothing_else) -> Campaign:
+    def create(
+        self, campaign: Campaign, now: datetime, also: Also = _nothing_else, *, by: Actor = PLATFORM
+    ) -> Campaign:
         """Store a new campaign as version 1 with all creatives pending review, and return it as stored.
 
-        If the campaign's id, or the id of one of its creatives, is taken, that is an InputError.
+        Its advertiser gets an account in its currency, if it has none. If the campaign's id, or the id of one of its
+        creatives, is taken, that is an InputError.
         """
         stored = _new(campaign, now)
-        row = _row(stored)
+        row = row_of(stored)
 
         def work(connection: Connection) -> Campaign:
             for fault in _taken(connection, [stored]).values():
                 raise fault
-            _insert(connection, [stored], [row])
+            self._insert(connection, [stored], [row])
             _claim(connection, stored)
+            _record(connection, None, stored, by)
             also(connection, stored)
             return stored
 
         return self._database.transact(work)
 
-    def create_all(self, new: Sequence[Campaign], now: datetime, also: AlsoAll) -> dict[int, InputError]:
+    def create_all(
+        self, new: Sequence[Campaign], now: datetime, also: AlsoAll, *, by: Actor = PLATFORM
+    ) -> dict[int, InputError]:
         """Store new campaigns as `create` does, in one transaction; return the faults of the others by index.
 
         A campaign is left out if its id, or one of its creatives' ids, is taken. Ids among the new ones are unique.
@@ -92,7 +103,7 @@ class CampaignStore:
         unfit: dict[int, InputError] = {}
         for index, campaign in enumerate(stored):
             try:
-                rows.append(_row(campaign))
+                rows.append(row_of(campaign))
             except InputError as error:
                 rows.append({})
                 unfit[index] = error
@@ -100,10 +111,12 @@ class CampaignStore:
         def work(connection: Connection) -> dict[int, InputError]:
             faults = _taken(connection, stored) | unfit
             good = [index for index in range(len(stored)) if index not in faults]
-            _insert(connection, [stored[index] for index in good], [rows[index] for index in good])
+            self._insert(connection, [stored[index] for index in good], [rows[index] for index in good])
             owned = [{"id": one.id, "campaign_id": stored[i].id} for i in good for one in stored[i].creatives]
             if owned:
                 connection.execute(insert(creatives), owned)
+            for index in good:
+                _record(connection, None, stored[index], by)
             also(connection, faults)
             return faults
 
@@ -119,7 +132,9 @@ class CampaignStore:
         with self._database.read() as connection:
             return _read(connection, _owner(connection, creative_id))
 
-    def update(self, campaign: Campaign, now: datetime, also: Also = _nothing_else) -> Campaign:
+    def update(
+        self, campaign: Campaign, now: datetime, also: Also = _nothing_else, *, by: Actor = PLATFORM
+    ) -> Campaign:
         """Replace the campaign if `campaign.version` is the current version; return it with the next version.
 
         A new or changed creative is pending review; the others keep their stored review. An unknown campaign is
@@ -137,7 +152,7 @@ class CampaignStore:
             reviewed = tuple(_reviewed(creative, known.get(creative.id)) for creative in campaign.creatives)
             return msgspec.structs.replace(campaign, creatives=reviewed, created_at=old.created_at)
 
-        return self._change(campaign.id, now, change, also)
+        return self._change(campaign.id, now, change, also, by)
 
     def set_state(
         self,
@@ -147,6 +162,7 @@ class CampaignStore:
         *,
         version: int | None = None,
         also: Also = _nothing_else,
+        by: Actor = PLATFORM,
     ) -> Campaign:
         """Start, pause or end a campaign, if `version` is None or its current version; an ended one stays ended."""
 
@@ -155,7 +171,7 @@ class CampaignStore:
             _check_state(old, state)
             return msgspec.structs.replace(old, state=state)
 
-        return self._change(campaign_id, now, change, also)
+        return self._change(campaign_id, now, change, also, by)
 
     def review(
         self,
@@ -166,6 +182,7 @@ class CampaignStore:
         note: str = "",
         version: int | None = None,
         also: Also = _nothing_else,
+        by: Actor = PLATFORM,
     ) -> Campaign:
         """Set a creative's review, and return its campaign; NotFound if its campaign does not have it.
 
@@ -185,7 +202,7 @@ class CampaignStore:
             )
             return msgspec.structs.replace(old, creatives=reviewed)
 
-        return self._change(campaign_id, now, change, also)
+        return self._change(campaign_id, now, change, also, by)
 
     def page(self, wanted: CampaignFilter, cursor: str = "", limit: int = 50) -> Page[Campaign]:
         """Return campaigns, newest first, after `cursor`; a bad cursor or limit is an InputError."""
@@ -203,8 +220,24 @@ class CampaignStore:
         )
         return Page(items=tuple(shown), cursor=following)
 
+    def _insert(self, connection: Connection, new: Sequence[Campaign], rows: Sequence[dict[str, Any]]) -> None:
+        """Insert new campaigns, that have spent nothing, with their `rows`, and open the accounts that are missing."""
+        if not new:
+            return
+        changed_in = change_mark(connection)
+        connection.execute(insert(campaigns), [row | {"changed_in": changed_in} for row in rows])
+        spends = [{"campaign_id": one.id, "total_micros": 0, "changed_in": changed_in} for one in new]
+        connection.execute(insert(campaign_spend), spends)
+        for account, since in {account_of(one): one.created_at for one in new}.items():
+            open_account(self._database, connection, account, since, changed_in)
+
     def _change(
-        self, campaign_id: str, now: datetime, change: Callable[[Connection, Campaign], Campaign], also: Also
+        self,
+        campaign_id: str,
+        now: datetime,
+        change: Callable[[Connection, Campaign], Campaign],
+        also: Also,
+        by: Actor,
     ) -> Campaign:
         def work(connection: Connection) -> Campaign:
             # Charging takes the same lock, so that no charge is computed with a budget that is being changed.
@@ -213,62 +246,14 @@ class CampaignStore:
             old = _read(connection, campaign_id)
             new = change(connection, old)
             new = msgspec.structs.replace(new, version=old.version + 1, updated_at=now)
-            values = _row(new) | {"changed_in": change_mark(connection)}
+            values = row_of(new) | {"changed_in": change_mark(connection)}
             connection.execute(update(campaigns).where(campaigns.c.id == campaign_id).values(values))
             _claim(connection, new)
+            _record(connection, old, new, by)
             also(connection, new)
             return new
 
         return self._database.transact(work)
-
-
-def decoded(body: str) -> Campaign:
-    """Decode the column `campaigns.body`."""
-    return _DECODER.decode(body)
-
-
-def _row(campaign: Campaign) -> dict[str, Any]:
-    """Return all columns but `changed_in`, checked.
-
-    Raises:
-        InputError: if a database cannot store a value.
-    """
-    checked_text("id", campaign.id)
-    checked_text("advertiser_id", campaign.advertiser_id)
-    checked_text("name", campaign.name)
-    checked_text("category", campaign.category, empty=True)
-    checked_text("currency", campaign.currency)
-    checked_micros("bid_micros", campaign.bid_micros)
-    if campaign.daily_budget_micros is not None:
-        checked_micros("daily_budget_micros", campaign.daily_budget_micros)
-    if campaign.total_budget_micros is not None:
-        checked_micros("total_budget_micros", campaign.total_budget_micros)
-    checked_moment("starts_at", campaign.starts_at)
-    if campaign.ends_at is not None:
-        checked_moment("ends_at", campaign.ends_at)
-    checked_moment("created_at", campaign.created_at)
-    checked_moment("updated_at", campaign.updated_at)
-    zone(campaign.time_zone)
-    try:
-        body = msgspec.json.encode(campaign).decode()
-    except UnicodeEncodeError as error:
-        raise InputError("campaign", campaign.id, "a text holds half of a surrogate pair: send valid UTF-8") from error
-    return {
-        "id": campaign.id,
-        "advertiser_id": campaign.advertiser_id,
-        "name_folded": campaign.name.casefold(),
-        "category": campaign.category,
-        "state": campaign.state.value,
-        "currency": campaign.currency,
-        "time_zone": campaign.time_zone,
-        "priority": campaign.priority.value,
-        "daily_budget_micros": campaign.daily_budget_micros,
-        "total_budget_micros": campaign.total_budget_micros,
-        "ends_at": campaign.ends_at,
-        "created_at": campaign.created_at,
-        "version": campaign.version,
-        "body": body,
-    }
 
 
 def _new(campaign: Campaign, now: datetime) -> Campaign:
@@ -298,16 +283,6 @@ def _slices(ids: Sequence[str]) -> Iterator[Sequence[str]]:
     return (ids[start : start + IDS_PER_QUERY] for start in range(0, len(ids), IDS_PER_QUERY))
 
 
-def _insert(connection: Connection, new: Sequence[Campaign], rows: Sequence[dict[str, Any]]) -> None:
-    """Insert new campaigns, that have spent nothing, with their `rows`."""
-    if not new:
-        return
-    changed_in = change_mark(connection)
-    connection.execute(insert(campaigns), [row | {"changed_in": changed_in} for row in rows])
-    spends = [{"campaign_id": one.id, "total_micros": 0, "changed_in": changed_in} for one in new]
-    connection.execute(insert(campaign_spend), spends)
-
-
 def _claim(connection: Connection, campaign: Campaign) -> None:
     """Reserve the creatives' ids for this campaign.
 
@@ -326,6 +301,11 @@ def _claim(connection: Connection, campaign: Campaign) -> None:
     new = [{"id": creative_id, "campaign_id": campaign.id} for creative_id in ids if creative_id not in owners]
     if new:
         connection.execute(insert(creatives), new)
+
+
+def _record(connection: Connection, old: Campaign | None, new: Campaign, by: Actor) -> None:
+    fields = campaign_changes(old, new)
+    record_change(connection, Subject.CAMPAIGN, new.id, new.advertiser_id, fields, by, new.updated_at)
 
 
 def _read(connection: Connection, campaign_id: str) -> Campaign:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, LargeBinary, MetaData, Table, Text, text
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text, text
 
 from serving.database.columns import Moment, Name
 
@@ -89,6 +89,32 @@ advertiser_totals = Table(
     _number("charges"),
 )
 
+# How an advertiser pays in one currency: a credit limit of 0 is prepaid, none is unlimited. Charging locks limited
+# accounts after campaigns, and marks them as changed.
+advertiser_accounts = Table(
+    "advertiser_accounts",
+    metadata,
+    _name("advertiser_id", primary_key=True),
+    _name("currency", primary_key=True),
+    _number("credit_limit_micros", nullable=True),
+    _number("paid_micros"),
+    _moment("opened_at"),
+    _number("changed_in"),
+    Index(None, "changed_in"),
+)
+
+# Money that advertisers paid in, once by reference. A negative payment takes one back that was entered by mistake.
+payments = Table(
+    "payments",
+    metadata,
+    _name("advertiser_id", primary_key=True),
+    _name("reference", primary_key=True),
+    _name("currency"),
+    _number("micros"),
+    _moment("recorded_at"),
+    Index(None, "recorded_at", "advertiser_id", "reference"),
+)
+
 # `invalid` is part of the key: a prefetch, recorded but not charged, must not block the charge of the click after it.
 charges = Table(
     "charges",
@@ -115,6 +141,7 @@ charges = Table(
     Index(None, "auction_id"),
     Index(None, "source", "occurred_at"),
     Index(None, "recorded_at"),
+    Index(None, "advertiser_id", "recorded_at"),
 )
 
 # Charges that were given back, since their clicks were found invalid later; a charge itself is never changed.
@@ -242,6 +269,20 @@ api_keys = Table(
     _moment("last_used_at", nullable=True),
 )
 
+# Who changed what (`serving.campaigns.changes`). Triggers refuse all but new rows; `number` is their order.
+_number_of_change = BigInteger().with_variant(Integer, "sqlite")
+changes = Table(
+    "changes",
+    metadata,
+    Column("number", _number_of_change, primary_key=True, autoincrement=True),
+    *map(_name, ("subject", "subject_id", "advertiser_id")),
+    _moment("changed_at"),
+    *map(_name, ("by_role", "by_key", "by_name")),
+    Column("fields", Text, nullable=False),
+    Index(None, "subject", "subject_id", "number"),
+    Index(None, "advertiser_id", "number"),
+)
+
 publishers = Table(
     "publishers", metadata, _name("id", primary_key=True), _number("share_thousandths"), _moment("created_at")
 )
@@ -257,7 +298,8 @@ placements = Table(
     Column("floors", Text, nullable=False, server_default=text("'{}'")),
 )
 
-# What each router's answers cost before the ledger has booked it, so that routers share what is left of a budget.
+# What each router's answers cost before the ledger has booked it, so that routers share what is left of budgets and
+# accounts: `campaign_id` is a campaign's id or the key of an account (`serving.campaigns.funds.Account`).
 accrued_spend = Table(
     "accrued_spend",
     metadata,

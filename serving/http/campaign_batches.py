@@ -20,9 +20,9 @@ from serving.campaigns.rows import MOST_FAULTS, Rows, read_csv, read_jsonl
 from serving.campaigns.screening import Names
 from serving.campaigns.types import Campaign
 from serving.errors import ApiError, BadRequest, ErrorBody, shown
-from serving.http.auth import Caller, Gate
+from serving.http.auth import MANAGERS, Caller, Gate
 from serving.http.bodies import HttpRequest, choice, convert, json_response, only
-from serving.http.campaigns import BOOKERS, booked_for, checked_fields
+from serving.http.campaigns import booked_for, checked_fields
 from serving.http.documents import documented
 from serving.http.idempotency import attempt, replay
 from serving.router import Router
@@ -118,7 +118,7 @@ def batch_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     )
     async def create_campaigns(request: HttpRequest) -> Response[bytes]:
         """Create the campaigns of a file, all or none; their creatives are served after their review."""
-        caller = await gate.caller(request, *BOOKERS)
+        caller = await gate.caller(request, *MANAGERS)
         only(request.query_params, set(_QUERY))
         skip_bad = choice(request.query_params, "skip_bad", Switch) is Switch.TRUE
         read = _reader(request)
@@ -143,7 +143,7 @@ def batch_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
                         raise BadRows(answer.errors, len(rows))
                     record(connection, answer)
 
-                store.create_all(list(good.values()), now, also)
+                store.create_all(list(good.values()), now, also, by=caller.actor)
 
             await asyncio.to_thread(book)
         log.info("campaigns.uploaded", booked=len(answer.booked), errors=len(answer.errors), key_id=caller.key_id)

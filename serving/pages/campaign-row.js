@@ -39,7 +39,7 @@ function pacing(campaign, delivery) {
   return [words, `${spent} spent, ${planned} planned by now; ${taking}`, tone];
 }
 
-// `actions` of the caller: set(campaign, "pause" or "resume"), and review(campaign, creative, review) or null.
+// `actions` of the caller, each null where it may not: set(campaign, "pause" or "resume"), review(campaign, creative, review).
 export function campaignRow(actions) {
   let campaign = null;
   let unfolded = false;
@@ -90,7 +90,7 @@ export function campaignRow(actions) {
     setText(waiting, pending ? `${pending} to review` : campaign.creatives.length ? "" : "no creative");
     setText(toggle, campaign.state === "active" ? "Pause" : "Resume");
     toggle.setAttribute("aria-label", `${toggle.textContent} ${campaign.name}`);
-    toggle.hidden = campaign.state === "ended";
+    toggle.hidden = !actions.set || campaign.state === "ended";
     setText(creatives, `${campaign.creatives.length} ${campaign.creatives.length === 1 ? "creative" : "creatives"}`);
     creatives.hidden = !campaign.creatives.length;
     list.replaceChildren(...campaign.creatives.map(creativeItem));

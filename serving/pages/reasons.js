@@ -10,6 +10,7 @@ export const REASONS = {
   currency: "The campaign bids in another currency",
   budget_total: "The total budget does not cover the bid",
   budget_daily: "Today's budget does not cover the bid",
+  funds: "The advertiser's account does not cover the bid",
   country: "The campaign does not target this country",
   language: "The campaign does not target this language",
   category: "The campaign does not target this category",

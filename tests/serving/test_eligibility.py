@@ -21,6 +21,7 @@ from serving.auction.eligibility import (
     Reason,
     rules,
 )
+from serving.campaigns.funds import Account
 from serving.campaigns.types import (
     BidAdjustment,
     Campaign,
@@ -141,7 +142,7 @@ def histories(draw: st.DrawFn) -> list[tuple[Any, ...]]:
     steps: list[tuple[Any, ...]] = []
     for _ in range(draw(st.integers(1, 14))):
         campaign_id = f"C{draw(st.integers(0, 5))}"
-        kind = draw(st.sampled_from(["put", "put", "put", "remove", "spend", "pace", "ask", "ask"]))
+        kind = draw(st.sampled_from(["put", "put", "put", "remove", "spend", "funds", "pace", "ask", "ask"]))
         if kind == "put":
             steps.append((kind, draw(campaigns(campaign_id))))
         elif kind == "remove":
@@ -150,6 +151,10 @@ def histories(draw: st.DrawFn) -> list[tuple[Any, ...]]:
             day = draw(st.sampled_from(["", "2026-03-28", "2026-03-29", "2026-03-30"]))
             spent = draw(st.integers(0, 2_000))
             steps.append((kind, Spend(campaign_id=campaign_id, total_micros=spent, day=day, day_micros=spent // 2)))
+        elif kind == "funds":
+            account = Account(draw(st.sampled_from(ADVERTISERS)), draw(mostly("EUR", st.just("USD"))))
+            left = draw(st.one_of(st.none(), st.integers(-100, 2_000)))
+            steps.append((kind, account, left, draw(st.integers(0, 500))))
         elif kind == "pace":
             steps.append((kind, campaign_id, draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))))
         else:
@@ -168,6 +173,7 @@ def test_the_index_agrees_with_the_rules_after_any_changes(steps: list[tuple[Any
     known: dict[str, Campaign] = {}
     spends: dict[str, Spend] = {}
     paces: dict[str, float] = {}
+    funds: dict[Account, int] = {}
     for kind, *what in steps:
         if kind == "put":
             index.put(what[0])
@@ -180,12 +186,19 @@ def test_the_index_agrees_with_the_rules_after_any_changes(steps: list[tuple[Any
         elif kind == "spend":
             index.set_spend(what[0])
             spends[what[0].campaign_id] = what[0]
+        elif kind == "funds":
+            account, left, accrued = what
+            index.funds.set_left(account, left)
+            index.funds.set_accrued(account, accrued)
+            funds.pop(account, None)
+            if left is not None:
+                funds[account] = left - accrued
         elif kind == "pace":
             index.set_participation(what[0], what[1])
             if what[0] in known:
                 paces[what[0]] = what[1]
         else:
-            check_same(index, known, spends, paces, what[0], what[1])
+            check_same(index, known, spends, paces, funds, what[0], what[1])
 
 
 def check_same(
@@ -193,10 +206,11 @@ def check_same(
     known: dict[str, Campaign],
     spends: dict[str, Spend],
     paces: dict[str, float],
+    funds: dict[Account, int],
     request: PlacementRequest,
     reached: ReachedCaps,
 ) -> None:
-    expected = rules.evaluate(known.values(), request, spends, paces, reached)
+    expected = rules.evaluate(known.values(), request, spends, paces, reached, funds)
     found = index.evaluate(request, reached)
     assert reasons(found) == {(d.campaign_id, d.creative_id): d.reason for d in expected}
     eligible = [found.eligible(i) for i in range(len(found))]
@@ -278,6 +292,10 @@ def change(record: Any, **fields: Any) -> Any:
         (Reason.BUDGET_TOTAL, {"total_budget_micros": 0, "bid_micros": 0}, {}, {}),
         (Reason.BUDGET_DAILY, {"daily_budget_micros": 150}, {}, {"spent": 51}),
         (None, {"daily_budget_micros": 150}, {}, {"spent": 51, "day": "2026-03-28"}),
+        (Reason.FUNDS, {}, {}, {"left": 99}),
+        (Reason.FUNDS, {"bid_micros": 0}, {}, {"left": 0}),
+        (None, {}, {}, {"left": 100}),
+        (Reason.FUNDS, {}, {}, {"left": 100, "accrued": 1}),
         (Reason.COUNTRY, {"targeting": Targeting(countries=("FR",))}, {}, {}),
         (Reason.COUNTRY, {"targeting": Targeting(countries=("DE",))}, {"country": ""}, {}),
         (None, {"targeting": Targeting(languages=("en",))}, {}, {}),
@@ -328,7 +346,11 @@ def test_each_rule_excludes_with_its_own_reason(
     index.set_spend(spend)
     index.set_participation("C1", more.get("participation", 1.0))
     reached = more.get("reached", ReachedCaps(countable=True))
-    expected = rules.evaluate([one], ask, {"C1": spend}, {"C1": more.get("participation", 1.0)}, reached)
+    account, left, accrued = Account("kestrel", "EUR"), more.get("left"), more.get("accrued", 0)
+    index.funds.set_left(account, left)
+    index.funds.set_accrued(account, accrued)
+    funds = {} if left is None else {account: left - accrued}
+    expected = rules.evaluate([one], ask, {"C1": spend}, {"C1": more.get("participation", 1.0)}, reached, funds)
     assert [decision.reason for decision in expected] == [reason]
     assert list(reasons(index.evaluate(ask, reached)).values()) == [reason]
 

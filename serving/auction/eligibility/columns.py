@@ -82,8 +82,9 @@ def _numbers() -> NDArray[np.int64]:
 class CampaignColumns:
     """Arrays of shape (capacity,), `open_week` of shape (capacity, 168).
 
-    `any_*` are True where the campaign does not target the dimension, `priority` is a rank. `keys` and `thresholds` are
-    those of `serving.auction.pacing.coins`.
+    `any_*` are True where the campaign does not target the dimension, `priority` is a rank. `account` is the number of
+    the account that pays (`serving.auction.eligibility.funds`). `keys` and `thresholds` are those of
+    `serving.auction.pacing.coins`.
     """
 
     used: NDArray[np.bool_] = field(default_factory=_flags)
@@ -106,6 +107,7 @@ class CampaignColumns:
     spend_day: NDArray[np.int64] = field(default_factory=_numbers)
     spend_today: NDArray[np.int64] = field(default_factory=_numbers)
     accrued: NDArray[np.int64] = field(default_factory=_numbers)
+    account: NDArray[np.int64] = field(default_factory=_numbers)
     currency: NDArray[np.int64] = field(default_factory=_numbers)
     zone: NDArray[np.int64] = field(default_factory=_numbers)
     priority: NDArray[np.int8] = field(default_factory=lambda: np.zeros(_FIRST_CAPACITY, np.int8))

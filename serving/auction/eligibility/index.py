@@ -16,11 +16,13 @@ from mechanism.types import Micros
 from serving.auction.eligibility.bids import BidAdjustments
 from serving.auction.eligibility.columns import CampaignColumns, micros_since_epoch
 from serving.auction.eligibility.creatives import CreativeRows, CreativeState
+from serving.auction.eligibility.funds import AccountFunds
 from serving.auction.eligibility.postings import CampaignPostings, Mask
 from serving.auction.eligibility.request import UNCOUNTED, PlacementRequest, ReachedCaps
 from serving.auction.eligibility.rules import Reason
 from serving.auction.pacing import WHOLE, coins, threshold
 from serving.campaigns.dayparts import zone
+from serving.campaigns.funds import account_of
 from serving.campaigns.types import Campaign, Creative, Priority, Spend, check_bid
 
 
@@ -78,9 +80,10 @@ class Evaluation:
 
 
 class EligibilityIndex:
-    """All campaigns that a router holds, live or not, by id."""
+    """All campaigns that a router holds, live or not, by id; `funds` are those of the accounts that pay for them."""
 
     def __init__(self) -> None:
+        self.funds = AccountFunds()
         self._slots: dict[str, int] = {}
         self._free_slots: list[int] = []
         self._campaigns: list[Campaign | None] = []
@@ -137,6 +140,7 @@ class EligibilityIndex:
         self._postings.add(campaign, slot)
         self._creatives.put(slot, campaign.creatives, former.creatives if former else ())
         self._columns.fill(slot, campaign)
+        self._columns.account[slot] = self.funds.number(account_of(campaign))
         self._columns.fill_spend(slot, campaign, self._spends.get(campaign.id))
 
     def remove(self, campaign_id: str) -> None:
@@ -227,10 +231,13 @@ class EligibilityIndex:
         yield Reason.OUTSIDE_DAYPART, columns.open_now[:size]
         yield Reason.NO_CREATIVE, columns.with_creatives[:size]
         yield Reason.CURRENCY, columns.currency[:size] == columns.currency_number(request.currency)
-        price = np.maximum(bids, 1)  # a spent budget excludes even a bid of 0
-        price += columns.accrued[:size]
+        least = np.maximum(bids, 1)  # what is spent excludes even a bid of 0
+        price = least + columns.accrued[:size]
         yield Reason.BUDGET_TOTAL, columns.total_left[:size] >= price
         yield Reason.BUDGET_DAILY, columns.day_left[:size] >= price
+        free = columns.priority[:size] == Priority.HOUSE.rank
+        covered = self.funds.covering(columns.account[:size], least)
+        yield Reason.FUNDS, None if covered is None else covered | free
         for reason, dimension, untargeted in (
             (Reason.COUNTRY, "country", columns.any_country),
             (Reason.LANGUAGE, "language", columns.any_language),
@@ -257,7 +264,6 @@ class EligibilityIndex:
             below[[self._slots[id_] for id_ in caps.campaigns if id_ in self._slots]] = False
             yield Reason.FREQUENCY_CAMPAIGN, below | columns.uncapped[:size]
         # House ads cost nothing, so that no floor holds for them.
-        free = columns.priority[:size] == Priority.HOUSE.rank
         yield Reason.FLOOR_CURRENCY, free if request.floor_missing else None
         yield Reason.BID_BELOW_FLOOR, None if request.floor_micros <= 0 else (bids >= request.floor_micros) | free
 

@@ -113,6 +113,18 @@ def test_an_advertiser_sees_and_pauses_only_its_own_campaigns(start: Start, visi
     assert router.call("GET", "/v1/campaigns/c1").json()["state"] == "paused"
 
 
+def test_a_viewer_sees_its_advertiser_s_campaigns_and_changes_none(start: Start, visit: Visit) -> None:
+    router = start(ads=3)
+    book(router, 1, "Falcon")
+    book(router, 2, "Eagle")
+    page = visit(router).open("campaigns", router.key("viewer", "Falcon"))
+    expect(page.locator("#who")).to_have_text("Viewer of Falcon")
+    expect(page.locator("nav [data-view]:visible")).to_have_text(["Campaigns", "Spend"])
+    expect(page.locator(".cards .name")).to_have_text(["Spring 1"])
+    expect(page.get_by_role("button", name="1 creative")).to_be_visible()
+    expect(page.get_by_role("button", name="Pause")).to_have_count(0)
+
+
 def test_the_list_is_filtered_and_paged(start: Start, visit: Visit) -> None:
     router = start(ads=0)
     for number in range(27):
