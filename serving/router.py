@@ -54,6 +54,7 @@ from serving.metrics import Metrics
 from serving.policies.protocol import AsyncPolicyBackend
 from serving.settings import PSEUDONYMS, ServeSettings, derived
 from streaming.addresses import open_log
+from streaming.log import LogUnavailable
 from streaming.producer import EventProducer
 from streaming.topics import all_topics
 
@@ -259,7 +260,8 @@ class Router:
         if answer.task.cancelled():  # before it began
             return
         await answer.delivery.wait(DELIVERY_S)
-        result = answer.task.result().as_delivered(answer.delivery)
+        written = answer.task.result()
+        result = written.as_delivered(answer.delivery)
         request = answer.request
         try:
             finalise(result, self._sinks)
@@ -268,8 +270,10 @@ class Router:
         if not result.reserved_caps:
             return
         try:
-            await self.marketplace.settle_caps(request.ads.user_id, request.auction_id, result.shown)
-        except Exception as error:  # the reservations end by themselves
+            # A reader whose client had gone sees the ads of a kept answer when the client asks again.
+            counted = written.shown if answer.delivery.kept else result.shown
+            await self.marketplace.settle_caps(request.ads.user_id, request.auction_id, counted)
+        except Exception as error:  # until it succeeds, the reservations count
             log.error("answer.caps_not_settled", auction_id=request.auction_id, reason=type(error).__name__)
 
     def _answer_ended(self, auction_id: str) -> None:
@@ -307,7 +311,7 @@ class Router:
                 await asyncio.sleep(seconds)
                 try:
                     await work()
-                except (SQLAlchemyError, PolicyError, OSError) as error:
+                except (SQLAlchemyError, LogUnavailable, PolicyError, OSError) as error:
                     log.error("router.task_failed", task=name, reason=type(error).__name__)
                 except Exception as error:
                     log.error("router.task_failed", task=name, reason=type(error).__name__, unexpected=True)

@@ -123,3 +123,10 @@ def test_the_lag_ends_when_everything_is_booked(start: Start, wait_until: Callab
     wait_until(lambda: router.router.marketplace.accrual.charged("c1") == 0, 20)
     assert router.router.marketplace.index.spend("c1").total_micros == BID
     assert router.router.progress.lag_s < 20
+
+
+def test_click_rates_are_learned_where_a_budget_depends_on_them(start: Start, wait_until: Callable[..., None]) -> None:
+    router = start("Try {I1}.", pacing_s=0.1)
+    book(router, wait_until, daily_budget_micros=10_000_000)
+    router.click(router.ask()["ads"][0]["click_url"])
+    wait_until(lambda: router.router.marketplace.rates.of("I1") > RATE, 20)
