@@ -65,6 +65,8 @@ AD_LOAD_FILE = "ad-load.json"
 MAINTAIN_S = 3600.0
 LAG_S = 1.0
 ACCRUED_S = 1.0
+CLAIMS_S = 5.0
+"""How often the claims of requests with an Idempotency-Key are renewed, `serving.http.idempotency.ABANDONED_AFTER`."""
 LEDGER_AWAY = "ledger:away"
 """Why answers have no ads while the ledger is away for too long."""
 PLACEMENTS_S = 5.0
@@ -214,6 +216,7 @@ class Router:
         self._every(PROBE_S, self._probe_policy, "policy_probe")
         self._every(LAG_S, self._measure_lag, "ledger_lag")
         self._every(ACCRUED_S, self._share_accrued, "accrued_spend")
+        self._every(CLAIMS_S, lambda: asyncio.to_thread(self.idempotency.renew, datetime.now(UTC)), "claims_renewal")
         self._every(MAINTAIN_S, self._maintain_log, "log_maintenance")
         if self.settings.ad_load is not None:
             self._every(AD_LOAD_S, self._adjust_ad_load, "ad_load")

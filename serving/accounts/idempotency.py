@@ -1,8 +1,8 @@
 """Requests with an Idempotency-Key: who answers one, and the answer that its retries get, for a day.
 
 A key belongs to the API key that sent it. The first request claims it; while that one runs, others are in progress
-elsewhere. A stored answer is encrypted with a key that only the Idempotency-Key itself yields, so that the table holds
-no text of a reader.
+elsewhere. Its router renews the claim; one that is not renewed is of a router that is gone. A stored answer is
+encrypted with a key that only the Idempotency-Key itself yields, so that the table holds no text of a reader.
 """
 
 from __future__ import annotations
@@ -56,19 +56,22 @@ class IdempotencyStore:
     """The keys of one database. Times are aware moments.
 
     New keys are stored under the first of the `secrets`; those that were stored under another one are found as well.
+    Safe to use from several threads.
     """
 
     def __init__(self, database: Database, secrets_: Sequence[bytes]) -> None:
         self._database = database
         self._secrets = tuple(secrets_)
+        self._held: dict[bytes, None] = {}
+        """The holders of this store's claims that are neither answered nor released."""
 
     def begin(
         self, owner: str, key: str, request: bytes, now: datetime, abandoned_after: timedelta
     ) -> Claim | StoredAnswer:
         """Claim the key for a request, or return the answer to the first request with it.
 
-        A claim older than `abandoned_after` is taken over: its router is gone. KeyReused means that the key was sent
-        with another request, StillRunning that another request holds the claim.
+        A claim that was not renewed for `abandoned_after` is taken over: its router is gone. KeyReused means that the
+        key was sent with another request, StillRunning that another request holds the claim.
         """
         name = f"{owner}\0{key}".encode()
         holder = secrets.token_bytes(16)
@@ -109,7 +112,19 @@ class IdempotencyStore:
                 connection.execute(update(idempotent_requests).where(own).values(row))
             return claim
 
-        return self._database.transact(work, idempotent=True)
+        found = self._database.transact(work, idempotent=True)
+        if isinstance(found, Claim):
+            self._held[found.holder] = None
+        return found
+
+    def renew(self, now: datetime) -> None:
+        """Renew the claims whose requests are still running; call it every few seconds."""
+        held = tuple(self._held.copy())
+        if held:
+            table = idempotent_requests
+            own = table.c.holder.in_(held) & table.c.answer.is_(None)
+            changed = update(table).where(own).values(created_at=checked_moment("now", now))
+            self._database.transact(lambda connection: connection.execute(changed), idempotent=True)
 
     def record(self, connection: Connection, claim: Claim, answer: StoredAnswer) -> None:
         """Store the answer, in the transaction whose outcome it reports.
@@ -117,6 +132,7 @@ class IdempotencyStore:
         Raises:
             StillRunning: if another request has taken the claim over; the transaction must not commit.
         """
+        self._held.pop(claim.holder, None)
         nonce = secrets.token_bytes(NONCE_BYTES)
         text = nonce + AESGCM(claim.cipher_key).encrypt(nonce, msgspec.msgpack.encode(answer), claim.digest)
         table = idempotent_requests
@@ -130,6 +146,7 @@ class IdempotencyStore:
 
     def release(self, claim: Claim) -> None:
         """Give the claim back after a failure, so that a retry is answered at once."""
+        self._held.pop(claim.holder, None)
         table = idempotent_requests
         own = (table.c.digest == claim.digest) & (table.c.holder == claim.holder) & table.c.answer.is_(None)
         self._database.transact(lambda connection: connection.execute(delete(table).where(own)), idempotent=True)

@@ -61,6 +61,19 @@ def test_an_abandoned_claim_is_taken_over_and_its_holder_cannot_answer(database:
     assert claimed(store, 16) == ANSWER
 
 
+def test_a_running_request_keeps_its_claim_as_long_as_it_is_renewed(database: Database) -> None:
+    store, other = (IdempotencyStore(database, [b"secret"]) for _ in range(2))
+    claim = claimed(store)
+    store.renew(NOW + 10 * MINUTE)
+    other.renew(NOW + 20 * MINUTE)  # of another router, which has none
+    with pytest.raises(StillRunning):
+        claimed(other, 24)
+    assert isinstance(claim, Claim)
+    store.save(claim, ANSWER)
+    store.renew(NOW + 20 * MINUTE)
+    assert claimed(other, 24) == ANSWER
+
+
 def test_a_released_claim_is_free(database: Database) -> None:
     store = IdempotencyStore(database, [b"secret"])
     claim = claimed(store)
