@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -153,6 +155,21 @@ def test_a_cap_counts_the_ad_of_an_answer_that_its_client_gets_by_asking_again(s
     assert event.shown == ()
     assert "Falcon Kites" in httpx.post(url, json=question, headers=headers, timeout=20).text
     wait_until(lambda: counted(router) == ["kite-1"])
+
+
+def test_a_client_that_leaves_before_its_body_has_arrived_is_no_fault_of_the_server(
+    start: Start, wait_until: Until
+) -> None:
+    router = start("Hello.")
+    where = urlsplit(router.url)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Length: 500\r\n\r\n"
+    with structlog.testing.capture_logs() as logs:
+        with socket.create_connection((where.hostname, where.port)) as client:
+            client.sendall(head.encode() + b'{"model":')
+            time.sleep(0.2)  # until the server waits for the rest
+        counted = 'llm_auction_http_requests_total{route="/v1/chat/completions",status="499"} 1.0'
+        wait_until(lambda: counted in router.get("/metrics").text)
+    assert not [log for log in logs if log["event"] == "http.unexpected_error"]
 
 
 def test_the_record_lists_every_creative(start: Start) -> None:
