@@ -76,6 +76,7 @@ async def drill(
     fast.close()
     rushed = len({reply.auction for reply in journal.replies}) - answers
     figures: dict[str, object] = _counts(journal, books) | {
+        "spent_share": _spent(market, books),
         "minutes": round((time.monotonic() - began) / 60, 1),
         "away": _away(market, books)
         | {"seconds": round(away_s), "answers": rushed, "answers_per_s": round(rushed / away_s, 1)},
@@ -121,17 +122,19 @@ def _counts(journal: Journal, books: Books) -> dict[str, object]:
 
 
 def _away(market: Market, books: Books) -> dict[str, object]:
-    """Return the overrun of the part without the ledger, and how much of each budget it spent."""
+    """Return the overrun of the part without the ledger."""
     own = {name: terms for name, terms in market.campaigns.items() if name.startswith("away")}
     charges = [charge for charge in books.charges if charge.campaign in own]
+    return {"overrun_share": round(max(overruns(own, charges).values(), default=0.0), 4)}
+
+
+def _spent(market: Market, books: Books) -> dict[str, float]:
+    """Return the share of each budget that was spent."""
     spent = Counter[str]()
-    for charge in charges:
+    for charge in books.charges:
         spent[charge.campaign] += charge.charged
-    budgets = {name: terms.daily or terms.total for name, terms in own.items()}
-    return {
-        "overrun_share": round(max(overruns(own, charges).values(), default=0.0), 4),
-        "spent_share": {name: round(spent[name] / budget, 3) for name, budget in budgets.items() if budget},
-    }
+    budgets = {name: terms.daily or terms.total for name, terms in market.campaigns.items()}
+    return {name: round(spent[name] / budget, 3) for name, budget in budgets.items() if budget}
 
 
 def main() -> int:
