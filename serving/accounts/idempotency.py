@@ -11,12 +11,14 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import Connection, delete, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from mechanism.errors import AuctionError
 from serving.database.columns import checked_moment
@@ -63,7 +65,9 @@ class IdempotencyStore:
         self._database = database
         self._secrets = tuple(secrets_)
         self._held: dict[bytes, None] = {}
-        """The holders of this store's claims that are neither answered nor released."""
+        """The holders of this store's claims, as of the last renewal without those that were answered or released."""
+        self._unsaved: list[tuple[Claim, StoredAnswer]] = []
+        """Answers that were sent while the database was away."""
 
     def begin(
         self, owner: str, key: str, request: bytes, now: datetime, abandoned_after: timedelta
@@ -118,13 +122,23 @@ class IdempotencyStore:
         return found
 
     def renew(self, now: datetime) -> None:
-        """Renew the claims whose requests are still running; call it every few seconds."""
+        """Store the answers that `save` could not, and renew the claims that have none; call it every few seconds."""
+        while self._unsaved:
+            with suppress(StillRunning):
+                self._save(*self._unsaved[0])
+            del self._unsaved[0]
         held = tuple(self._held.copy())
-        if held:
-            table = idempotent_requests
-            own = table.c.holder.in_(held) & table.c.answer.is_(None)
-            changed = update(table).where(own).values(created_at=checked_moment("now", now))
-            self._database.transact(lambda connection: connection.execute(changed), idempotent=True)
+        if not held:
+            return
+        table = idempotent_requests
+        changed = update(table).where(table.c.holder.in_(held), table.c.answer.is_(None))
+        changed = changed.values(created_at=checked_moment("now", now))
+
+        def work(connection: Connection) -> set[bytes]:
+            return set(connection.execute(changed.returning(table.c.holder)).scalars())
+
+        for holder in set(held) - self._database.transact(work, idempotent=True):
+            del self._held[holder]
 
     def record(self, connection: Connection, claim: Claim, answer: StoredAnswer) -> None:
         """Store the answer, in the transaction whose outcome it reports.
@@ -132,7 +146,6 @@ class IdempotencyStore:
         Raises:
             StillRunning: if another request has taken the claim over; the transaction must not commit.
         """
-        self._held.pop(claim.holder, None)
         nonce = secrets.token_bytes(NONCE_BYTES)
         text = nonce + AESGCM(claim.cipher_key).encrypt(nonce, msgspec.msgpack.encode(answer), claim.digest)
         table = idempotent_requests
@@ -141,12 +154,23 @@ class IdempotencyStore:
             raise StillRunning("another request with this key has taken over")
 
     def save(self, claim: Claim, answer: StoredAnswer) -> None:
-        """Store the answer in a transaction of its own."""
+        """Store the answer in a transaction of its own.
+
+        Raises:
+            SQLAlchemyError: if the database is away; `renew` tries again. StillRunning, if another request has taken the
+                claim over, propagates.
+        """
+        try:
+            self._save(claim, answer)
+        except SQLAlchemyError:
+            self._unsaved.append((claim, answer))
+            raise
+
+    def _save(self, claim: Claim, answer: StoredAnswer) -> None:
         self._database.transact(lambda connection: self.record(connection, claim, answer), idempotent=True)
 
     def release(self, claim: Claim) -> None:
         """Give the claim back after a failure, so that a retry is answered at once."""
-        self._held.pop(claim.holder, None)
         table = idempotent_requests
         own = (table.c.digest == claim.digest) & (table.c.holder == claim.holder) & table.c.answer.is_(None)
         self._database.transact(lambda connection: connection.execute(delete(table).where(own)), idempotent=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from serving.accounts.idempotency import Claim, IdempotencyStore, KeyReused, StillRunning, StoredAnswer
 from serving.database.engine import Database
@@ -72,6 +74,22 @@ def test_a_running_request_keeps_its_claim_as_long_as_it_is_renewed(database: Da
     store.save(claim, ANSWER)
     store.renew(NOW + 20 * MINUTE)
     assert claimed(other, 24) == ANSWER
+
+
+def test_an_answer_that_was_sent_while_the_database_was_away_is_stored_once_it_is_back(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = (IdempotencyStore(database, [b"secret"]) for _ in range(2))
+    claim = claimed(store)
+    assert isinstance(claim, Claim)
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "transact", Mock(side_effect=OperationalError("", {}, Exception())))
+        with pytest.raises(OperationalError):
+            store.save(claim, ANSWER)
+        with pytest.raises(OperationalError):
+            store.renew(NOW)
+    store.renew(NOW)
+    assert claimed(other, 60) == ANSWER
 
 
 def test_a_released_claim_is_free(database: Database) -> None:
