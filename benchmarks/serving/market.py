@@ -51,10 +51,9 @@ async def drill(
 ) -> tuple[Comparison, dict[str, object]]:
     """Run both parts; return the comparison and the other figures."""
     journal, began = Journal(), time.monotonic()
-    slow = await serve(0, MockSettings(gap_s=GAP_S, ads=True, spread=True))
-    fast = await serve(0, MockSettings(ads=True, spread=True))
-    ports = [server.sockets[0].getsockname()[1] for server in (slow, fast)]
-    await asyncio.to_thread(site.start, ports[0], size.workers)
+    model = MockSettings(gap_s=GAP_S, ads=True, spread=True)
+    mock = await serve(0, model)
+    await asyncio.to_thread(site.start, mock.sockets[0].getsockname()[1], size.workers)
     console.print(f"routers are ready after {time.monotonic() - began:.0f} s")
     timeout = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
@@ -64,7 +63,7 @@ async def drill(
         await _booked(site, clients)
         answers = len({reply.auction for reply in journal.replies})
         console.print(f"{answers} answers with {len(journal.kills)} kills after {time.monotonic() - began:.0f} s")
-        await asyncio.to_thread(site.restart_routers, ports[1])
+        model.gap_s = 0.0
         await asyncio.to_thread(site.stop_workers)
         away = time.monotonic()
         await traffic.without_ledger(size)
@@ -72,8 +71,7 @@ async def drill(
         await asyncio.to_thread(site.start_workers)
         await _booked(site, clients)
         books = await read_books(clients, site.keys, site.database, site.log)
-    slow.close()
-    fast.close()
+    mock.close()
     rushed = len({reply.auction for reply in journal.replies}) - answers
     figures: dict[str, object] = _counts(journal, books) | {
         "spent_share": _spent(market, books),

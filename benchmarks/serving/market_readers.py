@@ -126,7 +126,7 @@ class Clients:
         self._clicked[pair] += not program
         began, confirmed, router = time.time(), False, self._any_router()
         while not confirmed and time.time() - began < PATIENCE_S:
-            confirmed = await self.try_to_follow(ad, address, router, program=program)
+            confirmed = await self.try_to_follow(ad, address, router, key=reply.key, program=program)
             if not confirmed:
                 self.journal.retries += 1
                 router = self._other_router(router)
@@ -145,13 +145,14 @@ class Clients:
         self.journal.clicks.append(link)
         return link
 
-    async def try_to_follow(self, ad: SeenAd, address: str, router: int, *, program: bool = False) -> bool:
+    async def try_to_follow(self, ad: SeenAd, address: str, router: int, *, key: str, program: bool = False) -> bool:
         """Follow a link on one router once; return whether it redirected.
 
         Raises:
             ClientRefused: if the router does not know the link.
         """
-        headers = {"User-Agent": PROGRAM if program else BROWSER, "X-Forwarded-For": f"203.0.113.9, {address}"}
+        headers = {"User-Agent": PROGRAM if program else BROWSER, "Idempotency-Key": key}
+        headers |= {"X-Forwarded-For": f"203.0.113.9, {address}"}  # the first one forged
         try:
             async with asyncio.timeout(ANSWER_S):
                 url = self._url(router, urlsplit(ad.url).path)

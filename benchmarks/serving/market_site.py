@@ -128,12 +128,6 @@ class Site:
         members = [f"{number}/{workers}" for number in range(workers)]
         self.workers = [self._workspace.worker("ledger", "--member", name) for name in members]
         self.start_workers()
-        self.restart_routers(upstream)
-
-    def restart_routers(self, upstream: int) -> None:
-        """Start all routers with another model server, and wait until they are ready."""
-        for router in self.routers:
-            router.stop()
         self.routers = [self._router(number, upstream) for number in range(ROUTERS)]
         for router in self.routers:
             router.start()

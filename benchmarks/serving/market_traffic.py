@@ -163,7 +163,7 @@ class Traffic:
         link = await self._clients.follow(reply, ad, question.address, program=program)
         if chance.random() < 0.2 and not program:
             self._clients.journal.retries += 1
-            await self._clients.try_to_follow(ad, question.address, chance.randrange(ROUTERS))
+            await self._clients.try_to_follow(ad, question.address, chance.randrange(ROUTERS), key=reply.key)
         if link.first and link.confirmed and not program and question.once and chance.random() < 0.4:
             secret = self._keys.advertisers[self._market.campaigns[ad.campaign].advertiser]
             await self._clients.convert(link, secret, chance.randint(1, 90) * 1_000_003, twice=chance.random() < 0.5)

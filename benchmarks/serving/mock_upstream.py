@@ -47,11 +47,11 @@ def missing(raw: bytes) -> int:
     return DELTAS - expected
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class MockSettings:
-    """`gap_s` seconds between deltas (0: all at once); `ads` adds the marker of the prompt's first offer.
+    """`gap_s` seconds between deltas (0: all at once), also while the mock serves; `ads` adds the marker of an offer.
 
-    With `spread` it is one of the prompt's offers, as often as its bid is high, chosen by the prompt's checksum.
+    It is the prompt's first offer; with `spread` one of them, as often as its bid is high, by the prompt's checksum.
     """
 
     gap_s: float = 0.0
