@@ -154,11 +154,10 @@ class IdempotencyStore:
             raise StillRunning("another request with this key has taken over")
 
     def save(self, claim: Claim, answer: StoredAnswer) -> None:
-        """Store the answer in a transaction of its own.
+        """Store the answer in a transaction of its own; `record`'s StillRunning propagates.
 
         Raises:
-            SQLAlchemyError: if the database is away; `renew` tries again. StillRunning, if another request has taken the
-                claim over, propagates.
+            SQLAlchemyError: if the database is away; `renew` tries again.
         """
         try:
             self._save(claim, answer)
