@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist load
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-integration test-slow check bench bench-learning bench-router bench-eligibility bench-streaming bench-lake bench-operator bench-operator-caches \
-	bench-offpolicy bench-world bench-predictor bench-training bench-everyday bench-guard bench-safety bench-floor drill-billing drill-streaming drill-operator drill-triton drill-loop triton kafka cluster-tools schemas \
+	bench-offpolicy bench-world bench-predictor bench-training bench-everyday bench-guard bench-safety bench-floor drill-billing drill-market drill-streaming drill-operator drill-triton drill-loop triton kafka cluster-tools schemas \
 	crds lock clean distclean
 
 help: ## Show this list
@@ -105,6 +105,9 @@ bench-offpolicy: $(VENV)/.run ## Coverage of off-policy intervals in 50 trials: 
 
 drill-billing: $(VENV)/.dev ## Kill ledger writers, on SQLite and PostgreSQL: build/bench/billing.json
 	$(BIN)/python -m benchmarks.serving.billing
+
+drill-market: $(VENV)/.dev ## Kill routers, ledger, PostgreSQL and Kafka under clicks and payouts (SMALL=1): build/bench/market.json
+	$(BIN)/python -m benchmarks.serving.market $(if $(SMALL),--small --overrun 0.5)
 
 drill-streaming: $(VENV)/.dev ## Kill Kafka and workers under a million answers: build/bench/streaming-drill.json
 	$(BIN)/python -m benchmarks.streaming.drill $(if $(INTERACTIONS),--interactions $(INTERACTIONS)) $(if $(LAKE),--lake $(LAKE))

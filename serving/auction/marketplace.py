@@ -79,6 +79,7 @@ class Marketplace:
         self._cursor = 0
         self._pacing: dict[str, PacingState] = {}
         self._accrued_elsewhere: dict[str, Micros] = {}
+        self._unsettled: list[tuple[str, str, Collection[AdId], datetime]] = []
         self._refreshing = asyncio.Lock()
         self._to_encode: list[str] = []  # ids of campaigns whose creatives have no vectors yet
         self._encoding: asyncio.Task[None] | None = None
@@ -107,8 +108,23 @@ class Marketplace:
         return tuple(offer for offer in offers if offer.ad.id in allowed or not has_caps(offer.campaign))
 
     async def settle_caps(self, user_id: str, auction_id: str, shown: Collection[AdId]) -> None:
-        """Count what an answer showed of campaigns with caps."""
-        await asyncio.to_thread(self.frequency.settle, user_id, auction_id, shown, datetime.now(UTC))
+        """Count what an answer showed of campaigns with caps.
+
+        Raises:
+            SQLAlchemyError: if the database is away; `refresh` tries again, before the reservation ends and with it the
+                memory of what was shown.
+        """
+        settlement = (user_id, auction_id, shown, datetime.now(UTC))
+        try:
+            await asyncio.to_thread(self.frequency.settle, *settlement)
+        except SQLAlchemyError:
+            self._unsettled.append(settlement)
+            raise
+
+    async def _settle_again(self) -> None:
+        while self._unsettled:
+            await asyncio.to_thread(self.frequency.settle, *self._unsettled[0])
+            del self._unsettled[0]
 
     async def vector(self, text: str) -> Vectors | None:
         """Return the question's vector; None without an encoder, or if it is not ready in time."""
@@ -212,6 +228,7 @@ class Marketplace:
         async with self._refreshing:
             now = datetime.now(UTC)
             await self._apply(await asyncio.to_thread(changes_since, self._database, self._cursor, now), now)
+            await self._settle_again()
             if self._to_encode and (self._encoding is None or self._encoding.done()):
                 await self._encode_creatives()
 
@@ -299,5 +316,5 @@ class Marketplace:
                 self._creatives.put_vectors(self.index.rows_of(campaign.id), own)
 
     async def _read_rates(self) -> None:
-        if any(campaign.pricing is not Pricing.CLICK for campaign in self.index):
+        if any(campaign.pricing is not Pricing.CLICK or _has_budget(campaign) for campaign in self.index):
             self.rates = self.rates.updated(await asyncio.to_thread(creative_counts, self._database))

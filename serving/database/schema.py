@@ -325,7 +325,8 @@ capped_impressions = Table(
 )
 
 # Answers to requests with an Idempotency-Key, kept for a day: `digest` is a keyed hash of the key and its owner,
-# `request` one of the request, `answer` is encrypted. `holder` names the request that is being answered.
+# `request` one of the request, `answer` is encrypted. `holder` names the request that is being answered, and
+# `created_at` is when its router last renewed the claim.
 idempotent_requests = Table(
     "idempotent_requests",
     metadata,

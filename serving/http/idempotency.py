@@ -28,8 +28,8 @@ log = structlog.get_logger(__name__)
 HEADER = "Idempotency-Key"
 LONGEST_KEY = 255
 IN_USE = "idempotency_key_in_use"
-ABANDONED_AFTER = timedelta(minutes=15)
-"""After this a claim's router is gone: no answer takes as long."""
+ABANDONED_AFTER = timedelta(minutes=1)
+"""A claim that was not renewed for this long is of a router that is gone; routers renew theirs every few seconds."""
 
 
 @dataclass(frozen=True, slots=True)
