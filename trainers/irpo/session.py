@@ -103,6 +103,13 @@ class Session:
             return str(self.run.phase(BASE_PHASE).fetch())
         return self.base
 
+    def policy_identity(self, epoch: int) -> object:
+        """Return what tells the policy at the end of an epoch from others: a name, or the digests of its files."""
+        if epoch == 0 and self.config.warm_start is None:
+            return self.config.base
+        phase = self.run.phase("policy", epoch) if epoch > 0 else self.run.phase(BASE_PHASE)
+        return {name: facts.sha256 for name, facts in phase.manifest().files.items()}
+
     @cached_property
     def base(self) -> str:
         """Name or local folder of the model that the run starts from."""
