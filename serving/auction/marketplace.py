@@ -316,5 +316,5 @@ class Marketplace:
                 self._creatives.put_vectors(self.index.rows_of(campaign.id), own)
 
     async def _read_rates(self) -> None:
-        if any(campaign.pricing is not Pricing.CLICK or _has_budget(campaign) for campaign in self.index):
+        if any(campaign.pricing is not Pricing.CLICK or self._limits(campaign) for campaign in self.index):
             self.rates = self.rates.updated(await asyncio.to_thread(creative_counts, self._database))
