@@ -25,7 +25,7 @@ from rich.console import Console
 
 from benchmarks.figures import machine_name, write_figures
 from benchmarks.serving.market_books import read_books
-from benchmarks.serving.market_check import Comparison, compare, overruns
+from benchmarks.serving.market_check import compare, overruns
 from benchmarks.serving.market_readers import Clients
 from benchmarks.serving.market_records import Books, Journal, Market
 from benchmarks.serving.market_site import ROUTERS, Site, kill_plan, opened
@@ -48,8 +48,8 @@ BOOKED_S = 300.0
 
 async def drill(
     site: Site, market: Market, size: Size, seed: int, console: Console
-) -> tuple[Comparison, dict[str, object]]:
-    """Run both parts; return the comparison and the other figures."""
+) -> tuple[Journal, Books, dict[str, object]]:
+    """Run both parts; return what the clients saw, what the platform holds, and the times."""
     journal, began = Journal(), time.monotonic()
     model = MockSettings(gap_s=GAP_S, ads=True, spread=True)
     mock = await serve(0, model)
@@ -79,7 +79,7 @@ async def drill(
         "away": _away(market, books)
         | {"seconds": round(away_s), "answers": rushed, "answers_per_s": round(rushed / away_s, 1)},
     }
-    return compare(market, journal, books), figures
+    return journal, books, figures
 
 
 async def _booked(site: Site, clients: Clients) -> None:
@@ -142,7 +142,7 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="about a minute, in place of ten")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--overrun", type=float, default=MOST_OVERRUN, help="most overrun, as a share of a budget")
-    parser.add_argument("--folder", type=Path, help="keep state and logs here, in place of a temporary folder")
+    parser.add_argument("--folder", type=Path, help="keep state, logs and records here")
     parser.add_argument("--out", type=Path, default=Path("build/bench/market.json"))
     given = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
@@ -154,13 +154,15 @@ def main() -> int:
             folder = given.folder or Path(stack.enter_context(temporary))
             folder.mkdir(parents=True, exist_ok=True)
             site = stack.enter_context(opened(folder, size.brokers, market, words))
-            found, counts = asyncio.run(drill(site, market, size, given.seed, console))
+            journal, books, counts = asyncio.run(drill(site, market, size, given.seed, console))
+            write_figures(folder / "records.json", {"journal": journal, "books": books})
     except (BrokerMissing, PostgresMissing) as missing:
         console.print(str(missing))
         return 2
     except AuctionError as error:
         console.print(str(error))
         return 1
+    found = compare(market, journal, books)
     write_figures(given.out, msgspec.structs.asdict(found) | counts | {"machine": machine_name()})
     faults = found.faults(given.overrun)
     verdict = f"WRONG: {', '.join(faults)}" if faults else "exact"

@@ -213,9 +213,15 @@ def _impressions(market: Market, journal: Journal, books: Books) -> Counter[str]
 
 
 def _router_was_killed(journal: Journal, auction: str) -> bool:
-    """Whether a kill may have taken what the router of an answer knew of it: it was sent shortly before."""
+    """Whether a kill may have taken what the router of an answer knew of it.
+
+    It was sent shortly before; or its client never saw it from that router, which died first, but from the store.
+    """
     first = min((reply for reply in journal.replies if reply.auction == auction), key=lambda reply: reply.ended)
-    return any(kill.router == first.router and -1 <= kill.at - first.ended <= LOST_S for kill in journal.kills)
+    kills = [kill for kill in journal.kills if kill.router >= 0]
+    if first.stored:
+        return any(kill.at <= first.ended for kill in kills)
+    return any(kill.router == first.router and -1 <= kill.at - first.ended <= LOST_S for kill in kills)
 
 
 def _unknown_charges(journal: Journal, books: Books) -> int:

@@ -99,6 +99,7 @@ class Clients:
                 url = self._url(router, "/v1/chat/completions")
                 async with self._session.post(url, data=question.body(), headers=headers) as response:
                     if response.status == 200:
+                        reading.stored = "Idempotency-Replayed" in response.headers
                         await reading.read(response, stream=question.stream, leaves=leaves)
                     elif response.status not in (409, 429, 500, 502, 503, 504):
                         raise ClientRefused(f"{response.status}: {(await response.text())[:300]}")
@@ -114,6 +115,7 @@ class Clients:
             router=router,
             ads=tuple(reading.ads),
             whole=reading.whole,
+            stored=reading.stored,
             ended=time.time(),
         )
         self.journal.replies.append(reply)
@@ -225,7 +227,7 @@ class _Reading:
     def __init__(self) -> None:
         self.auction = ""
         self.ads: list[SeenAd] = []
-        self.whole = False
+        self.whole = self.stored = False
 
     async def read(self, response: aiohttp.ClientResponse, *, stream: bool, leaves: bool) -> None:
         """Read an answer to its end; a client that `leaves` closes the connection at the first ad."""

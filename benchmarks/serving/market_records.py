@@ -42,6 +42,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     reader  the reader's id; empty for one without consent
     router  number of the router that answered
     whole   the response arrived to its end
+    stored  a router had kept the answer, which another request began
     ended   when the client had read what it read
     """
 
@@ -53,6 +54,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     ads: tuple[SeenAd, ...]
     whole: bool
     ended: float
+    stored: bool = False
 
 
 class FollowedLink(msgspec.Struct, frozen=True, kw_only=True):

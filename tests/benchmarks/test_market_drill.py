@@ -235,6 +235,16 @@ def test_only_a_kill_of_the_router_excuses_a_lost_impression() -> None:
         assert (found.lost_with_router, found.lost_impressions) == ((1, 0) if excused else (0, 1))
 
 
+def test_an_impression_that_came_from_the_store_alone_may_be_lost_after_a_kill_only() -> None:
+    held = msgspec.structs.replace(books(), charges=books().charges[:4])
+    for at, excused in ((900.0, True), (2_000.0, False)):
+        seen = journal()
+        seen.replies[4] = msgspec.structs.replace(seen.replies[4], stored=True)
+        seen.kills = [Kill(what="router-0", at=at, back=at + 5, router=0)]
+        found = compare(MARKET, seen, held)
+        assert (found.lost_with_router, found.lost_impressions) == ((1, 0) if excused else (0, 1))
+
+
 def test_an_answer_whose_client_left_has_no_impression_to_pay_for() -> None:
     seen = journal()
     seen.replies.append(reply(4, "seen", whole=False))
