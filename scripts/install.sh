@@ -11,12 +11,12 @@
 set -eu
 environment=/opt/llm-auction
 lock=$environment/requirements.txt
-export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PIP_ROOT_USER_ACTION=ignore
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 # source distributions are built with the tools' setuptools, which is not installed for it
 export PYTHONPATH=/opt/tools/packages
 
 install() {
-    "$environment/bin/python" -m pip install --no-deps --ignore-installed "$@"
+    "$environment/bin/python" -m pip install --no-deps --no-compile --ignore-installed "$@"
 }
 
 # The lock's entries, each a line with its hashes on the lines after it, whose names match (1) or do not (0).
@@ -25,8 +25,9 @@ entries() {
         /^#/ { next } match_ == wanted' "$lock"
 }
 
+# -f: also over bytecode with times, which pip writes where it cannot be told not to.
 compile() {
-    env -u PYTHONPATH "$environment/bin/python" -m compileall -qq --invalidation-mode unchecked-hash "$@" || true
+    env -u PYTHONPATH "$environment/bin/python" -m compileall -qq -f --invalidation-mode unchecked-hash "$@" || true
 }
 
 case "$1" in

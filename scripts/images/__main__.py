@@ -84,15 +84,15 @@ def _bases(base: str, build_base: str, refresh: bool) -> dict[str, str]:
 def _publish(targets: list[str]) -> None:
     """Write the layout, images.json, and what each image contains."""
     layout = buildah.FOLDER / "layout"
-    layout.mkdir(parents=True, exist_ok=True)
+    digests: dict[str, str] = {}
     for target in targets:
         typer.echo(f"Exporting {buildah.image_name(target)}")
-        buildah.export(_reference(target), buildah.image_name(target), layout)
-    images = buildah.finish_layout(layout, [buildah.image_name(target) for target in targets])
+        digests[buildah.image_name(target)] = buildah.export(_reference(target), layout)
+    images = buildah.write_index(layout, digests)
     report: dict[str, Any] = {}
     for target in targets:
         name = buildah.image_name(target)
-        digest, layers = images[name]["digest"], images[name]["layers"]
+        digest, layers = digests[name], images[name]
         with buildah.mounted(_reference(target)) as root:
             found = contents.packages(root)
             text = contents.bill_of_materials(name, digest, found, buildah.epoch())

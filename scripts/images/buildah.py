@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +28,7 @@ PIP_OPTIONS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout
 AUTHORITIES = "/run/authorities.pem"
 REFERENCE = "org.opencontainers.image.ref.name"
 CONTAINERD = "io.containerd.image.name"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
 class BuildFailed(AuctionError):
@@ -146,37 +150,49 @@ def pip_secrets(folder: Path) -> dict[str, Path]:
     return secrets
 
 
-def export(reference: str, name: str, layout: Path) -> None:
-    """Add an image to an OCI layout under a name.
+def export(reference: str, layout: Path) -> str:
+    """Add the blobs of an image to an OCI layout, and return the digest of its manifest.
 
     Layers are not compressed: those that images share are written once, and no version of a compressor decides on
     their digests. A registry's client compresses them when it pushes.
     """
-    run(["buildah", "push", "--quiet", "--disable-compression", "--format=oci", reference, f"oci:{layout}:{name}"])
+    blobs = layout / "blobs" / "sha256"
+    blobs.mkdir(parents=True, exist_ok=True)
+    # by way of buildah's own folder format, because it always compresses the layers of a layout
+    with tempfile.TemporaryDirectory(prefix=".push-", dir=layout) as folder:
+        run(["buildah", "push", "--quiet", "--disable-compression", "--format=oci", reference, f"dir:{folder}"])
+        manifest = (Path(folder) / "manifest.json").read_bytes()
+        for path in Path(folder).iterdir():
+            if re.fullmatch("[0-9a-f]{64}", path.name):
+                path.replace(blobs / path.name)
+    digest = hashlib.sha256(manifest).hexdigest()
+    (blobs / digest).write_bytes(manifest)
+    return f"sha256:{digest}"
 
 
-def finish_layout(layout: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Keep in a layout the images with these names; return their descriptors and manifests by name.
+def write_index(layout: Path, digests: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
+    """Make a layout hold these images (manifests' digests by name) and no other; return their layers by name.
 
     containerd gets a name of its own, the one by which a kubelet looks for the image.
     """
-    index = json.loads((layout / "index.json").read_text("utf-8"))
-    found = {entry["annotations"][REFERENCE]: entry for entry in index["manifests"]}
-    index["manifests"] = [
-        {**found[name], "annotations": {REFERENCE: name, CONTAINERD: f"docker.io/library/{name}"}}
-        for name in sorted(names)
-    ]
-    (layout / "index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
-    images: dict[str, dict[str, Any]] = {}
+    manifests: list[dict[str, Any]] = []
+    layers: dict[str, list[dict[str, Any]]] = {}
     needed: set[str] = set()
-    for entry in index["manifests"]:
-        manifest = json.loads(_blob(layout, entry["digest"]).read_text("utf-8"))
-        images[entry["annotations"][REFERENCE]] = {"digest": entry["digest"], "layers": manifest["layers"]}
-        needed |= {one["digest"] for one in (entry, manifest["config"], *manifest["layers"])}
+    for name, digest in sorted(digests.items()):
+        content = _blob(layout, digest).read_bytes()
+        manifest = json.loads(content)
+        annotations = {REFERENCE: name, CONTAINERD: f"docker.io/library/{name}"}
+        described = {"mediaType": MANIFEST, "digest": digest, "size": len(content), "annotations": annotations}
+        manifests.append(described)
+        layers[name] = manifest["layers"]
+        needed |= {one["digest"] for one in (described, manifest["config"], *manifest["layers"])}
+    index = {"schemaVersion": 2, "manifests": manifests}
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}', encoding="utf-8")
+    (layout / "index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
     for blob in (layout / "blobs" / "sha256").iterdir():
         if f"sha256:{blob.name}" not in needed:
             blob.unlink()
-    return images
+    return layers
 
 
 def _blob(layout: Path, digest: str) -> Path:

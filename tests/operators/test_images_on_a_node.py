@@ -24,27 +24,27 @@ from tests.support.cluster.node import Node
 from tests.support.postgres import PostgresMissing, PostgresServer
 from trainers.artifacts.registry import Registry
 
+from .conftest import eventually
+from .examples import PLACE, create, example
 from .live_service import BROWSER, QUESTIONS, LiveService, opened, spec, stock
 
 START_S = 900.0
-LAYOUT = FOLDER / "layout"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
-@pytest.fixture(scope="module")
-def loaded(request: pytest.FixtureRequest) -> Node:
-    """Return a node that has the images of operator, router and policy."""
-    if not (LAYOUT / "index.json").is_file():
-        pytest.skip("the images are not built: `make images` does it")
-    node: Node = request.getfixturevalue("own_node")
-    node.load(LAYOUT, *(image_name(target) for target in ("operator", "router", "policy")))
-    return node
+def load(node: Node, *targets: str) -> None:
+    """Import built images into the node, or skip the test."""
+    built = set(json.loads((FOLDER / "images.json").read_text())) if (FOLDER / "images.json").is_file() else set()
+    if missing := set(targets) - built:
+        pytest.skip(f"not built: {', '.join(sorted(missing))}; `make images` does it")
+    node.load(FOLDER / "layout", *(image_name(target) for target in targets))
 
 
 @pytest.fixture
-def operator_release(loaded: Node, pods_namespace: str, tmp_path: Path) -> Iterator[Helm]:
+def operator_release(own_node: Node, pods_namespace: str, tmp_path: Path) -> Iterator[Helm]:
     """Install the definitions and the operator by their charts, with the chart's own name of the image."""
-    helm = Helm(tools.locate("helm"), tmp_path, loaded.plane.kubeconfig)
+    load(own_node, "operator")
+    helm = Helm(tools.locate("helm"), tmp_path, own_node.plane.kubeconfig)
     helm("upgrade", "--install", "crds", DEFINITIONS, "-n", pods_namespace, "--take-ownership", "--force-conflicts")
     helm("install", "shop", OPERATOR, "-n", pods_namespace)
     yield helm
@@ -53,9 +53,10 @@ def operator_release(loaded: Node, pods_namespace: str, tmp_path: Path) -> Itera
 
 @pytest.fixture
 def service(
-    operator_release: Helm, pods_api: client.ApiClient, pods_namespace: str, tmp_path: Path
+    own_node: Node, operator_release: Helm, pods_api: client.ApiClient, pods_namespace: str, tmp_path: Path
 ) -> Iterator[LiveService]:
     """Run a service from the images, with the shipped model and a PostgreSQL of this machine."""
+    load(own_node, "router", "policy")
     folder = tmp_path / "auction"
     folder.mkdir()
     registry = Registry(f"{folder}/registry", tmp_path / "cache")
@@ -76,6 +77,31 @@ def service(
             yield found
 
 
+def operators(core: Any, namespace: str) -> list[Any]:
+    """Return the operator's pods that are ready."""
+    pods = core.list_namespaced_pod(namespace, label_selector="app.kubernetes.io/component=operator").items
+    return [pod for pod in pods if all(one.ready for one in pod.status.container_statuses or [])]
+
+
+@pytest.mark.usefixtures("operator_release")
+def test_the_operator_runs_from_its_chart_and_reconciles(pods_api: client.ApiClient, pods_namespace: str) -> None:
+    core: Any = client.CoreV1Api(pods_api)
+    eventually("two replicas are ready", lambda: len(operators(core, pods_namespace)) == 2, START_S)
+    assert {pod.spec.containers[0].image for pod in operators(core, pods_namespace)} == {image_name("operator")}
+
+    objects: Any = client.CustomObjectsApi(pods_api)
+    create(pods_api, pods_namespace, "irpojobs", example("01-quick.yaml"))
+
+    def accepted() -> bool:
+        found = objects.get_namespaced_custom_object(*PLACE, pods_namespace, "irpojobs", "quick")
+        conditions = (found.get("status") or {}).get("conditions") or []
+        return any((one["type"], one["status"]) == ("Accepted", "True") for one in conditions)
+
+    eventually("the job is accepted", accepted, START_S)
+    batch: Any = client.BatchV1Api(pods_api)
+    eventually("its first step is created", lambda: bool(batch.list_namespaced_job(pods_namespace).items), START_S)
+
+
 def test_the_built_images_run_the_operator_a_router_and_a_policy(
     service: LiveService, pods_api: client.ApiClient, pods_namespace: str
 ) -> None:
@@ -83,8 +109,7 @@ def test_the_built_images_run_the_operator_a_router_and_a_policy(
     pods = core.list_namespaced_pod(pods_namespace).items
     images = {one.image for pod in pods for one in pod.spec.containers}
     assert images == {image_name(target) for target in ("operator", "router", "policy")}
-    ready = [pod for pod in pods if "operator" in pod.metadata.name and pod.status.container_statuses[0].ready]
-    assert len(ready) == 2
+    assert operators(core, pods_namespace)
 
     address = core.read_namespaced_service("ads", pods_namespace).spec.cluster_ip
     with httpx.Client(base_url=f"http://{address}", timeout=120, headers=BROWSER) as http:
