@@ -13,6 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist load
 .DEFAULT_GOAL := help
 .PHONY: help run test test-integration test-slow check bench bench-learning bench-router bench-eligibility bench-streaming bench-lake bench-operator bench-operator-caches \
 	bench-offpolicy bench-world bench-predictor bench-training bench-everyday bench-guard bench-safety bench-floor drill-billing drill-market drill-streaming drill-operator drill-triton drill-loop triton kafka cluster-tools schemas \
+	bench-offpolicy bench-world bench-predictor bench-training bench-everyday bench-guard bench-safety bench-floor drill-billing drill-streaming drill-operator drill-triton drill-loop triton kafka cluster-tools images images-check schemas \
 	crds lock clean distclean
 
 help: ## Show this list
@@ -47,6 +48,12 @@ kafka: $(VENV)/.dev ## Download an Apache Kafka broker for tests and drills (nee
 
 cluster-tools: $(VENV)/.dev ## Build the programs of a Kubernetes cluster (needs Go; about 11 CPU minutes, once)
 	$(BIN)/python -m tests.support.cluster prepare
+
+images: $(VENV)/.dev ## Build the images of the charts with buildah, as root (TARGETS="operator router"): build/images/
+	$(BIN)/python -m scripts.images build $(TARGETS) $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+
+images-check: $(VENV)/.dev ## Build the smallest image twice without a cache, and compare the two
+	$(BIN)/python -m scripts.images check
 
 schemas: $(VENV)/.dev ## Write the JSON Schemas of the events to docs/schemas/
 	$(BIN)/python -m streaming.schemas
