@@ -21,6 +21,7 @@ import torch
 
 from mechanism.errors import InputError, PolicyError
 from mechanism.markers import marker_body
+from mechanism.structural_tags import TokenRules
 from mechanism.trie import CandidateTrie, Node
 from mechanism.types import Ad, AdId, MarkerChoice
 
@@ -174,6 +175,11 @@ class MarkerVocabulary:
             barred.update(i for n in range(1, len(whole) + 1) for i in by_text.get(whole[:n], ()))
             barred.update(i for i in closing if self._texts[i].startswith(whole))
         return frozenset(barred) - self.end_tokens
+
+    def rules(self, ads: Sequence[AdId]) -> TokenRules:
+        """Return what the tokens mean for the markers of one request, for a server that decodes by structural tags."""
+        forbidden = self.fused(ads).union(self.forbidden)
+        return TokenRules(forbidden, self.openers, self.bracket_ends, self.after_bracket(ads))
 
     @cached_property
     def _by_text(self) -> tuple[dict[str, list[int]], list[int]]:
