@@ -103,7 +103,7 @@ def serve(
     ] = False,
     upstream_opener: Annotated[
         str, typer.Option(help="With --upstream: the character that opens its model's markers, see its policy.json.")
-    ] = "@",
+    ] = "",
     routes: Annotated[
         Path | None,
         typer.Option(
@@ -223,7 +223,7 @@ def serve(
     if routes is not None:
         make = routed(routes, settings)
     elif upstream:
-        make = openai_compatible(upstream, model, in_flight, tags=upstream_tags, opener=upstream_opener)
+        make = openai_compatible(upstream, model, in_flight, tags=upstream_tags, opener=upstream_opener or None)
     elif triton:
         make = lambda: remote(triton, model, digest)  # noqa: E731
     else:
@@ -325,7 +325,7 @@ def routed(path: Path, settings: ServeSettings) -> Callable[[], AsyncPolicyBacke
 
 
 def openai_compatible(
-    url: str, model: str, in_flight: int, *, tags: bool, opener: str
+    url: str, model: str, in_flight: int, *, tags: bool, opener: str | None
 ) -> Callable[[], AsyncPolicyBackend]:
     """Return a policy behind `/v1/chat/completions` of another server, its settings checked before the start."""
     from serving.policies.openai.policy import UpstreamPolicy, UpstreamSettings

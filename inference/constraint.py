@@ -97,6 +97,11 @@ class MarkerVocabulary:
         self._columns: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @cached_property
+    def mark(self) -> int:
+        """The token that opens a marker and writes least besides."""
+        return min(self.openers, key=lambda i: (len(self._texts[i]), i))
+
+    @cached_property
     def all_but_plain_openers(self) -> frozenset[int]:
         """All tokens but those that open a marker and write nothing else, blanks aside."""
         plain = {i for i in self.openers if self._texts[i].strip() == self.opener}
@@ -145,7 +150,7 @@ class MarkerVocabulary:
         plain = tuple(self.tokenizer.encode(text, add_special_tokens=False))
         if not self.openers:
             return plain
-        mark = min(self.openers, key=lambda i: (len(self._texts[i]), i))
+        mark = self.mark
         # Some tokenizers prepend a blank to every text, as a separate token or merged with the mark. Their body is what
         # follows the mark in the encoding of the whole marker.
         whole = tuple(self.tokenizer.encode(self.opener + text, add_special_tokens=False))

@@ -1,7 +1,7 @@
 """The markers of a request's candidates as a structural tag, which vLLM, SGLang and others decode by (xgrammar).
 
 Such a server then writes markers of candidates and no others. There are two forms of one rule. `text_tag` needs no
-tokenizer, so a router can send it for any model: with the opener "@" every other "@" (e-mail, handle, decorator) stays
+tokenizer, so a router can send it for any model; an "@" before other words (e-mail, handle, decorator) can then stay
 ordinary text. `token_tag` is written in the tokens of one model and admits, token by token, what `inference.constraint`
 admits: the propensities of its answers are those of a policy in this process.
 """
@@ -14,7 +14,7 @@ from itertools import combinations
 from math import comb
 from typing import Any
 
-from mechanism.markers import render_marker
+from mechanism.markers import marker_body
 from mechanism.trie import CandidateTrie, Node
 from mechanism.types import Ad, AdId
 
@@ -23,10 +23,10 @@ MOST_STATES = 64
 """Sets of ads shown so far that a token tag tells apart. A request that needs more admits an ad twice."""
 
 
-def text_tag(ads: Sequence[Ad], opener: str = MARK) -> dict[str, Any] | None:
+def text_tag(ads: Sequence[Ad], opener: str | None = None) -> dict[str, Any] | None:
     """Return the `response_format` of a request with these candidates; None without candidates.
 
-    `opener` is the character that the served model writes where a marker opens.
+    `opener` is the character that opens a marker wherever the model writes it; None: "@" before a candidate's title.
     """
     if not ads:
         return None
@@ -34,8 +34,8 @@ def text_tag(ads: Sequence[Ad], opener: str = MARK) -> dict[str, Any] | None:
         "type": "structural_tag",
         "format": {
             "type": "triggered_tags",
-            "triggers": triggers(ads) if opener == MARK else [opener],
-            "tags": [_tag(opener + render_marker(ad)[len(MARK) :]) for ad in ads],
+            "triggers": triggers(ads) if opener is None else [opener],
+            "tags": [_tag((opener or MARK) + marker_body(ad)) for ad in ads],
             "at_least_one": False,
             "stop_after_first": False,
             "excludes": [f"{MARK}["],

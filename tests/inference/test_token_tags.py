@@ -60,7 +60,7 @@ def decoder(name: str, opener: str) -> Decoder:
             "fused": lambda: byte_tokenizer(words=False),
             "blanked": blank_tokenizer,
         }
-        tokenizer = small[name]() if name in small else AutoTokenizer.from_pretrained(resolve(name))
+        tokenizer: Any = small[name]() if name in small else AutoTokenizer.from_pretrained(resolve(name))
         size, ends = len(tokenizer) + 3 * (name in small), [tokenizer.eos_token_id]
         vocabulary = MarkerVocabulary(tokenizer, size, ends, opener)
         info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=size, stop_token_ids=ends)

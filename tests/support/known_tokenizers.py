@@ -32,9 +32,10 @@ class KnownTokenizer:
         if token in self.special:
             return self.special[token].encode()
         try:
-            return bytes(self._encoding.decode_single_token_bytes(token))
+            piece: bytes = self._encoding.decode_single_token_bytes(token)
         except KeyError:
             return b""
+        return piece
 
     def get_vocab(self) -> Mapping[str, int]:
         return {f"<{i}>": i for i in range(self.size)}

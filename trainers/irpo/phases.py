@@ -64,9 +64,8 @@ def feedback(session: Session, epoch: int) -> str:
         with session.run.phase("feedback", epoch).open() as folder:
             write_sampled(folder / ANSWERS, [])
         return "none: the oracle knows what users click"
-    policy = session.policy(epoch - 1)
     contexts = session.contexts.training(config.contexts, epoch, 1)
-    answers = policy.generate(contexts, config.answers, session.seed(epoch, 1))
+    answers = session.answers(epoch - 1, contexts, config.answers, session.seed(epoch, 1))
     seed = session.seed(epoch, 2)
     click = (
         judged_clicks(config.judge, seed, session.progress.report)
@@ -117,8 +116,7 @@ def rollouts(session: Session, epoch: int) -> str:
     part = session.part
     if part.shards > 1 and part.shard is None:
         return _merged_rollouts(session, epoch)
-    config, policy = session.config.rollout, session.policy(epoch - 1)
-    shard = part.shard or 0
+    config, shard = session.config.rollout, part.shard or 0
     contexts = session.contexts.training(config.contexts, epoch, 4)
     if config.new_titles:
         rng = np.random.default_rng(session.seed(epoch, 8))
@@ -127,7 +125,8 @@ def rollouts(session: Session, epoch: int) -> str:
     # Split after the renaming, so that a context has the same offers for any number of shards.
     contexts = contexts[shard :: part.shards]
     seed = session.seed(epoch, 4) + (shard << SHARD_BITS)
-    answers = policy.generate(contexts, config.samples, seed, session.sampling(policy))
+    settings = session.sampling(session.policy(epoch - 1))
+    answers = session.answers(epoch - 1, contexts, config.samples, seed, settings)
     sampled = [Sampled(c, tuple(own)) for c, own in zip(contexts, answers, strict=True)]
     with session.run.phase(rollouts_name(part.shard, part.shards), epoch).open() as folder:
         count = write_sampled(folder / ANSWERS, sampled)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from inference.precision import fast_dtype
 from inference.sampling import SamplingSettings
 from mechanism.errors import ConfigError
 from mechanism.statistics import Floats
-from mechanism.types import Context
+from mechanism.types import Context, Generation
 from simulator.clicks import ClickModel
 from trainers.artifacts.registry import local_base
 from trainers.artifacts.run_directory import RunDirectory, epoch_file
@@ -26,6 +26,7 @@ from trainers.logs.snapshot import LOGGED, LoggedContexts, read_snapshot
 from trainers.optimisation.precision import training_device_type
 from trainers.optimisation.sharding import ALONE, Part
 from trainers.reward.model import ClickPredictor, OraclePredictor, PCTRModel
+from trainers.rollout.engine import RolloutEngine, Version, open_engine
 
 BASE_PHASE = "warm-start"
 """Folder of the warmed base model."""
@@ -115,6 +116,24 @@ class Session:
                 del self._policies[other]
             self._policies[epoch] = Policy.load(self.policy_source(epoch), self.sampling_dtype)
         return self._policies[epoch]
+
+    @cached_property
+    def engine(self) -> RolloutEngine:
+        """What samples the answers of feedback and rollouts."""
+        return open_engine(self.config.rollout.engine)
+
+    def answers(
+        self,
+        epoch: int,
+        contexts: Sequence[Context],
+        samples: int,
+        seed: int,
+        settings: SamplingSettings | None = None,
+    ) -> list[list[Generation]]:
+        """Return `samples` answers to each context, sampled by the run's engine from the policy at an epoch's end."""
+        untrained = epoch == 0 and self.config.warm_start is None
+        version = Version(self.policy(epoch), self.policy_source(epoch), untrained)
+        return self.engine.generate(version, contexts, samples, seed, settings)
 
     def reference(self, epoch: int) -> Policy:
         """Load the same policy as the reference of optimisation, in the precision that optimisation loads it in."""

@@ -48,7 +48,8 @@ class UpstreamSettings:
 
     `url` is OpenAI's base URL; one without a path gets `/v1`. A `temperature` of None is the server's own. At most
     `in_flight` answers are open at a time. `structural_tags`: the server decodes by them (`mechanism.structural_tags`).
-    `opener` is the character that the served model writes where a marker opens, as its `policy.json` names it.
+    `opener` is the character that opens a marker wherever the served model writes it, as its `policy.json` names it;
+    None: "@" before a candidate's title.
     """
 
     url: str
@@ -58,7 +59,7 @@ class UpstreamSettings:
     temperature: float | None = None
     in_flight: int = 512
     structural_tags: bool = False
-    opener: str = MARK
+    opener: str | None = None
     calls: CallSettings = field(default_factory=CallSettings)
 
     def __post_init__(self) -> None:
@@ -73,7 +74,7 @@ class UpstreamSettings:
         for name, value in (("max_tokens", self.max_tokens), ("in_flight", self.in_flight)):
             if value < 1:
                 raise ConfigError(f"upstream.{name}", value, "give a whole number >= 1")
-        if len(self.opener) != 1:
+        if self.opener is not None and len(self.opener) != 1:
             raise ConfigError("upstream.opener", self.opener, "give one character, as in the policy.json of the model")
         if self.temperature is not None and not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ConfigError("upstream.temperature", self.temperature, "give a finite number >= 0")
@@ -137,7 +138,7 @@ class UpstreamPolicy(AsyncPolicyBackend):
                 reader, more = exchange.reader, True
                 while True:
                     for text in exchange.texts:
-                        yield TextDelta(text.replace(self.settings.opener, MARK))
+                        yield TextDelta(text.replace(self.settings.opener or MARK, MARK))
                     if reader.done or not more:
                         break
                     more = await exchange.read()
