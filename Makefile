@@ -12,8 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist load
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-integration test-slow check bench bench-learning bench-router bench-eligibility bench-streaming bench-lake bench-operator bench-operator-caches \
-	bench-offpolicy bench-world bench-predictor bench-training bench-everyday bench-guard bench-safety bench-floor drill-billing drill-market drill-streaming drill-operator drill-triton drill-loop triton kafka cluster-tools schemas \
-	bench-offpolicy bench-world bench-predictor bench-training bench-everyday bench-guard bench-safety bench-floor drill-billing drill-streaming drill-operator drill-triton drill-loop triton kafka cluster-tools images images-check schemas \
+	bench-offpolicy bench-world bench-predictor bench-training bench-everyday bench-real bench-guard bench-safety bench-floor drill-billing drill-market drill-streaming drill-operator drill-triton drill-loop triton kafka cluster-tools images images-check schemas \
 	crds lock clean distclean
 
 help: ## Show this list

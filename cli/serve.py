@@ -102,6 +102,9 @@ def serve(
     upstream_tags: Annotated[
         bool, typer.Option(help="With --upstream: it decodes by structural tags (vLLM, SGLang): no invented ads.")
     ] = False,
+    upstream_opener: Annotated[
+        str, typer.Option(help="With --upstream: the character that opens its model's markers, see its policy.json.")
+    ] = "",
     routes: Annotated[
         Path | None,
         typer.Option(
@@ -226,7 +229,7 @@ def serve(
     if routes is not None:
         make = routed(routes, settings)
     elif upstream:
-        make = openai_compatible(upstream, model, in_flight, tags=upstream_tags)
+        make = openai_compatible(upstream, model, in_flight, tags=upstream_tags, opener=upstream_opener or None)
     elif triton:
         make = lambda: remote(triton, model, digest)  # noqa: E731
     else:
@@ -327,11 +330,14 @@ def routed(path: Path, settings: ServeSettings) -> Callable[[], AsyncPolicyBacke
     return lambda: RoutedPolicy(path, open_version)
 
 
-def openai_compatible(url: str, model: str, in_flight: int, *, tags: bool) -> Callable[[], AsyncPolicyBackend]:
+def openai_compatible(
+    url: str, model: str, in_flight: int, *, tags: bool, opener: str | None
+) -> Callable[[], AsyncPolicyBackend]:
     """Return a policy behind `/v1/chat/completions` of another server, its settings checked before the start."""
     from serving.policies.openai.policy import UpstreamPolicy, UpstreamSettings
 
-    policy = UpstreamPolicy(UpstreamSettings(url, model, in_flight=in_flight, structural_tags=tags))
+    settings = UpstreamSettings(url, model, in_flight=in_flight, structural_tags=tags, opener=opener)
+    policy = UpstreamPolicy(settings)
     return lambda: policy
 
 

@@ -28,7 +28,7 @@ def _feedback(session: Session, epoch: int, part: Part) -> list[Sampled]:
     contexts = part.share(session.contexts.training(config.contexts, epoch, 1))
     phase = session.run.phase(part.folder("feedback"), epoch)
     seed = part.seed(session.seed(epoch, 1))
-    answers = answers_in_chunks(session, phase, epoch - 1, contexts, config.answers, seed)
+    answers = answers_in_chunks(session, phase, epoch - 1, contexts, config.answers, seed, engine=session.engine)
     click = users_of(session, config.judge, part, part.seed(session.seed(epoch, 2)))
     clicked = iter(click([(c, g.answer) for c, own in zip(contexts, answers, strict=True) for g in own]))
     return [Sampled(c, tuple(own), tuple(next(clicked) for _ in own)) for c, own in zip(contexts, answers, strict=True)]
@@ -58,7 +58,9 @@ def _rollouts(session: Session, epoch: int, part: Part) -> list[Sampled]:
     contexts = part.share(_rollout_contexts(session, epoch))
     phase = session.run.phase(part.folder("rollouts"), epoch)
     seed, samples = part.seed(session.seed(epoch, 4)), session.config.rollout.samples
-    answers = answers_in_chunks(session, phase, epoch - 1, contexts, samples, seed, session.sampling(policy))
+    answers = answers_in_chunks(
+        session, phase, epoch - 1, contexts, samples, seed, session.sampling(policy), engine=session.engine
+    )
     return [Sampled(c, tuple(own)) for c, own in zip(contexts, answers, strict=True)]
 
 

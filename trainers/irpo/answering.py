@@ -12,6 +12,7 @@ from inference.sampling import SamplingSettings
 from mechanism.types import Context, Generation
 from trainers.artifacts.run_directory import Phase
 from trainers.irpo.session import Session
+from trainers.rollout.engine import RolloutEngine
 
 
 def answers_in_chunks(
@@ -22,19 +23,22 @@ def answers_in_chunks(
     samples: int,
     seed: int,
     settings: SamplingSettings | None = None,
+    *,
+    engine: RolloutEngine,
 ) -> list[list[Generation]]:
-    """Return what the policy of an epoch answers (`Policy.generate`), after a crash from the last whole batch on.
+    """Return what the policy of an epoch answers on an engine, after a crash from the last whole batch on.
 
-    Every decoding batch is a chunk of the phase. They are found again by a digest of all that the answers depend on.
+    Every batch of the engine is a chunk of the phase. They are found again by a digest of all that the answers depend
+    on.
     """
-    policy = session.policy(policy_epoch)
-    settings = settings or policy.sampling
+    version = session.version(policy_epoch)
+    settings = settings or version.policy.sampling
     asked = (session.policy_identity(policy_epoch), str(session.sampling_dtype), settings, samples, seed, contexts)
     chunks = phase.chunks(hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:16])
     batches = [msgspec.msgpack.decode(data, type=AnsweredBatch) for data in chunks.read()]
     if batches:
         session.progress.report(f"{sum(len(b.places) for b in batches)} of {len(contexts)} contexts are answered")
-    for batch in policy.generate_batches(contexts, samples, seed, settings, done=tuple(batches)):
+    for batch in engine.generate_batches(version, contexts, samples, seed, settings, done=tuple(batches)):
         chunks.write(len(batches), msgspec.msgpack.encode(batch))
         batches.append(batch)
     answers = {place: own for batch in batches for place, own in zip(batch.places, batch.answers, strict=True)}

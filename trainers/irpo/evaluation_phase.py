@@ -24,6 +24,7 @@ from trainers.irpo.validation import (
     validation_of,
 )
 from trainers.optimisation.sharding import Part
+from trainers.rollout.engine import TransformersEngine
 
 VALIDATION = "validation.json"
 """An epoch's raw answers to the validation contexts."""
@@ -49,7 +50,9 @@ def _evaluation(session: Session, epoch: int, part: Part) -> list[MeasuredContex
     phase = session.run.phase(part.folder("evaluation"), epoch)
     columns: list[list[ValidationAnswer]] = []
     for number in _measured_epochs(epoch):
-        drawn = answers_in_chunks(session, phase, number, contexts, 1, part.seed(session.seed(0, 7)))
+        drawn = answers_in_chunks(
+            session, phase, number, contexts, 1, part.seed(session.seed(0, 7)), engine=TransformersEngine()
+        )
         answers = [own[0] for own in drawn]
         divergences = divergences_from(session.policy(0), session.policy(number), contexts, answers)
         columns.append([ValidationAnswer(a, d) for a, d in zip(answers, divergences, strict=True)])
