@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist load
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-integration test-slow check bench bench-learning bench-router bench-eligibility bench-streaming bench-lake bench-operator bench-operator-caches \
-	bench-offpolicy bench-world bench-predictor bench-training bench-everyday bench-guard bench-safety bench-floor drill-billing drill-streaming drill-operator drill-triton drill-loop triton kafka cluster-tools schemas \
+	bench-offpolicy bench-world bench-predictor bench-training bench-everyday bench-real bench-guard bench-safety bench-floor drill-billing drill-market drill-streaming drill-operator drill-triton drill-loop triton kafka cluster-tools images images-check schemas \
 	crds lock clean distclean
 
 help: ## Show this list
@@ -48,6 +48,12 @@ kafka: $(VENV)/.dev ## Download an Apache Kafka broker for tests and drills (nee
 cluster-tools: $(VENV)/.dev ## Build the programs of a Kubernetes cluster (needs Go; about 11 CPU minutes, once)
 	$(BIN)/python -m tests.support.cluster prepare
 
+images: $(VENV)/.dev ## Build the images of the charts with buildah, as root (TARGETS="operator router"): build/images/
+	$(BIN)/python -m scripts.images build $(TARGETS) $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+
+images-check: $(VENV)/.dev ## Build the smallest image twice without a cache, and compare the two
+	$(BIN)/python -m scripts.images check
+
 schemas: $(VENV)/.dev ## Write the JSON Schemas of the events to docs/schemas/
 	$(BIN)/python -m streaming.schemas
 
@@ -60,6 +66,9 @@ bench: bench-learning bench-router bench-eligibility bench-streaming ## All benc
 
 bench-learning: $(VENV)/.run ## Train, and compare all mechanisms (SEEDS=5 JOBS=2): build/bench/learning.json
 	$(BIN)/python -m benchmarks.trainers.learning --out build/bench/learning.json $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS))
+
+bench-real: $(VENV)/.run ## IRPO on SmolLM2 with real queries (DATA=folder SEEDS=2 JOBS=1): build/bench/real.json
+	$(BIN)/python -m benchmarks.trainers.real --path $(or $(DATA),$(error give DATA=folder of the data set)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS))
 
 bench-everyday: $(VENV)/.dev ## What a model (MODEL=assistant) answers, and how fast: build/bench/everyday.json
 	$(BIN)/python -m benchmarks.serving.everyday $(if $(MODEL),--model $(MODEL))
@@ -102,6 +111,9 @@ bench-offpolicy: $(VENV)/.run ## Coverage of off-policy intervals in 50 trials: 
 
 drill-billing: $(VENV)/.dev ## Kill ledger writers, on SQLite and PostgreSQL: build/bench/billing.json
 	$(BIN)/python -m benchmarks.serving.billing
+
+drill-market: $(VENV)/.dev ## Kill routers, ledger, PostgreSQL and Kafka under clicks and payouts (SMALL=1): build/bench/market.json
+	$(BIN)/python -m benchmarks.serving.market $(if $(SMALL),--small --overrun 0.5)
 
 drill-streaming: $(VENV)/.dev ## Kill Kafka and workers under a million answers: build/bench/streaming-drill.json
 	$(BIN)/python -m benchmarks.streaming.drill $(if $(INTERACTIONS),--interactions $(INTERACTIONS)) $(if $(LAKE),--lake $(LAKE))

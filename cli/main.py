@@ -45,6 +45,9 @@ ENTRIES = {
     "triton": Entry("Prepare a Triton server, build model repositories, serve them.", "triton"),
     "users": Entry("Simulate users: ask a router, read its answers, follow links.", "policy,judge"),
     "worker": Entry("Run a worker on the event log: judge, lake, ledger.", "stream"),
+    "placements": Entry("List a publisher's placements, register them, set their floors.", "serve"),
+    "accounts": Entry("Set advertisers' credit limits, enter their payments, print balances and statements.", "serve"),
+    "campaigns": Entry("Upload a file of campaigns, print a campaign's history.", "serve"),
     "clicks": Entry("Mark charged clicks invalid and refund them.", "serve"),
     "dlq": Entry("List dead letters and replay them.", "stream"),
     "erase": Entry(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from serving.settings import ServeSettings
 
 ForwardedHeader: TypeAlias = Literal["x-forwarded-for", "forwarded"]
+BlockRule: TypeAlias = Literal["never", "same-category"]
 ASSISTANT = "assistant"
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread that charges or encodes may hold the interpreter; Python's default of 5 ms delays answers."""
@@ -103,6 +104,9 @@ def serve(
     upstream_tags: Annotated[
         bool, typer.Option(help="With --upstream: it decodes by structural tags (vLLM, SGLang): no invented ads.")
     ] = False,
+    upstream_opener: Annotated[
+        str, typer.Option(help="With --upstream: the character that opens its model's markers, see its policy.json.")
+    ] = "",
     routes: Annotated[
         Path | None,
         typer.Option(
@@ -130,6 +134,10 @@ def serve(
             envvar="LLM_AUCTION_HIGHEST_BID",
         ),
     ] = None,
+    block_advertisers: Annotated[
+        BlockRule,
+        typer.Option(help="Which advertisers a campaign may keep out of its answers: rivals in its category, or none."),
+    ] = "same-category",
     stop_ads_after: Annotated[
         float, typer.Option(help="Seconds without the ledger after which answers have no ads; 0: never.", min=0)
     ] = 900.0,
@@ -175,7 +183,7 @@ def serve(
         ConfigError: if options contradict each other or the port is in use.
         Exit: with the status of the workers, if there are any.
     """
-    from serving.bid_scale import BidScale, parse_highest_bids
+    from serving.bid_scale import BidScale, parse_amounts
     from serving.campaigns.catalogue import read_catalogue
     from serving.policies.route_file import read_routes
     from serving.settings import ServeSettings, other_secrets, signing_secret
@@ -210,7 +218,8 @@ def serve(
         allowed_topics=tuple(allow_topic or ()),
         relevance_floor=relevance_floor,
         stop_ads_after_s=stop_ads_after,
-        bid_scale=BidScale(parse_highest_bids(highest_bid or [])),
+        block_advertisers=block_advertisers,
+        bid_scale=BidScale(parse_amounts(highest_bid or [], "--highest-bid")),
         address_per_minute=address_per_minute,
         key_per_minute=key_per_minute,
         key_per_day=key_per_day,
@@ -244,7 +253,7 @@ def serve(
     if routes is not None:
         make = routed(routes, settings)
     elif upstream:
-        make = openai_compatible(upstream, model, in_flight, tags=upstream_tags)
+        make = openai_compatible(upstream, model, in_flight, tags=upstream_tags, opener=upstream_opener or None)
     elif triton:
         make = lambda: remote(triton, model, digest)  # noqa: E731
     else:
@@ -350,11 +359,14 @@ def routed(path: Path, settings: ServeSettings) -> Callable[[], AsyncPolicyBacke
     return lambda: RoutedPolicy(path, open_version)
 
 
-def openai_compatible(url: str, model: str, in_flight: int, *, tags: bool) -> Callable[[], AsyncPolicyBackend]:
+def openai_compatible(
+    url: str, model: str, in_flight: int, *, tags: bool, opener: str | None
+) -> Callable[[], AsyncPolicyBackend]:
     """Return a policy behind `/v1/chat/completions` of another server, its settings checked before the start."""
     from serving.policies.openai.policy import UpstreamPolicy, UpstreamSettings
 
-    policy = UpstreamPolicy(UpstreamSettings(url, model, in_flight=in_flight, structural_tags=tags))
+    settings = UpstreamSettings(url, model, in_flight=in_flight, structural_tags=tags, opener=opener)
+    policy = UpstreamPolicy(settings)
     return lambda: policy
 
 

@@ -27,7 +27,10 @@ MAX_REASON_CHARACTERS = 1000
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """The best epoch (0 in a process that only joins a shared phase), and the last phase's line of results."""
+    """The best epoch (0 in a process that only takes part in a phase), and the last line of results.
+
+    `found` is empty where another process publishes the phase.
+    """
 
     best_epoch: int
     found: str
@@ -42,7 +45,13 @@ def train(
     ] = None,
     epoch: Annotated[int | None, typer.Option(help="The epoch of --phase (from 1).")] = None,
     set_: Settings = None,
-    shard: Annotated[str, typer.Option(help="I/N: run shard I of the phase rollouts; all/N: merge the shards.")] = "",
+    shard: Annotated[
+        str,
+        typer.Option(
+            help="I/N: run shard I of feedback, rollouts, pairs or evaluation; the last shard merges all. all/N: merge"
+            " those of the first --phase that has shards."
+        ),
+    ] = "",
     node: Annotated[str, typer.Option(help="I/N: run the phase policy as node I.")] = "",
     meet: Annotated[str, typer.Option(help="HOST:PORT of node 0, where the nodes rendezvous.")] = "",
     address: Annotated[str, typer.Option(help="Name under which the other nodes reach this one.")] = "",
@@ -151,5 +160,6 @@ def run_training(
             best = irpo(session, only, epoch)
         else:
             best = 0
-            take_part(session, only, epoch)
+            if not take_part(session, only, epoch):
+                last_found = ""
     return TrainingResult(best, last_found)

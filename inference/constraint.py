@@ -21,6 +21,7 @@ import torch
 
 from mechanism.errors import InputError, PolicyError
 from mechanism.markers import marker_body
+from mechanism.structural_tags import TokenRules
 from mechanism.trie import CandidateTrie, Node
 from mechanism.types import Ad, AdId, MarkerChoice
 
@@ -96,6 +97,11 @@ class MarkerVocabulary:
         self._columns: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @cached_property
+    def mark(self) -> int:
+        """The token that opens a marker and writes least besides."""
+        return min(self.openers, key=lambda i: (len(self._texts[i]), i))
+
+    @cached_property
     def all_but_plain_openers(self) -> frozenset[int]:
         """All tokens but those that open a marker and write nothing else, blanks aside."""
         plain = {i for i in self.openers if self._texts[i].strip() == self.opener}
@@ -144,7 +150,7 @@ class MarkerVocabulary:
         plain = tuple(self.tokenizer.encode(text, add_special_tokens=False))
         if not self.openers:
             return plain
-        mark = min(self.openers, key=lambda i: (len(self._texts[i]), i))
+        mark = self.mark
         # Some tokenizers prepend a blank to every text, as a separate token or merged with the mark. Their body is what
         # follows the mark in the encoding of the whole marker.
         whole = tuple(self.tokenizer.encode(self.opener + text, add_special_tokens=False))
@@ -174,6 +180,11 @@ class MarkerVocabulary:
             barred.update(i for n in range(1, len(whole) + 1) for i in by_text.get(whole[:n], ()))
             barred.update(i for i in closing if self._texts[i].startswith(whole))
         return frozenset(barred) - self.end_tokens
+
+    def rules(self, ads: Sequence[AdId]) -> TokenRules:
+        """Return what the tokens mean for the markers of one request, for a server that decodes by structural tags."""
+        forbidden = self.fused(ads).union(self.forbidden)
+        return TokenRules(forbidden, self.openers, self.bracket_ends, self.after_bracket(ads))
 
     @cached_property
     def _by_text(self) -> tuple[dict[str, list[int]], list[int]]:

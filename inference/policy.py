@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +22,15 @@ from mechanism.types import Context, Generation
 
 ROW_COLUMNS = 60_000
 """Cached columns (rows x tokens) of one decoding batch: bounds memory for prompts of any length."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredBatch:
+    """The answers of one decoding batch, the places of its contexts in the call, and the random state after it."""
+
+    places: tuple[int, ...]
+    answers: tuple[tuple[Generation, ...], ...]
+    random_state: bytes
 
 
 class Policy:
@@ -90,12 +100,33 @@ class Policy:
         Equal arguments give equal answers. Other contexts in the call, or another number of samples, change the random
         numbers and therefore the answers, but not their distribution.
         """
+        answers: list[list[Generation]] = [[] for _ in contexts]
+        for batch in self.generate_batches(contexts, samples, seed, settings, openings):
+            for place, own in zip(batch.places, batch.answers, strict=True):
+                answers[place] = list(own)
+        return answers
+
+    def generate_batches(
+        self,
+        contexts: Sequence[Context],
+        samples: int,
+        seed: int,
+        settings: SamplingSettings | None = None,
+        openings: Sequence[Generation] | None = None,
+        done: Sequence[AnsweredBatch] = (),
+    ) -> Iterator[AnsweredBatch]:
+        """Yield the answers of `generate` batch by batch, as they are decoded.
+
+        `done` are the first batches of an interrupted call with equal arguments: the later ones follow, and are those
+        that it would have yielded.
+        """
         settings = settings or self.sampling
         generator = torch.Generator().manual_seed(seed)
+        if done:
+            generator.set_state(torch.frombuffer(bytearray(done[-1].random_state), dtype=torch.uint8))
         prompts = [self.prompt_ids(c) for c in contexts]
         order = sorted(range(len(contexts)), key=lambda i: len(prompts[i]))  # of like length: less padding
-        answers: list[list[Generation]] = [[] for _ in contexts]
-        for batch in self._batches(order, prompts, samples, settings):
+        for batch in self._batches(order, prompts, samples, settings)[len(done) :]:
             steps = decode(
                 self.model,
                 self.vocabulary,
@@ -107,9 +138,11 @@ class Policy:
                 None if openings is None else [openings[i] for i in batch],
             )
             rows = _drain(steps)
-            for k, i in enumerate(batch):
-                answers[i] = [self.generation(contexts[i], row) for row in rows[k * samples : (k + 1) * samples]]
-        return answers
+            answers = [
+                tuple(self.generation(contexts[i], row) for row in rows[k * samples : (k + 1) * samples])
+                for k, i in enumerate(batch)
+            ]
+            yield AnsweredBatch(tuple(batch), tuple(answers), generator.get_state().numpy().tobytes())
 
     def stream(
         self, context: Context, seed: int, settings: SamplingSettings | None = None

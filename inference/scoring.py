@@ -134,6 +134,25 @@ def compare(
     return [c for c in compared if c is not None]
 
 
+@torch.inference_mode()
+def free_logprobs(
+    policy: Policy, context: Context, tokens: Sequence[int], temperature: float = 1.0
+) -> dict[int, float]:
+    """Return the log-probabilities (nats) of an answer's tokens outside of markers, by their place, unconstrained."""
+    prompt = policy.prompt_ids(context)
+    ids = torch.tensor([[*prompt, *tokens]], device=policy.model.device)
+    logits_TV = policy.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float() / temperature
+    chosen = torch.tensor(list(tokens), device=logits_TV.device)
+    found = logits_TV.log_softmax(-1).gather(1, chosen[:, None])[:, 0].tolist()
+    constraint = MarkerConstraint(policy.vocabulary, policy.vocabulary.trie([c.ad for c in context.candidates]), None)
+    free: dict[int, float] = {}
+    for at, token in enumerate(tokens):
+        if not constraint.inside:
+            free[at] = found[at]
+        constraint.replay(token)
+    return free
+
+
 def _batches(policy: Policy, contexts: Sequence[Context], answers: Sequence[Generation]) -> Iterator[list[int]]:
     """Yield the indices of answers of similar length to encode together.
 

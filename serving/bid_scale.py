@@ -63,8 +63,8 @@ class BidScale:
         return self.highest_in(currency) or MICROS_PER_UNIT
 
 
-def parse_highest_bids(texts: list[str]) -> dict[str, Micros]:
-    """Read `USD=2.50` and the like: units of the currency, converted to micros exactly.
+def parse_amounts(texts: list[str], place: str) -> dict[str, Micros]:
+    """Read `USD=2.50` and the like: units of the currency, converted to micros exactly; `place` is the option's name.
 
     Raises:
         ConfigError: if an entry is not a currency and an amount.
@@ -77,6 +77,6 @@ def parse_highest_bids(texts: list[str]) -> dict[str, Micros]:
         if not (len(currency) == 3 and currency.isascii() and currency.isupper() and currency.isalpha()) or not (
             digits.isascii() and digits.isdigit() and len(fraction) <= 6
         ):
-            raise ConfigError("--highest-bid", text, "give a currency and an amount of units such as USD=2.50")
+            raise ConfigError(place, text, "give a currency and an amount of units such as USD=2.50")
         found[currency] = int(whole or "0") * MICROS_PER_UNIT + int(fraction.ljust(6, "0"))
     return found

@@ -17,6 +17,8 @@ from mechanism.errors import AuctionError, InputError, PolicyError
 from serving.campaigns.storage import NotFound, VersionConflict
 
 RETRY_AFTER_S = 2
+DISCONNECTED = "client disconnected prematurely"
+"""Litestar's error, which has no class, for a client that left before its body had arrived."""
 CLIENT_CLOSED_REQUEST = 499
 LONGEST_SHOWN = 80
 ErrorBody: TypeAlias = dict[str, dict[str, Any]]
@@ -106,7 +108,7 @@ def as_api_error(error: Exception) -> ApiError:
         return ApiError(409, str(error), param=error.place, code="version_conflict")
     if isinstance(error, InputError):
         return BadFields([error])
-    if isinstance(error, ClientGone):
+    if isinstance(error, ClientGone) or (isinstance(error, HTTPException) and error.detail == DISCONNECTED):
         return ApiError(CLIENT_CLOSED_REQUEST, "the client closed the connection", code="client_gone")
     if isinstance(error, Overloaded):
         return ApiError(503, "the policy is busy: try again in a moment", code="overloaded")

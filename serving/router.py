@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mechanism.errors import PolicyError
 from mechanism.files import replace_file
+from serving.accounts.advertisers import AdvertiserStore
 from serving.accounts.idempotency import IdempotencyStore
 from serving.accounts.keys import AccountStore
 from serving.accounts.publishers import PlacementDirectory, PublisherStore
@@ -55,6 +56,7 @@ from serving.metrics import Metrics
 from serving.policies.protocol import AsyncPolicyBackend
 from serving.settings import PSEUDONYMS, ServeSettings, derived
 from streaming.addresses import open_log
+from streaming.log import LogUnavailable
 from streaming.producer import EventProducer
 from streaming.topics import all_topics
 
@@ -65,6 +67,8 @@ AD_LOAD_FILE = "ad-load.json"
 MAINTAIN_S = 3600.0
 LAG_S = 1.0
 ACCRUED_S = 1.0
+CLAIMS_S = 5.0
+"""How often the claims of requests with an Idempotency-Key are renewed, `serving.http.idempotency.ABANDONED_AFTER`."""
 LEDGER_AWAY = "ledger:away"
 """Why answers have no ads while the ledger is away for too long."""
 PLACEMENTS_S = 5.0
@@ -112,6 +116,7 @@ class Router:
         self.campaigns = CampaignStore(self.database)
         self.accounts = AccountStore(self.database, [derived(one, "api keys") for one in verifying])
         self.publishers = PublisherStore(self.database)
+        self.advertisers = AdvertiserStore(self.database)
         self.placements = PlacementDirectory(self.publishers)
         self.idempotency = IdempotencyStore(self.database, [derived(one, "idempotency keys") for one in verifying])
         self.signer = TokenSigner(key_ring([derived(one, "click tokens") for one in verifying]))
@@ -145,6 +150,7 @@ class Router:
             self.metrics,
             settings,
             SensitiveGate(meaning, settings.allowed_topics),
+            self.placements,
             derived(secret, "readers of links"),
             self._ad_load.load,
         )
@@ -229,6 +235,7 @@ class Router:
         self._every(PROBE_S, self._probe_policy, "policy_probe")
         self._every(LAG_S, self._measure_lag, "ledger_lag")
         self._every(ACCRUED_S, self._share_accrued, "accrued_spend")
+        self._every(CLAIMS_S, lambda: asyncio.to_thread(self.idempotency.renew, datetime.now(UTC)), "claims_renewal")
         self._every(MAINTAIN_S, self._maintain_log, "log_maintenance")
         if (shared := self._shared_records) is not None:
             self._every(WRITE_S, lambda: asyncio.to_thread(shared.write), "shared_records")
@@ -277,7 +284,8 @@ class Router:
         if answer.task.cancelled():  # before it began
             return
         await answer.delivery.wait(DELIVERY_S)
-        result = answer.task.result().as_delivered(answer.delivery)
+        written = answer.task.result()
+        result = written.as_delivered(answer.delivery)
         request = answer.request
         try:
             finalise(result, self._sinks)
@@ -286,8 +294,10 @@ class Router:
         if not result.reserved_caps:
             return
         try:
-            await self.marketplace.settle_caps(request.ads.user_id, request.auction_id, result.shown)
-        except Exception as error:  # the reservations end by themselves
+            # A reader whose client had gone sees the ads of a kept answer when the client asks again.
+            counted = written.shown if answer.delivery.kept else result.shown
+            await self.marketplace.settle_caps(request.ads.user_id, request.auction_id, counted)
+        except Exception as error:  # until it succeeds, the reservations count
             log.error("answer.caps_not_settled", auction_id=request.auction_id, reason=type(error).__name__)
 
     def _answer_ended(self, auction_id: str) -> None:
@@ -328,7 +338,7 @@ class Router:
                 await asyncio.sleep(seconds)
                 try:
                     await work()
-                except (SQLAlchemyError, PolicyError, OSError) as error:
+                except (SQLAlchemyError, LogUnavailable, PolicyError, OSError) as error:
                     log.error("router.task_failed", task=name, reason=type(error).__name__)
                 except Exception as error:
                     log.error("router.task_failed", task=name, reason=type(error).__name__, unexpected=True)

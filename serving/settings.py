@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
 from mechanism.errors import ConfigError
 from serving.bid_scale import BidScale
@@ -21,6 +21,8 @@ OTHERS_VARIABLE = "LLM_AUCTION_OTHER_SECRETS"
 SECRET_FILE, OTHERS_FILE = "secret", "other-secrets"
 SECRET_CHARACTERS = 32
 MOST_CANDIDATES = 100
+BlockRule: TypeAlias = Literal["never", "same-category"]
+"""Which advertisers a campaign may keep out of its prompts: none, or rivals in its own category."""
 PSEUDONYMS = "pseudonyms"
 """The purpose, for `derived`, of the key that makes pseudonyms of user ids."""
 
@@ -91,7 +93,8 @@ class ServeSettings:
     within `head_s`, its body within `body_s`. While the database is away, keys that were valid in the last
     `stale_keys_s` seconds are accepted; revocations are not seen meanwhile.
 
-    `bid_scale` sets the highest bid of each currency, which the policy sees as 100 points.
+    `bid_scale` sets the highest bid of each currency, which the policy sees as 100 points. `block_advertisers` is the
+    market's rule for the campaigns' field of that name.
 
     `log` is where events go: a folder, or "kafka" (`streaming.addresses`); empty: a folder in the state directory.
     `ledger` is where events of the log are charged: in a "process" beside the router, which keeps the work away from
@@ -141,6 +144,7 @@ class ServeSettings:
     allowed_topics: tuple[str, ...] = ()
     relevance_floor: float = 0.2
     bid_scale: BidScale = field(default_factory=BidScale)
+    block_advertisers: BlockRule = "same-category"
     conversation_ads: int = 12
     turns_between_ads: int = 0
     repeat_fade: float = 0.7
@@ -185,6 +189,9 @@ class ServeSettings:
             raise ConfigError("prior_ctr", self.prior_ctr, "give a probability")
         if not re.fullmatch("[A-Z]{3}", self.currency):
             raise ConfigError("currency", self.currency, "give an ISO 4217 code such as USD")
+        if self.block_advertisers not in get_args(BlockRule):
+            known = ", ".join(get_args(BlockRule))
+            raise ConfigError("block_advertisers", self.block_advertisers, f"give one of {known}")
         if self.public_url and not self.public_url.startswith(("http://", "https://")):
             raise ConfigError("public_url", self.public_url, "begin it with http:// or https://")
         if self.metrics_address and not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\s]+):\d{1,5}", self.metrics_address):

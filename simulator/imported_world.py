@@ -16,6 +16,7 @@ from mechanism.errors import InputError
 from mechanism.prompt import MICROS_PER_POINT
 from mechanism.types import Ad, AdId, Candidate, Context, Profile
 from simulator.importers.dataset import ImportedAnswer, ImportedData, ImportedQuery, match_key, split_queries
+from simulator.questions import split_questions
 from simulator.world import AGES, GENDERS, OCCUPATIONS, PLACES, Query
 
 PROFILES_PER_TOPIC = 8
@@ -26,10 +27,13 @@ class ImportedWorld:
     """Imported ads, synthetic profiles, and queries split into train and test by a hash of their text.
 
     `relevant` maps a query's id to the ads labelled as fitting it, `answers` to the answers that the data holds. With
-    `labelled_only` queries without a label are left out of both splits; they stay in the data.
+    `labelled_only` queries without a label are left out of both splits; they stay in the data. `plain` is the share of
+    everyday questions without a need that the training queries get: what is asked without a need needs no ad.
     """
 
-    def __init__(self, data: ImportedData, test_share: float = 0.2, *, labelled_only: bool = False) -> None:
+    def __init__(
+        self, data: ImportedData, test_share: float = 0.2, *, labelled_only: bool = False, plain: float = 0.0
+    ) -> None:
         if not data.ads:
             raise InputError("catalogue", "no ad", "import at least one valid ad; the report names each refused row")
         self.ads: tuple[Ad, ...] = data.ads
@@ -38,13 +42,14 @@ class ImportedWorld:
         self._number: Mapping[AdId, int] = {ad.id: i for i, ad in enumerate(self.ads)}
         asked = [q for q in data.queries if q.relevant or not labelled_only]
         drawn = synthetic_profiles(topics)
+        train, test = split_queries(asked, test_share)
+        plain_queries = _plain_queries(len(train), plain)
         self._named = {q.profile: replace(_pick(drawn, q.profile), id=q.profile) for q in asked if q.profile}
         self.profiles: tuple[Profile, ...] = (*drawn, *self._named.values())
         self._fitting = {t: [p for p in drawn if t in p.interests] for t in topics}
-        self.relevant: Mapping[str, tuple[AdId, ...]] = {q.id: q.relevant for q in asked}
+        self.relevant: Mapping[str, tuple[AdId, ...]] = {q.id: q.relevant for q in (*asked, *plain_queries)}
         self.answers: Mapping[str, tuple[ImportedAnswer, ...]] = {q.id: q.answers for q in asked if q.answers}
-        train, test = split_queries(asked, test_share)
-        self.train_queries: tuple[Query, ...] = self._queries(train)
+        self.train_queries: tuple[Query, ...] = self._queries((*train, *plain_queries))
         self.test_queries: tuple[Query, ...] = self._queries(test)
 
     def _queries(self, imported: Iterable[ImportedQuery]) -> tuple[Query, ...]:
@@ -78,6 +83,21 @@ class ImportedWorld:
             if len(chosen) >= size:
                 return
             chosen.setdefault(match_key(self.ads[number].title), int(number))
+
+
+def _plain_queries(queries: int, share: float) -> list[ImportedQuery]:
+    """Return training questions without a need, evenly spread, that are `share` of the whole with `queries` others.
+
+    Raises:
+        InputError: if there are fewer such questions.
+    """
+    training, _ = split_questions()
+    plain = [q for q in training if q.need is None and not q.turns]
+    count = round(queries * share / (1 - share))
+    if count > len(plain):
+        most = len(plain) / (len(plain) + queries)
+        raise InputError("world.plain", share, f"there are {len(plain)} questions without a need: {most:.2f} at most")
+    return [ImportedQuery(plain[i * len(plain) // count].text, "") for i in range(count)]
 
 
 def synthetic_profiles(topics: list[str]) -> tuple[Profile, ...]:

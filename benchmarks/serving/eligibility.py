@@ -88,7 +88,9 @@ def main(
     hits = [found.search(*b) for b in by_both]
     participation = {c.id: index.participation(c.id) for c in made}
     steps = {
-        "rules_one_by_one": _timed(lambda r: rules.evaluate(made, r, {}, participation, COUNTED), placements[:naive]),
+        "rules_one_by_one": _timed(
+            lambda r: rules.evaluate(made, r, {}, participation, COUNTED, {}), placements[:naive]
+        ),
         "eligibility": _timed(evaluate, placements),
         "eligibility_after_a_charge": _timed(lambda r: _after_a_charge(index, made, r), placements),
         "exclusion_of_every_creative": _timed(lambda e: EvaluationSummary.of(e).exclusions(), evaluations[:20]),

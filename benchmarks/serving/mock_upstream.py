@@ -2,7 +2,8 @@
 
 Every stream consists of the same prebuilt bytes: 64 numbered deltas, so that a lost frame is noticed. With `--ads` a
 further delta contains the marker of the prompt's first offer; with `--gap-ms` the deltas are sent one by one. The
-server implements only as much HTTP as the routers under test need.
+server implements only as much HTTP as the routers under test need. `MockSettings.spread` is for drills that need every
+offer shown now and then.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 import signal
 import sys
 from dataclasses import dataclass
+from zlib import crc32
 
 import msgspec
 
@@ -29,7 +31,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 _STREAM = re.compile(rb'"stream"\s*:\s*true')
 _USAGE = re.compile(rb'"include_usage"\s*:\s*true')
 # the body is JSON: titles with escaped characters are skipped
-_OFFER = re.compile(rb'- bid \d+: (@[^@\[\]"\\]+@\[[^\]"\\]+\])')
+_OFFER = re.compile(rb'- bid (\d+): (@[^@\[\]"\\]+@\[[^\]"\\]+\])')
 
 
 def numbered(number: int) -> str:
@@ -45,12 +47,16 @@ def missing(raw: bytes) -> int:
     return DELTAS - expected
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class MockSettings:
-    """`gap_s` seconds between deltas (0: all at once); `ads` adds the marker of the prompt's first offer."""
+    """`gap_s` seconds between deltas (0: all at once), also while the mock serves; `ads` adds the marker of an offer.
+
+    It is the prompt's first offer; with `spread` one of them, as often as its bid is high, by the prompt's checksum.
+    """
 
     gap_s: float = 0.0
     ads: bool = False
+    spread: bool = False
 
 
 class Frames:
@@ -68,8 +74,13 @@ class Frames:
 
     def stream(self, marker: bytes, usage: bool) -> bytes:
         """Return a whole stream with the marker in its middle."""
-        middle = _frame({"content": marker.decode() + " "}) if marker else b""
+        middle = _marked(marker)
         return b"".join((_STREAM_HEAD, self._before, middle, self._after, self.usage if usage else b"", self.done))
+
+    def marked(self, marker: bytes) -> list[bytes]:
+        """Return the frames of a stream with the marker in its middle."""
+        middle = [_marked(marker)] if marker else []
+        return [*self.parts[: 1 + DELTAS // 2], *middle, *self.parts[1 + DELTAS // 2 :]]
 
 
 class Connection(asyncio.Protocol):
@@ -109,21 +120,20 @@ class Connection(asyncio.Protocol):
             models = {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "mock"}]}
             self._transport.write(_answer(msgspec.json.encode(models)))
             return
-        offer = _OFFER.search(body) if self._settings.ads else None
-        marker = offer[1] if offer else b""
+        marker = marker_of(body, spread=self._settings.spread) if self._settings.ads else b""
         if not _STREAM.search(body):
             text = "".join(map(numbered, range(DELTAS)))
             self._transport.write(_answer(_plain(f"{text}{marker.decode()}")) if marker else self._frames.plain)
         elif self._settings.gap_s:
-            self._pace(_USAGE.search(body) is not None)
+            self._pace(marker, _USAGE.search(body) is not None)
         else:
             self._transport.write(self._frames.stream(marker, _USAGE.search(body) is not None))
 
-    def _pace(self, usage: bool) -> None:
+    def _pace(self, marker: bytes, usage: bool) -> None:
         """Send the frames one by one at fixed times, so that a late frame does not delay those after it."""
         assert self._transport is not None
         self._transport.write(_STREAM_HEAD)
-        loop, gap, parts = asyncio.get_running_loop(), self._settings.gap_s, self._frames.parts
+        loop, gap, parts = asyncio.get_running_loop(), self._settings.gap_s, self._frames.marked(marker)
         began = loop.time()
 
         def send(number: int) -> None:
@@ -179,6 +189,23 @@ def _envelope(choices: list[dict[str, object]], kind: str = "chat.completion.chu
 def _frame(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
     return _chunk(b"data: " + msgspec.json.encode(_envelope([choice])) + b"\n\n")
+
+
+def marker_of(body: bytes, *, spread: bool) -> bytes:
+    """Return the marker of one of a prompt's offers, empty without any."""
+    offers: list[tuple[int, bytes]] = [(int(bid), marker) for bid, marker in _OFFER.findall(body)]
+    if not offers:
+        return b""
+    left = crc32(body) % max(1, sum(bid for bid, _ in offers)) if spread else 0
+    for bid, marker in offers:
+        if left < bid or not spread:
+            return marker
+        left -= bid
+    return offers[-1][1]
+
+
+def _marked(marker: bytes) -> bytes:
+    return _frame({"content": marker.decode() + " "}) if marker else b""
 
 
 def _chunk(data: bytes) -> bytes:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -64,11 +65,11 @@ class Process:
         self._process: psutil.Popen | None = None
 
     def __enter__(self) -> Process:
-        self._start()
+        self.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._end(signal.SIGKILL)
+        self.end()
 
     def ended(self) -> bool:
         """Return whether the process has ended successfully.
@@ -83,11 +84,16 @@ class Process:
             raise DrillFailed(f"{self.name} exited with status {status}: {self._log().read_text('utf-8')[-800:]}")
         return bool(status == 0)
 
-    def kill(self) -> None:
-        """Kill the process and restart it."""
-        self._end(signal.SIGKILL)
+    def kill(self, away_s: float = 0.0) -> None:
+        """Kill the process and restart it `away_s` seconds later."""
+        self.end()
         self.kills += 1
-        self._start()
+        time.sleep(away_s)
+        self.start()
+
+    def end(self) -> None:
+        """Kill the process; `start` restarts it."""
+        self._end(signal.SIGKILL)
 
     def stop(self) -> None:
         """Send SIGTERM and wait."""
@@ -102,7 +108,8 @@ class Process:
         assert self._process is not None
         return int(self._process.memory_info().rss)
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the process."""
         with self._log().open("ab") as log:
             self._process = psutil.Popen(
                 self._command, env=self._workspace.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log

@@ -32,7 +32,8 @@ OBJECTIVES = {
     # RLOO refuses answers that it did not write. Four passes give it no fewer optimiser steps than ours has.
     "rloo": ("optimisation.objective=rloo", *OWN_ANSWERS, "optimisation.passes=4"),
 }
-ORACLE = "reward.source=oracle"
+VARIANTS = {"llm_auction": (), **OBJECTIVES, "oracle": ("reward.source=oracle",)}
+"""What each training of a seed sets beside the configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +79,36 @@ def main(
     resume: Annotated[bool, typer.Option("--resume", help="Resume earlier runs; keep finished reports.")] = False,
 ) -> None:
     """Train, evaluate on held-out queries, and write the reports and the figures."""
+    variants = ["llm_auction", *(OBJECTIVES if learned_rivals else ()), *(["oracle"] if oracle else ())]
+    figures = train_and_compare(out, config, seeds, jobs, variants, set_ or [], resume)
+    write_figures(out, figures)
+    seconds = ", ".join(f"{report['train_seconds']:.0f}" for report in figures["reports"])
+    typer.echo(f"figures: {out}; training took {seconds} s")
+
+
+def train_and_compare(
+    out: Path, config: str, seeds: int, jobs: int, variants: Sequence[str], settings: Sequence[str], resume: bool
+) -> dict[str, Any]:
+    """Train the variants of every seed, compare all mechanisms, and return the reports and the figures over seeds.
+
+    The runs lie in a folder beside `out`, see `runs_of`.
+    """
     from inference.vector_store import STORE
     from trainers.evaluation.report import read_report
     from trainers.evaluation.seeds import merge, seeds_table
 
-    folder = out.parent / f"{out.stem}-runs"
+    folder = runs_of(out)
     # All runs ask and answer in the same world: what one of them has encoded, the others read.
     os.environ.setdefault(STORE, str(folder / "vectors.sqlite"))
-    variants: dict[str, Sequence[str]] = {"llm_auction": (), **(OBJECTIVES if learned_rivals else {})}
-    variants |= {"oracle": (ORACLE,)} if oracle else {}
-    evaluation = tuple(s.removeprefix("evaluation.") for s in set_ or [] if s.startswith("evaluation."))
+    evaluation = tuple(s.removeprefix("evaluation.") for s in settings if s.startswith("evaluation."))
     trainings: dict[str, Callable[[], None]] = {}
     comparisons: dict[str, Callable[[], None]] = {}
     reports: list[Path] = []
     for seed in range(seeds):
         runs = {name: folder / f"seed-{seed}" / name for name in variants}
-        for name, own in variants.items():
-            settings = (*(set_ or []), *own, f"seed={seed}")
-            trainings[f"seed-{seed}-{name}"] = Training(config, settings, runs[name], resume)
+        for name, run in runs.items():
+            own = (*settings, *VARIANTS[name], f"seed={seed}")
+            trainings[f"seed-{seed}-{name}"] = Training(config, own, run, resume)
         reports.append(folder / f"seed-{seed}" / "report" / "report.json")
         if not (resume and reports[-1].is_file()):
             comparison = Comparison(tuple(runs.values()), evaluation, reports[-1].parent)
@@ -108,8 +121,12 @@ def main(
         merged = merge(read)
         Console(width=max(140, Console().width)).print(seeds_table(merged))
         figures["over_seeds"] = merged.to_dict()
-    write_figures(out, figures)
-    typer.echo(f"figures: {out}; training took {', '.join(f'{r.train_seconds:.0f}' for r in read)} s")
+    return figures
+
+
+def runs_of(out: Path) -> Path:
+    """Return the folder of the runs behind a file of figures: `seed-N/VARIANT`, their reports and logs."""
+    return out.parent / f"{out.stem}-runs"
 
 
 def run_all(tasks: dict[str, Callable[[], None]], jobs: int, logs: Path) -> None:

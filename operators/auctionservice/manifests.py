@@ -137,6 +137,7 @@ def _router_deployment(service: Desired, replicas: int | None) -> Manifest:
         "stale-keys": router.stale_keys_seconds,
         "trusted-proxies": ",".join(router.trusted_proxies) or None,
         "forwarded-header": router.forwarded_header,
+        "block-advertisers": router.block_advertisers,
         "stop-ads-after": router.stop_ads_after_seconds,
         "repeat-fade": router.repeat_fade,
         "max-characters": router.max_characters,

@@ -227,21 +227,17 @@ def arguments(job: Desired, place: Place, attempt: int) -> list[str]:
     ]
     count, pods = pods_of(job.spec, place.step)
     step_arguments: list[str] = []
+    shard = ["--shard", f"$(JOB_COMPLETION_INDEX)/{count}"] if count > 1 else []
     match place.step:
+        case Step.FEEDBACK | Step.ROLLOUTS | Step.PAIRS | Step.EVALUATION:
+            step_arguments = ["--phase", str(place.step), *shard]
+            before = job.spec.steps.rollouts.pods
+            if place.step is Step.PAIRS and count == 1 and before > 1:
+                # The last shard has merged them, unless the trainer is of an earlier release.
+                step_arguments = ["--phase", "rollouts", "--shard", f"all/{before}", *step_arguments]
         case Step.REWARD:
+            # The feedback is finished already where it is a step of its own.
             step_arguments = ["--phase", "feedback", "--phase", "reward_model"]
-        case Step.ROLLOUTS:
-            step_arguments = ["--phase", "rollouts"]
-            if count > 1:
-                step_arguments += ["--shard", f"$(JOB_COMPLETION_INDEX)/{count}"]
-        case Step.PAIRS:
-            shards = job.spec.steps.rollouts.pods
-            # Merges the rollout shards here, where a single pod works on the run.
-            step_arguments = [
-                *(["--phase", "rollouts", "--shard", f"all/{shards}"] if shards > 1 else []),
-                "--phase",
-                "pairs",
-            ]
         case Step.OPTIMISATION:
             step_arguments = ["--phase", "policy"]
             if count > 1:
@@ -255,8 +251,6 @@ def arguments(job: Desired, place: Place, attempt: int) -> list[str]:
                     "--address",
                     f"{name}-$(JOB_COMPLETION_INDEX).{service}",
                 ]
-        case Step.EVALUATION:
-            step_arguments = ["--phase", "evaluation"]
         case Step.REGISTRATION:
             return common if job.spec.gates is None else [*common, "--gates", f"{CONFIG_FOLDER}/{GATES_FILE}"]
     return [*common, "--epoch", str(place.epoch), *step_arguments]

@@ -93,11 +93,11 @@ class _Pass:
             config = self.spec.run_config(self.job.name)
         except ConfigError as error:
             self.draft.set_condition(JobCondition.ACCEPTED, False, JobReason.INVALID_SPEC, str(error))
-            self.plan = places(1)
+            self.plan = places(1, self.spec.steps)
             if not self._over():
                 self._fail(JobReason.INVALID_SPEC, str(error))
             return False
-        self.plan = places(config.epochs)
+        self.plan = places(config.epochs, self.spec.steps)
         self.draft.set_condition(JobCondition.ACCEPTED, True, JobReason.VALID, "the configuration has been checked")
         return True
 
@@ -114,8 +114,10 @@ class _Pass:
     # -- results and failures of a step ----------------------------------------------------------------------------
 
     def _complete_step(self, job: ObservedJob) -> None:
-        pods = [pod for pod in self.observed.pods_of(job) if pod.index == 0 and pod.output]
-        outcome = pods[0].outcome if pods else {}
+        pods = sorted(self.observed.pods_of(job), key=lambda pod: pod.index)
+        outcomes = [pod.outcome for pod in pods if pod.output]
+        # Of shards, the one that merged them has found something: the last to finish, whatever its index.
+        outcome = next((one for one in outcomes if one.get("found")), outcomes[0] if outcomes else {})
         found = str(outcome.get("found") or "")
         self.draft.emit(JobReason.STEP_COMPLETE, f"{self.place} is done{': ' if found else ''}{found}")
         last = self.place.step is Step.REGISTRATION

@@ -56,8 +56,8 @@ class StepPods(ApiModel):
     """Devices of dynamic resource allocation for each pod, such as GPUs of a DRA driver (then without `gpus`)."""
 
 
-class RolloutPods(StepPods):
-    """The pods that sample answers."""
+class SharedPods(StepPods):
+    """The pods of a step over contexts, each with its share of them."""
 
     pods: PodCount = 1
     """Number of pods among which the contexts are divided."""
@@ -85,17 +85,19 @@ class OptimisationPods(StepPods):
 class Steps(ApiModel):
     """The pods of each step of an epoch, in order."""
 
+    feedback: SharedPods | None = None
+    """Feedback by simulated users as a step of its own: the policy answers, users click. Without it the pod of `reward`
+    does this as well. The first of these steps also runs the warm start."""
     reward: StepPods = StepPods()
-    """Feedback and the reward update: the policy answers, users click, the click predictor is fitted. One pod. In the
-    first epoch it also runs the warm start."""
-    rollouts: RolloutPods = RolloutPods()
+    """The reward update: the click predictor is fitted to the feedback. One pod."""
+    rollouts: SharedPods = SharedPods()
     """Several sampled answers of the policy for each context."""
-    pairs: StepPods = StepPods()
-    """Preference pairs of the answers, with their log probabilities under the reference policy. One pod."""
+    pairs: SharedPods = SharedPods()
+    """Preference pairs of the answers, with their log probabilities under the reference policy."""
     optimisation: OptimisationPods = OptimisationPods()
     """Preference optimisation, with DeepSpeed if config.optimisation.zero_stage is set."""
-    evaluation: StepPods = StepPods()
-    """Evaluation on validation contexts, and the guards. One pod; a last one registers the best epoch."""
+    evaluation: SharedPods = SharedPods()
+    """Evaluation on validation contexts, and the guards. One more pod registers the best epoch at the end."""
 
 
 class Gpu(ApiModel):
@@ -174,6 +176,22 @@ class IRPOJobSpec(PodFields):
         rule(
             "self.steps.rollouts.pods <= self.config.rollout.contexts",
             "steps.rollouts.pods must be at most config.rollout.contexts: each pod needs at least one context",
+        ),
+        rule(
+            "self.steps.pairs.pods <= self.config.rollout.contexts",
+            "steps.pairs.pods must be at most config.rollout.contexts: each pod needs at least one context",
+        ),
+        rule(
+            "self.steps.evaluation.pods <= self.config.evaluation.validation",
+            "steps.evaluation.pods must be at most config.evaluation.validation: each pod needs at least one context",
+        ),
+        rule(
+            "!has(self.steps.feedback) || self.config.feedback.source != 'lake'",
+            "leave out steps.feedback with feedback.source lake: the step reward takes one snapshot of the log",
+        ),
+        rule(
+            "!has(self.steps.feedback) || self.steps.feedback.pods <= self.config.feedback.contexts",
+            "steps.feedback.pods must be at most config.feedback.contexts: each pod needs at least one context",
         ),
         rule(
             "self.config.epochs <= 999", "config.epochs must be at most 999: the names of Jobs have three digits for it"

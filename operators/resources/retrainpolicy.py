@@ -26,7 +26,7 @@ def _template_rules(model: type[ApiModel]) -> list[dict[str, str]]:
     """Return a model's rules, without those on immutability and on fields that a template leaves out."""
     extra: Any = model.model_config["json_schema_extra"]
     rules: list[dict[str, str]] = extra["x-kubernetes-validations"]
-    excluded = ("oldSelf", "self.gates", "self.config.epochs")
+    excluded = ("oldSelf", "self.gates", "self.config.epochs", "self.steps.feedback")
     return [one for one in rules if not any(word in one["rule"] for word in excluded)]
 
 
@@ -48,6 +48,7 @@ class TemplateSpec(IRPOJobSpec):
             "!has(self.config.epochs) || self.config.epochs == 1",
             "leave out config.epochs: it is 1, because a log comes from one policy",
         ),
+        rule("!has(self.steps.feedback)", "leave out steps.feedback: the step reward takes one snapshot of the log"),
         rule("!has(self.gates)", "leave out gates: set them in the policy's spec.gates"),
         rule("!has(self.config.warm_start)", "leave out config.warm_start: the stable version is warm-started already"),
         rule("!self.suspend", "leave out suspend: set the policy's spec.paused, or suspend its IRPOJob"),

@@ -126,6 +126,8 @@ class Router(Pods):
     """The header that they write."""
     highest_bids: list[HighestBid] = Field([], max_length=100)
     """Highest bids by currency, such as USD=2.50, shown to the policy as 100 points; by default about a dollar."""
+    block_advertisers: Literal["never", "same-category"] = "same-category"
+    """Which advertisers a campaign may keep out of its answers: none, or rivals in its own category."""
     stop_ads_after_seconds: Annotated[int, Field(ge=0, le=86_400)] = 900
     """Seconds without the ledger after which answers have no ads; 0 is never."""
     repeat_fade: Share = 0.7

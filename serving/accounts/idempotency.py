@@ -1,8 +1,8 @@
 """Requests with an Idempotency-Key: who answers one, and the answer that its retries get, for a day.
 
 A key belongs to the API key that sent it. The first request claims it; while that one runs, others are in progress
-elsewhere. A stored answer is encrypted with a key that only the Idempotency-Key itself yields, so that the table holds
-no text of a reader.
+elsewhere. Its router renews the claim; one that is not renewed is of a router that is gone. A stored answer is
+encrypted with a key that only the Idempotency-Key itself yields, so that the table holds no text of a reader.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import Connection, delete, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from mechanism.errors import AuctionError
 from serving.database.columns import checked_moment
@@ -56,19 +58,24 @@ class IdempotencyStore:
     """The keys of one database. Times are aware moments.
 
     New keys are stored under the first of the `secrets`; those that were stored under another one are found as well.
+    Safe to use from several threads.
     """
 
     def __init__(self, database: Database, secrets_: Sequence[bytes]) -> None:
         self._database = database
         self._secrets = tuple(secrets_)
+        self._held: dict[bytes, None] = {}
+        """The holders of this store's claims, as of the last renewal without those that were answered or released."""
+        self._unsaved: list[tuple[Claim, StoredAnswer]] = []
+        """Answers that were sent while the database was away."""
 
     def begin(
         self, owner: str, key: str, request: bytes, now: datetime, abandoned_after: timedelta
     ) -> Claim | StoredAnswer:
         """Claim the key for a request, or return the answer to the first request with it.
 
-        A claim older than `abandoned_after` is taken over: its router is gone. KeyReused means that the key was sent
-        with another request, StillRunning that another request holds the claim.
+        A claim that was not renewed for `abandoned_after` is taken over: its router is gone. KeyReused means that the
+        key was sent with another request, StillRunning that another request holds the claim.
         """
         name = f"{owner}\0{key}".encode()
         holder = secrets.token_bytes(16)
@@ -109,7 +116,29 @@ class IdempotencyStore:
                 connection.execute(update(idempotent_requests).where(own).values(row))
             return claim
 
-        return self._database.transact(work, idempotent=True)
+        found = self._database.transact(work, idempotent=True)
+        if isinstance(found, Claim):
+            self._held[found.holder] = None
+        return found
+
+    def renew(self, now: datetime) -> None:
+        """Store the answers that `save` could not, and renew the claims that have none; call it every few seconds."""
+        while self._unsaved:
+            with suppress(StillRunning):
+                self._save(*self._unsaved[0])
+            del self._unsaved[0]
+        held = tuple(self._held.copy())
+        if not held:
+            return
+        table = idempotent_requests
+        changed = update(table).where(table.c.holder.in_(held), table.c.answer.is_(None))
+        changed = changed.values(created_at=checked_moment("now", now))
+
+        def work(connection: Connection) -> set[bytes]:
+            return set(connection.execute(changed.returning(table.c.holder)).scalars())
+
+        for holder in set(held) - self._database.transact(work, idempotent=True):
+            del self._held[holder]
 
     def record(self, connection: Connection, claim: Claim, answer: StoredAnswer) -> None:
         """Store the answer, in the transaction whose outcome it reports.
@@ -125,7 +154,18 @@ class IdempotencyStore:
             raise StillRunning("another request with this key has taken over")
 
     def save(self, claim: Claim, answer: StoredAnswer) -> None:
-        """Store the answer in a transaction of its own."""
+        """Store the answer in a transaction of its own; `record`'s StillRunning propagates.
+
+        Raises:
+            SQLAlchemyError: if the database is away; `renew` tries again.
+        """
+        try:
+            self._save(claim, answer)
+        except SQLAlchemyError:
+            self._unsaved.append((claim, answer))
+            raise
+
+    def _save(self, claim: Claim, answer: StoredAnswer) -> None:
         self._database.transact(lambda connection: self.record(connection, claim, answer), idempotent=True)
 
     def release(self, claim: Claim) -> None:

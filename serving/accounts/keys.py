@@ -24,6 +24,7 @@ from sqlalchemy import Connection, RowMapping, Select, insert, or_, select, upda
 from sqlalchemy.exc import SQLAlchemyError
 
 from mechanism.errors import ConfigError, InputError
+from serving.campaigns.changes import PLATFORM, Actor, Subject, changed_fields, record_change
 from serving.database.columns import checked_moment, checked_text
 from serving.database.engine import Database
 from serving.database.schema import api_keys, publishers
@@ -44,18 +45,27 @@ LONGEST_OVERLAP = timedelta(days=90)
 
 
 class Role(StrEnum):
-    """What a key allows: everything; the campaigns of one advertiser; requesting answers with ads."""
+    """What a key allows.
+
+    Everything; managing one advertiser's campaigns and keys; reading what that advertiser reads; requesting answers
+    with ads.
+    """
 
     ADMIN = "admin"
     ADVERTISER = "advertiser"
+    VIEWER = "viewer"
     PUBLISHER = "publisher"
+
+
+OF_ADVERTISERS = (Role.ADVERTISER, Role.VIEWER)
+"""The roles whose keys belong to an advertiser: its managers and its viewers."""
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     """A key as it is listed, without its secret.
 
-    Only an advertiser's key has an `advertiser_id`, only a publisher's a `publisher_id`. A publisher's key without one
-    asks on placements of no publisher, and no publisher is paid.
+    Only the keys of an advertiser's users have an `advertiser_id`, only a publisher's a `publisher_id`. A publisher's
+    key without one asks on placements of no publisher, and no publisher is paid. The `label` names who uses the key.
     """
 
     id: str
@@ -106,8 +116,9 @@ class AccountStore:
         advertiser_id: str = "",
         publisher_id: str = "",
         expires_at: datetime | None = None,
+        by: Actor = PLATFORM,
     ) -> IssuedKey:
-        """Create a key.
+        """Create a key; its history names who did it.
 
         Raises:
             InputError: if an advertiser's key names no advertiser, or another key names one; if a key names a publisher
@@ -115,8 +126,9 @@ class AccountStore:
         """
         if publisher_id and role is not Role.PUBLISHER:
             raise InputError("publisher_id", publisher_id, "only a publisher's key names its publisher")
-        if (role is Role.ADVERTISER) != bool(advertiser_id):
-            raise InputError("advertiser_id", advertiser_id, "an advertiser's key names its advertiser, no other does")
+        if (role in OF_ADVERTISERS) != bool(advertiser_id):
+            remedy = "keys of the roles advertiser and viewer name their advertiser, no other does"
+            raise InputError("advertiser_id", advertiser_id, remedy)
         if expires_at is not None:
             checked_moment("expires_at", expires_at)
         key = _new(role, checked_text("label", label), advertiser_id, now, expires_at, publisher_id=publisher_id)
@@ -127,6 +139,7 @@ class AccountStore:
             if publisher_id and connection.execute(known).first() is None:
                 raise InputError("publisher_id", publisher_id, "no publisher has this id: create it first")
             self._insert(connection, key, secret)
+            _record(connection, None, key, by, now)
 
         self._database.transact(work)
         return IssuedKey(key=key, secret=secret)
@@ -173,7 +186,7 @@ class AccountStore:
             return None
         return key
 
-    def rotate(self, key_id: str, overlap: timedelta, now: datetime) -> IssuedKey:
+    def rotate(self, key_id: str, overlap: timedelta, now: datetime, by: Actor = PLATFORM) -> IssuedKey:
         """Create a key with the rights of an old one, which expires after `overlap` if it does not expire earlier.
 
         Raises:
@@ -192,22 +205,34 @@ class AccountStore:
             connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(expires_at=until))
             new = _new(old.role, old.label, old.advertiser_id, now, old.expires_at, publisher_id=old.publisher_id)
             self._insert(connection, new, secret)
+            _record(connection, old, msgspec.structs.replace(old, expires_at=until), by, now)
+            _record(connection, None, new, by, now)
             return new
 
         key = self._database.transact(work)
         self._cache.clear()
         return IssuedKey(key=key, secret=secret)
 
-    def revoke(self, key_id: str, now: datetime) -> ApiKey:
+    def get(self, key_id: str) -> ApiKey | None:
+        """Return the key with this id, valid or not."""
+        with self._database.read() as connection:
+            row = connection.execute(_by_id(key_id)).mappings().first()
+        return None if row is None else _key(row)
+
+    def revoke(self, key_id: str, now: datetime, by: Actor = PLATFORM) -> ApiKey:
         """Revoke a key at once and for good; an unknown id is an InputError."""
 
         def work(connection: Connection) -> ApiKey:
-            open_ = (api_keys.c.id == key_id) & api_keys.c.revoked_at.is_(None)
-            connection.execute(update(api_keys).where(open_).values(revoked_at=now))
-            row = connection.execute(_by_id(key_id)).mappings().first()
+            row = connection.execute(_by_id(key_id).with_for_update()).mappings().first()
             if row is None:
                 raise InputError("key", key_id, "no key has this id")
-            return _key(row)
+            old = _key(row)
+            if old.revoked_at is not None:
+                return old
+            connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(revoked_at=now))
+            revoked = msgspec.structs.replace(old, revoked_at=now)
+            _record(connection, old, revoked, by, now)
+            return revoked
 
         key = self._database.transact(work)
         self._cache.clear()
@@ -318,6 +343,20 @@ def _new(
         revoked_at=None,
         last_used_at=None,
     )
+
+
+def _record(connection: Connection, old: ApiKey | None, new: ApiKey, by: Actor, now: datetime) -> None:
+    """Add a change of a key to the history; sessions of the console, which end by themselves, have none."""
+    if new.id.startswith(SESSION_ID):
+        return
+    before, after = (_recorded(key) if key else {} for key in (old, new))
+    record_change(connection, Subject.KEY, new.id, new.advertiser_id, changed_fields(before, after), by, now)
+
+
+def _recorded(key: ApiKey) -> dict[str, Any]:
+    values: dict[str, Any] = msgspec.to_builtins(key)
+    recorded = ("role", "label", "publisher_id", "expires_at", "revoked_at")
+    return {name: values[name] for name in recorded if values[name]}
 
 
 def _by_id(key_id: str) -> Select[Any]:

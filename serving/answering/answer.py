@@ -15,9 +15,10 @@ import structlog
 
 from mechanism.errors import AuctionError, InputError, PolicyError
 from mechanism.stream import MarkerStream
-from mechanism.types import AdId, Answer, Context
+from mechanism.types import AdId, Answer, Context, Micros
 from mechanism.weights import model_version
 from serving import tracing
+from serving.accounts.publishers import PlacementDirectory
 from serving.answering.auction_records import AnswerOutcome, EvaluationSummary
 from serving.answering.delivery import Delivery
 from serving.answering.rendering import DeltaQueue, VisibleAnswer, VisibleDelta
@@ -68,6 +69,7 @@ class RouterContext:
     metrics: Metrics
     settings: ServeSettings
     gate: SensitiveGate
+    placements: PlacementDirectory
     reader_key: bytes = field(repr=False)
     ad_load: float = 1.0
     paused: str = ""
@@ -137,6 +139,7 @@ class _AnswerWriter:
             pseudonym(request.ads.user_id if request.ads.consent else "", context.reader_key)[:READER_DIGITS],
         )
         self._currency = settings.currency
+        self._floor: Micros = 0
         self._evaluation: EvaluationSummary | None = None
         self._offers: dict[AdId, Offer] = {}
         self._apart: tuple[Displaced, ...] = ()
@@ -177,6 +180,7 @@ class _AnswerWriter:
             model=self._context.model,
             digest=self._digest,
             currency=self._currency,
+            floor=self._floor,
             evaluation=self._evaluation,
             offers=self._offers,
             apart=self._apart,
@@ -254,7 +258,7 @@ class _AnswerWriter:
                 vectors[-1] = await market.vector(query_text(question.asked[-1], question.profile.interests))
             with tracing.span("eligibility"):
                 placement = self._placement()
-                self._currency = placement.currency
+                self._currency, self._floor = placement.currency, placement.floor_micros
                 evaluation = await market.evaluate(placement)
                 self._evaluation = EvaluationSummary.of(evaluation)
             if not len(evaluation):
@@ -291,10 +295,12 @@ class _AnswerWriter:
 
     def _placement(self) -> PlacementRequest:
         request, ads = self._request, self._request.ads
+        currency = ads.currency or self._context.settings.currency
+        floors = self._context.placements.floors(ads.placement)
         return PlacementRequest(
             auction_id=request.auction_id,
             now=request.received_at,
-            currency=ads.currency or self._context.settings.currency,
+            currency=currency,
             country=ads.country,
             language=ads.language,
             category=ads.category,
@@ -306,7 +312,8 @@ class _AnswerWriter:
             publisher_blocked_advertisers=frozenset(ads.blocked_advertisers),
             user_blocked_categories=frozenset(ads.user_blocked_categories),
             user_blocked_advertisers=frozenset(ads.user_blocked_advertisers),
-            floor_micros=ads.floor_micros,
+            floor_micros=max(ads.floor_micros, floors.get(currency, 0)),
+            floor_missing=bool(floors) and currency not in floors,
             max_ads=request.max_ads,
             tmax_ms=ads.tmax_ms,
         )

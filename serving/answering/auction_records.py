@@ -25,7 +25,7 @@ from serving.auction.eligibility.evaluation import CAMPAIGN_REASONS, ELIGIBLE, U
 from serving.auction.eligibility.rules import adjusted_bid, creative_reason
 from serving.auction.eligibility.slots import FrozenCampaigns
 from serving.auction.separation import SeparationReason
-from serving.campaigns.types import Campaign, Creative, Pricing
+from serving.campaigns.types import Campaign, Creative, Pricing, Priority
 
 
 class AnswerOutcome(StrEnum):
@@ -42,8 +42,8 @@ class AnswerOutcome(StrEnum):
 class CandidateRecord(msgspec.Struct, frozen=True):
     """One ad in the prompt.
 
-    `bid_micros` is its bid adjusted for this request, `shown_bid_micros` the bid that the policy saw under the ad load,
-    `relevance` the score that brought it into the prompt.
+    `bid_micros` is its bid adjusted for this request, which a house ad does not pay, `shown_bid_micros` the bid that
+    the policy saw under the ad load, `relevance` the score that brought it into the prompt.
     """
 
     ad_id: AdId
@@ -54,6 +54,7 @@ class CandidateRecord(msgspec.Struct, frozen=True):
     bid_micros: Micros
     shown_bid_micros: Micros
     pricing: Pricing
+    priority: Priority
     relevance: float
 
 
@@ -119,8 +120,9 @@ class AuctionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One auction.
 
     `generations` is 2 where an answer without ads replaced a failed one. `withheld` is the reason code of a
-    conversation that may have no ads, such as `sensitive:grief`. `left_out` are the ads that the policy wrote past the
-    request's maximum, `faults` the kinds of broken markers that were removed.
+    conversation that may have no ads, such as `sensitive:grief`. `floor_micros` is the lowest bid that took part, the
+    placement's floor or the request's if that is higher, in `currency`. `left_out` are the ads that the policy wrote
+    past the request's maximum, `faults` the kinds of broken markers that were removed.
     """
 
     auction_id: str
@@ -131,6 +133,7 @@ class AuctionRecord(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     currency: str
     placement: str
+    floor_micros: Micros
     profile_used: bool
     generations: int
     withheld: str

@@ -15,10 +15,12 @@ from mechanism.types import AdId
 class Delivery:
     """The delivery of one answer. Used on one event loop.
 
-    `sent` ads are confirmed by the next write: it begins when the socket has taken everything before it.
+    `sent` ads are confirmed by the next write: it begins when the socket has taken everything before it. An answer that
+    is `kept` is sent again to a client that asks again.
     """
 
     def __init__(self) -> None:
+        self.kept = False
         self.gone = False
         self.complete = False
         self._sent: set[AdId] = set()

@@ -102,12 +102,12 @@ def _payments(result: AnswerResult, rates: ClickRates) -> list[PaymentRecord]:
         by_pricing.setdefault(offer.campaign.pricing, []).append(ad_id)
     prices: dict[AdId, Micros] = {}
     if seen := [ad_id for ad_id in by_pricing.get(Pricing.IMPRESSION, ()) if ad_id in result.shown]:
-        bids = {ad_id: result.offers[ad_id].bid for ad_id in seen}
+        bids = {ad_id: result.offers[ad_id].price for ad_id in seen}
         answer = Answer("", "", tuple(Insertion(ad_id, 0, 0) for ad_id in seen))
         prices |= impression_payments(answer, bids, {ad_id: rates.of(ad_id) for ad_id in seen})
     parts = by_pricing.get(Pricing.PARTICIPATION, [])
     if parts and result.completed is not None and result.delivered:
-        bids = {ad_id: result.offers[ad_id].bid for ad_id in parts}
+        bids = {ad_id: result.offers[ad_id].price for ad_id in parts}
         inserted = insertion_rates(result.completed.choices, parts)
         prices |= participation_payments(bids, {ad_id: inserted[ad_id] * rates.of(ad_id) for ad_id in parts})
     campaigns = {ad_id: result.offers[ad_id].campaign for ad_id in prices}
@@ -128,6 +128,7 @@ def _record(result: AnswerResult, payments: list[PaymentRecord], excluded: Mappi
         seed=request.seed,
         currency=result.currency,
         placement=request.ads.placement,
+        floor_micros=result.floor,
         profile_used=request.question.profile is not None,
         generations=result.generations,
         withheld=result.withheld,
@@ -144,6 +145,7 @@ def _record(result: AnswerResult, payments: list[PaymentRecord], excluded: Mappi
                 bid_micros=offer.bid,
                 shown_bid_micros=request.shown_bid(offer),
                 pricing=offer.campaign.pricing,
+                priority=offer.campaign.priority,
                 relevance=round(offer.relevance, 4),
             )
             for offer in result.offers.values()

@@ -13,6 +13,7 @@ from mechanism.weights import model_version
 from serving.answering.auction_records import AuctionRecord
 from serving.answering.rendering import rendered_with_titles
 from serving.answering.result import AnswerResult
+from serving.auction.offers import Offer
 from serving.campaigns.types import Pricing
 from streaming.events import (
     CandidateAd,
@@ -69,7 +70,7 @@ def interaction_of(result: AnswerResult, record: AuctionRecord, publisher_id: st
             if marker.chosen in known and marker.probabilities.keys() <= known
         ),
         shown=tuple(
-            ShownAd(ad_id=ad.ad_id, pricing=pricing.value, price_micros=_price(pricing, ad.bid_micros, paid, ad.ad_id))
+            ShownAd(ad_id=ad.ad_id, pricing=pricing.value, price_micros=_price(result.offers[ad.ad_id], paid))
             for ad in record.shown
             if (pricing := result.offers[ad.ad_id].campaign.pricing)
         ),
@@ -93,11 +94,12 @@ def interaction_of(result: AnswerResult, record: AuctionRecord, publisher_id: st
     )
 
 
-def _price(pricing: Pricing, bid: int, paid: dict[AdId, int], ad_id: AdId) -> int:
+def _price(offer: Offer, paid: dict[AdId, int]) -> int:
     """Return what a click costs, or what this impression cost."""
+    pricing = offer.campaign.pricing
     if pricing is Pricing.CLICK:
-        return bid
-    return paid.get(ad_id, 0) if pricing is Pricing.IMPRESSION else 0
+        return offer.price
+    return paid.get(offer.ad.id, 0) if pricing is Pricing.IMPRESSION else 0
 
 
 def _probabilities(probabilities: dict[AdId, float]) -> dict[AdId, float]:

@@ -2,8 +2,9 @@
 
 Spend reaches routers through the event log, the ledger and the database, which may take minutes. Until then a router
 counts here what it knows: charges that it sent to the log, and the clicks that it still expects on the links it has
-just shown. `EligibilityIndex` subtracts both from what is left of a budget. Times are Unix seconds; money is in micros
-of the campaign's currency.
+just shown. `EligibilityIndex` subtracts both from what is left of a budget or an account. Times are Unix seconds; money
+is in micros of the campaign's currency. Ids are those of campaigns, and the keys of accounts
+(`serving.campaigns.funds.Account`).
 """
 
 from __future__ import annotations

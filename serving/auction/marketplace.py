@@ -26,13 +26,14 @@ from serving.auction.offers import Offer, choose_offers
 from serving.auction.pacing import PacingState, next_state
 from serving.auction.rates import ClickRates, creative_counts
 from serving.auction.relevance import RelevanceFloor
-from serving.auction.retrieval import CreativeIndex, creative_text
+from serving.auction.retrieval import CreativeIndex, Hit, creative_text
 from serving.auction.retrieval.conversation import conversation_vector
 from serving.auction.retrieval.vectors import Vectors
 from serving.auction.separation import Displaced
 from serving.campaigns.dayparts import day_of
+from serving.campaigns.funds import Account, account_of
 from serving.campaigns.snapshots import Snapshot, changes_since, snapshot
-from serving.campaigns.types import Campaign, CampaignState, Pricing, Spend, with_accrued
+from serving.campaigns.types import Campaign, CampaignState, Pricing, Priority, Spend, with_accrued
 from serving.database.engine import Database
 from serving.settings import ServeSettings
 
@@ -78,6 +79,7 @@ class Marketplace:
         self._cursor = 0
         self._pacing: dict[str, PacingState] = {}
         self._accrued_elsewhere: dict[str, Micros] = {}
+        self._unsettled: list[tuple[str, str, Collection[AdId], datetime]] = []
         self._refreshing = asyncio.Lock()
         self._to_encode: list[str] = []  # ids of campaigns whose creatives have no vectors yet
         self._encoding: asyncio.Task[None] | None = None
@@ -106,8 +108,23 @@ class Marketplace:
         return tuple(offer for offer in offers if offer.ad.id in allowed or not has_caps(offer.campaign))
 
     async def settle_caps(self, user_id: str, auction_id: str, shown: Collection[AdId]) -> None:
-        """Count what an answer showed of campaigns with caps."""
-        await asyncio.to_thread(self.frequency.settle, user_id, auction_id, shown, datetime.now(UTC))
+        """Count what an answer showed of campaigns with caps.
+
+        Raises:
+            SQLAlchemyError: if the database is away; `refresh` tries again, before the reservation ends and with it the
+                memory of what was shown.
+        """
+        settlement = (user_id, auction_id, shown, datetime.now(UTC))
+        try:
+            await asyncio.to_thread(self.frequency.settle, *settlement)
+        except SQLAlchemyError:
+            self._unsettled.append(settlement)
+            raise
+
+    async def _settle_again(self) -> None:
+        while self._unsettled:
+            await asyncio.to_thread(self.frequency.settle, *self._unsettled[0])
+            del self._unsettled[0]
 
     async def vector(self, text: str) -> Vectors | None:
         """Return the question's vector; None without an encoder, or if it is not ready in time."""
@@ -118,7 +135,8 @@ class Marketplace:
     ) -> tuple[tuple[Offer, ...], tuple[Displaced, ...]]:
         """Return the offers of one prompt in a stable order, and the hits that separation displaced.
 
-        `vectors` are those of the reader's last messages, oldest first. None where the conversation has no need, or no
+        Sponsorships come before standard campaigns, house ads only where no paid ad can be offered. `vectors` are those
+        of the reader's last messages, oldest first. None where the conversation has no need, or no
         creative is near enough to it. A need that begins after "hello" is in the newest message alone.
         """
         for vector in (conversation_vector(vectors), vectors[-1] if vectors else None):
@@ -127,8 +145,13 @@ class Marketplace:
         else:
             return (), ()
         count = self._settings.candidates
-        hits = self._creatives.search(query, vector, evaluation, SEARCH_FACTOR * count)
-        offers, displaced = choose_offers(self._floor.keep(query, hits, vector), count)
+        hits: tuple[Hit, ...] = ()
+        for priority, tier in evaluation.tiers():
+            if priority is Priority.HOUSE and hits:
+                break  # a paid ad can be offered
+            found = self._creatives.search(query, vector, tier, SEARCH_FACTOR * count)
+            hits += self._floor.keep(query, found, vector)
+        offers, displaced = choose_offers(hits, count, self._settings.block_advertisers)
         scale = self._settings.bid_scale
         bids = [(offer, scale.effective(offer.bid, offer.campaign.currency)) for offer in offers]
         return tuple(offer if bid == offer.bid else replace(offer, bid=bid) for offer, bid in bids), displaced
@@ -152,41 +175,49 @@ class Marketplace:
         return self.index.participation(campaign_id)
 
     def accrue(self, offer: Offer, charged: Micros | None, at: float) -> None:
-        """Count the cost of an ad against its campaign's budgets until the ledger books it.
+        """Count the cost of an ad against its campaign's budgets and account until the ledger books it.
 
         `charged` is what the answer itself costs, None for a link that costs its bid if it is clicked.
         """
-        campaign = offer.campaign
-        if not _has_budget(campaign):
-            return
-        if charged is None:
-            self.accrual.expect(campaign.id, offer.bid * float(self.rates.of(offer.ad.id)), at)
-        else:
-            self.accrual.charge(campaign.id, charged, at)
-        self._set_accrued(campaign.id, at)
+        for limit in self._limits(offer.campaign):
+            if charged is None:
+                self.accrual.expect(limit, offer.price * float(self.rates.of(offer.ad.id)), at)
+            else:
+                self.accrual.charge(limit, charged, at)
+            self._set_accrued(limit, at)
 
     def accrue_click(self, campaign: Campaign, price: Micros, at: float) -> None:
         """Count a valid click."""
-        if _has_budget(campaign):
-            self.accrual.charge(campaign.id, price, at)
-            self._set_accrued(campaign.id, at)
+        for limit in self._limits(campaign):
+            self.accrual.charge(limit, price, at)
+            self._set_accrued(limit, at)
 
     def settle_accrued(self, booked_until: float, elsewhere: Mapping[str, Micros], now: float) -> None:
         """Drop what is booked, and take over what the other routers have accrued."""
         changed = self.accrual.settle(booked_until, now) | self._accrued_elsewhere.keys() | elsewhere.keys()
         self._accrued_elsewhere = dict(elsewhere)
-        for campaign_id in changed:
-            self._set_accrued(campaign_id, now)
+        for limit in changed:
+            self._set_accrued(limit, now)
 
-    def _set_accrued(self, campaign_id: str, now: float) -> None:
-        elsewhere = self._accrued_elsewhere.get(campaign_id, 0)
-        self.index.set_accrued(campaign_id, self.accrual.of(campaign_id, now) + elsewhere)
+    def _limits(self, campaign: Campaign) -> list[str]:
+        """Return what limits the spend of a campaign: itself if it has a budget, its account if that is limited."""
+        has_budget = campaign.daily_budget_micros is not None or campaign.total_budget_micros is not None
+        account = account_of(campaign)
+        return [campaign.id] * has_budget + [account.key] * self.index.funds.is_limited(account)
+
+    def _set_accrued(self, limit: str, now: float) -> None:
+        micros = self.accrual.of(limit, now) + self._accrued_elsewhere.get(limit, 0)
+        account = Account.of_key(limit)
+        if account is None:
+            self.index.set_accrued(limit, micros)
+        else:
+            self.index.funds.set_accrued(account, micros)
 
     async def load(self) -> None:
         """Read all live campaigns; errors of the database propagate."""
         now = datetime.now(UTC)
         await self._apply(await asyncio.to_thread(snapshot, self._database, now), now)
-        if any(campaign.pricing is not Pricing.CLICK for campaign in self.index):
+        if any(map(self._needs_rates, self.index)):
             await self._read_rates()
         if len(self._to_encode) <= ENCODED_BEFORE_START:
             await self._encode_creatives()
@@ -198,21 +229,22 @@ class Marketplace:
         async with self._refreshing:
             now = datetime.now(UTC)
             await self._apply(await asyncio.to_thread(changes_since, self._database, self._cursor, now), now)
+            await self._settle_again()
             if self._to_encode and (self._encoding is None or self._encoding.done()):
                 await self._encode_creatives()
 
     async def pace(self) -> None:
         """Update participation from the latest spend and the click rates, and drop ended campaigns; once a minute."""
-        now, priced = datetime.now(UTC), False
+        now, rated = datetime.now(UTC), False
         for number, campaign in enumerate(list(self.index), start=1):
-            priced = priced or campaign.pricing is not Pricing.CLICK
+            rated = rated or self._needs_rates(campaign)
             if campaign.ends_at is not None and campaign.ends_at + KEPT_AFTER_END < now:
                 self._remove(campaign)
             else:
                 self._pace(campaign, now)
             if number % UPDATES_PER_TURN == 0:
                 await asyncio.sleep(0)
-        if priced:
+        if rated:
             await self._read_rates()
 
     async def _apply(self, changes: Snapshot, now: datetime) -> None:
@@ -223,6 +255,8 @@ class Marketplace:
                 self._put(campaign, now)
             if number % PUTS_PER_TURN == 0:
                 await asyncio.sleep(0)
+        for own in changes.funds:
+            self.index.funds.set_left(own.account, own.left)
         for number, spend in enumerate(changes.spends, start=1):
             self.index.set_spend(spend)
             if number % UPDATES_PER_TURN == 0:
@@ -284,9 +318,8 @@ class Marketplace:
             if self.index.get(campaign.id) is campaign:
                 self._creatives.put_vectors(self.index.rows_of(campaign.id), own)
 
+    def _needs_rates(self, campaign: Campaign) -> bool:
+        return campaign.pricing is not Pricing.CLICK or bool(self._limits(campaign))
+
     async def _read_rates(self) -> None:
         self.rates = self.rates.updated(await asyncio.to_thread(creative_counts, self._database))
-
-
-def _has_budget(campaign: Campaign) -> bool:
-    return campaign.daily_budget_micros is not None or campaign.total_budget_micros is not None

@@ -17,14 +17,15 @@ from functools import lru_cache
 from mechanism.types import Ad, AdId, Candidate, Micros
 from serving.auction.retrieval.index import Hit
 from serving.auction.separation import Contender, Displaced, separate
-from serving.campaigns.types import Campaign, Creative, normal
+from serving.campaigns.types import Campaign, Creative, Priority, normal
+from serving.settings import BlockRule
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
     """A creative in a prompt, with what rendering, clicks and charges need of it.
 
-    `bid` is its bid in this auction, in micros of its campaign's currency.
+    `bid` is its bid in this auction, in micros of its campaign's currency, and `price` what a click on it costs.
     """
 
     ad: Ad
@@ -33,24 +34,35 @@ class Offer:
     creative: Creative
     relevance: float
 
+    @property
+    def price(self) -> Micros:
+        """The bid; nothing for a house ad."""
+        return 0 if self.campaign.priority is Priority.HOUSE else self.bid
+
     def candidate(self) -> Candidate:
         """Return the ad as the mechanism takes it."""
         return Candidate(self.ad, self.bid)
 
 
-def choose_offers(hits: Sequence[Hit], count: int) -> tuple[tuple[Offer, ...], tuple[Displaced, ...]]:
-    """Return the `count` best of `hits` (best first) that may share a prompt, by creative id, and the displaced hits.
+def choose_offers(
+    hits: Sequence[Hit], count: int, blocks: BlockRule = "same-category"
+) -> tuple[tuple[Offer, ...], tuple[Displaced, ...]]:
+    """Return the `count` first of `hits` that may share a prompt, by creative id, and the displaced hits.
 
-    Search for a few times `count`, so that the prompt is full after separation.
+    `hits` are in the order of their priorities, those of one priority best first.
+
+    Search for a few times `count`, so that the prompt is full after separation. `blocks` is the market's rule for the
+    advertisers that campaigns block.
     """
-    together, displaced = separate(map(_contender, hits))
+    together, displaced = separate(_contender(hit, blocks) for hit in hits)
     kept = {contender.creative_id for contender in together}
     chosen = [hit for hit in hits if hit.eligible.creative.id in kept][:count]
     return tuple(_offer(hit) for hit in sorted(chosen, key=lambda h: _natural_order(h.eligible.creative.id))), displaced
 
 
-def _contender(hit: Hit) -> Contender:
+def _contender(hit: Hit, blocks: BlockRule) -> Contender:
     campaign, creative, bid = hit.eligible
+    blocking = bool(campaign.block_advertisers) and blocks != "never"
     return Contender(
         creative.id,
         campaign.id,
@@ -58,7 +70,9 @@ def _contender(hit: Hit) -> Contender:
         campaign.separation,
         hit.relevance,
         bid,
-        _normal_names(campaign.block_advertisers) if campaign.block_advertisers else frozenset(),
+        campaign.priority.rank,
+        normal(campaign.category),
+        _normal_names(campaign.block_advertisers) if blocking else frozenset(),
     )
 
 

@@ -6,11 +6,14 @@ cannot be taken back. A higher bid never hurts a candidate, as everywhere in the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from mechanism.types import AdId, Micros
+
+_Rival: TypeAlias = tuple[str, str]
+"""An advertiser in a category."""
 
 
 class SeparationReason(StrEnum):
@@ -21,14 +24,15 @@ class SeparationReason(StrEnum):
     SEPARATION_GROUP = "separation_group"
     """A campaign of its separation group is in the prompt."""
     BLOCKED_COMPETITOR = "blocked_competitor"
-    """One of the two campaigns blocks the other's advertiser."""
+    """One of the two campaigns blocks the other's advertiser; both are of one category."""
 
 
 class Contender(NamedTuple):
     """A creative that competes for a place in the prompt.
 
-    `relevance` is >= 0. The `group` "" is not separated from any other. `blocked` names advertisers that must not share
-    its prompt, spelled like `advertiser`; its own advertiser among them is ignored.
+    `relevance` is >= 0. The `group` "" is not separated from any other. `blocked` names advertisers whose ads of the
+    same `category` must not share its prompt, spelled like `advertiser`; its own advertiser among them is ignored.
+    Without a category nothing is blocked.
     """
 
     creative_id: AdId
@@ -37,6 +41,8 @@ class Contender(NamedTuple):
     group: str
     relevance: float
     bid: Micros
+    priority: int = 0
+    category: str = ""
     blocked: frozenset[str] = frozenset()
 
 
@@ -52,31 +58,32 @@ class Displaced(NamedTuple):
 def separate(contenders: Iterable[Contender]) -> tuple[tuple[Contender, ...], tuple[Displaced, ...]]:
     """Return the contenders that may share one prompt, in their given order, and the displaced ones, best first.
 
-    At most one per separation group and one per campaign: the one with the highest relevance times bid, then the higher
-    relevance, then the smaller creative id. If one of two campaigns blocks the other's advertiser, the better one by
-    the same order stays.
+    At most one per separation group and one per campaign: the one with the highest priority, then the highest relevance
+    times bid, then the higher relevance, then the smaller creative id. If one of two campaigns in a category blocks the
+    other's advertiser, the better one by the same order stays.
     """
     given = tuple(contenders)
     groups: dict[str, AdId] = {}
     campaigns: dict[str, AdId] = {}
-    advertisers: dict[str, AdId] = {}
-    blocked_by: dict[str, AdId] = {}
+    advertisers: dict[_Rival, AdId] = {}
+    blocked_by: dict[_Rival, AdId] = {}
     kept: set[AdId] = set()
     displaced: list[Displaced] = []
-    for one in sorted(given, key=lambda c: (-c.relevance * c.bid, -c.relevance, c.creative_id)):
-        blocked = one.blocked - {one.advertiser} if one.blocked else one.blocked
+    for one in sorted(given, key=lambda c: (-c.priority, -c.relevance * c.bid, -c.relevance, c.creative_id)):
+        blocked = [(name, one.category) for name in one.blocked if name != one.advertiser] if one.category else []
+        own = (one.advertiser, one.category)
         if (winner := campaigns.get(one.campaign_id)) is not None:
             reason = SeparationReason.SAME_CAMPAIGN
         elif (winner := groups.get(one.group)) is not None:
             reason = SeparationReason.SEPARATION_GROUP
-        elif (winner := blocked_by.get(one.advertiser) or _first(blocked, advertisers)) is not None:
+        elif (winner := blocked_by.get(own) or _first(blocked, advertisers)) is not None:
             reason = SeparationReason.BLOCKED_COMPETITOR
         else:
             kept.add(one.creative_id)
             campaigns[one.campaign_id] = one.creative_id
-            advertisers.setdefault(one.advertiser, one.creative_id)
-            for name in blocked:
-                blocked_by.setdefault(name, one.creative_id)
+            advertisers.setdefault(own, one.creative_id)
+            for rival in blocked:
+                blocked_by.setdefault(rival, one.creative_id)
             if one.group:
                 groups[one.group] = one.creative_id
             continue
@@ -84,6 +91,6 @@ def separate(contenders: Iterable[Contender]) -> tuple[tuple[Contender, ...], tu
     return tuple(c for c in given if c.creative_id in kept), tuple(displaced)
 
 
-def _first(blocked: frozenset[str], advertisers: dict[str, AdId]) -> AdId | None:
-    """Return the smallest id among the kept creatives of blocked advertisers, None if there is none."""
-    return min((advertisers[name] for name in blocked if name in advertisers), default=None) if blocked else None
+def _first(blocked: Sequence[_Rival], advertisers: dict[_Rival, AdId]) -> AdId | None:
+    """Return the smallest id among the kept creatives of blocked rivals, None if there is none."""
+    return min((advertisers[rival] for rival in blocked if rival in advertisers), default=None)

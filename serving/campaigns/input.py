@@ -6,7 +6,16 @@ from datetime import datetime
 
 import msgspec
 
-from serving.campaigns.types import BidAdjustment, CampaignState, Daypart, FrequencyCap, Pacing, Pricing, Targeting
+from serving.campaigns.types import (
+    BidAdjustment,
+    CampaignState,
+    Daypart,
+    FrequencyCap,
+    Pacing,
+    Pricing,
+    Priority,
+    Targeting,
+)
 
 
 class CreativeInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,7 +50,8 @@ class BidAdjustmentInput(BidAdjustment, frozen=True, kw_only=True, forbid_unknow
 class CampaignInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A campaign as its advertiser writes it; the fields are those of `Campaign`.
 
-    `advertiser_id` is needed from an administrator only; an advertiser's key implies it.
+    `advertiser_id` is needed from an administrator only; an advertiser's key implies it. A `priority` other than
+    standard is an administrator's to set. A house ad costs nothing: its bid says what showing it is worth.
     """
 
     name: str
@@ -53,6 +63,7 @@ class CampaignInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     state: CampaignState = CampaignState.PAUSED
     creatives: list[CreativeInput] = []
     pricing: Pricing = Pricing.CLICK
+    priority: Priority = Priority.STANDARD
     daily_budget_micros: int | None = None
     total_budget_micros: int | None = None
     starts_at: datetime | None = None

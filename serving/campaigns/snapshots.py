@@ -1,4 +1,4 @@
-"""Snapshots for the routers' memory: all live campaigns with their spend, and the changes since.
+"""Snapshots for the routers' memory: all live campaigns with their spend, limited accounts, and the changes since.
 
 Which campaigns may take part in an auction is decided in `serving.auction.eligibility`.
 """
@@ -12,24 +12,27 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
 from serving.campaigns.dayparts import day_of
-from serving.campaigns.storage import decoded
+from serving.campaigns.funds import Funds, funds, limited
+from serving.campaigns.stored import decoded
 from serving.campaigns.types import Campaign, CampaignState, Spend
 from serving.database.columns import checked_moment
 from serving.database.cursors import change_cursor
 from serving.database.engine import Database
-from serving.database.schema import campaign_days, campaign_spend, campaigns
+from serving.database.schema import advertiser_accounts, campaign_days, campaign_spend, campaigns
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """Campaigns and spends at one moment; `changes_since` continues at `cursor`.
+    """Campaigns, spends and funds at one moment; `changes_since` continues at `cursor`.
 
     Changes may hold a campaign or a spend that the reader has already, and campaigns that have ended, which the reader
-    drops. Spend is that of the campaign's own day; at the next day the reader starts from 0 itself.
+    drops. Spend is that of the campaign's own day; at the next day the reader starts from 0 itself. An account that is
+    missing in a snapshot is unlimited.
     """
 
     cursor: int
     campaigns: tuple[Campaign, ...]
     spends: tuple[Spend, ...]
+    funds: tuple[Funds, ...]
 
 
 def snapshot(database: Database, now: datetime) -> Snapshot:
@@ -39,16 +42,18 @@ def snapshot(database: Database, now: datetime) -> Snapshot:
     with database.read() as connection:
         cursor = change_cursor(connection)
         found = tuple(decoded(body) for body in connection.execute(select(campaigns.c.body).where(live)).scalars())
-        return Snapshot(cursor=cursor, campaigns=found, spends=_spends(connection, now, live))
+        spends, left = _spends(connection, now, live), tuple(funds(connection, limited()))
+        return Snapshot(cursor=cursor, campaigns=found, spends=spends, funds=left)
 
 
 def changes_since(database: Database, cursor: int, now: datetime) -> Snapshot:
-    """Return the campaigns changed, and the spends grown, since the snapshot or changes with this cursor."""
+    """Return the campaigns, spends and funds that changed since the snapshot or changes with this cursor."""
     changed, grown = campaigns.c.changed_in >= cursor, campaign_spend.c.changed_in >= cursor
     with database.read() as connection:
         following = change_cursor(connection)
         found = tuple(decoded(body) for body in connection.execute(select(campaigns.c.body).where(changed)).scalars())
-        return Snapshot(cursor=following, campaigns=found, spends=_spends(connection, now, grown))
+        left = tuple(funds(connection, advertiser_accounts.c.changed_in >= cursor))
+        return Snapshot(cursor=following, campaigns=found, spends=_spends(connection, now, grown), funds=left)
 
 
 def spends_of(database: Database, ids: Collection[str], now: datetime) -> dict[str, Spend]:

@@ -7,7 +7,7 @@ unique ids, fields that charges depend on, and reviews, which advertisers cannot
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
 
@@ -15,20 +15,21 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, insert, select, tuple_, update
 
 from mechanism.errors import InputError
-from serving.campaigns.dayparts import zone
+from serving.campaigns.changes import PLATFORM, Actor, Subject, campaign_changes, record_change
+from serving.campaigns.funds import account_of, open_account
+from serving.campaigns.stored import decoded, row_of
 from serving.campaigns.types import Campaign, CampaignState, Creative, ReviewState
-from serving.database.columns import checked_micros, checked_moment, checked_text
+from serving.database.columns import checked_moment, checked_text
 from serving.database.cursors import Page, change_mark, checked_limit, read_cursor, write_cursor
 from serving.database.engine import Database
 from serving.database.schema import campaign_spend, campaigns, creatives
 
-_DECODER = msgspec.json.Decoder(Campaign)
 CAMPAIGNS = "campaigns"
 """The list that its cursors are signed for."""
 
 
 class NotFound(InputError):
-    """No campaign or creative has this id."""
+    """No campaign, creative or placement has this id."""
 
 
 class VersionConflict(InputError):
@@ -48,35 +49,76 @@ Also: TypeAlias = Callable[[Connection, Campaign], None]
 """Runs in the transaction of a change, with the campaign as stored."""
 
 
+AlsoAll: TypeAlias = Callable[[Connection, Mapping[int, InputError]], None]
+"""Runs in the transaction of many changes, with the faults of those that cannot be made by index."""
+IDS_PER_QUERY = 1_000
+
+
 def _nothing_else(connection: Connection, campaign: Campaign) -> None:
     pass
 
 
 class CampaignStore:
-    """The campaigns of one database. Every change takes `now`, an aware moment, and runs `also` in its transaction."""
+    """The campaigns of one database.
+
+    Every change takes `now`, an aware moment, and who makes it, which its history names. It runs `also` in its
+    transaction.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, campaign: Campaign, now: datetime, also: Also = _nothing_else) -> Campaign:
+    def create(
+        self, campaign: Campaign, now: datetime, also: Also = _nothing_else, *, by: Actor = PLATFORM
+    ) -> Campaign:
         """Store a new campaign as version 1 with all creatives pending review, and return it as stored.
 
-        If the campaign's id, or the id of one of its creatives, is taken, that is an InputError.
+        Its advertiser gets an account in its currency, if it has none. If the campaign's id, or the id of one of its
+        creatives, is taken, that is an InputError.
         """
-        pending = tuple(_pending(creative) for creative in campaign.creatives)
-        stored = msgspec.structs.replace(campaign, creatives=pending, version=1, created_at=now, updated_at=now)
-        row = _row(stored)
+        stored = _new(campaign, now)
+        row = row_of(stored)
 
         def work(connection: Connection) -> Campaign:
-            if connection.execute(select(campaigns.c.id).where(campaigns.c.id == stored.id)).first():
-                raise InputError("id", stored.id, "a campaign has this id: choose another, or leave it out")
-            changed_in = change_mark(connection)
-            connection.execute(insert(campaigns).values(**row, changed_in=changed_in))
-            spend = {"campaign_id": stored.id, "total_micros": 0, "changed_in": changed_in}
-            connection.execute(insert(campaign_spend).values(spend))
+            for fault in _taken(connection, [stored]).values():
+                raise fault
+            self._insert(connection, [stored], [row])
             _claim(connection, stored)
+            _record(connection, None, stored, by)
             also(connection, stored)
             return stored
+
+        return self._database.transact(work)
+
+    def create_all(
+        self, new: Sequence[Campaign], now: datetime, also: AlsoAll, *, by: Actor = PLATFORM
+    ) -> dict[int, InputError]:
+        """Store new campaigns as `create` does, in one transaction; return the faults of the others by index.
+
+        A campaign is left out if its id, or one of its creatives' ids, is taken. Ids among the new ones are unique.
+        `also` gets the faults in the transaction; an error of it undoes everything.
+        """
+        stored = [_new(campaign, now) for campaign in new]
+        rows: list[dict[str, Any]] = []
+        unfit: dict[int, InputError] = {}
+        for index, campaign in enumerate(stored):
+            try:
+                rows.append(row_of(campaign))
+            except InputError as error:
+                rows.append({})
+                unfit[index] = error
+
+        def work(connection: Connection) -> dict[int, InputError]:
+            faults = _taken(connection, stored) | unfit
+            good = [index for index in range(len(stored)) if index not in faults]
+            self._insert(connection, [stored[index] for index in good], [rows[index] for index in good])
+            owned = [{"id": one.id, "campaign_id": stored[i].id} for i in good for one in stored[i].creatives]
+            if owned:
+                connection.execute(insert(creatives), owned)
+            for index in good:
+                _record(connection, None, stored[index], by)
+            also(connection, faults)
+            return faults
 
         return self._database.transact(work)
 
@@ -90,24 +132,27 @@ class CampaignStore:
         with self._database.read() as connection:
             return _read(connection, _owner(connection, creative_id))
 
-    def update(self, campaign: Campaign, now: datetime, also: Also = _nothing_else) -> Campaign:
+    def update(
+        self, campaign: Campaign, now: datetime, also: Also = _nothing_else, *, by: Actor = PLATFORM
+    ) -> Campaign:
         """Replace the campaign if `campaign.version` is the current version; return it with the next version.
 
         A new or changed creative is pending review; the others keep their stored review. An unknown campaign is
-        NotFound, another version VersionConflict. A change of the advertiser, the currency or an ended state, and a
-        taken creative id, are an InputError.
+        NotFound, another version VersionConflict. A change of the advertiser, the currency, the priority or an ended
+        state, and a taken creative id, are an InputError.
         """
 
         def change(connection: Connection, old: Campaign) -> Campaign:
             _check_version(old, campaign.version)
             _check_fixed("advertiser_id", old.advertiser_id, campaign.advertiser_id)
             _check_fixed("currency", old.currency, campaign.currency)
+            _check_fixed("priority", old.priority, campaign.priority)
             _check_state(old, campaign.state)
             known = {creative.id: creative for creative in old.creatives}
             reviewed = tuple(_reviewed(creative, known.get(creative.id)) for creative in campaign.creatives)
             return msgspec.structs.replace(campaign, creatives=reviewed, created_at=old.created_at)
 
-        return self._change(campaign.id, now, change, also)
+        return self._change(campaign.id, now, change, also, by)
 
     def set_state(
         self,
@@ -117,6 +162,7 @@ class CampaignStore:
         *,
         version: int | None = None,
         also: Also = _nothing_else,
+        by: Actor = PLATFORM,
     ) -> Campaign:
         """Start, pause or end a campaign, if `version` is None or its current version; an ended one stays ended."""
 
@@ -125,7 +171,7 @@ class CampaignStore:
             _check_state(old, state)
             return msgspec.structs.replace(old, state=state)
 
-        return self._change(campaign_id, now, change, also)
+        return self._change(campaign_id, now, change, also, by)
 
     def review(
         self,
@@ -136,6 +182,7 @@ class CampaignStore:
         note: str = "",
         version: int | None = None,
         also: Also = _nothing_else,
+        by: Actor = PLATFORM,
     ) -> Campaign:
         """Set a creative's review, and return its campaign; NotFound if its campaign does not have it.
 
@@ -155,7 +202,7 @@ class CampaignStore:
             )
             return msgspec.structs.replace(old, creatives=reviewed)
 
-        return self._change(campaign_id, now, change, also)
+        return self._change(campaign_id, now, change, also, by)
 
     def page(self, wanted: CampaignFilter, cursor: str = "", limit: int = 50) -> Page[Campaign]:
         """Return campaigns, newest first, after `cursor`; a bad cursor or limit is an InputError."""
@@ -173,8 +220,24 @@ class CampaignStore:
         )
         return Page(items=tuple(shown), cursor=following)
 
+    def _insert(self, connection: Connection, new: Sequence[Campaign], rows: Sequence[dict[str, Any]]) -> None:
+        """Insert new campaigns, that have spent nothing, with their `rows`, and open the accounts that are missing."""
+        if not new:
+            return
+        changed_in = change_mark(connection)
+        connection.execute(insert(campaigns), [row | {"changed_in": changed_in} for row in rows])
+        spends = [{"campaign_id": one.id, "total_micros": 0, "changed_in": changed_in} for one in new]
+        connection.execute(insert(campaign_spend), spends)
+        for account, since in {account_of(one): one.created_at for one in new}.items():
+            open_account(self._database, connection, account, since, changed_in)
+
     def _change(
-        self, campaign_id: str, now: datetime, change: Callable[[Connection, Campaign], Campaign], also: Also
+        self,
+        campaign_id: str,
+        now: datetime,
+        change: Callable[[Connection, Campaign], Campaign],
+        also: Also,
+        by: Actor,
     ) -> Campaign:
         def work(connection: Connection) -> Campaign:
             # Charging takes the same lock, so that no charge is computed with a budget that is being changed.
@@ -183,61 +246,41 @@ class CampaignStore:
             old = _read(connection, campaign_id)
             new = change(connection, old)
             new = msgspec.structs.replace(new, version=old.version + 1, updated_at=now)
-            values = _row(new) | {"changed_in": change_mark(connection)}
+            values = row_of(new) | {"changed_in": change_mark(connection)}
             connection.execute(update(campaigns).where(campaigns.c.id == campaign_id).values(values))
             _claim(connection, new)
+            _record(connection, old, new, by)
             also(connection, new)
             return new
 
         return self._database.transact(work)
 
 
-def decoded(body: str) -> Campaign:
-    """Decode the column `campaigns.body`."""
-    return _DECODER.decode(body)
+def _new(campaign: Campaign, now: datetime) -> Campaign:
+    pending = tuple(_pending(creative) for creative in campaign.creatives)
+    return msgspec.structs.replace(campaign, creatives=pending, version=1, created_at=now, updated_at=now)
 
 
-def _row(campaign: Campaign) -> dict[str, Any]:
-    """Return all columns but `changed_in`, checked.
+def _taken(connection: Connection, new: Sequence[Campaign]) -> dict[int, InputError]:
+    """Return the faults of the campaigns with an id, or a creative's id, that another campaign has, by index."""
+    taken = set[str]()
+    for ids in _slices([campaign.id for campaign in new]):
+        taken.update(connection.execute(select(campaigns.c.id).where(campaigns.c.id.in_(ids))).scalars())
+    owned = set[str]()
+    for ids in _slices([creative.id for campaign in new for creative in campaign.creatives]):
+        owned.update(connection.execute(select(creatives.c.id).where(creatives.c.id.in_(ids))).scalars())
+    faults: dict[int, InputError] = {}
+    for index, campaign in enumerate(new):
+        if campaign.id in taken:
+            faults[index] = InputError("id", campaign.id, "a campaign has this id: choose another, or leave it out")
+        elif used := [n for n, one in enumerate(campaign.creatives) if one.id in owned]:
+            place, value = f"creatives[{used[0]}].id", campaign.creatives[used[0]].id
+            faults[index] = InputError(place, value, "another campaign has this id: choose another, or leave it out")
+    return faults
 
-    Raises:
-        InputError: if a database cannot store a value.
-    """
-    checked_text("id", campaign.id)
-    checked_text("advertiser_id", campaign.advertiser_id)
-    checked_text("name", campaign.name)
-    checked_text("category", campaign.category, empty=True)
-    checked_text("currency", campaign.currency)
-    checked_micros("bid_micros", campaign.bid_micros)
-    if campaign.daily_budget_micros is not None:
-        checked_micros("daily_budget_micros", campaign.daily_budget_micros)
-    if campaign.total_budget_micros is not None:
-        checked_micros("total_budget_micros", campaign.total_budget_micros)
-    checked_moment("starts_at", campaign.starts_at)
-    if campaign.ends_at is not None:
-        checked_moment("ends_at", campaign.ends_at)
-    checked_moment("created_at", campaign.created_at)
-    checked_moment("updated_at", campaign.updated_at)
-    zone(campaign.time_zone)
-    try:
-        body = msgspec.json.encode(campaign).decode()
-    except UnicodeEncodeError as error:
-        raise InputError("campaign", campaign.id, "a text holds half of a surrogate pair: send valid UTF-8") from error
-    return {
-        "id": campaign.id,
-        "advertiser_id": campaign.advertiser_id,
-        "name_folded": campaign.name.casefold(),
-        "category": campaign.category,
-        "state": campaign.state.value,
-        "currency": campaign.currency,
-        "time_zone": campaign.time_zone,
-        "daily_budget_micros": campaign.daily_budget_micros,
-        "total_budget_micros": campaign.total_budget_micros,
-        "ends_at": campaign.ends_at,
-        "created_at": campaign.created_at,
-        "version": campaign.version,
-        "body": body,
-    }
+
+def _slices(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[start : start + IDS_PER_QUERY] for start in range(0, len(ids), IDS_PER_QUERY))
 
 
 def _claim(connection: Connection, campaign: Campaign) -> None:
@@ -258,6 +301,11 @@ def _claim(connection: Connection, campaign: Campaign) -> None:
     new = [{"id": creative_id, "campaign_id": campaign.id} for creative_id in ids if creative_id not in owners]
     if new:
         connection.execute(insert(creatives), new)
+
+
+def _record(connection: Connection, old: Campaign | None, new: Campaign, by: Actor) -> None:
+    fields = campaign_changes(old, new)
+    record_change(connection, Subject.CAMPAIGN, new.id, new.advertiser_id, fields, by, new.updated_at)
 
 
 def _read(connection: Connection, campaign_id: str) -> Campaign:

@@ -55,6 +55,26 @@ class Pricing(StrEnum):
     PARTICIPATION = "participation"
 
 
+class Priority(StrEnum):
+    """Which campaigns are offered to the policy first. Fixed when a campaign is booked; administrators set it.
+
+    A house ad is the operator's or a publisher's own: it takes part where no paid ad can, and costs nothing.
+    Sponsorships are offered before standard campaigns.
+    """
+
+    HOUSE = "house"
+    STANDARD = "standard"
+    SPONSORSHIP = "sponsorship"
+
+    @property
+    def rank(self) -> int:
+        """Its place in the order, the lowest first; 0 for standard."""
+        return _RANKS[self]
+
+
+_RANKS = {Priority.HOUSE: -1, Priority.STANDARD: 0, Priority.SPONSORSHIP: 1}
+
+
 class Creative(msgspec.Struct, frozen=True, kw_only=True):
     """One ad text of a campaign; its id is the ad id of the auction (`mechanism.types.Ad.id`).
 
@@ -119,8 +139,8 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     """One campaign. A budget of None is unlimited. `version` grows with every change (optimistic locking).
 
     `separation` names a group of competitors: an answer shows one of them at most. The advertiser excludes
-    conversations by `block_categories` and `block_placements`; no answer shows this campaign beside one of
-    `block_advertisers`.
+    conversations by `block_categories` and `block_placements`; where the market's rule allows it, no answer shows this
+    campaign beside one of `block_advertisers` in the same category.
     """
 
     id: str
@@ -132,6 +152,7 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     bid_micros: Micros
     currency: str
     pricing: Pricing = Pricing.CLICK
+    priority: Priority = Priority.STANDARD
     daily_budget_micros: Micros | None = None
     total_budget_micros: Micros | None = None
     starts_at: datetime
@@ -187,6 +208,14 @@ def check_bid(campaign: Campaign) -> None:
 
 def highest_adjusted_bid(campaign: Campaign) -> Micros:
     """Return the highest bid that a campaign's adjustments can lead to."""
-    product = math.prod([max(a.thousandths, 1_000) for a in campaign.adjustments], start=campaign.bid_micros)
-    scale: int = 1_000 ** len(campaign.adjustments)
-    return product // scale
+    return _adjusted(campaign, [max(a.thousandths, 1_000) for a in campaign.adjustments])
+
+
+def lowest_adjusted_bid(campaign: Campaign) -> Micros:
+    """Return the lowest bid that a campaign's adjustments can lead to."""
+    return _adjusted(campaign, [min(a.thousandths, 1_000) for a in campaign.adjustments])
+
+
+def _adjusted(campaign: Campaign, thousandths: list[int]) -> Micros:
+    scale: int = 1_000 ** len(thousandths)
+    return math.prod(thousandths, start=campaign.bid_micros) // scale

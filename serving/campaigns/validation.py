@@ -28,11 +28,14 @@ from serving.campaigns.types import (
     Creative,
     Daypart,
     FrequencyCap,
+    Pricing,
+    Priority,
     Targeting,
     check_bid,
     highest_adjusted_bid,
     normal,
 )
+from serving.settings import BlockRule
 
 HIGHEST_BID: Micros = 10**12
 HIGHEST_BUDGET: Micros = 10**17
@@ -85,12 +88,13 @@ def checked(
     known_pages: Collection[str] = (),
     names: Names | None = None,
     scale: BidScale | None = None,
+    blocks: BlockRule = "same-category",
 ) -> Campaign:
     """Return the campaign; missing ids are generated, and a missing start becomes `now`.
 
     A landing page must be a web address or one of `known_pages`. Creatives are screened, and their titles compared with
     the `names` of others: what must be refused is a fault, what a person must see is in the creative's `findings`.
-    With a `scale`, a bid beyond it is a fault.
+    With a `scale`, a bid beyond it is a fault; `blocks` is the market's rule for `block_advertisers`.
 
     Raises:
         BadCampaign: with all wrong fields.
@@ -106,6 +110,7 @@ def checked(
     _check_money(given, faults)
     _check_times(given, faults)
     _check_reach(given, faults)
+    _check_blocks(given, faults, blocks)
     if not faults.found:
         campaign = Campaign(
             id=campaign_id,
@@ -117,6 +122,7 @@ def checked(
             bid_micros=given.bid_micros,
             currency=given.currency,
             pricing=given.pricing,
+            priority=given.priority,
             daily_budget_micros=given.daily_budget_micros,
             total_budget_micros=given.total_budget_micros,
             starts_at=given.starts_at or now,
@@ -228,11 +234,15 @@ def _check_money(given: CampaignInput, faults: _Faults) -> None:
     whole = f"give a whole number of micros from 0 to {HIGHEST_BID}"
     faults.require(0 <= given.bid_micros <= HIGHEST_BID, "bid_micros", given.bid_micros, whole)
     faults.require(bool(CURRENCY.fullmatch(given.currency)), "currency", given.currency, "give an ISO 4217 code (USD)")
+    if given.priority is Priority.HOUSE and given.pricing is not Pricing.CLICK:
+        faults.add("pricing", given.pricing.value, "leave it out: a house ad costs nothing")
     daily, total = given.daily_budget_micros, given.total_budget_micros
     for name, budget in (("daily_budget_micros", daily), ("total_budget_micros", total)):
         if budget is not None:
             remedy = f"give a whole number of micros from 1 to {HIGHEST_BUDGET}, or leave it out for no limit"
             faults.require(1 <= budget <= HIGHEST_BUDGET, name, budget, remedy)
+            free = given.priority is Priority.HOUSE
+            faults.require(not free, name, budget, "leave it out: a house ad costs nothing")
     if daily is not None and total is not None and daily > total:
         faults.add("daily_budget_micros", daily, f"give no more than the total budget, {total}")
     for number, one in enumerate(given.adjustments):
@@ -287,6 +297,17 @@ def _check_reach(given: CampaignInput, faults: _Faults) -> None:
     _check_values(target.placements, "targeting.placements", faults)
     _check_values(given.block_categories, "block_categories", faults)
     _check_values(given.block_placements, "block_placements", faults)
+
+
+def _check_blocks(given: CampaignInput, faults: _Faults, rule: BlockRule) -> None:
+    """Check what keeps other advertisers out of this campaign's prompts."""
+    if not given.block_advertisers:
+        return
+    if rule == "never":
+        remedy = "leave it out: in this market no campaign keeps others away (the administrator's --block-advertisers)"
+        faults.add("block_advertisers", given.block_advertisers, remedy)
+    elif not given.category.strip():
+        faults.add("category", given.category, "name the campaign's category: block_advertisers holds within it alone")
     _check_values(given.block_advertisers, "block_advertisers", faults)
     for number, name in enumerate(given.block_advertisers[:MOST_ENTRIES]):
         if normal(name) == normal(given.advertiser_id):

@@ -226,7 +226,7 @@ class ClickLinks:
         claims = ClickClaims(
             auction_id=self.auction_id,
             ad_id=offer.ad.id,
-            price=offer.bid,
+            price=offer.price,
             currency=offer.campaign.currency,
             expires=self.created + self.lifetime_s,
             campaign_id=offer.campaign.id,

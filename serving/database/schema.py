@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, LargeBinary, MetaData, Table, Text, text
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text, text
 
 from serving.database.columns import Moment, Name
 
@@ -45,6 +45,7 @@ campaigns = Table(
     _name("state"),
     _name("currency"),
     _name("time_zone"),
+    Column("priority", Name, nullable=False, server_default=text("'standard'")),
     _number("daily_budget_micros", nullable=True),
     _number("total_budget_micros", nullable=True),
     _moment("ends_at", nullable=True),
@@ -88,6 +89,32 @@ advertiser_totals = Table(
     _number("charges"),
 )
 
+# How an advertiser pays in one currency: a credit limit of 0 is prepaid, none is unlimited. Charging locks limited
+# accounts after campaigns, and marks them as changed.
+advertiser_accounts = Table(
+    "advertiser_accounts",
+    metadata,
+    _name("advertiser_id", primary_key=True),
+    _name("currency", primary_key=True),
+    _number("credit_limit_micros", nullable=True),
+    _number("paid_micros"),
+    _moment("opened_at"),
+    _number("changed_in"),
+    Index(None, "changed_in"),
+)
+
+# Money that advertisers paid in, once by reference. A negative payment takes one back that was entered by mistake.
+payments = Table(
+    "payments",
+    metadata,
+    _name("advertiser_id", primary_key=True),
+    _name("reference", primary_key=True),
+    _name("currency"),
+    _number("micros"),
+    _moment("recorded_at"),
+    Index(None, "recorded_at", "advertiser_id", "reference"),
+)
+
 # `invalid` is part of the key: a prefetch, recorded but not charged, must not block the charge of the click after it.
 charges = Table(
     "charges",
@@ -114,6 +141,7 @@ charges = Table(
     Index(None, "auction_id"),
     Index(None, "source", "occurred_at"),
     Index(None, "recorded_at"),
+    Index(None, "advertiser_id", "recorded_at"),
 )
 
 # Charges that were given back, since their clicks were found invalid later; a charge itself is never changed.
@@ -253,20 +281,37 @@ api_keys = Table(
     _moment("last_used_at", nullable=True),
 )
 
+# Who changed what (`serving.campaigns.changes`). Triggers refuse all but new rows; `number` is their order.
+_number_of_change = BigInteger().with_variant(Integer, "sqlite")
+changes = Table(
+    "changes",
+    metadata,
+    Column("number", _number_of_change, primary_key=True, autoincrement=True),
+    *map(_name, ("subject", "subject_id", "advertiser_id")),
+    _moment("changed_at"),
+    *map(_name, ("by_role", "by_key", "by_name")),
+    Column("fields", Text, nullable=False),
+    Index(None, "subject", "subject_id", "number"),
+    Index(None, "advertiser_id", "number"),
+)
+
 publishers = Table(
     "publishers", metadata, _name("id", primary_key=True), _number("share_thousandths"), _moment("created_at")
 )
 
-# A placement belongs to one publisher for good, since charges refer to it.
+# A placement belongs to one publisher for good, since charges refer to it. `floors` are the lowest bids in micros, by
+# currency, as JSON.
 placements = Table(
     "placements",
     metadata,
     _name("id", primary_key=True),
     Column("publisher_id", Name, ForeignKey("publishers.id"), nullable=False, index=True),
     _moment("created_at"),
+    Column("floors", Text, nullable=False, server_default=text("'{}'")),
 )
 
-# What each router's answers cost before the ledger has booked it, so that routers share what is left of a budget.
+# What each router's answers cost before the ledger has booked it, so that routers share what is left of budgets and
+# accounts: `campaign_id` is a campaign's id or the key of an account (`serving.campaigns.funds.Account`).
 accrued_spend = Table(
     "accrued_spend",
     metadata,
@@ -292,7 +337,8 @@ capped_impressions = Table(
 )
 
 # Answers to requests with an Idempotency-Key, kept for a day: `digest` is a keyed hash of the key and its owner,
-# `request` one of the request, `answer` is encrypted. `holder` names the request that is being answered.
+# `request` one of the request, `answer` is encrypted. `holder` names the request that is being answered, and
+# `created_at` is when its router last renewed the claim.
 idempotent_requests = Table(
     "idempotent_requests",
     metadata,

@@ -89,6 +89,7 @@ async def respond(
     try:
         with tracing.continued(request.headers):
             answer = router.begin_answer(question, owner=caller.key_id, base_url=base_url, arrived=arrived)
+        answer.delivery.kept = once.claim is not None
     except BaseException:
         await once.release()
         raise

@@ -13,10 +13,13 @@ from litestar.middleware import DefineMiddleware
 from litestar.types import Message, Scope
 
 from serving.errors import ErrorBody, as_api_error
+from serving.http.accounts import account_routes
 from serving.http.auctions import auction_routes
 from serving.http.auth import Gate, key_routes
 from serving.http.bodies import HttpRequest
+from serving.http.campaign_batches import batch_routes
 from serving.http.campaigns import campaign_routes
+from serving.http.changes import change_routes
 from serving.http.chat import chat_routes
 from serving.http.clicks import click_routes
 from serving.http.console import console_routes
@@ -68,6 +71,7 @@ def create_app(router: Router) -> Litestar:
         *responses_routes(router, gate),
         *auction_routes(router, gate),
         *campaign_routes(router, gate),
+        *batch_routes(router, gate),
         *key_routes(router, gate),
         *session_routes(router, limits),
         *report_routes(router, gate),
@@ -75,6 +79,8 @@ def create_app(router: Router) -> Litestar:
         *click_routes(router, limits),
         *conversion_routes(router, gate),
         *publisher_routes(router, gate),
+        *account_routes(router, gate),
+        *change_routes(router, gate),
         *_health_routes(router),
         *console_routes(router, gate),
     ]

@@ -96,7 +96,7 @@ def _unknown(auction_id: str, router: Router) -> str:
 def _disclosed(owned: OwnedRecord, caller: Caller, router: Router) -> Receipt | None:
     """Return a record's receipt as the caller sees it; None where it may not see it at all."""
     now = datetime.now(UTC)
-    if caller.role is Role.ADVERTISER:
+    if caller.is_of_advertiser:
         own = receipt_of(owned.record, _owns(caller, router), now)
         return own if own.ads else None
     if not caller.is_admin and owned.owner != caller.key_id:
@@ -106,7 +106,7 @@ def _disclosed(owned: OwnedRecord, caller: Caller, router: Router) -> Receipt | 
 
 def _seen(owned: OwnedRecord, caller: Caller, router: Router) -> dict[str, Any] | None:
     """Return what a caller sees of a record; None where it may not see it at all."""
-    if caller.role is Role.ADVERTISER:
+    if caller.is_of_advertiser:
         return own_entries(owned.full(), _owns(caller, router))
     if not caller.is_admin and owned.owner != caller.key_id:
         return None
@@ -122,4 +122,4 @@ def _owns(caller: Caller, router: Router) -> Owns:
 
     if caller.is_admin:
         return lambda _: True
-    return is_own if caller.role is Role.ADVERTISER else lambda _: False
+    return is_own if caller.is_of_advertiser else lambda _: False

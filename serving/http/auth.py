@@ -1,8 +1,8 @@
 """API keys: the caller of each request, and `/v1/keys` to issue, list, rotate and revoke them.
 
 A key is read from the Authorization header, or from the console's session cookie, and found without the database while
-it is cached. Its secret is shown once, in the response that issues it. Administrators manage all keys; any key may
-rotate or revoke itself.
+it is cached. Its secret is shown once, in the response that issues it. Administrators manage all keys, the
+managers of an advertiser those of its users; any key may rotate or revoke itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mechanism.errors import InputError
 from mechanism.sanitize import clean_title
-from serving.accounts.keys import CACHE_S, LONGEST_OVERLAP, PREFIX, AccountStore, Role
+from serving.accounts.keys import CACHE_S, LONGEST_OVERLAP, OF_ADVERTISERS, PREFIX, AccountStore, Role
+from serving.campaigns.changes import Actor
 from serving.errors import ApiError, BadRequest
 from serving.http.bodies import HttpRequest, aware, decode_body, json_response, only
 from serving.http.documents import documented
@@ -44,6 +45,30 @@ class Caller(msgspec.Struct, frozen=True):
     key_id: str = ""
     advertiser_id: str = ""
     publisher_id: str = ""
+    label: str = ""
+
+    @property
+    def actor(self) -> Actor:
+        """The key, as the history of changes names it."""
+        return Actor(role=self.role.value if self.role else "", key_id=self.key_id, name=self.label)
+
+    def owner(self, named: str) -> str:
+        """Return the advertiser that a request is about: the caller's own; an administrator names one, or none.
+
+        Raises:
+            ApiError: 403 if a key of an advertiser names another advertiser.
+        """
+        if self.is_admin:
+            return named
+        if named not in ("", self.advertiser_id):
+            message = "advertiser_id: leave it out: this key is another advertiser's"
+            raise ApiError(403, message, "advertiser_id", "forbidden")
+        return self.advertiser_id
+
+    @property
+    def is_of_advertiser(self) -> bool:
+        """Whether the key is one of an advertiser's users, who see what is their advertiser's."""
+        return self.role in OF_ADVERTISERS
 
     @property
     def is_admin(self) -> bool:
@@ -52,6 +77,10 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 ANONYMOUS = Caller(None)
+READERS = (Role.ADMIN, *OF_ADVERTISERS)
+"""Who reads campaigns, reports and accounts: an advertiser's users their own."""
+MANAGERS = (Role.ADMIN, Role.ADVERTISER)
+"""Who books campaigns and issues keys."""
 _MOST_UNKNOWN = 4_096
 
 
@@ -116,7 +145,7 @@ class Gate:
                     self._unknown.clear()
                 self._unknown[digest] = moment
                 return None
-        return Caller(key.role, key.id, key.advertiser_id, key.publisher_id)
+        return Caller(key.role, key.id, key.advertiser_id, key.publisher_id, key.label)
 
 
 def _secret(request: HttpRequest) -> str:
@@ -129,7 +158,10 @@ def _secret(request: HttpRequest) -> str:
 
 
 class KeyInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The key to issue; `advertiser_id` for the role advertiser only, `publisher_id` for the role publisher only."""
+    """The key to issue; `advertiser_id` for the roles advertiser and viewer, `publisher_id` for the role publisher.
+
+    `label` names who will use it. An advertiser's manager may leave out the advertiser.
+    """
 
     role: Role
     label: str
@@ -152,6 +184,20 @@ def key_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     """Create the handlers of `/v1/keys`."""
     accounts = router.accounts
 
+    async def check_managed(caller: Caller, key_id: str) -> None:
+        """Refuse another owner's key, as if it did not exist.
+
+        Raises:
+            ApiError: 404 unless the caller is an administrator, the key itself, or its advertiser's manager.
+        """
+        if caller.is_admin or caller.key_id == key_id:
+            return
+        if caller.role is Role.ADVERTISER:
+            key = await asyncio.to_thread(accounts.get, key_id)
+            if key is not None and key.advertiser_id == caller.advertiser_id:
+                return
+        raise ApiError(404, f"key: {key_id[:64]!r}: no API key has this id", "key", "not_found")
+
     @post("/v1/keys", status_code=201, opt=documented(KeyInput, answer="The key with its secret, shown once."))
     async def create_key(request: HttpRequest) -> Response[bytes]:
         """Issue an API key.
@@ -159,8 +205,8 @@ def key_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         Raises:
             BadRequest: if the key would have expired already.
         """
-        await gate.caller(request, Role.ADMIN)
-        given = decode_body(await request.body(), _KEY)
+        caller = await gate.caller(request, *MANAGERS)
+        given = _for(caller, decode_body(await request.body(), _KEY))
         now, expires_at = datetime.now(UTC), aware("expires_at", given.expires_at)
         if expires_at is not None and not now < expires_at < now + timedelta(days=36_500):
             raise BadRequest("expires_at", expires_at.isoformat(), "give a time in the future")
@@ -175,6 +221,7 @@ def key_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
                 advertiser_id=advertiser,
                 publisher_id=given.publisher_id,
                 expires_at=expires_at,
+                by=caller.actor,
             )
         )
         log.info("key.issued", key_id=issued.key.id, role=given.role.value)
@@ -185,10 +232,10 @@ def key_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         opt=documented(query={"advertiser_id": "only this advertiser's keys"}, answer="Keys without secrets."),
     )
     async def list_keys(request: HttpRequest) -> Response[bytes]:
-        """List keys."""
-        await gate.caller(request, Role.ADMIN)
+        """List keys: an administrator's all, an advertiser's own."""
+        caller = await gate.caller(request, Role.ADMIN, *OF_ADVERTISERS)
         only(request.query_params, {"advertiser_id"})
-        keys = await asyncio.to_thread(accounts.keys, request.query_params.get("advertiser_id", ""))
+        keys = await asyncio.to_thread(accounts.keys, caller.owner(request.query_params.get("advertiser_id", "")))
         return json_response({"items": keys})
 
     @post(
@@ -202,35 +249,41 @@ def key_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         Raises:
             BadRequest: if the overlap is too long.
         """
-        _check_own(await gate.caller(request, *Role), key_id)
+        caller = await gate.caller(request, *Role)
+        await check_managed(caller, key_id)
         body = await request.body()
         overlap = (decode_body(body, _ROTATE) if body.strip() else RotateInput()).overlap_s
         longest = int(LONGEST_OVERLAP.total_seconds())
         if not 0 <= overlap <= longest:
             raise BadRequest("overlap_s", overlap, f"give seconds from 0 to {longest}")
-        issued = await _found(accounts.rotate, key_id, timedelta(seconds=overlap), datetime.now(UTC))
+        issued = await _found(accounts.rotate, key_id, timedelta(seconds=overlap), datetime.now(UTC), caller.actor)
         log.info("key.rotated", key_id=key_id, new_key_id=issued.key.id)
         return json_response(issued, 201)
 
     @post("/v1/keys/{key_id:str}/revoke", status_code=200, opt=documented(answer="The revoked key."))
     async def revoke_key(request: HttpRequest, key_id: FromPath[str]) -> Response[bytes]:
         """Revoke a key at once; it cannot be restored."""
-        _check_own(await gate.caller(request, *Role), key_id)
-        revoked = await _found(accounts.revoke, key_id, datetime.now(UTC))
+        caller = await gate.caller(request, *Role)
+        await check_managed(caller, key_id)
+        revoked = await _found(accounts.revoke, key_id, datetime.now(UTC), caller.actor)
         log.info("key.revoked", key_id=key_id)
         return json_response(revoked)
 
     return [create_key, list_keys, rotate_key, revoke_key]
 
 
-def _check_own(caller: Caller, key_id: str) -> None:
-    """Refuse another owner's key, as if it did not exist.
+def _for(caller: Caller, given: KeyInput) -> KeyInput:
+    """Return the key to issue: an advertiser's manager issues keys of its own advertiser's users alone.
 
     Raises:
-        ApiError: 404 unless the caller is an administrator or the key itself.
+        ApiError: 403 for a key that the caller may not issue.
     """
-    if not caller.is_admin and caller.key_id != key_id:
-        raise ApiError(404, f"key: {key_id[:64]!r}: no API key has this id", "key", "not_found")
+    if caller.is_admin:
+        return given
+    if given.role not in OF_ADVERTISERS:
+        message = f"role: {given.role.value!r}: this key issues {' and '.join(OF_ADVERTISERS)} alone"
+        raise ApiError(403, message, "role", "forbidden")
+    return msgspec.structs.replace(given, advertiser_id=caller.owner(given.advertiser_id))
 
 
 async def _found(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

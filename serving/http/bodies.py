@@ -152,6 +152,9 @@ def find_faults(raw: Any, kind: Any, place: str = "") -> Iterator[InputError]:
     elif get_origin(kind) in (list, tuple) and isinstance(raw, list):
         for index, item in enumerate(raw):
             yield from find_faults(item, get_args(kind)[0], f"{place}[{index}]")
+    elif get_origin(kind) is dict and isinstance(raw, dict):
+        for name, item in raw.items():
+            yield from find_faults(item, get_args(kind)[1], f"{place}.{name[:LONGEST_NAME]}".lstrip("."))
     elif (choices := _choices(kind)) is not None:
         if raw not in choices:
             remedy = f"use one of {', '.join(choices)}" if len(choices) > 1 else f"only {choices[0]!r} is supported"

@@ -17,28 +17,28 @@ from litestar import Response, get, patch, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
+from mechanism.errors import InputError
 from mechanism.types import Micros
 from serving.accounts.keys import Role
 from serving.auction.pacing import day_plan
-from serving.bid_scale import BidScale
 from serving.campaigns.input import CampaignInput
 from serving.campaigns.screening import Names
 from serving.campaigns.snapshots import spends_of
 from serving.campaigns.storage import CampaignFilter, CampaignStore, NotFound
-from serving.campaigns.types import Campaign, CampaignState, ReviewState, Spend
+from serving.campaigns.types import Campaign, CampaignState, Priority, ReviewState, Spend
 from serving.campaigns.validation import BadCampaign, checked
 from serving.database.cursors import Page
 from serving.database.engine import Database
 from serving.errors import ApiError, BadFields, BadRequest
-from serving.http.auth import Caller, Gate
+from serving.http.auth import MANAGERS, READERS, Caller, Gate
 from serving.http.bodies import HttpRequest, choice, convert, decode_body, decode_object, json_response, number, only
 from serving.http.documents import documented
 from serving.http.idempotency import attempt, replay
 from serving.router import Router
+from serving.settings import ServeSettings
 
 log = structlog.get_logger(__name__)
 
-BOOKERS = (Role.ADMIN, Role.ADVERTISER)
 FILTERS = {
     "state": "active, paused or ended",
     "category": "the whole category",
@@ -99,64 +99,66 @@ _FIELDS = CampaignInput.__struct_fields__
 
 def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     """Create the handlers of campaigns, reviews and deliveries."""
-    store, market, scale = router.campaigns, router.marketplace, router.settings.bid_scale
+    store, market, settings = router.campaigns, router.marketplace, router.settings
 
     @post("/v1/campaigns", status_code=201, opt=documented(CampaignInput, answer="The campaign as stored."))
     async def create_campaign(request: HttpRequest) -> Response[bytes]:
         """Create a campaign; its creatives are served after their review."""
-        caller = await gate.caller(request, *BOOKERS)
+        caller = await gate.caller(request, *MANAGERS)
         async with attempt(router.idempotency, request, caller) as once:
             if once.stored is not None:
                 return replay(once.stored)
-            given = _for(caller, decode_body(await request.body(), _CAMPAIGN))
+            given = booked_for(caller, decode_body(await request.body(), _CAMPAIGN))
             now = datetime.now(UTC)
-            checked_ = _checked(given, now, Names(market.index), scale)
-            stored = await asyncio.to_thread(store.create, checked_, now, once.recorder(201))
+            checked_ = checked_fields(given, now, Names(market.index), settings)
+            stored = await asyncio.to_thread(store.create, checked_, now, once.recorder(201), by=caller.actor)
         log.info("campaign.created", campaign_id=stored.id, advertiser_id=stored.advertiser_id)
         return json_response(stored, 201)
 
     @get("/v1/campaigns", opt=documented(query=FILTERS, answer="Campaigns, newest first, and the next cursor."))
     async def list_campaigns(request: HttpRequest) -> Response[bytes]:
         """List campaigns."""
-        caller = await gate.caller(request, *BOOKERS)
+        caller = await gate.caller(request, *READERS)
         return json_response(await asyncio.to_thread(_page, store, caller, request.query_params))
 
     @get("/v1/campaigns/{campaign_id:str}", opt=documented(answer="The campaign."))
     async def get_campaign(request: HttpRequest, campaign_id: FromPath[str]) -> Response[bytes]:
         """Read one campaign."""
-        return json_response(await _own(store, await gate.caller(request, *BOOKERS), campaign_id))
+        return json_response(await own_campaign(store, await gate.caller(request, *READERS), campaign_id))
 
     @patch("/v1/campaigns/{campaign_id:str}", opt=documented(CampaignPatch, answer="The campaign as stored."))
     async def update_campaign(request: HttpRequest, campaign_id: FromPath[str]) -> Response[bytes]:
         """Change a campaign, if it was not changed since it was read."""
-        caller = await gate.caller(request, *BOOKERS)
+        caller = await gate.caller(request, *MANAGERS)
         async with attempt(router.idempotency, request, caller) as once:
             if once.stored is not None:
                 return replay(once.stored)
             changes = decode_object(await request.body())
             version = convert(changes, CampaignPatch).version
-            old = await _own(store, caller, campaign_id)
-            given = _for(caller, _changed(old, changes))
+            old = await own_campaign(store, caller, campaign_id)
+            given = booked_for(caller, _changed(old, changes), old.priority)
             now = datetime.now(UTC)
             # The landing pages that the campaign has may stay, also those of a catalogue, which lie on this server.
             pages = frozenset(creative.landing_url for creative in old.creatives)
-            new = msgspec.structs.replace(_checked(given, now, Names(market.index), scale, pages), version=version)
-            stored = await asyncio.to_thread(store.update, new, now, once.recorder(200))
+            new = msgspec.structs.replace(
+                checked_fields(given, now, Names(market.index), settings, pages), version=version
+            )
+            stored = await asyncio.to_thread(store.update, new, now, once.recorder(200), by=caller.actor)
         log.info("campaign.changed", campaign_id=campaign_id, version=stored.version)
         return json_response(stored)
 
     def set_state(state: CampaignState, name: str, summary: str) -> HTTPRouteHandler:
         async def handler(request: HttpRequest, campaign_id: FromPath[str]) -> Response[bytes]:
-            caller = await gate.caller(request, *BOOKERS)
+            caller = await gate.caller(request, *MANAGERS)
             async with attempt(router.idempotency, request, caller) as once:
                 if once.stored is not None:
                     return replay(once.stored)
                 body = await request.body()
                 version = decode_body(body, _VERSION).version if body.strip() else None
-                await _own(store, caller, campaign_id)
+                await own_campaign(store, caller, campaign_id)
                 now, also = datetime.now(UTC), once.recorder(200)
                 stored = await asyncio.to_thread(
-                    lambda: store.set_state(campaign_id, state, now, version=version, also=also)
+                    lambda: store.set_state(campaign_id, state, now, version=version, also=also, by=caller.actor)
                 )
             log.info("campaign.state_set", campaign_id=campaign_id, state=state.value)
             return json_response(stored)
@@ -185,7 +187,9 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
                 raise BadRequest("note", given.note, "give at most 1000 characters")
             review, now, also = ReviewState(given.review), datetime.now(UTC), once.recorder(200)
             stored = await asyncio.to_thread(
-                lambda: store.review(creative_id, review, now, note=given.note, version=given.version, also=also)
+                lambda: store.review(
+                    creative_id, review, now, note=given.note, version=given.version, also=also, by=caller.actor
+                )
             )
         log.info("creative.reviewed", creative_id=creative_id, review=review.value)
         return json_response(stored)
@@ -197,7 +201,7 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     @get("/v1/campaigns/{campaign_id:str}/delivery", opt=documented(answer="Spend and pacing."))
     async def delivery(request: HttpRequest, campaign_id: FromPath[str]) -> Response[bytes]:
         """Read spend and pacing of a campaign."""
-        campaign = await _own(store, await gate.caller(request, *BOOKERS), campaign_id)
+        campaign = await own_campaign(store, await gate.caller(request, *READERS), campaign_id)
         return json_response((await deliveries([campaign]))[0])
 
     @get(
@@ -206,7 +210,7 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     )
     async def list_deliveries(request: HttpRequest) -> Response[bytes]:
         """List spend and pacing of the campaigns that the same query lists."""
-        caller = await gate.caller(request, *BOOKERS)
+        caller = await gate.caller(request, *READERS)
         page = await asyncio.to_thread(_page, store, caller, request.query_params)
         return json_response(Page[Delivery](items=await deliveries(page.items), cursor=page.cursor))
 
@@ -224,14 +228,14 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
     ]
 
 
-async def _own(store: CampaignStore, caller: Caller, campaign_id: str) -> Campaign:
+async def own_campaign(store: CampaignStore, caller: Caller, campaign_id: str) -> Campaign:
     """Return a campaign of the caller.
 
     Raises:
         NotFound: if there is none with this id, or it is another advertiser's.
     """
     campaign = await asyncio.to_thread(store.get, campaign_id)
-    if caller.role is Role.ADVERTISER and campaign.advertiser_id != caller.advertiser_id:
+    if caller.is_of_advertiser and campaign.advertiser_id != caller.advertiser_id:
         raise NotFound("campaign", campaign_id, "no campaign has this id")
     return campaign
 
@@ -254,7 +258,7 @@ def _page(store: CampaignStore, caller: Caller, asked: Mapping[str, str]) -> Pag
     """Return the page of the caller's campaigns that the query FILTERS select."""
     only(asked, set(FILTERS))
     advertiser = asked.get("advertiser_id", "")
-    if caller.role is Role.ADVERTISER:
+    if caller.is_of_advertiser:
         if advertiser not in ("", caller.advertiser_id):
             return Page[Campaign](items=())
         advertiser = caller.advertiser_id
@@ -267,22 +271,28 @@ def _page(store: CampaignStore, caller: Caller, asked: Mapping[str, str]) -> Pag
     return store.page(wanted, asked.get("cursor", ""), number(asked, "limit", 50, 1, 1_000))
 
 
-def _for(caller: Caller, given: CampaignInput) -> CampaignInput:
+def booked_for(caller: Caller, given: CampaignInput, priority: Priority = Priority.STANDARD) -> CampaignInput:
     """Return the body with its advertiser: an advertiser's key books for itself, an administrator's for the one named.
 
+    `priority` is what an advertiser's campaign may have: that of a campaign that it changes.
+
     Raises:
-        ApiError: 403 if an advertiser's key names another advertiser.
+        ApiError: 403 if an advertiser's key names another advertiser or sets another priority.
     """
-    if caller.role is not Role.ADVERTISER:
+    if caller.is_admin:
         return given
+    fault: InputError | None = None
     if given.advertiser_id not in ("", caller.advertiser_id):
-        message = f"advertiser_id: {given.advertiser_id[:80]!r}: leave it out: this key books for itself alone"
-        raise ApiError(403, message, "advertiser_id", "forbidden")
+        fault = InputError("advertiser_id", given.advertiser_id, "leave it out: this key books for itself alone")
+    elif given.priority is not priority:
+        fault = InputError("priority", given.priority.value, "leave it out: only an administrator sets it")
+    if fault is not None:
+        raise ApiError(403, str(fault), fault.place, "forbidden", [fault])
     return msgspec.structs.replace(given, advertiser_id=caller.advertiser_id)
 
 
-def _checked(
-    given: CampaignInput, now: datetime, names: Names, scale: BidScale, known_pages: frozenset[str] = frozenset()
+def checked_fields(
+    given: CampaignInput, now: datetime, names: Names, market: ServeSettings, known_pages: frozenset[str] = frozenset()
 ) -> Campaign:
     """Return the checked campaign; landing pages are checked unless they are among `known_pages`.
 
@@ -290,7 +300,7 @@ def _checked(
         BadFields: naming all faults.
     """
     try:
-        return checked(given, now, known_pages, names, scale)
+        return checked(given, now, known_pages, names, market.bid_scale, market.block_advertisers)
     except BadCampaign as error:
         raise BadFields(error.faults) from error
 

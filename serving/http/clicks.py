@@ -61,10 +61,11 @@ def click_routes(router: Router, limits: RateLimits) -> list[HTTPRouteHandler]:
         if event is None:
             return _notice(*_NOTICES[decision.outcome])
         if decision.outcome == VALID:
+            if event.click_id not in router.clicks:  # the ledger charges a link once, however often it is followed
+                metrics.clicked.labels(event.currency, event.model_version).inc(event.price_micros)
+                if decision.charges is not None:
+                    router.marketplace.accrue_click(decision.charges, event.price_micros, time.time())
             router.clicks.add(event.click_id)
-            metrics.clicked.labels(event.currency, event.model_version).inc(event.price_micros)
-            if decision.charges is not None:
-                router.marketplace.accrue_click(decision.charges, event.price_micros, time.time())
             metrics.cohorts.count_click(
                 auction_id=event.auction_id,
                 ad_id=event.ad_id,

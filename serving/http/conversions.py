@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
+import structlog
 from litestar import Response, post
 from litestar.handlers import HTTPRouteHandler
 from msgspec import Meta
@@ -20,6 +21,9 @@ from serving.http.bodies import HttpRequest, convert, decode_object, json_respon
 from serving.http.documents import documented
 from serving.ledger.conversions import MOST_CONVERSIONS, ReportedConversion, book_conversions
 from serving.router import Router
+from streaming.events import Conversion
+
+log = structlog.get_logger(__name__)
 
 REPORTERS = (Role.ADMIN, Role.ADVERTISER)
 
@@ -71,8 +75,7 @@ def conversion_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         booked = await asyncio.to_thread(
             lambda: book_conversions(router.database, advertiser, [one for _, one in good], now)
         )
-        for event in booked.new:
-            router.events.put(event)
+        await _log(router, [*booked.new, *booked.again])
         for number, fault in booked.faults.items():
             index = good[number][0]
             faults[index] = [InputError(f"conversions[{index}].{fault.place}", fault.value, fault.remedy)]
@@ -86,6 +89,14 @@ def conversion_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         return json_response({"accepted": len(booked.new), "repeated": booked.repeated, "errors": errors})
 
     return [report_conversions]
+
+
+async def _log(router: Router, events: Sequence[Conversion]) -> None:
+    """Write events to the disk before the answer: an advertiser with an answer does not report again."""
+    writes = [asyncio.wrap_future(router.events.put_durably(event)) for event in events]
+    for error in await asyncio.gather(*writes, return_exceptions=True):
+        if isinstance(error, BaseException):
+            log.error("conversion.not_recorded", reason=type(error).__name__)
 
 
 def _decoded(

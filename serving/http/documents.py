@@ -23,6 +23,7 @@ class Operation:
     answer: str
     media: str
     secured: bool
+    file: tuple[str, ...]
 
 
 _REFUSALS = {
@@ -43,12 +44,14 @@ def documented(
     answer: str = "",
     media: str = "application/json",
     secured: bool = True,
+    file: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Declare a handler's operation: the body's type, the query parameters with their meaning, the response.
 
-    The result is the handler's `opt`. `secured` is False for operations that need no key.
+    The result is the handler's `opt`. `secured` is False for operations that need no key. `file` are the media types of
+    a file whose rows have the body's fields.
     """
-    return {"operation": Operation(body, query or {}, answer, media, secured)}
+    return {"operation": Operation(body, query or {}, answer, media, secured, file)}
 
 
 def openapi(app: Litestar, version: str) -> bytes:
@@ -83,7 +86,10 @@ def openapi(app: Litestar, version: str) -> bytes:
             "responses": _responses(operation, handler.status_code),
         }
         if operation.body is not None:
-            content = {"application/json": {"schema": schemas[operation.body]}}
+            content: dict[str, Any] = {"application/json": {"schema": schemas[operation.body]}}
+            if operation.file:
+                text = f"One row for each {operation.body.__name__}, see #/components/schemas."
+                content = {media: {"schema": {"type": "string", "description": text}} for media in operation.file}
             entry["requestBody"] = {"required": True, "content": content}
         if not operation.secured:
             entry["security"] = []

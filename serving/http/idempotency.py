@@ -28,8 +28,8 @@ log = structlog.get_logger(__name__)
 HEADER = "Idempotency-Key"
 LONGEST_KEY = 255
 IN_USE = "idempotency_key_in_use"
-ABANDONED_AFTER = timedelta(minutes=15)
-"""After this a claim's router is gone: no answer takes as long."""
+ABANDONED_AFTER = timedelta(minutes=1)
+"""A claim that was not renewed for this long is of a router that is gone; routers renew theirs every few seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,8 @@ async def begin(store: IdempotencyStore, request: HttpRequest, caller: Caller) -
         raise BadRequest(HEADER, key, f"send 1 to {LONGEST_KEY} printable ASCII characters, such as a UUID")
     if not caller.key_id:
         raise BadRequest(HEADER, key, "send an API key with it: without one, all callers would share their keys")
-    whole = f"{request.method} {request.url.path}\0".encode() + await request.body()
+    query = f"?{request.url.query}" if request.url.query else ""
+    whole = f"{request.method} {request.url.path}{query}\0".encode() + await request.body()
     now = datetime.now(UTC)
     try:
         found = await asyncio.to_thread(store.begin, caller.key_id, key, whole, now, ABANDONED_AFTER)

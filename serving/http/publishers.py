@@ -10,10 +10,12 @@ import asyncio
 from datetime import UTC, datetime
 
 import msgspec
+import structlog
 from litestar import Response, get, patch, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
+from mechanism.types import Micros
 from serving.accounts.keys import Role
 from serving.answering.question import Question, with_placement
 from serving.campaigns.types import normal
@@ -23,6 +25,8 @@ from serving.http.bodies import Format, HttpRequest, choice, csv_response, decod
 from serving.http.documents import documented
 from serving.reports.payouts import payouts, payouts_csv
 from serving.router import Router
+
+log = structlog.get_logger(__name__)
 
 OWNERS = (Role.ADMIN, Role.PUBLISHER)
 _PERIOD = {
@@ -53,9 +57,16 @@ class PlacementInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     publisher_id: str = ""
 
 
+class FloorsInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All floors of a placement: the lowest bids that take part there, in micros by currency."""
+
+    floors: dict[str, Micros]
+
+
 _PUBLISHER = msgspec.json.Decoder(PublisherInput)
 _SHARE = msgspec.json.Decoder(ShareInput)
 _PLACEMENT = msgspec.json.Decoder(PlacementInput)
+_FLOORS = msgspec.json.Decoder(FloorsInput)
 
 
 def publisher_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
@@ -102,6 +113,17 @@ def publisher_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         owner = _publisher(caller, request.query_params.get("publisher_id", ""))
         return json_response({"items": await asyncio.to_thread(store.placements, owner)})
 
+    @patch("/v1/placements/{placement_id:str}", opt=documented(FloorsInput, answer="The placement as stored."))
+    async def set_floors(request: HttpRequest, placement_id: FromPath[str]) -> Response[bytes]:
+        """Replace the floors of a placement."""
+        caller = await gate.caller(request, *OWNERS)
+        given, owner = decode_body(await request.body(), _FLOORS), _publisher(caller, "")
+        scale = router.settings.bid_scale
+        changed = await asyncio.to_thread(store.set_floors, normal(placement_id), given.floors, scale, owner)
+        await asyncio.to_thread(directory.load)
+        log.info("placement.floors_set", placement=changed.id, currencies=list(changed.floors))
+        return json_response(changed)
+
     @get("/v1/payouts", opt=documented(query=_PERIOD, answer="What each placement earned in a period, and its shares."))
     async def read_payouts(request: HttpRequest) -> Response[bytes]:
         """Read the payouts of a period."""
@@ -116,7 +138,15 @@ def publisher_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
             csv_response(payouts_csv(lines), "payouts.csv") if kind is Format.CSV else json_response({"lines": lines})
         )
 
-    return [create_publisher, list_publishers, change_share, register_placement, list_placements, read_payouts]
+    return [
+        create_publisher,
+        list_publishers,
+        change_share,
+        register_placement,
+        list_placements,
+        set_floors,
+        read_payouts,
+    ]
 
 
 async def placed(router: Router, caller: Caller, question: Question) -> Question:

@@ -11,10 +11,9 @@ from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 from msgspec.structs import replace
 
-from serving.accounts.keys import Role
 from serving.database.cursors import Page
 from serving.errors import BadRequest
-from serving.http.auth import Caller, Gate
+from serving.http.auth import READERS, Caller, Gate
 from serving.http.bodies import Format, HttpRequest, choice, csv_response, json_response, number, only
 from serving.http.documents import documented
 from serving.reports.reports import (
@@ -32,7 +31,6 @@ from serving.reports.reports import (
 from serving.reports.series import MOST_STEPS, Answers, Point, Step, Window, answers, points
 from serving.router import Router
 
-READERS = (Role.ADMIN, Role.ADVERTISER)
 _WITHIN = {
     "first_day": "ISO date, in the campaigns' time zones",
     "last_day": "ISO date, inclusive",
@@ -174,7 +172,7 @@ def _query(caller: Caller, asked: Mapping[str, str]) -> Query:
         group_by=tuple(Dimension(name) for name in names),
         first_day=asked.get("first_day", ""),
         last_day=asked.get("last_day", ""),
-        advertiser_id=caller.advertiser_id if caller.role is Role.ADVERTISER else advertiser,
+        advertiser_id=caller.advertiser_id if caller.is_of_advertiser else advertiser,
         campaign=asked.get("campaign", ""),
     )
 

@@ -1,4 +1,4 @@
-"""Charge clicks, impressions and participations: each once, never past a budget.
+"""Charge clicks, impressions and participations: each once, never past a budget or past what an account holds.
 
 `charge_events` decides what an event is charged. `Ledger.book` runs it in a transaction that holds the charge records,
 the campaigns' totals and days, the advertisers' totals, the counters of reports, and how far the event log was read.
@@ -19,7 +19,8 @@ from sqlalchemy import Connection, Insert, Update, bindparam, insert, select, up
 from mechanism.errors import InputError
 from mechanism.types import Micros
 from serving.campaigns.dayparts import day_of
-from serving.campaigns.types import Pricing
+from serving.campaigns.funds import Account, lock_limited, mark_changed
+from serving.campaigns.types import Pricing, Priority
 from serving.database.cursors import change_mark
 from serving.database.engine import Database
 from serving.database.schema import (
@@ -84,8 +85,9 @@ def charge_events(
     """Charge each event that is not on record; return the results in the order of the events.
 
     An event is charged min(price, rest of the total budget, rest of the daily budget of its own day in the campaign's
-    time zone). No budget is exceeded by a micro, and what a campaign pays in all does not depend on the order of its
-    events: both budgets limit nested sets of events, so charging as much as fits always ends at the same sum.
+    time zone, rest of the advertiser's account). No limit is exceeded by a micro, and what an advertiser pays in all
+    does not depend on the order of its events: the limits hold for nested sets of events, so charging as much as fits
+    always ends at the same sum.
     """
     ids = sorted({event.campaign_id for event in events})
     locked = select(campaign_spend.c.campaign_id, campaign_spend.c.total_micros)
@@ -95,9 +97,11 @@ def charge_events(
     terms = _terms(
         connection, ids, [(n, event.id, event.campaign_id, event.currency) for n, event in enumerate(events)]
     )
+    accounts = lock_limited(connection, {own.advertiser_id for own in terms.values()})
+    purses = {account: _Purse(left) for account, left in accounts.items()}
     days = [day_of(event.occurred_at, terms[event.campaign_id].time_zone) for event in events]
     recorded = _recorded(connection, events)
-    budgets = _budgets(connection, spent, terms, set(days))
+    budgets = _budgets(connection, spent, terms, set(days), purses)
     shares = _shares(connection, {event.placement for event in events})
     now = datetime.now(UTC)
     new: list[_NewCharge] = []
@@ -120,6 +124,9 @@ def charge_events(
             tally.add_charge(event, day, own, charged)
     if new:
         connection.execute(insert(charges), [charge.row(now) for charge in new])
+        paid_from = [Account(charge.advertiser_id, charge.event.currency) for charge in new if charge.charged]
+        if drawn := purses.keys() & set(paid_from):
+            mark_changed(connection, drawn, change_mark(connection))
         _add_to_totals(database, connection, new)
     return results
 
@@ -139,23 +146,34 @@ class _NewCharge(NamedTuple):
         return own | shared | {"charged_micros": self.charged, "day": self.day, "recorded_at": now}
 
 
+class _Purse(msgspec.Struct):
+    """What is left of an account while its row is locked; the campaigns that it pays for share it."""
+
+    left: Micros
+
+
 class _Budget(msgspec.Struct):
-    """What is left of a campaign's budgets while its row is locked; None is unlimited."""
+    """What is left of a campaign's budgets and of its account while their rows are locked; None is unlimited."""
 
     total: Micros | None
     daily: Micros | None
+    purse: _Purse | None
     spent_on: dict[str, Micros]
 
     def spend(self, day: str, price: Micros) -> Micros:
-        """Subtract as much of `price` as the budgets allow, and return it."""
+        """Subtract as much of `price` as the budgets and the account allow, and return it."""
         spent = self.spent_on.get(day, 0)
         charged = price
         # max(0, ...): a budget that was lowered below what is spent leaves 0, not a negative amount.
         if self.daily is not None:
             charged = max(0, min(charged, self.daily - spent))
+        if self.purse is not None:
+            charged = max(0, min(charged, self.purse.left))
         if self.total is not None:
             charged = max(0, min(charged, self.total))
             self.total -= charged
+        if self.purse is not None:
+            self.purse.left -= charged
         self.spent_on[day] = spent + charged
         return charged
 
@@ -167,8 +185,8 @@ def _book(
     auctions: Sequence[Auction],
     offsets: Sequence[Offset],
 ) -> list[ChargeResult]:
-    # Every transaction takes its locks in this order (campaigns, advertisers, auctions, counters; each sorted), so that
-    # no two can deadlock.
+    # Every transaction takes its locks in this order (campaigns, accounts, totals of advertisers, auctions, counters;
+    # each sorted), so that no two can deadlock.
     terms = _auction_terms(connection, auctions)
     tally = Tally()
     results = charge_events(database, connection, events, tally) if events else []
@@ -257,14 +275,21 @@ def _recorded(connection: Connection, events: Sequence[ChargeEvent]) -> dict[Eve
 
 
 def _budgets(
-    connection: Connection, spent: dict[str, Micros], terms: dict[str, Terms], days: set[str]
+    connection: Connection,
+    spent: dict[str, Micros],
+    terms: dict[str, Terms],
+    days: set[str],
+    purses: dict[Account, _Purse],
 ) -> dict[str, _Budget]:
     query = select(campaign_days).where(campaign_days.c.campaign_id.in_(spent), campaign_days.c.day.in_(days))
     budgets = {}
     for campaign_id, total in spent.items():
         own = terms[campaign_id]
         left = None if own.total_budget_micros is None else own.total_budget_micros - total
-        budgets[campaign_id] = _Budget(left, own.daily_budget_micros, {})
+        if own.priority == Priority.HOUSE:
+            left = 0  # routers give house ads no price; whatever comes, they pay nothing
+        purse = purses.get(Account(own.advertiser_id, own.currency))
+        budgets[campaign_id] = _Budget(left, own.daily_budget_micros, purse, {})
     for campaign_id, day, micros in connection.execute(query):
         budgets[campaign_id].spent_on[day] = micros
     return budgets

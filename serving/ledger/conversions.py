@@ -45,9 +45,14 @@ class ReportedConversion(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class BookedConversions:
-    """What became of a batch: the new conversions, how many were on record, and the fault of each bad one by index."""
+    """What became of a batch: the new conversions, how many were on record, and the fault of each bad one by index.
+
+    `again` are those on record that were reported alike before. Their first report may have had no answer, and their
+    events been lost with its router.
+    """
 
     new: tuple[Conversion, ...]
+    again: tuple[Conversion, ...]
     repeated: int
     faults: dict[int, InputError]
 
@@ -89,6 +94,7 @@ def _book(
             good += 1
             wanted.setdefault(_digest(click["advertiser_id"], one), (one, click))
     new: list[Conversion] = []
+    again: list[Conversion] = []
     lines = defaultdict[tuple[str, ...], Counter[str]](Counter)
     for digest, (one, click) in sorted(wanted.items()):
         row = {
@@ -108,10 +114,13 @@ def _book(
             line["conversions"] += 1
             line["conversion_value_micros"] += one.value_micros
         elif digest not in tried:
+            known = connection.execute(select(conversions).where(conversions.c.id == digest)).mappings().one()
+            if (known["click_id"], known["value_micros"]) == (one.click_id, one.value_micros):
+                again.append(_event(digest, msgspec.structs.replace(one, occurred_at=known["occurred_at"]), click))
             continue
         new.append(_event(digest, one, click))
     add_to_lines(connection, lines)
-    return BookedConversions(tuple(new), good - len(new), faults)
+    return BookedConversions(tuple(new), tuple(again), good - len(new), faults)
 
 
 def _clicks(connection: Connection, advertiser_id: str, ids: set[str]) -> dict[str, RowMapping]:

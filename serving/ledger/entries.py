@@ -60,7 +60,8 @@ class ChargeEvent(msgspec.Struct, frozen=True, kw_only=True):
 class ChargeResult(msgspec.Struct, frozen=True, kw_only=True):
     """What an event was charged.
 
-    `reason` is empty for a full charge, "budget" if the charge is less than the price, "invalid:<reason>" for an event
+    `reason` is empty for a full charge, "budget" if the charge is less than the price (the campaign's budgets or its
+    advertiser's account hold no more), "invalid:<reason>" for an event
     that does not count. `new` is False if the event was on record before, and also if the first attempt committed but
     its confirmation was lost.
     """
@@ -116,6 +117,7 @@ class Terms(msgspec.Struct, frozen=True):
     time_zone: str
     daily_budget_micros: Micros | None
     total_budget_micros: Micros | None
+    priority: str
 
 
 class BadEvents(InputError):

@@ -1,8 +1,8 @@
 """Refunds: clicks that were charged and are found invalid later.
 
 A charge record is never changed. A refund is a record of its own, one per click, and gives back exactly what the click
-was charged: to the campaign's total and day, so that its budget is free again, to the advertiser's total, and as a
-counter of its report line.
+was charged: to the campaign's total and day, so that its budget is free again, to the advertiser's total and so to its
+account, and as a counter of its report line.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, Select, bindparam,
 
 from mechanism.errors import InputError
 from mechanism.types import Micros
+from serving.campaigns.funds import Account, mark_changed
 from serving.campaigns.types import Pricing
 from serving.database.columns import checked_moment, checked_text
 from serving.database.cursors import change_mark
@@ -150,6 +151,7 @@ def _subtract(connection: Connection, rows: Sequence[RowMapping]) -> None:
         line["refunded_micros"] += micros
     spend, day, total = campaign_spend.c, campaign_days.c, advertiser_totals.c
     mark = change_mark(connection)
+    mark_changed(connection, (Account(*own) for own in of_advertiser), mark)
     connection.execute(
         update(campaign_spend)
         .where(spend.campaign_id == bindparam("campaign"))

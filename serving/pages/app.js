@@ -2,7 +2,7 @@
 import { byId, setText } from "./elements.js";
 import { polling, read } from "./api.js";
 import { money } from "./format.js";
-import { caller, may, offered, open } from "./session.js";
+import { caller, may, ofAdvertiser, offered, open } from "./session.js";
 import * as campaigns from "./campaigns.js";
 import * as chat from "./chat.js";
 import * as revenue from "./revenue.js";
@@ -53,7 +53,7 @@ const totals = polling(async () => {
 
 await open(() => {
   signingIn = false;
-  const own = caller.role === "advertiser";
+  const own = ofAdvertiser();
   byId("totals").hidden = !caller.role || caller.role === "publisher";
   for (const id of ["money-word", "revenue-word"]) setText(byId(id), own ? "Spend" : "Revenue");
   for (const view of Object.values(VIEWS)) view.reset?.();

@@ -23,6 +23,7 @@ function facts(record) {
     ["Profile used", record.profile_used ? "yes, with consent" : "no"],
   ];
   if (record.placement) pairs.push(["Placement", record.placement]);
+  if (record.floor_micros) pairs.push(["Floor", money(record.floor_micros, record.currency, true)]);
   if (record.faults.length) pairs.push(["Broken markers removed", count(record.faults.length)]);
   return element("dl", { class: "facts" }, pairs.map(([name, value]) =>
     element("div", {}, element("dt", {}, name), element("dd", {}, value))));
@@ -47,13 +48,14 @@ function propensity(share, chosen) {
 function price(record, candidate, shown) {
   const paid = record.payments.find((payment) => payment.ad_id === candidate.ad_id);
   if (paid) return [amount(paid.price_micros, record), element("span", { class: "sub" }, PRICING[paid.pricing])];
+  if (candidate.priority === "house") return ["–", element("span", { class: "sub" }, "house ad: not charged")];
   if (!shown) return ["–"];
   return [amount(shown.bid_micros, record), element("span", { class: "sub" }, PRICING.click)];
 }
 
 function candidateRow(record, candidate, shown) {
   const name = element("th", { scope: "row" }, candidate.title, shown ? [" ", element("span", { class: "badge good" }, "shown")] : [],
-    element("span", { class: "sub" }, `${candidate.advertiser} · ${candidate.ad_id}`));
+    element("span", { class: "sub" }, [candidate.priority === "standard" ? "" : candidate.priority, candidate.advertiser, candidate.ad_id].filter(Boolean).join(" · ")));
   const bid = [amount(candidate.bid_micros, record)];
   if (candidate.shown_bid_micros !== candidate.bid_micros) {
     bid.push(element("span", { class: "sub" }, `shown as ${money(candidate.shown_bid_micros, record.currency)}`));

@@ -3,6 +3,7 @@ import { button, element, outwardLink, setText, svg } from "./elements.js";
 import { money, percent } from "./format.js";
 
 const PER = { click: "per click", impression: "× click rate, per impression", participation: "× click rate, for participation" };
+const PRIORITIES = { house: "house ad", standard: "", sponsorship: "sponsorship" };
 const STATES = { active: "good", paused: "gold", ended: "grey" };
 const REVIEWS = { approved: "good", pending: "gold", rejected: "bad" };
 export const COLUMNS = ["Campaign", "State", "Bid", "Today", "Total", "Pacing", "Actions"];
@@ -38,7 +39,7 @@ function pacing(campaign, delivery) {
   return [words, `${spent} spent, ${planned} planned by now; ${taking}`, tone];
 }
 
-// `actions` of the caller: set(campaign, "pause" or "resume"), and review(campaign, creative, review) or null.
+// `actions` of the caller, each null where it may not: set(campaign, "pause" or "resume"), review(campaign, creative, review).
 export function campaignRow(actions) {
   let campaign = null;
   let unfolded = false;
@@ -80,16 +81,16 @@ export function campaignRow(actions) {
     if (campaign && next.version <= campaign.version) return;
     campaign = next;
     setText(title, campaign.name);
-    setText(owner, [campaign.advertiser_id, campaign.category, campaign.id].filter(Boolean).join(" · "));
+    setText(owner, [PRIORITIES[campaign.priority], campaign.advertiser_id, campaign.category, campaign.id].filter(Boolean).join(" · "));
     setText(bid, money(campaign.bid_micros, campaign.currency, true));
-    setText(per, PER[campaign.pricing]);
+    setText(per, campaign.priority === "house" ? "is not charged" : PER[campaign.pricing]);
     setText(state, campaign.state);
     state.className = `badge ${STATES[campaign.state]}`;
     const pending = campaign.creatives.filter((one) => one.review === "pending").length;
     setText(waiting, pending ? `${pending} to review` : campaign.creatives.length ? "" : "no creative");
     setText(toggle, campaign.state === "active" ? "Pause" : "Resume");
     toggle.setAttribute("aria-label", `${toggle.textContent} ${campaign.name}`);
-    toggle.hidden = campaign.state === "ended";
+    toggle.hidden = !actions.set || campaign.state === "ended";
     setText(creatives, `${campaign.creatives.length} ${campaign.creatives.length === 1 ? "creative" : "creatives"}`);
     creatives.hidden = !campaign.creatives.length;
     list.replaceChildren(...campaign.creatives.map(creativeItem));

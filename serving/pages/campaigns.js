@@ -21,7 +21,7 @@ function query() {
 }
 
 const actions = () => ({
-  set: (campaign, verb) => act(`/v1/campaigns/${encodeURIComponent(campaign.id)}/${verb}`, {}),
+  set: caller.role === "viewer" ? null : (campaign, verb) => act(`/v1/campaigns/${encodeURIComponent(campaign.id)}/${verb}`, {}),
   // With the displayed version: a creative that has changed since is not approved unseen.
   review: caller.role === "admin" ? (campaign, creative, review) =>
     act(`/v1/creatives/${encodeURIComponent(creative.id)}/review`, { review, version: campaign.version }) : null,

@@ -3,7 +3,7 @@ import { byId, element, setText } from "./elements.js";
 import { polling, read } from "./api.js";
 import { chart } from "./chart.js";
 import { count, dayUtc, decimal, hourUtc, money, percent, timeOfDay } from "./format.js";
-import { caller } from "./session.js";
+import { caller, ofAdvertiser } from "./session.js";
 
 const EVERY_MS = 10000;
 const MOST_VERSIONS = 5;
@@ -146,7 +146,7 @@ function options(select, values, names = values) {
 }
 
 function draw(series) {
-  const own = caller.role === "advertiser";
+  const own = ofAdvertiser();
   const sums = new Map();
   for (const point of series.points) sums.set(point.currency, (sums.get(point.currency) ?? 0) + point.revenue_micros);
   const currencies = [...sums].sort((a, b) => b[1] - a[1]).map(([currency]) => currency);
@@ -206,7 +206,7 @@ function redraw() {
 }
 
 export function enter() {
-  setText(byId("revenue-title"), caller.role === "advertiser" ? "Spend and response" : "Revenue and experience");
+  setText(byId("revenue-title"), ofAdvertiser() ? "Spend and response" : "Revenue and experience");
   active = true;
   live();
 }

@@ -5,8 +5,13 @@ import { key, read, request } from "./api.js";
 // The address that `llm-auction run` prints ends with a one-time token behind this word.
 const TOKEN = "#sign-in=";
 
-const ROLES = { admin: "Administrator", advertiser: "Advertiser", publisher: "Publisher" };
-const VIEWS = { admin: ["playground", "campaigns", "revenue"], advertiser: ["campaigns", "revenue"], publisher: ["playground"] };
+const ROLES = { admin: "Administrator", advertiser: "Advertiser", viewer: "Viewer of", publisher: "Publisher" };
+const VIEWS = {
+  admin: ["playground", "campaigns", "revenue"],
+  advertiser: ["campaigns", "revenue"],
+  viewer: ["campaigns", "revenue"],
+  publisher: ["playground"],
+};
 
 // `role` is null without a key.
 export const caller = { role: null, advertiser_id: "", anonymous_chat: false };
@@ -14,6 +19,8 @@ let changed = () => {};
 
 // Views in the navigation; without a key all of them, since a key opens them.
 export const offered = () => (caller.role ? VIEWS[caller.role] : VIEWS.admin);
+// Whether the caller is one of an advertiser's users, who see what is their advertiser's.
+export const ofAdvertiser = () => ["advertiser", "viewer"].includes(caller.role);
 export const may = (view) => (caller.role ? offered().includes(view) : view === "playground" && caller.anonymous_chat);
 
 async function find(secret) {
@@ -88,7 +95,7 @@ function askForKey() {
 
 function show() {
   const name = ROLES[caller.role] ?? "";
-  setText(byId("who"), caller.role === "advertiser" ? `${name} ${caller.advertiser_id}` : name);
+  setText(byId("who"), ofAdvertiser() ? `${name} ${caller.advertiser_id}` : name);
   setText(byId("sign"), caller.role ? "Sign out" : "Sign in");
   changed();
 }

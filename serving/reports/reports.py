@@ -13,14 +13,15 @@ from enum import StrEnum
 
 import msgspec
 from msgspec.structs import replace
-from sqlalchemy import ColumnElement, Connection, Table, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Table, case, func, select, tuple_
 
 from mechanism.errors import InputError
 from mechanism.types import MICROS_PER_UNIT, Micros
+from serving.campaigns.types import Priority
 from serving.database.columns import checked_day, checked_moment, sum_of
 from serving.database.cursors import Page, checked_limit, read_cursor, write_cursor
 from serving.database.engine import Database
-from serving.database.schema import advertiser_totals, auction_overlaps, charges, refunds, report_counters
+from serving.database.schema import advertiser_totals, auction_overlaps, campaigns, charges, refunds, report_counters
 from serving.ledger.entries import reason_of
 
 MOST_LINES = 100_000
@@ -30,7 +31,9 @@ SUMMED = (
     *("auctions", "impressions", "clicks", "charged_clicks", "revenue_micros", "invalid_clicks", "refunded_micros"),
     *("conversions", "conversion_value_micros"),
 )
-FIGURES = (*SUMMED, "net_micros")
+HOUSE = {"house_impressions": "impressions", "house_clicks": "clicks"}
+"""The parts of figures that house ads had."""
+FIGURES = (*SUMMED, "net_micros", *HOUSE)
 # Spreadsheets read a cell that starts with one of these as a formula, and may run it.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
@@ -73,8 +76,9 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     `auctions` counts the auctions whose prompt held any creative of the line, each once. `clicks` and `revenue_micros`
     are gross: valid clicks and their charges as they were booked. `invalid_clicks` were invalid when they came or found
     so later, `refunded_micros` was given back for the latter, and `net_micros` is what the advertiser owes.
-    `conversions` count on the day of their click. `query` is the report's, so that a line can be sent back to ask for
-    its events.
+    `conversions` count on the day of their click. `house_impressions` and `house_clicks` are the parts that house ads
+    had, which cost nothing; `priority` is that of the campaign, where a line is of one. `query` is the report's, so
+    that a line can be sent back to ask for its events.
     """
 
     campaign_id: str | None = None
@@ -82,6 +86,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     placement: str | None = None
     day: str | None = None
     model_version: str | None = None
+    priority: str | None = None
     currency: str
     auctions: int
     impressions: int
@@ -94,6 +99,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     net_micros: Micros = 0
     conversions: int = 0
     conversion_value_micros: Micros = 0
+    house_impressions: int = 0
+    house_clicks: int = 0
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,10 +145,16 @@ def report(database: Database, query: Query) -> list[Line]:
         InputError: if they are more than 100,000.
     """
     keys = [report_counters.c[name] for name in (*query.group_by, "currency")]
+    keys += [campaigns.c.priority] if _is_of_campaign(query) else []
     scope = _scope(query)
     columns = [report_counters.c[f"{scope}_auctions"], *(report_counters.c[name] for name in SUMMED[1:])]
     sums = [sum_of(column).label(name) for name, column in zip(SUMMED, columns, strict=True)]
-    chosen = select(*keys, *sums).where(*_within(query, report_counters)).group_by(*keys).order_by(*keys)
+    is_house = campaigns.c.priority == Priority.HOUSE.value
+    for name, whole in HOUSE.items():
+        sums.append(sum_of(case((is_house, report_counters.c[whole]), else_=0)).label(name))
+    both = report_counters.outerjoin(campaigns, campaigns.c.id == report_counters.c.campaign_id)
+    chosen = select(*keys, *sums).select_from(both).where(*_within(query, report_counters))
+    chosen = chosen.group_by(*keys).order_by(*keys)
     with database.read() as connection:
         rows = connection.execute(chosen.limit(MOST_LINES + 1)).mappings().all()
         twice: dict[tuple[str, ...], int] = {}
@@ -204,9 +217,10 @@ def as_csv(lines: Sequence[Line]) -> str:
     dimensions = [dimension.value for dimension in (lines[0].query.group_by if lines else tuple(Dimension))]
     text = io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC)
+    dimensions += ["priority"] if lines and _is_of_campaign(lines[0].query) else []
     writer.writerow([*dimensions, "currency", *FIGURES, "revenue"])
     for line in lines:
-        names = [escaped(getattr(line, name)) for name in (*dimensions, "currency")]
+        names = [escaped(getattr(line, name) or "") for name in (*dimensions, "currency")]
         writer.writerow([*names, *(getattr(line, name) for name in FIGURES), _units(line.revenue_micros)])
     return text.getvalue()
 
@@ -232,6 +246,11 @@ def _records(database: Database, conditions: list[ColumnElement[bool]], cursor: 
         return Page(items=tuple(found))
     key_of_last = (last.occurred_at, last.id, last.kind, last.invalid)
     return Page(items=tuple(found), cursor=write_cursor(database.cursors, CHARGES, key_of_last))
+
+
+def _is_of_campaign(query: Query) -> bool:
+    """Whether each line is of one campaign, and so of one priority."""
+    return Dimension.CAMPAIGN in query.group_by or Dimension.CREATIVE in query.group_by
 
 
 def _scope(query: Query) -> str:

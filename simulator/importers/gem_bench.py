@@ -74,7 +74,7 @@ def _read_catalogue(path: Path, file: str, prefix: str, report: ReportBuilder) -
             draft = Ad(f"{prefix}-{row.number:05d}", name, description, name, category)
             ad = clean_creative(fitting(draft), COLUMNS)
         except InputError as error:
-            report.refuse(row.issue(error.place, error.value, error.remedy))
+            report.refuse(row.fault(error))
             continue
         key = (match_key(name), match_key(description), match_key(category))
         if key in taken:
@@ -137,7 +137,7 @@ def _read_prompts(folder: Path, asked: AskedQueries, report: ReportBuilder) -> N
             try:
                 topics[row.number] = clean_topic(row.text("category"), "category")
             except InputError as error:
-                report.refuse(row.issue(error.place, error.value, error.remedy))
+                report.refuse(row.fault(error))
                 continue
             report.accept(row.file)
     for row in prompts:
@@ -158,7 +158,7 @@ def _read_market(path: Path, file: str, asked: AskedQueries, report: ReportBuild
         try:
             named = [clean_topic(entry.text(key), key) for key in TOPICS]
         except InputError as error:
-            report.refuse(row.issue(error.place, error.value, error.remedy))
+            report.refuse(row.fault(error))
             continue
         _take_prompt(entry, next(filter(None, named), ""), asked, report)
 
@@ -167,7 +167,7 @@ def _take_prompt(row: Row, topic: str, asked: AskedQueries, report: ReportBuilde
     try:
         text = query_text(row, "prompt")
     except InputError as error:
-        report.refuse(row.issue(error.place, error.value, error.remedy))
+        report.refuse(row.fault(error))
         return
     if (match_key(text), topic) in asked:
         report.refuse(row.issue("prompt", text, "remove the duplicate; the first one is kept"))

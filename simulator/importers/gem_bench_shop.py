@@ -49,7 +49,7 @@ def _read_clusters(path: Path, report: ReportBuilder) -> dict[str, str]:
             if not name or number in names:
                 raise InputError("cluster_id" if name else "cluster_name", number, "name each cluster once")
         except InputError as error:
-            report.refuse(row.issue(error.place, error.value, error.remedy))
+            report.refuse(row.fault(error))
             continue
         names[number] = name
         report.accept(row.file)
@@ -73,7 +73,7 @@ def _read_products(path: Path, clusters: dict[str, str], report: ReportBuilder) 
             )
             ad = clean_creative(fitting(draft), COLUMNS)
         except InputError as error:
-            report.refuse(row.issue(error.place, error.value, error.remedy))
+            report.refuse(row.fault(error))
             continue
         if ad.id in ads:
             report.refuse(row.issue("product_id", row.text("product_id"), "give every product an id of its own"))
@@ -91,7 +91,7 @@ def _read_queries(path: Path, report: ReportBuilder) -> dict[str, str]:
         try:
             number, text = _number(row, "query_id"), query_text(row, "query_text")
         except InputError as error:
-            report.refuse(row.issue(error.place, error.value, error.remedy))
+            report.refuse(row.fault(error))
             continue
         if number in texts:
             report.refuse(row.issue("query_id", number, "give every query an id of its own; the first one is kept"))
@@ -113,7 +113,7 @@ def _read_pairs(
                 _number(row, column) for column in ("original_query_id", "original_product_id", "cluster_id", "label")
             )
         except InputError as error:
-            report.refuse(row.issue(error.place, error.value, error.remedy))
+            report.refuse(row.fault(error))
             continue
         if label not in ("0", "1"):
             report.refuse(row.issue("label", label, "write 1 for a relevant product, else 0"))

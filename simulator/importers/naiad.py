@@ -65,7 +65,7 @@ def _read_main(path: Path, ads: dict[tuple[str, str], Ad], asked: AskedQueries, 
             draft = _draft(row, topic)
             ad = ads.get(key) or clean_creative(fitting(draft), {**COLUMNS, "advertiser": "ad_name"})
         except InputError as error:
-            report.refuse(row.issue(error.place, error.value, error.remedy))
+            report.refuse(row.fault(error))
             continue
         ids.add(row.text("id"))
         if key not in ads:
@@ -91,7 +91,7 @@ def _read_human(path: Path, asked: AskedQueries, report: ReportBuilder) -> None:
             clean_query(row.text("response"), "response")
             _score(row)
         except InputError as error:
-            report.refuse(row.issue(error.place, error.value, error.remedy))
+            report.refuse(row.fault(error))
             continue
         ids.add(row.text("id"))
         note_query(row, "query", text, report)

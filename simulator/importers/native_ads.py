@@ -76,7 +76,7 @@ def _read_row(
         key = (topic, match_key(name))
         ad = ads.get(key) or (clean_creative(fitting(draft), {**COLUMNS, "text": column}) if name else None)
     except InputError as error:
-        report.refuse(row.issue(error.place, error.value, error.remedy))
+        report.refuse(row.fault(error))
         return
     if given:
         ids.add(given)

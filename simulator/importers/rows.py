@@ -39,6 +39,10 @@ class Row:
         shown = _shown(value) if isinstance(value, str) else repr(value)
         return RowIssue(self.file, self.line, _shown(field), shown, remedy)
 
+    def fault(self, error: InputError) -> RowIssue:
+        """Return the issue of a row whose content an error refuses."""
+        return self.issue(error.place, error.value, error.remedy)
+
     def text(self, field: str) -> str:
         """Return a text field; absent and null count as empty.
 

@@ -55,7 +55,7 @@ def _read_catalogue(path: Path, report: ReportBuilder) -> list[Ad]:
             draft = _draft(row)
             ad = clean_creative(draft, COLUMNS)
         except InputError as error:
-            report.refuse(row.issue(error.place, error.value, error.remedy))
+            report.refuse(row.fault(error))
             continue
         if ad.id in ids:
             report.refuse(row.issue("id", ad.id, "give every ad an id of its own; the first one is kept"))
@@ -96,7 +96,7 @@ def _read_queries(path: Path, ads: set[AdId], report: ReportBuilder) -> list[Imp
             profile, category = row.text("profile"), row.text("category")
             relevant = _relevant(row, ads)
         except InputError as error:
-            report.refuse(row.issue(error.place, error.value, error.remedy))
+            report.refuse(row.fault(error))
             continue
         key = (match_key(text), category, profile)
         if key in seen:

@@ -97,7 +97,7 @@ def _read_ads(path: Path, topic: str, prefix: str, report: ReportBuilder) -> lis
         try:
             ad = clean_creative(draft, {"title": "advertisement", "advertiser": "advertisement", "text": "qualities"})
         except InputError as error:
-            report.refuse(row.issue(error.place, error.value, error.remedy))
+            report.refuse(row.fault(error))
             continue
         key = match_key(ad.title)
         if key in taken:
@@ -117,7 +117,7 @@ def _read_queries(path: Path, report: ReportBuilder) -> dict[str, str]:
         try:
             text = query_text(row, "query")
         except InputError as error:
-            report.refuse(row.issue(error.place, error.value, error.remedy))
+            report.refuse(row.fault(error))
             continue
         if match_key(text) in texts:
             report.refuse(row.issue("query", text, "remove the duplicate"))

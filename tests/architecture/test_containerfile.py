@@ -33,8 +33,8 @@ def test_every_stage_uses_earlier_ones_and_every_image_of_the_chart_is_a_target(
         if found := re.match(r"FROM (\S+) AS (\S+)$", line):
             assert found[1].startswith("${") or found[1] in stages
             stages.append(found[2])
-        if found := re.match(r"COPY --from=(\S+)", line):
-            assert found[1] in stages
+        for used in re.findall(r"(?:COPY --|,)from=([^\s,]+)", line):
+            assert used in stages
     operator, platform = (
         yaml.safe_load((ROOT / "charts" / f"llm-auction-{chart}" / "values.yaml").read_text(encoding="utf-8"))
         for chart in ("operator", "platform")
@@ -45,9 +45,21 @@ def test_every_stage_uses_earlier_ones_and_every_image_of_the_chart_is_a_target(
 
 def test_images_run_as_an_unprivileged_user() -> None:
     text = "\n".join(LINES)
-    for stage in ("slim", "policy"):
+    for stage in ("operator", "router", "trainer", "policy", "policy-nvidia"):
         part = text.split(f" AS {stage}\n")[1].split("\nFROM ")[0]
         assert "\nUSER 10001:10001" in part
+
+
+def test_the_layer_with_torch_suits_every_image_that_has_it() -> None:
+    """install.sh takes it from the policy's lock, and the rest of the trainer's image from the trainer's."""
+    names = r"(torch|triton|nvidia-[a-z0-9-]*|cuda-[a-z0-9-]*)=="
+    assert f"/^{names}/" in (ROOT / "scripts" / "install.sh").read_text(encoding="utf-8")
+    first, second = (
+        [line for line in (ROOT / "requirements" / f"{lock}.txt").read_text().splitlines() if re.match(names, line)]
+        for lock in ("policy", "trainer")
+    )
+    assert first == second
+    assert any(pin.startswith("torch==") for pin in first)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from inference.models import resolve
 from mechanism.markers import parse, render_marker
-from mechanism.structural_tags import structural_tag, triggers
+from mechanism.structural_tags import text_tag, triggers
 from mechanism.types import Ad
 
 ADS = [
@@ -45,7 +45,7 @@ def compiled(model: str) -> Any:
     """The tag of ADS, compiled for the tokens of a model."""
     tokenizer = AutoTokenizer.from_pretrained(resolve(model))
     compiler = xgrammar.GrammarCompiler(xgrammar.TokenizerInfo.from_huggingface(tokenizer), max_threads=1)
-    return tokenizer, compiler.compile_structural_tag(structural_tag(ADS))
+    return tokenizer, compiler.compile_structural_tag(text_tag(ADS))
 
 
 def admitted(text: str, model: str = "tiny") -> bool:
@@ -83,6 +83,6 @@ def test_every_text_with_whole_markers_is_admitted(text: str) -> None:
 
 
 def test_tag_is_json_and_a_title_that_continues_another_shares_its_trigger() -> None:
-    assert json.loads(json.dumps(structural_tag(ADS))) == structural_tag(ADS)
+    assert json.loads(json.dumps(text_tag(ADS))) == text_tag(ADS)
     assert triggers(ADS) == ["@Pacemark", "@Café Züri – Filter"]
-    assert structural_tag([]) is None
+    assert text_tag([]) is None

@@ -186,7 +186,14 @@ class World:
 
 
 def _count_of(desired: Desired, place: Place) -> int:
-    many = {Step.ROLLOUTS: desired.spec.steps.rollouts.pods, Step.OPTIMISATION: desired.spec.steps.optimisation.pods}
+    steps = desired.spec.steps
+    many = {
+        Step.FEEDBACK: steps.feedback.pods if steps.feedback else 1,
+        Step.ROLLOUTS: steps.rollouts.pods,
+        Step.PAIRS: steps.pairs.pods,
+        Step.OPTIMISATION: steps.optimisation.pods,
+        Step.EVALUATION: steps.evaluation.pods,
+    }
     return many.get(place.step, 1)
 
 

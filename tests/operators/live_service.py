@@ -216,6 +216,7 @@ def opened(
     database: tuple[Path, str],
     spec: dict[str, Any],
     store: dict[str, str],
+    seconds: float = 600,
 ) -> Iterator[LiveService]:
     """Create the service and wait until its first version serves.
 
@@ -232,5 +233,5 @@ def opened(
         body = {"apiVersion": "/".join(PLACE), "kind": "AuctionService", "metadata": {"name": "ads"}, "spec": spec}
         objects.create_namespaced_custom_object(*PLACE, namespace, "auctionservices", body)
         service = LiveService(api, namespace, folder)
-        eventually("the first version serves", lambda: service.serves(spec["model"]["name"]), 600)
+        eventually("the first version serves", lambda: service.serves(spec["model"]["name"]), seconds)
         yield service

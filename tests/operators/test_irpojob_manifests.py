@@ -11,12 +11,14 @@ import yaml
 
 from operators.irpojob.manifests import config_map, service, step_job
 from operators.irpojob.observe import Desired
-from operators.irpojob.plan import EPOCH_STEPS, Place, Step, job_name
+from operators.irpojob.plan import EPOCH_STEPS, SHORT, Place, Step, job_name, places
 from operators.resources.irpojob import IRPOJobSpec, IRPOJobStatus
 from tests.support.cluster.control_plane import ControlPlane
 from trainers.config import GateSettings, parse_config
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "operators"
+SINGLE = (Step.REWARD, Step.REGISTRATION)
+"""Steps of one pod."""
 GOLDEN = Path(__file__).with_name("golden") / "h100-optimisation.yaml"
 
 
@@ -83,11 +85,12 @@ def test_the_api_server_accepts_every_object(
         if example == "every field"
         else job_of(example, namespace)
     )
-    items = [config_map(job), service(job), *(step_job(job, Place(1, step), 0) for step in Step)]
+    steps = places(1, job.spec.steps)
+    items = [config_map(job), service(job), *(step_job(job, place, 0) for place in steps)]
     file = tmp_path / "objects.yaml"
     file.write_text(yaml.safe_dump_all(items), encoding="utf-8")
     output = own_control_plane.kubectl("create", "--dry-run=server", "--validate=strict", "-o", "name", "-f", str(file))
-    assert len(output.splitlines()) == 2 + len(Step)
+    assert len(output.splitlines()) == 2 + len(steps)
 
 
 def test_the_optimisation_on_eight_nodes_of_eight_h100_is_as_reviewed() -> None:
@@ -133,10 +136,19 @@ def test_pods_get_no_token_and_no_privileges() -> None:
     }
 
 
-def test_rollout_shards_are_merged_before_the_pairs() -> None:
+def test_each_pod_of_a_step_over_contexts_has_its_shard() -> None:
+    pods = {"feedback": 3, "rollouts": 4, "pairs": 5, "evaluation": 6}
+    job = job_of("01-quick", steps={name: {"pods": count} for name, count in pods.items()})
+    for name, count in pods.items():
+        expected = ["--epoch", "1", "--phase", name, "--shard", f"$(JOB_COMPLETION_INDEX)/{count}"]
+        assert container(job, Step(name))["args"][-6:] == expected
+    assert container(job, Step.REWARD)["args"][-4:] == ["--phase", "feedback", "--phase", "reward_model"]
+
+
+def test_rollouts_of_a_trainer_that_leaves_them_unmerged_are_merged_before_the_pairs() -> None:
     job = job_of("02-two-pods")
-    assert container(job, Step.ROLLOUTS)["args"][-2:] == ["--shard", "$(JOB_COMPLETION_INDEX)/4"]
     assert container(job, Step.PAIRS)["args"][-6:] == ["--phase", "rollouts", "--shard", "all/4", "--phase", "pairs"]
+    assert "--shard" not in container(job_of("01-quick"), Step.PAIRS)["args"]
 
 
 def test_only_the_registration_gets_the_gates() -> None:
@@ -146,7 +158,8 @@ def test_only_the_registration_gets_the_gates() -> None:
     parsed = GateSettings.model_validate(yaml.safe_load(config_map(job)["data"]["gates.yaml"]))
     assert (parsed.min_auc, parsed.offpolicy.action) == (0.6, "ads")
     assert container(job, Step.REGISTRATION)["args"][-2:] == ["--gates", "/etc/llm-auction/gates.yaml"]
-    assert all("--gates" not in container(job, step)["args"] for step in EPOCH_STEPS)
+    own = [step for step in EPOCH_STEPS if step is not Step.FEEDBACK]
+    assert all("--gates" not in container(job, step)["args"] for step in own)
     assert "gates.yaml" not in config_map(job_of("01-quick"))["data"]
     assert "--gates" not in container(job_of("01-quick"), Step.REGISTRATION)["args"]
 
@@ -154,10 +167,7 @@ def test_only_the_registration_gets_the_gates() -> None:
 def test_the_longest_pod_names_are_valid_host_names() -> None:
     longest = job_name("a" * 40, Place(999, Step.REGISTRATION), 9999)
     assert len(longest) <= 63
-    assert (
-        max(len(f"{job_name('a' * 40, Place(999, step), 9999)}-1023") for step in (Step.ROLLOUTS, Step.OPTIMISATION))
-        <= 63
-    )
+    assert max(len(f"{job_name('a' * 40, Place(999, step), 9999)}-1023") for step in SHORT if step not in SINGLE) <= 63
 
 
 def test_every_pod_field_reaches_the_pods() -> None:

@@ -23,12 +23,38 @@ def test_a_run_goes_through_its_steps_one_after_the_other() -> None:
         world.succeed()
         world.tick()
     assert world.status.phase == "Complete"
-    assert world.done == list(places(2)) == [*(Place(e, s) for e in (1, 2) for s in EPOCH_STEPS), world.done[-1]]
-    assert world.ran == [job_name("quick", place, 0) for place in places(2)]
+    steps = [step for step in EPOCH_STEPS if step is not Step.FEEDBACK]
+    assert world.done == [*(Place(e, s) for e in (1, 2) for s in steps), Place(2, Step.REGISTRATION)]
+    assert world.ran == [job_name("quick", place, 0) for place in world.done]
     assert (world.status.best_epoch, world.status.model_version) == (2, "v1")
     assert world.status.progress == "11/11"
     assert world.events.count("StepComplete") == 11
     assert world.events[-1] == "Complete"
+
+
+def test_steps_over_contexts_have_as_many_pods_as_asked_for() -> None:
+    shares: dict[str, Any] = {"feedback": 3, "rollouts": 4, "pairs": 2, "evaluation": 5}
+    world = World.of(config={"epochs": 1}, steps={name: {"pods": pods} for name, pods in shares.items()})
+    seen: dict[str, int] = {}
+    for _ in range(30):
+        world.settle()
+        seen |= {str(pod.place.step): len(world.running()) for pod in world.running()}
+        world.succeed()
+        world.tick()
+    assert seen == {**shares, "reward": 1, "optimisation": 1, "registration": 1}
+    assert [place.step for place in world.done] == [*EPOCH_STEPS, Step.REGISTRATION]
+
+
+def test_a_steps_result_is_that_of_the_shard_that_merged_all() -> None:
+    world = World.of(steps={"rollouts": {"pods": 3}})
+    run_to(world, Step.ROLLOUTS)
+    world.succeed()
+    for name, pod in world.pods.items():
+        output = '{"found": "all merged"}' if pod.index == 1 else "{}"
+        world.pods[name] = replace(pod, output=output)
+    world.tick()
+    done = [event for event in world.reconcile().events if event.reason == "StepComplete"]
+    assert [event.message for event in done] == ["rollouts of epoch 1 is done: all merged"]
 
 
 def test_one_lost_pod_restarts_the_whole_step() -> None:
@@ -338,7 +364,8 @@ def test_after_any_events_a_job_ends_with_the_right_reason_and_nothing_running(
     assert not world.running()
     assert len(world.ran) == len(set(world.ran)) or "delete job" in {event[0] for event in events}
     if world.status.phase == "Complete":
-        assert sorted(set(world.done), key=places(2).index) == list(places(2))
+        plan = places(2, world.desired.spec.steps)
+        assert sorted(set(world.done), key=plan.index) == list(plan)
         return
     failed = reason(world, "Failed")
     failure = world.status.last_failure

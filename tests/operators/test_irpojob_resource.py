@@ -63,6 +63,20 @@ REFUSED = {
         "give one of resourceClaimName and resourceClaimTemplateName",
     ),
     "more pods than contexts": ({"steps__rollouts__pods": 301}, "at most config.rollout.contexts"),
+    "more pods than contexts to learn from": ({"steps__pairs__pods": 301}, "at most config.rollout.contexts"),
+    "more pods than contexts to answer": ({"steps__feedback": {"pods": 501}}, "at most config.feedback.contexts"),
+    "more pods than validation contexts": (
+        {"steps__evaluation__pods": 257},
+        "steps.evaluation.pods must be at most config.evaluation.validation",
+    ),
+    "pods for the feedback of a log": (
+        {
+            "config__epochs": 1,
+            "config__feedback": {"source": "lake", "path": "s3://bucket/lake"},
+            "steps__feedback": {"pods": 2},
+        },
+        "leave out steps.feedback with feedback.source lake",
+    ),
     "too many epochs": ({"config__epochs": 1000}, "at most 999"),
     "idle GPUs": (
         {"steps__optimisation__gpus": 8, "steps__optimisation__processesPerPod": 4},

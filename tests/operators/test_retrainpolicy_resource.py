@@ -42,6 +42,10 @@ REFUSED = {
         {"template__spec__config__feedback": {"source": "lake", "path": "/x"}},
         "leave out source, path, judge, since and until of config.feedback",
     ),
+    "pods for the feedback of a log": (
+        {"template__spec__steps__feedback": {"pods": 2}},
+        "leave out steps.feedback: the step reward takes one snapshot",
+    ),
     "gates in the template": ({"template__spec__gates": {}}, "leave out gates"),
     "a gate out of range": ({"gates__min_auc": 2}, "min_auc"),
     "an estimator that does not fit": (

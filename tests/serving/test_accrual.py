@@ -104,6 +104,18 @@ def test_a_budget_is_kept_although_no_ledger_books(start: Start, wait_until: Cal
     assert router.revenue() == {}
 
 
+def test_a_link_that_is_followed_again_counts_once(start: Start, wait_until: Callable[..., None]) -> None:
+    router = start("Try {I1}.", ledger="elsewhere")
+    book(router, wait_until, daily_budget_micros=10_000_000)
+    url = router.ask()["ads"][0]["click_url"]
+    for _ in range(3):
+        router.click(url)
+    assert [click.reason for click in router.logged("clicks")] == ["", "", ""]
+    assert router.router.marketplace.accrual.charged("c1") == BID
+    assert 'llm_auction_clicked_micros_total{currency="EUR"' in router.get("/metrics").text
+    assert f"}} {float(BID)}" in router.get("/metrics").text
+
+
 def test_ads_stop_when_the_ledger_is_away_for_too_long(start: Start, wait_until: Callable[..., None]) -> None:
     router = start("Try {A1}.", ledger="elsewhere", stop_ads_after_s=2.0)
     assert router.ask()["ads"]
@@ -123,3 +135,10 @@ def test_the_lag_ends_when_everything_is_booked(start: Start, wait_until: Callab
     wait_until(lambda: router.router.marketplace.accrual.charged("c1") == 0, 20)
     assert router.router.marketplace.index.spend("c1").total_micros == BID
     assert router.router.progress.lag_s < 20
+
+
+def test_click_rates_are_learned_where_a_budget_depends_on_them(start: Start, wait_until: Callable[..., None]) -> None:
+    router = start("Try {I1}.", pacing_s=0.1)
+    book(router, wait_until, daily_budget_micros=10_000_000)
+    router.click(router.ask()["ads"][0]["click_url"])
+    wait_until(lambda: router.router.marketplace.rates.of("I1") > RATE, 20)

@@ -84,7 +84,7 @@ def test_the_summary_of_an_evaluation_agrees_with_the_rules(seed: int, count: in
     )
     caps = ReachedCaps(consent, frozenset({"c3"}), frozenset({"c1-0", "c2-1"}))
     summary = EvaluationSummary.of(index.evaluate(request, caps))
-    decisions = rules.evaluate(booked, request, {}, {}, caps)
+    decisions = rules.evaluate(booked, request, {}, {}, caps, {})
     excluded = {(d.campaign_id, d.creative_id): d.reason for d in decisions if d.reason}
     assert {(e.campaign_id, e.ad_id): e.reason for e in summary.exclusions()} == excluded
     eligible = {d.creative_id: d.bid for d in decisions if d.reason is None}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mechanism.errors import ConfigError
 from mechanism.prompt import PromptSettings, shown_points
-from serving.bid_scale import DEFAULT_UNITS, BidScale, parse_highest_bids
+from serving.bid_scale import DEFAULT_UNITS, BidScale, parse_amounts
 from tests.serving.database.samples import campaign, creative
 
 CURRENCIES = st.sampled_from(sorted(DEFAULT_UNITS))
@@ -44,14 +44,14 @@ def test_one_yen_is_one_point() -> None:
 
 
 def test_highest_bids_are_read_exactly() -> None:
-    assert parse_highest_bids(["USD=2.50", "JPY=300", "EUR=.000123"]) == {
+    assert parse_amounts(["USD=2.50", "JPY=300", "EUR=.000123"], "--highest-bid") == {
         "USD": 2_500_000,
         "JPY": 300_000_000,
         "EUR": 123,
     }
     for text in ("USD", "usd=1", "USD=-1", "USD=1.0000001", "USD=1e3", "DOLLAR=1", "USD="):
         with pytest.raises(ConfigError, match="highest-bid"):
-            parse_highest_bids([text])
+            parse_amounts([text], "--highest-bid")
     with pytest.raises(ConfigError, match="highest bid in USD"):
         BidScale({"USD": 99})
 

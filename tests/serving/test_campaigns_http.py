@@ -190,7 +190,15 @@ def test_lists_are_filtered_and_paged(start: Start) -> None:
         assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
-ADMIN, FALCON, EAGLE, PUBLISHER, ANONYMOUS, WRONG = "admin", "falcon", "eagle", "publisher", "anonymous", "wrong"
+ADMIN, FALCON, VIEWER, EAGLE, PUBLISHER, ANONYMOUS, WRONG = (
+    "admin",
+    "falcon",
+    "viewer",
+    "eagle",
+    "publisher",
+    "anonymous",
+    "wrong",
+)
 
 
 def test_each_role_has_its_own_rights_and_no_others(start: Start) -> None:
@@ -198,6 +206,7 @@ def test_each_role_has_its_own_rights_and_no_others(start: Start) -> None:
     keys = {
         ADMIN: router.admin,
         FALCON: router.key("advertiser", "Falcon"),
+        VIEWER: router.key("viewer", "Falcon"),
         EAGLE: router.key("advertiser", "Eagle"),
         PUBLISHER: router.key("publisher"),
         ANONYMOUS: "",
@@ -207,23 +216,36 @@ def test_each_role_has_its_own_rights_and_no_others(start: Start) -> None:
     chat = {"model": "scripted", "messages": KITES}
     closed = {ANONYMOUS: 401, WRONG: 401}
     matrix: list[tuple[str, str, Any, dict[str, int]]] = [
-        ("POST", "/v1/chat/completions", chat, {ADMIN: 200, FALCON: 403, EAGLE: 403, PUBLISHER: 200}),
-        ("GET", "/v1/models", None, {ADMIN: 200, FALCON: 200, EAGLE: 200, PUBLISHER: 200}),
-        ("GET", path, None, {ADMIN: 200, FALCON: 200, EAGLE: 404, PUBLISHER: 403}),
-        ("GET", path + "/delivery", None, {ADMIN: 200, FALCON: 200, EAGLE: 404, PUBLISHER: 403}),
-        ("PATCH", path, {"version": 99}, {ADMIN: 409, FALCON: 409, EAGLE: 404, PUBLISHER: 403}),
-        ("POST", path + "/pause", None, {ADMIN: 200, FALCON: 200, EAGLE: 404, PUBLISHER: 403}),
+        ("POST", "/v1/chat/completions", chat, {ADMIN: 200, FALCON: 403, VIEWER: 403, EAGLE: 403, PUBLISHER: 200}),
+        ("GET", "/v1/models", None, {ADMIN: 200, FALCON: 200, VIEWER: 200, EAGLE: 200, PUBLISHER: 200}),
+        ("GET", path, None, {ADMIN: 200, FALCON: 200, VIEWER: 200, EAGLE: 404, PUBLISHER: 403}),
+        ("GET", path + "/delivery", None, {ADMIN: 200, FALCON: 200, VIEWER: 200, EAGLE: 404, PUBLISHER: 403}),
+        ("PATCH", path, {"version": 99}, {ADMIN: 409, FALCON: 409, VIEWER: 403, EAGLE: 404, PUBLISHER: 403}),
+        (
+            "POST",
+            "/v1/conversions",
+            {"conversions": []},
+            {ADMIN: 400, FALCON: 400, VIEWER: 403, EAGLE: 400, PUBLISHER: 403},
+        ),
+        ("POST", path + "/pause", None, {ADMIN: 200, FALCON: 200, VIEWER: 403, EAGLE: 404, PUBLISHER: 403}),
         (
             "POST",
             "/v1/creatives/kite-1/review",
             {"review": "approved"},
-            {ADMIN: 200, FALCON: 403, EAGLE: 403, PUBLISHER: 403},
+            {ADMIN: 200, FALCON: 403, VIEWER: 403, EAGLE: 403, PUBLISHER: 403},
         ),
-        ("GET", "/v1/keys", None, {ADMIN: 200, FALCON: 403, EAGLE: 403, PUBLISHER: 403}),
-        ("POST", "/v1/keys", {"role": "admin", "label": "x"}, {ADMIN: 201, FALCON: 403, EAGLE: 403, PUBLISHER: 403}),
-        ("GET", "/v1/reports", None, {ADMIN: 200, FALCON: 200, EAGLE: 200, PUBLISHER: 403}),
-        ("GET", "/v1/summary", None, {ADMIN: 200, FALCON: 200, EAGLE: 200, PUBLISHER: 403}),
-        ("GET", "/v1/auctions", None, {ADMIN: 200, FALCON: 403, EAGLE: 403, PUBLISHER: 200}),
+        ("GET", "/v1/keys", None, {ADMIN: 200, FALCON: 200, VIEWER: 200, EAGLE: 200, PUBLISHER: 403}),
+        (
+            "POST",
+            "/v1/keys",
+            {"role": "admin", "label": "x"},
+            {ADMIN: 201, FALCON: 403, VIEWER: 403, EAGLE: 403, PUBLISHER: 403},
+        ),
+        ("GET", "/v1/reports", None, {ADMIN: 200, FALCON: 200, VIEWER: 200, EAGLE: 200, PUBLISHER: 403}),
+        ("GET", "/v1/accounts", None, {ADMIN: 200, FALCON: 200, VIEWER: 200, EAGLE: 200, PUBLISHER: 403}),
+        ("GET", path + "/changes", None, {ADMIN: 200, FALCON: 200, VIEWER: 200, EAGLE: 404, PUBLISHER: 403}),
+        ("GET", "/v1/summary", None, {ADMIN: 200, FALCON: 200, VIEWER: 200, EAGLE: 200, PUBLISHER: 403}),
+        ("GET", "/v1/auctions", None, {ADMIN: 200, FALCON: 403, VIEWER: 403, EAGLE: 403, PUBLISHER: 200}),
     ]
     found = {
         (method, where, who): router.call(method, where, key, json=body).status_code

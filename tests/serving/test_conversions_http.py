@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -46,8 +47,26 @@ def test_a_conversion_comes_back_to_its_campaign(clicked: tuple[Any, str]) -> No
     key = router.key("advertiser", "a1")
     (line,) = router.call("GET", "/v1/reports?group_by=creative_id", key).json()["lines"]
     assert (line["creative_id"], line["conversions"], line["conversion_value_micros"]) == ("T1", 1, 5_000_000)
+    first, second = router.logged("conversions")
+    assert first == second  # each copy has the same id, by which consumers recognise it
+    assert (first.click_id, first.type, first.value_micros) == (sale["click_id"], "purchase", 5_000_000)
+
+
+def test_a_retry_logs_a_conversion_whose_router_was_killed_before_it_did(
+    clicked: tuple[Any, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router, location = clicked
+    click_id = parse_qs(urlsplit(location).query)["c"][0]
+    sale = {"click_id": click_id, "type": "purchase", "id": "7", "value_micros": 5_000_000, "currency": "EUR"}
+    with monkeypatch.context() as patch:
+        patch.setattr(router.router.events, "put_durably", Mock(side_effect=RuntimeError("killed")))
+        assert report(router, sale).status_code == 500
+    assert router.logged("conversions") == []
+    assert report(router, sale).json() == {"accepted": 0, "repeated": 1, "errors": []}
     (event,) = router.logged("conversions")
-    assert (event.click_id, event.type, event.value_micros) == (sale["click_id"], "purchase", 5_000_000)
+    assert (event.click_id, event.value_micros) == (click_id, 5_000_000)
+    assert report(router, sale | {"value_micros": 6_000_000}).json()["repeated"] == 1
+    assert [one.value_micros for one in router.logged("conversions")] == [5_000_000]
 
 
 def test_a_bad_conversion_of_a_thousand_names_itself(clicked: tuple[Any, str]) -> None:

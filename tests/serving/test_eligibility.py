@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from mechanism.errors import InputError
 from serving.answering.auction_records import EvaluationSummary
@@ -22,6 +23,7 @@ from serving.auction.eligibility import (
     Reason,
     rules,
 )
+from serving.campaigns.funds import Account
 from serving.campaigns.types import (
     BidAdjustment,
     Campaign,
@@ -29,6 +31,7 @@ from serving.campaigns.types import (
     Creative,
     Daypart,
     FrequencyCap,
+    Priority,
     ReviewState,
     Spend,
     Targeting,
@@ -90,6 +93,7 @@ def campaigns(draw: st.DrawFn, campaign_id: str) -> Campaign:
         ),
         bid_micros=draw(st.one_of(st.integers(0, 1_000), st.integers(0, 10**12))),
         currency=draw(mostly("EUR", st.sampled_from(["EUR", "USD"]))),
+        priority=draw(mostly(Priority.STANDARD, st.sampled_from(Priority))),
         daily_budget_micros=draw(mostly(None, budgets)),
         total_budget_micros=draw(mostly(None, budgets)),
         starts_at=draw(mostly(LONG_AGO, moments)),
@@ -130,6 +134,7 @@ requests = st.builds(
     user_blocked_categories=mostly(frozenset(), st.frozensets(st.sampled_from(CATEGORIES), max_size=1)),
     user_blocked_advertisers=mostly(frozenset(), st.frozensets(st.sampled_from(["a2", "zz"]))),
     floor_micros=mostly(0, st.integers(0, 1_500)),
+    floor_missing=mostly(False, st.booleans()),
 )
 
 
@@ -139,7 +144,7 @@ def histories(draw: st.DrawFn) -> list[tuple[Any, ...]]:
     steps: list[tuple[Any, ...]] = []
     for _ in range(draw(st.integers(1, 14))):
         campaign_id = f"C{draw(st.integers(0, 5))}"
-        kind = draw(st.sampled_from(["put", "put", "put", "remove", "spend", "pace", "ask", "ask"]))
+        kind = draw(st.sampled_from(["put", "put", "put", "remove", "spend", "funds", "pace", "ask", "ask"]))
         if kind == "put":
             steps.append((kind, draw(campaigns(campaign_id))))
         elif kind == "remove":
@@ -148,6 +153,10 @@ def histories(draw: st.DrawFn) -> list[tuple[Any, ...]]:
             day = draw(st.sampled_from(["", "2026-03-28", "2026-03-29", "2026-03-30"]))
             spent = draw(st.integers(0, 2_000))
             steps.append((kind, Spend(campaign_id=campaign_id, total_micros=spent, day=day, day_micros=spent // 2)))
+        elif kind == "funds":
+            account = Account(draw(st.sampled_from(ADVERTISERS)), draw(mostly("EUR", st.just("USD"))))
+            left = draw(st.one_of(st.none(), st.integers(-100, 2_000)))
+            steps.append((kind, account, left, draw(st.integers(0, 500))))
         elif kind == "pace":
             steps.append((kind, campaign_id, draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))))
         else:
@@ -166,6 +175,7 @@ def test_the_index_agrees_with_the_rules_after_any_changes(steps: list[tuple[Any
     known: dict[str, Campaign] = {}
     spends: dict[str, Spend] = {}
     paces: dict[str, float] = {}
+    funds: dict[Account, int] = {}
     asked: list[tuple[PlacementRequest, ReachedCaps]] = []
     for kind, *what in steps:
         if kind == "put":
@@ -179,6 +189,13 @@ def test_the_index_agrees_with_the_rules_after_any_changes(steps: list[tuple[Any
         elif kind == "spend":
             index.set_spend(what[0])
             spends[what[0].campaign_id] = what[0]
+        elif kind == "funds":
+            account, left, accrued = what
+            index.funds.set_left(account, left)
+            index.funds.set_accrued(account, accrued)
+            funds.pop(account, None)
+            if left is not None:
+                funds[account] = left - accrued
         elif kind == "pace":
             index.set_participation(what[0], what[1])
             if what[0] in known:
@@ -186,7 +203,7 @@ def test_the_index_agrees_with_the_rules_after_any_changes(steps: list[tuple[Any
         else:
             asked.append((what[0], what[1]))
             for request, reached in asked[-3:]:  # earlier ones again: what was computed for them is brought up to date
-                check_same(index, known, spends, paces, request, reached)
+                check_same(index, known, spends, paces, funds, request, reached)
 
 
 def check_same(
@@ -194,10 +211,11 @@ def check_same(
     known: dict[str, Campaign],
     spends: dict[str, Spend],
     paces: dict[str, float],
+    funds: dict[Account, int],
     request: PlacementRequest,
     reached: ReachedCaps,
 ) -> None:
-    expected = rules.evaluate(known.values(), request, spends, paces, reached)
+    expected = rules.evaluate(known.values(), request, spends, paces, reached, funds)
     found = index.evaluate(request, reached)
     assert reasons(found) == {(d.campaign_id, d.creative_id): d.reason for d in expected}
     rows = {c.id: list(index.rows_of(c.id)) for c in known.values()}
@@ -217,6 +235,25 @@ def check_same(
             by_reason.setdefault(decision.reason, set()).add(one)
     assert found.counts == {reason: len(ids) for reason, ids in by_reason.items()}
     assert found.campaign_count == len(known)
+    check_tiers(found, np.array(every, np.int64))
+
+
+def check_tiers(found: Evaluation, rows: NDArray[np.int64]) -> None:
+    """The tiers, the highest first, share the eligible creatives out by priority."""
+    tiers = list(found.tiers())
+    ranks = [priority.rank for priority, _ in tiers]
+    assert ranks == sorted(set(ranks), reverse=True)
+    offered = [(priority, one) for priority, tier in tiers for one in tier.eligible(rows[tier.admits(rows)])]
+    assert all(one.campaign.priority is priority for priority, one in offered)
+    eligible = found.eligible(rows[found.admits(rows)])
+    assert sorted(one.creative.id for _, one in offered) == sorted(one.creative.id for one in eligible)
+    for priority, tier in tiers:
+        admitted = rows[tier.admits(rows)]
+        assert len(tier) == len(admitted)
+        assert len(tier) or (priority is Priority.STANDARD and len(tiers) == 1)
+        if tier.few_rows is not None:
+            few: NDArray[np.int64] = tier.few_rows
+            assert sorted(few[tier.admits(few)].tolist()) == sorted(admitted.tolist())
 
 
 def reasons(evaluation: Evaluation) -> dict[tuple[str, str], Reason | None]:
@@ -291,6 +328,10 @@ def change(record: Any, **fields: Any) -> Any:
         (Reason.BUDGET_TOTAL, {"total_budget_micros": 0, "bid_micros": 0}, {}, {}),
         (Reason.BUDGET_DAILY, {"daily_budget_micros": 150}, {}, {"spent": 51}),
         (None, {"daily_budget_micros": 150}, {}, {"spent": 51, "day": "2026-03-28"}),
+        (Reason.FUNDS, {}, {}, {"left": 99}),
+        (Reason.FUNDS, {"bid_micros": 0}, {}, {"left": 0}),
+        (None, {}, {}, {"left": 100}),
+        (Reason.FUNDS, {}, {}, {"left": 100, "accrued": 1}),
         (Reason.COUNTRY, {"targeting": Targeting(countries=("FR",))}, {}, {}),
         (Reason.COUNTRY, {"targeting": Targeting(countries=("DE",))}, {"country": ""}, {}),
         (None, {"targeting": Targeting(languages=("en",))}, {}, {}),
@@ -316,6 +357,10 @@ def change(record: Any, **fields: Any) -> Any:
             {"reached": ReachedCaps(True, creatives=frozenset({"A1"}))},
         ),
         (Reason.BID_BELOW_FLOOR, {}, {"floor_micros": 101}, {}),
+        (None, {}, {"floor_micros": 100}, {}),
+        (Reason.FLOOR_CURRENCY, {}, {"floor_missing": True, "floor_micros": 101}, {}),
+        (None, {"priority": Priority.HOUSE}, {"floor_missing": True, "floor_micros": 101}, {}),
+        (Reason.BID_BELOW_FLOOR, {"priority": Priority.SPONSORSHIP}, {"floor_micros": 101}, {}),
         (
             None,
             {"adjustments": (BidAdjustment(dimension="country", value="de", thousandths=1_010),)},
@@ -337,7 +382,11 @@ def test_each_rule_excludes_with_its_own_reason(
     index.set_spend(spend)
     index.set_participation("C1", more.get("participation", 1.0))
     reached = more.get("reached", ReachedCaps(countable=True))
-    expected = rules.evaluate([one], ask, {"C1": spend}, {"C1": more.get("participation", 1.0)}, reached)
+    account, left, accrued = Account("kestrel", "EUR"), more.get("left"), more.get("accrued", 0)
+    index.funds.set_left(account, left)
+    index.funds.set_accrued(account, accrued)
+    funds = {} if left is None else {account: left - accrued}
+    expected = rules.evaluate([one], ask, {"C1": spend}, {"C1": more.get("participation", 1.0)}, reached, funds)
     assert [decision.reason for decision in expected] == [reason]
     assert list(reasons(index.evaluate(ask, reached)).values()) == [reason]
 

@@ -20,12 +20,18 @@ PATHS = {
     "/demo/{ad_id}",
     "/livez",
     "/readyz",
+    "/v1/accounts",
+    "/v1/payments",
+    "/v1/statements",
     "/metrics",
     "/v1/auctions",
     "/v1/auctions/{auction_id}",
     "/v1/campaigns",
+    "/v1/campaigns:batch",
     "/v1/campaigns/{campaign_id}",
+    "/v1/campaigns/{campaign_id}/changes",
     "/v1/campaigns/{campaign_id}/delivery",
+    "/v1/changes",
     "/v1/campaigns/{campaign_id}/end",
     "/v1/campaigns/{campaign_id}/pause",
     "/v1/campaigns/{campaign_id}/resume",
@@ -40,6 +46,7 @@ PATHS = {
     "/v1/keys/{key_id}/rotate",
     "/v1/payouts",
     "/v1/placements",
+    "/v1/placements/{placement_id}",
     "/v1/publishers",
     "/v1/publishers/{publisher_id}",
     "/v1/models",
@@ -66,10 +73,17 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))
 
 def operations() -> list[tuple[str, str]]:
     both = dict.fromkeys(
-        ("/v1/campaigns", "/v1/erasures", "/v1/keys", "/v1/placements", "/v1/publishers"), ("GET", "POST")
+        ("/v1/campaigns", "/v1/erasures", "/v1/keys", "/v1/payments", "/v1/placements", "/v1/publishers"),
+        ("GET", "POST"),
     )
-    methods = both | {"/v1/session": ("POST", "DELETE"), "/v1/publishers/{publisher_id}": ("PATCH",)}
+    methods = both | {
+        "/v1/accounts": ("GET", "PUT"),
+        "/v1/session": ("POST", "DELETE"),
+        "/v1/publishers/{publisher_id}": ("PATCH",),
+        "/v1/placements/{placement_id}": ("PATCH",),
+    }
     posted = (
+        ":batch",
         "/completions",
         "/conversions",
         "/responses",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,7 +22,7 @@ from serving.auction.offers import choose_offers
 from serving.auction.retrieval import CreativeIndex, Hit, creative_text
 from serving.auction.retrieval.keywords import KeywordIndex
 from serving.auction.retrieval.vectors import Admits, VectorIndex
-from serving.campaigns.types import Campaign, CampaignState, Creative, ReviewState
+from serving.campaigns.types import Campaign, CampaignState, Creative, Priority, ReviewState
 
 NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)
 ASK = PlacementRequest(auction_id="x", now=NOW, currency="EUR")
@@ -99,6 +100,24 @@ def test_only_eligible_creatives_are_found() -> None:
     indexes.put(campaign(1, "running shoes", state=CampaignState.PAUSED))
     indexes.put(campaign(2, "coffee"))
     assert [f.eligible.creative.id for f in indexes.ask("running shoes")] == ["A2.0"]
+
+
+@pytest.mark.parametrize("width", [0, 64])
+def test_a_priority_of_few_creatives_is_searched_like_any_other(width: int) -> None:
+    indexes = Indexes(width)
+    kinds = [Priority.STANDARD, Priority.STANDARD, Priority.SPONSORSHIP, Priority.HOUSE]
+    for i, thing in enumerate(THINGS * 8):
+        state = CampaignState.PAUSED if i % 7 == 0 else CampaignState.ACTIVE
+        indexes.put(campaign(i, f"{thing} {i}", f"cheap {thing}", priority=kinds[i % 4], state=state))
+    evaluation, query = indexes.eligibility.evaluate(ASK), "cheap running shoes"
+    searched = []
+    for priority, tier in evaluation.tiers():
+        asked = (query, unit(query) if width else None)
+        found = indexes.creatives.search(*asked, tier, 3)
+        assert found == indexes.creatives.search(*asked, replace(tier, few_rows=None), 3)
+        assert {one.eligible.campaign.priority for one in found} == {priority}
+        searched.append((priority, tier.few_rows is not None))
+    assert searched == [(Priority.SPONSORSHIP, True), (Priority.STANDARD, False), (Priority.HOUSE, True)]
 
 
 texts = st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,14 +15,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 import structlog
+from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
 from mechanism.errors import PolicyError
+from mechanism.markers import render_marker
 from mechanism.types import Context
+from serving.database.schema import capped_impressions
 from serving.errors import PolicyTimeout
 from serving.policies.protocol import AnswerLimits, AsyncPolicyBackend, Completed, PolicyEvent, TextDelta
 
@@ -102,20 +107,69 @@ def test_a_frequency_cap_holds_and_needs_consent(start: Start, wait_until: Until
     assert ask(consent=True) == (0, ["frequency_uncounted"])
 
 
-def test_an_answer_is_finalised_although_its_caps_cannot_be_counted(
+def test_what_was_shown_while_the_database_was_away_counts_once_it_is_back(
     start: Start, wait_until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     router = start("Try {kite-1}.", ads=0)
     book_kites(router)
     lost = OperationalError("", {}, Exception())
-    monkeypatch.setattr(router.router.marketplace.frequency, "settle", Mock(side_effect=lost))
     question = {"messages": [{"role": "user", "content": "kites?"}], "ads": {"user_id": "reader", "consent": True}}
-    with structlog.testing.capture_logs() as logs:
+    with structlog.testing.capture_logs() as logs, monkeypatch.context() as patch:
+        patch.setattr(router.router.marketplace.frequency, "settle", Mock(side_effect=lost))
         wait_until(lambda: len(router.ask(**question)["ads"]) == 1)
         shown = [len(event.shown) for event in router.logged("interactions")]
+        assert counted(router) == []
     assert sum(shown) == 1
     assert [log["reason"] for log in logs if log["event"] == "answer.caps_not_settled"] == ["OperationalError"]
     assert not [log for log in logs if log["event"] == "answer.not_finalised"]
+    wait_until(lambda: counted(router) == ["kite-1"])
+
+
+def counted(router: Any) -> list[str]:
+    """Return the ads that count against caps for as long as these say, not as reservations."""
+    table = capped_impressions
+    with router.router.database.read() as connection:
+        return list(connection.execute(select(table.c.creative_id).where(table.c.reserved_until.is_(None))).scalars())
+
+
+def test_a_cap_counts_the_ad_of_an_answer_that_its_client_gets_by_asking_again(start: Start, wait_until: Until) -> None:
+    go = threading.Event()
+
+    def script(context: Any) -> Any:
+        yield "Wait. "
+        go.wait(10)
+        yield from (f"Try {render_marker(candidate.ad)}." for candidate in context.candidates)
+
+    router = start(script=script, ads=0)
+    book_kites(router)
+    wait_until(lambda: len(router.router.marketplace.index) == 1)
+    question = {"model": "scripted", "messages": [{"role": "user", "content": "kites?"}], "stream": True}
+    question |= {"ads": {"user_id": "reader", "consent": True}}
+    headers = {"Idempotency-Key": "k1", "Authorization": f"Bearer {router.admin}"}
+    url = f"{router.url}/v1/chat/completions"
+    with httpx.stream("POST", url, json=question, headers=headers) as response:
+        next(response.iter_lines())
+    time.sleep(0.2)  # until the router knows that the client has gone
+    go.set()
+    (event,) = router.logged("interactions")
+    assert event.shown == ()
+    assert "Falcon Kites" in httpx.post(url, json=question, headers=headers, timeout=20).text
+    wait_until(lambda: counted(router) == ["kite-1"])
+
+
+def test_a_client_that_leaves_before_its_body_has_arrived_is_no_fault_of_the_server(
+    start: Start, wait_until: Until
+) -> None:
+    router = start("Hello.")
+    where = urlsplit(router.url)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Length: 500\r\n\r\n"
+    with structlog.testing.capture_logs() as logs:
+        with socket.create_connection((where.hostname, where.port)) as client:
+            client.sendall(head.encode() + b'{"model":')
+            time.sleep(0.2)  # until the server waits for the rest
+        counted = 'llm_auction_http_requests_total{route="/v1/chat/completions",status="499"} 1.0'
+        wait_until(lambda: counted in router.get("/metrics").text)
+    assert not [log for log in logs if log["event"] == "http.unexpected_error"]
 
 
 def test_the_record_lists_every_creative(start: Start) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace as replace_fields
 
 from serving.auction.separation import Contender, SeparationReason, separate
+from serving.campaigns.types import Priority
 
 contenders = st.lists(
     st.builds(
@@ -20,6 +23,8 @@ contenders = st.lists(
         group=st.sampled_from(["", "", "cola", "cars"]),
         relevance=st.integers(0, 4).map(lambda n: n / 4),
         bid=st.integers(0, 4),
+        priority=st.sampled_from([priority.rank for priority in Priority]),
+        category=st.sampled_from(["", "shoes", "shoes", "kites"]),
         blocked=st.frozensets(st.sampled_from("uvw"), max_size=2),
     ),
     max_size=14,
@@ -27,12 +32,14 @@ contenders = st.lists(
 )
 
 
-def rank(one: Contender) -> tuple[float, float]:
-    return one.relevance * one.bid, one.relevance
+def rank(one: Contender) -> tuple[int, float, float]:
+    return one.priority, one.relevance * one.bid, one.relevance
 
 
 def are_blocked(a: Contender, b: Contender) -> bool:
-    return a.advertiser != b.advertiser and (b.advertiser in a.blocked or a.advertiser in b.blocked)
+    if not a.category or a.category != b.category or a.advertiser == b.advertiser:
+        return False
+    return b.advertiser in a.blocked or a.advertiser in b.blocked
 
 
 APART = {
@@ -85,22 +92,52 @@ def test_the_record_names_a_blocked_competitor_and_its_winner(
     start: Callable[..., Any], wait_until: Callable[..., None]
 ) -> None:
     router = start("Try {*}.")
-    path = "/v1/campaigns/catalogue-A1"
+    path, rival = "/v1/campaigns/catalogue-A1", "/v1/campaigns/catalogue-A2"
     version = router.call("GET", path).json()["version"]
+    assert router.call("PATCH", rival, json={"version": 2, "category": "Running Shoes"}).status_code == 200
+    wait_until(lambda: router.router.marketplace.index.get("catalogue-A2").category == "Running Shoes")
     answer = router.ask()
     record = router.call("GET", f"/v1/auctions/{answer['auction']['auction_id']}").json()
     assert {"A1", "A2"} <= {c["ad_id"] for c in record["candidates"]}
     assert record["apart"] == []
-    blocking = {"version": version, "block_advertisers": [" brand2"], "bid_micros": 1_000_000}
+    # Brand3's ad is of another category, so that it stays.
+    blocking = {"version": version, "block_advertisers": [" brand2", "brand3"], "bid_micros": 1_000_000}
     changed = router.call("PATCH", path, json=blocking)
     assert changed.status_code == 200, changed.text
-    assert changed.json()["block_advertisers"] == [" brand2"]
+    assert changed.json()["block_advertisers"] == [" brand2", "brand3"]
     wait_until(lambda: router.router.marketplace.index.get("catalogue-A1").block_advertisers)
     record = router.call("GET", f"/v1/auctions/{router.ask()['auction']['auction_id']}").json()
-    assert "A2" not in {c["ad_id"] for c in record["candidates"]}
+    assert {c["ad_id"] for c in record["candidates"]} == {"A1", "A3", "A4", "A5", "A6"}
     assert record["apart"] == [
         {"ad_id": "A2", "campaign_id": "catalogue-A2", "reason": "blocked_competitor", "winner": "A1"}
     ]
     assert 'exclusions_total{reason="blocked_competitor"} 1.0' in router.get("/metrics").text
     own = router.call("PATCH", path, json={"version": changed.json()["version"], "block_advertisers": ["BRAND1"]})
     assert own.json()["error"]["param"] == "block_advertisers[0]"
+
+
+def test_where_the_administrator_forbids_it_no_campaign_blocks_another(
+    start: Callable[..., Any], wait_until: Callable[..., None]
+) -> None:
+    router = start("Try {*}.", block_advertisers="never")
+    path = "/v1/campaigns/catalogue-A1"
+    refused = router.call("PATCH", path, json={"version": 2, "block_advertisers": ["Brand2"]})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "block_advertisers")
+    assert "--block-advertisers" in refused.json()["error"]["message"]
+    # A block from before the rule has no effect.
+    store = router.router.campaigns
+    for number in (1, 2):
+        blocking = replace_fields(
+            store.get(f"catalogue-A{number}"), category="shoes", block_advertisers=("Brand1", "Brand2")
+        )
+        store.update(blocking, datetime.now(UTC))
+    wait_until(lambda: router.router.marketplace.index.get("catalogue-A2").block_advertisers)
+    record = router.call("GET", f"/v1/auctions/{router.ask()['auction']['auction_id']}").json()
+    assert {"A1", "A2"} <= {c["ad_id"] for c in record["candidates"]}
+
+
+def test_blocking_needs_a_category(start: Callable[..., Any]) -> None:
+    router = start("Try {*}.")
+    body = {"version": 2, "block_advertisers": ["Brand2"], "category": ""}
+    refused = router.call("PATCH", "/v1/campaigns/catalogue-A1", json=body)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "category")

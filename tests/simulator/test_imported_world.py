@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mechanism.errors import InputError
@@ -24,7 +26,7 @@ QUERIES = tuple(
 REPORT = ImportReport({}, ())
 
 
-def world(ads: tuple[Ad, ...] = ADS, queries: tuple[ImportedQuery, ...] = QUERIES, **options: bool) -> ImportedWorld:
+def world(ads: tuple[Ad, ...] = ADS, queries: tuple[ImportedQuery, ...] = QUERIES, **options: Any) -> ImportedWorld:
     return ImportedWorld(ImportedData(ads, queries, REPORT), **options)
 
 
@@ -71,6 +73,23 @@ def test_unlabelled_queries_can_be_left_out() -> None:
     own = world(labelled_only=True)
     assert len(own.train_queries) + len(own.test_queries) == len(QUERIES) // 2
     assert all(own.relevant[q.id] for q in own.train_queries)
+
+
+@settings(max_examples=20)
+@given(share=st.floats(0, 0.75))
+def test_training_gets_a_share_of_questions_without_a_need(share: float) -> None:
+    own, bare = world(plain=share), world()
+    plain = [q for q in own.train_queries if not q.category]
+    assert len(plain) / len(own.train_queries) == pytest.approx(share, abs=0.01)
+    assert len({q.id for q in own.train_queries}) == len(own.train_queries)
+    assert all(not own.relevant[q.id] for q in plain)
+    assert own.test_queries == bare.test_queries
+    assert [q for q in own.train_queries if q.category] == list(bare.train_queries)
+
+
+def test_more_questions_without_a_need_than_there_are_is_an_error() -> None:
+    with pytest.raises(InputError, match=r"world\.plain.*at most"):
+        world(plain=0.99)
 
 
 def test_users_named_in_the_data_keep_their_name_and_are_one_user() -> None:

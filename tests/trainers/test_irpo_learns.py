@@ -13,7 +13,7 @@ from mechanism.statistics import Interval, bootstrap_interval
 from mechanism.types import AdId
 from trainers.artifacts.run_directory import RunDirectory
 from trainers.config import parse_config
-from trainers.irpo import phases
+from trainers.irpo import answer_phases
 from trainers.irpo.feedback import Click, Shown, simulated_clicks
 from trainers.irpo.loop import train
 from trainers.irpo.session import Session
@@ -86,7 +86,7 @@ def test_one_epoch_raises_the_true_reward(learned: Session) -> None:
 
 
 def test_shuffled_labels_teach_less(learned: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(phases, "simulated_clicks", shuffled_clicks)
+    monkeypatch.setattr(answer_phases, "simulated_clicks", shuffled_clicks)
     misled = trained(tmp_path)
     better = gain(learned, misled, 1)
     assert better.lo > 0, better

@@ -40,6 +40,7 @@ evaluation: {{validation: 40}}
 """
 MOMENTS = (
     "config.yaml",
+    "epoch-001/feedback.chunks/*/000001",
     "epoch-001/feedback",
     "epoch-001/pairs",
     "epoch-001/policy.checkpoints/checkpoint-2",
@@ -71,13 +72,13 @@ def start(config: Path, run: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen([*command, *options], env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def kill_at(process: subprocess.Popen[str], path: Path, limit_s: float = 100.0) -> None:
-    """SIGKILL as soon as `path` is there."""
+def kill_at(process: subprocess.Popen[str], run: Path, moment: str, limit_s: float = 100.0) -> None:
+    """SIGKILL as soon as a path of this pattern is in the run."""
     end = time.monotonic() + limit_s
-    while not path.exists():
+    while not any(run.glob(moment)):
         if process.poll() is not None or time.monotonic() > end:
             process.kill()
-            pytest.fail(f"{path} never came: {process.communicate()[1][-2000:]}")
+            pytest.fail(f"{moment} never came: {process.communicate()[1][-2000:]}")
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -108,6 +109,7 @@ def assert_same_run(run: Path, other: Path) -> None:
         assert (run / file).read_bytes() == (other / file).read_bytes()
     hidden = [p.name for p in run.rglob(".*") if "writing" in p.name or "scratch" in p.name]
     assert hidden == []
+    assert not list(run.glob("*/*.chunks"))
 
 
 def test_a_run_killed_while_optimising_ends_as_an_undisturbed_one(
@@ -115,7 +117,7 @@ def test_a_run_killed_while_optimising_ends_as_an_undisturbed_one(
 ) -> None:
     expected, best = undisturbed
     run = tmp_path / "run"
-    kill_at(start(config, run), run / "epoch-001/policy.checkpoints/checkpoint-2")
+    kill_at(start(config, run), run, "epoch-001/policy.checkpoints/checkpoint-2")
     before = finished(run)
     assert len(before) == 4
     assert run_training(load_config(str(config)), str(run), resume=True).best_epoch == best
@@ -132,7 +134,7 @@ def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(
     run = tmp_path / "run"
     for number, moment in enumerate(MOMENTS):
         before = finished(run)
-        kill_at(start(config, run, *(["--resume"] if number else [])), run / moment)
+        kill_at(start(config, run, *(["--resume"] if number else [])), run, moment)
         assert before.items() <= finished(run).items(), moment
     process = start(config, run, "--resume")
     errors = process.communicate(timeout=300)[1]

@@ -12,8 +12,8 @@ from mechanism.errors import AuctionError
 from mechanism.markers import render_marker
 from trainers.artifacts.run_directory import RunDirectory
 from trainers.config import RunConfig, dump_config
+from trainers.irpo.evaluation_phase import VALIDATION
 from trainers.irpo.loop import best_epoch
-from trainers.irpo.phases import VALIDATION
 from trainers.irpo.session import Session
 from trainers.irpo.temperature import SAMPLING, choose_temperature, chosen_temperature, served_policy
 from trainers.retraining.release import register_best, registry_of

@@ -11,7 +11,7 @@ import torch
 from mechanism.errors import GuardError
 from tests.inference.conftest import byte_tokenizer, make_context, random_policy
 from trainers.config import GuardConfig
-from trainers.irpo.validation import Validation, check_guards, kl_to_base
+from trainers.irpo.validation import Validation, ValidationAnswer, check_guards, divergences_from, kl_to_base
 
 BASE = Validation(
     revenue=10.0,
@@ -78,7 +78,9 @@ def test_a_policy_that_has_drifted_fires_and_one_nearby_does_not() -> None:
     measured = {}
     for name, policy in (("near", near), ("far", far)):
         answers = [own[0] for own in policy.generate(contexts, 1, 0)]
-        measured[name] = replace(SECOND, kl_to_base=kl_to_base(policy, base, contexts, answers))
+        divergences = divergences_from(base, policy, contexts, answers)
+        kl = kl_to_base([ValidationAnswer(a, d) for a, d in zip(answers, divergences, strict=True)])
+        measured[name] = replace(SECOND, kl_to_base=kl)
     assert 0 < measured["near"].kl_to_base < 5
     check_guards([BASE, FIRST, measured["near"]], CONFIG)
     assert fired([BASE, FIRST, measured["far"]]).guard == "kl"

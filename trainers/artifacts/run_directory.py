@@ -1,8 +1,8 @@
 """The run directory: what one training run has finished, at any fsspec URL, so that a killed run can be resumed.
 
 Layout: `config.yaml`, `warm-start/`, `epoch-NNN/{feedback,reward_model,rollouts,pairs,policy}/`,
-`epoch-NNN/evaluation.json`, `report.json`, `report.html`. Which phases there are and what they hold is left to the
-training loop.
+`epoch-NNN/evaluation.json`, `report.json`, `report.html`; `epoch-NNN/PHASE.chunks/` while a phase is unfinished. Which
+phases there are and what they hold is left to the training loop.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,33 @@ EVALUATION = "evaluation.json"
 """An epoch's validation figures, beside its phases."""
 SCRATCH = ".scratch"
 """`.policy.checkpoints.scratch` marks `policy.checkpoints` as ours to remove; a user's `policy.backup` has no mark."""
+CHUNKS = ".chunks"
+"""`rollouts.chunks` holds what the unfinished `rollouts` has done so far."""
 EPOCH = re.compile(r"epoch-(\d{3,})")
 NAME = re.compile(r"[a-z][a-z0-9_-]*")
+
+
+class Chunks:
+    """What a piece of work has done so far, as numbered files that are there whole or not at all."""
+
+    def __init__(self, store: Store, relative: str) -> None:
+        self.store = store
+        self.relative = relative
+
+    def read(self) -> list[bytes]:
+        """Return the chunks in order, up to the first that is missing."""
+        present = set(self.store.children(self.relative))
+        names = takewhile(lambda name: name in present, map(chunk_name, count()))
+        return [self.store.read(f"{self.relative}/{name}") for name in names]
+
+    def write(self, number: int, data: bytes) -> None:
+        """Write a chunk; numbers count from 0."""
+        self.store.write(f"{self.relative}/{chunk_name(number)}", data)
+
+
+def chunk_name(number: int) -> str:
+    """Return the file name of a chunk."""
+    return f"{number:06d}"
 
 
 class Phase(Publication):
@@ -56,6 +82,17 @@ class Phase(Publication):
         folder.with_name(f".{folder.name}{SCRATCH}").touch()
         folder.mkdir(exist_ok=True)
         return folder
+
+    def chunks(self, work: str) -> Chunks:
+        """Return the chunks of a piece of the phase's work, kept at the run's URL until `remove_chunks`.
+
+        `work` names all that the chunks depend on, such as a digest of it: what other settings made is not taken up.
+        """
+        return Chunks(self.store, f"{self.relative}{CHUNKS}/{work}")
+
+    def remove_chunks(self) -> None:
+        """Remove the chunks of all of the phase's work."""
+        self.store.remove(f"{self.relative}{CHUNKS}")
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file of the finished phase (errors as `fetch` and `from_json`)."""

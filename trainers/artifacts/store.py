@@ -7,7 +7,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -117,6 +117,11 @@ class Store:
         except OSError as error:
             shown = error.strerror or str(error)
             raise InputError(self.place(relative), shown, "give a place that can be written") from error
+
+    def remove(self, relative: str) -> None:
+        """Remove a folder with its content, or do nothing if there is none."""
+        with suppress(FileNotFoundError):
+            self.fs.rm(self.path(relative), recursive=True)
 
     def hold(self, relative: str = "", wait_s: float | None = None) -> AbstractContextManager[Check]:
         """Hold the lock of `relative`, or of the root (which does not lock what is below it).

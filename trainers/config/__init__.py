@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trainers.config.engine import EngineConfig
 from trainers.config.gates import GateSettings, OffPolicySettings
 from trainers.config.load import (
     apply_settings,
@@ -28,6 +29,7 @@ from trainers.config.schema import (
 )
 
 __all__ = [
+    "EngineConfig",
     "DriftConfig",
     "EvaluationConfig",
     "FeedbackConfig",

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from trainers.config.schema import Count, Positive, Rate, Settings, Share, WorldConfig
+from trainers.config.fields import Count, Positive, Rate, Settings, Share
+from trainers.config.schema import WorldConfig
 
 Confidence = Annotated[float, Field(gt=0, lt=1)]
 

@@ -15,9 +15,10 @@ import yaml
 from pydantic import ValidationError
 
 from mechanism.errors import ConfigError
+from trainers.config.fields import Settings
 from trainers.config.gates import GateSettings
 from trainers.config.retrain import RetrainConfig
-from trainers.config.schema import RunConfig, Settings
+from trainers.config.schema import RunConfig
 
 Kind = TypeVar("Kind", bound=Settings)
 SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")

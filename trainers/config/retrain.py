@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from trainers.config.fields import Positive, Rate, Settings, Share
 from trainers.config.gates import GateSettings
 from trainers.config.schema import (
     EvaluationConfig,
@@ -17,14 +18,10 @@ from trainers.config.schema import (
     GuardConfig,
     OptimisationConfig,
     PenaltyConfig,
-    Positive,
     PreferenceConfig,
-    Rate,
     RewardConfig,
     RolloutConfig,
     RunConfig,
-    Settings,
-    Share,
 )
 
 

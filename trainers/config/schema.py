@@ -5,24 +5,15 @@ Docstrings and descriptions of these models are also those of the custom resourc
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 
 from mechanism.objective import Penalty
+from trainers.config.engine import EngineConfig
+from trainers.config.fields import Count, Positive, Rate, Settings, Share
 
 _PENALTY = Penalty()
-
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Settings(BaseModel):
-    """Base of all sections: unknown names are errors, values are frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class WorldConfig(Settings):
@@ -34,11 +25,17 @@ class WorldConfig(Settings):
     path: str | None = Field(None, description="folder of the data set; tables: with catalogue.* and queries.*")
     seed: int = Field(0, description="seed of users and bids")
     candidates: Positive = Field(20, description="ads in each prompt")
+    plain: float = Field(
+        0.0, ge=0, lt=1, description="imported data: share of everyday questions without a need in the training queries"
+    )
 
     @model_validator(mode="after")
     def _path_where_needed(self) -> WorldConfig:
-        if (self.path is None) != (self.kind in ("builtin", "everyday")):
+        own = self.kind in ("builtin", "everyday")
+        if (self.path is None) != own:
             raise ValueError("world.path belongs to the kinds of imported data, and to them only")
+        if own and self.plain:
+            raise ValueError("world.plain belongs to the kinds of imported data: everyday has such questions already")
         return self
 
 
@@ -160,6 +157,7 @@ class RolloutConfig(Settings):
     top_p: Share | None = Field(None, description="nucleus sampling: share of the probability that is kept")
     top_k: Count | None = Field(None, description="number of most probable tokens that are kept; 0: all")
     max_new_tokens: Positive | None = Field(None, description="longest answer, in tokens")
+    engine: EngineConfig = EngineConfig()
 
 
 class PenaltyConfig(Settings):

@@ -26,6 +26,7 @@ from trainers.logs.snapshot import LOGGED, LoggedContexts, read_snapshot
 from trainers.optimisation.precision import training_device_type
 from trainers.optimisation.sharding import ALONE, Part
 from trainers.reward.model import ClickPredictor, OraclePredictor, PCTRModel
+from trainers.rollout.engine import RolloutEngine, Version, open_engine
 
 BASE_PHASE = "warm-start"
 """Folder of the warmed base model."""
@@ -103,6 +104,13 @@ class Session:
             return str(self.run.phase(BASE_PHASE).fetch())
         return self.base
 
+    def policy_identity(self, epoch: int) -> object:
+        """Return what tells the policy at the end of an epoch from others: a name, or the digests of its files."""
+        if epoch == 0 and self.config.warm_start is None:
+            return self.config.base
+        phase = self.run.phase("policy", epoch) if epoch > 0 else self.run.phase(BASE_PHASE)
+        return {name: facts.sha256 for name, facts in phase.manifest().files.items()}
+
     @cached_property
     def base(self) -> str:
         """Name or local folder of the model that the run starts from."""
@@ -115,6 +123,16 @@ class Session:
                 del self._policies[other]
             self._policies[epoch] = Policy.load(self.policy_source(epoch), self.sampling_dtype)
         return self._policies[epoch]
+
+    @cached_property
+    def engine(self) -> RolloutEngine:
+        """What samples the answers of feedback and rollouts."""
+        return open_engine(self.config.rollout.engine)
+
+    def version(self, epoch: int) -> Version:
+        """Return the policy at the end of an epoch as an engine needs it."""
+        untrained = epoch == 0 and self.config.warm_start is None
+        return Version(self.policy(epoch), self.policy_source(epoch), untrained)
 
     def reference(self, epoch: int) -> Policy:
         """Load the same policy as the reference of optimisation, in the precision that optimisation loads it in."""

@@ -46,39 +46,44 @@ class Validation:
         return asdict(self)
 
 
-def validate(
-    policy: Policy,
-    base: Policy,
+@dataclass(frozen=True, slots=True)
+class ValidationAnswer:
+    """An answer to a validation context, and how far its policy has drifted from the base along it (nats)."""
+
+    generation: Generation
+    divergence: float
+
+
+def validation_of(
     contexts: Sequence[Context],
+    answers: Sequence[ValidationAnswer],
     predictor: ClickPredictor,
     truth: ClickModel | None,
     penalty: Penalty,
     lam: float,
-    seed: int,
     quality_weight: float = 0.0,
-) -> tuple[Validation, list[str]]:
-    """Sample one answer to each context, as a user would get it; return the figures and the raw answers."""
-    answers = [g[0] for g in policy.generate(contexts, 1, seed)]
-    pairs = [(c, g.answer) for c, g in zip(contexts, answers, strict=True)]
-    written = [(c, g.answer, g.finished) for c, g in zip(contexts, answers, strict=True)]
-    qualities = weighted_qualities(written, quality_weight)
-
-    learned = predictor.probabilities(pairs)
+) -> Validation:
+    """Return the figures of one answer to each context."""
+    written = [a.generation for a in answers]
+    pairs = [(c, g.answer) for c, g in zip(contexts, written, strict=True)]
+    qualities = weighted_qualities(
+        [(c, g.answer, g.finished) for c, g in zip(contexts, written, strict=True)], quality_weight
+    )
     revenue = true_reward = None
     if truth is not None:
         true = [truth.probabilities(c, a) for c, a in pairs]
         revenue = _mean([value(a, c.bids(), p) for (c, a), p in zip(pairs, true, strict=True)])
         true_reward = mean_reward(pairs, true, qualities, penalty, lam, quality_weight)
-    measured = Validation(
+    learned = predictor.probabilities(pairs)
+    return Validation(
         revenue=revenue,
         true_reward=true_reward,
         learned_reward=mean_reward(pairs, learned, qualities, penalty, lam, quality_weight),
         ads_per_answer=_mean([len(a.insertions) for _, a in pairs]),
         faults_per_answer=_mean([len(a.faults) for _, a in pairs]),
-        kl_to_base=kl_to_base(policy, base, contexts, answers),
+        kl_to_base=kl_to_base(answers),
         answers=len(pairs),
     )
-    return measured, [a.raw for _, a in pairs]
 
 
 def learned_reward_of(
@@ -115,22 +120,28 @@ def mean_reward(
     )
 
 
-def kl_to_base(
-    policy: Policy, base: Policy, contexts: Sequence[Context], answers: Sequence[Generation], batch: int = 16
-) -> float:
-    """Return KL(pi || pi_0) in nats per answer (>= 0), from answers that `policy` sampled with its own settings.
+def kl_to_base(answers: Sequence[ValidationAnswer]) -> float:
+    """Return KL(pi || pi_0) in nats per answer (>= 0), added from short answers to long ones."""
+    return _mean([a.divergence for a in sorted(answers, key=lambda a: len(a.generation.token_ids))])
+
+
+def divergences_from(
+    base: Policy, policy: Policy, contexts: Sequence[Context], answers: Sequence[Generation], batch: int = 16
+) -> list[float]:
+    """Return the divergence of a policy from the base along each answer that it sampled with its own settings, in nats.
 
     Whole next-token distributions are compared along the answers, see `divergence.answer_divergences`.
     """
-    divergences: list[float] = []
+    divergences: dict[int, float] = {}
     order = sorted(range(len(contexts)), key=lambda i: len(answers[i].token_ids))
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
         groups = [token_group(policy, contexts[i], [answers[i]], [0.0], policy.sampling) for i in rows]
         packed = pack_groups(groups).to(policy.model.device)
         with autocast("auto", policy.model.device.type):
-            divergences += answer_divergences(policy.model, base.model, packed)[:, 0].double().tolist()
-    return _mean(divergences)
+            found = answer_divergences(policy.model, base.model, packed)[:, 0].double().tolist()
+        divergences.update(zip(rows, found, strict=True))
+    return [divergences[i] for i in range(len(contexts))]
 
 
 def check_finite(now: Validation) -> None:

@@ -49,11 +49,12 @@ def build_world(config: WorldConfig) -> TrainingWorld:
         raise ConfigError("world.path", config.path, "the folder does not exist")
     if config.kind in LOADERS:
         # The prompts of GEM-Bench have no labels; elsewhere an unlabelled query is one whose ads were refused.
-        return ImportedWorld(LOADERS[config.kind](folder), labelled_only=config.kind != "gem-bench")
+        labelled_only = config.kind != "gem-bench"
+        return ImportedWorld(LOADERS[config.kind](folder), labelled_only=labelled_only, plain=config.plain)
     files = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix in (".csv", ".jsonl")}
     if "catalogue" not in files or "queries" not in files:
         raise ConfigError("world.path", config.path, "needs catalogue.csv (or .jsonl) and queries.csv (or .jsonl)")
-    return ImportedWorld(load_tables(files["catalogue"], files["queries"]))
+    return ImportedWorld(load_tables(files["catalogue"], files["queries"]), plain=config.plain)
 
 
 class ContextSource:

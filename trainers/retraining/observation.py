@@ -19,7 +19,7 @@ from trainers.artifacts.run_directory import RunDirectory
 from trainers.artifacts.sampled import read_sampled
 from trainers.config import RetrainConfig
 from trainers.gates.clicks import predicted_clicks, predictor_figures
-from trainers.irpo.phases import ANSWERS
+from trainers.irpo.answer_phases import ANSWERS
 from trainers.logs.answers import LoggedAnswer, delay_distribution, read_answers
 from trainers.logs.snapshot import LOGGED, read_snapshot
 from trainers.retraining.attempts import Attempts, new_since

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,9 +25,13 @@ class ChangeLog:
 
     def mark(self, slot: int) -> None:
         """Note that a slot has changed."""
-        self._slots.append(slot)
+        self.mark_many((slot,))
+
+    def mark_many(self, slots: Iterable[int]) -> None:
+        """Note that slots have changed."""
+        self._slots.extend(slots)
         if len(self._slots) >= 2 * KEPT:
-            self._forget(KEPT)
+            self._forget(len(self._slots) - KEPT)
 
     def mark_all(self) -> None:
         """Note that every slot may have changed."""

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from mechanism.types import Micros
 from serving.auction.pacing import WHOLE, campaign_key
 from serving.campaigns.dayparts import QUARTER_S, WEEK_HOURS, open_week, week_hour, zone
-from serving.campaigns.types import Campaign, CampaignState, Spend, normal
+from serving.campaigns.types import (
+    Campaign,
+    CampaignState,
+    Priority,
+    Spend,
+    highest_adjusted_bid,
+    lowest_adjusted_bid,
+    normal,
+)
 
 UNLIMITED = np.iinfo(np.int64).max
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -82,7 +90,9 @@ def _numbers() -> NDArray[np.int64]:
 class CampaignColumns:
     """Arrays of shape (capacity,), `open_week` of shape (capacity, 168).
 
-    `any_*` are True where the campaign does not target the dimension. `keys` and `thresholds` are those of
+    `any_*` are True where the campaign does not target the dimension, `house` for house ads. `account` is the number of
+    the account that pays (`serving.auction.eligibility.funds`), `least_price` and `highest_price` bound the adjusted
+    bid, which is at least 1 where it counts against money. `keys` and `thresholds` are those of
     `serving.auction.pacing.coins`; `throttled` is the number of slots in `is_throttled`, whose threshold is below 1.
     """
 
@@ -97,15 +107,19 @@ class CampaignColumns:
     any_placement: NDArray[np.bool_] = field(default_factory=_flags)
     any_keyword: NDArray[np.bool_] = field(default_factory=_flags)
     uncapped: NDArray[np.bool_] = field(default_factory=_flags)
+    house: NDArray[np.bool_] = field(default_factory=_flags)
     starts: NDArray[np.int64] = field(default_factory=_numbers)
     ends: NDArray[np.int64] = field(default_factory=_numbers)
     bids: NDArray[np.int64] = field(default_factory=_numbers)
+    least_price: NDArray[np.int64] = field(default_factory=_numbers)
+    highest_price: NDArray[np.int64] = field(default_factory=_numbers)
     total_left: NDArray[np.int64] = field(default_factory=_numbers)
     daily_budget: NDArray[np.int64] = field(default_factory=_numbers)
     day_left: NDArray[np.int64] = field(default_factory=_numbers)
     spend_day: NDArray[np.int64] = field(default_factory=_numbers)
     spend_today: NDArray[np.int64] = field(default_factory=_numbers)
     accrued: NDArray[np.int64] = field(default_factory=_numbers)
+    account: NDArray[np.int64] = field(default_factory=_numbers)
     currency: NDArray[np.int64] = field(default_factory=_numbers)
     zone: NDArray[np.int64] = field(default_factory=_numbers)
     keys: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(_FIRST_CAPACITY, np.uint64))
@@ -150,7 +164,10 @@ class CampaignColumns:
         self.starts[slot] = micros_since_epoch(campaign.starts_at)
         self.ends[slot] = UNLIMITED if campaign.ends_at is None else micros_since_epoch(campaign.ends_at)
         self.bids[slot] = campaign.bid_micros
+        self.least_price[slot] = max(lowest_adjusted_bid(campaign), 1)
+        self.highest_price[slot] = max(highest_adjusted_bid(campaign), 1)
         self.currency[slot] = self._currencies.setdefault(normal(campaign.currency), len(self._currencies))
+        self.house[slot] = campaign.priority is Priority.HOUSE
         self.zone[slot] = self._clock.number(campaign.time_zone)
         self.open_week[slot] = open_week(campaign.dayparts)
         if self._clock.running:

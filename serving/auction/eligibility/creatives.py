@@ -85,6 +85,13 @@ class CreativeRows:
         first = int(self.first_row_C[slot])
         return range(first, first + int(self._count_C[slot]))
 
+    def rows_of_slots(self, slots: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return the rows of the creatives of several campaigns."""
+        counts = self._count_C[slots]
+        before = np.cumsum(counts) - counts
+        rows: NDArray[np.int64] = np.repeat(self.first_row_C[slots] - before, counts) + np.arange(int(counts.sum()))
+        return rows
+
     def approved(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which creatives are approved, shape of `rows`."""
         approved: NDArray[np.bool_] = self._reviews_R[rows] == Review.APPROVED

@@ -16,8 +16,9 @@ from mechanism.types import Micros
 from serving.auction.eligibility.bids import BidAdjustments
 from serving.auction.eligibility.changes import ChangeLog
 from serving.auction.eligibility.columns import CampaignColumns
-from serving.auction.eligibility.creatives import REVIEW_REASONS, CreativeRows
-from serving.auction.eligibility.evaluation import CODES, ELIGIBLE, Codes, Evaluation
+from serving.auction.eligibility.creatives import REVIEW_REASONS, CreativeRows, Review
+from serving.auction.eligibility.evaluation import CODES, ELIGIBLE, Codes, Evaluation, count_capped
+from serving.auction.eligibility.funds import AccountFunds
 from serving.auction.eligibility.postings import CampaignPostings, Slots
 from serving.auction.eligibility.request import UNCOUNTED, PlacementRequest, ReachedCaps
 from serving.auction.eligibility.rules import Reason, adjusted_bid
@@ -25,7 +26,8 @@ from serving.auction.eligibility.slots import CampaignSlots
 from serving.auction.eligibility.standing import Frame, Segment, Standing, SteadyTime, lifted_codes
 from serving.auction.pacing import WHOLE, coins, threshold
 from serving.campaigns.dayparts import zone
-from serving.campaigns.types import Campaign, Spend, check_bid
+from serving.campaigns.funds import account_of
+from serving.campaigns.types import Campaign, Priority, Spend, check_bid
 
 SEGMENTS = 128
 """Kinds of requests whose standing is kept: up to eleven bytes each for every campaign."""
@@ -34,7 +36,7 @@ PATCHED = 16
 
 
 class EligibilityIndex:
-    """All campaigns that a router holds, live or not, by id."""
+    """All campaigns that a router holds, live or not, by id; `funds` are those of the accounts that pay for them."""
 
     def __init__(self) -> None:
         self._slots: dict[str, int] = {}
@@ -45,6 +47,7 @@ class EligibilityIndex:
         self._postings = CampaignPostings()
         self._adjustments = BidAdjustments()
         self._changes = ChangeLog()
+        self.funds = AccountFunds(self._columns, self._postings.of_account, self._changes)
         self._steady = SteadyTime()
         self._standings: OrderedDict[Segment, Standing] = OrderedDict()
 
@@ -94,6 +97,7 @@ class EligibilityIndex:
         self._postings.add(campaign, slot)
         self._creatives.put(slot, campaign.creatives, former.creatives if former else ())
         self._columns.fill(slot, campaign)
+        self._columns.account[slot] = self.funds.number(account_of(campaign))
         self._columns.fill_spend(slot, campaign, self._spends.get(campaign.id))
         self._steady.narrow(int(self._columns.starts[slot]), int(self._columns.ends[slot]))
         self._changes.mark(slot)
@@ -147,9 +151,9 @@ class EligibilityIndex:
         changed = np.flatnonzero(codes != frame.codes).astype(np.int32)
         counts, reviews = self._counts(codes, frame, changed)
         capped = frozenset(caps.creatives) if caps.creatives else frozenset()
-        if capped and (number := self._count_capped(codes, capped)):
+        if number := count_capped(codes, capped, self._creatives):
             counts[Reason.FREQUENCY_CREATIVE] = number
-            reviews[0] -= number
+            reviews[Review.APPROVED] -= number
         return Evaluation(
             codes=codes,
             frame=frame.codes,
@@ -160,7 +164,8 @@ class EligibilityIndex:
             segments=request.segments,
             counts=counts,
             campaign_count=len(self._slots),
-            eligible_count=reviews[0],
+            eligible_count=reviews[Review.APPROVED],
+            ranked={p: slots for p in Priority if (slots := self._postings.of_priority.slots(p)).size},
             creatives=self._creatives,
         )
 
@@ -171,13 +176,13 @@ class EligibilityIndex:
         changed = None if standing is None else self._changes.since(standing.position)
         if standing is None or changed is None or PATCHED * len(changed) > size + 64 * PATCHED:
             bids = self._adjustments.apply(self._columns.bids[:size].copy(), request, self._campaigns)
-            lifted = lifted_codes(request, countable, None, bids, self._columns, self._postings)
+            lifted = lifted_codes(request, countable, None, bids, self._columns, self._postings, self.funds)
             standing = self._standings[segment] = Standing(lifted, bids, self._columns, position)
             if len(self._standings) > SEGMENTS:
                 self._standings.popitem(last=False)
         elif len(changed):
             bids = np.array([self._bid(slot, request) for slot in changed.tolist()], np.int64)
-            lifted = lifted_codes(request, countable, changed, bids, self._columns, self._postings)
+            lifted = lifted_codes(request, countable, changed, bids, self._columns, self._postings, self.funds)
             standing.patch(changed, lifted, bids, self._columns, position)
         self._standings.move_to_end(segment)
         return standing
@@ -215,11 +220,6 @@ class EligibilityIndex:
         counts = {reason: number for reason, code in CODES.items() if (number := int(sums[code]))}
         counts |= {reason: number for review, reason in REVIEW_REASONS.items() if (number := int(reviews[review]))}
         return counts, list(map(int, reviews))
-
-    def _count_capped(self, codes: Codes, capped: frozenset[str]) -> int:
-        rows = self._creatives.rows_of_ids(capped)
-        at_stake = codes[self._creatives.owner_R[rows]] == ELIGIBLE
-        return int(np.count_nonzero(at_stake & self._creatives.approved(rows)))
 
     def _take_slot(self, campaign_id: str) -> int:
         slot = self._campaigns.take()

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.auction.eligibility.request import segment_code, words
-from serving.campaigns.types import Campaign, normal
+from serving.campaigns.funds import account_of
+from serving.campaigns.types import Campaign, Priority, normal
 
 Slots = NDArray[np.int32]
 Mask = NDArray[np.bool_]
@@ -107,13 +108,17 @@ class KeywordPostings:
 
 
 class CampaignPostings:
-    """All lists of the campaigns: what they target, what they block, and what blocks of others may name."""
+    """All lists of the campaigns: what they target, what they block, what blocks of others may name, and who pays.
+
+    `of_account` is by `Account.key`, `of_priority` lists the campaigns that are not standard.
+    """
 
     def __init__(self) -> None:
         self.targets = {dimension: Postings() for dimension in ("country", "language", "category", "placement")}
         self.keywords = KeywordPostings()
         self.blocking_category, self.blocking_placement = Postings(), Postings()
         self.in_category, self.of_advertiser = Postings(), Postings()
+        self.of_account, self.of_priority = Postings(), Postings()
 
     def add(self, campaign: Campaign, slot: int) -> None:
         """Add the slot to every list that the campaign belongs on."""
@@ -142,3 +147,6 @@ class CampaignPostings:
         yield from ((self.blocking_placement, normal(value)) for value in campaign.block_placements)
         yield self.in_category, normal(campaign.category)
         yield self.of_advertiser, normal(campaign.advertiser_id)
+        yield self.of_account, account_of(campaign).key
+        if campaign.priority is not Priority.STANDARD:
+            yield self.of_priority, campaign.priority

@@ -36,7 +36,8 @@ class PlacementRequest:
 
     `user_id` is the caller's name for the reader: used only with `consent`, and then hashed by
     `serving.auction.frequency`. `publisher_*` are exclusions of the site, `user_*` those of the reader. `floor_micros`
-    is the lowest bid, in `currency`. `tmax_ms` is the caller's deadline, None for the router's own. `now` has a UTC
+    is the lowest bid, in `currency`; `floor_missing` means that the placement has floors in other currencies alone.
+    `tmax_ms` is the caller's deadline, None for the router's own. `now` has a UTC
     offset.
 
     Raises:
@@ -58,6 +59,7 @@ class PlacementRequest:
     user_blocked_categories: frozenset[str] = frozenset()
     user_blocked_advertisers: frozenset[str] = frozenset()
     floor_micros: Micros = 0
+    floor_missing: bool = False
     max_ads: int = 3
     tmax_ms: int | None = None
     segments: Mapping[str, tuple[str, ...]] = field(init=False, repr=False, compare=False)

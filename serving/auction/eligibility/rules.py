@@ -16,7 +16,8 @@ from mechanism.types import AdId, Micros
 from serving.auction.eligibility.request import PlacementRequest, ReachedCaps, segment_code, words
 from serving.auction.pacing import participates
 from serving.campaigns.dayparts import open_week, week_hour, zone
-from serving.campaigns.types import Campaign, CampaignState, Creative, ReviewState, Spend, normal
+from serving.campaigns.funds import Account, account_of
+from serving.campaigns.types import Campaign, CampaignState, Creative, Priority, ReviewState, Spend, normal
 
 
 class Reason(StrEnum):
@@ -43,6 +44,8 @@ class Reason(StrEnum):
     """The rest of the total budget does not cover this auction's bid."""
     BUDGET_DAILY = "budget_daily"
     """The rest of today's budget, in the campaign's time zone, does not cover this auction's bid."""
+    FUNDS = "funds"
+    """What is left of the advertiser's account, or of its credit line, does not cover this auction's bid."""
     COUNTRY = "country"
     """The campaign does not target the request's country, or the request names none."""
     LANGUAGE = "language"
@@ -65,8 +68,10 @@ class Reason(StrEnum):
     """The campaign has a frequency cap, and the reader cannot be counted: no user id, or the counter is full."""
     FREQUENCY_CAMPAIGN = "frequency_campaign"
     """The reader has seen the campaign as often as its cap allows."""
+    FLOOR_CURRENCY = "floor_currency"
+    """The placement has floors, none of them in the request's currency, so that no bid can be compared with one."""
     BID_BELOW_FLOOR = "bid_below_floor"
-    """The adjusted bid is below the request's floor."""
+    """The adjusted bid is below the floor of the placement or of the request, which hold for paid campaigns alone."""
     PACED = "paced"
     """Pacing holds the campaign back in this auction (`serving.auction.pacing`)."""
     REVIEW_PENDING = "review_pending"
@@ -100,17 +105,19 @@ def evaluate(
     spends: Mapping[str, Spend],
     participation: Mapping[str, float],
     caps: ReachedCaps,
+    funds: Mapping[Account, Micros],
 ) -> list[CreativeDecision]:
     """Decide on every creative of every campaign.
 
     `participation` is the pacing probability by campaign id, 1 where missing; a campaign missing in `spends` has spent
-    nothing.
+    nothing, and an account missing in `funds` is unlimited.
     """
     decisions = []
     for campaign in campaigns:
         bid = adjusted_bid(campaign, request.segments)
         share = participation.get(campaign.id, 1.0)
-        reason = campaign_reason(campaign, request, bid, spends.get(campaign.id), share, caps)
+        left = funds.get(account_of(campaign))
+        reason = campaign_reason(campaign, request, bid, spends.get(campaign.id), share, caps, left)
         if not campaign.creatives:
             decisions.append(CreativeDecision(campaign.id, "", bid, reason))
         for creative in campaign.creatives:
@@ -125,6 +132,7 @@ def campaign_reason(
     spend: Spend | None,
     participation: float,
     caps: ReachedCaps,
+    funds: Micros | None,
 ) -> Reason | None:
     """Return the first rule that excludes the campaign, None if it is eligible."""
     if campaign.state is CampaignState.PAUSED:
@@ -144,6 +152,8 @@ def campaign_reason(
         return Reason.BUDGET_TOTAL
     if not _covers(day_left, bid):
         return Reason.BUDGET_DAILY
+    if campaign.priority is not Priority.HOUSE and not _covers(funds, bid):
+        return Reason.FUNDS
     target = campaign.targeting
     for dimension, targeted, reason in (
         ("country", target.countries, Reason.COUNTRY),
@@ -171,8 +181,11 @@ def campaign_reason(
             return Reason.FREQUENCY_UNCOUNTED
         if campaign.id in caps.campaigns:
             return Reason.FREQUENCY_CAMPAIGN
-    if bid < request.floor_micros:
-        return Reason.BID_BELOW_FLOOR
+    if campaign.priority is not Priority.HOUSE:
+        if request.floor_missing:
+            return Reason.FLOOR_CURRENCY
+        if bid < request.floor_micros:
+            return Reason.BID_BELOW_FLOOR
     if not participates(request.auction_id, campaign.id, participation):
         return Reason.PACED
     return None
@@ -208,7 +221,7 @@ def budgets_left(campaign: Campaign, spend: Spend | None, now: datetime) -> tupl
 
 
 def _covers(left: Micros | None, bid: Micros) -> bool:
-    # A spent budget excludes the campaign even at a bid of 0.
+    # What is spent excludes the campaign even at a bid of 0.
     return left is None or left >= max(bid, 1)
 
 

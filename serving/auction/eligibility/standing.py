@@ -18,6 +18,7 @@ from mechanism.types import Micros
 from serving.auction.eligibility.columns import CampaignColumns, micros_since_epoch
 from serving.auction.eligibility.creatives import CreativeRows
 from serving.auction.eligibility.evaluation import CODES, ELIGIBLE, UNUSED, Codes
+from serving.auction.eligibility.funds import AccountFunds
 from serving.auction.eligibility.postings import CampaignPostings, Mask, Slots
 from serving.auction.eligibility.request import PlacementRequest
 from serving.auction.eligibility.rules import Reason
@@ -36,6 +37,7 @@ class Segment(NamedTuple):
     consent: bool
     countable: bool
     floor_micros: Micros
+    floor_missing: bool
 
     @classmethod
     def of(cls, request: PlacementRequest, countable: bool) -> Segment:
@@ -48,6 +50,7 @@ class Segment(NamedTuple):
             request.consent,
             request.consent and countable,
             request.floor_micros,
+            request.floor_missing,
         )
 
 
@@ -112,6 +115,7 @@ def lifted_codes(
     bids: NDArray[np.int64],
     columns: CampaignColumns,
     postings: CampaignPostings,
+    funds: AccountFunds,
 ) -> Codes:
     """Return the codes of `slots` (None: of all) for the request's segment, as if every keyword were in the query.
 
@@ -119,7 +123,7 @@ def lifted_codes(
     """
     admitted = columns.used[: len(bids)] if slots is None else columns.used[slots]
     passed, meaning = admitted.astype(np.uint8), [UNUSED]
-    for reason, mask in _masks(request, countable, slots, bids, columns, postings):
+    for reason, mask in _masks(request, countable, slots, bids, columns, postings, funds):
         meaning.append(CODES[reason])
         admitted = admitted & mask
         passed += admitted
@@ -133,6 +137,7 @@ def _masks(
     bids: NDArray[np.int64],
     columns: CampaignColumns,
     postings: CampaignPostings,
+    funds: AccountFunds,
 ) -> Iterator[tuple[Reason, Mask]]:
     """Yield a mask per rule in the order of `Reason`: True where it admits."""
     size = len(bids)
@@ -144,10 +149,12 @@ def _masks(
     yield Reason.OUTSIDE_DAYPART, columns.open_now[these]
     yield Reason.NO_CREATIVE, columns.with_creatives[these]
     yield Reason.CURRENCY, columns.currency[these] == columns.currency_number(request.currency)
-    price = np.maximum(bids, 1)  # a spent budget excludes even a bid of 0
-    price += columns.accrued[these]
+    least = np.maximum(bids, 1)  # what is spent excludes even a bid of 0
+    price = least + columns.accrued[these]
     yield Reason.BUDGET_TOTAL, columns.total_left[these] >= price
     yield Reason.BUDGET_DAILY, columns.day_left[these] >= price
+    if (covered := funds.covering(columns.account[these], least)) is not None:
+        yield Reason.FUNDS, covered | columns.house[these]
     for reason, dimension, untargeted in (
         (Reason.COUNTRY, "country", columns.any_country),
         (Reason.LANGUAGE, "language", columns.any_language),
@@ -167,8 +174,11 @@ def _masks(
         yield Reason.CONSENT_MISSING, columns.uncapped[these]
     elif not countable:
         yield Reason.FREQUENCY_UNCOUNTED, columns.uncapped[these]
+    # House ads cost nothing, so that no floor holds for them.
+    if request.floor_missing:
+        yield Reason.FLOOR_CURRENCY, columns.house[these]
     if request.floor_micros > 0:
-        yield Reason.BID_BELOW_FLOOR, bids >= request.floor_micros
+        yield Reason.BID_BELOW_FLOOR, (bids >= request.floor_micros) | columns.house[these]
 
 
 class SteadyTime:

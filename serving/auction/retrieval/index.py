@@ -87,10 +87,10 @@ class CreativeIndex:
         depth = 2 * count
         if not len(evaluation) or count <= 0:
             return ()
-        rows, values = self._keywords.search(query, evaluation.admits, depth)
+        rows, values = self._keywords.search(query, evaluation.admits, depth, evaluation.few_rows)
         scores, relevance = _ranks(values), values / values.max(initial=1e-9)
         if self._vectors is not None and query_D is not None:
-            by_meaning, cosines = self._vectors.search(query_D, evaluation.admits, depth)
+            by_meaning, cosines = self._vectors.search(query_D, evaluation.admits, depth, evaluation.few_rows)
             listed = np.concatenate([rows, by_meaning])
             rows, places = np.unique(listed, return_inverse=True)
             scores = np.bincount(places, np.concatenate([scores, _ranks(cosines)]), len(rows)).astype(np.float64)

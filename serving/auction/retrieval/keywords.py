@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from serving.auction.eligibility.columns import grown
 from serving.auction.eligibility.request import words
-from serving.auction.retrieval.vectors import Admits, best_with_ties
+from serving.auction.retrieval.vectors import Admits, Rows, best_with_ties
 
 K1, B = 1.2, 0.75
 MOST_TERMS = 32
@@ -39,6 +39,7 @@ class KeywordIndex:
         self._arrays: dict[str, _Posting] = {}
         self._lengths_R = np.zeros(1_024, np.float32)
         self._scores_R = np.zeros(1_024, np.float32)  # all 0 between searches
+        self._few_R = np.zeros(1_024, np.bool_)  # all False between searches
         self._all_words = 0
 
     def __len__(self) -> int:
@@ -52,6 +53,7 @@ class KeywordIndex:
         if row >= len(self._lengths_R):
             self._lengths_R = grown(self._lengths_R, row + 1)
             self._scores_R = grown(self._scores_R, row + 1)
+            self._few_R = grown(self._few_R, row + 1)
         self._lengths_R[row] = terms.total()
         self._all_words += terms.total()
         for term, times in terms.items():
@@ -71,19 +73,26 @@ class KeywordIndex:
             if not postings:
                 del self._postings[term]
 
-    def search(self, query: str, admits: Admits, count: int) -> _Posting:
+    def search(self, query: str, admits: Admits, count: int, few_rows: Rows | None = None) -> _Posting:
         """Return the `count` best of the admitted rows that share a word with the query, and their scores.
 
-        Ties with the last one are included. The time grows with the rows that share a word, not with all.
+        Ties with the last one are included. The time grows with the rows that share a word, not with all. `few_rows`,
+        where given, has every row that is admitted.
         """
         terms = self._lookup(query)
         if not terms:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
         scores_R, found = self._scores_R, []
         average = self._all_words / len(self._terms)
+        if few_rows is not None:
+            few_rows = few_rows[few_rows < len(self._few_R)]
+            self._few_R[few_rows] = True
         for term in terms:
             rows, times = self._array(term)
             idf = math.log(1 + (len(self._terms) - len(rows) + 0.5) / (len(rows) + 0.5))
+            if few_rows is not None:
+                few = self._few_R[rows]
+                rows, times = rows[few], times[few]
             norm = K1 * (1 - B + B * self._lengths_R[rows] / average)
             scores_R[rows] += idf * (K1 + 1) * times / (times + norm)
             found.append(rows)
@@ -91,6 +100,8 @@ class KeywordIndex:
         admitted = touched[admits(touched)]
         scores = scores_R[admitted]
         scores_R[touched] = 0
+        if few_rows is not None:
+            self._few_R[few_rows] = False
         # A row is listed once for each of its words.
         admitted, scores = best_with_ties(admitted, scores, count * len(terms))
         rows, first = np.unique(admitted, return_index=True)

@@ -92,12 +92,19 @@ class VectorIndex:
         self._changed = None
         self._list_clusters()
 
-    def search(self, query_D: Vectors, admits: Admits, count: int) -> tuple[Rows, Vectors]:
+    def search(
+        self, query_D: Vectors, admits: Admits, count: int, few_rows: Rows | None = None
+    ) -> tuple[Rows, Vectors]:
         """Return the `count` nearest of the admitted rows and their cosines.
 
-        Ties with the last one are included; rows without a vector are not found.
+        Ties with the last one are included; rows without a vector are not found. `few_rows`, where given, has every
+        row that is admitted: looking for a few in the clusters would read most of them.
         """
-        rows = self._near(query_D, admits)
+        if few_rows is None:
+            rows = self._near(query_D, admits)
+        else:
+            rows = few_rows[self._is_filled(few_rows)]
+            rows = rows[admits(rows)]
         return best_with_ties(rows, _dots(self._vectors_RD[rows], query_D), count)
 
     def cosines(self, query_D: Vectors, rows: Rows) -> Vectors:

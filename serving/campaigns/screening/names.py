@@ -21,6 +21,8 @@ class Names:
     def __init__(self, campaigns: Iterable[Campaign]) -> None:
         self._titles: dict[str, str] = {}
         self._advertisers: dict[str, str] = {}
+        # Of the advertiser that asked last: the rows of a file are one advertiser's, mostly.
+        self._others: dict[str, tuple[list[str], list[str]]] = {}
         for campaign in campaigns:
             if campaign.state is CampaignState.ENDED:
                 continue
@@ -32,9 +34,17 @@ class Names:
     def imitated(self, title: str, advertiser: str) -> bool:
         """Whether a title of this advertiser resembles another's title, or holds another's name."""
         own, wanted = normal(advertiser), skeleton(title)
-        for known in (self._titles, self._advertisers):
-            for name, owner in known.items():
-                if owner != own and len(name) >= LEAST_NAME and name in wanted and name not in skeleton(own):
-                    return True
-        others = [name for name, owner in self._titles.items() if owner != own and len(name) >= LEAST_NAME]
-        return process.extractOne(wanted, others, scorer=fuzz.ratio, score_cutoff=ALIKE) is not None
+        if own not in self._others:
+            self._others = {own: (_foreign(self._titles, own), _foreign(self._advertisers, own))}
+        titles, advertisers = self._others[own]
+        held = [name for name in titles if name in wanted] + [name for name in advertisers if name in wanted]
+        if held:
+            mine = skeleton(own)
+            if any(name not in mine for name in held):
+                return True
+        return process.extractOne(wanted, titles, scorer=fuzz.ratio, score_cutoff=ALIKE) is not None
+
+
+def _foreign(names: dict[str, str], own: str) -> list[str]:
+    """Return the names of other advertisers that are long enough to be recognised."""
+    return [name for name, owner in names.items() if owner != own and len(name) >= LEAST_NAME]

@@ -20,7 +20,7 @@ import msgspec
 
 from mechanism.errors import ConfigError, PolicyError
 from mechanism.prompt import PromptSettings, render_messages
-from mechanism.structural_tags import structural_tag
+from mechanism.structural_tags import MARK, text_tag
 from mechanism.types import Context
 from serving import tracing
 from serving.errors import Overloaded
@@ -48,6 +48,8 @@ class UpstreamSettings:
 
     `url` is OpenAI's base URL; one without a path gets `/v1`. A `temperature` of None is the server's own. At most
     `in_flight` answers are open at a time. `structural_tags`: the server decodes by them (`mechanism.structural_tags`).
+    `opener` is the character that opens a marker wherever the served model writes it, as its `policy.json` names it;
+    None: "@" before a candidate's title.
     """
 
     url: str
@@ -57,6 +59,7 @@ class UpstreamSettings:
     temperature: float | None = None
     in_flight: int = 512
     structural_tags: bool = False
+    opener: str | None = None
     calls: CallSettings = field(default_factory=CallSettings)
 
     def __post_init__(self) -> None:
@@ -71,6 +74,8 @@ class UpstreamSettings:
         for name, value in (("max_tokens", self.max_tokens), ("in_flight", self.in_flight)):
             if value < 1:
                 raise ConfigError(f"upstream.{name}", value, "give a whole number >= 1")
+        if self.opener is not None and len(self.opener) != 1:
+            raise ConfigError("upstream.opener", self.opener, "give one character, as in the policy.json of the model")
         if self.temperature is not None and not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ConfigError("upstream.temperature", self.temperature, "give a finite number >= 0")
 
@@ -133,7 +138,8 @@ class UpstreamPolicy(AsyncPolicyBackend):
                 reader, more = exchange.reader, True
                 while True:
                     if texts := exchange.texts:
-                        yield TextDelta("".join(texts), len(texts))
+                        text = "".join(texts).replace(self.settings.opener or MARK, MARK)
+                        yield TextDelta(text, len(texts))
                     if reader.done or not more:
                         break
                     more = await exchange.read()
@@ -240,7 +246,8 @@ class UpstreamPolicy(AsyncPolicyBackend):
 
     def _body(self, context: Context, seed: int, limits: AnswerLimits) -> bytes:
         temperature = self.settings.temperature if limits.temperature is None else limits.temperature
-        tag = structural_tag([c.ad for c in context.candidates]) if self.settings.structural_tags else None
+        ads = [c.ad for c in context.candidates]
+        tag = text_tag(ads, self.settings.opener) if self.settings.structural_tags else None
         return msgspec.json.encode(
             {
                 "model": self.settings.model,

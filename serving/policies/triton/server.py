@@ -63,8 +63,10 @@ def prepare(folder: Path = FOLDER) -> Prepared:
         shutil.rmtree(environment, ignore_errors=True)
         venv.EnvBuilder(symlinks=True).create(environment)
         _install(environment)
-        # after the environment's own packages on the path: numpy comes from there, the rest from the project
-        (_site(environment) / "project.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+        # after the environment's own packages on the path: numpy comes from there, the rest from the project, whose own
+        # folder may name further ones
+        project = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+        (_site(environment) / "project.pth").write_text(project, encoding="utf-8")
         server = Prepared(environment, libpython).server
         stub = server / "backends" / "python" / "triton_python_backend_stub"
         version = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -60,6 +60,16 @@ def test_spend_is_live_and_a_paused_campaign_is_excluded(start: Start, visit: Vi
     expect(own.locator(".badge")).to_have_text("active")
 
 
+def test_a_house_ad_is_marked(start: Start, visit: Visit) -> None:
+    router = start(ads=0)
+    book(router, priority="house")
+    book(router, 2)
+    page = visit(router).open("campaigns", router.admin)
+    expect(row(page, "Spring 1")).to_contain_text("house ad · Falcon")
+    expect(row(page, "Spring 1").locator("td[data-label=Bid]")).to_contain_text("is not charged")
+    expect(row(page, "Spring 2").locator("td[data-label=Bid]")).to_contain_text("per click")
+
+
 def test_an_administrator_cannot_review_a_version_that_was_not_displayed(start: Start, visit: Visit) -> None:
     router = start(ads=0)
     booked = book(router)
@@ -101,6 +111,18 @@ def test_an_advertiser_sees_and_pauses_only_its_own_campaigns(start: Start, visi
     page.get_by_role("button", name="Pause").click()
     expect(page.locator(".cards .badge").first).to_have_text("paused")
     assert router.call("GET", "/v1/campaigns/c1").json()["state"] == "paused"
+
+
+def test_a_viewer_sees_its_advertiser_s_campaigns_and_changes_none(start: Start, visit: Visit) -> None:
+    router = start(ads=3)
+    book(router, 1, "Falcon")
+    book(router, 2, "Eagle")
+    page = visit(router).open("campaigns", router.key("viewer", "Falcon"))
+    expect(page.locator("#who")).to_have_text("Viewer of Falcon")
+    expect(page.locator("nav [data-view]:visible")).to_have_text(["Campaigns", "Spend"])
+    expect(page.locator(".cards .name")).to_have_text(["Spring 1"])
+    expect(page.get_by_role("button", name="1 creative")).to_be_visible()
+    expect(page.get_by_role("button", name="Pause")).to_have_count(0)
 
 
 def test_the_list_is_filtered_and_paged(start: Start, visit: Visit) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from mechanism.errors import ConfigError, InputError
 from serving.accounts.keys import BOOTSTRAP_VARIABLE, AccountStore, Role
+from serving.campaigns.changes import Actor, Subject, history
 from serving.database.engine import Database
 from tests.serving.database.samples import NOW
 
@@ -44,7 +45,7 @@ def test_the_secret_is_neither_in_the_database_nor_in_a_repr(accounts: AccountSt
 
 
 def test_advertisers_keys_and_no_others_name_an_advertiser(accounts: AccountStore) -> None:
-    for role, advertiser in ((Role.ADVERTISER, ""), (Role.ADMIN, "a1"), (Role.PUBLISHER, "a1")):
+    for role, advertiser in ((Role.ADVERTISER, ""), (Role.VIEWER, ""), (Role.ADMIN, "a1"), (Role.PUBLISHER, "a1")):
         with pytest.raises(InputError, match="advertiser_id"):
             accounts.issue(role, "x", NOW, advertiser_id=advertiser)
     assert accounts.keys() == []
@@ -136,3 +137,21 @@ def test_a_revoked_environment_key_stays_revoked(accounts: AccountStore, databas
     accounts.revoke(key.id, NOW)
     accounts.bootstrap(environment, NOW)
     assert elsewhere(database).find("f" * 40, NOW) is None
+
+
+def test_the_history_names_who_issued_rotated_and_revoked_a_key(accounts: AccountStore, database: Database) -> None:
+    boss = Actor(role="admin", key_id="key_1", name="Boss")
+    issued = accounts.issue(Role.VIEWER, "Ann", NOW, advertiser_id="a1", by=boss)
+    rotated = accounts.rotate(issued.key.id, timedelta(hours=1), NOW, boss)
+    accounts.revoke(rotated.key.id, NOW, boss)
+    accounts.revoke(rotated.key.id, NOW + timedelta(hours=1), boss)
+    accounts.open_session(NOW)
+    found = history(database).items
+    assert [(one.subject, one.advertiser_id, one.by) for one in found] == [(Subject.KEY, "a1", boss)] * 4
+    revoked, new, old, made = [{change.field: (change.old, change.new) for change in one.fields} for one in found]
+    assert made == new == {"role": (None, "viewer"), "label": (None, "Ann")}
+    assert old == {"expires_at": (None, "2026-11-24T13:00:00Z")}
+    assert revoked == {"revoked_at": (None, "2026-11-24T12:00:00Z")}
+    assert [one.subject_id for one in found] == [rotated.key.id, rotated.key.id, issued.key.id, issued.key.id]
+    assert accounts.get(rotated.key.id) in accounts.keys("a1")
+    assert not any(secret in repr(found) for secret in (issued.secret, rotated.secret))

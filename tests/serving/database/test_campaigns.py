@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from mechanism.errors import InputError
 from serving.campaigns.snapshots import changes_since, snapshot
@@ -41,6 +42,41 @@ def test_a_campaign_is_read_back_as_it_was_stored(store: CampaignStore) -> None:
         store.get("c9")
     with pytest.raises(NotFound):
         store.campaign_of("c9-1")
+
+
+def test_many_campaigns_are_stored_at_once_except_those_whose_ids_are_taken(
+    store: CampaignStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.campaigns.storage.IDS_PER_QUERY", 2)
+    store.create(campaign(1), NOW)
+    new = [campaign(n) for n in (1, 2, 3, 4)]
+    new += [campaign(5, creatives=(creative("x"), creative("c1-1"))), campaign(6, name="\ud800")]
+    told: list[dict[int, str]] = []
+
+    def also(connection: Connection, faults: Mapping[int, InputError]) -> None:
+        told.append({index: fault.place for index, fault in faults.items()})
+
+    store.create_all(new, LATER, also)
+    assert told == [{0: "id", 4: "creatives[1].id", 5: "campaign"}]
+    assert [one.id for one in snapshot(database, LATER).campaigns] == ["c1", "c2", "c3", "c4"]
+    assert store.get("c1").created_at == NOW
+    assert (
+        store.campaign_of("c4-1")
+        == store.get("c4")
+        == msgspec.structs.replace(campaign(4), created_at=LATER, updated_at=LATER)
+    )
+    assert [result.charged_micros for result in Ledger(database).book([click(1, campaign_id="c3")])] == [250_000]
+
+
+def test_an_error_beside_many_campaigns_undoes_them(store: CampaignStore, database: Database) -> None:
+    def also(connection: Connection, faults: Mapping[int, InputError]) -> None:
+        raise InputError("answer", "", "it could not be stored")
+
+    with pytest.raises(InputError, match="answer"):
+        store.create_all([campaign(1), campaign(2)], NOW, also)
+    assert snapshot(database, NOW).campaigns == ()
+    store.create_all([], NOW, lambda connection, faults: None)
+    assert store.create(campaign(1), NOW).version == 1
 
 
 def test_advertisers_cannot_review_their_own_creatives(store: CampaignStore) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from serving.accounts.idempotency import Claim, IdempotencyStore, KeyReused, StillRunning, StoredAnswer
 from serving.database.engine import Database
@@ -59,6 +61,35 @@ def test_an_abandoned_claim_is_taken_over_and_its_holder_cannot_answer(database:
     store.release(first)  # changes nothing
     store.save(second, ANSWER)
     assert claimed(store, 16) == ANSWER
+
+
+def test_a_running_request_keeps_its_claim_as_long_as_it_is_renewed(database: Database) -> None:
+    store, other = (IdempotencyStore(database, [b"secret"]) for _ in range(2))
+    claim = claimed(store)
+    store.renew(NOW + 10 * MINUTE)
+    other.renew(NOW + 20 * MINUTE)  # of another router, which has none
+    with pytest.raises(StillRunning):
+        claimed(other, 24)
+    assert isinstance(claim, Claim)
+    store.save(claim, ANSWER)
+    store.renew(NOW + 20 * MINUTE)
+    assert claimed(other, 24) == ANSWER
+
+
+def test_an_answer_that_was_sent_while_the_database_was_away_is_stored_once_it_is_back(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = (IdempotencyStore(database, [b"secret"]) for _ in range(2))
+    claim = claimed(store)
+    assert isinstance(claim, Claim)
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "transact", Mock(side_effect=OperationalError("", {}, Exception())))
+        with pytest.raises(OperationalError):
+            store.save(claim, ANSWER)
+        with pytest.raises(OperationalError):
+            store.renew(NOW)
+    store.renew(NOW)
+    assert claimed(other, 60) == ANSWER
 
 
 def test_a_released_claim_is_free(database: Database) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from mechanism.errors import InputError
 from serving.accounts.publishers import PlacementDirectory, PublisherStore
-from serving.campaigns.storage import CampaignStore
+from serving.bid_scale import BidScale
+from serving.campaigns.storage import CampaignStore, NotFound
 from serving.campaigns.types import Pricing
 from serving.database.engine import Database
 from serving.ledger.charging import Ledger
@@ -80,6 +81,19 @@ def test_a_placement_has_one_publisher(store: PublisherStore) -> None:
     directory = PlacementDirectory(store)
     directory.load()
     assert [directory.owner(name) for name in ("news", " NEWS.top", "other")] == ["news", "news", ""]
+
+
+def test_floors_are_kept_by_placement(store: PublisherStore) -> None:
+    scale = BidScale()
+    stored = store.set_floors("news", {"USD": 2, "EUR": 1}, scale)
+    assert store.placements("news") == [stored]
+    assert store.register("news", "news", NOW) == stored
+    directory = PlacementDirectory(store)
+    directory.load()
+    assert [directory.floors(name) for name in (" NEWS", "blog", "other")] == [{"EUR": 1, "USD": 2}, {}, {}]
+    with pytest.raises(NotFound):
+        store.set_floors("news", {"EUR": 1}, scale, "blog")
+    assert store.set_floors("news", {}, scale, "news").floors == {}
 
 
 @pytest.mark.parametrize(("name", "share"), [("News", 1), ("", 1), ("a b", 1), ("x" * 65, 1), ("x", -1), ("x", 1_001)])

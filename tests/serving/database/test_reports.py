@@ -217,6 +217,9 @@ def test_csv_has_the_lines_under_a_header(traffic: Database) -> None:
         "conversions": "0",
         "conversion_value_micros": "0",
         "net_micros": "250010",
+        "house_impressions": "0",
+        "house_clicks": "0",
+        "priority": "standard",
         "revenue": "0.250010",
     }
     assert as_csv([]).startswith('"campaign_id"')

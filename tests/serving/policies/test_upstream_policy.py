@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.serving.mock_upstream import DELTAS, MockSettings, numbered, serve
 from mechanism.errors import ConfigError, InputError, PolicyError
+from mechanism.structural_tags import text_tag
 from mechanism.types import Context
 from serving import tracing
 from serving.errors import Overloaded, PolicyTimeout
@@ -357,3 +358,20 @@ def test_a_relayed_answer_that_is_never_read_leaves_nothing_open() -> None:
             return before, policy.open_answers
 
     assert asyncio.run(run()) == (1, 0)
+
+
+def test_a_model_with_an_opener_of_its_own_is_asked_and_read_with_it() -> None:
+    async def run() -> tuple[dict[str, Any], list[PolicyEvent]]:
+        written = HEAD + frame("See †Zephyr Sh") + frame("oes@[A1] †") + frame(finish="stop") + b"data: [DONE]\n\n"
+        async with faked(sends(written), structural_tags=True, opener="†") as (fake, policy):
+            events = await collect(policy)
+            return fake.requests[0], events
+
+    request, events = asyncio.run(run())
+    assert request["response_format"] == text_tag([c.ad for c in CONTEXT.candidates], "†")
+    assert "".join(e.text for e in events if isinstance(e, TextDelta)) == "See @Zephyr Shoes@[A1] @"
+
+
+def test_an_opener_is_one_character() -> None:
+    with pytest.raises(ConfigError, match=r"upstream\.opener.*policy\.json"):
+        upstream(1, opener="@@")

@@ -77,6 +77,27 @@ def write(
     target.write_bytes(layout.finish())
 
 
+def select(layout: Path, names: Sequence[str], target: Path) -> None:
+    """Create a layout of links to the blobs of the named images of an OCI layout (`llm-auction-router:0.1.0`).
+
+    Raises:
+        KeyError: if the layout lacks an image.
+    """
+    index = json.loads((layout / "index.json").read_text("utf-8"))
+    known = {entry["annotations"]["org.opencontainers.image.ref.name"]: entry for entry in index["manifests"]}
+    index["manifests"] = [known[name] for name in names]
+    blobs = target / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    for entry in index["manifests"]:
+        manifest = json.loads((layout / "blobs" / entry["digest"].replace(":", "/")).read_text("utf-8"))
+        for part in (entry, manifest["config"], *manifest["layers"]):
+            digest = part["digest"].partition(":")[2]
+            if not (blobs / digest).is_symlink():
+                (blobs / digest).symlink_to((layout / "blobs" / "sha256" / digest).absolute())
+    (target / "oci-layout").write_bytes((layout / "oci-layout").read_bytes())
+    (target / "index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
 def _blob(content: bytes) -> tuple[str, bytes]:
     return hashlib.sha256(content).hexdigest(), content
 

@@ -7,6 +7,7 @@ are mounted read-only into every container. `name_image` gives that image furthe
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,8 @@ HOST_IMAGE = "llm-auction.io/this-machine:1"
 ROOT = Path(__file__).parents[3]
 SOCKET = "/run/containerd/containerd.sock"
 START_S = 180.0
+LOAD_S = 1200.0
+"""For gigabytes that are written twice: as they are, and unpacked."""
 CAP_SYS_RESOURCE = 24
 
 
@@ -106,6 +109,17 @@ class Node:
         tar = self.plane.folder / "this-machine.tar"
         image.write(tar, image.skeleton(), names, environment=environment)
         self._import(tar)
+
+    def load(self, layout: Path, *names: str) -> None:
+        """Import built images (`make images`) of an OCI layout."""
+        folder = self.plane.folder / "images"
+        image.select(layout, names, folder)
+        archive = (
+            'tar --create --dereference --directory "$1" . | "$2" --address="$3" --namespace=k8s.io images import -'
+        )
+        command: list[str | Path] = ["sh", "-c", archive, "sh", folder, sandbox.program("ctr"), SOCKET]
+        self.plane.processes.run(command, seconds=LOAD_S)
+        shutil.rmtree(folder)
 
     def _import(self, tar: Path) -> None:
         self.plane.processes.run(

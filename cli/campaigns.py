@@ -1,0 +1,104 @@
+"""`llm-auction campaigns`: upload a file of campaigns to a running router; a campaign's history from the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.router_api import DEFAULT_URL, ApiKey, Refused, RouterUrl, call
+from mechanism.errors import InputError
+
+MEDIA = {".csv": "text/csv", ".jsonl": "application/jsonl", ".ndjson": "application/jsonl"}
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Upload a file of campaigns, print a campaign's history."
+)
+
+
+@app.callback()
+def campaigns() -> None:
+    """Upload a file of campaigns, print a campaign's history."""
+
+
+@app.command()
+def upload(
+    file: Annotated[Path, typer.Argument(help="Campaigns, one a row: .csv with a header, or .jsonl.")],
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Book the good rows and list the others.")] = False,
+    idempotency_key: Annotated[
+        str,
+        typer.Option(help="Within a day, an upload with the same key books nothing twice. Default: the file's hash."),
+    ] = "",
+    url: RouterUrl = DEFAULT_URL,
+    key: ApiKey = "",
+) -> None:
+    """Book all campaigns of a file, or none: every bad row is listed with its line, column, value and remedy.
+
+    Raises:
+        InputError: if the file cannot be read.
+        Refused: if rows of it are wrong.
+    """
+    media = MEDIA.get(file.suffix.lower())
+    if media is None:
+        raise InputError("FILE", file.name, f"give a file whose name ends in {', '.join(MEDIA)}")
+    try:
+        body = file.read_bytes()
+    except OSError as error:
+        raise InputError("FILE", str(file), error.strerror or "give a readable file") from error
+    path = "/v1/campaigns:batch" + ("?skip_bad=true" if skip_bad else "")
+    once = idempotency_key or sha256(body + path.encode()).hexdigest()
+    try:
+        answer = call(url, key, "POST", path, body, {"Content-Type": media, "Idempotency-Key": once})
+    except Refused as error:
+        _list(file, error.error.get("rows", ()))
+        raise
+    for row in answer["booked"]:
+        typer.echo(f"{file.name}:{row['line']}: {row['id']}")
+    _list(file, answer["errors"])
+    skipped = len({error["line"] for error in answer["errors"]})
+    typer.echo(f"{len(answer['booked'])} campaigns booked" + (f", {skipped} rows skipped" if skipped else ""))
+
+
+def _list(file: Path, errors: Iterable[Mapping[str, Any]]) -> None:
+    for error in errors:
+        typer.echo(f"{file.name}:{error['line']}: {error['column']}: {error['value']}: {error['remedy']}", err=True)
+
+
+@app.command("history")
+def show_history(
+    campaign: Annotated[str, typer.Argument(help="The campaign's id.")],
+    database: Annotated[
+        str, typer.Option(help="The routers' database: postgresql://..., sqlite:///...", envvar="LLM_AUCTION_DATABASE")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per change.")] = False,
+) -> None:
+    """Print who changed which fields of a campaign and its creatives, newest first."""
+    import msgspec
+
+    from serving.campaigns.changes import Subject, history
+    from serving.campaigns.storage import CampaignStore
+    from serving.database.engine import Database
+    from serving.database.migrations import migrate
+
+    migrate(database)
+    opened = Database(database, pool_size=2)
+    try:
+        CampaignStore(opened).get(campaign)
+        cursor, more = "", True
+        while more:
+            page = history(opened, subject=Subject.CAMPAIGN, subject_id=campaign, cursor=cursor)
+            for change in page.items:
+                if as_json:
+                    typer.echo(msgspec.json.encode(change))
+                    continue
+                who = " ".join(filter(None, (change.by.role, change.by.key_id, change.by.name)))
+                typer.echo(f"{change.changed_at:%Y-%m-%d %H:%M:%S} UTC by {who}")
+                for one in change.fields:
+                    old, new = (msgspec.json.encode(value).decode() for value in (one.old, one.new))
+                    typer.echo(f"  {one.field}: {old} -> {new}")
+            cursor, more = page.cursor, bool(page.cursor)
+    finally:
+        opened.close()

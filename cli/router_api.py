@@ -1,0 +1,69 @@
+"""Requests to a router's API by commands that work on a running router."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from mechanism.errors import AuctionError, BusyError, InputError
+
+RouterUrl = Annotated[str, typer.Option("--url", envvar="LLM_AUCTION_URL", help="The router's address.")]
+ApiKey = Annotated[str, typer.Option("--key", envvar="LLM_AUCTION_KEY", help="An API key; better in the environment.")]
+DEFAULT_URL = "http://localhost:8080"
+TIMEOUT_S = 300.0
+
+
+class Refused(InputError):
+    """The router refused a request: `error` is OpenAI's error object, with all wrong fields as `fields`."""
+
+    def __init__(self, status: int, error: Mapping[str, Any]) -> None:
+        self.error = error
+        super().__init__(error.get("param") or "request", f"status {status}", error.get("message") or "no message")
+
+    def __str__(self) -> str:
+        return str(self.error.get("message") or super().__str__())
+
+
+def call(
+    url: str, key: str, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+) -> Any:
+    """Send a request and return the decoded JSON of the response.
+
+    Raises:
+        InputError: if the address is not one of HTTP, or there is no key.
+        Refused: if the request is wrong.
+        BusyError: if it may succeed later.
+        AuctionError: if the router cannot be reached, or answers with something else than JSON.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise InputError("--url", url, "give the router's address, such as https://ads.example")
+    if not key:
+        raise InputError("--key", "", "give an API key of the router, best in the environment variable LLM_AUCTION_KEY")
+    sent = {"Authorization": f"Bearer {key}", "Content-Type": "application/json", **(headers or {})}
+    request = urllib.request.Request(url.rstrip("/") + path, data=body or None, headers=sent, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+            return msgspec.json.decode(response.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            refused = _refusal(error.read())
+        message = refused.get("message") or f"status {error.code}"
+        if error.code in (408, 409, 429) or error.code >= 500:
+            raise BusyError(url, error.code, message) from error
+        raise Refused(error.code, refused) from error
+    except (OSError, msgspec.DecodeError) as error:
+        raise AuctionError(f"{url}: {error}: check that a router of this version answers there") from error
+
+
+def _refusal(body: bytes) -> Mapping[str, Any]:
+    try:
+        found = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return {}
+    error = found.get("error") if isinstance(found, dict) else None
+    return error if isinstance(error, dict) else {}

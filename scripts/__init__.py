@@ -1,0 +1,1 @@
+"""What builds and sets up the project; not in the wheel."""
