@@ -206,6 +206,50 @@ def test_the_index_agrees_with_the_rules_after_any_changes(steps: list[tuple[Any
                 check_same(index, known, spends, paces, funds, request, reached)
 
 
+payers = st.builds(
+    lambda number, advertiser, **fields: change(
+        GOOD, id=f"C{number}", advertiser_id=advertiser, creatives=(change(CREATIVE, id=f"A{number}"),), **fields
+    ),
+    st.integers(0, 3),
+    st.sampled_from(ADVERTISERS[:2]),
+    bid_micros=st.integers(0, 6),
+    priority=mostly(Priority.STANDARD, st.sampled_from(Priority)),
+    adjustments=st.lists(
+        st.builds(
+            BidAdjustment,
+            dimension=st.just("country"),
+            value=st.sampled_from(["DE", "US"]),
+            thousandths=st.sampled_from([0, 500, 1_000, 2_000]),
+        ),
+        max_size=2,
+    ).map(tuple),
+)
+sums = st.tuples(st.sampled_from(ADVERTISERS[:2]), st.one_of(st.none(), st.integers(-1, 14)), st.integers(0, 4))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(payers, min_size=1, max_size=4), st.lists(st.one_of(payers, sums, sums, sums), max_size=12))
+def test_requests_asked_again_follow_the_accounts(first: list[Campaign], steps: list[Any]) -> None:
+    index = EligibilityIndex()
+    known: dict[str, Campaign] = {}
+    funds: dict[Account, int] = {}
+    asks = [change(ASK, country=country, floor_micros=floor) for country in ("DE", "US", "FR") for floor in (0, 3)]
+    for step in [*first, *steps]:
+        if isinstance(step, Campaign):
+            index.put(step)
+            known[step.id] = step
+        else:
+            advertiser, left, accrued = step
+            account = Account(advertiser, "EUR")
+            index.funds.set_left(account, left)
+            index.funds.set_accrued(account, accrued)
+            funds.pop(account, None)
+            if left is not None:
+                funds[account] = left - accrued
+        for ask in (*asks, change(ASK, floor_missing=True)):
+            check_same(index, known, {}, {}, funds, ask, UNCOUNTED)
+
+
 def check_same(
     index: EligibilityIndex,
     known: dict[str, Campaign],
