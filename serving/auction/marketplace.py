@@ -32,7 +32,7 @@ from serving.auction.retrieval.vectors import Vectors
 from serving.auction.separation import Displaced
 from serving.campaigns.dayparts import day_of
 from serving.campaigns.snapshots import Snapshot, changes_since, snapshot
-from serving.campaigns.types import Campaign, CampaignState, Pricing, Spend, with_accrued
+from serving.campaigns.types import Campaign, CampaignState, Pacing, Pricing, Spend, with_accrued
 from serving.database.engine import Database
 from serving.settings import ServeSettings
 
@@ -208,7 +208,7 @@ class Marketplace:
             priced = priced or campaign.pricing is not Pricing.CLICK
             if campaign.ends_at is not None and campaign.ends_at + KEPT_AFTER_END < now:
                 self._remove(campaign)
-            else:
+            elif campaign.pacing is Pacing.EVEN:  # all others take part in every auction from their `_put` on
                 self._pace(campaign, now)
             if number % UPDATES_PER_TURN == 0:
                 await asyncio.sleep(0)
