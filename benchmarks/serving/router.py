@@ -64,7 +64,7 @@ class Bench:
         self.plan = plan
         self.folder = folder
         [self.mock_port] = free_ports(1)
-        self._progress = progress
+        self.progress = progress
         self._task = task
 
     def measure(self, side: Side) -> dict[str, Any]:
@@ -168,7 +168,7 @@ class Bench:
         return router_servers.started(side.command, side.port, side.health, log, cores, side.environment)
 
     def _report(self, side: Side, what: str) -> None:
-        self._progress.update(self._task, advance=1, description=f"{side.name}: {what}")
+        self.progress.update(self._task, advance=1, description=f"{side.name}: {what}")
 
 
 STEPS_OF_A_SIDE = 6
@@ -225,25 +225,31 @@ def main() -> int:
         progress = stack.enter_context(Progress(console=console))
         task = progress.add_task("", total=STEPS_OF_A_SIDE * len(names))
         bench = Bench(plan, folder, progress, task)
-        try:
-            if "litellm" in names:
-                progress.update(task, description=f"LiteLLM {litellm_version()} from PyPI")
-                router_servers.install_litellm(given.litellm_venv)
-            for name in (name for name in SIDES if name in names and name != "litellm"):
-                many = replace(plan, campaigns=MANY * plan.campaigns) if name == "ten_times_the_campaigns" else plan
-                book(name, many, folder, progress)
-                workers = 2 if name == "two_workers" else 1
-                figures[name] = bench.measure(ours(name, many, folder, bench.mock_port, workers))
-            if "litellm" in names:
-                environment = given.litellm_venv.absolute()
-                figures["litellm"] = bench.measure(litellm(folder, environment, bench.mock_port))
-        except AuctionError as error:
-            console.print(str(error), markup=False)
-            return 1
+        failed = False
+        for name in (name for name in SIDES if name in names):
+            try:
+                figures[name] = bench.measure(_side(name, bench, given.litellm_venv.absolute()))
+            except AuctionError as error:  # the others' figures are worth their time
+                console.print(str(error), markup=False)
+                failed = True
+    if not figures:
+        return 1
     write_figures(given.out, figures | {"ratios": _ratios(figures)} | _setting(plan))
     console.print(_table(figures))
     console.print(f"figures: {given.out}")
-    return 1 if any(side["lost_frames"] or side["held_lost_frames"] for side in figures.values()) else 0
+    return 1 if failed or any(side["lost_frames"] or side["held_lost_frames"] for side in figures.values()) else 0
+
+
+def _side(name: str, bench: Bench, litellm_venv: Path) -> Side:
+    """Prepare a server under test: LiteLLM's installation, or the router's database."""
+    if name == "litellm":
+        router_servers.install_litellm(litellm_venv)
+        return litellm(bench.folder, litellm_venv, bench.mock_port)
+    plan = bench.plan
+    if name == "ten_times_the_campaigns":
+        plan = replace(plan, campaigns=MANY * plan.campaigns)
+    book(name, plan, bench.folder, bench.progress)
+    return ours(name, plan, bench.folder, bench.mock_port, 2 if name == "two_workers" else 1)
 
 
 def _setting(plan: Plan) -> dict[str, Any]:

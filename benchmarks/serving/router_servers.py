@@ -70,7 +70,7 @@ def started(
     log: Path,
     cores: Sequence[int],
     environment: Mapping[str, str],
-    start_s: float = 120.0,
+    start_s: float = 600.0,
 ) -> Iterator[Running]:
     """Start a server on the given cores, wait until `path` answers 200, and stop it and its children at the end.
 
@@ -89,7 +89,7 @@ def started(
         _stop(process)
 
 
-def wait_for_workers(side: Side, seconds: float = 120.0) -> None:
+def wait_for_workers(side: Side, seconds: float = 600.0) -> None:
     """Wait until every worker of a server listens.
 
     Raises:

@@ -33,7 +33,7 @@ from serving.auction.separation import Displaced
 from serving.campaigns.dayparts import day_of
 from serving.campaigns.funds import Account, account_of
 from serving.campaigns.snapshots import Snapshot, changes_since, snapshot
-from serving.campaigns.types import Campaign, CampaignState, Pricing, Priority, Spend, with_accrued
+from serving.campaigns.types import Campaign, CampaignState, Pacing, Pricing, Priority, Spend, with_accrued
 from serving.database.engine import Database
 from serving.settings import ServeSettings
 
@@ -240,7 +240,7 @@ class Marketplace:
             rated = rated or self._needs_rates(campaign)
             if campaign.ends_at is not None and campaign.ends_at + KEPT_AFTER_END < now:
                 self._remove(campaign)
-            else:
+            elif campaign.pacing is Pacing.EVEN:  # all others take part in every auction from their `_put` on
                 self._pace(campaign, now)
             if number % UPDATES_PER_TURN == 0:
                 await asyncio.sleep(0)

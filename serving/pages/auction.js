@@ -77,6 +77,9 @@ function explanation(record, shown) {
 }
 
 function exclusions(record) {
+  if (record.exclusions === null) {
+    return [element("h3", {}, "Excluded"), element("p", { class: "quiet" }, "Another router wrote this answer: it has the list.")];
+  }
   const byReason = new Map();
   for (const one of [...record.exclusions, ...record.apart]) {
     if (!byReason.has(one.reason)) byReason.set(one.reason, []);
