@@ -119,17 +119,18 @@ class AnswerResult:
     could not stand beside them; `evaluation` is None where no ads were wanted. `ads` are the sponsored links that the
     reader saw, `left_out` the ads that the policy wrote past the maximum. `completed` is None unless the policy ended
     the answer itself. `written` are the deltas of its text, `stopped` is True if a stop sequence ended it.
-    `withheld` is the reason code of a conversation that may have no ads, empty for others. `generations` is 2 where an
-    answer without ads replaced a failed one. `error` is what ended an answer that failed or was cancelled. `delivered`
-    is False where its client had gone before the end. `reserved_caps` is True if impressions of campaigns with
-    frequency caps were reserved for it. Times in seconds since the request arrived; `first_token_s` is None without any
-    text.
+    `digest` and `revision` are the policy version's. `withheld` is the reason code of a conversation that may have no
+    ads, empty for others. `generations` is 2 where an answer without ads replaced a failed one. `error` is what ended
+    an answer that failed or was cancelled. `delivered` is False where its client had gone before the end.
+    `reserved_caps` is True if impressions of campaigns with frequency caps were reserved for it. Times in seconds since
+    the request arrived; `first_token_s` is None without any text.
     """
 
     request: AnswerRequest
     outcome: AnswerOutcome
     model: str
     digest: str
+    revision: str
     currency: str
     evaluation: EvaluationSummary | None
     offers: Mapping[AdId, Offer]

@@ -107,6 +107,11 @@ class PolicyVersion(Protocol):
         """Digest that identifies the weights of the next answer."""
         ...
 
+    @property
+    def revision(self) -> str:
+        """What tells it apart where other servers of the same weights have other settings (`route_file`)."""
+        return ""
+
     @abstractmethod
     def stream(
         self, context: Context, seed: int, max_ads: int, deadline: float, limits: AnswerLimits = OWN_LIMITS

@@ -18,7 +18,7 @@ import structlog
 
 from mechanism.errors import AuctionError, ConfigError, PolicyError
 from mechanism.types import Context
-from mechanism.weights import model_version
+from mechanism.weights import served_version
 from serving.metrics import Metrics
 from serving.policies.protocol import OWN_LIMITS, AnswerLimits, AsyncPolicyBackend, PolicyEvent, PolicyVersion
 from serving.policies.route_file import Routes, Version, choose, parse_routes, read_routes
@@ -54,6 +54,7 @@ class ServedVersion:
     def __init__(self, version: Version) -> None:
         self.name = version.name
         self.digest = version.digest
+        self.revision = version.revision
         self.policy = version.policy
         self.fault = "not checked yet"
         self.leases = 0
@@ -63,7 +64,8 @@ class ServedVersion:
 
     def serves(self, version: Version) -> bool:
         """Return whether this is that version: the same weights at the same place."""
-        return (self.name, self.digest, self.policy) == (version.name, version.digest, version.policy)
+        own = self.name, self.digest, self.policy, self.revision
+        return own == (version.name, version.digest, version.policy, version.revision)
 
     async def stream(
         self, context: Context, seed: int, max_ads: int, deadline: float, limits: AnswerLimits = OWN_LIMITS
@@ -298,7 +300,7 @@ class RoutedPolicy(AsyncPolicyBackend):
         shares = self.shares
         known = {served.name: served for served in (*self._serving.values(), *self._versions.values())}
         figures = {
-            name: (model_version(served.digest), shares.get(name, 0.0), not served.fault)
+            name: (served_version(served.digest, served.revision), shares.get(name, 0.0), not served.fault)
             for name, served in known.items()
         }
         self._metrics.follow(self.routes.generation, bool(self._file_fault), figures)
