@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from operators.resources.base import (
     ApiModel,
@@ -54,7 +56,10 @@ class Source(ApiModel):
 
 
 class Policy(Pods):
-    """The policy servers: Triton Inference Server, one Deployment per version."""
+    """The policy servers: Triton Inference Server, one Deployment per version.
+
+    A change of these fields, except `replicas` and `minReadySeconds`, starts a rollout as a change of the model does.
+    """
 
     model_config = checked(
         *VOLUMES,
@@ -76,7 +81,7 @@ class Policy(Pods):
     replicas: Replicas = 1
     """Number of policy servers for all questions. A version that takes over has as many as its share needs."""
     min_ready_seconds: Annotated[int, Field(ge=0, le=3600)] = 60
-    """Seconds for which a server with another image, resources or settings must be ready before the next one goes."""
+    """Seconds for which a server must be ready before the next one goes, where servers are replaced one by one."""
     gpus: Annotated[int, Field(ge=0, le=16)] = 0
     """GPUs of each pod."""
     gpu_resource: Name = "nvidia.com/gpu"
@@ -85,6 +90,31 @@ class Policy(Pods):
     """Size of /dev/shm, by which Triton communicates with its Python processes; it counts as the pod's memory."""
     start_seconds: Annotated[int, Field(ge=10, le=7200)] = 600
     """Seconds that a server may take to load its model before it is restarted."""
+    args: list[Annotated[str, Field(min_length=1, max_length=1024)]] = Field([], max_length=64)
+    """Further arguments of tritonserver."""
+
+
+class ServerSettings(Policy):
+    """All that a version's servers depend on, apart from its weights."""
+
+    builder_image: str = ""
+    """Image that builds the model repository from the registry: the routers'."""
+
+    @classmethod
+    def of(cls, spec: AuctionServiceSpec) -> ServerSettings:
+        """Return the settings that a specification asks for; the number of servers is none of them."""
+        own = spec.policy.model_dump(exclude={"replicas", "min_ready_seconds"})
+        return cls(**own, builder_image=spec.router.image if spec.policy.source.registry is not None else "")
+
+    def revision(self, digest: str) -> str:
+        """Return 12 digits that identify servers with these settings and the weights of a digest."""
+        content = [digest, self.model_dump(mode="json", exclude_defaults=True)]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+    def differences(self, other: ServerSettings) -> str:
+        """Name the fields in which other settings differ, as in `spec.policy`."""
+        here, there = self.to_api(), other.to_api()
+        return ", ".join(sorted(key for key in {*here, *there} if here.get(key) != there.get(key)))
 
 
 class CanaryStep(ApiModel):
@@ -160,7 +190,7 @@ class AuctionServiceSpec(ApiModel):
     """What to serve, with which routers and policy servers, and how to roll out a new version."""
 
     model: Model
-    """The version to serve. A change starts a rollout."""
+    """The version to serve. A change starts a rollout, as one of `policy` does."""
     router: Router
     """The routers."""
     policy: Policy
@@ -173,13 +203,38 @@ class AuctionServiceSpec(ApiModel):
     """Pull Secrets of the images' registry."""
 
 
-class Traffic(ApiModel):
-    """A version in the route file."""
+class Served(ApiModel):
+    """A version and its servers."""
 
     name: str
     """Name of the version."""
     digest: str
     """sha256 of its weights."""
+    revision: str = ""
+    """What tells its servers apart from others of the same weights with other settings; empty for the first ones."""
+
+    @property
+    def key(self) -> str:
+        """The key that names its objects."""
+        return self.revision or self.digest[:12]
+
+    @property
+    def route(self) -> str:
+        """Its name in the route file and in messages."""
+        return f"{self.name}+{self.revision}" if self.revision else self.name
+
+
+class Traffic(ApiModel):
+    """A version in the route file."""
+
+    name: str
+    """Name of the version, with its servers' revision behind a +."""
+    digest: str
+    """sha256 of its weights."""
+    key: str = ""
+    """Key that names its servers' objects."""
+    revision: str = ""
+    """Revision of its servers."""
     weight: int
     """Share of the questions that routers should send to it, in per cent."""
     ready: bool
@@ -195,6 +250,8 @@ class Rejected(ApiModel):
     """Name of the version."""
     digest: str
     """sha256 of its weights."""
+    revision: str = ""
+    """Digest of its weights and its servers' settings."""
     attempt: int
     """`spec.rollout.attempt` at that time."""
     reason: str
@@ -205,13 +262,9 @@ class Rejected(ApiModel):
     """Time of the rollback."""
 
 
-class Retiring(ApiModel):
+class Retiring(Served):
     """A version without traffic whose servers still run."""
 
-    name: str
-    """Name of the version."""
-    digest: str
-    """sha256 of its weights."""
     until: Moment
     """Earliest time at which the servers are deleted."""
 
@@ -250,15 +303,20 @@ class Comparing(ApiModel):
     """What this figure alone asks for: keep going, roll back, or safe."""
 
 
+Settings = Annotated[ServerSettings, WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})]
+
+
 class AuctionServiceStatus(Status):
     """State of the service as the operator observed it."""
 
     phase: Literal["Pending", "Serving", "Starting", "Canary", "Held", "Paused", "RolledBack"] = "Pending"
     """Summary in one word."""
-    stable: Model | None = None
+    stable: Served | None = None
     """The last version that passed its rollout."""
-    candidate: Model | None = None
+    candidate: Served | None = None
     """The version that is being rolled out."""
+    settings: dict[str, Settings] = Field({})
+    """Settings of the servers of each version, by their revision or the first 12 digits of their weights' digest."""
     step: int = -1
     """The candidate's step, from 0; -1 while it has no traffic."""
     weight: int = 0

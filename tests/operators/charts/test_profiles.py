@@ -21,7 +21,7 @@ from cli.triton import app as triton_app
 from cli.worker import app as worker_app
 from operators.auctionservice.manifests import PolicyServers, manifests
 from operators.auctionservice.observe import Desired
-from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus, Model
+from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus, Served, ServerSettings
 from operators.resources.retrainpolicy import RetrainPolicySpec
 from streaming.topics import MARKS, all_topics
 from tests.operators.charts.helm import OPERATOR, PLATFORM, PRODUCTION, TRIAL, WHOLE, Helm, Item, named, one, pods
@@ -250,7 +250,9 @@ def test_the_commands_have_every_option_that_the_chart_and_the_operator_pass(hel
     )
     desired = Desired("ads", "shop", "u-1", 1, datetime.now(UTC), service, AuctionServiceStatus())
     made: list[Item] = manifests(
-        desired, AuctionServiceStatus(), [PolicyServers(Model(name="v1", digest=digest("v1")), 1)]
+        desired,
+        AuctionServiceStatus(),
+        [PolicyServers(Served(name="v1", digest=digest("v1")), ServerSettings.of(service), 1)],
     )
     seen = set()
     for _, pod in (*pods(helm.render(WHOLE, TRIAL, platform=OPTIONS)), *pods(made)):
