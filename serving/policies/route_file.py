@@ -10,7 +10,8 @@ a second. Pure apart from `read_routes`; `serving.policies.versioned` loads and 
 `policy` is `triton HOST:PORT` or the folder of a model that is served in the router's process. `digest` is the one that
 `llm-auction triton build` prints and a registry's `model.json` holds; a version with other weights takes no traffic.
 Weights are per cent and sum to 100; a version of weight 0 is loaded and checked, so that it can take traffic at once.
-`revision` (hexadecimal digits) tells versions of the same weights apart whose servers have other settings.
+`revision` (hexadecimal digits) tells versions of the same weights apart whose servers have other settings. `base` is
+given for an adapter on Triton: the digest of its base model there, which serves several adapters at once.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
     `weight` is its share of the questions in per cent, `policy` where it is served, `digest` the digest that its
     weights must have (`mechanism.weights`). `revision` is given where other servers of the same weights have
-    other settings: its answers are counted apart from theirs.
+    other settings: its answers are counted apart from theirs. `base` is the digest of the model on the server if the
+    version is an adapter on it.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     policy: str
     digest: str
     revision: str = ""
+    base: str = ""
 
     @property
     def server(self) -> str:
@@ -113,6 +116,12 @@ def check_routes(routes: Routes, place: str) -> None:
             raise ConfigError(f"{at}.revision", version.revision, "give 1 to 15 hexadecimal digits, or leave it out")
         if not version.policy.strip():
             raise ConfigError(f"{at}.policy", version.policy, "give `triton HOST:PORT` or a model's folder")
+        if version.base and not _DIGEST.fullmatch(version.base):
+            raise ConfigError(f"{at}.base", version.base, "give the base model's sha256, 64 hexadecimal digits")
+        if version.base and not version.server:
+            raise ConfigError(
+                f"{at}.base", version.base, "leave it out: the folder of an adapter names its base itself"
+            )
         server = _SERVER.fullmatch(version.server)
         if version.policy.startswith(TRITON) and not (server and 0 < int(server[2]) < 65_536):
             raise ConfigError(f"{at}.policy", version.policy, "after `triton ` give HOST:PORT")

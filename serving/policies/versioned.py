@@ -14,6 +14,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from mechanism.errors import AuctionError, ConfigError, PolicyError
@@ -52,10 +53,10 @@ class ServedVersion:
     """
 
     def __init__(self, version: Version) -> None:
+        self.version = version
         self.name = version.name
         self.digest = version.digest
         self.revision = version.revision
-        self.policy = version.policy
         self.fault = "not checked yet"
         self.leases = 0
         self.failed_probes = 0
@@ -64,8 +65,7 @@ class ServedVersion:
 
     def serves(self, version: Version) -> bool:
         """Return whether this is that version: the same weights at the same place."""
-        own = self.name, self.digest, self.policy, self.revision
-        return own == (version.name, version.digest, version.policy, version.revision)
+        return msgspec.structs.replace(self.version, weight=0) == msgspec.structs.replace(version, weight=0)
 
     async def stream(
         self, context: Context, seed: int, max_ads: int, deadline: float, limits: AnswerLimits = OWN_LIMITS
@@ -255,7 +255,7 @@ class RoutedPolicy(AsyncPolicyBackend):
         loop = asyncio.get_running_loop()
         backend: AsyncPolicyBackend | None = None
         try:
-            backend = await self._open(Version(served.name, 0, served.policy, served.digest))
+            backend = await self._open(served.version)
             if backend.digest != served.digest:
                 found = backend.digest[:12]
                 return f"its weights are {found}, not {served.digest[:12]}: route to what was built from these weights"
