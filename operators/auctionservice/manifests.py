@@ -57,7 +57,7 @@ def routes_file(service: Desired, status: AuctionServiceStatus) -> str:
             "weight": one.weight,
             "policy": f"triton {policy_name(service.name, one)}.{service.namespace}.svc:{TRITON_GRPC}",
             "digest": one.digest,
-            **({"revision": one.revision} if one.revision else {}),
+            **{name: value for name, value in (("revision", one.revision), ("base", one.base)) if value},
         }
         for one in status.traffic
     ]
@@ -169,7 +169,7 @@ def _router_deployment(service: Desired, replicas: int | None) -> Manifest:
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_S}}},
     }
     volumes = [
-        ({"name": "llm-auction-routes", "configMap": {"name": routes_name(service.name)}}, ROUTES_FOLDER, True),
+        _routes_volume(service),
         ({"name": "llm-auction-state", "emptyDir": {}}, STATE, False),
         ({"name": "llm-auction-tmp", "emptyDir": {}}, "/tmp", False),
     ]
@@ -212,7 +212,7 @@ def _policy_deployment(service: Desired, servers: PolicyServers) -> Manifest:
         "args": [
             f"--model-repository={repository}",
             "--model-control-mode=explicit",
-            f"--load-model=policy-{version.digest[:12]}",
+            f"--load-model=policy-{version.loaded[:12]}",
             "--disable-auto-complete-config",
             f"--http-port={TRITON_HTTP}",
             f"--grpc-port={TRITON_GRPC}",
@@ -241,9 +241,11 @@ def _policy_deployment(service: Desired, servers: PolicyServers) -> Manifest:
     ]
     if policy.source.registry is not None:
         volumes.append(({"name": "llm-auction-models", "emptyDir": {}}, BUILT, False))
+        if version.base:
+            volumes.append(_routes_volume(service))
     template = _template(service, policy, POLICY, container, volumes, **_version(version))
     if policy.source.registry is not None:
-        template["spec"]["initContainers"] = [_builder(service, servers, template["spec"]["containers"][0])]
+        template["spec"]["initContainers"] = _builders(service, servers, template["spec"]["containers"][0])
     if policy.gpus:
         resources = template["spec"]["containers"][0].setdefault("resources", {})
         resources["limits"] = {**resources.get("limits", {}), policy.gpu_resource: policy.gpus}
@@ -259,16 +261,16 @@ def _policy_deployment(service: Desired, servers: PolicyServers) -> Manifest:
     return _object(service, "apps/v1", "Deployment", name, POLICY, **_version(version)) | {"spec": spec}
 
 
-def _builder(service: Desired, servers: PolicyServers, server: Manifest) -> Manifest:
-    """Render the init container that builds the model repository from the registry's entry."""
-    policy = servers.settings
-    device = ["--device=gpu"] if policy.gpus else []
-    return {
-        "name": "build",
+def _builders(service: Desired, servers: PolicyServers, server: Manifest) -> list[Manifest]:
+    """Render the init containers that build the model repository from the registry.
+
+    For adapters they are the same whatever the version: one waits for the first adapter of the route file, a sidecar
+    builds those that come later.
+    """
+    policy, version = servers.settings, servers.version
+    container = {
         "image": policy.builder_image,
         "imagePullPolicy": service.spec.image_pull_policy,
-        "command": ["llm-auction", "triton", "build", str(policy.source.registry)],
-        "args": [f"--version={servers.version.name}", f"--out={BUILT}", *device],
         "env": server["env"],
         "envFrom": server["envFrom"],
         "terminationMessagePolicy": TERMINATION_MESSAGE_POLICY,
@@ -276,6 +278,23 @@ def _builder(service: Desired, servers: PolicyServers, server: Manifest) -> Mani
         "securityContext": server["securityContext"],
         "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
     }
+    device = ["--device=gpu"] if policy.gpus else []
+    registry = str(policy.source.registry)
+    if not version.base:
+        command = ["llm-auction", "triton", "build", registry]
+        arguments = [f"--version={version.name}", f"--out={BUILT}", *device]
+        return [{"name": "build", "command": command, "args": arguments, **container}]
+    command = ["llm-auction", "triton", "follow", registry]
+    routes = f"{ROUTES_FOLDER}/{ROUTES_FILE}"
+    arguments = [f"--routes={routes}", f"--base={version.base}", f"--out={BUILT}", *device]
+    return [
+        {"name": "build", "command": command, "args": [*arguments, "--once"], **container},
+        {"name": "adapters", "command": command, "args": arguments, "restartPolicy": "Always", **container},
+    ]
+
+
+def _routes_volume(service: Desired) -> tuple[Manifest, str, bool]:
+    return {"name": "llm-auction-routes", "configMap": {"name": routes_name(service.name)}}, ROUTES_FOLDER, True
 
 
 def _template(
@@ -358,7 +377,9 @@ def _autoscaler(service: Desired) -> Manifest:
 
 
 def _version(version: Served) -> dict[str, str]:
-    return {VERSION_LABEL: version.name, DIGEST_LABEL: version.key}
+    """Return the labels of a version's servers; those that adapters share are named by the base."""
+    name = f"base-{version.base[:12]}" if version.base else version.name
+    return {VERSION_LABEL: name, DIGEST_LABEL: version.key}
 
 
 def _probe(path: str, port: str, period: int, failures: int) -> Manifest:

@@ -123,7 +123,7 @@ def canary_of(status: AuctionServiceStatus) -> Canary | None:
     if candidate is None or stable is None or since is None or status.step < 0:
         return None
     versions = key_of(candidate)[1], key_of(stable)[1]
-    return Canary(f"{candidate.key}/{since.isoformat()}", minute_of(since.timestamp()), versions)
+    return Canary(f"{candidate.digest}/{candidate.key}/{since.isoformat()}", minute_of(since.timestamp()), versions)
 
 
 @dataclass(frozen=True)

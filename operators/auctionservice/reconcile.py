@@ -75,6 +75,7 @@ class _Pass:
             name=version.route,
             digest=version.digest,
             key=version.key,
+            base=version.base,
             revision=version.revision,
             weight=share,
             ready=blocker is None,
@@ -164,7 +165,10 @@ class _Pass:
         self.draft.actions += [Delete(one.api_version, one.kind, one.name, one.uid) for one in existing.values()]
 
     def _policies(self) -> list[PolicyServers]:
-        """Return the versions with servers. A retiring one keeps those that it has, whatever a full version needs."""
+        """Return the servers of all versions, once where adapters share them.
+
+        A retiring version keeps those that it has, whatever a full version needs.
+        """
         every, status = self.service.spec.policy.replicas, self.status
         found: list[tuple[Served, int]] = []
         if status.stable is not None:
@@ -173,9 +177,10 @@ class _Pass:
             found.append((status.candidate, status.candidate_replicas))
         for one in status.retiring:
             found.append((one, self.observed.servers_of(one).wanted or every))
+        by_key = {version.key: (version, replicas) for version, replicas in reversed(found)}
         return [
             PolicyServers(version, status.settings[version.key], replicas, self._unavailable(version, replicas))
-            for version, replicas in found
+            for version, replicas in reversed(by_key.values())
         ]
 
     def _unavailable(self, version: Served, replicas: int) -> int:

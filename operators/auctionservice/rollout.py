@@ -114,15 +114,11 @@ class Rollout:
     def _begin(self, stable: Served | None) -> None:
         """Start a rollout, of servers that still retire if these are what the specification asks for."""
         candidate = self.target.candidate(self.status)
-        retiring = [one for one in self.status.retiring if one.key != candidate.key]
+        retiring = [one for one in self.status.retiring if one.identity != candidate.identity]
         settings = self.target.with_settings(candidate, self.status)
         begun = {"candidate": candidate, "step_since": self.now, "retiring": retiring, "settings": settings}
         self.draft.update(**{**NO_ROLLOUT, **begun})
-        message = f"{candidate.route} gets policy servers and no traffic yet"
-        differences = "" if stable is None else self.target.settings.differences(settings[stable.key])
-        if stable is not None and differences:
-            message += f"; its servers have other settings than those of {stable.route}: {differences}"
-        self.draft.emit(ServiceReason.STARTING, message)
+        self.draft.emit(ServiceReason.STARTING, self.target.announcement(candidate, stable, settings))
 
     def _start_first_version(self, candidate: Served) -> None:
         """Promote the first version as soon as it can answer; there is no version to roll back to before that."""
@@ -271,7 +267,7 @@ class Rollout:
         self._retire(candidate, 0)
 
     def _retire(self, version: Served, seconds: int) -> None:
-        others = [one for one in self.status.retiring if one.key != version.key]
+        others = [one for one in self.status.retiring if one.identity != version.identity]
         until = self.now + timedelta(seconds=seconds)
         self.draft.update(retiring=[*others, Retiring(**version.model_dump(), until=until)])
 
@@ -284,9 +280,12 @@ class Rollout:
     def _request_servers(self, candidate: Served, weight: int) -> Progress | None:
         """Request as many servers as a share needs; return why the candidate may not have that share yet."""
         needed = self._servers_for(weight)
+        stable = self.status.stable
+        if stable is not None and stable.key == candidate.key:
+            return self.blocker(candidate, needed)  # both are adapters on the same servers
         self.draft.update(candidate_replicas=max(needed, min(self.status.candidate_replicas, self.all_servers)))
         blocker = self.blocker(candidate, needed)
-        if blocker is not None and self.observed.servers_of(candidate).unschedulable and self.status.stable is not None:
+        if blocker is not None and self.observed.servers_of(candidate).unschedulable and stable is not None:
             self._make_room(candidate, weight)
         return blocker
 

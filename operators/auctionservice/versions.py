@@ -5,6 +5,7 @@ Settings are compared as they are read: an operator with further fields complete
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from operators.resources.auctionservice import (
@@ -37,7 +38,8 @@ class Target:
 
     def is_served_by(self, version: Served, status: AuctionServiceStatus) -> bool:
         """Return whether a version of the status is this one; its name may differ."""
-        return version.digest == self.model.digest and status.settings[version.key] == self.settings
+        weights = version.digest, version.base
+        return weights == (self.model.digest, self.base) and status.settings[version.key] == self.settings
 
     def renamed(self, version: Served) -> Served:
         """Return a version with the name that the specification gives it now."""
@@ -60,12 +62,32 @@ class Target:
 
     @property
     def revision(self) -> str:
-        """Twelve digits that identify it."""
-        return self.settings.revision(self.model.digest)
+        """Twelve digits that identify its servers."""
+        return self.settings.revision(self.base or self.model.digest)
+
+    @property
+    def base(self) -> str:
+        """Digest of its base's weights, if it is an adapter beside others."""
+        return self.model.base or ""
 
     def candidate(self, status: AuctionServiceStatus) -> Served:
-        """Return the version as a new candidate: on servers that retire, if these are the same, else on new ones."""
-        again = next((one for one in status.retiring if self.is_served_by(one, status)), None)
-        used = any(one.digest == self.model.digest for one in served(status))
-        revision = again.revision if again is not None else self.revision if used else ""
-        return Served(name=self.model.name, digest=self.model.digest, revision=revision)
+        """Return the version as a new candidate: on servers that a version has already if these are the same.
+
+        That are its own, which retire, or those of an adapter on the same base. Otherwise it gets new ones.
+        """
+        new = Served(name=self.model.name, digest=self.model.digest, base=self.base)
+        same = [one for one in served(status) if one.loaded == new.loaded]
+        for one in same:
+            if one.base == new.base and status.settings[one.key] == self.settings:
+                return new.model_copy(update={"revision": one.revision})
+        return new.model_copy(update={"revision": self.revision}) if same else new
+
+    def announcement(self, candidate: Served, stable: Served | None, settings: Mapping[str, ServerSettings]) -> str:
+        """Describe what a new candidate gets."""
+        if stable is not None and stable.key == candidate.key:
+            return f"{candidate.route} is loaded on the policy servers of {stable.route}, and gets no traffic yet"
+        differences = "" if stable is None else self.settings.differences(settings[stable.key])
+        message = f"{candidate.route} gets policy servers and no traffic yet"
+        if stable is None or not differences:
+            return message
+        return f"{message}; its servers have other settings than those of {stable.route}: {differences}"

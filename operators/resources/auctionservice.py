@@ -28,20 +28,25 @@ Percent = Annotated[int, Field(ge=1, le=100)]
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 
 
+Digest = Annotated[
+    str,
+    Field(pattern="^[0-9a-f]{64}$"),
+    checked_value(
+        128, rule("self.matches('^[0-9a-f]{64}$')", "give 64 hex digits, as `llm-auction triton build` prints them")
+    ),
+]
+
+
 class Model(ApiModel):
     """A version of the policy."""
 
     name: Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)]
     """Name of the version; with `policy.source.registry` that of the registered model."""
-    digest: Annotated[
-        str,
-        Field(pattern="^[0-9a-f]{64}$"),
-        checked_value(
-            128,
-            rule("self.matches('^[0-9a-f]{64}$')", "give 64 hex digits, as `llm-auction triton build` prints them"),
-        ),
-    ]
+    digest: Digest
     """sha256 of its weights, as `llm-auction triton build` prints it. A version with other weights gets no traffic."""
+    base: Digest | None = None
+    """For an adapter that `llm-auction triton build --shared` built: sha256 of its base. Versions on one base share the
+    policy servers, so that a new one needs no others."""
 
 
 class Source(ApiModel):
@@ -106,9 +111,9 @@ class ServerSettings(Policy):
         own = spec.policy.model_dump(exclude={"replicas", "min_ready_seconds"})
         return cls(**own, builder_image=spec.router.image if spec.policy.source.registry is not None else "")
 
-    def revision(self, digest: str) -> str:
-        """Return 12 digits that identify servers with these settings and the weights of a digest."""
-        content = [digest, self.model_dump(mode="json", exclude_defaults=True)]
+    def revision(self, loaded: str) -> str:
+        """Return 12 digits that identify servers with these settings that load the weights of a digest."""
+        content = [loaded, self.model_dump(mode="json", exclude_defaults=True)]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     def differences(self, other: ServerSettings) -> str:
@@ -210,13 +215,25 @@ class Served(ApiModel):
     """Name of the version."""
     digest: str
     """sha256 of its weights."""
+    base: str = ""
+    """sha256 of its base's weights, if it is an adapter beside others."""
     revision: str = ""
     """What tells its servers apart from others of the same weights with other settings; empty for the first ones."""
 
     @property
+    def loaded(self) -> str:
+        """sha256 of the weights that its servers load at their start."""
+        return self.base or self.digest
+
+    @property
     def key(self) -> str:
-        """The key that names its objects."""
-        return self.revision or self.digest[:12]
+        """The key that names its servers' objects; adapters that share their servers have the same."""
+        return self.revision or self.loaded[:12]
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Its weights and its servers."""
+        return self.digest, self.key
 
     @property
     def route(self) -> str:
@@ -233,6 +250,8 @@ class Traffic(ApiModel):
     """sha256 of its weights."""
     key: str = ""
     """Key that names its servers' objects."""
+    base: str = ""
+    """sha256 of its base's weights, if it is an adapter beside others."""
     revision: str = ""
     """Revision of its servers."""
     weight: int
@@ -316,7 +335,8 @@ class AuctionServiceStatus(Status):
     candidate: Served | None = None
     """The version that is being rolled out."""
     settings: dict[str, Settings] = Field({})
-    """Settings of the servers of each version, by their revision or the first 12 digits of their weights' digest."""
+    """Settings of the servers of each version, by their revision or the first 12 digits of the digest that they
+    load."""
     step: int = -1
     """The candidate's step, from 0; -1 while it has no traffic."""
     weight: int = 0

@@ -130,7 +130,8 @@ class World:
         return Desired("ads", "shop", "u-1", self.generation, START, parsed, self.status)
 
     def observed(self) -> Observed:
-        policies = {self.keys[name]: self.servers(name) for name in self.running}
+        by_readiness = sorted(self.running, key=lambda name: (self.servers(name).ready, name))
+        policies = {self.keys[name]: self.servers(name) for name in by_readiness}
         owned = tuple(
             OwnedObject(item["apiVersion"], kind, name, f"u-{name}", item)
             for (kind, name), item in self.objects.items()

@@ -192,6 +192,29 @@ def test_a_version_takes_over_on_nodes_whose_gpus_are_all_in_use(
     eventually("v1 is gone", lambda: bool(site.status()) and site.policies() == {f"ads-policy-{digest('v2')[:12]}"})
 
 
+def test_an_adapter_takes_over_without_a_further_pod(kwok_api: client.ApiClient, kwok_namespace: str) -> None:
+    define(kwok_api)
+    site = Site(kwok_api, kwok_namespace)
+    base = {"base": digest("base")}
+    site.create(policy__gpus=8, policy__replicas=2, model__base=digest("base"))  # all GPUs of the two nodes
+    eventually("v1 serves", lambda: site.status().get("phase") == "Serving")
+
+    def pods() -> set[str]:
+        labels = "app.kubernetes.io/component=policy"
+        found: Any = site.core.list_namespaced_pod(site.namespace, label_selector=labels).items
+        return {pod.metadata.uid for pod in found}
+
+    before = pods()
+    assert len(before) == 2
+    site.patch(model={**model("v2"), **base})
+    eventually("v2 has everything", lambda: site.weights() == {"v2": 100})
+    eventually("v1 is forgotten", lambda: "retiring" not in site.status() or not site.status()["retiring"])
+    site.failing.add("v3")
+    site.patch(model={**model("v3"), **base})
+    eventually("v3 is rolled back", lambda: site.status()["phase"] == "RolledBack")
+    assert (site.weights(), pods()) == ({"v2": 100}, before)
+
+
 def test_a_version_with_other_weights_gets_no_traffic(site: Site) -> None:
     site.wrong.add("v2")
     site.patch(model=model("v2"))

@@ -120,6 +120,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "policy__priorityClassName": "high",
         "imagePullSecrets": [{"name": "pull"}],
     },
+    "adapters from a registry": {"policy__source": {"registry": "/models/registry"}, "model__base": digest("base")},
 }
 
 
@@ -127,12 +128,15 @@ SHAPES: dict[str, dict[str, Any]] = {
 def test_the_api_server_accepts_every_object_of_a_service(
     own_control_plane: ControlPlane, namespace: str, tmp_path: Path, shape: str
 ) -> None:
-    versions = [Served(name="v1", digest=digest("v1")), Served(name="v1", digest=digest("v1"), revision="0a1b2c3d4e5f")]
+    made = AuctionServiceSpec.model_validate(spec(**SHAPES[shape]))
+    first = Served(name="v1", digest=digest("v1"), base=made.model.base or "")
+    versions = [first, first.model_copy(update={"revision": "0a1b2c3d4e5f"})]
     traffic = [
-        Traffic(name=one.route, digest=one.digest, key=one.key, revision=one.revision, weight=50, ready=True)
+        Traffic(
+            name=one.route, digest=one.digest, key=one.key, base=one.base, revision=one.revision, weight=50, ready=True
+        )
         for one in versions
     ]
-    made = AuctionServiceSpec.model_validate(spec(**SHAPES[shape]))
     uid = "9f1c6b6e-8b0c-4b9e-9d8d-000000000000"
     desired = Desired("ads", namespace, uid, 1, datetime.now(UTC), made, AuctionServiceStatus())
     policies = [PolicyServers(one, ServerSettings.of(made), 1) for one in versions]
