@@ -24,7 +24,7 @@ from mechanism.errors import ConfigError
 if TYPE_CHECKING:
     from serving.auction.encoding import Encoder
     from serving.campaigns.catalogue import Catalogue
-    from serving.policies.protocol import AsyncPolicyBackend
+    from serving.policies.protocol import AsyncPolicyBackend, PolicyBackend
     from serving.settings import ServeSettings
 
 ForwardedHeader: TypeAlias = Literal["x-forwarded-for", "forwarded"]
@@ -298,10 +298,16 @@ def default_candidates(model: str, *, local: bool) -> int:
 
 def in_process(model: str, settings: ServeSettings) -> AsyncPolicyBackend:
     """Load a policy in this process; imports torch."""
-    from serving.policies.in_process import ThreadedPolicy
     from serving.policies.model import ModelPolicy
 
-    return ThreadedPolicy(ModelPolicy.load(model), settings.waiting, settings.deadline_s)
+    return threaded(ModelPolicy.load(model), settings)
+
+
+def threaded(policy: PolicyBackend, settings: ServeSettings) -> AsyncPolicyBackend:
+    """Return a policy of this process on a thread of its own."""
+    from serving.policies.in_process import ThreadedPolicy
+
+    return ThreadedPolicy(policy, settings.waiting, settings.deadline_s)
 
 
 def remote(url: str, model: str, digest: str) -> AsyncPolicyBackend:
@@ -313,9 +319,11 @@ def remote(url: str, model: str, digest: str) -> AsyncPolicyBackend:
 
 def routed(path: Path, settings: ServeSettings) -> Callable[[], AsyncPolicyBackend]:
     """Return a factory of the policy that follows a route file, with each version on a Triton or in this process."""
+    from serving.policies.adapters import LocalPolicies
     from serving.policies.route_file import Version
     from serving.policies.versioned import RoutedPolicy
 
+    local = LocalPolicies()
     # transformers constructs models under process-wide settings, so two must not load at the same time
     loading = asyncio.Lock()
 
@@ -323,9 +331,9 @@ def routed(path: Path, settings: ServeSettings) -> Callable[[], AsyncPolicyBacke
         if version.server:
             from serving.policies.triton.client import connect_policy
 
-            return connect_policy(version.server, version.digest)
+            return connect_policy(version.server, version.digest, base=version.base)
         async with loading:
-            return await asyncio.to_thread(in_process, version.policy, settings)
+            return threaded(await asyncio.to_thread(local.open, version.policy), settings)
 
     return lambda: RoutedPolicy(path, open_version)
 

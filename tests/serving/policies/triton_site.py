@@ -35,8 +35,8 @@ class Scripted:
         yield Completed((), -1.0, seed, 1)
 
 class TritonPythonModel(backend.TritonPythonModel):
-    def policy(self):
-        return Scripted()
+    def policies(self):
+        return lambda adapter: Scripted()
 '''
 QUESTIONS = ("Which headphones are good for noisy trains?", "What helps against sore feet after running?")
 TITLES = ("Acme Noise Headphones", "Acme Noise Earbuds", "Zephyr Trail Shoes", "Lumen Desk Lamp")
