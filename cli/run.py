@@ -125,6 +125,7 @@ class LoopStart:
 
 def run_loop(start: LoopStart, port: int, rate: float | None, state_dir: Path) -> None:
     """Serve the base model, train and promote a first model if asked, then retrain from the log until Ctrl+C."""
+    from cli.listening import listen
     from cli.local.loop import (
         Loop,
         LoopPaths,
@@ -135,7 +136,6 @@ def run_loop(start: LoopStart, port: int, rate: float | None, state_dir: Path) -
         serving_programs,
     )
     from cli.promote import routable_version
-    from cli.serve import listen
     from serving.canary.guard import GuardSettings
     from serving.canary.promotion_and_rollback import Deployment
     from trainers.retraining.release import registry_of

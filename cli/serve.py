@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
+from cli.listening import listen, share
+from cli.workers import IN_PROCESS, WorkerPlace, check_workers, prepare, supervise
 from mechanism.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -150,6 +152,9 @@ def serve(
     ] = 1_200,
     key_per_minute: Annotated[int, typer.Option(help="Requests of one key; 0: no limit.", min=0)] = 6_000,
     key_per_day: Annotated[int, typer.Option(help="Requests of one key in a day; 0: no limit.", min=0)] = 0,
+    workers: Annotated[
+        int, typer.Option(help="Router processes on --port, with a policy on another server.", min=1)
+    ] = 1,
     connections: Annotated[int, typer.Option(help="Maximum number of open connections.", min=1)] = 2_000,
     head_timeout: Annotated[
         float, typer.Option(help="Seconds within which the head of a request must arrive.", min=0.1)
@@ -157,6 +162,10 @@ def serve(
     body_timeout: Annotated[
         float, typer.Option(help="Seconds within which the body of a request must arrive.", min=0.1)
     ] = 30.0,
+    share_records: Annotated[
+        float | None,
+        typer.Option(help="Seconds for which all routers find a record. Default: an hour if there may be more.", min=0),
+    ] = None,
     stale_keys: Annotated[
         float, typer.Option(help="Seconds for which known keys are accepted without the database.", min=0)
     ] = 600.0,
@@ -172,6 +181,7 @@ def serve(
 
     Raises:
         ConfigError: if options contradict each other or the port is in use.
+        Exit: with the status of the workers, if there are any.
     """
     from serving.bid_scale import BidScale, parse_amounts
     from serving.campaigns.catalogue import read_catalogue
@@ -183,6 +193,8 @@ def serve(
         raise ConfigError("--digest", digest, "give the weights' sha256, as `llm-auction triton build` prints it")
     if sum(map(bool, (triton, upstream, routes))) > 1:
         raise ConfigError("--triton, --upstream, --routes", "more than one", "give at most one of them")
+    if workers > 1:
+        check_workers(workers, metrics, bool(triton or upstream or routes))
     if lake and find_spec("deltalake") is None:
         raise ConfigError("--lake", lake, "erasing needs the lake's library: pip install 'llm-auction[stream]'")
     charges = log != KAFKA if ledger is None else ledger
@@ -215,6 +227,7 @@ def serve(
         head_s=head_timeout,
         body_s=body_timeout,
         stale_keys_s=stale_keys,
+        shared_records_s=share_records if share_records is not None else default_sharing(workers, database),
         repeat_fade=repeat_fade,
         max_characters=max_characters,
     )
@@ -223,8 +236,19 @@ def serve(
     if ads is not None:
         settings = replace(settings, currency=ads.currency)
     if routes is not None:
-        read_routes(routes)
-    listener = listen(host, port)
+        folders = [version.name for version in read_routes(routes).versions if not version.server]
+        if workers > 1 and folders:
+            raise ConfigError(f"--routes {routes}", folders, f"{IN_PROCESS}: serve these versions on a Triton")
+    place = WorkerPlace.of()
+    if workers > 1 and place is None:
+        from cli.exits import stop_event
+
+        prepare(settings, secrets, ads)
+        typer.echo(f"{workers} workers at http://{host}:{port}, metrics at {metrics}; Ctrl+C stops.", err=True)
+        raise typer.Exit(supervise(workers, sys.argv[1:], host, port, settings, stop_event()))
+    if place is not None:
+        settings, ads = place.settings(settings), None
+    listener = listen(host, port) if place is None else share(host, port)
     make: Callable[[], AsyncPolicyBackend]
     if routes is not None:
         make = routed(routes, settings)
@@ -294,6 +318,11 @@ def encoder() -> Encoder | None:
 def default_candidates(model: str, *, local: bool) -> int:
     """Return how many ads a prompt holds without `--candidates`; `local`: no other server writes answers."""
     return FEW_CANDIDATES if local and model == ASSISTANT else CANDIDATES
+
+
+def default_sharing(workers: int, database: str) -> float:
+    """Return for how many seconds records are shared without `--share-records`: if there may be another router."""
+    return 3_600.0 if workers > 1 or database.startswith("postgres") else 0.0
 
 
 def in_process(model: str, settings: ServeSettings) -> AsyncPolicyBackend:
@@ -382,16 +411,3 @@ def builtin_catalogue(state_dir: Path, seed: int) -> Path:
     path = state_dir / f"builtin-catalogue-{seed}.jsonl"
     write_catalogue(rows, path)
     return path
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Open the listening socket; done before the model is loaded, so that a port in use is reported at once.
-
-    Raises:
-        ConfigError: if the address is invalid or in use.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family)
-    except OSError as error:
-        raise ConfigError(f"--port {port}", host, f"{error.strerror}: choose another --port or --host") from error

@@ -33,6 +33,7 @@ from serving.answering.receipts import ReceiptSigner
 from serving.answering.rendering import DeltaQueue
 from serving.answering.repeats import RecentClicks, fades
 from serving.answering.result import AnswerRequest
+from serving.answering.shared_records import WRITE_S, SharedRecords
 from serving.auction.ad_load import AdLoadState, next_load
 from serving.auction.encoding import Encoder, QueryEncoder
 from serving.auction.marketplace import Marketplace
@@ -122,7 +123,10 @@ class Router:
         self.receipts = ReceiptSigner([derived(one, "receipts") for one in verifying])
         self.clicks = RecentClicks()
         self.screen = ClickScreen(derived(secret, "traffic"))
-        self.records = AuctionLog(settings.audited_answers)
+        kept = timedelta(seconds=settings.shared_records_s)
+        self._shared_records = SharedRecords(self.database, kept) if kept else None
+        share = self._shared_records.add if self._shared_records else None
+        self.records = AuctionLog(settings.audited_answers, share)
         self.log = open_log(settings.log_address)
         topics = all_topics(retention=timedelta(days=settings.retention_days))
         if self.log.is_local:
@@ -200,7 +204,19 @@ class Router:
         """Return the record of an auction: of an answer that was just sent, too, which is finalised at once."""
         if (finalising := self._finalising.get(auction_id)) is not None:
             await asyncio.wait((finalising,), timeout=RECORDED_S)
-        return self.records.get(auction_id)
+        own = self.records.get(auction_id)
+        if own is not None or self._shared_records is None:
+            return own
+        return await asyncio.to_thread(self._shared_records.find, auction_id)
+
+    async def newest_records(self, owner: str | None, before: str, count: int) -> list[OwnedRecord]:
+        """Return records as `AuctionLog.newest` does, those of other routers among them where records are shared."""
+        own = self.records.newest(owner, before, count)
+        if self._shared_records is None:
+            return own
+        shared = await asyncio.to_thread(self._shared_records.newest, owner, before, count)
+        found = {one.record.auction_id: one for one in (*shared, *own)}
+        return [found[auction_id] for auction_id in sorted(found, reverse=True)[:count]]
 
     async def start(self) -> None:
         """Load campaigns and policy, and start the background tasks. The database has to be readable."""
@@ -221,6 +237,8 @@ class Router:
         self._every(ACCRUED_S, self._share_accrued, "accrued_spend")
         self._every(CLAIMS_S, lambda: asyncio.to_thread(self.idempotency.renew, datetime.now(UTC)), "claims_renewal")
         self._every(MAINTAIN_S, self._maintain_log, "log_maintenance")
+        if (shared := self._shared_records) is not None:
+            self._every(WRITE_S, lambda: asyncio.to_thread(shared.write), "shared_records")
         if self.settings.ad_load is not None:
             self._every(AD_LOAD_S, self._adjust_ad_load, "ad_load")
 
@@ -297,6 +315,9 @@ class Router:
         self.events.close()
         if self.ledger is not None:
             self.ledger.stop(within_s=10)
+        if self._shared_records is not None:
+            with suppress(SQLAlchemyError):
+                self._shared_records.write()
         self.log.close()
         self.database.close()
 
@@ -354,6 +375,8 @@ class Router:
         await asyncio.to_thread(self.idempotency.sweep, datetime.now(UTC))
         await asyncio.to_thread(self._accrued.sweep, datetime.now(UTC))
         await asyncio.to_thread(self.marketplace.frequency.sweep, datetime.now(UTC))
+        if self._shared_records is not None:
+            await asyncio.to_thread(self._shared_records.sweep, datetime.now(UTC))
 
     async def _adjust_ad_load(self) -> None:
         """Move the ad load towards the target number of ads per answer."""

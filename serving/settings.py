@@ -102,6 +102,9 @@ class ServeSettings:
     event of this router has waited for the ledger for `stop_ads_after_s`, answers have no ads until it is booked; 0:
     they go on.
 
+    The newest `audited_answers` records are in memory. All routers of the database find each one for
+    `shared_records_s`; 0: no router reads another's.
+
     `lake` is where `llm-auction worker lake` writes, a folder or s3://bucket/prefix, for `/v1/erasures`; empty: none.
     `retention_days` is how long the log keeps its records.
     """
@@ -131,6 +134,7 @@ class ServeSettings:
     max_characters: int = 32_000
     max_messages: int = 200
     audited_answers: int = 1_000
+    shared_records_s: float = 0.0
     log: str = ""
     ledger: Literal["process", "thread", "elsewhere"] = "thread"
     lake: str = ""
@@ -165,6 +169,8 @@ class ServeSettings:
             raise ConfigError("candidates", self.candidates, f"give {MOST_CANDIDATES} at most")
         if not 0 <= self.reserve_s < self.deadline_s:
             raise ConfigError("reserve_s", self.reserve_s, "give seconds from 0 to less than the deadline")
+        if not self.shared_records_s >= 0:
+            raise ConfigError("shared_records_s", self.shared_records_s, "give seconds, 0 for records in memory alone")
         if not self.stale_keys_s >= 0:
             raise ConfigError("stale_keys_s", self.stale_keys_s, "give seconds >= 0")
         if not 0 <= self.relevance_floor < 1:

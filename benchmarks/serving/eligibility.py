@@ -11,6 +11,7 @@ from __future__ import annotations
 import platform
 import random
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -91,7 +92,7 @@ def main(
             lambda r: rules.evaluate(made, r, {}, participation, COUNTED, {}), placements[:naive]
         ),
         "eligibility": _timed(evaluate, placements),
-        "exclusion_counts": _timed(lambda e: EvaluationSummary.of(e).counts(), evaluations),
+        "eligibility_after_a_charge": _timed(lambda r: _after_a_charge(index, made, r), placements),
         "exclusion_of_every_creative": _timed(lambda e: EvaluationSummary.of(e).exclusions(), evaluations[:20]),
         "retrieval_words": _timed(lambda b: found.search(*b), by_words),
         "retrieval_words_and_vectors": _timed(lambda b: found.search(*b), by_both),
@@ -124,6 +125,13 @@ def _index(index: EligibilityIndex, found: CreativeIndex, campaign: Campaign, to
     vectors = _unit(picked + 0.04 * noise.standard_normal(picked.shape))
     found.put(index.rows_of(campaign.id), campaign.creatives)
     found.put_vectors(index.rows_of(campaign.id), vectors)
+
+
+def _after_a_charge(index: EligibilityIndex, made: list[Campaign], request: PlacementRequest) -> None:
+    """Evaluate a request after the cost of another answer was accrued."""
+    number = zlib.crc32(request.auction_id.encode())
+    index.set_accrued(made[number % len(made)].id, 1 + number % 100)
+    index.evaluate(request, COUNTED)
 
 
 def _timed(step: Callable[[Any], Any], inputs: list[Any]) -> list[tuple[float, float]]:

@@ -16,6 +16,8 @@ They get the same requests from the same load generator, with an API key, over p
 * "Added" is a percentile through the server minus the same percentile directly at the mock, at the same rate: half of
   the maximum just measured for that server, so that a slower server is not overloaded.
 * Requests are evenly spaced (`--poisson`: random), and latencies are measured from their scheduled times.
+* `ten_times_the_campaigns` and `two_workers` are this router again. Two workers share the server's one core: requests a
+  second per core say what a second worker costs, not how far two cores go.
 * Streams are also held: `--held` at a time with a frame every 50 ms each; every lost frame is counted.
 """
 
@@ -28,6 +30,7 @@ import platform
 import sys
 import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -48,6 +51,8 @@ from tests.support.ports import free_ports
 CONCURRENCY = 64
 """Requests that the saturating load keeps open."""
 HELD_GAP_MS = 50.0
+SIDES = ["ours", "litellm", "ten_times_the_campaigns", "two_workers"]
+MANY = 10
 REST_S, REST_SHARE = 1.0, 0.1
 """A server that uses less than this share of a core for this long is idle."""
 
@@ -67,8 +72,10 @@ class Bench:
         with ExitStack() as stack:
             mock = stack.enter_context(self._mock())
             server = stack.enter_context(self._server(side))
+            router_servers.wait_for_workers(side)
             figures = asyncio.run(self._at_once(side, server, mock))
         with self._mock(HELD_GAP_MS), self._server(side):
+            router_servers.wait_for_workers(side)
             return figures | asyncio.run(self._held(side))
 
     async def _at_once(self, side: Side, server: Running, mock: Running) -> dict[str, Any]:
@@ -200,7 +207,7 @@ def main() -> int:
     parser.add_argument("--held", type=int, default=64, help="slow streams at a time")
     parser.add_argument("--poisson", action="store_true", help="random arrivals in place of evenly spaced ones")
     parser.add_argument("--encoder", action="store_true", help="retrieve this router's offers by embeddings as well")
-    parser.add_argument("--only", choices=["ours", "litellm"], help="measure one of them")
+    parser.add_argument("--only", nargs="+", choices=SIDES, default=SIDES, help="measure these")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--litellm-venv", type=Path, default=Path("build/litellm"))
     parser.add_argument("--out", type=Path, default=Path("build/bench/router.json"))
@@ -211,7 +218,7 @@ def main() -> int:
     if plan.cores[1]:
         os.sched_setaffinity(0, plan.cores[1])
     console = Console(stderr=True)
-    names = [given.only] if given.only else ["ours", "litellm"]
+    names: list[str] = given.only
     figures: dict[str, Any] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llm-auction-router-")))
@@ -222,16 +229,18 @@ def main() -> int:
             if "litellm" in names:
                 progress.update(task, description=f"LiteLLM {litellm_version()} from PyPI")
                 router_servers.install_litellm(given.litellm_venv)
-            if "ours" in names:
-                book(plan, folder, progress)
-                figures["ours"] = bench.measure(ours(plan, folder, bench.mock_port))
+            for name in (name for name in SIDES if name in names and name != "litellm"):
+                many = replace(plan, campaigns=MANY * plan.campaigns) if name == "ten_times_the_campaigns" else plan
+                book(name, many, folder, progress)
+                workers = 2 if name == "two_workers" else 1
+                figures[name] = bench.measure(ours(name, many, folder, bench.mock_port, workers))
             if "litellm" in names:
                 environment = given.litellm_venv.absolute()
                 figures["litellm"] = bench.measure(litellm(folder, environment, bench.mock_port))
         except AuctionError as error:
             console.print(str(error), markup=False)
             return 1
-    write_figures(given.out, figures | _setting(plan))
+    write_figures(given.out, figures | {"ratios": _ratios(figures)} | _setting(plan))
     console.print(_table(figures))
     console.print(f"figures: {given.out}")
     return 1 if any(side["lost_frames"] or side["held_lost_frames"] for side in figures.values()) else 0
@@ -258,6 +267,17 @@ def _setting(plan: Plan) -> dict[str, Any]:
             "seed": plan.seed,
         },
     }
+
+
+def _ratios(figures: dict[str, Any]) -> dict[str, float]:
+    """Return the streamed answers a CPU second of this router relative to LiteLLM's, and of its variants to its own."""
+    if "ours" not in figures:
+        return {}
+    one = figures["ours"]["rps_per_core"]
+    ratios = {f"{name}_to_ours": round(figures[name]["rps_per_core"] / one, 3) for name in figures if name != "ours"}
+    if "litellm" in figures:
+        ratios["ours_to_litellm"] = round(one / figures["litellm"]["rps_per_core"], 2)
+    return ratios
 
 
 def _version(name: str) -> str:

@@ -89,6 +89,21 @@ def started(
         _stop(process)
 
 
+def wait_for_workers(side: Side, seconds: float = 120.0) -> None:
+    """Wait until every worker of a server listens.
+
+    Raises:
+        ServerFailed: if they do not in time.
+    """
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        sockets = psutil.net_connections("tcp")
+        if sum(one.status == psutil.CONN_LISTEN and one.laddr[1:2] == (side.port,) for one in sockets) >= side.workers:
+            return
+        time.sleep(0.2)
+    raise ServerFailed(f"{side.name}: fewer than {side.workers} workers listen at {side.port}")
+
+
 def _wait(process: subprocess.Popen[bytes], url: str, log: Path, seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -135,7 +150,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One server under test: its start command, the path that answers when it is ready, and its API key."""
+    """One server under test: its start command, the path that answers when it is ready, its API key, its processes."""
 
     name: str
     command: list[str]
@@ -143,6 +158,7 @@ class Side:
     port: int
     health: str
     key: str
+    workers: int = 1
 
     def target(self, stream: bool) -> load.Target:
         """Return the server's address and requests for the load generator."""
@@ -150,17 +166,18 @@ class Side:
         return load.Target(self.port, body, headers=f"Authorization: Bearer {self.key}\r\n".encode())
 
 
-def ours(plan: Plan, folder: Path, mock_port: int) -> Side:
-    """Return this router, whose campaigns `book` has written."""
-    key, [port] = secrets.token_urlsafe(32), free_ports(1)
+def ours(name: str, plan: Plan, folder: Path, mock_port: int, workers: int = 1) -> Side:
+    """Return this router, whose campaigns `book` has written under the same name."""
+    key, [port, metrics_port] = secrets.token_urlsafe(32), free_ports(2)
     command = [
         *(str(Path(sys.executable).with_name("llm-auction")), "--log-level", "warning", "serve", "--port", str(port)),
-        *("--upstream", f"http://127.0.0.1:{mock_port}/v1", "--model", MODEL, "--state-dir", str(folder / "ours")),
+        *("--upstream", f"http://127.0.0.1:{mock_port}/v1", "--model", MODEL, "--state-dir", str(folder / name)),
         *("--no-demo", "--key-per-minute", "0", "--address-per-minute", "0", "--connections", "20000"),
         *([] if plan.encoder else ["--no-encoder"]),
+        *("--workers", str(workers), "--metrics", f"127.0.0.1:{metrics_port}"),
     ]
     environment = {**os.environ, "LLM_AUCTION_ADMIN_KEY": key, "OMP_NUM_THREADS": "1"}
-    return Side("ours", command, environment, port, "/readyz", key)
+    return Side(name, command, environment, port, "/readyz", key, workers)
 
 
 def litellm(folder: Path, environment: Path, mock_port: int) -> Side:
@@ -172,9 +189,9 @@ def litellm(folder: Path, environment: Path, mock_port: int) -> Side:
     return Side("litellm", command, _litellm_environment(folder, key), port, "/health/liveliness", key)
 
 
-def book(plan: Plan, folder: Path, progress: Progress) -> None:
+def book(name: str, plan: Plan, folder: Path, progress: Progress) -> None:
     """Write the router's database with its campaigns: first in memory, where commits are cheap, then copied to disk."""
-    state = folder / "ours"
+    state = folder / name
     state.mkdir()
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as quick:

@@ -20,6 +20,7 @@ def main(parent: int, nice: int, arguments: list[str]) -> None:
         os.nice(nice)
     from cli.main import app
 
+    sys.argv = ["llm-auction", *arguments]  # as the command itself would find it
     app(arguments)
 
 

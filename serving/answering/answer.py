@@ -254,6 +254,9 @@ class _AnswerWriter:
             self._withheld = self._verdict.code or request.withheld or self._context.paused
             if self._withheld or not request.ads.enabled or request.max_ads == 0:
                 return ()
+            question = request.question
+            if question.profile and question.profile.interests:
+                vectors[-1] = await market.vector(query_text(question.asked[-1], question.profile.interests))
             with tracing.span("eligibility"):
                 placement = self._placement()
                 self._currency, self._floor = placement.currency, placement.floor_micros
@@ -261,10 +264,8 @@ class _AnswerWriter:
                 self._evaluation = EvaluationSummary.of(evaluation)
             if not len(evaluation):
                 return ()
+            # Nothing may be awaited before the search: an evaluation is valid until the index changes.
             with tracing.span("retrieval", eligible=len(evaluation)):
-                question = request.question
-                if question.profile and question.profile.interests:
-                    vectors[-1] = await market.vector(query_text(question.asked[-1], question.profile.interests))
                 found, self._apart = market.offers(question.recent, vectors, evaluation)
         except Exception as error:
             log.error("answer.no_candidates", auction_id=request.auction_id, reason=type(error).__name__)
@@ -348,7 +349,7 @@ class _AnswerWriter:
                 async with aclosing(events):
                     async for event in events:
                         if isinstance(event, TextDelta):
-                            self._written += 1
+                            self._written += event.count
                             pieces = markers.feed(stops.feed(event.text))
                             self._show(self._visible.add(scan.feed(pieces) if offers else pieces))
                             if stops.reached:

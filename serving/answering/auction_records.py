@@ -10,7 +10,7 @@ import secrets
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
@@ -20,9 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mechanism.types import AdId, Micros
-from serving.auction.eligibility import CREATIVE_REASONS, CreativeState, Evaluation, Reason
+from serving.auction.eligibility import Evaluation, ReachedCaps, Reason
+from serving.auction.eligibility.evaluation import CAMPAIGN_REASONS, ELIGIBLE, UNUSED, Codes
+from serving.auction.eligibility.rules import adjusted_bid, creative_reason
+from serving.auction.eligibility.slots import FrozenCampaigns
 from serving.auction.separation import SeparationReason
-from serving.campaigns.types import Campaign, Pricing, Priority
+from serving.campaigns.types import Campaign, Creative, Pricing, Priority
 
 
 class AnswerOutcome(StrEnum):
@@ -152,94 +155,98 @@ class AuctionRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FullRecord(AuctionRecord, frozen=True, kw_only=True):
-    """The record with every creative of every campaign: eligible with its bid, or excluded with its reason."""
+    """The record with every creative of every campaign: eligible with its bid, or excluded with its reason.
 
-    eligible_creatives: list[EligibleRecord]
-    exclusions: list[ExclusionRecord]
+    Both lists are None where another router wrote the answer: it has them in its memory.
+    """
+
+    eligible_creatives: list[EligibleRecord] | None
+    exclusions: list[ExclusionRecord] | None
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSummary:
-    """An eligibility evaluation in little memory: per slot the number of rules passed, per creative its state."""
+    """What an eligibility evaluation cannot be computed from again: the codes by slot, as a difference to shared ones.
 
-    reasons: tuple[Reason, ...]
-    passed: NDArray[np.uint8]
-    used: NDArray[np.bool_]
-    campaigns: tuple[Campaign | None, ...]
-    slots: NDArray[np.int64]
-    states_M: NDArray[np.uint8]
+    The counts are those of `Evaluation`. Campaigns and frames are shared by the records of many auctions.
+    """
+
+    frame: Codes
+    changed: NDArray[np.int32]
+    codes: Codes
+    campaigns: FrozenCampaigns
+    capped: frozenset[AdId]
+    segments: Mapping[str, tuple[str, ...]]
+    counts: Mapping[Reason, int]
+    campaign_count: int
     eligible_count: int
-    bids: NDArray[np.int64]
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> EvaluationSummary:
-        """Summarise an evaluation.
-
-        Each rule's mask is a subset of the previous one, so their sum is the number of rules that a slot passed.
-        """
-        passed = np.zeros(len(evaluation.used), np.uint8)
-        for _, admitted in evaluation.trail:
-            passed += admitted.view(np.uint8)
+        """Summarise an evaluation."""
         return cls(
-            reasons=tuple(reason for reason, _ in evaluation.trail),
-            passed=passed,
-            used=evaluation.used,
+            frame=evaluation.frame,
+            changed=evaluation.changed,
+            codes=evaluation.codes[evaluation.changed],
             campaigns=evaluation.campaigns,
-            slots=evaluation.slots,
-            states_M=evaluation.states_M,
-            eligible_count=len(evaluation.rows_E),
-            bids=evaluation.bids[evaluation.slots],
+            capped=evaluation.capped,
+            segments=evaluation.segments,
+            counts=evaluation.counts,
+            campaign_count=evaluation.campaign_count,
+            eligible_count=evaluation.eligible_count,
         )
 
-    def counts(self) -> dict[Reason, int]:
-        """Count the exclusions by reason: campaigns, or creatives where the reason is the creative's own."""
-        stopped = np.bincount(self.passed, minlength=len(self.reasons) + 1)
-        stopped[0] -= len(self.used) - np.count_nonzero(self.used)  # unused slots, which no rule admits
-        found: dict[Reason, int] = {}
-        for reason, count in zip(self.reasons, stopped.tolist(), strict=False):
-            if count:
-                found[reason] = found.get(reason, 0) + count
-        if self.eligible_count < len(self.states_M):
-            states = np.bincount(self.states_M, minlength=len(CreativeState))
-            found |= {reason: int(states[state]) for state, reason in CREATIVE_REASONS.items() if states[state]}
-        return found
-
     def eligible(self) -> list[EligibleRecord]:
-        """Return the eligible creatives with their adjusted bids."""
+        """Return the eligible creatives with their adjusted bids; iterates over all campaigns."""
         return [
-            EligibleRecord(ad_id, campaign.id, bid) for campaign, ad_id, bid, reason in self._judged() if reason is None
+            EligibleRecord(creative.id, campaign.id, adjusted_bid(campaign, self.segments))
+            for campaign, creative, reason in self._judged()
+            if reason is None
         ]
 
     def exclusions(self) -> list[ExclusionRecord]:
         """Return every other creative with its reason; iterates over all campaigns."""
         found = []
-        for slot in np.flatnonzero(self.used & (self.passed < len(self.reasons))).tolist():
-            campaign, reason = self.campaigns[slot], self.reasons[self.passed[slot]]
+        codes = self._all_codes()
+        for slot in np.flatnonzero((codes != UNUSED) & (codes != ELIGIBLE)).tolist():
+            campaign, reason = self.campaigns[slot], CAMPAIGN_REASONS[codes[slot] - 1]
             if campaign is not None:
                 ids = [creative.id for creative in campaign.creatives] or [""]
                 found += [ExclusionRecord(campaign.id, ad_id, reason) for ad_id in ids]
         judged = self._judged()
-        return found + [ExclusionRecord(c.id, ad_id, reason) for c, ad_id, _, reason in judged if reason is not None]
+        return found + [ExclusionRecord(c.id, one.id, reason) for c, one, reason in judged if reason is not None]
 
-    def _judged(self) -> Iterator[tuple[Campaign, AdId, Micros, Reason | None]]:
+    def _all_codes(self) -> Codes:
+        codes = self.frame.copy()
+        codes[self.changed] = self.codes
+        return codes
+
+    def _judged(self) -> Iterator[tuple[Campaign, Creative, Reason | None]]:
         """Yield the creatives of the campaigns that passed all rules, with the reason of an excluded one."""
-        states = iter(self.states_M.tolist())
-        for slot, bid in zip(self.slots.tolist(), self.bids.tolist(), strict=True):
+        caps = ReachedCaps(countable=True, creatives=self.capped)
+        for slot in np.flatnonzero(self._all_codes() == ELIGIBLE).tolist():
             campaign = self.campaigns[slot]
-            for creative in campaign.creatives if campaign is not None else ():
-                yield campaign, creative.id, bid, CREATIVE_REASONS.get(next(states))
+            assert campaign is not None, "an eligible campaign has its slot"
+            for creative in campaign.creatives:
+                yield campaign, creative, creative_reason(creative, caps)
 
 
 @dataclass(frozen=True, slots=True)
 class OwnedRecord:
-    """A record, its owner (the id of the API key, empty without one), and the evaluation it derives from."""
+    """A record, its owner (the id of the API key, empty without one), and the evaluation it derives from.
+
+    `elsewhere`: another router wrote the answer, and has the evaluation.
+    """
 
     record: AuctionRecord
     owner: str
     evaluation: EvaluationSummary | None
+    elsewhere: bool = False
 
     def full(self) -> FullRecord:
         """Return the record with every creative; slow with many campaigns."""
+        if self.elsewhere:
+            return FullRecord(**msgspec.structs.asdict(self.record), eligible_creatives=None, exclusions=None)
         return FullRecord(
             **msgspec.structs.asdict(self.record),
             eligible_creatives=self.evaluation.eligible() if self.evaluation else [],
@@ -250,16 +257,21 @@ class OwnedRecord:
 class AuctionLog:
     """The newest `size` records by auction id. Used on the event loop only.
 
-    Records are kept encoded: thousands of them as objects would lengthen every pause of the garbage collector.
+    Records are kept encoded: thousands of them as objects would lengthen every pause of the garbage collector. `share`
+    gets each one, with its id and its owner.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, share: Callable[[str, str, bytes], None] | None = None) -> None:
         self._size = size
+        self._share = share
         self._entries: OrderedDict[str, _Encoded] = OrderedDict()
 
     def add(self, owned: OwnedRecord) -> None:
         """Add a record and drop the oldest past the size."""
-        self._entries[owned.record.auction_id] = _Encoded(_encode(owned.record), owned.owner, owned.evaluation)
+        auction_id, body = owned.record.auction_id, _encode(owned.record)
+        self._entries[auction_id] = _Encoded(body, owned.owner, owned.evaluation)
+        if self._share is not None:
+            self._share(auction_id, owned.owner, body)
         while len(self._entries) > self._size:
             self._entries.popitem(last=False)
 
@@ -288,11 +300,11 @@ class _Encoded:
     evaluation: EvaluationSummary | None
 
     def decoded(self) -> OwnedRecord:
-        return OwnedRecord(_decode(self.record), self.owner, self.evaluation)
+        return OwnedRecord(decode_record(self.record), self.owner, self.evaluation)
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(AuctionRecord).decode
+decode_record = msgspec.msgpack.Decoder(AuctionRecord).decode
 
 
 def new_auction_id() -> str:
@@ -300,3 +312,12 @@ def new_auction_id() -> str:
     milliseconds = time.time_ns() // 1_000_000
     value = (milliseconds & (1 << 48) - 1) << 80 | 0x7 << 76 | secrets.randbits(12) << 64
     return str(uuid.UUID(int=value | 0b10 << 62 | secrets.randbits(62)))
+
+
+def created_ms(auction_id: str) -> int | None:
+    """Return when an auction id was created, in Unix milliseconds; None if it is no UUIDv7."""
+    try:
+        value = uuid.UUID(auction_id)
+    except ValueError:
+        return None
+    return value.int >> 80 if value.version == 7 else None

@@ -7,9 +7,9 @@ ledger reads all of it from the event log (`serving.ledger`), never from here.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import structlog
 
 from mechanism.objective import Penalty, s_resp
@@ -67,7 +67,7 @@ class Sinks:
 
 def finalise(result: AnswerResult, sinks: Sinks) -> None:
     """Record and bill an answer; called once per answer, however it ended."""
-    excluded = result.evaluation.counts() if result.evaluation else {}
+    excluded = result.evaluation.counts if result.evaluation else {}
     record = _record(result, _payments(result, sinks.marketplace.rates), excluded)
     sinks.records.add(OwnedRecord(record, result.request.owner, result.evaluation))
     _count(result, record, excluded, sinks)
@@ -116,7 +116,7 @@ def _payments(result: AnswerResult, rates: ClickRates) -> list[PaymentRecord]:
     ]
 
 
-def _record(result: AnswerResult, payments: list[PaymentRecord], excluded: dict[Reason, int]) -> AuctionRecord:
+def _record(result: AnswerResult, payments: list[PaymentRecord], excluded: Mapping[Reason, int]) -> AuctionRecord:
     request, completed, evaluation = result.request, result.completed, result.evaluation
     choices = completed.choices if completed else ()
     return AuctionRecord(
@@ -132,7 +132,7 @@ def _record(result: AnswerResult, payments: list[PaymentRecord], excluded: dict[
         profile_used=request.question.profile is not None,
         generations=result.generations,
         withheld=result.withheld,
-        campaigns=int(np.count_nonzero(evaluation.used)) if evaluation else 0,
+        campaigns=evaluation.campaign_count if evaluation else 0,
         eligible=evaluation.eligible_count if evaluation else 0,
         excluded={reason.value: count for reason, count in excluded.items()},
         candidates=[
@@ -179,7 +179,7 @@ def _shown(result: AnswerResult, ad_id: AdId) -> ShownRecord:
     )
 
 
-def _count(result: AnswerResult, record: AuctionRecord, excluded: dict[Reason, int], sinks: Sinks) -> None:
+def _count(result: AnswerResult, record: AuctionRecord, excluded: Mapping[Reason, int], sinks: Sinks) -> None:
     metrics, version = sinks.metrics, model_version(record.model_digest)
     metrics.answers.labels(record.outcome.value, version).inc()
     metrics.seconds.labels(version).observe(result.seconds)

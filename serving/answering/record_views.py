@@ -32,11 +32,11 @@ def own_entries(record: AuctionRecord, owns: Owns) -> dict[str, Any] | None:
     """
     plain = without_amounts(record, owns)
     for name in _ENTRIES:
-        if name in plain:
+        if plain.get(name):
             plain[name] = [entry for entry in plain[name] if owns(entry["campaign_id"])]
     if not any(plain.get(name) for name in _ENTRIES):
         return None
-    own = {entry["ad_id"] for name in _ENTRIES for entry in plain.get(name, ())}
+    own = {entry["ad_id"] for name in _ENTRIES for entry in plain.get(name) or ()}
     for marker in plain["markers"]:
         marker["probabilities"] = {ad_id: p for ad_id, p in marker["probabilities"].items() if ad_id in own}
         marker["chosen"] = marker["chosen"] if marker["chosen"] in own else ""

@@ -217,7 +217,8 @@ class Marketplace:
         """Read all live campaigns; errors of the database propagate."""
         now = datetime.now(UTC)
         await self._apply(await asyncio.to_thread(snapshot, self._database, now), now)
-        await self._read_rates()
+        if any(map(self._needs_rates, self.index)):
+            await self._read_rates()
         if len(self._to_encode) <= ENCODED_BEFORE_START:
             await self._encode_creatives()
         else:
@@ -234,15 +235,17 @@ class Marketplace:
 
     async def pace(self) -> None:
         """Update participation from the latest spend and the click rates, and drop ended campaigns; once a minute."""
-        now = datetime.now(UTC)
+        now, rated = datetime.now(UTC), False
         for number, campaign in enumerate(list(self.index), start=1):
+            rated = rated or self._needs_rates(campaign)
             if campaign.ends_at is not None and campaign.ends_at + KEPT_AFTER_END < now:
                 self._remove(campaign)
             else:
                 self._pace(campaign, now)
             if number % UPDATES_PER_TURN == 0:
                 await asyncio.sleep(0)
-        await self._read_rates()
+        if rated:
+            await self._read_rates()
 
     async def _apply(self, changes: Snapshot, now: datetime) -> None:
         for number, campaign in enumerate(changes.campaigns, start=1):
@@ -315,6 +318,8 @@ class Marketplace:
             if self.index.get(campaign.id) is campaign:
                 self._creatives.put_vectors(self.index.rows_of(campaign.id), own)
 
+    def _needs_rates(self, campaign: Campaign) -> bool:
+        return campaign.pricing is not Pricing.CLICK or bool(self._limits(campaign))
+
     async def _read_rates(self) -> None:
-        if any(campaign.pricing is not Pricing.CLICK or self._limits(campaign) for campaign in self.index):
-            self.rates = self.rates.updated(await asyncio.to_thread(creative_counts, self._database))
+        self.rates = self.rates.updated(await asyncio.to_thread(creative_counts, self._database))

@@ -61,17 +61,18 @@ def choose_offers(
 
 
 def _contender(hit: Hit, blocks: BlockRule) -> Contender:
-    campaign = hit.eligible.campaign
+    campaign, creative, bid = hit.eligible
+    blocking = bool(campaign.block_advertisers) and blocks != "never"
     return Contender(
-        creative_id=hit.eligible.creative.id,
-        campaign_id=campaign.id,
-        advertiser=normal(campaign.advertiser_id),
-        group=campaign.separation,
-        relevance=hit.relevance,
-        bid=hit.eligible.bid,
-        priority=campaign.priority.rank,
-        category=normal(campaign.category),
-        blocked=frozenset() if blocks == "never" else _normal_names(campaign.block_advertisers),
+        creative.id,
+        campaign.id,
+        normal(campaign.advertiser_id),
+        campaign.separation,
+        hit.relevance,
+        bid,
+        campaign.priority.rank,
+        normal(campaign.category),
+        _normal_names(campaign.block_advertisers) if blocking else frozenset(),
     )
 
 

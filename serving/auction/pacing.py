@@ -102,13 +102,15 @@ def next_state(
     settings = settings or PacingSettings()
     now_s = now.timestamp()
     total = spend.total_micros if spend else 0
+    if campaign.pacing is not Pacing.EVEN:
+        return PacingState(1.0, now_s, total)
     here = zone(campaign.time_zone)
     local_day = now.astimezone(here).date()
     day = local_day.isoformat()
     spent_today = spend.day_micros if spend and spend.day == day else 0
     intervals = _flight(campaign, open_intervals(campaign.time_zone, campaign.dayparts, local_day))
     allowance = _allowance(campaign, total, spent_today, overlap_s(intervals, now_s, math.inf), now)
-    if campaign.pacing is not Pacing.EVEN or allowance is None:
+    if allowance is None:
         return PacingState(1.0, now_s, total)
     if state is None:
         state = PacingState(settings.first, now_s, total)

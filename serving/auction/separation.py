@@ -7,7 +7,6 @@ cannot be taken back. A higher bid never hurts a candidate, as everywhere in the
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
@@ -28,8 +27,7 @@ class SeparationReason(StrEnum):
     """One of the two campaigns blocks the other's advertiser; both are of one category."""
 
 
-@dataclass(frozen=True, slots=True)
-class Contender:
+class Contender(NamedTuple):
     """A creative that competes for a place in the prompt.
 
     `relevance` is >= 0. The `group` "" is not separated from any other. `blocked` names advertisers whose ads of the

@@ -208,6 +208,14 @@ def check_bid(campaign: Campaign) -> None:
 
 def highest_adjusted_bid(campaign: Campaign) -> Micros:
     """Return the highest bid that a campaign's adjustments can lead to."""
-    product = math.prod([max(a.thousandths, 1_000) for a in campaign.adjustments], start=campaign.bid_micros)
-    scale: int = 1_000 ** len(campaign.adjustments)
-    return product // scale
+    return _adjusted(campaign, [max(a.thousandths, 1_000) for a in campaign.adjustments])
+
+
+def lowest_adjusted_bid(campaign: Campaign) -> Micros:
+    """Return the lowest bid that a campaign's adjustments can lead to."""
+    return _adjusted(campaign, [min(a.thousandths, 1_000) for a in campaign.adjustments])
+
+
+def _adjusted(campaign: Campaign, thousandths: list[int]) -> Micros:
+    scale: int = 1_000 ** len(thousandths)
+    return math.prod(thousandths, start=campaign.bid_micros) // scale

@@ -245,6 +245,18 @@ hourly_answers = Table(
     _number("shown"),
 )
 
+# Records of the routers' newest answers, encoded; without questions, profiles or readers.
+auction_records = Table(
+    "auction_records",
+    metadata,
+    _name("id", primary_key=True),
+    _name("owner"),
+    Column("body", LargeBinary, nullable=False),
+    _moment("recorded_at"),
+    Index(None, "owner", "id"),
+    Index(None, "recorded_at"),
+)
+
 # How far a consumer has read the event log; written in the transaction that holds what it read.
 consumer_offsets = Table(
     "consumer_offsets",

@@ -1,4 +1,4 @@
-"""`/v1/auctions`: the records of this router's newest auctions.
+"""`/v1/auctions`: the records of the newest auctions of this router and, where they are shared, of the others.
 
 Administrators read all of them whole. The key that asked reads its own, without bids and prices. An advertiser reads
 those that its campaigns took part in: its own entries with its own bids, and no competitor's. The receipt of an answer
@@ -35,7 +35,7 @@ def auction_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         """Read one auction: candidates, exclusions and their reasons, propensities, amounts that the caller may see.
 
         Raises:
-            ApiError: 404 if this router has no record of this id, or another key owns it.
+            ApiError: 404 if there is no record of this id, or another key owns it.
         """
         caller = await gate.caller(request, *Role, anonymous=True)
         owned = await router.recorded(auction_id)
@@ -59,7 +59,7 @@ def auction_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         owner = None if caller.is_admin else caller.key_id
         signer, given = router.database.cursors, request.query_params.get("cursor", "")
         before = read_cursor(signer, "auctions", given, str) if given else ""
-        found = router.records.newest(owner, before, limit)
+        found = await router.newest_records(owner, before, limit)
         cursor = write_cursor(signer, "auctions", found[-1].record.auction_id) if len(found) == limit else ""
         owns = _owns(caller, router)
         return json_response({"items": [without_amounts(owned.record, owns) for owned in found], "cursor": cursor})
@@ -69,7 +69,7 @@ def auction_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
         """Read the disclosure receipt of an answer; an advertiser's names its own ad alone.
 
         Raises:
-            ApiError: 404 if this router has no record of this id, or it shows nothing of the caller's.
+            ApiError: 404 if there is no record of this id, or it shows nothing of the caller's.
         """
         caller = await gate.caller(request, *Role, anonymous=True)
         owned = await router.recorded(auction_id)
@@ -87,7 +87,9 @@ def auction_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
 
 
 def _unknown(auction_id: str, router: Router) -> str:
-    limit = f"this router keeps the newest {router.settings.audited_answers} since its start"
+    kept_s, newest = router.settings.shared_records_s, router.settings.audited_answers
+    limit = f"this router keeps the newest {newest} since its start"
+    limit += f", and those of all routers for {kept_s:.0f} s" if kept_s else ""
     return f"auction_id: {auction_id[:64]!r}: {limit}; charges are at /v1/reports/events?auction_id="
 
 

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """The next piece of raw text, markers included."""
+    """The next piece of raw text, markers included; `count` deltas of a model server that arrived together."""
 
     text: str
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,7 +171,7 @@ def test_percentiles_count_the_frames_that_came_together_as_zero() -> None:
 
 def test_the_campaigns_of_the_measurement_are_live_and_no_two_questions_alike(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'db.sqlite3'}"
-    assert list(router_traffic.fill(url, 20)) == list(range(1, 21))
+    assert list(router_traffic.fill(url, 20)) == [20]
     database = Database(url)
     found = snapshot(database, datetime.now(UTC)).campaigns
     database.close()

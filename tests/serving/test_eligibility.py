@@ -6,9 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from mechanism.errors import InputError
 from serving.answering.auction_records import EvaluationSummary
@@ -174,6 +176,7 @@ def test_the_index_agrees_with_the_rules_after_any_changes(steps: list[tuple[Any
     spends: dict[str, Spend] = {}
     paces: dict[str, float] = {}
     funds: dict[Account, int] = {}
+    asked: list[tuple[PlacementRequest, ReachedCaps]] = []
     for kind, *what in steps:
         if kind == "put":
             index.put(what[0])
@@ -198,7 +201,9 @@ def test_the_index_agrees_with_the_rules_after_any_changes(steps: list[tuple[Any
             if what[0] in known:
                 paces[what[0]] = what[1]
         else:
-            check_same(index, known, spends, paces, funds, what[0], what[1])
+            asked.append((what[0], what[1]))
+            for request, reached in asked[-3:]:  # earlier ones again: what was computed for them is brought up to date
+                check_same(index, known, spends, paces, funds, request, reached)
 
 
 def check_same(
@@ -213,18 +218,42 @@ def check_same(
     expected = rules.evaluate(known.values(), request, spends, paces, reached, funds)
     found = index.evaluate(request, reached)
     assert reasons(found) == {(d.campaign_id, d.creative_id): d.reason for d in expected}
-    eligible = [found.eligible(i) for i in range(len(found))]
-    assert {(e.campaign.id, e.creative.id, e.bid) for e in eligible} == {
-        (d.campaign_id, d.creative_id, d.bid) for d in expected if d.reason is None
-    }
-    tiers = list(found.tiers())
-    assert [priority.rank for priority, _ in tiers] == sorted((p.rank for p, _ in tiers), reverse=True)
-    offered = [(priority, tier.eligible(i)) for priority, tier in tiers for i in range(len(tier))]
-    assert all(one.campaign.priority is priority for priority, one in offered)
-    assert sorted(one.creative.id for _, one in offered) == sorted(one.creative.id for one in eligible)
     rows = {c.id: list(index.rows_of(c.id)) for c in known.values()}
-    assert len({row for taken in rows.values() for row in taken}) == sum(map(len, rows.values()))
-    assert all(row in rows[e.campaign.id] for row, e in zip(found.rows_E.tolist(), eligible, strict=True))
+    every = sorted(row for taken in rows.values() for row in taken)
+    assert len(set(every)) == len(every)
+    admitted = np.array(every, np.int64)[found.admits(np.array(every, np.int64))]
+    eligible = found.eligible(admitted)
+    assert len(found) == len(eligible)
+    wanted = {(d.campaign_id, d.creative_id, d.bid) for d in expected if d.reason is None}
+    assert {(e.campaign.id, e.creative.id, e.bid) for e in eligible} == wanted
+    assert {(e.campaign_id, e.ad_id, e.bid_micros) for e in EvaluationSummary.of(found).eligible()} == wanted
+    assert all(row in rows[e.campaign.id] for row, e in zip(admitted.tolist(), eligible, strict=True))
+    by_reason: dict[Reason, set[str]] = {}
+    for decision in expected:
+        if decision.reason is not None:
+            one = decision.creative_id if decision.reason.of_creative else decision.campaign_id
+            by_reason.setdefault(decision.reason, set()).add(one)
+    assert found.counts == {reason: len(ids) for reason, ids in by_reason.items()}
+    assert found.campaign_count == len(known)
+    check_tiers(found, np.array(every, np.int64))
+
+
+def check_tiers(found: Evaluation, rows: NDArray[np.int64]) -> None:
+    """The tiers, the highest first, share the eligible creatives out by priority."""
+    tiers = list(found.tiers())
+    ranks = [priority.rank for priority, _ in tiers]
+    assert ranks == sorted(set(ranks), reverse=True)
+    offered = [(priority, one) for priority, tier in tiers for one in tier.eligible(rows[tier.admits(rows)])]
+    assert all(one.campaign.priority is priority for priority, one in offered)
+    eligible = found.eligible(rows[found.admits(rows)])
+    assert sorted(one.creative.id for _, one in offered) == sorted(one.creative.id for one in eligible)
+    for priority, tier in tiers:
+        admitted = rows[tier.admits(rows)]
+        assert len(tier) == len(admitted)
+        assert len(tier) or (priority is Priority.STANDARD and len(tiers) == 1)
+        if tier.few_rows is not None:
+            few: NDArray[np.int64] = tier.few_rows
+            assert sorted(few[tier.admits(few)].tolist()) == sorted(admitted.tolist())
 
 
 def reasons(evaluation: Evaluation) -> dict[tuple[str, str], Reason | None]:
@@ -232,6 +261,13 @@ def reasons(evaluation: Evaluation) -> dict[tuple[str, str], Reason | None]:
     summary = EvaluationSummary.of(evaluation)
     found: dict[tuple[str, str], Reason | None] = {(e.campaign_id, e.ad_id): e.reason for e in summary.exclusions()}
     return found | {(e.campaign_id, e.ad_id): None for e in summary.eligible()}
+
+
+def only_bid(evaluation: Evaluation) -> int:
+    """The bid of the only eligible creative, which has the first row."""
+    assert len(evaluation) == 1
+    assert evaluation.admits(np.zeros(1, np.int64)).all()
+    return evaluation.eligible(np.zeros(1, np.int64))[0].bid
 
 
 CREATIVE = Creative(id="A1", title="t", landing_url="https://x.example", review=ReviewState.APPROVED)
@@ -370,7 +406,7 @@ def test_products_beyond_64_bits_are_exact_as_well() -> None:
     )
     index = EligibilityIndex()
     index.put(adjusted)
-    assert index.evaluate(ASK).eligible(0).bid == 999_999_999_999 * 9_973**5 // 10**15
+    assert only_bid(index.evaluate(ASK)) == 999_999_999_999 * 9_973**5 // 10**15
 
 
 def test_adjustments_multiply_and_round_down_once() -> None:
@@ -384,7 +420,7 @@ def test_adjustments_multiply_and_round_down_once() -> None:
     )
     index = EligibilityIndex()
     index.put(adjusted)
-    assert index.evaluate(ASK).eligible(0).bid == 999 * 1_501 * 333 // 1_000_000
+    assert only_bid(index.evaluate(ASK)) == 999 * 1_501 * 333 // 1_000_000
 
 
 def test_an_evaluation_is_independent_of_later_changes() -> None:
@@ -398,7 +434,7 @@ def test_an_evaluation_is_independent_of_later_changes() -> None:
     index.put(change(GOOD, id="C3", creatives=(change(CREATIVE, id="A3"),), bid_micros=5))
     index.put(change(GOOD, id="C2", creatives=(change(CREATIVE, id="A2"),)))
     assert reasons(before) == expected
-    assert (before.eligible(0).creative.id, before.eligible(0).bid) == ("A1", 100)
+    assert [(e.ad_id, e.bid_micros) for e in EvaluationSummary.of(before).eligible()] == [("A1", 100)]
 
 
 def test_an_invalid_campaign_is_rejected_and_changes_nothing() -> None:
@@ -409,4 +445,4 @@ def test_an_invalid_campaign_is_rejected_and_changes_nothing() -> None:
         with pytest.raises(InputError):
             index.put(change(GOOD, **bad))
     assert len(index) == 1
-    assert index.evaluate(ASK).eligible(0).bid == 100
+    assert only_bid(index.evaluate(ASK)) == 100

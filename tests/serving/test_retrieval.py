@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,8 +21,8 @@ from serving.auction.eligibility.request import words
 from serving.auction.offers import choose_offers
 from serving.auction.retrieval import CreativeIndex, Hit, creative_text
 from serving.auction.retrieval.keywords import KeywordIndex
-from serving.auction.retrieval.vectors import VectorIndex
-from serving.campaigns.types import Campaign, CampaignState, Creative, ReviewState
+from serving.auction.retrieval.vectors import Admits, VectorIndex
+from serving.campaigns.types import Campaign, CampaignState, Creative, Priority, ReviewState
 
 NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)
 ASK = PlacementRequest(auction_id="x", now=NOW, currency="EUR")
@@ -101,6 +102,24 @@ def test_only_eligible_creatives_are_found() -> None:
     assert [f.eligible.creative.id for f in indexes.ask("running shoes")] == ["A2.0"]
 
 
+@pytest.mark.parametrize("width", [0, 64])
+def test_a_priority_of_few_creatives_is_searched_like_any_other(width: int) -> None:
+    indexes = Indexes(width)
+    kinds = [Priority.STANDARD, Priority.STANDARD, Priority.SPONSORSHIP, Priority.HOUSE]
+    for i, thing in enumerate(THINGS * 8):
+        state = CampaignState.PAUSED if i % 7 == 0 else CampaignState.ACTIVE
+        indexes.put(campaign(i, f"{thing} {i}", f"cheap {thing}", priority=kinds[i % 4], state=state))
+    evaluation, query = indexes.eligibility.evaluate(ASK), "cheap running shoes"
+    searched = []
+    for priority, tier in evaluation.tiers():
+        asked = (query, unit(query) if width else None)
+        found = indexes.creatives.search(*asked, tier, 3)
+        assert found == indexes.creatives.search(*asked, replace(tier, few_rows=None), 3)
+        assert {one.eligible.campaign.priority for one in found} == {priority}
+        searched.append((priority, tier.few_rows is not None))
+    assert searched == [(Priority.SPONSORSHIP, True), (Priority.STANDARD, False), (Priority.HOUSE, True)]
+
+
 texts = st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join)
 changes = st.lists(
     st.tuples(st.integers(0, 5), st.one_of(st.none(), st.lists(texts, max_size=3))), min_size=1, max_size=20
@@ -138,8 +157,8 @@ def test_keyword_scores_are_those_of_the_formula(documents: list[str], query: st
         index.put(row, "former text")
         index.put(row, text)
     rows = data.draw(st.lists(st.sampled_from(range(len(documents))), unique=True).map(lambda r: np.array(r, np.int64)))
-    positions, scores = index.search(query, rows, count=100)
-    found = dict(zip(rows[positions].tolist(), scores.tolist(), strict=True))
+    best, scores = index.search(query, among(rows), count=100)
+    found = dict(zip(best.tolist(), scores.tolist(), strict=True))
     bags = [Counter(words(text)) for text in documents]
     average = sum(b.total() for b in bags) / len(bags)
     for row in rows.tolist():
@@ -151,6 +170,11 @@ def test_keyword_scores_are_those_of_the_formula(documents: list[str], query: st
                 norm = 1.2 * (1 - 0.75 + 0.75 * bags[row].total() / average)
                 expected += idf * 2.2 * times / (times + norm)
         assert found.get(row, 0.0) == pytest.approx(expected, rel=1e-4)
+
+
+def among(rows: NDArray[np.int64]) -> Admits:
+    """Admit these rows alone."""
+    return lambda asked: np.isin(asked, rows)
 
 
 def cloud(rows: int, topics: int, seed: int = 3) -> NDArray[np.float32]:
@@ -180,9 +204,10 @@ def test_a_search_by_clusters_finds_nearly_all_that_an_exact_one_finds() -> None
     hits = 0
     for query in cloud(50, 60)[:50]:
         rows = np.arange(0, 12_000, 2)
-        positions, cosines = index.search(query, rows, 20)
-        assert np.allclose(cosines, vectors[rows[positions]] @ query)
-        hits += len(set(positions.tolist()) & set(exact.search(query, rows, 20)[0].tolist()))
+        best, cosines = index.search(query, among(rows), 20)
+        assert set(best.tolist()) <= set(rows.tolist())
+        assert np.allclose(cosines, vectors[best] @ query)
+        hits += len(set(best.tolist()) & set(exact.search(query, among(rows), 20)[0].tolist()))
     assert hits / (50 * 20) > 0.95
 
 
@@ -193,8 +218,8 @@ def test_equal_creatives_score_equally_wherever_they_are_filed() -> None:
     for row in range(203):
         index.put(row, vector)
     for size in range(1, 204):
-        assert len(set(index.search(query, np.arange(203 - size, 203), 300)[1].tolist())) == 1
-    assert len(index.search(query, np.arange(203), 5)[0]) == 203  # ties are not cut
+        assert len(set(index.search(query, among(np.arange(203 - size, 203)), 300)[1].tolist())) == 1
+    assert len(index.search(query, among(np.arange(203)), 5)[0]) == 203  # ties are not cut
 
 
 def test_vectors_put_after_a_clustering_are_found_and_removed_ones_are_not() -> None:
@@ -206,8 +231,8 @@ def test_vectors_put_after_a_clustering_are_found_and_removed_ones_are_not() -> 
     index.put(6_000, new)
     index.remove(7)
     rows = np.array([*range(6_001)])
-    assert rows[index.search(new, rows, 1)[0]].tolist() == [6_000]
-    assert 7 not in rows[index.search(vectors[7], rows, 50)[0]]
+    assert index.search(new, among(rows), 1)[0].tolist() == [6_000]
+    assert 7 not in index.search(vectors[7], among(rows), 50)[0]
     assert len(index) == 5_000
 
 
@@ -225,8 +250,8 @@ def test_vectors_put_during_a_clustering_are_found() -> None:
     index.adopt(clustering)
     rows = np.array([*range(5_000), *range(8_000, 8_100)])
     for row, vector in zip(changed, later, strict=True):
-        assert rows[index.search(vector, rows, 1)[0]].tolist() == [row]
-    assert 4_999 not in rows[index.search(vectors[4_999], rows, 50)[0]]
+        assert index.search(vector, among(rows), 1)[0].tolist() == [row]
+    assert 4_999 not in index.search(vectors[4_999], among(rows), 50)[0]
 
 
 def test_the_prompt_holds_one_of_a_group_in_the_order_of_ids() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as replace_fields
 
 from serving.auction.separation import Contender, SeparationReason, separate
+from serving.campaigns.types import Priority
 
 contenders = st.lists(
     st.builds(
@@ -23,6 +23,7 @@ contenders = st.lists(
         group=st.sampled_from(["", "", "cola", "cars"]),
         relevance=st.integers(0, 4).map(lambda n: n / 4),
         bid=st.integers(0, 4),
+        priority=st.sampled_from([priority.rank for priority in Priority]),
         category=st.sampled_from(["", "shoes", "shoes", "kites"]),
         blocked=st.frozensets(st.sampled_from("uvw"), max_size=2),
     ),
@@ -31,8 +32,8 @@ contenders = st.lists(
 )
 
 
-def rank(one: Contender) -> tuple[float, float]:
-    return one.relevance * one.bid, one.relevance
+def rank(one: Contender) -> tuple[int, float, float]:
+    return one.priority, one.relevance * one.bid, one.relevance
 
 
 def are_blocked(a: Contender, b: Contender) -> bool:
@@ -76,7 +77,7 @@ def test_a_higher_bid_never_costs_a_place(given_: list[Contender], data: st.Data
     kept, _ = separate(given_)
     if kept:
         one = data.draw(st.sampled_from(kept))
-        raised = [replace(c, bid=c.bid + 3) if c == one else c for c in given_]
+        raised = [c._replace(bid=c.bid + 3) if c == one else c for c in given_]
         assert one.creative_id in {c.creative_id for c in separate(raised)[0]}
 
 
@@ -84,7 +85,7 @@ def test_a_more_relevant_ad_wins_against_a_slightly_higher_bid() -> None:
     cola = Contender("A1", "C1", "u", "cola", 0.9, 100)
     other = Contender("A2", "C2", "v", "cola", 0.5, 150)
     assert separate([other, cola])[0] == (cola,)
-    assert separate([replace(other, bid=200), cola])[0] == (replace(other, bid=200),)
+    assert separate([other._replace(bid=200), cola])[0] == (other._replace(bid=200),)
 
 
 def test_the_record_names_a_blocked_competitor_and_its_winner(

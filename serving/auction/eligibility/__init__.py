@@ -5,8 +5,8 @@ creatives of the prompt among the eligible is left to `serving.auction.retrieval
 campaigns to `serving.campaigns`.
 """
 
-from serving.auction.eligibility.creatives import CREATIVE_REASONS, CreativeState
-from serving.auction.eligibility.index import EligibilityIndex, Eligible, Evaluation
+from serving.auction.eligibility.evaluation import Eligible, Evaluation
+from serving.auction.eligibility.index import EligibilityIndex
 from serving.auction.eligibility.request import UNCOUNTED, PlacementRequest, ReachedCaps
 from serving.auction.eligibility.rules import CreativeDecision, Reason
 
@@ -19,6 +19,4 @@ __all__ = [
     "EligibilityIndex",
     "Evaluation",
     "Eligible",
-    "CREATIVE_REASONS",
-    "CreativeState",
 ]

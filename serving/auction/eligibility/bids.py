@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from serving.auction.eligibility.request import PlacementRequest, segment_code
 from serving.auction.eligibility.rules import adjusted_bid
+from serving.auction.eligibility.slots import CampaignSlots
 from serving.campaigns.types import LARGEST_BID, Campaign
 
 _SAFE = 2.0**62
@@ -42,9 +43,7 @@ class BidAdjustments:
             if not slots:
                 self._factors.pop(segment, None)
 
-    def apply(
-        self, bids: NDArray[np.int64], request: PlacementRequest, campaigns: tuple[Campaign | None, ...]
-    ) -> NDArray[np.int64]:
+    def apply(self, bids: NDArray[np.int64], request: PlacementRequest, campaigns: CampaignSlots) -> NDArray[np.int64]:
         """Return the adjusted bids by slot, shape of `bids`; `bids` itself where no adjustment matches."""
         matching = [(d, code) for d, codes in request.segments.items() for code in codes if (d, code) in self._factors]
         if not matching:
@@ -65,8 +64,8 @@ class BidAdjustments:
             adjusted = bids.copy()
             adjusted[where] = product[where] // np.maximum(divisor[where], 1)
         for slot in where[np.maximum(product_size[where], divisor_size[where]) >= _SAFE]:
-            campaign = campaigns[slot]
-            adjusted[slot] = adjusted_bid(campaign, request) if campaign else 0
+            campaign = campaigns[int(slot)]
+            adjusted[slot] = adjusted_bid(campaign, request.segments) if campaign else 0
         return adjusted
 
     def _array(self, segment: _Segment) -> _FactorArrays:

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from mechanism.types import Micros
 from serving.auction.pacing import WHOLE, campaign_key
 from serving.campaigns.dayparts import QUARTER_S, WEEK_HOURS, open_week, week_hour, zone
-from serving.campaigns.types import Campaign, CampaignState, Spend, normal
+from serving.campaigns.types import (
+    Campaign,
+    CampaignState,
+    Priority,
+    Spend,
+    highest_adjusted_bid,
+    lowest_adjusted_bid,
+    normal,
+)
 
 UNLIMITED = np.iinfo(np.int64).max
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -82,9 +90,10 @@ def _numbers() -> NDArray[np.int64]:
 class CampaignColumns:
     """Arrays of shape (capacity,), `open_week` of shape (capacity, 168).
 
-    `any_*` are True where the campaign does not target the dimension, `priority` is a rank. `account` is the number of
-    the account that pays (`serving.auction.eligibility.funds`). `keys` and `thresholds` are those of
-    `serving.auction.pacing.coins`.
+    `any_*` are True where the campaign does not target the dimension, `house` for house ads. `account` is the number of
+    the account that pays (`serving.auction.eligibility.funds`), `least_price` and `highest_price` bound the adjusted
+    bid, which is at least 1 where it counts against money. `keys` and `thresholds` are those of
+    `serving.auction.pacing.coins`; `throttled` is the number of slots in `is_throttled`, whose threshold is below 1.
     """
 
     used: NDArray[np.bool_] = field(default_factory=_flags)
@@ -98,9 +107,12 @@ class CampaignColumns:
     any_placement: NDArray[np.bool_] = field(default_factory=_flags)
     any_keyword: NDArray[np.bool_] = field(default_factory=_flags)
     uncapped: NDArray[np.bool_] = field(default_factory=_flags)
+    house: NDArray[np.bool_] = field(default_factory=_flags)
     starts: NDArray[np.int64] = field(default_factory=_numbers)
     ends: NDArray[np.int64] = field(default_factory=_numbers)
     bids: NDArray[np.int64] = field(default_factory=_numbers)
+    least_price: NDArray[np.int64] = field(default_factory=_numbers)
+    highest_price: NDArray[np.int64] = field(default_factory=_numbers)
     total_left: NDArray[np.int64] = field(default_factory=_numbers)
     daily_budget: NDArray[np.int64] = field(default_factory=_numbers)
     day_left: NDArray[np.int64] = field(default_factory=_numbers)
@@ -110,9 +122,10 @@ class CampaignColumns:
     account: NDArray[np.int64] = field(default_factory=_numbers)
     currency: NDArray[np.int64] = field(default_factory=_numbers)
     zone: NDArray[np.int64] = field(default_factory=_numbers)
-    priority: NDArray[np.int8] = field(default_factory=lambda: np.zeros(_FIRST_CAPACITY, np.int8))
     keys: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(_FIRST_CAPACITY, np.uint64))
     thresholds: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(_FIRST_CAPACITY, np.uint64))
+    is_throttled: NDArray[np.bool_] = field(default_factory=_flags)
+    throttled: int = 0
     open_week: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((_FIRST_CAPACITY, WEEK_HOURS), np.bool_))
     _currencies: dict[str, int] = field(default_factory=dict)
     _clock: LocalClock = field(default_factory=LocalClock)
@@ -125,11 +138,17 @@ class CampaignColumns:
         """Make room for a slot and reset its participation to 1."""
         if slot >= len(self.used):
             for column in fields(self):
-                if not column.name.startswith("_"):
+                if not column.name.startswith("_") and column.name != "throttled":
                     setattr(self, column.name, grown(getattr(self, column.name), slot + 1))
         self.keys[slot] = campaign_key(campaign_id)
         self.accrued[slot] = 0
-        self.thresholds[slot] = WHOLE
+        self.set_threshold(slot, WHOLE)
+
+    def set_threshold(self, slot: int, threshold: int) -> None:
+        """Set below which coin a campaign takes part in an auction."""
+        self.thresholds[slot] = threshold
+        self.throttled += (threshold < WHOLE) - int(self.is_throttled[slot])
+        self.is_throttled[slot] = threshold < WHOLE
 
     def fill(self, slot: int, campaign: Campaign) -> None:
         """Write a campaign's own numbers into its slot; spend and participation are left alone."""
@@ -145,8 +164,10 @@ class CampaignColumns:
         self.starts[slot] = micros_since_epoch(campaign.starts_at)
         self.ends[slot] = UNLIMITED if campaign.ends_at is None else micros_since_epoch(campaign.ends_at)
         self.bids[slot] = campaign.bid_micros
+        self.least_price[slot] = max(lowest_adjusted_bid(campaign), 1)
+        self.highest_price[slot] = max(highest_adjusted_bid(campaign), 1)
         self.currency[slot] = self._currencies.setdefault(normal(campaign.currency), len(self._currencies))
-        self.priority[slot] = campaign.priority.rank
+        self.house[slot] = campaign.priority is Priority.HOUSE
         self.zone[slot] = self._clock.number(campaign.time_zone)
         self.open_week[slot] = open_week(campaign.dayparts)
         if self._clock.running:
@@ -162,15 +183,19 @@ class CampaignColumns:
             today = int(self.spend_day[slot]) == self._clock.days_Z[int(self.zone[slot])]
             self.day_left[slot] = _left(campaign.daily_budget_micros, int(self.spend_today[slot]) if today else 0)
 
-    def advance_clock(self, now: datetime, size: int) -> None:
-        """Bring `open_now` and `day_left` of the first `size` slots up to date; cheap within a quarter of an hour."""
+    def advance_clock(self, now: datetime, size: int) -> bool:
+        """Bring `open_now` and `day_left` of the first `size` slots up to date; return whether that changed them.
+
+        Cheap within a quarter of an hour.
+        """
         if not self._clock.advance(now) or not size:
-            return
+            return False
         zones_C = self.zone[:size]
         self.open_now[:size] = self.open_week[np.arange(size), np.array(self._clock.hours_Z)[zones_C]]
         today_C = self.spend_day[:size] == np.array(self._clock.days_Z)[zones_C]
         left_C = self.daily_budget[:size] - np.where(today_C, self.spend_today[:size], 0)
         self.day_left[:size] = np.where(self.daily_budget[:size] == UNLIMITED, UNLIMITED, left_C)
+        return True
 
 
 def _left(budget: Micros | None, spent: Micros) -> int:

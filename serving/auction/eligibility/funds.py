@@ -9,15 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mechanism.types import Micros
-from serving.auction.eligibility.columns import UNLIMITED, grown
-from serving.auction.eligibility.postings import Mask
+from serving.auction.eligibility.changes import ChangeLog
+from serving.auction.eligibility.columns import UNLIMITED, CampaignColumns, grown
+from serving.auction.eligibility.postings import Mask, Postings
 from serving.campaigns.funds import Account
 
 
 class AccountFunds:
-    """The accounts by number: what is left of each by the ledger, and what it owes beyond the ledger, in micros."""
+    """The accounts by number: what is left of each by the ledger, and what it owes beyond the ledger, in micros.
 
-    def __init__(self) -> None:
+    `payers` lists campaigns by `Account.key`. A change of an account is a change of each campaign that it may concern.
+    """
+
+    def __init__(self, columns: CampaignColumns, payers: Postings, changes: ChangeLog) -> None:
+        self._columns = columns
+        self._payers = payers
+        self._changes = changes
         self._numbers: dict[Account, int] = {}
         self._left: dict[Account, Micros] = {}  # of the limited ones
         self._accrued: dict[Account, Micros] = {}
@@ -59,4 +66,12 @@ class AccountFunds:
 
     def _fill(self, account: Account) -> None:
         left, number = self._left.get(account), self.number(account)
-        self._free_A[number] = UNLIMITED if left is None else left - self._accrued.get(account, 0)
+        before = int(self._free_A[number])
+        after = UNLIMITED if left is None else left - self._accrued.get(account, 0)
+        self._free_A[number] = after
+        lower, upper = min(before, after), max(before, after)
+        if lower < upper and upper > 0:
+            # Of a rich account, a charge changes no campaign's eligibility: only prices between the two sums matter.
+            slots, columns = self._payers.slots(account.key), self._columns
+            concerned = (columns.highest_price[slots] > lower) & (columns.least_price[slots] <= upper)
+            self._changes.mark_many(slots[concerned].tolist())

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.auction.eligibility.request import segment_code, words
-from serving.campaigns.types import Campaign, normal
+from serving.campaigns.funds import account_of
+from serving.campaigns.types import Campaign, Priority, normal
 
 Slots = NDArray[np.int32]
 Mask = NDArray[np.bool_]
@@ -42,31 +43,28 @@ class Postings:
         if not slots:
             del self._sets[code]
 
-    def admit(self, codes: Iterable[str], mask: Mask) -> Mask:
-        """Return a copy of `mask` that is True at every slot under one of the codes."""
-        admitted = mask.copy()
+    def members(self, codes: Iterable[str], slots: Slots | None, size: int) -> Mask:
+        """Return which of `slots`, or of the first `size` if that is None, are under one of the codes."""
+        if slots is None:
+            found = np.zeros(size, np.bool_)
+            for code in codes:
+                found[self.slots(code)] = True
+            return found
+        found = np.zeros(len(slots), np.bool_)
         for code in codes:
-            admitted[self._get(code)] = True
-        return admitted
+            listed = self.slots(code)
+            if listed.size:
+                found |= listed[np.minimum(np.searchsorted(listed, slots), listed.size - 1)] == slots
+        return found
 
-    def exclude(self, codes: Iterable[str], size: int) -> Mask | None:
-        """Return a mask (size,) that is False at every slot under one of the codes; None if no slot is."""
-        excluded: Mask | None = None
-        for code in codes:
-            slots = self._get(code)
-            if slots.size:
-                if excluded is None:
-                    excluded = np.ones(size, np.bool_)
-                excluded[slots] = False
-        return excluded
-
-    def _get(self, code: str) -> Slots:
+    def slots(self, code: str) -> Slots:
+        """Return the slots under a code, sorted."""
         found = self._arrays.get(code)
         if found is None:
             slots = self._sets.get(code)
             if slots is None:
                 return _NO_SLOTS
-            found = self._arrays[code] = np.fromiter(slots, np.int32, len(slots))
+            found = self._arrays[code] = np.sort(np.fromiter(slots, np.int32, len(slots)))
         return found
 
 
@@ -94,9 +92,9 @@ class KeywordPostings:
             if not phrases:
                 del self._by_first[phrase[0]]
 
-    def admit(self, query_words: Phrase, mask: Mask) -> Mask:
-        """Return a copy of `mask` that is True at every slot with a keyword in the query."""
-        return self._postings.admit(self._matches(query_words), mask)
+    def slots(self, query_words: Phrase) -> list[Slots]:
+        """Return the slots with a keyword in the query, by keyword."""
+        return [self._postings.slots(code) for code in sorted(self._matches(query_words))]
 
     def _matches(self, query_words: Phrase) -> set[str]:
         found: set[str] = set()
@@ -110,13 +108,17 @@ class KeywordPostings:
 
 
 class CampaignPostings:
-    """All lists of the campaigns: what they target, what they block, and what blocks of others may name."""
+    """All lists of the campaigns: what they target, what they block, what blocks of others may name, and who pays.
+
+    `of_account` is by `Account.key`, `of_priority` lists the campaigns that are not standard.
+    """
 
     def __init__(self) -> None:
         self.targets = {dimension: Postings() for dimension in ("country", "language", "category", "placement")}
         self.keywords = KeywordPostings()
         self.blocking_category, self.blocking_placement = Postings(), Postings()
         self.in_category, self.of_advertiser = Postings(), Postings()
+        self.of_account, self.of_priority = Postings(), Postings()
 
     def add(self, campaign: Campaign, slot: int) -> None:
         """Add the slot to every list that the campaign belongs on."""
@@ -145,3 +147,6 @@ class CampaignPostings:
         yield from ((self.blocking_placement, normal(value)) for value in campaign.block_placements)
         yield self.in_category, normal(campaign.category)
         yield self.of_advertiser, normal(campaign.advertiser_id)
+        yield self.of_account, account_of(campaign).key
+        if campaign.priority is not Priority.STANDARD:
+            yield self.of_priority, campaign.priority

@@ -114,7 +114,7 @@ def evaluate(
     """
     decisions = []
     for campaign in campaigns:
-        bid = adjusted_bid(campaign, request)
+        bid = adjusted_bid(campaign, request.segments)
         share = participation.get(campaign.id, 1.0)
         left = funds.get(account_of(campaign))
         reason = campaign_reason(campaign, request, bid, spends.get(campaign.id), share, caps, left)
@@ -200,12 +200,12 @@ def creative_reason(creative: Creative, caps: ReachedCaps) -> Reason | None:
     return Reason.FREQUENCY_CREATIVE if creative.id in caps.creatives else None
 
 
-def adjusted_bid(campaign: Campaign, request: PlacementRequest) -> Micros:
-    """Apply the segment adjustments that match the request: an exact product, rounded down once."""
+def adjusted_bid(campaign: Campaign, segments: Mapping[str, tuple[str, ...]]) -> Micros:
+    """Apply the adjustments that match a request's segments: an exact product, rounded down once."""
     numerator, denominator = campaign.bid_micros, 1
     for adjustment in campaign.adjustments:
         dimension = adjustment.dimension
-        if segment_code(dimension, adjustment.value) in request.segments[dimension]:
+        if segment_code(dimension, adjustment.value) in segments[dimension]:
             numerator *= adjustment.thousandths
             denominator *= 1_000
     return numerator // denominator

@@ -7,13 +7,15 @@ router's event loop. Where a question or a creative has no vector, words alone d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from hashlib import blake2b
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mechanism.types import AdId
 from serving.auction.eligibility import Eligible, Evaluation
+from serving.auction.eligibility.columns import grown
 from serving.auction.retrieval.keywords import KeywordIndex
 from serving.auction.retrieval.vectors import Clustering, VectorIndex, Vectors
 from serving.campaigns.types import Creative
@@ -22,8 +24,7 @@ RANK_CONSTANT = 60
 """Constant of reciprocal rank fusion (Cormack, Clarke and Buettcher 2009); a small one favours the first ranks."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """One eligible creative that a search found.
 
     `relevance` in 0..1 is the cosine to the question or, without vectors, the BM25 score as a share of the best one.
@@ -41,14 +42,14 @@ class CreativeIndex:
     def __init__(self, width: int, compared: int = 1_024) -> None:
         self._vectors = VectorIndex(width, compared) if width else None
         self._keywords = KeywordIndex()
-        self._ids_R: list[AdId] = []
+        self._keys_R = np.zeros(1_024, np.uint64)
 
     def put(self, rows: Sequence[int], creatives: Sequence[Creative]) -> None:
         """File creatives under their rows (`EligibilityIndex.rows_of`), without vectors."""
-        if rows:
-            self._ids_R += [""] * (max(rows) + 1 - len(self._ids_R))
+        if rows and max(rows) >= len(self._keys_R):
+            self._keys_R = grown(self._keys_R, max(rows) + 1)
         for row, creative in zip(rows, creatives, strict=True):
-            self._ids_R[row] = creative.id
+            self._keys_R[row] = _key(creative.id)
             self._keywords.put(row, creative_text(creative))
             if self._vectors is not None:
                 self._vectors.remove(row)
@@ -76,32 +77,39 @@ class CreativeIndex:
             self._vectors.adopt(clustering)
 
     def search(self, query: str, query_D: Vectors | None, evaluation: Evaluation, count: int) -> tuple[Hit, ...]:
-        """Return the `count` eligible creatives that fit best, best first; equal scores are ordered by creative id.
+        """Return the `count` eligible creatives that fit best, best first.
+
+        A hash of the creative's id decides between equal scores: neither its name nor the order of filing does.
 
         `query` is the last message; `query_D` may encode more context (`query_text`). Both searches retrieve twice
-        `count`.
+        `count`. Search before the index changes that made the evaluation.
         """
-        rows_E, depth = evaluation.rows_E, 2 * count
-        if not len(rows_E) or count <= 0:
+        depth = 2 * count
+        if not len(evaluation) or count <= 0:
             return ()
-        by_words, word_scores = self._keywords.search(query, rows_E, depth)
-        scores: dict[int, float] = {}
-        _add_ranks(scores, by_words, word_scores)
-        best_words = float(word_scores.max()) if len(word_scores) else 0.0
-        relevance = {int(p): float(s) / best_words for p, s in zip(by_words, word_scores, strict=True)}
+        rows, values = self._keywords.search(query, evaluation.admits, depth, evaluation.few_rows)
+        scores, relevance = _ranks(values), values / values.max(initial=1e-9)
         if self._vectors is not None and query_D is not None:
-            by_meaning, cosines = self._vectors.search(query_D, rows_E, depth)
-            _add_ranks(scores, by_meaning, cosines)
-            found = np.fromiter(scores, np.int64, len(scores))
-            all_cosines = self._vectors.cosines(query_D, rows_E[found])
-            relevance = {int(p): max(0.0, float(c)) for p, c in zip(found, all_cosines, strict=True)}
-        ranked = sorted(scores, key=lambda position: -scores[position])
-        least = scores[ranked[min(count, len(ranked)) - 1]] if ranked else 0.0
-        # Similar texts tie by the hundred, so only the returned rows become a `Hit`.
-        tied = np.array([p for p in ranked if scores[p] >= least], np.int64)
-        ids, rows = self._ids_R, rows_E[tied].tolist()
-        best = sorted((-scores[p], ids[row], p) for p, row in zip(tied.tolist(), rows, strict=True))[:count]
-        return tuple(Hit(evaluation.eligible(p), relevance[p], scores[p]) for _, _, p in best)
+            by_meaning, cosines = self._vectors.search(query_D, evaluation.admits, depth, evaluation.few_rows)
+            listed = np.concatenate([rows, by_meaning])
+            rows, places = np.unique(listed, return_inverse=True)
+            scores = np.bincount(places, np.concatenate([scores, _ranks(cosines)]), len(rows)).astype(np.float64)
+            relevance = np.maximum(self._vectors.cosines(query_D, rows), 0)
+        best = self._best(rows, scores, count)
+        fitting, found = relevance[best].tolist(), evaluation.eligible(rows[best])
+        return tuple(map(Hit, found, fitting, scores[best].tolist()))
+
+    def _best(self, rows: NDArray[np.int64], scores: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+        """Return the places of the `count` highest scores, best first; similar texts tie by the hundred."""
+        places = np.arange(len(rows))
+        if len(rows) > count:
+            least = np.partition(scores, len(scores) - count)[len(scores) - count]
+            above, tied = np.flatnonzero(scores > least), np.flatnonzero(scores == least)
+            missing = count - len(above)
+            if len(tied) > missing:
+                tied = tied[np.argpartition(self._keys_R[rows[tied]], missing - 1)[:missing]]
+            places = np.concatenate([above, tied])
+        return places[np.lexsort((self._keys_R[rows[places]], -scores[places]))]
 
 
 def creative_text(creative: Creative) -> str:
@@ -114,14 +122,14 @@ def query_text(query: str, interests: Sequence[str] = ()) -> str:
     return f"{query} {', '.join(interests)}" if interests else query
 
 
-def _add_ranks(scores: dict[int, float], positions: NDArray[np.int64], values: NDArray[np.float32]) -> None:
-    """Add 1 / (constant + rank) to the score of each position.
+def _ranks(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return 1 / (constant + rank) of each value; equal values share the better rank."""
+    falling = -values
+    rank = np.searchsorted(np.sort(falling), falling, side="left") + 1
+    scores: NDArray[np.float64] = 1 / (RANK_CONSTANT + rank)
+    return scores
 
-    Equal values share the better rank, so that the order in which creatives were filed has no effect.
-    """
-    order = np.argsort(-values, kind="stable")
-    rank, before = 0, None
-    for number, (position, value) in enumerate(zip(positions[order].tolist(), values[order].tolist(), strict=True), 1):
-        if value != before:
-            rank, before = number, value
-        scores[position] = scores.get(position, 0.0) + 1 / (RANK_CONSTANT + rank)
+
+def _key(creative_id: AdId) -> int:
+    """Hash a creative's id to the 64 bits that decide between equal scores."""
+    return int.from_bytes(blake2b(creative_id.encode(), digest_size=8, person=b"equal scores").digest(), "big")

@@ -1,11 +1,12 @@
 """Unit vectors of creatives by row, searched among the eligible rows only.
 
-Few eligible rows are compared exactly. Many are searched by clusters (an inverted file over spherical k-means
-centroids): the clusters nearest to the question are read until they hold enough eligible rows, so that the time of a
-search hardly grows with the catalogue.
+Many vectors are searched by clusters (an inverted file over spherical k-means centroids): the clusters nearest to the
+question are read until they hold enough eligible rows, so that the time of a search hardly grows with the catalogue.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,18 +15,22 @@ from serving.auction.eligibility.columns import grown
 
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
+Admits = Callable[[Rows], NDArray[np.bool_]]
+"""Which of some rows are eligible."""
 CLUSTERS = 256
 SAMPLE = 16_384
 """Rows that the centroids are fitted to."""
 _ROUNDS = 8
 _STEP = 1_024
 """Rows in one matrix product: a few milliseconds, after which other threads run."""
+_UNLISTED = 1_024
+"""Rows put since the clusters were last listed that a search compares beside them."""
 
 
 class VectorIndex:
     """Unit vectors of one width, by rows of the eligibility index.
 
-    A search compares at least `compared` eligible rows, or all if there are fewer; up to twice that it is exact.
+    A search compares at least `compared` eligible rows, or all if there are fewer.
     """
 
     def __init__(self, width: int, compared: int = 1_024) -> None:
@@ -34,6 +39,8 @@ class VectorIndex:
         self._clusters_R = np.zeros(1_024, np.int16)
         self._filled_R = np.zeros(1_024, np.bool_)
         self._centroids_KD: Vectors | None = None
+        self._listed: list[Rows] = []  # the rows of each cluster, but for the unlisted
+        self._unlisted: set[int] = set()  # rows put since
         self._clustered = 0  # vectors at the last clustering
         self._changed: set[int] | None = None  # rows put while a clustering runs
         self._size = 0
@@ -51,6 +58,9 @@ class VectorIndex:
         self._vectors_RD[row], self._filled_R[row] = vector_D, True
         if self._centroids_KD is not None:
             self._clusters_R[row] = int(np.argmax(self._centroids_KD @ vector_D))
+            self._unlisted.add(row)
+            if len(self._unlisted) > _UNLISTED:
+                self._list_clusters()
         if self._changed is not None:
             self._changed.add(row)
 
@@ -80,16 +90,22 @@ class VectorIndex:
             changed = np.fromiter(self._changed, np.int64, len(self._changed))
             self._clusters_R[changed] = _nearest(self._vectors_RD[changed], self._centroids_KD)
         self._changed = None
+        self._list_clusters()
 
-    def search(self, query_D: Vectors, rows_E: Rows, count: int) -> tuple[NDArray[np.int64], Vectors]:
-        """Return positions in `rows_E` of the `count` nearest rows and their cosines.
+    def search(
+        self, query_D: Vectors, admits: Admits, count: int, few_rows: Rows | None = None
+    ) -> tuple[Rows, Vectors]:
+        """Return the `count` nearest of the admitted rows and their cosines.
 
-        Ties with the last one are included; rows without a vector are not found.
+        Ties with the last one are included; rows without a vector are not found. `few_rows`, where given, has every
+        row that is admitted: looking for a few in the clusters would read most of them.
         """
-        positions = np.flatnonzero(self._is_filled(rows_E))
-        if len(positions) > 2 * self._compared and self._centroids_KD is not None:
-            positions = positions[self._in_nearest_clusters(query_D, rows_E[positions])]
-        return best_with_ties(positions, _dots(self._vectors_RD[rows_E[positions]], query_D), count)
+        if few_rows is None:
+            rows = self._near(query_D, admits)
+        else:
+            rows = few_rows[self._is_filled(few_rows)]
+            rows = rows[admits(rows)]
+        return best_with_ties(rows, _dots(self._vectors_RD[rows], query_D), count)
 
     def cosines(self, query_D: Vectors, rows: Rows) -> Vectors:
         """Return the cosine of each row to the question, 0 for a row without a vector."""
@@ -98,6 +114,26 @@ class VectorIndex:
         found[filled] = _dots(self._vectors_RD[rows[filled]], query_D)
         return found
 
+    def _near(self, query_D: Vectors, admits: Admits) -> Rows:
+        """Return admitted rows to compare: those of the clusters nearest to the question, or all."""
+        if self._centroids_KD is None or self._size <= 2 * self._compared:
+            rows = np.flatnonzero(self._filled_R)
+            return rows[admits(rows)]
+        unlisted = np.sort(np.fromiter(self._unlisted, np.int64, len(self._unlisted)))
+        unlisted = unlisted[self._filled_R[unlisted]]
+        found = [unlisted[admits(unlisted)]]
+        order = np.argsort(-(self._centroids_KD @ query_D), kind="stable").tolist()
+        taken, size = len(found[0]), 4
+        while order and taken < self._compared:
+            nearest, order, size = order[:size], order[size:], 2 * size
+            rows = np.concatenate([self._listed[cluster] for cluster in nearest])
+            rows = rows[self._filled_R[rows]]
+            if len(unlisted):
+                rows = rows[~np.isin(rows, unlisted)]
+            found.append(rows[admits(rows)])
+            taken += len(found[-1])
+        return np.concatenate(found)
+
     def _is_filled(self, rows: Rows) -> NDArray[np.bool_]:
         inside = rows < len(self._filled_R)
         if inside.all():
@@ -105,16 +141,13 @@ class VectorIndex:
         inside[inside] = self._filled_R[rows[inside]]
         return inside
 
-    def _in_nearest_clusters(self, query_D: Vectors, rows: Rows) -> NDArray[np.int64]:
-        """Return positions in `rows` of the clusters nearest to the question, at least `compared` positions."""
-        assert self._centroids_KD is not None, "the vectors are clustered"
+    def _list_clusters(self) -> None:
+        """List the rows of each cluster."""
+        rows = np.flatnonzero(self._filled_R)
         clusters = self._clusters_R[rows]
-        order = np.argsort(-(self._centroids_KD @ query_D), kind="stable")
-        sizes = np.bincount(clusters, minlength=CLUSTERS)[order]
-        needed = int(np.searchsorted(np.cumsum(sizes), self._compared)) + 1
-        wanted = np.zeros(CLUSTERS, np.bool_)
-        wanted[order[:needed]] = True
-        return np.flatnonzero(wanted[clusters])
+        order = np.argsort(clusters, kind="stable")
+        self._listed = np.split(rows[order], np.cumsum(np.bincount(clusters, minlength=CLUSTERS))[:-1])
+        self._unlisted.clear()
 
 
 class Clustering:
@@ -143,15 +176,13 @@ class Clustering:
             self.clusters[i : i + _STEP] = _nearest(self._vectors_RD[self.rows[i : i + _STEP]], self.centroids_KD)
 
 
-def best_with_ties(
-    positions: NDArray[np.int64], scores: NDArray[np.float32], count: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Keep the positions of the `count` highest scores, and all that tie with the last of them."""
-    if len(positions) <= count:
-        return positions, scores
+def best_with_ties(rows: Rows, scores: NDArray[np.float32], count: int) -> tuple[Rows, NDArray[np.float32]]:
+    """Keep the rows of the `count` highest scores, and all that tie with the last of them."""
+    if len(rows) <= count:
+        return rows, scores
     least = np.partition(scores, len(scores) - count)[len(scores) - count]
     best = np.flatnonzero(scores >= least)
-    return positions[best], scores[best]
+    return rows[best], scores[best]
 
 
 def _dots(vectors_ND: Vectors, query_D: Vectors) -> Vectors:

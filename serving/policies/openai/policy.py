@@ -137,8 +137,9 @@ class UpstreamPolicy(AsyncPolicyBackend):
                 exchange = await self._calls.begin(lambda: self._attempt(body, deadline, headers), deadline)
                 reader, more = exchange.reader, True
                 while True:
-                    for text in exchange.texts:
-                        yield TextDelta(text.replace(self.settings.opener or MARK, MARK))
+                    if texts := exchange.texts:
+                        text = "".join(texts).replace(self.settings.opener or MARK, MARK)
+                        yield TextDelta(text, len(texts))
                     if reader.done or not more:
                         break
                     more = await exchange.read()

@@ -69,7 +69,7 @@ def test_every_delta_is_streamed_with_usage_but_no_propensities() -> None:
         policy = UpstreamPolicy(upstream(server.sockets[0].getsockname()[1]), {})
         for _ in range(3):
             *deltas, done = await collect(policy)
-            assert len(deltas) == DELTAS + 1
+            assert sum(d.count for d in deltas if isinstance(d, TextDelta)) == DELTAS + 1
             assert text(deltas).replace("@Zephyr Shoes@[A1] ", "") == "".join(map(numbered, range(DELTAS)))
             assert "@Zephyr Shoes@[A1]" in text(deltas)
             assert isinstance(done, Completed)
