@@ -1,4 +1,4 @@
-"""What writes a router's answers: a model in this process, a Triton server, versions by a route file, or an upstream."""
+"""What writes a router's answers: a model here, a Triton server, the versions of a route file, or an upstream."""
 
 from __future__ import annotations
 
