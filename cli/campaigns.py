@@ -1,11 +1,13 @@
-"""`llm-auction campaigns`: upload a file of campaigns to a running router; a campaign's history from the database."""
+"""`llm-auction campaigns`: upload a file of campaigns to a running router, print the history of one."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -70,35 +72,22 @@ def _list(file: Path, errors: Iterable[Mapping[str, Any]]) -> None:
 @app.command("history")
 def show_history(
     campaign: Annotated[str, typer.Argument(help="The campaign's id.")],
-    database: Annotated[
-        str, typer.Option(help="The routers' database: postgresql://..., sqlite:///...", envvar="LLM_AUCTION_DATABASE")
-    ],
+    url: RouterUrl = DEFAULT_URL,
+    key: ApiKey = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per change.")] = False,
 ) -> None:
     """Print who changed which fields of a campaign and its creatives, newest first."""
-    import msgspec
+    path = f"/v1/campaigns/{quote(campaign, safe='')}/changes?limit=1000"
+    cursor: str | None = ""
+    while cursor is not None:
+        page = call(url, key, "GET", path + (f"&cursor={quote(cursor)}" if cursor else ""))
+        for change in page["items"]:
+            typer.echo(json.dumps(change) if as_json else _in_words(change))
+        cursor = page["cursor"] or None
 
-    from serving.campaigns.changes import Subject, history
-    from serving.campaigns.storage import CampaignStore
-    from serving.database.engine import Database
-    from serving.database.migrations import migrate
 
-    migrate(database)
-    opened = Database(database, pool_size=2)
-    try:
-        CampaignStore(opened).get(campaign)
-        cursor, more = "", True
-        while more:
-            page = history(opened, subject=Subject.CAMPAIGN, subject_id=campaign, cursor=cursor)
-            for change in page.items:
-                if as_json:
-                    typer.echo(msgspec.json.encode(change))
-                    continue
-                who = " ".join(filter(None, (change.by.role, change.by.key_id, change.by.name)))
-                typer.echo(f"{change.changed_at:%Y-%m-%d %H:%M:%S} UTC by {who}")
-                for one in change.fields:
-                    old, new = (msgspec.json.encode(value).decode() for value in (one.old, one.new))
-                    typer.echo(f"  {one.field}: {old} -> {new}")
-            cursor, more = page.cursor, bool(page.cursor)
-    finally:
-        opened.close()
+def _in_words(change: Mapping[str, Any]) -> str:
+    by = change["by"]
+    who = " ".join(filter(None, (by["role"], by["key_id"], by["name"])))
+    fields = (f"  {one['field']}: {json.dumps(one['old'])} -> {json.dumps(one['new'])}" for one in change["fields"])
+    return "\n".join([f"{change['changed_at']} by {who}", *fields])

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
+from cli.backends import in_process, openai_compatible, remote, routed
 from cli.listening import listen, share
 from cli.workers import IN_PROCESS, WorkerPlace, check_workers, prepare, supervise
 from mechanism.errors import ConfigError
@@ -323,51 +324,6 @@ def default_candidates(model: str, *, local: bool) -> int:
 def default_sharing(workers: int, database: str) -> float:
     """Return for how many seconds records are shared without `--share-records`: if there may be another router."""
     return 3_600.0 if workers > 1 or database.startswith("postgres") else 0.0
-
-
-def in_process(model: str, settings: ServeSettings) -> AsyncPolicyBackend:
-    """Load a policy in this process; imports torch."""
-    from serving.policies.in_process import ThreadedPolicy
-    from serving.policies.model import ModelPolicy
-
-    return ThreadedPolicy(ModelPolicy.load(model), settings.waiting, settings.deadline_s)
-
-
-def remote(url: str, model: str, digest: str) -> AsyncPolicyBackend:
-    """Return a policy on a Triton server; call it on the event loop, to which its client belongs."""
-    from serving.policies.triton.client import connect_policy
-
-    return connect_policy(url, digest, name=model)
-
-
-def routed(path: Path, settings: ServeSettings) -> Callable[[], AsyncPolicyBackend]:
-    """Return a factory of the policy that follows a route file, with each version on a Triton or in this process."""
-    from serving.policies.route_file import Version
-    from serving.policies.versioned import RoutedPolicy
-
-    # transformers constructs models under process-wide settings, so two must not load at the same time
-    loading = asyncio.Lock()
-
-    async def open_version(version: Version) -> AsyncPolicyBackend:
-        if version.server:
-            from serving.policies.triton.client import connect_policy
-
-            return connect_policy(version.server, version.digest)
-        async with loading:
-            return await asyncio.to_thread(in_process, version.policy, settings)
-
-    return lambda: RoutedPolicy(path, open_version)
-
-
-def openai_compatible(
-    url: str, model: str, in_flight: int, *, tags: bool, opener: str | None
-) -> Callable[[], AsyncPolicyBackend]:
-    """Return a policy behind `/v1/chat/completions` of another server, its settings checked before the start."""
-    from serving.policies.openai.policy import UpstreamPolicy, UpstreamSettings
-
-    settings = UpstreamSettings(url, model, in_flight=in_flight, structural_tags=tags, opener=opener)
-    policy = UpstreamPolicy(settings)
-    return lambda: policy
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -13,6 +13,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Serve polici
 
 Folder = Annotated[Path, typer.Option(help="Folder of the prepared server.")]
 FOLDER = Path("build/triton")
+FOLLOW_ONCE_S = 60.0
+"""How long `follow --once` tries again what it cannot build."""
 
 
 @app.command()
@@ -36,6 +38,9 @@ def build(
     instances: Annotated[int, typer.Option(min=1, help="Model instances; each loads the weights.")] = 1,
     slots: Annotated[int, typer.Option(min=1, help="Answers that an instance generates at the same time.")] = 16,
     waiting: Annotated[int, typer.Option(min=0, help="Answers that may wait in the queue.")] = 64,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Of an adapter: beside others, on one copy of the base they share.")
+    ] = False,
     link: Annotated[bool, typer.Option("--link", help="Hard-link the weights' files instead of copying them.")] = False,
 ) -> None:
     """Add a model to a Triton model repository and print its name there.
@@ -44,7 +49,7 @@ def build(
         ConfigError: if `model` is a registry's URL and no version is given.
     """
     from mechanism.errors import ConfigError
-    from serving.policies.triton.repository import build_repository
+    from serving.policies.triton.repository import build_adapter, build_repository
 
     if "://" in model:
         from trainers.artifacts.registry import Registry
@@ -53,8 +58,42 @@ def build(
             raise ConfigError("--version", None, f"give a version of the registry at {model}")
         model, version = str(Registry(model).fetch(version)), None
     chosen = device or ("gpu" if kind == "vllm" else "cpu")
-    built = build_repository(model, out, version, kind, instances, chosen, slots, waiting, link)
-    typer.echo(f"{built.name} (weights sha256 {built.digest}) in {built.folder}")
+    make = build_adapter if shared else build_repository
+    built = make(model, out, version, kind, instances, chosen, slots, waiting, link)
+    on = f" on the base sha256 {built.base}" if built.base else ""
+    typer.echo(f"{built.name} (weights sha256 {built.digest}{on}) in {built.folder}")
+
+
+@app.command()
+def follow(
+    registry: Annotated[str, typer.Argument(help="Folder or URL of the registry with the adapters.")],
+    routes: Annotated[Path, typer.Option(help="The route file that names them.")],
+    base: Annotated[str, typer.Option(help="sha256 of the base whose adapters are built.")],
+    out: Annotated[Path, typer.Option(help="The model repository to add them to.")],
+    device: Annotated[Literal["cpu", "gpu"], typer.Option(help="Where the base is served.")] = "cpu",
+    once: Annotated[bool, typer.Option("--once", help="End when the repository holds one of them.")] = False,
+) -> None:
+    """Build the adapters that a route file names on one base, and those that it names later.
+
+    With --once it fails with the last error if none could be built within a minute.
+    """
+    from serving.policies.route_file import read_routes
+    from serving.policies.triton.follow import Follower
+    from serving.policies.triton.repository import BuiltModel, build_adapter
+    from trainers.artifacts.registry import Registry
+
+    def build(version: str) -> BuiltModel:
+        return build_adapter(str(Registry(registry).fetch(version)), out, device=device)
+
+    follower, end = Follower(base, out, build), time.monotonic() + FOLLOW_ONCE_S
+    while True:
+        found = read_routes(routes)
+        error = follower.update(found)
+        if once and follower.holds_any(found):
+            return
+        if once and error is not None and time.monotonic() >= end:
+            raise error
+        time.sleep(1.0)
 
 
 @app.command()

@@ -73,18 +73,18 @@ def add_adapter(model: Any, settings: AdapterSettings, base: str) -> None:
     freeze_base(model)
 
 
-def attach_adapter(model: Any, folder: Path) -> None:
-    """Add the adapter of a folder to its base model, apart from the base's weights.
+def attach_adapter(model: Any, folder: Path, name: str = "default") -> None:
+    """Add the adapter of a folder to its base model, apart from the base's weights and under a name of its own.
 
     Raises:
         PolicyError: if its weights are missing or belong to another model.
     """
     config: Any = PeftConfig.from_pretrained(str(folder))
     config.inference_mode = False
-    inject_adapter_in_model(config, model)
+    inject_adapter_in_model(config, model, adapter_name=name)
     try:
         weights = load_file(str(folder / ADAPTER_WEIGHTS))
-        report: Any = set_peft_model_state_dict(model, weights)
+        report: Any = set_peft_model_state_dict(model, weights, adapter_name=name)
     except (OSError, RuntimeError) as error:
         raise PolicyError(f"adapter {folder}: {error}: give the adapter's own base model") from error
     if report.unexpected_keys:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 
 WEIGHTS = (".safetensors", ".bin", ".gguf")
 """Endings of the files in a model folder that hold weights."""
 ENTRY = "model.json"
 """The registry's entry beside the weights: `sha256` maps each of their files to its digest."""
+_REVISION = re.compile(r"([0-9a-f]{16})\+[0-9a-f]{1,15}")
 COMPLETE = "_complete.json"
 """The manifest of a published folder: the folder is finished if and only if it has one."""
 
@@ -31,3 +33,19 @@ def model_version(digest: str) -> str:
     characters of it are kept.
     """
     return digest[:200] if ":" in digest else digest[:16]
+
+
+def served_version(digest: str, revision: str = "") -> str:
+    """Return the version by which a canary's cohorts are counted.
+
+    It is the model version, with `revision` behind a `+` where the same weights are also served with other settings:
+    `0123456789abcdef+0a1b2c3d4e5f`, at most 32 characters.
+    """
+    version = model_version(digest)
+    return f"{version}+{revision}" if revision else version
+
+
+def weights_of(version: str) -> str:
+    """Return the model version of a served version."""
+    found = _REVISION.fullmatch(version)
+    return found[1] if found else version

@@ -192,8 +192,8 @@ SERVICE_CONDITIONS: Mapping[str, Meaning] = {
         "A new version is taking over; the reason says what it is doing or waiting for. False: no rollout is under way."
     ),
     ServiceCondition.ROLLED_BACK: Meaning(
-        "The version in `spec.model` was rolled back and the last good one serves; the reason is the guard that it "
-        "broke.",
+        "The version in `spec.model`, with the servers of `spec.policy`, was rolled back and the last good one serves; "
+        "the reason is the guard that it broke.",
         "Set a better version, or increase `spec.rollout.attempt` to retry this one.",
     ),
 }
@@ -222,13 +222,13 @@ SERVICE_REASONS: Mapping[str, Meaning] = {
     ServiceReason.HELD: Meaning("`spec.rollout.maxWeight` allows no larger share.", "Raise it to continue."),
     ServiceReason.PAUSED: Meaning("`spec.rollout.paused` is set.", "Set it to false to continue."),
     ServiceReason.REPLACING: Meaning(
-        "The stable version's servers are replaced one after the other, because their image, resources or settings "
-        "changed. Each must be ready for `policy.minReadySeconds` first.",
-        "If it persists: the message ends with what keeps a new server from being ready. The others answer as before; "
-        "set the specification back, or correct it.",
+        "The stable version's servers are replaced one after the other, because what the operator makes of them "
+        "changed: pull Secrets, `router.drainSeconds`, or the operator itself. Each must be ready for "
+        "`policy.minReadySeconds` first.",
+        "If it persists: the message ends with what keeps a new server from being ready. The others answer as before.",
     ),
     ServiceReason.PROMOTED: Meaning("The new version has passed all steps and is now the stable one."),
-    ServiceReason.ABORTED: Meaning("`spec.model` was changed while the version was taking over."),
+    ServiceReason.ABORTED: Meaning("`spec.model` or `spec.policy` was changed while the version was taking over."),
     ServiceReason.NAME_TAKEN: Meaning(
         "The new version has the stable one's name but other weights; it is not started.",
         "Give each version its own name.",

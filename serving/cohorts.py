@@ -24,8 +24,9 @@ KEPT_MINUTES = 24 * 60
 class CountedAnswer:
     """What is counted of an answer, at its end.
 
-    `created`: Unix time of its request; `version`: model version of the weights that wrote it; `asked_for_ads`: whether
-    it had candidates; `revenue`: payments for impressions and participation, in micros of `currency`.
+    `created`: Unix time of its request; `version`: served version that wrote it (`mechanism.weights`);
+    `asked_for_ads`: whether it had candidates; `revenue`: payments for impressions and participation, in micros of
+    `currency`.
     """
 
     auction_id: str

@@ -149,7 +149,7 @@ class Metrics:
         gauge.set_function(read)
 
     def follow(self, generation: int, refusing: bool, versions: Mapping[str, tuple[str, float, bool]]) -> None:
-        """Set the metrics of a route file; `versions` has model version, share (per cent) and readiness by name."""
+        """Set the metrics of a route file; `versions` has served version, share (per cent) and readiness by name."""
         self.generation.set(generation)
         self.refusing.set(refusing)
         now = {(name, version) for name, (version, _, _) in versions.items()}

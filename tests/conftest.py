@@ -18,7 +18,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 settings.register_profile("project", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("project")
 
-CLUSTER_FIXTURES = {"kubeconfig", "kwok_plane", "own_control_plane", "own_node", "pods_kubeconfig"}
+CLUSTER_FIXTURES = {"image_node", "kubeconfig", "kwok_plane", "own_control_plane", "own_node", "pods_kubeconfig"}
 """Fixtures of a Kubernetes cluster (tests/operators/conftest.py): tests that use one are marked `cluster`."""
 
 

@@ -16,6 +16,8 @@ from benchmarks.serving.market_records import Books, Charge, Journal, Market, Re
 
 LOST_S = 5.0
 """How long after an answer's end a kill of its router may still take what it had not written to its disk."""
+STORED_S = 150.0
+"""How long after a kill a client may still ask again: its patience and one more attempt."""
 WHOLE_SHARE = 1_000
 
 
@@ -215,12 +217,13 @@ def _impressions(market: Market, journal: Journal, books: Books) -> Counter[str]
 def _router_was_killed(journal: Journal, auction: str) -> bool:
     """Whether a kill may have taken what the router of an answer knew of it.
 
-    It was sent shortly before; or its client never saw it from that router, which died first, but from the store.
+    It was sent shortly before; or its client got it from the store alone, within its patience after a kill, so that the
+    first delivery failed.
     """
     first = min((reply for reply in journal.replies if reply.auction == auction), key=lambda reply: reply.ended)
     kills = [kill for kill in journal.kills if kill.router >= 0]
     if first.stored:
-        return any(kill.at <= first.ended for kill in kills)
+        return any(0 <= first.ended - kill.at <= STORED_S for kill in kills)
     return any(kill.router == first.router and -1 <= kill.at - first.ended <= LOST_S for kill in kills)
 
 

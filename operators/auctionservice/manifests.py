@@ -14,10 +14,9 @@ from operators.auctionservice.observe import (
     ROUTER,
     SERVICE_LABEL,
     Desired,
-    short,
 )
 from operators.objects import owned_object
-from operators.resources.auctionservice import AuctionServiceStatus, Model
+from operators.resources.auctionservice import AuctionServiceStatus, Served, ServerSettings, Traffic
 from operators.resources.base import GROUP, Manifest
 from operators.resources.routers import Pods
 
@@ -45,9 +44,9 @@ def routes_name(service: str) -> str:
     return f"{service}-routes"
 
 
-def policy_name(service: str, digest: str) -> str:
+def policy_name(service: str, version: Served | Traffic) -> str:
     """Return the name of a version's Deployment and Service."""
-    return f"{service}-policy-{short(digest)}"
+    return f"{service}-policy-{version.key}"
 
 
 def routes_file(service: Desired, status: AuctionServiceStatus) -> str:
@@ -56,8 +55,9 @@ def routes_file(service: Desired, status: AuctionServiceStatus) -> str:
         {
             "name": one.name,
             "weight": one.weight,
-            "policy": f"triton {policy_name(service.name, one.digest)}.{service.namespace}.svc:{TRITON_GRPC}",
+            "policy": f"triton {policy_name(service.name, one)}.{service.namespace}.svc:{TRITON_GRPC}",
             "digest": one.digest,
+            **{name: value for name, value in (("revision", one.revision), ("base", one.base)) if value},
         }
         for one in status.traffic
     ]
@@ -68,7 +68,8 @@ def routes_file(service: Desired, status: AuctionServiceStatus) -> str:
 class PolicyServers:
     """The policy servers of a version; `unavailable`: how many may be missing while their pods are replaced."""
 
-    model: Model
+    version: Served
+    settings: ServerSettings
     replicas: int
     unavailable: int = 0
 
@@ -82,7 +83,7 @@ def manifests(
     """
     result: list[Manifest] = []
     for one in policies:
-        result += [_policy_service(service, one.model), _policy_deployment(service, one)]
+        result += [_policy_service(service, one.version), _policy_deployment(service, one)]
     result += [
         _object(service, "v1", "ConfigMap", routes_name(service.name), ROUTER)
         | {"data": {ROUTES_FILE: routes_file(service, status)}},
@@ -169,7 +170,7 @@ def _router_deployment(service: Desired, replicas: int | None) -> Manifest:
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_S}}},
     }
     volumes = [
-        ({"name": "llm-auction-routes", "configMap": {"name": routes_name(service.name)}}, ROUTES_FOLDER, True),
+        _routes_volume(service),
         ({"name": "llm-auction-state", "emptyDir": {}}, STATE, False),
         ({"name": "llm-auction-tmp", "emptyDir": {}}, "/tmp", False),
     ]
@@ -189,20 +190,20 @@ def _router_deployment(service: Desired, replicas: int | None) -> Manifest:
     return _object(service, "apps/v1", "Deployment", router_name(service.name), ROUTER) | {"spec": spec}
 
 
-def _policy_service(service: Desired, model: Model) -> Manifest:
+def _policy_service(service: Desired, version: Served) -> Manifest:
     """Render a headless Service, so that the routers' gRPC clients balance over the pods that its name resolves to."""
     ports = [
         {"name": "grpc", "port": TRITON_GRPC, "targetPort": "grpc", "protocol": "TCP"},
         {"name": "metrics", "port": TRITON_METRICS, "targetPort": "metrics", "protocol": "TCP"},
     ]
-    pods = {**selector(service.name, POLICY), DIGEST_LABEL: short(model.digest)}
-    name = policy_name(service.name, model.digest)
+    pods = {**selector(service.name, POLICY), DIGEST_LABEL: version.key}
+    name = policy_name(service.name, version)
     spec = {"clusterIP": "None", "selector": pods, "ports": ports}
-    return _object(service, "v1", "Service", name, POLICY, **_version(model)) | {"spec": spec}
+    return _object(service, "v1", "Service", name, POLICY, **_version(version)) | {"spec": spec}
 
 
 def _policy_deployment(service: Desired, servers: PolicyServers) -> Manifest:
-    policy, model = service.spec.policy, servers.model
+    policy, version = servers.settings, servers.version
     repository = policy.source.repository or BUILT
     container: Manifest = {
         "name": "policy",
@@ -212,11 +213,12 @@ def _policy_deployment(service: Desired, servers: PolicyServers) -> Manifest:
         "args": [
             f"--model-repository={repository}",
             "--model-control-mode=explicit",
-            f"--load-model=policy-{short(model.digest)}",
+            f"--load-model=policy-{version.loaded[:12]}",
             "--disable-auto-complete-config",
             f"--http-port={TRITON_HTTP}",
             f"--grpc-port={TRITON_GRPC}",
             f"--metrics-port={TRITON_METRICS}",
+            *policy.args,
         ],
         "env": [{"name": "HOME", "value": "/tmp"}, *(one.to_api() for one in policy.env)],
         "ports": [
@@ -240,34 +242,36 @@ def _policy_deployment(service: Desired, servers: PolicyServers) -> Manifest:
     ]
     if policy.source.registry is not None:
         volumes.append(({"name": "llm-auction-models", "emptyDir": {}}, BUILT, False))
-    template = _template(service, policy, POLICY, container, volumes, **_version(model))
+        if version.base:
+            volumes.append(_routes_volume(service))
+    template = _template(service, policy, POLICY, container, volumes, **_version(version))
     if policy.source.registry is not None:
-        template["spec"]["initContainers"] = [_builder(service, model, template["spec"]["containers"][0])]
+        template["spec"]["initContainers"] = _builders(service, servers, template["spec"]["containers"][0])
     if policy.gpus:
         resources = template["spec"]["containers"][0].setdefault("resources", {})
         resources["limits"] = {**resources.get("limits", {}), policy.gpu_resource: policy.gpus}
     template["spec"]["terminationGracePeriodSeconds"] = (
         PRE_STOP_S + service.spec.router.drain_seconds + SHUTDOWN_MARGIN_S
     )
-    spec = _deployment_spec(service, POLICY, template, **{DIGEST_LABEL: short(model.digest)})
+    spec = _deployment_spec(service, POLICY, template, **{DIGEST_LABEL: version.key})
     spec["replicas"] = servers.replicas
     spec["strategy"]["rollingUpdate"]["maxUnavailable"] = servers.unavailable
-    spec["minReadySeconds"] = policy.min_ready_seconds
-    spec["progressDeadlineSeconds"] = policy.start_seconds + policy.min_ready_seconds + 600
-    name = policy_name(service.name, model.digest)
-    return _object(service, "apps/v1", "Deployment", name, POLICY, **_version(model)) | {"spec": spec}
+    spec["minReadySeconds"] = service.spec.policy.min_ready_seconds
+    spec["progressDeadlineSeconds"] = policy.start_seconds + service.spec.policy.min_ready_seconds + 600
+    name = policy_name(service.name, version)
+    return _object(service, "apps/v1", "Deployment", name, POLICY, **_version(version)) | {"spec": spec}
 
 
-def _builder(service: Desired, model: Model, server: Manifest) -> Manifest:
-    """Render the init container that builds the model repository from the registry's entry."""
-    policy = service.spec.policy
-    device = ["--device=gpu"] if policy.gpus else []
-    return {
-        "name": "build",
-        "image": service.spec.router.image,
+def _builders(service: Desired, servers: PolicyServers, server: Manifest) -> list[Manifest]:
+    """Render the init containers that build the model repository from the registry.
+
+    For adapters they are the same whatever the version: one waits for the first adapter of the route file, a sidecar
+    builds those that come later.
+    """
+    policy, version = servers.settings, servers.version
+    container = {
+        "image": policy.builder_image,
         "imagePullPolicy": service.spec.image_pull_policy,
-        "command": ["llm-auction", "triton", "build", str(policy.source.registry)],
-        "args": [f"--version={model.name}", f"--out={BUILT}", *device],
         "env": server["env"],
         "envFrom": server["envFrom"],
         "terminationMessagePolicy": TERMINATION_MESSAGE_POLICY,
@@ -275,6 +279,23 @@ def _builder(service: Desired, model: Model, server: Manifest) -> Manifest:
         "securityContext": server["securityContext"],
         "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
     }
+    device = ["--device=gpu"] if policy.gpus else []
+    registry = str(policy.source.registry)
+    if not version.base:
+        command = ["llm-auction", "triton", "build", registry]
+        arguments = [f"--version={version.name}", f"--out={BUILT}", *device]
+        return [{"name": "build", "command": command, "args": arguments, **container}]
+    command = ["llm-auction", "triton", "follow", registry]
+    routes = f"{ROUTES_FOLDER}/{ROUTES_FILE}"
+    arguments = [f"--routes={routes}", f"--base={version.base}", f"--out={BUILT}", *device]
+    return [
+        {"name": "build", "command": command, "args": [*arguments, "--once"], **container},
+        {"name": "adapters", "command": command, "args": arguments, "restartPolicy": "Always", **container},
+    ]
+
+
+def _routes_volume(service: Desired) -> tuple[Manifest, str, bool]:
+    return {"name": "llm-auction-routes", "configMap": {"name": routes_name(service.name)}}, ROUTES_FOLDER, True
 
 
 def _template(
@@ -356,8 +377,10 @@ def _autoscaler(service: Desired) -> Manifest:
     return _object(service, "autoscaling/v2", "HorizontalPodAutoscaler", name, ROUTER) | {"spec": spec}
 
 
-def _version(model: Model) -> dict[str, str]:
-    return {VERSION_LABEL: model.name, DIGEST_LABEL: short(model.digest)}
+def _version(version: Served) -> dict[str, str]:
+    """Return the labels of a version's servers; those that adapters share are named by the base."""
+    name = f"base-{version.base[:12]}" if version.base else version.name
+    return {VERSION_LABEL: name, DIGEST_LABEL: version.key}
 
 
 def _probe(path: str, port: str, period: int, failures: int) -> Manifest:

@@ -20,9 +20,9 @@ FINAL_S = CLICK_WINDOW_S + 900.0
 ReadReport = Callable[[str, int], str | None]
 """Returns the rollout report at HOST:PORT since a minute, None if it cannot be read."""
 VersionKey = tuple[str, str]
-"""Name of a version and model version of its weights."""
+"""Name of a version in the route file, and its served version."""
 CohortKey = tuple[int, str]
-"""Minute of the answers and model version of the weights that wrote them."""
+"""Minute of the answers and the served version that wrote them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Meter:
         canary.by_instance = {instance: cohorts for instance, cohorts in canary.by_instance.items() if cohorts}
 
     def evidence(self, service: str, versions: tuple[str, str], begin: int, now: float) -> Evidence:
-        """Return what is known of the new and the old version (their model versions) since the minute `begin`."""
+        """Return what is known of the new and the old version (their served versions) since the minute `begin`."""
         new, old = (self._tallies(service, version, begin) for version in versions)
         return evidence(new, old, now, CLICK_WINDOW_S)
 

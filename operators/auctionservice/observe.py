@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mechanism.canary.cohorts import Evidence, minute_of
-from mechanism.weights import model_version
+from mechanism.weights import served_version
 from operators.auctionservice.meter import Meter, ReadReport, Report, VersionKey, VersionReport, read_all
 from operators.objects import DesiredState, Reader, has_other_manager, owned_by
 from operators.reconciliation import Refusal
-from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus, Model
+from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus, Served
 from operators.resources.base import GROUP, Manifest
 
 Desired = DesiredState[AuctionServiceSpec, AuctionServiceStatus]
@@ -19,6 +19,7 @@ Desired = DesiredState[AuctionServiceSpec, AuctionServiceStatus]
 SERVICE_LABEL = f"{GROUP}/auctionservice"
 PART_LABEL = "app.kubernetes.io/component"
 DIGEST_LABEL = f"{GROUP}/digest"
+"""Label with the `Served.key` of policy servers: the first digits of their weights' digest, or their revision."""
 ROUTES_ANNOTATION = f"{GROUP}/routes"
 """Annotation of a router's pod: generation of the route file that it should follow by now."""
 ROUTER, POLICY = "router", "policy"
@@ -34,14 +35,9 @@ OWNED_KINDS = (
 )
 
 
-def short(digest: str) -> str:
-    """Return the prefix of a digest that names objects and, on Triton, the model (`policy-<12 digits>`)."""
-    return digest[:12]
-
-
-def key_of(model: Model) -> VersionKey:
+def key_of(version: Served) -> VersionKey:
     """Return the key by which routers report on a version."""
-    return model.name, model_version(model.digest)
+    return version.route, served_version(version.digest, version.revision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +86,7 @@ class ObservedRouter:
 class Observed:
     """The objects of a service, its servers, and the API server's last refusal of one of its objects.
 
-    `policies`: Deployments of policy servers by `short` digest; `autoscaled`: whether an autoscaler owns the number of
+    `policies`: Deployments of policy servers by `Served.key`; `autoscaled`: whether an autoscaler owns the number of
     routers; `evidence`: on the candidate, None before it has traffic.
     """
 
@@ -107,14 +103,14 @@ class Observed:
         """Routers that follow a route file or may receive traffic."""
         return [router for router in self.routers if router.generation is not None or router.ready]
 
-    def servers_of(self, model: Model) -> Servers:
+    def servers_of(self, version: Served) -> Servers:
         """Return the policy servers of a version."""
-        return self.policies.get(short(model.digest), Servers(0, 0))
+        return self.policies.get(version.key, Servers(0, 0))
 
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """The canary under way: its name, the minute in which it began, and both model versions, the new one first."""
+    """The canary under way: its name, the minute in which it began, and both served versions, the new one first."""
 
     name: str
     begin: int
@@ -126,8 +122,8 @@ def canary_of(status: AuctionServiceStatus) -> Canary | None:
     candidate, stable, since = status.candidate, status.stable, status.canary_since or status.step_since
     if candidate is None or stable is None or since is None or status.step < 0:
         return None
-    versions = model_version(candidate.digest), model_version(stable.digest)
-    return Canary(f"{candidate.digest}/{since.isoformat()}", minute_of(since.timestamp()), versions)
+    versions = key_of(candidate)[1], key_of(stable)[1]
+    return Canary(f"{candidate.digest}/{candidate.key}/{since.isoformat()}", minute_of(since.timestamp()), versions)
 
 
 @dataclass(frozen=True)

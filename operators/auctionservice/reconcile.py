@@ -10,10 +10,11 @@ from datetime import datetime
 from operators.auctionservice.manifests import PolicyServers, manifests, router_name, selector
 from operators.auctionservice.observe import ROUTER, ROUTES_ANNOTATION, Desired, Observed
 from operators.auctionservice.rollout import Progress, Rollout, with_trouble
+from operators.auctionservice.versions import served
 from operators.children import contains, stamped
 from operators.conditions import ServiceCondition, ServiceReason
 from operators.reconciliation import Annotate, Apply, Delete, Draft, Reconciliation
-from operators.resources.auctionservice import AuctionServiceStatus, Model, Traffic
+from operators.resources.auctionservice import AuctionServiceStatus, Served, Traffic
 from operators.resources.base import Manifest
 
 DEFAULT_ROUTERS = 2
@@ -63,15 +64,23 @@ class _Pass:
         shares = [(stable, 100 - weight)] if stable is not None else []
         if candidate is not None:
             shares.append((candidate, weight if stable is not None else 100))
-        traffic = [self._traffic(model, share) for model, share in shares]
+        traffic = [self._traffic(version, share) for version, share in shares]
         now, before = ([(t.name, t.digest, t.weight) for t in part] for part in (traffic, self.before.traffic))
         generation = self.before.routes_generation + (now != before)
         self.draft.update(traffic=traffic, routes_generation=generation)
 
-    def _traffic(self, model: Model, share: int) -> Traffic:
-        blocker = self.rollout.blocker(model)
-        reason = "" if blocker is None else blocker.message
-        return Traffic(name=model.name, digest=model.digest, weight=share, ready=blocker is None, reason=reason)
+    def _traffic(self, version: Served, share: int) -> Traffic:
+        blocker = self.rollout.blocker(version)
+        return Traffic(
+            name=version.route,
+            digest=version.digest,
+            key=version.key,
+            base=version.base,
+            revision=version.revision,
+            weight=share,
+            ready=blocker is None,
+            reason="" if blocker is None else blocker.message,
+        )
 
     def _release_retired(self) -> None:
         """Drop retired versions whose time is over, once no router can send them a question any more."""
@@ -81,6 +90,8 @@ class _Pass:
         )
         retiring = [one for one in self.status.retiring if one.until > self.now or not followed]
         self.draft.update(retiring=retiring)
+        kept = {one.key for one in served(self.status)}
+        self.draft.update(settings={key: value for key, value in self.status.settings.items() if key in kept})
 
     # -- conditions ------------------------------------------------------------------------------------------------
 
@@ -105,9 +116,9 @@ class _Pass:
             message = with_trouble("no router is ready", self.observed.router)
         elif not (servers := self.observed.servers_of(stable)).ready:
             holds, reason = False, ServiceReason.POLICY_NOT_READY
-            message = with_trouble(f"no policy server of {stable.name} is ready", servers)
+            message = with_trouble(f"no policy server of {stable.route} is ready", servers)
         else:
-            holds, reason, message = True, ServiceReason.SERVING, f"{stable.name} answers behind {ready} routers"
+            holds, reason, message = True, ServiceReason.SERVING, f"{stable.route} answers behind {ready} routers"
         self.draft.set_condition(ServiceCondition.AVAILABLE, holds, reason, message)
 
     def _set_progressing(self) -> None:
@@ -129,7 +140,7 @@ class _Pass:
         servers = self.observed.servers_of(stable)
         if not servers.outdated:
             return None
-        message = f"{servers.outdated} policy servers of {stable.name} still have earlier settings"
+        message = f"{servers.outdated} policy servers of {stable.route} still run as the operator had them before"
         return Progress(True, ServiceReason.REPLACING, with_trouble(message, servers))
 
     def _set_rolled_back(self) -> None:
@@ -154,24 +165,30 @@ class _Pass:
         self.draft.actions += [Delete(one.api_version, one.kind, one.name, one.uid) for one in existing.values()]
 
     def _policies(self) -> list[PolicyServers]:
-        """Return the versions with servers. A retiring one keeps those that it has, whatever a full version needs."""
+        """Return the servers of all versions, once where adapters share them.
+
+        A retiring version keeps those that it has, whatever a full version needs.
+        """
         every, status = self.service.spec.policy.replicas, self.status
-        found: list[tuple[Model, int]] = []
+        found: list[tuple[Served, int]] = []
         if status.stable is not None:
             found.append((status.stable, every if status.stable_replicas is None else status.stable_replicas))
         if status.candidate is not None:
             found.append((status.candidate, status.candidate_replicas))
         for one in status.retiring:
-            model = Model(name=one.name, digest=one.digest)
-            found.append((model, self.observed.servers_of(model).wanted or every))
-        return [PolicyServers(model, replicas, self._unavailable(model, replicas)) for model, replicas in found]
+            found.append((one, self.observed.servers_of(one).wanted or every))
+        by_key = {version.key: (version, replicas) for version, replicas in reversed(found)}
+        return [
+            PolicyServers(version, status.settings[version.key], replicas, self._unavailable(version, replicas))
+            for version, replicas in reversed(by_key.values())
+        ]
 
-    def _unavailable(self, model: Model, replicas: int) -> int:
+    def _unavailable(self, version: Served, replicas: int) -> int:
         """Return how many servers may be missing while their pods are replaced.
 
         None, unless no node has room for a new pod beside the old ones: then it would wait for ever.
         """
-        full = self.observed.servers_of(model).unschedulable > 0
+        full = self.observed.servers_of(version).unschedulable > 0
         return min(self.service.spec.rollout.max_unavailable, replicas - 1) if full else 0
 
     def _router_replicas(self) -> int | None:

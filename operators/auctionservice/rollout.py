@@ -4,6 +4,8 @@ A candidate first gets servers but no traffic. Once they are ready and every rou
 the shares of `rollout.steps`, each until enough time has passed and enough answers were compared, and the last one
 until the guard calls it safe or its patience ends. A broken guard, or servers that stay unready, roll it back in the
 same pass: the stable version has all traffic again.
+
+A version is its weights with the settings of its servers. So other settings for the same weights are a version too.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ from datetime import datetime, timedelta
 
 from operators.auctionservice.guard import Breach, breach, compared, comparing, decision_on, limits_of
 from operators.auctionservice.observe import Desired, Observed, Servers, key_of
+from operators.auctionservice.versions import Target
 from operators.conditions import ServiceReason
 from operators.reconciliation import Draft
-from operators.resources.auctionservice import AuctionServiceStatus, CanaryStep, Model, Rejected, Retiring
+from operators.resources.auctionservice import AuctionServiceStatus, CanaryStep, Rejected, Retiring, Served
 
 FINAL_STEP = CanaryStep(weight=100, pause_seconds=0)
 """The step after the last one of `rollout.steps`: promotion."""
@@ -49,12 +52,13 @@ class Rollout:
 
     def __init__(self, observed: Observed, desired: Desired, draft: Draft[AuctionServiceStatus]) -> None:
         self.observed, self.draft, self.now = observed, draft, draft.now
-        self.target, self.settings = desired.spec.model, desired.spec.rollout
+        self.target, self.settings = Target.of(desired.spec), desired.spec.rollout
         self.all_servers = desired.spec.policy.replicas
         self.before = desired.status
         self.decision = decision_on(observed.evidence, self.settings.guards)
         self.steps = [*self.settings.steps, FINAL_STEP]
         self.progress = Progress(False, ServiceReason.SERVING, "no version is taking over")
+        draft.update(settings=self.target.completed(draft.status))
 
     @property
     def status(self) -> AuctionServiceStatus:
@@ -76,35 +80,47 @@ class Rollout:
     # -- which version ---------------------------------------------------------------------------------------------
 
     def _choose_candidate(self) -> None:
-        """Make `spec.model` the candidate unless it is stable already, was rejected, or has a name in use."""
-        target, stable, candidate = self.target, self.status.stable, self.status.candidate
-        if candidate is not None and candidate.digest != target.digest:
-            self.draft.emit(ServiceReason.ABORTED, f"{candidate.name}: spec.model names another version", warn=True)
+        """Make what the specification asks for the candidate.
+
+        Not if it is stable already, was rejected, or has a name in use.
+        """
+        target, model, stable, candidate = self.target, self.target.model, self.status.stable, self.status.candidate
+        if stable is None and candidate is not None and candidate.digest == model.digest:
+            # Without a version to compare with, its servers are replaced where they run.
+            self.draft.update(settings=target.with_settings(candidate, self.status))
+        if candidate is not None and not target.is_served_by(candidate, self.status):
+            message = f"{candidate.route}: the specification asks for another version"
+            self.draft.emit(ServiceReason.ABORTED, message, warn=True)
             self.draft.update(**NO_ROLLOUT)
             self._retire(candidate, 0)
             candidate = None
-        if stable is not None and target.digest == stable.digest:
-            self.draft.update(stable=target, phase="Serving")  # its name may have changed
+        if stable is not None and target.is_served_by(stable, self.status):
+            self.draft.update(stable=target.renamed(stable), phase="Serving")
             return
-        rejected = self.status.rejected
-        tried = rejected is not None and (rejected.digest, rejected.attempt) == (target.digest, self.settings.attempt)
-        if stable is not None and tried and candidate is None:
-            assert rejected is not None
+        rejected = target.rejected(self.status)
+        if stable is not None and rejected is not None and candidate is None:
             self.draft.update(phase="RolledBack")
-            message = f"{target.name} was rolled back: {rejected.message}"
+            message = f"{rejected.name} was rolled back: {rejected.message}"
             self.progress = Progress(False, ServiceReason(rejected.reason), message)
-        elif stable is not None and target.name == stable.name:
+        elif stable is not None and model.name == stable.name and model.digest != stable.digest:
             self.draft.update(phase="Serving")
-            message = f"{target.name} is the stable version's name, which has the weights {stable.digest[:12]}"
+            message = f"{model.name} is the stable version's name, which has the weights {stable.digest[:12]}"
             self.progress = Progress(False, ServiceReason.NAME_TAKEN, message)
         elif candidate is None:
-            retiring = [one for one in self.status.retiring if one.digest != target.digest]
-            self.draft.update(**{**NO_ROLLOUT, "candidate": target, "step_since": self.now, "retiring": retiring})
-            self.draft.emit(ServiceReason.STARTING, f"{target.name} gets policy servers and no traffic yet")
+            self._begin(stable)
         else:
-            self.draft.update(candidate=target)
+            self.draft.update(candidate=target.renamed(candidate))
 
-    def _start_first_version(self, candidate: Model) -> None:
+    def _begin(self, stable: Served | None) -> None:
+        """Start a rollout, of servers that still retire if these are what the specification asks for."""
+        candidate = self.target.candidate(self.status)
+        retiring = [one for one in self.status.retiring if one.identity != candidate.identity]
+        settings = self.target.with_settings(candidate, self.status)
+        begun = {"candidate": candidate, "step_since": self.now, "retiring": retiring, "settings": settings}
+        self.draft.update(**{**NO_ROLLOUT, **begun})
+        self.draft.emit(ServiceReason.STARTING, self.target.announcement(candidate, stable, settings))
+
+    def _start_first_version(self, candidate: Served) -> None:
         """Promote the first version as soon as it can answer; there is no version to roll back to before that."""
         blocker = self._request_servers(candidate, 100)
         if blocker is None:
@@ -113,7 +129,7 @@ class Rollout:
         self.draft.update(phase="Pending")
         self.progress = blocker
 
-    def _start_candidate(self, candidate: Model) -> None:
+    def _start_candidate(self, candidate: Served) -> None:
         """Enter the first step when the candidate is verified; reject it after `readySeconds`."""
         blocker = self._request_servers(candidate, self._weight_of(0))
         if blocker is None and self.settings.paused:
@@ -127,7 +143,7 @@ class Rollout:
             self.draft.update(phase="Starting")
             self.progress = blocker
 
-    def _advance_candidate(self, candidate: Model) -> None:
+    def _advance_candidate(self, candidate: Served) -> None:
         """Reject a candidate that breaks a guard, apply changed settings, and enter the next step when it is time."""
         broken = self._unready(candidate) or self._broken_guard()
         if broken is not None:
@@ -169,7 +185,7 @@ class Rollout:
     def _current_step(self) -> CanaryStep:
         return self.steps[min(self.status.step, len(self.steps) - 1)]
 
-    def _enter_step(self, candidate: Model, number: int, *, may_grow: bool) -> bool:
+    def _enter_step(self, candidate: Served, number: int, *, may_grow: bool) -> bool:
         """Give the candidate the share of a step, or promote it at the last one; return whether anything changed."""
         number = min(number, len(self.steps) - 1)
         weight = self._weight_of(number)
@@ -179,13 +195,13 @@ class Rollout:
             self._promote(candidate)
             return True
         self.draft.update(phase="Canary")
-        message = f"{candidate.name} has {weight}% of the questions"
+        message = f"{candidate.route} has {weight}% of the questions"
         self.progress = Progress(True, ServiceReason.CANARY, message)
         if (number, weight) == (self.status.step, self.status.weight):
             return False
         began = self.status.canary_since or (self.now if weight else None)
         self.draft.update(step=number, weight=weight, step_since=self.now, canary_since=began, unready_since=None)
-        self.draft.emit(ServiceReason.CANARY, f"{candidate.name} gets {weight}% of the questions")
+        self.draft.emit(ServiceReason.CANARY, f"{candidate.route} gets {weight}% of the questions")
         self._held()
         return True
 
@@ -217,42 +233,43 @@ class Rollout:
     def _patience_ended(self) -> bool:
         return (self.now - self._step_since()).total_seconds() >= self.settings.guards.patience_seconds
 
-    def _promote(self, model: Model) -> None:
+    def _promote(self, version: Served) -> None:
         old, full = self.status.stable, self.status.stable_replicas is not None
         self.draft.update(
             **NO_ROLLOUT,
-            stable=model,
+            stable=version,
             phase="Serving",
             candidate_figures=None,
             stable_figures=None,
             comparisons=[],
         )
-        self.draft.emit(ServiceReason.PROMOTED, f"{model.name} has all of the questions")
-        self.progress = Progress(False, ServiceReason.PROMOTED, f"{model.name} has taken over")
+        self.draft.emit(ServiceReason.PROMOTED, f"{version.route} has all of the questions")
+        self.progress = Progress(False, ServiceReason.PROMOTED, f"{version.route} has taken over")
         if old is not None:
             self._retire(old, 0 if full else self.settings.keep_seconds)
 
-    def _roll_back(self, candidate: Model, reason: ServiceReason, message: str) -> None:
+    def _roll_back(self, candidate: Served, reason: ServiceReason, message: str) -> None:
         """Roll back to the stable version."""
         assert self.status.stable is not None
         rejected = Rejected(
-            name=candidate.name,
+            name=candidate.route,
             digest=candidate.digest,
+            revision=self.target.revision,
             attempt=self.settings.attempt,
             reason=reason,
             message=message[:2048],
             time=self.now,
         )
         self.draft.update(**NO_ROLLOUT, phase="RolledBack", rejected=rejected)
-        back = f"{self.status.stable.name} has all of the questions again"
-        self.draft.emit(reason, f"{candidate.name} is rolled back, {back}: {message}", warn=True)
-        self.progress = Progress(False, reason, f"{candidate.name} was rolled back: {message}")
+        back = f"{self.status.stable.route} has all of the questions again"
+        self.draft.emit(reason, f"{candidate.route} is rolled back, {back}: {message}", warn=True)
+        self.progress = Progress(False, reason, f"{candidate.route} was rolled back: {message}")
         self._retire(candidate, 0)
 
-    def _retire(self, model: Model, seconds: int) -> None:
-        others = [one for one in self.status.retiring if one.digest != model.digest]
+    def _retire(self, version: Served, seconds: int) -> None:
+        others = [one for one in self.status.retiring if one.identity != version.identity]
         until = self.now + timedelta(seconds=seconds)
-        self.draft.update(retiring=[*others, Retiring(name=model.name, digest=model.digest, until=until)])
+        self.draft.update(retiring=[*others, Retiring(**version.model_dump(), until=until)])
 
     # -- servers ---------------------------------------------------------------------------------------------------
 
@@ -260,16 +277,19 @@ class Rollout:
         """Return the number of policy servers for a share of the questions, at least one."""
         return max(1, -(-self.all_servers * weight // 100))
 
-    def _request_servers(self, candidate: Model, weight: int) -> Progress | None:
+    def _request_servers(self, candidate: Served, weight: int) -> Progress | None:
         """Request as many servers as a share needs; return why the candidate may not have that share yet."""
         needed = self._servers_for(weight)
+        stable = self.status.stable
+        if stable is not None and stable.key == candidate.key:
+            return self.blocker(candidate, needed)  # both are adapters on the same servers
         self.draft.update(candidate_replicas=max(needed, min(self.status.candidate_replicas, self.all_servers)))
         blocker = self.blocker(candidate, needed)
-        if blocker is not None and self.observed.servers_of(candidate).unschedulable and self.status.stable is not None:
+        if blocker is not None and self.observed.servers_of(candidate).unschedulable and stable is not None:
             self._make_room(candidate, weight)
         return blocker
 
-    def _make_room(self, candidate: Model, weight: int) -> None:
+    def _make_room(self, candidate: Served, weight: int) -> None:
         """Free servers where the nodes have no room for the candidate's.
 
         Retiring versions go at once. The candidate takes the share that its ready servers can bear; the stable version
@@ -282,7 +302,7 @@ class Rollout:
         possible = min(weight, 100 * ready // self.all_servers)
         if self.status.step >= 0 and possible > self.status.weight and not self.settings.paused:
             self.draft.update(weight=possible)
-            message = f"{candidate.name} gets {possible}% of the questions, as many as its {ready} servers can bear"
+            message = f"{candidate.route} gets {possible}% of the questions, as many as its {ready} servers can bear"
             self.draft.emit(ServiceReason.CANARY, f"{message}: the nodes are full")
         # Shares are whole per cent: one of nine servers bears 11 of them, and the others 89, less what was rounded off.
         left = 99 - self.before.weight if self.before.weight else 100
@@ -291,35 +311,35 @@ class Rollout:
 
     # -- the state of a version ------------------------------------------------------------------------------------
 
-    def blocker(self, model: Model, needed: int = 1) -> Progress | None:
+    def blocker(self, version: Served, needed: int = 1) -> Progress | None:
         """Return why a version may not have (more) traffic yet.
 
         None: at least `needed` servers and all of its others are ready, except those for which full nodes have no room,
         and all routers follow the route file and have verified its weights.
         """
-        servers = self.observed.servers_of(model)
+        servers = self.observed.servers_of(version)
         wanted = max(servers.wanted, needed)
         missing = min(self.settings.max_unavailable, servers.unschedulable) if self.status.stable_replicas else 0
         if servers.ready < max(1, wanted - missing):
-            message = f"{servers.ready} of {wanted} policy servers of {model.name} are ready"
+            message = f"{servers.ready} of {wanted} policy servers of {version.route} are ready"
             return Progress(True, ServiceReason.POLICY_NOT_READY, with_trouble(message, servers))
-        problem = self._routers_behind(model)
+        problem = self._routers_behind(version)
         if problem:
             return Progress(True, ServiceReason.ROUTERS_BEHIND, problem)
-        routers, key = self.observed.active_routers, key_of(model)
+        routers, key = self.observed.active_routers, key_of(version)
         refusing = [router.pod for router in routers if key not in router.versions or not router.versions[key].ready]
         if refusing:
             message = (
-                f"{len(refusing)} of {len(routers)} routers give {model.name} no traffic, among them {refusing[0]}"
+                f"{len(refusing)} of {len(routers)} routers give {version.route} no traffic, among them {refusing[0]}"
             )
             causes = "not ready, other weights than its digest, or no trial answer"
             return Progress(True, ServiceReason.NOT_VERIFIED, f"{message}: {causes}")
         return None
 
-    def _routers_behind(self, model: Model) -> str:
+    def _routers_behind(self, version: Served) -> str:
         """Describe what keeps the routers from following a route file with this version; "" if nothing."""
-        if (model.name, model.digest) not in {(one.name, one.digest) for one in self.before.traffic}:
-            return f"{model.name} is not in the route file yet"
+        if (version.route, version.digest) not in {(one.name, one.digest) for one in self.before.traffic}:
+            return f"{version.route} is not in the route file yet"
         routers, generation = self.observed.active_routers, self.before.routes_generation
         if not routers:
             return f"no router follows route file {generation} yet"
@@ -331,11 +351,11 @@ class Rollout:
         behind = [router for router in routers if (router.generation or 0) < generation]
         return f"{len(behind)} of {len(routers)} routers do not follow route file {generation} yet" if behind else ""
 
-    def _unready(self, model: Model) -> Breach | None:
+    def _unready(self, version: Served) -> Breach | None:
         """Return a breach if a version with traffic has been unready for `unreadySeconds`."""
-        key = key_of(model)
+        key = key_of(version)
         reports = [router.versions[key] for router in self.observed.routers if key in router.versions]
-        ready = self.observed.servers_of(model).ready > 0 and (not reports or any(one.ready for one in reports))
+        ready = self.observed.servers_of(version).ready > 0 and (not reports or any(one.ready for one in reports))
         if ready:
             self.draft.update(unready_since=None)
             return None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from operators.resources.base import (
     ApiModel,
@@ -26,20 +28,25 @@ Percent = Annotated[int, Field(ge=1, le=100)]
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 
 
+Digest = Annotated[
+    str,
+    Field(pattern="^[0-9a-f]{64}$"),
+    checked_value(
+        128, rule("self.matches('^[0-9a-f]{64}$')", "give 64 hex digits, as `llm-auction triton build` prints them")
+    ),
+]
+
+
 class Model(ApiModel):
     """A version of the policy."""
 
     name: Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)]
     """Name of the version; with `policy.source.registry` that of the registered model."""
-    digest: Annotated[
-        str,
-        Field(pattern="^[0-9a-f]{64}$"),
-        checked_value(
-            128,
-            rule("self.matches('^[0-9a-f]{64}$')", "give 64 hex digits, as `llm-auction triton build` prints them"),
-        ),
-    ]
+    digest: Digest
     """sha256 of its weights, as `llm-auction triton build` prints it. A version with other weights gets no traffic."""
+    base: Digest | None = None
+    """For an adapter that `llm-auction triton build --shared` built: sha256 of its base. Versions on one base share the
+    policy servers, so that a new one needs no others."""
 
 
 class Source(ApiModel):
@@ -54,7 +61,10 @@ class Source(ApiModel):
 
 
 class Policy(Pods):
-    """The policy servers: Triton Inference Server, one Deployment per version."""
+    """The policy servers: Triton Inference Server, one Deployment per version.
+
+    A change of these fields, except `replicas` and `minReadySeconds`, starts a rollout as a change of the model does.
+    """
 
     model_config = checked(
         *VOLUMES,
@@ -76,7 +86,7 @@ class Policy(Pods):
     replicas: Replicas = 1
     """Number of policy servers for all questions. A version that takes over has as many as its share needs."""
     min_ready_seconds: Annotated[int, Field(ge=0, le=3600)] = 60
-    """Seconds for which a server with another image, resources or settings must be ready before the next one goes."""
+    """Seconds for which a server must be ready before the next one goes, where servers are replaced one by one."""
     gpus: Annotated[int, Field(ge=0, le=16)] = 0
     """GPUs of each pod."""
     gpu_resource: Name = "nvidia.com/gpu"
@@ -85,6 +95,31 @@ class Policy(Pods):
     """Size of /dev/shm, by which Triton communicates with its Python processes; it counts as the pod's memory."""
     start_seconds: Annotated[int, Field(ge=10, le=7200)] = 600
     """Seconds that a server may take to load its model before it is restarted."""
+    args: list[Annotated[str, Field(min_length=1, max_length=1024)]] = Field([], max_length=64)
+    """Further arguments of tritonserver."""
+
+
+class ServerSettings(Policy):
+    """All that a version's servers depend on, apart from its weights."""
+
+    builder_image: str = ""
+    """Image that builds the model repository from the registry: the routers'."""
+
+    @classmethod
+    def of(cls, spec: AuctionServiceSpec) -> ServerSettings:
+        """Return the settings that a specification asks for; the number of servers is none of them."""
+        own = spec.policy.model_dump(exclude={"replicas", "min_ready_seconds"})
+        return cls(**own, builder_image=spec.router.image if spec.policy.source.registry is not None else "")
+
+    def revision(self, loaded: str) -> str:
+        """Return 12 digits that identify servers with these settings that load the weights of a digest."""
+        content = [loaded, self.model_dump(mode="json", exclude_defaults=True)]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+    def differences(self, other: ServerSettings) -> str:
+        """Name the fields in which other settings differ, as in `spec.policy`."""
+        here, there = self.to_api(), other.to_api()
+        return ", ".join(sorted(key for key in {*here, *there} if here.get(key) != there.get(key)))
 
 
 class CanaryStep(ApiModel):
@@ -160,7 +195,7 @@ class AuctionServiceSpec(ApiModel):
     """What to serve, with which routers and policy servers, and how to roll out a new version."""
 
     model: Model
-    """The version to serve. A change starts a rollout."""
+    """The version to serve. A change starts a rollout, as one of `policy` does."""
     router: Router
     """The routers."""
     policy: Policy
@@ -173,13 +208,52 @@ class AuctionServiceSpec(ApiModel):
     """Pull Secrets of the images' registry."""
 
 
-class Traffic(ApiModel):
-    """A version in the route file."""
+class Served(ApiModel):
+    """A version and its servers."""
 
     name: str
     """Name of the version."""
     digest: str
     """sha256 of its weights."""
+    base: str = ""
+    """sha256 of its base's weights, if it is an adapter beside others."""
+    revision: str = ""
+    """What tells its servers apart from others of the same weights with other settings; empty for the first ones."""
+
+    @property
+    def loaded(self) -> str:
+        """sha256 of the weights that its servers load at their start."""
+        return self.base or self.digest
+
+    @property
+    def key(self) -> str:
+        """The key that names its servers' objects; adapters that share their servers have the same."""
+        return self.revision or self.loaded[:12]
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Its weights and its servers."""
+        return self.digest, self.key
+
+    @property
+    def route(self) -> str:
+        """Its name in the route file and in messages."""
+        return f"{self.name}+{self.revision}" if self.revision else self.name
+
+
+class Traffic(ApiModel):
+    """A version in the route file."""
+
+    name: str
+    """Name of the version, with its servers' revision behind a +."""
+    digest: str
+    """sha256 of its weights."""
+    key: str = ""
+    """Key that names its servers' objects."""
+    base: str = ""
+    """sha256 of its base's weights, if it is an adapter beside others."""
+    revision: str = ""
+    """Revision of its servers."""
     weight: int
     """Share of the questions that routers should send to it, in per cent."""
     ready: bool
@@ -195,6 +269,8 @@ class Rejected(ApiModel):
     """Name of the version."""
     digest: str
     """sha256 of its weights."""
+    revision: str = ""
+    """Digest of its weights and its servers' settings."""
     attempt: int
     """`spec.rollout.attempt` at that time."""
     reason: str
@@ -205,13 +281,9 @@ class Rejected(ApiModel):
     """Time of the rollback."""
 
 
-class Retiring(ApiModel):
+class Retiring(Served):
     """A version without traffic whose servers still run."""
 
-    name: str
-    """Name of the version."""
-    digest: str
-    """sha256 of its weights."""
     until: Moment
     """Earliest time at which the servers are deleted."""
 
@@ -250,15 +322,21 @@ class Comparing(ApiModel):
     """What this figure alone asks for: keep going, roll back, or safe."""
 
 
+Settings = Annotated[ServerSettings, WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})]
+
+
 class AuctionServiceStatus(Status):
     """State of the service as the operator observed it."""
 
     phase: Literal["Pending", "Serving", "Starting", "Canary", "Held", "Paused", "RolledBack"] = "Pending"
     """Summary in one word."""
-    stable: Model | None = None
+    stable: Served | None = None
     """The last version that passed its rollout."""
-    candidate: Model | None = None
+    candidate: Served | None = None
     """The version that is being rolled out."""
+    settings: dict[str, Settings] = Field({})
+    """Settings of the servers of each version, by their revision or the first 12 digits of the digest that they
+    load."""
     step: int = -1
     """The candidate's step, from 0; -1 while it has no traffic."""
     weight: int = 0

@@ -46,6 +46,7 @@ RUNTIME = Base(
     "base",
     (
         "python3",
+        "tzdata",  # campaigns and readers have time zones; the wheel of that name is locked for Windows alone
         "ca-certificates",  # connections to stores, judges and brokers are verified
         "libstdc++6",  # torch, pyarrow, gRPC and Triton
         "libpython3.11",  # Triton's Python backend

@@ -16,7 +16,7 @@ import structlog
 from mechanism.errors import AuctionError, InputError, PolicyError
 from mechanism.stream import MarkerStream
 from mechanism.types import AdId, Answer, Context, Micros
-from mechanism.weights import model_version
+from mechanism.weights import served_version
 from serving import tracing
 from serving.accounts.publishers import PlacementDirectory
 from serving.answering.auction_records import AnswerOutcome, EvaluationSummary
@@ -127,7 +127,7 @@ class _AnswerWriter:
         settings, tmax_ms = context.settings, request.ads.tmax_ms
         tmax_s = settings.deadline_s if tmax_ms is None else min(settings.deadline_s, tmax_ms / 1000)
         self._deadline = request.arrived + tmax_s - min(settings.reserve_s, tmax_s / 2)
-        version = model_version(self._digest)
+        version = served_version(self._digest, policy.revision)
         self._links = ClickLinks(
             context.signer,
             request.base_url,
@@ -179,6 +179,7 @@ class _AnswerWriter:
             outcome=outcome,
             model=self._context.model,
             digest=self._digest,
+            revision=self._policy.revision,
             currency=self._currency,
             floor=self._floor,
             evaluation=self._evaluation,

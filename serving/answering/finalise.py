@@ -15,7 +15,7 @@ import structlog
 from mechanism.objective import Penalty, s_resp
 from mechanism.payments import impression_payments, participation_payments
 from mechanism.types import AdId, Answer, Insertion, Micros
-from mechanism.weights import model_version
+from mechanism.weights import model_version, served_version
 from serving.accounts.publishers import PlacementDirectory
 from serving.answering.auction_records import (
     AnswerOutcome,
@@ -184,7 +184,7 @@ def _count(result: AnswerResult, record: AuctionRecord, excluded: Mapping[Reason
     metrics.answers.labels(record.outcome.value, version).inc()
     metrics.seconds.labels(version).observe(result.seconds)
     if record.outcome is not AnswerOutcome.CANCELLED:
-        metrics.cohorts.count_answer(_counted(result, record, version))
+        metrics.cohorts.count_answer(_counted(result, record))
     if result.withheld:
         metrics.withheld.labels(result.withheld).inc()
     if result.evaluation is None:
@@ -202,13 +202,13 @@ def _count(result: AnswerResult, record: AuctionRecord, excluded: Mapping[Reason
         sinks.ads_per_answer.ads += len(result.ads)
 
 
-def _counted(result: AnswerResult, record: AuctionRecord, version: str) -> CountedAnswer:
+def _counted(result: AnswerResult, record: AuctionRecord) -> CountedAnswer:
     """Return what a canary's guard counts of an answer; an ad that is shown twice has one penalty."""
     shown = tuple(Insertion(ad_id, 0, 0) for ad_id in result.shown)
     return CountedAnswer(
         auction_id=record.auction_id,
         created=record.created,
-        version=version,
+        version=served_version(record.model_digest, result.revision),
         failed=record.outcome is not AnswerOutcome.ANSWERED,
         asked_for_ads=bool(record.candidates),
         shown=len(shown),

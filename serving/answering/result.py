@@ -116,21 +116,21 @@ class AnswerResult:
     """Everything that is known of an answer when it has ended.
 
     `offers` are the candidates of the last prompt by ad id, in the order of the prompt, and `apart` the creatives that
-    could not stand beside them; `evaluation` is None where no ads were wanted. `floor` is the lowest bid that took
-    part. `ads` are the sponsored links that the reader saw, `left_out` the ads that the policy wrote past the maximum.
-    `completed` is None unless the policy ended the answer itself. `written` are the deltas of its text, `stopped` is
-    True if a stop sequence ended it.
-    `withheld` is the reason code of a conversation that may have no ads, empty for others. `generations` is 2 where an
-    answer without ads replaced a failed one. `error` is what ended an answer that failed or was cancelled. `delivered`
-    is False where its client had gone before the end. `reserved_caps` is True if impressions of campaigns with
-    frequency caps were reserved for it. Times in seconds since the request arrived; `first_token_s` is None without any
-    text.
+    could not stand beside them; `evaluation` is None where no ads were wanted. `digest` and `revision` are the policy
+    version's. `floor` is the lowest bid that took part. `ads` are the sponsored links that the reader saw, `left_out`
+    the ads that the policy wrote past the maximum. `completed` is None unless the policy ended the answer itself.
+    `written` are the deltas of its text, `stopped` is True if a stop sequence ended it. `withheld` is the reason code
+    of a conversation that may have no ads, empty for others. `generations` is 2 where an answer without ads replaced a
+    failed one. `error` is what ended an answer that failed or was cancelled. `delivered` is False where its client had
+    gone before the end. `reserved_caps` is True if impressions of campaigns with frequency caps were reserved for it.
+    Times in seconds since the request arrived; `first_token_s` is None without any text.
     """
 
     request: AnswerRequest
     outcome: AnswerOutcome
     model: str
     digest: str
+    revision: str
     currency: str
     floor: Micros
     evaluation: EvaluationSummary | None

@@ -53,12 +53,12 @@ def account_of(campaign: Campaign) -> Account:
 
 
 def open_account(database: Database, connection: Connection, account: Account, now: datetime, changed_in: int) -> None:
-    """Open an account if there is none: with unlimited credit, or prepaid where the advertiser has other accounts.
+    """Open an account if there is none: with unlimited credit, or prepaid where another account has a limit.
 
     So an advertiser whose credit is limited does not escape the limit by booking in another currency.
     """
     table = advertiser_accounts
-    other = select(table.c.currency).where(table.c.advertiser_id == account.advertiser_id).limit(1)
+    other = select(table.c.currency).where(table.c.advertiser_id == account.advertiser_id, limited()).limit(1)
     limit = None if connection.execute(other).first() is None else PREPAID
     row = {
         **account._asdict(),

@@ -9,10 +9,11 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, and_, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, or_, select, tuple_
 
+from mechanism.types import Micros
 from serving.campaigns.dayparts import day_of
-from serving.campaigns.funds import Funds, funds, limited
+from serving.campaigns.funds import Account, Funds, funds, limited
 from serving.campaigns.stored import decoded
 from serving.campaigns.types import Campaign, CampaignState, Spend
 from serving.database.columns import checked_moment
@@ -60,6 +61,14 @@ def spends_of(database: Database, ids: Collection[str], now: datetime) -> dict[s
     """Return the spend of each of these campaigns, in all and on its own day, by campaign id."""
     with database.read() as connection:
         return {spend.campaign_id: spend for spend in _spends(connection, now, campaigns.c.id.in_(ids))}
+
+
+def left_of(database: Database, accounts: Collection[Account]) -> dict[Account, Micros | None]:
+    """Return what is left of each of these accounts that is on record, None without a limit."""
+    columns = advertiser_accounts.c
+    chosen = tuple_(columns.advertiser_id, columns.currency).in_([tuple(one) for one in accounts])
+    with database.read() as connection:
+        return {one.account: one.left for one in funds(connection, chosen)}
 
 
 def _spends(connection: Connection, now: datetime, chosen: ColumnElement[bool]) -> tuple[Spend, ...]:

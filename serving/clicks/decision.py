@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from mechanism.errors import InputError
 from mechanism.types import AdId
+from mechanism.weights import weights_of
 from serving.accounts.publishers import PlacementDirectory
 from serving.auction.marketplace import Marketplace
 from serving.campaigns.macros import fill
@@ -29,12 +30,13 @@ class ClickDecision:
     """The decision on one followed link.
 
     `outcome` is VALID, the code of an `InvalidReason`, FORGED (the token is not ours) or WITHDRAWN (the creative is
-    gone or no longer approved). The last two have neither a landing page nor an event. `issued` is the Unix time of the
-    answer, 0 if unknown. `charges` is the campaign that a valid click costs, if any.
+    gone or no longer approved). The last two have neither a landing page nor an event. `version` is the served version
+    that wrote the answer, `issued` the Unix time of the answer, 0 if unknown. `charges` is the campaign that a valid
+    click costs, if any.
     """
 
     outcome: str
-    model_version: str = ""
+    version: str = ""
     landing_url: str = ""
     event: Click | None = None
     issued: int = 0
@@ -68,7 +70,7 @@ class ClickRules:
             return ClickDecision(FORGED)
         found = await self.find(claims.ad_id, claims.campaign_id)
         if found is None or found[1].review is not ReviewState.APPROVED:
-            return ClickDecision(WITHDRAWN, claims.model_version)
+            return ClickDecision(WITHDRAWN, claims.version)
         campaign, creative = found
         invalid = self._screen.check(claims, request, now)
         source, publisher = self._screen.source(request.address), self._placements.owner(claims.placement)
@@ -76,7 +78,7 @@ class ClickRules:
         charges = campaign if invalid is None and event.price_micros else None
         return ClickDecision(
             outcome=invalid or VALID,
-            model_version=claims.model_version,
+            version=claims.version,
             landing_url=fill(
                 creative.landing_url,
                 {"click_id": claims.id, "campaign_id": campaign.id, "creative_id": creative.id},
@@ -112,7 +114,7 @@ def _event(
         reason=invalid.value if invalid else "",
         price_micros=claims.price if claims.pricing is Pricing.CLICK else 0,
         currency=claims.currency,
-        model_version=claims.model_version,
+        model_version=weights_of(claims.version),
         source=source,
         publisher_id=publisher,
     )

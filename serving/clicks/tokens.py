@@ -61,8 +61,8 @@ class ClickClaims(msgspec.Struct, frozen=True):
     It holds all that the charge and its report line need, so that both stay correct when the campaign or its bid has
     changed since. `price` is the bid in that auction, in micros of `currency`. `issued` (the time of the answer) and
     `expires` are Unix times in seconds, `issued` 0 if unknown; the link was sent `delay_ms` after `issued`.
-    `model_version` is empty if it is too long for a link. `reader` is a keyed hash of the reader's id, empty without
-    consent. The query is left to the auction record.
+    `version` is the served version (`mechanism.weights`), empty if it is too long for a link. `reader` is a keyed hash
+    of the reader's id, empty without consent. The query is left to the auction record.
     """
 
     auction_id: str
@@ -74,7 +74,7 @@ class ClickClaims(msgspec.Struct, frozen=True):
     pricing: Pricing = Pricing.CLICK
     placement: str = ""
     issued: int = 0
-    model_version: str = ""
+    version: str = ""
     delay_ms: int = 0
     reader: str = ""
 
@@ -217,7 +217,7 @@ class ClickLinks:
     created: int
     lifetime_s: int
     placement: str
-    model_version: str
+    version: str
     reader: str = ""
     clock: Callable[[], float] = time.time
 
@@ -233,7 +233,7 @@ class ClickLinks:
             pricing=offer.campaign.pricing,
             placement=self.placement,
             issued=self.created,
-            model_version=self.model_version,
+            version=self.version,
             delay_ms=min(max(0, round((self.clock() - self.created) * 1000)), LONGEST_DELAY_MS),
             reader=self.reader,
         )
@@ -255,7 +255,7 @@ class _Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     placement: str
     issued: int
     expires: int
-    model_version: str = ""
+    version: str = ""
     delay_ms: int = 0
     reader: str = ""
 
@@ -283,7 +283,7 @@ def _to_wire(claims: ClickClaims) -> _Wire:
         claims.placement,
         claims.issued,
         claims.expires,
-        claims.model_version,
+        claims.version,
         claims.delay_ms,
         claims.reader,
     )
@@ -302,7 +302,7 @@ def _from_wire(wire: _Wire) -> ClickClaims:
         pricing=_PRICINGS[wire.pricing],
         placement=wire.placement,
         issued=wire.issued,
-        model_version=wire.model_version,
+        version=wire.version,
         delay_ms=wire.delay_ms,
         reader=wire.reader,
     )

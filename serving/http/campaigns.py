@@ -21,9 +21,10 @@ from mechanism.errors import InputError
 from mechanism.types import Micros
 from serving.accounts.keys import Role
 from serving.auction.pacing import day_plan
+from serving.campaigns.funds import account_of
 from serving.campaigns.input import CampaignInput
 from serving.campaigns.screening import Names
-from serving.campaigns.snapshots import spends_of
+from serving.campaigns.snapshots import left_of, spends_of
 from serving.campaigns.storage import CampaignFilter, CampaignStore, NotFound
 from serving.campaigns.types import Campaign, CampaignState, Priority, ReviewState, Spend
 from serving.campaigns.validation import BadCampaign, checked
@@ -76,8 +77,9 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """Spend and pacing of a campaign.
 
     `spend` is the ledger's; today is the campaign's own day. `allowance_micros` is what it may spend today (None:
-    unlimited), `planned_micros` how much of it even pacing has spent by now (None: not paced evenly), `participation`
-    the share of its auctions that it takes part in on this router.
+    unlimited), `planned_micros` how much of it even pacing has spent by now (None: not paced evenly),
+    `available_micros` what is left of its advertiser's account (None: unlimited), `participation` the share of its
+    auctions that it takes part in on this router.
     """
 
     campaign_id: str
@@ -88,6 +90,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     total_budget_micros: Micros | None
     allowance_micros: Micros | None
     planned_micros: Micros | None
+    available_micros: Micros | None
     participation: float
 
 
@@ -310,6 +313,7 @@ def _deliveries(
 ) -> tuple[Delivery, ...]:
     now = datetime.now(UTC)
     spends = spends_of(database, [campaign.id for campaign in campaigns], now)
+    left = left_of(database, {account_of(campaign) for campaign in campaigns})
     found = []
     for campaign, share in zip(campaigns, participation, strict=True):
         spend = spends[campaign.id]
@@ -324,6 +328,7 @@ def _deliveries(
                 total_budget_micros=campaign.total_budget_micros,
                 allowance_micros=plan.allowance,
                 planned_micros=plan.planned,
+                available_micros=left.get(account_of(campaign)),
                 participation=share,
             )
         )

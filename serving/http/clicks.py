@@ -16,6 +16,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
 from mechanism.errors import AuctionError
+from mechanism.weights import weights_of
 from serving.campaigns.catalogue import DEMO_PATH
 from serving.clicks.decision import FORGED, VALID, WITHDRAWN, ClickRules
 from serving.clicks.invalid_traffic import ClickRequest
@@ -56,7 +57,7 @@ def click_routes(router: Router, limits: RateLimits) -> list[HTTPRouteHandler]:
         address = network_of(request.client.host) if request.client else ""
         click = ClickRequest(request.method, dict(request.headers), address)
         decision = await rules.decide(token, click, time.time())
-        metrics.clicks.labels(decision.outcome, decision.model_version).inc()
+        metrics.clicks.labels(decision.outcome, weights_of(decision.version)).inc()
         event = decision.event
         if event is None:
             return _notice(*_NOTICES[decision.outcome])
@@ -70,7 +71,7 @@ def click_routes(router: Router, limits: RateLimits) -> list[HTTPRouteHandler]:
                 auction_id=event.auction_id,
                 ad_id=event.ad_id,
                 issued=decision.issued,
-                version=event.model_version,
+                version=decision.version,
                 price=event.price_micros,
                 currency=event.currency,
             )

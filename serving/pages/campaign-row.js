@@ -28,7 +28,10 @@ function amount(label) {
 }
 
 function pacing(campaign, delivery) {
-  const running = delivery.state === "active";
+  const [running, left] = [delivery.state === "active", delivery.available_micros];
+  if (running && left !== null && left < Math.max(1, campaign.bid_micros)) {
+    return ["Account used up", `${money(left, campaign.currency)} left do not cover the bid`, "gold"];
+  }
   const taking = running ? `takes part in ${percent(delivery.participation)} of auctions` : "does not take part";
   if (campaign.pacing === "asap") return ["As soon as possible", taking, ""];
   if (delivery.allowance_micros === null) return ["No budget to pace", taking, ""];

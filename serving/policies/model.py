@@ -28,7 +28,7 @@ class ModelPolicy:
     """A language model of `inference` as a `PolicyBackend`."""
 
     def __init__(self, policy: Policy, digest: str) -> None:
-        self._policy = policy
+        self.policy = policy
         self.digest = digest
 
     @classmethod
@@ -52,7 +52,7 @@ class ModelPolicy:
         self, context: Context, seed: int, max_ads: int, limits: AnswerLimits = OWN_LIMITS
     ) -> Generator[PolicyEvent, None, None]:
         """Write one answer with constrained decoding, reproducible by its seed and its limits."""
-        own = self._policy.sampling
+        own = self.policy.sampling
         settings = replace(
             own,
             max_ads=max_ads if own.max_ads is None else min(max_ads, own.max_ads),
@@ -62,7 +62,7 @@ class ModelPolicy:
             temperature=own.temperature if limits.temperature is None else limits.temperature,
         )
         prompt_tokens = self._checked_prompt_tokens(context, settings.max_new_tokens)
-        deltas = self._policy.stream(context, seed, settings)
+        deltas = self.policy.stream(context, seed, settings)
         try:
             while True:
                 yield TextDelta(next(deltas))
@@ -78,8 +78,8 @@ class ModelPolicy:
         Raises:
             InputError: if prompt and answer need more positions than the model has, past which it writes noise.
         """
-        tokens = len(self._policy.prompt_ids(context))
-        limit = self._policy.model.config.max_position_embeddings
+        tokens = len(self.policy.prompt_ids(context))
+        limit = self.policy.model.config.max_position_embeddings
         if tokens + max_new_tokens > limit:
             remedy = f"shorten them: this model reads {limit - max_new_tokens}, its offers included"
             raise InputError("messages", f"{tokens} tokens", remedy)

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from mechanism.errors import PolicyError
 from mechanism.types import Context, MarkerChoice
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ class Completed:
 
 
 PolicyEvent = TextDelta | Completed
+
+
+class AdapterAbsent(PolicyError):
+    """The server does not have the version's adapter, or not yet; another server of the same base may have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,11 @@ class PolicyVersion(Protocol):
     def digest(self) -> str:
         """Digest that identifies the weights of the next answer."""
         ...
+
+    @property
+    def revision(self) -> str:
+        """What tells it apart where other servers of the same weights have other settings (`route_file`)."""
+        return ""
 
     @abstractmethod
     def stream(

@@ -10,6 +10,8 @@ a second. Pure apart from `read_routes`; `serving.policies.versioned` loads and 
 `policy` is `triton HOST:PORT` or the folder of a model that is served in the router's process. `digest` is the one that
 `llm-auction triton build` prints and a registry's `model.json` holds; a version with other weights takes no traffic.
 Weights are per cent and sum to 100; a version of weight 0 is loaded and checked, so that it can take traffic at once.
+`revision` (hexadecimal digits) tells versions of the same weights apart whose servers have other settings. `base` is
+given for an adapter on Triton: the digest of its base model there, which serves several adapters at once.
 """
 
 from __future__ import annotations
@@ -26,22 +28,27 @@ from mechanism.errors import ConfigError
 
 TRITON = "triton "
 MAX_BYTES = 1_000_000
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._+-]{0,78}[A-Za-z0-9])?")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_REVISION = re.compile(r"([0-9a-f]{1,15})?")
 _SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
 
-class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One version of the policy.
 
     `weight` is its share of the questions in per cent, `policy` where it is served, `digest` the digest that its
-    weights must have (`mechanism.weights`).
+    weights must have (`mechanism.weights`). `revision` is given where other servers of the same weights have
+    other settings: its answers are counted apart from theirs. `base` is the digest of the model on the server if the
+    version is an adapter on it.
     """
 
     name: str
     weight: int
     policy: str
     digest: str
+    revision: str = ""
+    base: str = ""
 
     @property
     def server(self) -> str:
@@ -98,15 +105,23 @@ def check_routes(routes: Routes, place: str) -> None:
     for i, version in enumerate(routes.versions):
         at = f"{place}: versions[{i}]"
         if not _NAME.fullmatch(version.name):
-            raise ConfigError(f"{at}.name", version.name, "use 1 to 63 letters, digits, '.', '_' or '-'")
+            raise ConfigError(f"{at}.name", version.name, "use 1 to 80 letters, digits, '.', '_', '+' or '-'")
         if names.index(version.name) < i:
             raise ConfigError(f"{at}.name", version.name, "name each version once")
         if not 0 <= version.weight <= 100:
             raise ConfigError(f"{at}.weight", version.weight, "give per cent from 0 to 100")
         if not _DIGEST.fullmatch(version.digest):
             raise ConfigError(f"{at}.digest", version.digest, "give the weights' sha256, 64 hexadecimal digits")
+        if not _REVISION.fullmatch(version.revision):
+            raise ConfigError(f"{at}.revision", version.revision, "give 1 to 15 hexadecimal digits, or leave it out")
         if not version.policy.strip():
             raise ConfigError(f"{at}.policy", version.policy, "give `triton HOST:PORT` or a model's folder")
+        if version.base and not _DIGEST.fullmatch(version.base):
+            raise ConfigError(f"{at}.base", version.base, "give the base model's sha256, 64 hexadecimal digits")
+        if version.base and not version.server:
+            raise ConfigError(
+                f"{at}.base", version.base, "leave it out: the folder of an adapter names its base itself"
+            )
         server = _SERVER.fullmatch(version.server)
         if version.policy.startswith(TRITON) and not (server and 0 < int(server[2]) < 65_536):
             raise ConfigError(f"{at}.policy", version.policy, "after `triton ` give HOST:PORT")

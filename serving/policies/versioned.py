@@ -14,11 +14,12 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from mechanism.errors import AuctionError, ConfigError, PolicyError
 from mechanism.types import Context
-from mechanism.weights import model_version
+from mechanism.weights import served_version
 from serving.metrics import Metrics
 from serving.policies.protocol import OWN_LIMITS, AnswerLimits, AsyncPolicyBackend, PolicyEvent, PolicyVersion
 from serving.policies.route_file import Routes, Version, choose, parse_routes, read_routes
@@ -52,9 +53,10 @@ class ServedVersion:
     """
 
     def __init__(self, version: Version) -> None:
+        self.version = version
         self.name = version.name
         self.digest = version.digest
-        self.policy = version.policy
+        self.revision = version.revision
         self.fault = "not checked yet"
         self.leases = 0
         self.failed_probes = 0
@@ -63,7 +65,7 @@ class ServedVersion:
 
     def serves(self, version: Version) -> bool:
         """Return whether this is that version: the same weights at the same place."""
-        return (self.name, self.digest, self.policy) == (version.name, version.digest, version.policy)
+        return msgspec.structs.replace(self.version, weight=0) == msgspec.structs.replace(version, weight=0)
 
     async def stream(
         self, context: Context, seed: int, max_ads: int, deadline: float, limits: AnswerLimits = OWN_LIMITS
@@ -253,7 +255,7 @@ class RoutedPolicy(AsyncPolicyBackend):
         loop = asyncio.get_running_loop()
         backend: AsyncPolicyBackend | None = None
         try:
-            backend = await self._open(Version(served.name, 0, served.policy, served.digest))
+            backend = await self._open(served.version)
             if backend.digest != served.digest:
                 found = backend.digest[:12]
                 return f"its weights are {found}, not {served.digest[:12]}: route to what was built from these weights"
@@ -298,7 +300,7 @@ class RoutedPolicy(AsyncPolicyBackend):
         shares = self.shares
         known = {served.name: served for served in (*self._serving.values(), *self._versions.values())}
         figures = {
-            name: (model_version(served.digest), shares.get(name, 0.0), not served.fault)
+            name: (served_version(served.digest, served.revision), shares.get(name, 0.0), not served.fault)
             for name, served in known.items()
         }
         self._metrics.follow(self.routes.generation, bool(self._file_fault), figures)

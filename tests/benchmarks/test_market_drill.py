@@ -237,7 +237,7 @@ def test_only_a_kill_of_the_router_excuses_a_lost_impression() -> None:
 
 def test_an_impression_that_came_from_the_store_alone_may_be_lost_after_a_kill_only() -> None:
     held = msgspec.structs.replace(books(), charges=books().charges[:4])
-    for at, excused in ((900.0, True), (2_000.0, False)):
+    for at, excused in ((900.0, True), (800.0, False), (2_000.0, False)):
         seen = journal()
         seen.replies[4] = msgspec.structs.replace(seen.replies[4], stored=True)
         seen.kills = [Kill(what="router-0", at=at, back=at + 5, router=0)]

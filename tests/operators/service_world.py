@@ -9,10 +9,10 @@ from typing import Any
 
 from mechanism.canary.cohorts import Evidence, Tally, evidence
 from mechanism.canary.latency import bucket_of
-from mechanism.weights import model_version
-from operators.auctionservice.manifests import VERSION_LABEL
+from mechanism.weights import served_version
 from operators.auctionservice.meter import VersionReport
 from operators.auctionservice.observe import (
+    DIGEST_LABEL,
     ROUTES_ANNOTATION,
     Canary,
     Desired,
@@ -21,9 +21,9 @@ from operators.auctionservice.observe import (
     OwnedObject,
     Servers,
     canary_of,
-    short,
 )
 from operators.auctionservice.reconcile import reconcile
+from operators.auctionservice.versions import served
 from operators.reconciliation import Annotate, Apply, Delete, Reconciliation
 from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus
 from operators.resources.base import Manifest
@@ -33,6 +33,12 @@ START = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 
 def digest(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
+
+
+def version_of(name: str) -> str:
+    """Return the served version of a name in the route file."""
+    weights, _, revision = name.partition("+")
+    return served_version(digest(weights), revision)
 
 
 def model(name: str) -> dict[str, str]:
@@ -94,7 +100,7 @@ class World:
     """One service, its objects and a clock.
 
     Servers of the versions in `ready` are ready; `wrong` versions have other weights; routers read the route file in
-    `sync()`, those in `silent` serve no metrics.
+    `sync()`, those in `silent` serve no metrics. Versions go by their names in the route file, objects by their `keys`.
     """
 
     spec: dict[str, Any]
@@ -111,6 +117,7 @@ class World:
     events: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
+    keys: dict[str, str] = field(default_factory=dict)
     room: int = 1000
     outdated: dict[str, int] = field(default_factory=dict)
     placed: dict[str, int] = field(default_factory=dict)
@@ -123,7 +130,8 @@ class World:
         return Desired("ads", "shop", "u-1", self.generation, START, parsed, self.status)
 
     def observed(self) -> Observed:
-        policies = {short(digest(name)): self.servers(name) for name in self.running}
+        by_readiness = sorted(self.running, key=lambda name: (self.servers(name).ready, name))
+        policies = {self.keys[name]: self.servers(name) for name in by_readiness}
         owned = tuple(
             OwnedObject(item["apiVersion"], kind, name, f"u-{name}", item)
             for (kind, name), item in self.objects.items()
@@ -140,7 +148,11 @@ class World:
 
     def replicas(self, name: str) -> int:
         """Return the number of servers that the operator wants of a version."""
-        return int(self.objects["Deployment", f"ads-policy-{digest(name)[:12]}"]["spec"]["replicas"])
+        return int(self.deployment(name)["spec"]["replicas"])
+
+    def deployment(self, name: str) -> Manifest:
+        """Return the Deployment of a version's servers."""
+        return self.objects["Deployment", f"ads-policy-{self.keys[name]}"]
 
     def schedule(self) -> None:
         """Place pods on the nodes, which have room for `room`; a pod that runs stays where it is."""
@@ -154,7 +166,7 @@ class World:
         canary = canary_of(self.status)
         if canary is None or canary != self.canary or not self.counted:
             return None
-        by_version = {model_version(digest(name)): {0: tally} for name, tally in self.counted.items()}
+        by_version = {version_of(name): {0: tally} for name, tally in self.counted.items()}
         new, old = (by_version.get(version, {}) for version in canary.versions)
         return evidence(new, old, self.now.timestamp(), 0.0)
 
@@ -166,7 +178,9 @@ class World:
         versions = {}
         for name, weights, weight in self.files.get(generation, []):
             good = name in self.ready and name not in self.wrong
-            versions[name, model_version(weights)] = VersionReport(float(weight) if good else 0.0, good)
+            versions[name, served_version(weights, name.partition("+")[2])] = VersionReport(
+                float(weight) if good else 0.0, good
+            )
         answering = any(report.ready and report.share for report in versions.values())
         return ObservedRouter(f"ads-router-{number}", answering, generation, versions, annotated=annotated)
 
@@ -187,7 +201,11 @@ class World:
                 case Annotate(name, _, annotations):
                     self.annotated[name] = annotations[ROUTES_ANNOTATION]
         labels = [item["metadata"]["labels"] for (kind, _), item in self.objects.items() if kind == "Deployment"]
-        self.running = {one[VERSION_LABEL] for one in labels if VERSION_LABEL in one}
+        self.keys |= {one.route: one.key for one in served(self.status)}
+        self.running = {one.route for one in served(self.status)}
+        assert {self.keys[name] for name in self.running} == {
+            one[DIGEST_LABEL] for one in labels if DIGEST_LABEL in one
+        }
         self.schedule()
         if canary_of(self.status) != self.canary:
             self.canary, self.counted = canary_of(self.status), {}
@@ -222,6 +240,16 @@ class World:
             section, _, key = path.partition("__")
             self.spec = self.spec | {section: {**self.spec[section], key: value}}
 
+    @property
+    def candidate(self) -> str:
+        """The name of the candidate in the route file."""
+        assert self.status.candidate is not None
+        return self.status.candidate.route
+
+    def change(self, **changes: Any) -> None:
+        """Change other fields than `spec.model`, by dotted path."""
+        self.request(self.spec["model"]["name"], **changes)
+
     def count(self, **by_name: Tally) -> None:
         """Set what the routers have counted since the canary began."""
         self.counted = {name.replace("_", "-"): one for name, one in by_name.items()}
@@ -231,7 +259,7 @@ class World:
         stable, candidate = self.status.stable, self.status.candidate
         assert stable is not None
         assert candidate is not None
-        self.counted = {stable.name: counts(answers), candidate.name: counts(answers)}
+        self.counted = {stable.route: counts(answers), candidate.route: counts(answers)}
 
 
 def serving(name: str = "v1", room: int = 1000, **changes: Any) -> World:

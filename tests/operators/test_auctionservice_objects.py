@@ -6,7 +6,7 @@ import pytest
 
 from operators.reconciliation import Apply
 
-from .service_world import BROKEN, World, canary, counts, digest, serving, spec
+from .service_world import BROKEN, World, canary, counts, serving, spec
 
 
 def test_a_pass_over_an_unchanged_service_takes_no_action() -> None:
@@ -125,8 +125,7 @@ def test_a_rollback_on_full_nodes_restores_the_stable_version() -> None:
 
 def test_pods_are_replaced_on_full_nodes() -> None:
     def unavailable(world: World) -> int:
-        deployment = world.objects["Deployment", f"ads-policy-{digest('v1')[:12]}"]
-        return int(deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"])
+        return int(world.deployment("v1")["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"])
 
     world = serving(policy__replicas=2, room=2)
     assert unavailable(world) == 0
@@ -137,17 +136,17 @@ def test_pods_are_replaced_on_full_nodes() -> None:
     assert unavailable(world) == 0
 
 
-def test_servers_with_other_settings_are_replaced_one_after_the_other() -> None:
+def test_servers_that_the_operator_renders_otherwise_are_replaced_one_after_the_other() -> None:
     world = serving(policy__replicas=3, policy__minReadySeconds=120)
-    world.spec["policy"]["image"] = "triton:26.11"
+    world.spec = world.spec | {"imagePullSecrets": [{"name": "registry"}]}
     world.step(5)
-    spec = world.objects["Deployment", f"ads-policy-{digest('v1')[:12]}"]["spec"]
-    assert spec["template"]["spec"]["containers"][0]["image"] == "triton:26.11"
+    spec = world.deployment("v1")["spec"]
+    assert spec["template"]["spec"]["imagePullSecrets"] == [{"name": "registry"}]
     assert (spec["minReadySeconds"], spec["strategy"]["rollingUpdate"]) == (120, {"maxUnavailable": 0, "maxSurge": 1})
     world.outdated = {"v1": 2}
     world.step(5)
     assert world.condition("Progressing") == ("True", "Replacing")
-    assert world.message("Progressing") == "2 policy servers of v1 still have earlier settings"
+    assert world.message("Progressing") == "2 policy servers of v1 still run as the operator had them before"
     world.outdated = {}
     world.step(5)
     assert world.condition("Progressing") == ("False", "Serving")

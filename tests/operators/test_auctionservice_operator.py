@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from mechanism.weights import model_version
+from mechanism.weights import served_version
 from operators.auctionservice.observe import Observer
 from operators.controller import Controller
 from operators.kube import KubeApi
@@ -59,7 +59,7 @@ class Site:
         metrics = self.metrics.setdefault(address, Metrics())
         reports = {}
         for one in routes["versions"]:
-            version, good = model_version(one["digest"]), one["name"] not in self.wrong
+            version, good = served_version(one["digest"], one.get("revision", "")), one["name"] not in self.wrong
             reports[one["name"]] = (version, float(one["weight"]) if good else 0.0, good)
             for i in range(40 if one["weight"] and good else 0):
                 failed = one["name"] in self.failing and i % 4 == 0
@@ -145,6 +145,74 @@ def test_a_version_takes_over_and_a_bad_one_is_rolled_back(site: Site) -> None:
     eventually("v3 is gone", lambda: bool(site.status()) and site.policies() == {f"ads-policy-{digest('v2')[:12]}"})
     reasons = {event.reason for event in site.core.list_namespaced_event(site.namespace).items}
     assert {"Starting", "Canary", "Promoted", "ErrorRate"} <= reasons
+
+
+def test_changed_settings_take_over_as_a_version_does_or_are_rolled_back(site: Site) -> None:
+    def images() -> dict[str, str]:
+        found: Any = site.apps.list_namespaced_deployment(site.namespace).items
+        return {
+            one.metadata.name: one.spec.template.spec.containers[0].image
+            for one in found
+            if "policy" in one.metadata.name
+        }
+
+    first = f"ads-policy-{digest('v1')[:12]}"
+    site.patch(policy={"image": "triton:26.11", "resources": {"limits": {"memory": "2Gi"}}})
+    candidate = site.status()["candidate"]
+    second = f"ads-policy-{candidate['revision']}"
+    assert images() == {first: "triton:26.10", second: "triton:26.11"}
+    eventually("the new image has everything", lambda: list(site.weights().values()) == [100])
+    assert site.status()["stable"] == {**model("v1"), "revision": candidate["revision"]}
+    eventually("the former servers are gone", lambda: bool(site.status()) and images() == {second: "triton:26.11"})
+
+    site.patch(policy={"env": [{"name": "OMP_NUM_THREADS", "value": "1"}]})
+    revision = site.status()["candidate"]["revision"]
+    site.failing.add(f"v1+{revision}")
+    eventually("it is rolled back", lambda: site.status()["phase"] == "RolledBack")
+    assert site.status()["rejected"]["reason"] == "ErrorRate"
+    eventually("its servers are gone", lambda: bool(site.status()) and images() == {second: "triton:26.11"})
+    assert list(site.status()["settings"]) == [candidate["revision"]]
+
+
+def test_a_version_takes_over_on_nodes_whose_gpus_are_all_in_use(
+    kwok_api: client.ApiClient, kwok_namespace: str
+) -> None:
+    define(kwok_api)
+    site = Site(kwok_api, kwok_namespace)
+    site.create(policy__gpus=8, policy__replicas=2)  # all GPUs of the two nodes
+    eventually("v1 serves", lambda: site.status().get("phase") == "Serving")
+    site.patch(model=model("v2"))
+
+    def waits_for_a_gpu() -> bool:
+        conditions = {one["type"]: one["message"] for one in site.status()["conditions"]}
+        return "Insufficient nvidia.com/gpu" in conditions["Progressing"]
+
+    eventually("the scheduler's reason is reported", waits_for_a_gpu)
+    eventually("v2 has everything", lambda: site.weights() == {"v2": 100})
+    eventually("v1 is gone", lambda: bool(site.status()) and site.policies() == {f"ads-policy-{digest('v2')[:12]}"})
+
+
+def test_an_adapter_takes_over_without_a_further_pod(kwok_api: client.ApiClient, kwok_namespace: str) -> None:
+    define(kwok_api)
+    site = Site(kwok_api, kwok_namespace)
+    base = {"base": digest("base")}
+    site.create(policy__gpus=8, policy__replicas=2, model__base=digest("base"))  # all GPUs of the two nodes
+    eventually("v1 serves", lambda: site.status().get("phase") == "Serving")
+
+    def pods() -> set[str]:
+        labels = "app.kubernetes.io/component=policy"
+        found: Any = site.core.list_namespaced_pod(site.namespace, label_selector=labels).items
+        return {pod.metadata.uid for pod in found}
+
+    before = pods()
+    assert len(before) == 2
+    site.patch(model={**model("v2"), **base})
+    eventually("v2 has everything", lambda: site.weights() == {"v2": 100})
+    eventually("v1 is forgotten", lambda: "retiring" not in site.status() or not site.status()["retiring"])
+    site.failing.add("v3")
+    site.patch(model={**model("v3"), **base})
+    eventually("v3 is rolled back", lambda: site.status()["phase"] == "RolledBack")
+    assert (site.weights(), pods()) == ({"v2": 100}, before)
 
 
 def test_a_version_with_other_weights_gets_no_traffic(site: Site) -> None:

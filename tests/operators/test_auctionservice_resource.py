@@ -16,7 +16,7 @@ from kubernetes.client.exceptions import ApiException
 from operators.auctionservice.manifests import PolicyServers, manifests
 from operators.auctionservice.observe import Desired
 from operators.children import contains, stamped
-from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus, Model, Traffic
+from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus, Served, ServerSettings, Traffic
 from tests.support.cluster.control_plane import ControlPlane
 
 from .examples import EXAMPLES, PLACE, create
@@ -120,6 +120,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "policy__priorityClassName": "high",
         "imagePullSecrets": [{"name": "pull"}],
     },
+    "adapters from a registry": {"policy__source": {"registry": "/models/registry"}, "model__base": digest("base")},
 }
 
 
@@ -127,13 +128,20 @@ SHAPES: dict[str, dict[str, Any]] = {
 def test_the_api_server_accepts_every_object_of_a_service(
     own_control_plane: ControlPlane, namespace: str, tmp_path: Path, shape: str
 ) -> None:
-    traffic = [Traffic(name=n, digest=digest(n), weight=w, ready=True) for n, w in (("v1", 90), ("v2", 10))]
     made = AuctionServiceSpec.model_validate(spec(**SHAPES[shape]))
+    first = Served(name="v1", digest=digest("v1"), base=made.model.base or "")
+    versions = [first, first.model_copy(update={"revision": "0a1b2c3d4e5f"})]
+    traffic = [
+        Traffic(
+            name=one.route, digest=one.digest, key=one.key, base=one.base, revision=one.revision, weight=50, ready=True
+        )
+        for one in versions
+    ]
     uid = "9f1c6b6e-8b0c-4b9e-9d8d-000000000000"
     desired = Desired("ads", namespace, uid, 1, datetime.now(UTC), made, AuctionServiceStatus())
-    models = [PolicyServers(Model(name=one.name, digest=one.digest), 1) for one in traffic]
+    policies = [PolicyServers(one, ServerSettings.of(made), 1) for one in versions]
     status = AuctionServiceStatus(traffic=traffic, routes_generation=3)
-    items = [stamped(item) for item in manifests(desired, status, models, 2)]
+    items = [stamped(item) for item in manifests(desired, status, policies, 2)]
     (tmp_path / "all.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
     output = own_control_plane.kubectl(
         "apply", "--server-side", "--validate=strict", "-n", namespace, "-f", str(tmp_path / "all.json")
@@ -150,7 +158,8 @@ def test_the_api_server_accepts_every_object_of_a_service(
 def test_no_pod_can_write_its_root_or_become_root() -> None:
     made = AuctionServiceSpec.model_validate(spec(**SHAPES["on GPUs, from a registry"]))
     desired = Desired("ads", "shop", "u-1", 1, datetime.now(UTC), made, AuctionServiceStatus())
-    items = manifests(desired, AuctionServiceStatus(), [PolicyServers(Model(name="v1", digest=digest("v1")), 1)])
+    servers = PolicyServers(Served(name="v1", digest=digest("v1")), ServerSettings.of(made), 1)
+    items = manifests(desired, AuctionServiceStatus(), [servers])
     pods = [item["spec"]["template"]["spec"] for item in items if item["kind"] == "Deployment"]
     assert len(pods) == 2
     for pod in pods:

@@ -25,6 +25,8 @@ MOVES = st.one_of(
     st.tuples(st.just("hold"), st.sampled_from([0, 30, 100])),
     st.tuples(st.just("pause"), st.booleans()),
     st.tuples(st.just("attempt"), st.integers(0, 2)),
+    st.tuples(st.just("image"), st.sampled_from(["triton:26.10", "triton:26.11"])),
+    st.tuples(st.just("prepare candidate"), st.none()),
 )
 
 
@@ -45,7 +47,7 @@ def test_traffic_always_sums_to_100_and_only_a_verified_version_gets_more(moves:
         assert sum(weights.values()) == 100
         assert all(name in world.running for name in weights)
         if world.status.candidate is not None and good is not None:
-            assert weights[world.status.candidate.name] <= world.spec["rollout"].get("maxWeight", 100)
+            assert weights[world.candidate] <= world.spec["rollout"].get("maxWeight", 100)
         for name, weight in weights.items():
             if weight > before.get(name, 0) and name != good and good is not None:
                 # Its share grew: its servers are ready, every router follows the file and has verified its weights.
@@ -54,8 +56,8 @@ def test_traffic_always_sums_to_100_and_only_a_verified_version_gets_more(moves:
         if "Promoted" in world.events[earlier_events:]:
             stable = world.status.stable
             assert stable is not None
-            assert stable.name in ready & running - world.wrong
-            good = stable.name
+            assert stable.route in ready & running - world.wrong
+            good = stable.route
         if world.status.rejected != rejected:
             assert weights == {good: 100}
         if move == "count" and value != "good" and has_traffic:
@@ -67,7 +69,7 @@ def test_traffic_always_sums_to_100_and_only_a_verified_version_gets_more(moves:
             assert len(weights) == 1  # no version to roll back to; the routers wait until this one is verified
         else:
             assert world.status.stable is not None
-            assert world.status.stable.name == good
+            assert world.status.stable.route == good
 
 
 def play(world: World, move: str, value: Any) -> float:
@@ -77,6 +79,11 @@ def play(world: World, move: str, value: Any) -> float:
     elif move == "prepare":
         world.request(value)
         world.ready.add(value)
+        world.sync()
+    elif move == "image":
+        world.change(policy__image=value)
+    elif move == "prepare candidate" and world.status.candidate is not None:
+        world.ready.add(world.candidate)
         world.sync()
     elif move == "follow":
         world.sync()
@@ -90,7 +97,7 @@ def play(world: World, move: str, value: Any) -> float:
                 world.followed[i] = world.status.routes_generation
     elif move == "count" and world.status.candidate is not None and world.status.stable is not None:
         good = counts(20_000) if value == "good" else BROKEN[value]
-        world.counted = {world.status.stable.name: counts(15_000), world.status.candidate.name: good}
+        world.counted = {world.status.stable.route: counts(15_000), world.candidate: good}
     elif move in ("hold", "pause", "attempt"):
         key = {"hold": "maxWeight", "pause": "paused", "attempt": "attempt"}[move]
         world.spec = world.spec | {"rollout": {**world.spec["rollout"], key: value}}

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from kubernetes import client
+from kubernetes import client, config
 
 from cli.serve import builtin_catalogue
 from inference.models import resolve
@@ -40,23 +40,41 @@ def load(node: Node, *targets: str) -> None:
     node.load(FOLDER / "layout", *(image_name(target) for target in targets))
 
 
+@pytest.fixture(scope="module")
+def image_node() -> Iterator[Node]:
+    """Run a cluster with a node on which containers have the files of their images alone."""
+    try:
+        node = Node(host_mounts=False)
+    except tools.ToolsMissing as error:
+        pytest.skip(str(error))
+    with node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def api(image_node: Node) -> Iterator[client.ApiClient]:
+    """Return a client of that cluster."""
+    with config.new_client_from_config(str(image_node.plane.kubeconfig)) as connected:
+        yield connected
+
+
 @pytest.fixture
-def operator_release(own_node: Node, pods_namespace: str, tmp_path: Path) -> Iterator[Helm]:
+def operator_release(image_node: Node, namespace: str, tmp_path: Path) -> Iterator[Helm]:
     """Install the definitions and the operator by their charts, with the chart's own name of the image."""
-    load(own_node, "operator")
-    helm = Helm(tools.locate("helm"), tmp_path, own_node.plane.kubeconfig)
-    helm("upgrade", "--install", "crds", DEFINITIONS, "-n", pods_namespace, "--take-ownership", "--force-conflicts")
-    helm("install", "shop", OPERATOR, "-n", pods_namespace)
+    load(image_node, "operator")
+    helm = Helm(tools.locate("helm"), tmp_path, image_node.plane.kubeconfig)
+    helm("upgrade", "--install", "crds", DEFINITIONS, "-n", namespace, "--take-ownership", "--force-conflicts")
+    helm("install", "shop", OPERATOR, "-n", namespace)
     yield helm
-    helm("uninstall", "shop", "-n", pods_namespace)
+    helm("uninstall", "shop", "-n", namespace)
 
 
 @pytest.fixture
 def service(
-    own_node: Node, operator_release: Helm, pods_api: client.ApiClient, pods_namespace: str, tmp_path: Path
+    image_node: Node, operator_release: Helm, api: client.ApiClient, namespace: str, tmp_path: Path
 ) -> Iterator[LiveService]:
     """Run a service from the images, with the shipped model and a PostgreSQL of this machine."""
-    load(own_node, "router", "policy")
+    load(image_node, "router", "policy")
     folder = tmp_path / "auction"
     folder.mkdir()
     registry = Registry(f"{folder}/registry", tmp_path / "cache")
@@ -73,7 +91,7 @@ def service(
         postgres.folder.chmod(0o755)
         url = postgres.create("auction")
         stock(url, read_catalogue(builtin_catalogue(tmp_path / "catalogue", 0)))
-        with opened(pods_api, pods_namespace, folder, (postgres.folder, url), specification, {}, START_S) as found:
+        with opened(api, namespace, folder, (postgres.folder, url), specification, {}, START_S) as found:
             yield found
 
 
@@ -84,34 +102,34 @@ def operators(core: Any, namespace: str) -> list[Any]:
 
 
 @pytest.mark.usefixtures("operator_release")
-def test_the_operator_runs_from_its_chart_and_reconciles(pods_api: client.ApiClient, pods_namespace: str) -> None:
-    core: Any = client.CoreV1Api(pods_api)
-    eventually("two replicas are ready", lambda: len(operators(core, pods_namespace)) == 2, START_S)
-    assert {pod.spec.containers[0].image for pod in operators(core, pods_namespace)} == {image_name("operator")}
+def test_the_operator_runs_from_its_chart_and_reconciles(api: client.ApiClient, namespace: str) -> None:
+    core: Any = client.CoreV1Api(api)
+    eventually("two replicas are ready", lambda: len(operators(core, namespace)) == 2, START_S)
+    assert {pod.spec.containers[0].image for pod in operators(core, namespace)} == {image_name("operator")}
 
-    objects: Any = client.CustomObjectsApi(pods_api)
-    create(pods_api, pods_namespace, "irpojobs", example("01-quick.yaml"))
+    objects: Any = client.CustomObjectsApi(api)
+    create(api, namespace, "irpojobs", example("01-quick.yaml"))
 
     def accepted() -> bool:
-        found = objects.get_namespaced_custom_object(*PLACE, pods_namespace, "irpojobs", "quick")
+        found = objects.get_namespaced_custom_object(*PLACE, namespace, "irpojobs", "quick")
         conditions = (found.get("status") or {}).get("conditions") or []
         return any((one["type"], one["status"]) == ("Accepted", "True") for one in conditions)
 
     eventually("the job is accepted", accepted, START_S)
-    batch: Any = client.BatchV1Api(pods_api)
-    eventually("its first step is created", lambda: bool(batch.list_namespaced_job(pods_namespace).items), START_S)
+    batch: Any = client.BatchV1Api(api)
+    eventually("its first step is created", lambda: bool(batch.list_namespaced_job(namespace).items), START_S)
 
 
 def test_the_built_images_run_the_operator_a_router_and_a_policy(
-    service: LiveService, pods_api: client.ApiClient, pods_namespace: str
+    service: LiveService, api: client.ApiClient, namespace: str
 ) -> None:
-    core: Any = client.CoreV1Api(pods_api)
-    pods = core.list_namespaced_pod(pods_namespace).items
+    core: Any = client.CoreV1Api(api)
+    pods = core.list_namespaced_pod(namespace).items
     images = {one.image for pod in pods for one in pod.spec.containers}
     assert images == {image_name(target) for target in ("operator", "router", "policy")}
-    assert operators(core, pods_namespace)
+    assert operators(core, namespace)
 
-    address = core.read_namespaced_service("ads", pods_namespace).spec.cluster_ip
+    address = core.read_namespaced_service("ads", namespace).spec.cluster_ip
     with httpx.Client(base_url=f"http://{address}", timeout=120, headers=BROWSER) as http:
         assert http.get("/livez").status_code == 200
         body = {"model": "default", "messages": [{"role": "user", "content": QUESTIONS[0]}]}

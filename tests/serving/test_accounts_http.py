@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from serving.campaigns.funds import Account
 from serving.campaigns.types import Pacing, ReviewState
+from serving.ledger.accrued import AccruedStore
 from tests.serving.database.samples import campaign, creative
 
 Start = Callable[..., Any]
@@ -51,6 +53,18 @@ def test_an_advertiser_whose_money_is_used_up_is_not_offered(
     assert router.call("POST", "/v1/payments", json=PAYMENT).status_code == 200  # the same one again
     assert reason(router) == "funds"
     assert router.call("POST", "/v1/payments", json=PAYMENT | {"reference": "bank 2"}).status_code == 201
+    wait_until(lambda: offered(router))
+
+
+def test_what_other_routers_have_not_booked_counts_as_well(start: Start, wait_until: Callable[..., None]) -> None:
+    router = start("Try {I1}.")
+    router.call("PUT", "/v1/accounts", json=TERMS | {"credit_limit_micros": 3 * BID})
+    book(router, "I1")
+    wait_until(lambda: offered(router))
+    other, key = AccruedStore(router.router.database, "other"), Account("a1", "EUR").key
+    other.exchange({key: 2 * BID + 1}, datetime.now(UTC))
+    wait_until(lambda: reason(router) == "funds")
+    other.exchange({}, datetime.now(UTC))
     wait_until(lambda: offered(router))
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from typing import Any
+
+from typer.testing import CliRunner
+
+from cli.main import app
 
 Start = Callable[..., Any]
 CAMPAIGN = {
@@ -51,3 +57,19 @@ def test_an_advertiser_reads_its_own_history_alone(start: Start) -> None:
     assert router.call("GET", "/v1/changes?advertiser_id=Other", falcon).status_code == 403
     assert router.call("GET", "/v1/changes", router.key("publisher")).status_code == 403
     assert router.call("GET", "/v1/changes?subject=x").json()["error"]["param"] == "subject"
+
+
+def test_the_command_prints_a_history(start: Start) -> None:
+    router = start("Hello.")
+    falcon = router.key("advertiser", "Falcon")
+    router.call("POST", "/v1/campaigns", falcon, json=CAMPAIGN)
+    router.call("POST", "/v1/campaigns/kites/resume", falcon)
+
+    def run(*more: str) -> Any:
+        return CliRunner().invoke(app, ["campaigns", "history", *more, "--url", router.url, "--key", falcon])
+
+    lines = run("kites").output.splitlines()
+    assert re.fullmatch(r"\S+ by advertiser key_\S+ test", lines[0])
+    assert lines[1] == '  state: "paused" -> "active"'
+    assert [json.loads(line)["subject"] for line in run("kites", "--json").output.splitlines()] == ["campaign"] * 2
+    assert run("x").exit_code == 2

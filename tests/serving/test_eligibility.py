@@ -482,12 +482,3 @@ def test_an_invalid_campaign_is_rejected_and_changes_nothing() -> None:
             index.put(change(GOOD, **bad))
     assert len(index) == 1
     assert only_bid(index.evaluate(ASK)) == 100
-
-
-def test_requests_are_validated_and_hide_the_reader() -> None:
-    with pytest.raises(InputError, match="now"):
-        change(ASK, now=datetime(2026, 1, 1))
-    with pytest.raises(InputError, match="floor_micros"):
-        change(ASK, floor_micros=-1)
-    assert "reader" not in repr(ASK)
-    assert "running" not in repr(ASK)

@@ -8,6 +8,7 @@ import json
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -57,7 +58,8 @@ class Fleet:
         fleet, name = self, version.name
         if name in self.broken:
             raise PolicyError("the weights cannot be read")
-        policy = self.scripted(f"{name} shows {{A{int(name[1:]) + 1}}}.")
+        ad = int(name[1]) + 1 + ("+" in name)
+        policy = self.scripted(f"{name} shows {{A{ad}}}.")
         policy.digest = self.weights.get(name, digest(name))
 
         class Backend(ThreadedPolicy):
@@ -159,6 +161,41 @@ def test_records_reports_and_metrics_are_kept_by_version(
             charged = {"currency": "EUR", "pricing": "click", "model_version": version}
             assert gauge(running, "revenue_micros_total", **charged) == bid
             assert gauge(running, "clicked_micros_total", currency="EUR", model_version=version) == bid
+
+
+def test_the_same_weights_on_two_kinds_of_servers_are_counted_apart(
+    fleet: Fleet, router: Callable[..., Any], tmp_path: Path
+) -> None:
+    fleet.weights = {"v1+0a1b": digest("v1")}
+    old = {"name": "v1", "weight": 50, "policy": "models/v1", "digest": digest("v1")}
+    new = {**old, "name": "v1+0a1b", "revision": "0a1b"}
+    fleet.put(json.dumps({"versions": [old, new]}))
+    version, counted = digest("v1")[:16], Counter[tuple[str, str]]()
+    with router(tmp_path, None, backend=fleet.policy()) as running:
+        clicked = dict[str, int]()
+        for i in range(12):
+            answer = running.ask(ads={"conversation_id": f"c{i}"})
+            name = answer["choices"][0]["message"]["content"].split()[0]
+            if name not in clicked:
+                assert running.click(answer["ads"][0]["click_url"]).status_code == 302
+            clicked[name] = clicked.get(name, 0) + 1
+        report = json.loads(running.router.metrics.rollout_report())
+        for cohort in report["cohorts"]:
+            counted[cohort["version"], "answers"] += cohort["answers"]
+            counted[cohort["version"], "clicks"] += cohort["clicks"]
+        assert counted == {
+            (version, "answers"): clicked["v1"],
+            (version, "clicks"): 1,
+            (f"{version}+0a1b", "answers"): clicked["v1+0a1b"],
+            (f"{version}+0a1b", "clicks"): 1,
+        }
+        assert {(one["name"], one["model_version"]) for one in report["versions"]} == {
+            ("v1", version),
+            ("v1+0a1b", f"{version}+0a1b"),
+        }
+        # Reports and metrics are about the weights alone.
+        assert gauge(running, "answers_total", outcome="answered", model_version=version) == 12
+        assert gauge(running, "clicks_total", validity="valid", model_version=version) == 2
 
 
 @pytest.mark.parametrize("fault", ["broken", "other weights", "unready"])

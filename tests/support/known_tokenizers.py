@@ -15,7 +15,7 @@ class KnownTokenizer:
     def __init__(self, name: str) -> None:
         self._encoding: Any = quicktok.get_encoding(name)
         known = self._encoding.special_tokens_set
-        self.special = {int(self._encoding.encode_with_special(text)[0]): text for text in known}
+        self.special: dict[int, str] = {int(self._encoding.encode_with_special(text)[0]): text for text in known}
         self.size = 1 + max(int(self._encoding.max_token_value), *self.special)
         self.pieces = [self._piece(i) for i in range(self.size)]
         """The bytes of every token, in order of their ids; empty for ids without a token."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,10 +18,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from mechanism.errors import AuctionError, ConfigError, InputError, PolicyError
+from serving.policies.adapters import SharedPolicies
 from serving.policies.model import ModelPolicy, folder_digest
 from serving.policies.protocol import Completed, PolicyBackend, PolicyEvent
 from serving.policies.triton.scheduler import Reply, Scheduler
 from serving.policies.triton.wire import (
+    ADAPTERS,
     COMPLETED,
     DIGEST_PARAMETER,
     REQUEST,
@@ -44,7 +47,7 @@ class Engine(Protocol):
 
 
 class TritonPythonModel:
-    """One instance of the model. Subclasses override `engine` or `policy`."""
+    """One instance of the model. Subclasses override `engine` or `policies`."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the model; called once by Triton, which reports any exception as the reason not to serve it.
@@ -71,21 +74,22 @@ class TritonPythonModel:
     def engine(self) -> Engine:
         """Load the model and start the engine that writes its answers."""
         slots, waiting = int(self.parameters["slots"]), int(self.parameters["waiting"])
-        return Scheduler(self.policy(), slots, waiting, self.report)
+        return Scheduler(self.policies(), slots, waiting, self.report)
 
-    def policy(self) -> PolicyBackend:
-        """Load the policy of the weights folder.
+    def policies(self) -> Callable[[str], PolicyBackend]:
+        """Load the weights folder; return what gives the policy of an adapter on it, and for "" the model's own.
 
         Raises:
             PolicyError: if it is to run on a GPU and torch finds none.
         """
-        policy = ModelPolicy.load(str(self.weights), self.digest)
+        shared = SharedPolicies(ModelPolicy.load(str(self.weights), self.digest))
         if os.environ["CUDA_VISIBLE_DEVICES"]:
             import torch
 
             if not torch.cuda.is_available():
                 raise PolicyError("torch finds no GPU: build the repository with --device cpu, or repair the driver")
-        return policy
+        adapters = self.weights.parent / ADAPTERS
+        return lambda digest: shared.adapter(adapters / digest[:12], digest) if digest else shared.base()
 
     def report(self, reason: str) -> None:
         """Log why an answer failed; never the question."""
@@ -121,7 +125,7 @@ class TritonReply:
     def event(self, event: PolicyEvent) -> None:
         """Send a delta, or the last response."""
         if isinstance(event, Completed):
-            self._send(b"", encode_completed(replace(event, digest=self._digest)), last=True)
+            self._send(b"", encode_completed(replace(event, digest=event.digest or self._digest)), last=True)
         else:
             self._send(event.text.encode(), b"")
 

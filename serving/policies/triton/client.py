@@ -27,6 +27,7 @@ from serving.policies.breaker import Breaker
 from serving.policies.calls import CallSettings, ServerCalls, ServerDown
 from serving.policies.protocol import (
     OWN_LIMITS,
+    AdapterAbsent,
     AnswerLimits,
     AsyncPolicyBackend,
     Completed,
@@ -57,10 +58,19 @@ CHANNEL_OPTIONS = [
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """A model on Triton and the digest that its weights must have; as `repository.BuiltModel` names them."""
+    """A model on Triton and the digest that its weights must have; as `repository.BuiltModel` names them.
+
+    `adapter` is the digest of an adapter on that model, if the version is one.
+    """
 
     name: str
     digest: str
+    adapter: str = ""
+
+    @property
+    def version(self) -> str:
+        """Digest of the weights that write its answers."""
+        return self.adapter or self.digest
 
 
 def connect(url: str) -> Any:
@@ -71,12 +81,14 @@ def connect(url: str) -> Any:
     return InferenceServerClient(url, channel_args=CHANNEL_OPTIONS)
 
 
-def connect_policy(url: str, digest: str, name: str = "") -> TritonPolicy:
+def connect_policy(url: str, digest: str, name: str = "", base: str = "") -> TritonPolicy:
     """Return the policy with these weights on the Triton at `host:port`, over a client of its own.
 
-    `name` is the model's name there if it is not the one that `build_repository` gives.
+    `name` is the model's name there if it is not the one that `build_repository` gives; `base` the digest of the model
+    there if the weights are an adapter on it.
     """
-    return TritonPolicy(connect(url), ModelRef(name or model_name(digest), digest), own_client=True)
+    model = ModelRef(model_name(base), base, digest) if base else ModelRef(name or model_name(digest), digest)
+    return TritonPolicy(connect(url), model, own_client=True)
 
 
 class TritonPolicy(AsyncPolicyBackend):
@@ -94,7 +106,7 @@ class TritonPolicy(AsyncPolicyBackend):
     @property
     def digest(self) -> str:
         """Digest of the weights, as `mechanism.weights` computes it."""
-        return self.model.digest
+        return self.model.version
 
     @property
     def breaker(self) -> Breaker:
@@ -110,7 +122,7 @@ class TritonPolicy(AsyncPolicyBackend):
         self, context: Context, seed: int, max_ads: int, deadline: float, limits: AnswerLimits = OWN_LIMITS
     ) -> AsyncGenerator[PolicyEvent, None]:
         """See `AsyncPolicyBackend.stream`; ServerDown, a PolicyError, while Triton cannot be reached."""
-        data = encode_request(context, seed, max_ads, limits)
+        data = encode_request(context, seed, max_ads, limits, self.model.adapter)
         events, first = await self._calls.begin(lambda: self._attempt(data, deadline), deadline)
         async with aclosing(events):
             yield first
@@ -170,7 +182,7 @@ class TritonPolicy(AsyncPolicyBackend):
             ServerDown: if the connection failed; the weights are then verified again.
         """
         clock = asyncio.get_running_loop().time
-        attributes = {"model": self.model.name, "model_digest": self.model.digest}
+        attributes = {"model": self.model.name, "model_digest": self.model.version}
         with self._calls.guarded(clock, deadline) as works, tracing.Call("triton", **attributes) as traced:
             try:
                 if not self._verified:
@@ -228,9 +240,9 @@ class TritonPolicy(AsyncPolicyBackend):
             call.cancel()
         if isinstance(end, AuctionError):
             raise end
-        if end.digest != self.model.digest:
+        if end.digest != self.model.version:
             self._verified = False
-            raise PolicyError(f"other weights than {self.model.digest[:12]} wrote the answer: see what Triton serves")
+            raise PolicyError(f"other weights than {self.model.version[:12]} wrote the answer: see what Triton serves")
         yield end
 
 
@@ -246,6 +258,8 @@ def _status_error(status: Any, message: str, model: str) -> AuctionError:
     decoded = decode_error(message)
     if isinstance(decoded, QueueFull):
         return Overloaded(str(decoded))
+    if isinstance(decoded, AdapterAbsent):
+        return ServerDown(str(decoded))  # another server of the name may have it, so the request is sent again
     if decoded is not None:
         return decoded
     code = status if isinstance(status, grpc.StatusCode) else _status_code(status)

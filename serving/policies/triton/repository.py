@@ -2,8 +2,9 @@
 
 A model `policy-<first 12 of the digest>` holds: `config.pbtxt`; `1/model.py`, which Triton's python backend loads;
 `1/code/`, the modules of this project that it needs, so that every version runs the code it was built with; and
-`1/weights/`. The server's Python needs torch, transformers, safetensors, jinja2 and msgspec (and vllm for that kind).
-Versions of a policy are models of their own; `serving.policies.versioned` moves the traffic.
+`1/weights/`. `1/adapters/` has the adapters that share these weights: versions of a policy that need no server of their
+own. Other versions are models of their own; `serving.policies.versioned` moves the traffic. The server's Python needs
+torch, transformers, safetensors, jinja2 and msgspec (and vllm for that kind).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Literal
 from mechanism.errors import ConfigError, InputError
 from mechanism.weights import COMPLETE, ENTRY
 from serving.policies.model import checked_digest, read_entry, weights_files
-from serving.policies.triton.wire import COMPLETED, DIGEST_PARAMETER, REQUEST, TEXT, model_name
+from serving.policies.triton.wire import ADAPTERS, COMPLETED, DIGEST_PARAMETER, REQUEST, TEXT, model_name
 
 Kind = Literal["python", "vllm"]
 Device = Literal["cpu", "gpu"]
@@ -31,6 +32,7 @@ SOURCES = (
     "inference/*.py",
     "serving/__init__.py",
     "serving/policies/__init__.py",
+    "serving/policies/adapters.py",
     "serving/policies/model.py",
     "serving/policies/protocol.py",
     "serving/policies/triton/__init__.py",
@@ -58,11 +60,15 @@ __all__ = ["TritonPythonModel"]
 
 @dataclass(frozen=True, slots=True)
 class BuiltModel:
-    """A model of a repository: its name on Triton, the digest of its weights, its folder."""
+    """A model of a repository: its name on Triton, the digest of its weights, its folder.
+
+    `base` is the digest of the model's weights where the digest is that of an adapter on them.
+    """
 
     name: str
     digest: str
     folder: Path
+    base: str = ""
 
 
 def build_repository(
@@ -116,6 +122,53 @@ def build_repository(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return BuiltModel(name, digest, out / name)
+
+
+def build_adapter(
+    model: str,
+    out: Path,
+    version: str | None = None,
+    kind: Kind = "python",
+    instances: int = 1,
+    device: Device = "cpu",
+    slots: int = 16,
+    waiting: int = 64,
+    link: bool = False,
+) -> BuiltModel:
+    """Add an adapter to the model of its base, which is built if it is not there; arguments as of `build_repository`.
+
+    A server that serves the base finds the adapter at the first request for it, so no other server is needed.
+
+    Raises:
+        InputError: if the model is no adapter.
+    """
+    from inference.adapters import base_of
+    from inference.models import resolve
+
+    source = Path(resolve(model)) if version is None else registered(Path(model), version)
+    base = base_of(source)
+    if base is None:
+        raise InputError(
+            "MODEL", model, "give the folder of an adapter, or a registered one; leave --shared out of others"
+        )
+    digest = checked_digest(source)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".building-", dir=out) as folder:
+        staging = Path(folder)
+        with model_folder(base, None, staging / "saved") as weights:
+            base_digest = checked_digest(weights)
+        name = model_name(base_digest)
+        if not (out / name).exists():
+            build_repository(base, out, None, kind, instances, device, slots, waiting, link)
+        copy = _link if link else shutil.copyfile
+        shutil.copytree(
+            source, staging / digest[:12], copy_function=copy, ignore=shutil.ignore_patterns(COMPLETE, ".*")
+        )
+        place = out / name / "1" / ADAPTERS / digest[:12]
+        place.parent.mkdir(exist_ok=True)
+        if not place.exists():
+            (staging / digest[:12]).rename(place)
+    return BuiltModel(name, digest, out / name, base_digest)
 
 
 def config_pbtxt(name: str, instances: int, device: Device, parameters: dict[str, str | int]) -> str:

@@ -48,11 +48,14 @@ class _Job:
 class Scheduler:
     """Writes `slots` answers at once and queues `waiting` more.
 
-    `report` gets the type of an unexpected exception, never its text, which may quote the prompt.
+    `policy_of` returns the policy of an adapter by its digest, and the model's own for "". `report` gets the type of an
+    unexpected exception, never its text, which may quote the prompt.
     """
 
-    def __init__(self, policy: PolicyBackend, slots: int, waiting: int, report: Callable[[str], None]) -> None:
-        self._policy = policy
+    def __init__(
+        self, policy_of: Callable[[str], PolicyBackend], slots: int, waiting: int, report: Callable[[str], None]
+    ) -> None:
+        self._policy_of = policy_of
         self._slots = slots
         self._waiting = waiting
         self._report = report
@@ -134,7 +137,8 @@ class Scheduler:
     def _next(self, job: _Job) -> PolicyEvent:
         if job.steps is None:
             request = job.request
-            job.steps = self._policy.stream(request.context, request.seed, request.max_ads, request.limits)
+            policy = self._policy_of(request.adapter or "")
+            job.steps = policy.stream(request.context, request.seed, request.max_ads, request.limits)
         event = next(job.steps, None)
         if event is None:
             raise PolicyError("the policy ended without a Completed event")

@@ -14,18 +14,23 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mechanism.errors import AuctionError, InputError, PolicyError
 from serving.policies.protocol import Completed, TextDelta
 from serving.policies.triton import backend
 from serving.policies.triton.scheduler import Reply
-from serving.policies.triton.vllm_marks import Record, policy_without_weights
-from serving.policies.triton.wire import PolicyRequest, QueueFull, encode_request
+from serving.policies.triton.vllm_marks import Record, UnloadedPolicies
+from serving.policies.triton.wire import ADAPTERS, PolicyRequest, QueueFull, encode_request
+
+if TYPE_CHECKING:
+    from inference.policy import Policy
 
 T = TypeVar("T")
 PROCESSOR = "serving.policies.triton.vllm_processor:MarkerProcessor"
 ARGUMENT = "llm_auction"
+MAX_ADAPTERS, MAX_RANK = 4, 64
+"""Adapters in one batch, and the largest rank of one: vLLM reserves memory for as many."""
 MAX_CANDIDATES = 64
 """Log-probabilities that the engine reports for a token, which bounds the fan-out of the trie."""
 
@@ -46,7 +51,8 @@ class VllmEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs  # type: ignore[import-not-found, unused-ignore]
         from vllm.v1.engine.async_llm import AsyncLLM  # type: ignore[import-not-found, unused-ignore]
 
-        self._policy = policy_without_weights(weights)
+        self._policies = UnloadedPolicies(weights)
+        self._numbers_of: dict[str, int] = {}
         self._report = report
         self._limit = slots + waiting
         self._open = 0
@@ -64,6 +70,9 @@ class VllmEngine:
             # the constraint needs each token before the next one is sampled
             async_scheduling=False,
             enable_prefix_caching=True,
+            enable_lora=(weights.parent / ADAPTERS).is_dir(),
+            max_loras=MAX_ADAPTERS,
+            max_lora_rank=MAX_RANK,
         )
         self._engine: Any = self._on_loop(_start(AsyncLLM, arguments)).result()
 
@@ -104,11 +113,15 @@ class VllmEngine:
                 self._open -= 1
 
     async def _write(self, request: PolicyRequest, reply: Reply) -> None:
-        policy, context = self._policy, request.context
+        adapter = request.adapter or ""
+        policy, context = await asyncio.to_thread(self._policies.of, adapter), request.context
         record = Record(policy.vocabulary, context, request.max_ads)
         prompt = policy.prompt_ids(context)
         stream = self._engine.generate(
-            {"prompt_token_ids": prompt}, self._sampling(request, len(prompt)), f"answer-{next(self._numbers)}"
+            {"prompt_token_ids": prompt},
+            self._sampling(policy, request, len(prompt)),
+            f"answer-{next(self._numbers)}",
+            lora_request=self._lora(adapter),
         )
         try:
             async for output in stream:
@@ -122,15 +135,24 @@ class VllmEngine:
                     reply.event(TextDelta(text))
         finally:
             await stream.aclose()  # stops a generation that has not ended
-        done = Completed(record.choices, record.logprob, len(record.tokens), len(prompt), record.finished)
+        done = Completed(record.choices, record.logprob, len(record.tokens), len(prompt), record.finished, adapter)
         reply.event(done)
 
-    def _sampling(self, request: PolicyRequest, prompt_tokens: int) -> Any:
+    def _lora(self, adapter: str) -> Any:
+        """Return vLLM's name for an adapter: it loads the weights of a number that it does not know."""
+        if not adapter:
+            return None
+        from vllm.lora.request import LoRARequest  # type: ignore[import-not-found, unused-ignore]
+
+        number = self._numbers_of.setdefault(adapter, len(self._numbers_of) + 1)
+        return LoRARequest(adapter[:12], number, str(self._policies.place(adapter)))
+
+    def _sampling(self, policy: Policy, request: PolicyRequest, prompt_tokens: int) -> Any:
         from vllm import SamplingParams  # type: ignore[import-not-found, unused-ignore]
         from vllm.sampling_params import RequestOutputKind  # type: ignore[import-not-found, unused-ignore]
 
-        settings = self._policy.sampling
-        limit = self._policy.model.config.max_position_embeddings - settings.max_new_tokens
+        settings = policy.sampling
+        limit = policy.model.config.max_position_embeddings - settings.max_new_tokens
         if prompt_tokens > limit:
             raise InputError("messages", f"{prompt_tokens} tokens", f"shorten them: this model reads {limit}")
         limits, own = request.limits, settings.max_new_tokens
@@ -141,10 +163,14 @@ class VllmEngine:
             max_tokens=own if limits.max_tokens is None else min(limits.max_tokens, own),
             seed=request.seed,
             logprobs=len(request.context.candidates) + 1,
-            stop_token_ids=list(self._policy.end_tokens),
+            stop_token_ids=list(policy.end_tokens),
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
-            extra_args={ARGUMENT: encode_request(request.context, request.seed, request.max_ads).decode()},
+            extra_args={
+                ARGUMENT: encode_request(
+                    request.context, request.seed, request.max_ads, adapter=request.adapter or ""
+                ).decode()
+            },
         )
 
 

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from mechanism.errors import PolicyError
 from mechanism.types import Context, MarkerChoice
+from serving.policies.model import folder_digest
+from serving.policies.protocol import AdapterAbsent
+from serving.policies.triton.wire import ADAPTERS
 
 if TYPE_CHECKING:
     from inference.constraint import MarkerVocabulary
@@ -37,6 +40,46 @@ def policy_without_weights(folder: Path) -> Policy:
     own = read_policy_settings(folder)
     model = SimpleNamespace(config=config, generation_config=ends)
     return Policy(LoadedModel(model, tokenizer, own.prompt, own.sampling, own.opener))
+
+
+class UnloadedPolicies:
+    """Policies of a model and of the adapters in the folder beside it, without weights."""
+
+    def __init__(self, weights: Path) -> None:
+        self._own = policy_without_weights(weights)
+        self._folder = weights.parent / ADAPTERS
+        self._adapters: dict[str, Policy] = {}
+
+    def place(self, adapter: str) -> Path:
+        """Return the folder of an adapter.
+
+        Raises:
+            AdapterAbsent: if it is not there.
+        """
+        folder = self._folder / adapter[:12]
+        if not folder.is_dir():
+            raise AdapterAbsent(f"adapter {adapter[:12]} is not on this server: build it into the repository")
+        return folder
+
+    def of(self, adapter: str) -> Policy:
+        """Return the policy of an adapter, with its own prompt and sampling settings; the model's for "".
+
+        Raises:
+            PolicyError: if the adapter's weights are not those of the digest.
+        """
+        if not adapter:
+            return self._own
+        if adapter not in self._adapters:
+            from inference.models import LoadedModel, read_policy_settings
+            from inference.policy import Policy
+
+            folder, own = self.place(adapter), self._own
+            if (found := folder_digest(folder)) != adapter:
+                raise PolicyError(f"adapter {adapter[:12]} has weights {found[:12]} on this server: build it again")
+            settings = read_policy_settings(folder)
+            loaded = LoadedModel(own.model, own.tokenizer, settings.prompt, settings.sampling, settings.opener)
+            self._adapters[adapter] = Policy(loaded)
+        return self._adapters[adapter]
 
 
 class Mask:

@@ -10,7 +10,7 @@ from vllm.v1.sample.logits_processor import (  # type: ignore[import-not-found, 
 )
 
 from serving.policies.triton.vllm_engine import ARGUMENT
-from serving.policies.triton.vllm_marks import Mask, policy_without_weights
+from serving.policies.triton.vllm_marks import Mask, UnloadedPolicies
 from serving.policies.triton.wire import decode_request
 
 
@@ -19,7 +19,7 @@ class MarkerProcessor(AdapterLogitsProcessor):  # type: ignore[misc, unused-igno
 
     def __init__(self, vllm_config: Any, device: Any, is_pin_memory: bool) -> None:
         super().__init__(vllm_config, device, is_pin_memory)
-        self._policy = policy_without_weights(Path(vllm_config.model_config.model))
+        self._policies = UnloadedPolicies(Path(vllm_config.model_config.model))
 
     def is_argmax_invariant(self) -> bool:
         """Return False: it may mask the likeliest token."""
@@ -31,4 +31,5 @@ class MarkerProcessor(AdapterLogitsProcessor):  # type: ignore[misc, unused-igno
         if given is None:
             return None
         request = decode_request(given.encode())
-        return Mask(self._policy.vocabulary, request.context, request.max_ads, params.max_tokens)
+        vocabulary = self._policies.of(request.adapter or "").vocabulary
+        return Mask(vocabulary, request.context, request.max_ads, params.max_tokens)

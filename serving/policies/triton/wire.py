@@ -8,13 +8,14 @@ which carries the JSON of `serving.policies.protocol.Completed`. An error is a T
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
 
 from mechanism.errors import AuctionError, InputError, PolicyError
 from mechanism.types import Context
-from serving.policies.protocol import OWN_LIMITS, AnswerLimits, Completed
+from serving.policies.protocol import OWN_LIMITS, AdapterAbsent, AnswerLimits, Completed
 
 VERSION: Literal[1] = 1
 """Version of the interface; a server refuses requests of another one."""
@@ -27,10 +28,16 @@ DIGEST_PARAMETER = "weights_sha256"
 """Model parameter: digest of the weights (`mechanism.weights`), which the server compares with its files on loading."""
 
 
+ADAPTERS = "adapters"
+"""Folder beside a model's weights with the adapters on it, each in a folder of the first 12 digits of its digest."""
+Code = Literal["input", "overloaded", "absent", "policy"]
+
+
 class PolicyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One generation: the context with its bids, the seed, and the largest number of ads in the answer.
 
     `asked` are the request's limits, sent where it has any: a server that is older than they are refuses such requests.
+    `adapter` is the digest of the version's weights where these are an adapter on the model's; empty: the model's own.
     """
 
     context: Context
@@ -38,6 +45,7 @@ class PolicyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_ads: Annotated[int, msgspec.Meta(ge=0)]
     version: Literal[1] = VERSION
     asked: AnswerLimits | msgspec.UnsetType = msgspec.UNSET
+    adapter: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def limits(self) -> AnswerLimits:
@@ -48,11 +56,11 @@ class PolicyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class WireError(msgspec.Struct, frozen=True):
     """Why there is no answer.
 
-    `code`: "input" (the context cannot be answered), "overloaded" (slots and queue are full) or "policy" (the model
-    failed). `place`, `value` and `remedy` as in InputError.
+    `code`: "input" (the context cannot be answered), "overloaded" (slots and queue are full), "absent" (the adapter is
+    not here) or "policy" (the model failed). `place`, `value` and `remedy` as in InputError.
     """
 
-    code: Literal["input", "overloaded", "policy"]
+    code: Code
     remedy: str
     place: str = ""
     value: str = ""
@@ -62,15 +70,22 @@ class QueueFull(PolicyError):
     """The model's slots and its queue are full; nothing was generated."""
 
 
+KINDS: Mapping[Code, type[PolicyError]] = {"overloaded": QueueFull, "absent": AdapterAbsent, "policy": PolicyError}
+"""The errors without a place, the particular ones first."""
+
+
 def model_name(digest: str) -> str:
     """Return the name on Triton of the model with these weights."""
     return f"policy-{digest[:12]}"
 
 
-def encode_request(context: Context, seed: int, max_ads: int, limits: AnswerLimits = OWN_LIMITS) -> bytes:
+def encode_request(
+    context: Context, seed: int, max_ads: int, limits: AnswerLimits = OWN_LIMITS, adapter: str = ""
+) -> bytes:
     """Encode the REQUEST tensor's string."""
     asked = msgspec.UNSET if limits == OWN_LIMITS else limits
-    return msgspec.json.encode(PolicyRequest(context, seed, max_ads, asked=asked))
+    request = PolicyRequest(context, seed, max_ads, asked=asked, adapter=adapter or msgspec.UNSET)
+    return msgspec.json.encode(request)
 
 
 def decode_request(data: bytes) -> PolicyRequest:
@@ -108,7 +123,8 @@ def encode_error(error: AuctionError) -> str:
         value = error.value if isinstance(error.value, str) else repr(error.value)
         fault = WireError("input", error.remedy, error.place, value)
     else:
-        fault = WireError("overloaded" if isinstance(error, QueueFull) else "policy", str(error))
+        found: Code = next((code for code, kind in KINDS.items() if isinstance(error, kind)), "policy")
+        fault = WireError(found, str(error))
     return msgspec.json.encode(fault).decode()
 
 
@@ -123,4 +139,4 @@ def decode_error(message: str) -> AuctionError | None:
         return None
     if fault.code == "input":
         return InputError(fault.place, fault.value, fault.remedy)
-    return QueueFull(fault.remedy) if fault.code == "overloaded" else PolicyError(fault.remedy)
+    return KINDS[fault.code](fault.remedy)

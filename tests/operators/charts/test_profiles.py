@@ -21,7 +21,7 @@ from cli.triton import app as triton_app
 from cli.worker import app as worker_app
 from operators.auctionservice.manifests import PolicyServers, manifests
 from operators.auctionservice.observe import Desired
-from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus, Model
+from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus, Served, ServerSettings
 from operators.resources.retrainpolicy import RetrainPolicySpec
 from streaming.topics import MARKS, all_topics
 from tests.operators.charts.helm import OPERATOR, PLATFORM, PRODUCTION, TRIAL, WHOLE, Helm, Item, named, one, pods
@@ -243,6 +243,7 @@ def test_the_commands_have_every_option_that_the_chart_and_the_operator_pass(hel
         "serve": single(serve),
         "migrate": single(migrate),
         "build": group(triton_app)["build"],
+        "follow": group(triton_app)["follow"],
         **group(worker_app),
     }
     service = AuctionServiceSpec.model_validate(
@@ -250,7 +251,12 @@ def test_the_commands_have_every_option_that_the_chart_and_the_operator_pass(hel
     )
     desired = Desired("ads", "shop", "u-1", 1, datetime.now(UTC), service, AuctionServiceStatus())
     made: list[Item] = manifests(
-        desired, AuctionServiceStatus(), [PolicyServers(Model(name="v1", digest=digest("v1")), 1)]
+        desired,
+        AuctionServiceStatus(),
+        [
+            PolicyServers(Served(name="v1", digest=digest("v1"), base=base), ServerSettings.of(service), 1)
+            for base in ("", digest("base"))
+        ],
     )
     seen = set()
     for _, pod in (*pods(helm.render(WHOLE, TRIAL, platform=OPTIONS)), *pods(made)):
@@ -262,7 +268,7 @@ def test_the_commands_have_every_option_that_the_chart_and_the_operator_pass(hel
             seen.add(name)
             given = {argument.partition("=")[0] for argument in container["args"]}
             assert given <= options(known[name])
-    assert seen == {"operator", "serve", "migrate", "build", "judge", "lake", "ledger"}
+    assert seen == {"operator", "serve", "migrate", "build", "follow", "judge", "lake", "ledger"}
 
 
 def test_the_first_models_script_uses_options_that_exist(helm: Helm) -> None:

@@ -125,6 +125,18 @@ def test_a_viewer_sees_its_advertiser_s_campaigns_and_changes_none(start: Start,
     expect(page.get_by_role("button", name="Pause")).to_have_count(0)
 
 
+def test_an_account_that_is_used_up_is_shown(start: Start, visit: Visit) -> None:
+    router = start(ads=0)
+    book(router, 1, "Falcon")
+    terms = {"advertiser_id": "Falcon", "currency": "EUR"}
+    assert router.call("PUT", "/v1/accounts", json=terms | {"credit_limit_micros": 440_000}).status_code == 200
+    own = row(visit(router).open("campaigns", router.key("advertiser", "Falcon")), "Spring 1")
+    expect(own.locator(".pacing")).to_contain_text("Account used up€0.44 left do not cover the bid")
+    payment = terms | {"micros": 10_000, "reference": "bank 1"}
+    assert router.call("POST", "/v1/payments", json=payment).status_code == 201
+    expect(own.locator(".pacing")).to_contain_text("As soon as possible")
+
+
 def test_the_list_is_filtered_and_paged(start: Start, visit: Visit) -> None:
     router = start(ads=0)
     for number in range(27):

@@ -100,6 +100,11 @@ def test_another_currency_does_not_escape_the_terms(store: AdvertiserStore, data
     assert Ledger(database).book([dollars])[0].charged_micros == 0
 
 
+def test_another_currency_has_unlimited_credit_as_well(store: AdvertiserStore, database: Database) -> None:
+    CampaignStore(database).create(campaign(3, currency="USD"), NOW)
+    assert account(store, Account("a1", "USD")).credit_limit_micros is None
+
+
 def test_a_payment_is_entered_once_by_its_reference(
     store: AdvertiserStore, database: Database, in_doubt: Callable[[Database], None]
 ) -> None:

@@ -12,9 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from typer.testing import CliRunner
 
-from cli.main import app
 from mechanism.errors import InputError
 from serving.accounts.advertisers import AdvertiserStore
 from serving.campaigns.changes import (
@@ -132,20 +130,6 @@ def test_the_database_refuses_to_change_the_history(store: CampaignStore, databa
     with pytest.raises(DBAPIError, match="append-only"):
         database.transact(lambda connection: connection.execute(text(change)))
     assert len(of(database)) == 1
-
-
-def test_the_command_prints_a_history(url: str) -> None:
-    database = Database(url)
-    store = CampaignStore(database)
-    store.create(campaign(1), NOW)
-    store.set_state("c1", CampaignState.PAUSED, NOW, by=ANN)
-    database.close()
-    command = ["campaigns", "history", "c1", "--database", url]
-    lines = CliRunner().invoke(app, command).output.splitlines()
-    assert lines[:2] == ["2026-11-24 12:00:00 UTC by advertiser key_1 Ann", '  state: "active" -> "paused"']
-    printed = CliRunner().invoke(app, [*command, "--json"]).output.splitlines()
-    assert msgspec.json.decode(printed[0], type=Change).by == ANN
-    assert CliRunner().invoke(app, ["campaigns", "history", "x", "--database", url]).exit_code == 2
 
 
 values = st.dictionaries(st.sampled_from("abc"), st.integers(0, 2))

@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from cli.serve import openai_compatible, routed
+from cli.backends import openai_compatible, routed
 from serving.settings import ServeSettings
 from tests.serving.policies.triton_site import Site
 

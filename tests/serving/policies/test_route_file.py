@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +47,9 @@ def test_a_file_is_read_with_its_generation(tmp_path: Path) -> None:
         (routes_file(version(policy=" ")), "versions[0].policy", "folder"),
         (routes_file(version(policy="triton nowhere")), "versions[0].policy", "HOST:PORT"),
         (routes_file(version(policy="triton host:99999")), "versions[0].policy", "HOST:PORT"),
+        (routes_file(version() | {"revision": "x"}), "versions[0].revision", "hexadecimal"),
+        (routes_file(version(policy="triton h:1") | {"base": "abc"}), "versions[0].base", "hexadecimal"),
+        (routes_file(version() | {"base": B}), "versions[0].base", "leave it out"),
         (routes_file(version(), generation=-1), "generation", ">= 0"),
         (routes_file(version() | {"wieght": 3}), "routes", "wieght"),
         (routes_file(version() | {"weight": "100"}), "routes", "$.versions[0].weight"),
@@ -57,6 +61,14 @@ def test_a_bad_file_is_refused_with_place_and_remedy(data: bytes, place: str, re
         parse_routes(data, "routes")
     assert place in refused.value.place
     assert remedy in str(refused.value)
+
+
+def test_servers_and_a_base_can_be_told_apart() -> None:
+    new = {**version("v1+0a1b2c3d4e5f", 10, "triton host:8001"), "revision": "0a1b2c3d4e5f", "base": B}
+    routes = parse_routes(routes_file(version(weight=90), new), "routes")
+    assert [(v.revision, v.base) for v in routes.versions] == [("", ""), ("0a1b2c3d4e5f", B)]
+    # Routers of an earlier release refuse fields that they do not know, so these are written where they are needed.
+    assert b"revision" not in msgspec.json.encode(routes.versions[0])
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

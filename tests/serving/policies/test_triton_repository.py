@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from cli.triton import app
 from mechanism.errors import AuctionError, ConfigError, InputError
-from serving.policies.triton.repository import build_repository, config_pbtxt
+from serving.policies.triton.repository import build_adapter, build_repository, config_pbtxt
+from tests.support.adapters import named_adapter
 from trainers.artifacts.registry import Registry
 
 
@@ -179,6 +180,29 @@ def test_the_command_fetches_a_version_from_an_object_store(
     refused = CliRunner().invoke(app, ["build", url, "--out", str(out)])
     assert isinstance(refused.exception, ConfigError)
     assert "give a version of the registry" in str(refused.exception)
+
+
+def test_adapters_of_one_base_are_built_beside_each_other(tmp_path: Path) -> None:
+    out, base = tmp_path / "repository", str(model(tmp_path / "base", b"base"))
+    built = [build_adapter(str(named_adapter(tmp_path / name, base)), out) for name in ("a", "b", "a2")]
+    folder = out / f"policy-{hashlib.sha256(b'base').hexdigest()[:12]}"
+    assert {one.folder for one in built} == {folder}
+    assert {one.base for one in built} == {hashlib.sha256(b"base").hexdigest()}
+    assert [one.digest for one in built] == [hashlib.sha256(name.encode()).hexdigest() for name in ("a", "b", "a2")]
+    assert {path.name for path in (folder / "1" / "adapters").iterdir()} == {one.digest[:12] for one in built}
+    assert (folder / "1" / "weights" / "model.safetensors").read_bytes() == b"base"
+    assert sorted(path.name for path in out.iterdir()) == [folder.name], "nothing else is left"
+
+
+def test_the_command_builds_an_adapter_and_prints_both_digests(tmp_path: Path) -> None:
+    out, base = tmp_path / "repository", str(model(tmp_path / "base", b"base"))
+    done = CliRunner().invoke(app, ["build", str(named_adapter(tmp_path / "a", base)), "--out", str(out), "--shared"])
+    assert done.exit_code == 0, done.output
+    own, under = (hashlib.sha256(weights).hexdigest() for weights in (b"a", b"base"))
+    assert f"(weights sha256 {own} on the base sha256 {under})" in done.output
+    refused = CliRunner().invoke(app, ["build", base, "--out", str(out), "--shared"])
+    assert isinstance(refused.exception, InputError)
+    assert "leave --shared out" in str(refused.exception)
 
 
 def test_an_empty_repository_is_refused_with_the_remedy(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class Bench:
     def __init__(self, policy: Policy, slots: int, waiting: int) -> None:
         self.policy = policy
         self.reports: list[str] = []
-        self.scheduler = Scheduler(policy, slots, waiting, self.reports.append)
+        self.scheduler = Scheduler(lambda adapter: policy, slots, waiting, self.reports.append)
         self.log: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
 
     def ask(self, name: str, steps: int, cancel_after: int | None = None) -> None:

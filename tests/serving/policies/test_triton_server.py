@@ -17,10 +17,12 @@ from serving.errors import Overloaded, PolicyTimeout
 from serving.policies.breaker import BreakerSettings
 from serving.policies.calls import CallSettings, ServerDown
 from serving.policies.model import ModelPolicy
-from serving.policies.protocol import Completed, PolicyEvent, TextDelta
+from serving.policies.protocol import AnswerLimits, Completed, PolicyEvent, TextDelta
 from serving.policies.triton import server
 from serving.policies.triton.client import ModelRef, TritonPolicy, connect
+from serving.policies.triton.repository import build_adapter
 from tests.serving.policies.triton_site import Ports, Site, ask, context, full, plain, scripted, until_room, whole
+from tests.support.adapters import random_adapter
 
 
 def test_answers_are_those_of_the_policy_in_process(site: Site) -> None:
@@ -176,6 +178,39 @@ def test_the_interface_works_over_plain_http(site: Site) -> None:
         frames = [json.loads(line[6:]) for line in answer.read().decode().splitlines() if line.startswith("data: ")]
     assert [f["TEXT"] for f in frames] == ["c:0 ", "c:1 ", ""]
     assert json.loads(frames[-1]["COMPLETED"])["digest"] == site.wide.digest
+
+
+def test_adapters_answer_beside_the_base_that_serves_them(site: Site, tmp_path: Path) -> None:
+    folder = random_adapter(tmp_path / "adapter", 1)
+    local = ModelPolicy.load(str(folder))
+    # The server runs already: it finds the adapter at the first request for it.
+    built = build_adapter(str(folder), site.repository)
+    assert (built.name, built.base, built.digest) == (site.tiny.name, site.tiny.digest, local.digest)
+
+    few = AnswerLimits(max_tokens=20)
+
+    async def work(client: Any) -> None:
+        base = TritonPolicy(client, site.tiny)
+        remote = TritonPolicy(client, ModelRef(built.name, built.base, built.digest))
+        assert await remote.ready()
+        alone = [await whole(base, context(i), i, limits=few) for i in range(3)]
+        both = [whole(policy, context(i), i, limits=few) for i in range(3) for policy in (base, remote)]
+        answers = await asyncio.gather(*both)
+        assert [text for text, _ in answers[::2]] == [text for text, _ in alone]
+        for i, (text, done) in enumerate(answers[1::2]):
+            *deltas, expected = local.stream(context(i), i, 2, few)
+            assert isinstance(expected, Completed)
+            assert text == "".join(d.text for d in deltas if isinstance(d, TextDelta)) != alone[i][0]
+            assert (done.digest, done.tokens) == (built.digest, expected.tokens)
+            # Apart from the base, an adapter's sums are rounded otherwise than merged into it.
+            assert done.logprob == pytest.approx(expected.logprob, abs=0.02)
+        settings = CallSettings(retries=1, backoff_s=0.01)
+        absent = TritonPolicy(client, ModelRef(built.name, built.base, "0" * 64), settings)
+        with pytest.raises(ServerDown, match="adapter 000000000000 is not on this server"):
+            await whole(absent, plain(), 1)
+        assert (await whole(remote, context(1), 1, limits=few))[0] == answers[3][0]
+
+    site.run(work)
 
 
 def test_another_digest_is_refused_before_the_first_request(site: Site) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from cli.serve import routed
+from cli.backends import routed
 from mechanism.files import replace_file
 from serving.policies.route_file import Version
 from serving.policies.triton.client import ModelRef, TritonPolicy, connect_policy

@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 import torch
 
-from inference.models import resolve
+from inference.models import resolve, write_policy_settings
 from inference.policy import Policy
 from inference.sampling import _distribution
 from mechanism.errors import PolicyError
 from mechanism.types import Ad, Candidate, Context
-from serving.policies.triton.vllm_marks import Mask, Record, policy_without_weights
+from serving.policies.model import folder_digest
+from serving.policies.protocol import AdapterAbsent
+from serving.policies.triton.vllm_marks import Mask, Record, UnloadedPolicies, policy_without_weights
+from tests.support.adapters import random_adapter
 
 TINY = Path(resolve("tiny"))
 ADS = ("Acme Noise Headphones", "Acme Noise Earbuds", "Zephyr Fitness Tracker", "Lumen Desk Lamp")
@@ -84,3 +87,21 @@ def test_an_engine_that_ignores_the_mask_is_an_error() -> None:
     record.take(opener, {opener: -0.1})
     with pytest.raises(PolicyError, match="logits processor"):
         record.take(opener, {opener: -0.1})
+
+
+def test_an_adapter_has_settings_of_its_own_on_the_tokens_of_its_base(policy: Policy, tmp_path: Path) -> None:
+    (tmp_path / "weights").symlink_to(TINY)
+    folder = random_adapter(tmp_path / "made", 1)
+    digest = folder_digest(folder)
+    settings = replace(policy.settings, sampling=replace(policy.sampling, max_new_tokens=7))
+    write_policy_settings(folder, settings)
+    (tmp_path / "adapters").mkdir()
+    folder.rename(tmp_path / "adapters" / digest[:12])
+    policies = UnloadedPolicies(tmp_path / "weights")
+    assert policies.of("").sampling == policy.sampling
+    assert policies.of(digest).sampling == settings.sampling
+    assert policies.of(digest).prompt_ids(CONTEXT) == policy.prompt_ids(CONTEXT)
+    with pytest.raises(AdapterAbsent, match="adapter 000000000000 is not on this server"):
+        policies.of("0" * 64)
+    with pytest.raises(PolicyError, match="has weights"):
+        policies.of(digest[:12] + "0" * 52)

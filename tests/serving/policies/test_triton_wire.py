@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mechanism.errors import AuctionError, InputError, PolicyError
 from mechanism.types import Ad, Candidate, Context, MarkerChoice, Profile
-from serving.policies.protocol import OWN_LIMITS, AnswerLimits, Completed
+from serving.policies.protocol import OWN_LIMITS, AdapterAbsent, AnswerLimits, Completed
 from serving.policies.triton.wire import (
     PolicyRequest,
     QueueFull,
@@ -58,6 +58,14 @@ def test_limits_are_sent_where_a_request_has_any(max_tokens: int | None, tempera
     assert (b"asked" in sent) == (limits != OWN_LIMITS)  # servers that do not know the field refuse it
 
 
+def test_an_adapter_is_sent_where_the_version_is_one() -> None:
+    sent = encode_request(Context("c", "x", ()), 1, 2, adapter="a" * 64)
+    assert decode_request(sent).adapter == "a" * 64
+    assert b"adapter" not in encode_request(Context("c", "x", ()), 1, 2)
+    with pytest.raises(InputError, match="adapter"):
+        decode_request(sent.replace(b"a" * 64, b"../weights"))
+
+
 @given(completed)
 def test_the_end_of_an_answer_arrives_as_it_was_sent(done: Completed) -> None:
     assert decode_completed(encode_completed(done)) == done
@@ -96,7 +104,12 @@ def test_a_negative_bid_is_an_input_error() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [InputError("messages", "3000 tokens", "shorten them"), QueueFull("4 run"), PolicyError("broken weights")],
+    [
+        InputError("messages", "3000 tokens", "shorten them"),
+        QueueFull("4 run"),
+        AdapterAbsent("a"),
+        PolicyError("broken weights"),
+    ],
 )
 def test_an_error_keeps_its_kind_and_its_text(error: AuctionError) -> None:
     decoded = decode_error("in ensemble 'x': " + encode_error(error))

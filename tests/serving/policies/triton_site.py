@@ -10,7 +10,7 @@ from typing import Any
 
 from mechanism.types import Ad, Candidate, Context, Profile
 from serving.errors import Overloaded
-from serving.policies.protocol import Completed, PolicyEvent, PolicyVersion, TextDelta
+from serving.policies.protocol import OWN_LIMITS, AnswerLimits, Completed, PolicyEvent, PolicyVersion, TextDelta
 from serving.policies.triton import server
 from serving.policies.triton.client import ModelRef, TritonPolicy, connect
 from serving.policies.triton.repository import build_repository
@@ -35,8 +35,8 @@ class Scripted:
         yield Completed((), -1.0, seed, 1)
 
 class TritonPythonModel(backend.TritonPythonModel):
-    def policy(self):
-        return Scripted()
+    def policies(self):
+        return lambda adapter: Scripted()
 '''
 QUESTIONS = ("Which headphones are good for noisy trains?", "What helps against sore feet after running?")
 TITLES = ("Acme Noise Headphones", "Acme Noise Earbuds", "Zephyr Trail Shoes", "Lumen Desk Lamp")
@@ -88,12 +88,16 @@ class Site:
         asyncio.run(with_client())
 
 
-def ask(policy: PolicyVersion, about: Context, seed: int, seconds: float = 60) -> AsyncGenerator[PolicyEvent, None]:
-    return policy.stream(about, seed, 2, asyncio.get_running_loop().time() + seconds)
+def ask(
+    policy: PolicyVersion, about: Context, seed: int, seconds: float = 60, limits: AnswerLimits = OWN_LIMITS
+) -> AsyncGenerator[PolicyEvent, None]:
+    return policy.stream(about, seed, 2, asyncio.get_running_loop().time() + seconds, limits)
 
 
-async def whole(policy: PolicyVersion, about: Context, seed: int, seconds: float = 60) -> tuple[str, Completed]:
-    *deltas, done = [event async for event in ask(policy, about, seed, seconds)]
+async def whole(
+    policy: PolicyVersion, about: Context, seed: int, seconds: float = 60, limits: AnswerLimits = OWN_LIMITS
+) -> tuple[str, Completed]:
+    *deltas, done = [event async for event in ask(policy, about, seed, seconds, limits)]
     assert isinstance(done, Completed)
     return "".join(d.text for d in deltas if isinstance(d, TextDelta)), done
 

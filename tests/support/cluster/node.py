@@ -1,7 +1,8 @@
 """A cluster with one node that runs real pods: control plane, containerd, kubelet, kube-proxy and cluster DNS.
 
 Images are not pulled. `HOST_IMAGE` is empty: this machine's programs, this Python with its packages and the checkout
-are mounted read-only into every container. `name_image` gives that image further names.
+are mounted read-only into every container. `name_image` gives that image further names. A node without those mounts
+runs images that `load` imports, as any other cluster does.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ class Node:
     """The cluster, started by entering its context, stopped and removed by leaving it.
 
     node_grace_s  seconds without a heartbeat of the kubelet after which the node is NotReady
+    host_mounts   whether containers see this machine's programs, which hide those of their image
     """
 
-    def __init__(self, *, node_grace_s: int = 20) -> None:
+    def __init__(self, *, node_grace_s: int = 20, host_mounts: bool = True) -> None:
         programs = ("kubelet", "kube-proxy", "coredns", "pause")
+        self._host_paths = _host_paths() if host_mounts else []
         self._programs = {name: tools.locate(name) for name in programs}
         sandbox.check()
         processes = Processes()
@@ -130,7 +133,8 @@ class Node:
         folder, processes = self.plane.folder, self.plane.processes
         spec = json.loads(processes.run([sandbox.program("ctr"), "oci", "spec"]))
         spec["mounts"] += [
-            {"destination": path, "source": path, "type": "bind", "options": ["rbind", "ro"]} for path in _host_paths()
+            {"destination": path, "source": path, "type": "bind", "options": ["rbind", "ro"]}
+            for path in self._host_paths
         ]
         (folder / "container.json").write_text(json.dumps(spec), encoding="utf-8")
         (folder / "cni").mkdir()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import op
 
-revision = "0201"
-down_revision = "0200"
+revision = "0013"
+down_revision = "0012"
 
 
 def upgrade() -> None:

@@ -6,8 +6,8 @@ from alembic import op
 from sqlalchemy import Column, DateTime, LargeBinary, String
 from sqlalchemy.schema import PrimaryKeyConstraint
 
-revision = "0300"
-down_revision = "0202"
+revision = "0015"
+down_revision = "0014"
 
 
 def upgrade() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from alembic import op
 from sqlalchemy import Column, String, text
 
-revision = "0101"
-down_revision = "0100"
+revision = "0011"
+down_revision = "0010"
 
 
 def upgrade() -> None:

@@ -6,8 +6,8 @@ from alembic import op
 from sqlalchemy import BigInteger, Column, DateTime, String
 from sqlalchemy.schema import PrimaryKeyConstraint
 
-revision = "0200"
-down_revision = "0101"
+revision = "0012"
+down_revision = "0011"
 
 
 def upgrade() -> None:

@@ -6,8 +6,8 @@ from alembic import op
 from sqlalchemy import BigInteger, Column, DateTime, Integer, String, Text
 from sqlalchemy.schema import PrimaryKeyConstraint
 
-revision = "0202"
-down_revision = "0201"
+revision = "0014"
+down_revision = "0013"
 
 
 def upgrade() -> None:
