@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from secrets import token_hex
 
 import msgspec
@@ -34,7 +33,7 @@ from serving.answering.rendering import DeltaQueue
 from serving.answering.repeats import RecentClicks, fades
 from serving.answering.result import AnswerRequest
 from serving.answering.shared_records import WRITE_S, SharedRecords
-from serving.auction.ad_load import AdLoadState, next_load
+from serving.auction.ad_load import AdLoadState, next_load, read_state
 from serving.auction.encoding import Encoder, QueryEncoder
 from serving.auction.marketplace import Marketplace
 from serving.auction.relevance import RelevanceFloor
@@ -141,7 +140,7 @@ class Router:
         self.marketplace = Marketplace(
             self.database, self._encoder, width, derived(secret, "frequency"), settings, floor
         )
-        self._ad_load = _read_ad_load(settings.state_dir) if settings.ad_load else AdLoadState()
+        self._ad_load = read_state(settings.state_dir / AD_LOAD_FILE) if settings.ad_load else AdLoadState()
         self.context = RouterContext(
             model,
             self.marketplace,
@@ -397,10 +396,3 @@ class Router:
         metrics.watch(metrics.ledger_lag, lambda: self.progress.lag_s)
         metrics.watch(metrics.ad_load, lambda: self.context.ad_load)
         metrics.watch(metrics.unsynced, lambda: time.monotonic() - market.synced_at if market.synced_at else -1.0)
-
-
-def _read_ad_load(state_dir: Path) -> AdLoadState:
-    """Read the controller's state that an earlier process saved; a new state if there is no readable file."""
-    with suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode((state_dir / AD_LOAD_FILE).read_bytes(), type=AdLoadState)
-    return AdLoadState()

@@ -7,7 +7,11 @@ chooses and measures the signal; this module turns a measurement into the next f
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
 
 from mechanism.errors import ConfigError
 from serving.settings import AdLoadSettings
@@ -61,3 +65,10 @@ def _rounded(load: float, used: float, settings: AdLoadSettings) -> float:
     if abs(load - used) <= 0.75 * settings.step:
         return used
     return max(settings.lowest, min(settings.highest, round(round(load / settings.step) * settings.step, 9)))
+
+
+def read_state(path: Path) -> AdLoadState:
+    """Read the state that an earlier process saved; a new state if there is no readable file."""
+    with suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode(path.read_bytes(), type=AdLoadState)
+    return AdLoadState()
