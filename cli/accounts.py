@@ -121,9 +121,10 @@ def _store(database: str) -> Iterator[AdvertiserStore]:
 
 @contextmanager
 def _opened(database: str) -> Iterator[Database]:
-    from serving.database.engine import Database
+    from serving.database.engine import Database, require_existing
     from serving.database.migrations import migrate
 
+    require_existing(database)
     migrate(database)
     opened = Database(database, pool_size=2)
     try:

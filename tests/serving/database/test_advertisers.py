@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -207,6 +208,14 @@ def test_advertisers_of_an_earlier_version_keep_unlimited_credit(empty_url: str)
         ("b", "EUR", 7, None),
     ]
     database.close()
+
+
+def test_a_payment_into_a_mistyped_sqlite_file_is_refused(tmp_path: Path) -> None:
+    mistyped = tmp_path / "ruoter.sqlite3"
+    pay = ["accounts", "pay", "a1", "EUR", "--micros", "5", "--reference", "bank 1"]
+    refused = CliRunner().invoke(app, [*pay, "--database", f"sqlite:///{mistyped}"])
+    assert (refused.exit_code, "--state-dir" in refused.output) == (2, True)
+    assert not mistyped.exists()
 
 
 def test_the_commands_set_terms_and_enter_payments(url: str) -> None:
