@@ -58,7 +58,8 @@ def upload(
         _list(file, error.error.get("rows", ()))
         raise
     for row in answer["booked"]:
-        typer.echo(f"{file.name}:{row['line']}: {row['id']} {row['state']}")
+        # An answer that was stored before an upgrade of the router has no state.
+        typer.echo(f"{file.name}:{row['line']}: {row['id']} {row.get('state', '')}".rstrip())
     _list(file, answer["errors"])
     skipped = len({error["line"] for error in answer["errors"]})
     booked = f"{len(answer['booked'])} campaigns booked" + (" before: nothing changed" if replayed else "")
@@ -69,7 +70,7 @@ def upload(
 
 def _next_steps(booked: Sequence[Mapping[str, Any]]) -> str:
     """Return what has to happen before the campaigns are shown."""
-    paused = sum(row["state"] == "paused" for row in booked)
+    paused = sum(row.get("state") == "paused" for row in booked)
     resume = (
         f"; {paused} paused: resume them (POST /v1/campaigns/ID/resume), or give the column state" if paused else ""
     )

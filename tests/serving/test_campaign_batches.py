@@ -242,3 +242,13 @@ def test_upload_from_the_command_line(start: Start, tmp_path: Path) -> None:
     assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "1 campaigns booked")
     assert "1 paused: resume" in done.stderr
     assert upload("summer.txt", b"").exit_code == 2
+
+
+def test_a_stored_answer_of_an_earlier_version_is_listed_without_states(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "spring.csv").write_bytes(b"name\nKites\n")
+    stored = {"booked": [{"line": 2, "id": "cmp-1"}], "errors": []}
+    monkeypatch.setattr("cli.campaigns.send", lambda *_: (stored, True))
+    again = CliRunner().invoke(app, ["campaigns", "upload", str(tmp_path / "spring.csv"), "--key", "k"])
+    assert again.stdout == "spring.csv:2: cmp-1\n1 campaigns booked before: nothing changed\n"
