@@ -77,7 +77,9 @@ class PublisherStore:
         def work(connection: Connection) -> Publisher:
             row = connection.execute(changed.returning(publishers)).mappings().first()
             if row is None:
-                raise InputError("publisher", publisher_id, "no publisher has this id")
+                raise InputError(
+                    "publisher", publisher_id, "no publisher has this id: create it first (POST /v1/publishers)"
+                )
             return Publisher(**row)
 
         return self._database.transact(work)
