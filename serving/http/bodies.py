@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from difflib import get_close_matches
 from enum import Enum, StrEnum
 from itertools import islice
 from types import NoneType, UnionType
@@ -194,7 +195,9 @@ def _faults_of_fields(raw: dict[str, Any], kind: Any, place: str) -> Iterator[In
     if kind.__struct_config__.forbid_unknown_fields:
         for name, value in raw.items():
             if name not in fields:
-                yield InputError(f"{dot}{name[:LONGEST_NAME]}", value, "leave it out: it is not supported here")
+                close = get_close_matches(name[:LONGEST_NAME], fields, n=1)
+                meant = f"; if you meant {close[0]}, rename it" if close else ""
+                yield InputError(f"{dot}{name[:LONGEST_NAME]}", value, f"leave it out: it is not supported here{meant}")
     for name, field in fields.items():
         if name in raw:
             yield from find_faults(raw[name], field.type, dot + name)

@@ -105,6 +105,14 @@ def test_a_value_of_the_wrong_type_gets_a_remedy() -> None:
     }
 
 
+def test_a_misspelt_field_gets_the_name_that_was_meant() -> None:
+    remedies = refused(CHAT | {"ads": {"placment": "news", "xyz": 1}}, ChatRequest)
+    assert remedies == {
+        "ads.placment": "leave it out: it is not supported here; if you meant placement, rename it",
+        "ads.xyz": "leave it out: it is not supported here",
+    }
+
+
 def test_a_repeated_key_whose_first_value_is_wrong_is_named() -> None:
     with pytest.raises(ApiError, match="model"):
         decode_body(b'{"model": 3, "model": "m", "messages": []}', msgspec.json.Decoder(ChatRequest))
