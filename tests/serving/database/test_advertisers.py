@@ -226,9 +226,11 @@ def test_the_commands_set_terms_and_enter_payments(url: str) -> None:
     pay = ("pay", "a1", "EUR", "--micros", "500", "--reference", "bank 1")
     assert run(*pay).output.startswith("entered\n")
     assert run(*pay).output.startswith("was entered before")
+    assert "opened the account" not in run(*pay).stderr
+    assert "a2 EUR: this payment opened the account" in run("pay", "a2", *pay[2:]).stderr
     assert "credit limit 7; paid 500, charged 0, available 507" in run("set", "a1", "EUR", "--credit-limit", "7").output
     assert "unlimited credit" in run("set", "b", "EUR", "--unlimited").output
-    assert len(run("list").output.splitlines()) == 2
+    assert len(run("list").output.splitlines()) == 3
     assert len(run("list", "--advertiser", "b").output.splitlines()) == 1
     refused = run("set", "a1", "EUR")
     assert (refused.exit_code, "--prepaid" in refused.output) == (2, True)
