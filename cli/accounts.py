@@ -68,9 +68,12 @@ def pay(
     from serving.campaigns.changes import COMMAND_LINE
 
     with _store(database) as store:
-        account = named_account(advertiser, currency)
-        _, stored, new = store.pay(account, micros, reference, datetime.now(UTC), COMMAND_LINE)
+        account, now = named_account(advertiser, currency), datetime.now(UTC)
+        _, stored, new = store.pay(account, micros, reference, now, COMMAND_LINE)
     typer.echo("entered" if new else "was entered before: nothing changed")
+    if stored.opened_at == now:
+        remedy = "check the names, and take the payment back (a negative one) if they are wrong"
+        typer.echo(f"{advertiser} {currency}: this payment opened the account: {remedy}", err=True)
     _show(stored)
 
 
@@ -121,9 +124,10 @@ def _store(database: str) -> Iterator[AdvertiserStore]:
 
 @contextmanager
 def _opened(database: str) -> Iterator[Database]:
-    from serving.database.engine import Database
+    from serving.database.engine import Database, require_existing
     from serving.database.migrations import migrate
 
+    require_existing(database)
     migrate(database)
     opened = Database(database, pool_size=2)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import typer
 
-from cli.router_api import DEFAULT_URL, ApiKey, Refused, RouterUrl, call
+from cli.router_api import DEFAULT_URL, ApiKey, Refused, RouterUrl, call, send
 from mechanism.errors import InputError
 
 MEDIA = {".csv": "text/csv", ".jsonl": "application/jsonl", ".ndjson": "application/jsonl"}
@@ -53,15 +53,28 @@ def upload(
     path = "/v1/campaigns:batch" + ("?skip_bad=true" if skip_bad else "")
     once = idempotency_key or sha256(body + path.encode()).hexdigest()
     try:
-        answer = call(url, key, "POST", path, body, {"Content-Type": media, "Idempotency-Key": once})
+        answer, replayed = send(url, key, "POST", path, body, {"Content-Type": media, "Idempotency-Key": once})
     except Refused as error:
         _list(file, error.error.get("rows", ()))
         raise
     for row in answer["booked"]:
-        typer.echo(f"{file.name}:{row['line']}: {row['id']}")
+        # An answer that was stored before an upgrade of the router has no state.
+        typer.echo(f"{file.name}:{row['line']}: {row['id']} {row.get('state', '')}".rstrip())
     _list(file, answer["errors"])
     skipped = len({error["line"] for error in answer["errors"]})
-    typer.echo(f"{len(answer['booked'])} campaigns booked" + (f", {skipped} rows skipped" if skipped else ""))
+    booked = f"{len(answer['booked'])} campaigns booked" + (" before: nothing changed" if replayed else "")
+    typer.echo(booked + (f", {skipped} rows skipped" if skipped else ""))
+    if not replayed:
+        typer.echo(_next_steps(answer["booked"]), err=True)
+
+
+def _next_steps(booked: Sequence[Mapping[str, Any]]) -> str:
+    """Return what has to happen before the campaigns are shown."""
+    paused = sum(row.get("state") == "paused" for row in booked)
+    resume = (
+        f"; {paused} paused: resume them (POST /v1/campaigns/ID/resume), or give the column state" if paused else ""
+    )
+    return f"creatives are shown once an administrator has approved them{resume}"
 
 
 def _list(file: Path, errors: Iterable[Mapping[str, Any]]) -> None:

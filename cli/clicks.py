@@ -32,7 +32,7 @@ def invalidate(
     """Mark the clicks invalid that fit all options, once each, and refund what they were charged."""
     from datetime import UTC
 
-    from serving.database.engine import Database
+    from serving.database.engine import Database, require_existing
     from serving.database.migrations import migrate
     from serving.ledger.refunds import Clicks, refund
 
@@ -45,6 +45,7 @@ def invalidate(
         since=since.replace(tzinfo=UTC) if since else None,
         until=until.replace(tzinfo=UTC) if until else None,
     )
+    require_existing(database)
     migrate(database)
     opened = Database(database, pool_size=2)
     try:

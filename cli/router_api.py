@@ -32,7 +32,14 @@ class Refused(InputError):
 def call(
     url: str, key: str, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
 ) -> Any:
-    """Send a request and return the decoded JSON of the response.
+    """Send a request and return the decoded JSON of the response; see `send`."""
+    return send(url, key, method, path, body, headers)[0]
+
+
+def send(
+    url: str, key: str, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+) -> tuple[Any, bool]:
+    """Send a request; return the decoded JSON, and whether it is the stored answer of an earlier request.
 
     Raises:
         InputError: if the address is not one of HTTP, or there is no key.
@@ -48,7 +55,8 @@ def call(
     request = urllib.request.Request(url.rstrip("/") + path, data=body or None, headers=sent, method=method)
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-            return msgspec.json.decode(response.read())
+            replayed = response.headers.get("Idempotency-Replayed") == "true"
+            return msgspec.json.decode(response.read()), replayed
     except urllib.error.HTTPError as error:
         with error:
             refused = _refusal(error.read())

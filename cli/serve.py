@@ -295,6 +295,9 @@ def run_router(
         key_file = ensure_administrator(router.accounts, settings.state_dir, now)
         known = f"; administrator's key in {key_file}" if key_file else ""
         typer.echo(f"{name} ({router.backend.digest[:12]}): chat at {address}{known}", err=True)
+        if key_file:
+            command = f"llm-auction sign-in --url {address} --state-dir {settings.state_dir}"
+            typer.echo(f"`{command}` prints an address that opens the console signed in.", err=True)
         typer.echo(f"OpenAI-compatible at {address}/v1, reports at /v1/reports; Ctrl+C stops.", err=True)
         await server_of(router).serve(sockets=[listener])
 

@@ -61,3 +61,8 @@ class GuardError(AuctionError):
         self.evidence = evidence
         figures = ", ".join(f"{k}={v:.4g}" for k, v in evidence.items())
         super().__init__(f"guard {guard}: {message} ({figures})")
+
+
+def whole_number(place: str) -> str:
+    """Return the remedy for a value of `place` that is no whole number; amounts are in micros."""
+    return "give a whole number" + (" of micros: 1000000 is 1 unit of the currency" if "micros" in place else "")

@@ -127,7 +127,8 @@ class AccountStore:
         if publisher_id and role is not Role.PUBLISHER:
             raise InputError("publisher_id", publisher_id, "only a publisher's key names its publisher")
         if (role in OF_ADVERTISERS) != bool(advertiser_id):
-            remedy = "keys of the roles advertiser and viewer name their advertiser, no other does"
+            owner = "an advertiser: give its id" if role in OF_ADVERTISERS else "no advertiser: leave it out"
+            remedy = f"a key of role {role} belongs to {owner}"
             raise InputError("advertiser_id", advertiser_id, remedy)
         if expires_at is not None:
             checked_moment("expires_at", expires_at)

@@ -59,7 +59,11 @@ class PublisherStore:
         def work(connection: Connection) -> Publisher:
             row = self._database.insert(publishers).values(msgspec.structs.asdict(new)).on_conflict_do_nothing()
             if connection.execute(row.returning(publishers.c.id)).first() is None:
-                raise InputError("id", publisher_id, "a publisher has this id")
+                raise InputError(
+                    "id",
+                    publisher_id,
+                    "a publisher has this id: choose another, or change its share (PATCH /v1/publishers/ID)",
+                )
             self._place(connection, Placement(id=new.id, publisher_id=new.id, created_at=now))
             return new
 
@@ -73,7 +77,9 @@ class PublisherStore:
         def work(connection: Connection) -> Publisher:
             row = connection.execute(changed.returning(publishers)).mappings().first()
             if row is None:
-                raise InputError("publisher", publisher_id, "no publisher has this id")
+                raise InputError(
+                    "publisher", publisher_id, "no publisher has this id: create it first (POST /v1/publishers)"
+                )
             return Publisher(**row)
 
         return self._database.transact(work)

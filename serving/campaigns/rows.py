@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, Union, get_args, get_origin
 
 import msgspec
 
-from mechanism.errors import InputError
+from mechanism.errors import InputError, whole_number
 from serving.campaigns.input import CampaignInput
 
 MOST_ROWS = 1_000
@@ -120,7 +120,7 @@ def _add(rows: Rows, line: int, header: dict[str, _Column], cells: list[str]) ->
             continue
         parts = [part.strip() for part in cell.split(SEPARATOR)] if column.is_list else [cell]
         if column.is_number and not all(_WHOLE.fullmatch(part) for part in parts):
-            faults.append(InputError(name, cell, "give a whole number"))
+            faults.append(InputError(name, cell, whole_number(name)))
             continue
         values = [int(part) for part in parts] if column.is_number else parts
         place = raw

@@ -130,6 +130,18 @@ def parsed(url: str) -> URL:
     return found
 
 
+def require_existing(url: str) -> None:
+    """Check that there is a database at `url`, for commands that work on a router's: SQLite would create another.
+
+    Raises:
+        ConfigError: if `url` names a SQLite file that does not exist.
+    """
+    found = parsed(url)
+    if found.get_backend_name() == "sqlite" and not Path(str(found.database)).is_file():
+        remedy = "no such file: a router keeps its SQLite in its --state-dir, as router.sqlite3"
+        raise ConfigError("database", found.render_as_string(hide_password=True), remedy)
+
+
 def _engine(url: URL, pool_size: int) -> Engine:
     if url.get_backend_name() == "sqlite":
         Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)

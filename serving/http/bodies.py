@@ -6,8 +6,10 @@ first fault and does not name the values of an enumeration.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from difflib import get_close_matches
 from enum import Enum, StrEnum
 from itertools import islice
 from types import NoneType, UnionType
@@ -16,7 +18,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 import msgspec
 from litestar import Request, Response
 
-from mechanism.errors import InputError
+from mechanism.errors import InputError, whole_number
 from serving.errors import ApiError, BadFields, BadRequest
 
 MOST_FAULTS = 20
@@ -25,6 +27,9 @@ T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
 HttpRequest: TypeAlias = Request[Any, Any, Any]
 """A request as handlers take it: the router uses none of Litestar's typed user, auth and state."""
+_JSON = {"str": "a string", "float": "a number", "bool": "true or false", "array": "a list", "object": "an object"}
+_EXPECTED = re.compile(rf"Expected `(int|{'|'.join(_JSON)})(?: \| null)?`, got `[^`]+`")
+"""What msgspec writes of a JSON value of the wrong type."""
 
 
 def json_response(value: object, status: int = 200) -> Response[bytes]:
@@ -172,9 +177,16 @@ def _faults(error: msgspec.ValidationError, raw: Any, kind: Any) -> list[InputEr
 
 
 def _fault(error: msgspec.ValidationError, raw: Any, place: str = "") -> InputError:
-    """Return msgspec's message as one fault."""
+    """Return msgspec's message as one fault, with a remedy where the message is about the type alone."""
     message, _, path = str(error).partition(" - at `$")
-    return InputError((place + path.rstrip("`")).lstrip(".") or "body", raw, message[:1].lower() + message[1:])
+    place = (place + path.rstrip("`")).lstrip(".") or "body"
+    if message == "Invalid RFC3339 encoded datetime":
+        return InputError(place, raw, "give a time with its zone, such as 2026-11-29T09:00:00Z")
+    expected = _EXPECTED.fullmatch(message)
+    if expected is None:
+        return InputError(place, raw, message[:1].lower() + message[1:])
+    remedy = whole_number(place) if expected[1] == "int" else f"give {_JSON[expected[1]]}"
+    return InputError(place, raw, remedy)
 
 
 def _faults_of_fields(raw: dict[str, Any], kind: Any, place: str) -> Iterator[InputError]:
@@ -183,7 +195,9 @@ def _faults_of_fields(raw: dict[str, Any], kind: Any, place: str) -> Iterator[In
     if kind.__struct_config__.forbid_unknown_fields:
         for name, value in raw.items():
             if name not in fields:
-                yield InputError(f"{dot}{name[:LONGEST_NAME]}", value, "leave it out: it is not supported here")
+                close = get_close_matches(name[:LONGEST_NAME], fields, n=1)
+                meant = f"; if you meant {close[0]}, rename it" if close else ""
+                yield InputError(f"{dot}{name[:LONGEST_NAME]}", value, f"leave it out: it is not supported here{meant}")
     for name, field in fields.items():
         if name in raw:
             yield from find_faults(raw[name], field.type, dot + name)

@@ -18,7 +18,7 @@ from mechanism.errors import InputError
 from serving.campaigns.input import CampaignInput
 from serving.campaigns.rows import MOST_FAULTS, Rows, read_csv, read_jsonl
 from serving.campaigns.screening import Names
-from serving.campaigns.types import Campaign
+from serving.campaigns.types import Campaign, CampaignState
 from serving.errors import ApiError, BadRequest, ErrorBody, shown
 from serving.http.auth import MANAGERS, Caller, Gate
 from serving.http.bodies import HttpRequest, choice, convert, json_response, only
@@ -50,10 +50,11 @@ class Switch(StrEnum):
 
 
 class BookedRow(msgspec.Struct, frozen=True):
-    """The campaign that a row became."""
+    """The campaign that a row became, and its state."""
 
     line: int
     id: str
+    state: CampaignState
 
 
 class RowError(msgspec.Struct, frozen=True):
@@ -137,7 +138,7 @@ def batch_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
                 def also(connection: Connection, taken: Mapping[int, InputError]) -> None:
                     nonlocal answer
                     bad = faults | {lines[index]: [fault] for index, fault in taken.items()}
-                    booked = [BookedRow(line, good[line].id) for line in lines if line not in bad]
+                    booked = [BookedRow(line, good[line].id, good[line].state) for line in lines if line not in bad]
                     answer = BatchAnswer(booked, _errors(bad))
                     if bad and not (skip_bad and booked):
                         raise BadRows(answer.errors, len(rows))

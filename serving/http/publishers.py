@@ -164,7 +164,12 @@ async def placed(router: Router, caller: Caller, question: Question) -> Question
         owner = router.placements.owner(placement)
     if owner == caller.publisher_id or caller.is_admin:
         return with_placement(question, normal(placement)) if owner else question
-    message = f"ads.placement: {placement!r}: register it for this key's publisher first (POST /v1/placements)"
+    remedy = (
+        "register it for this key's publisher first (POST /v1/placements)"
+        if caller.publisher_id
+        else "send a key of the publisher that registered it, or name another placement"
+    )
+    message = f"ads.placement: {placement!r}: {remedy}"
     raise ApiError(403, message, "ads.placement", "forbidden")
 
 

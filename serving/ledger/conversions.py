@@ -136,9 +136,11 @@ def _fault(one: ReportedConversion, click: RowMapping | None, now: datetime) -> 
         remedy = "no valid click of yours has this id; one that was just followed may be on record in a minute"
         return InputError("click_id", one.click_id, remedy)
     if one.occurred_at > now + CLOCK_SKEW:
-        return InputError("occurred_at", one.occurred_at.isoformat(), "it lies in the future")
+        return InputError(
+            "occurred_at", one.occurred_at.isoformat(), "it lies in the future: check the clock and the time zone"
+        )
     if not -CLOCK_SKEW <= one.occurred_at - click["occurred_at"] <= WINDOW:
-        remedy = f"it is not within {WINDOW.days} days after the click at {click['occurred_at'].isoformat()}"
+        remedy = f"give a time within {WINDOW.days} days after the click at {click['occurred_at'].isoformat()}"
         return InputError("occurred_at", one.occurred_at.isoformat(), remedy)
     if (one.currency or one.value_micros) and one.currency != click["currency"]:
         return InputError("currency", one.currency, f"report values in the campaign's currency, {click['currency']}")

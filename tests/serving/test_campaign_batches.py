@@ -109,7 +109,7 @@ def test_one_bad_row_keeps_all_from_being_booked_and_each_is_named(start: Start)
     assert all(one["value"] and one["remedy"] for one in refused.json()["error"]["rows"])
     assert booked(router, key) == ["falcon-9"]
     partly = send(router, key, body, skip_bad=True)
-    assert partly.json()["booked"] == [{"line": 1, "id": "falcon-1"}]
+    assert partly.json()["booked"] == [{"line": 1, "id": "falcon-1", "state": "paused"}]
     assert {(one["line"], one["column"]) for one in partly.json()["errors"]} == found
     assert booked(router, key) == ["falcon-1", "falcon-9"]
     nothing = send(router, key, body, skip_bad=True)
@@ -231,12 +231,24 @@ def test_upload_from_the_command_line(start: Start, tmp_path: Path) -> None:
     assert "spring.jsonl:2: bid_micros: -1: give a whole number of micros" in refused.stderr
     assert "1 of 2 rows are wrong" in refused.stderr
     assert booked(router, key) == []
-    for _ in range(2):  # the second one is a retry
+    for outcome in ("", " before: nothing changed"):  # the second one is a retry
         partly = upload("spring.jsonl", jsonl(good, bad), "--skip-bad")
         assert partly.exit_code == 0
-        assert partly.stdout == "spring.jsonl:1: falcon-1\n1 campaigns booked, 1 rows skipped\n"
+        assert partly.stdout == f"spring.jsonl:1: falcon-1 paused\n1 campaigns booked{outcome}, 1 rows skipped\n"
+        assert ("approved" in partly.stderr) is not bool(outcome)
         assert "spring.jsonl:2: bid_micros" in partly.stderr
     assert booked(router, key) == ["falcon-1"]
     done = upload("summer.csv", table(COLUMNS, ["n", 1, "EUR", "Falcon Bows", "https://f.example/"]))
     assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "1 campaigns booked")
+    assert "1 paused: resume" in done.stderr
     assert upload("summer.txt", b"").exit_code == 2
+
+
+def test_a_stored_answer_of_an_earlier_version_is_listed_without_states(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "spring.csv").write_bytes(b"name\nKites\n")
+    stored = {"booked": [{"line": 2, "id": "cmp-1"}], "errors": []}
+    monkeypatch.setattr("cli.campaigns.send", lambda *_: (stored, True))
+    again = CliRunner().invoke(app, ["campaigns", "upload", str(tmp_path / "spring.csv"), "--key", "k"])
+    assert again.stdout == "spring.csv:2: cmp-1\n1 campaigns booked before: nothing changed\n"

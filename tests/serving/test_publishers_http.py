@@ -69,6 +69,8 @@ def test_a_publisher_cannot_use_another_s_placement(market: Any) -> None:
     for key in (market.keys["blog"], market.key("publisher"), ""):
         refused = ask(market, key, placement="news")
         assert (refused.status_code, refused.json()["error"]["param"]) == (403, "ads.placement")
+        remedy = "register it for this key's publisher" if key == market.keys["blog"] else "send a key of the publisher"
+        assert remedy in refused.json()["error"]["message"]
     assert ask(market, market.keys["blog"], placement="unregistered").status_code == 403
     assert ask(market, market.key("publisher"), placement="unregistered").status_code == 200
     assert ask(market, market.admin, placement="news").status_code == 200

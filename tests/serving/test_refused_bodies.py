@@ -86,6 +86,33 @@ def test_unknown_missing_and_wrong_fields_are_named_together() -> None:
     }
 
 
+def test_a_value_of_the_wrong_type_gets_a_remedy() -> None:
+    changes = {
+        "daily_budget_micros": 0.5,
+        "starts_at": "2026-11-29",
+        "name": 7,
+        "targeting": [],
+        "creatives": [{"title": "Kite", "landing_url": None}],
+        "campaign_caps": [{"impressions": "3", "hours": 1}],
+    }
+    assert refused(BOOKED | changes, CampaignInput) == {
+        "daily_budget_micros": "give a whole number of micros: 1000000 is 1 unit of the currency",
+        "starts_at": "give a time with its zone, such as 2026-11-29T09:00:00Z",
+        "name": "give a string",
+        "targeting": "give an object",
+        "creatives[0].landing_url": "give a string",
+        "campaign_caps[0].impressions": "give a whole number",
+    }
+
+
+def test_a_misspelt_field_gets_the_name_that_was_meant() -> None:
+    remedies = refused(CHAT | {"ads": {"placment": "news", "xyz": 1}}, ChatRequest)
+    assert remedies == {
+        "ads.placment": "leave it out: it is not supported here; if you meant placement, rename it",
+        "ads.xyz": "leave it out: it is not supported here",
+    }
+
+
 def test_a_repeated_key_whose_first_value_is_wrong_is_named() -> None:
     with pytest.raises(ApiError, match="model"):
         decode_body(b'{"model": 3, "model": "m", "messages": []}', msgspec.json.Decoder(ChatRequest))

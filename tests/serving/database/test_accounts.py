@@ -46,7 +46,8 @@ def test_the_secret_is_neither_in_the_database_nor_in_a_repr(accounts: AccountSt
 
 def test_advertisers_keys_and_no_others_name_an_advertiser(accounts: AccountStore) -> None:
     for role, advertiser in ((Role.ADVERTISER, ""), (Role.VIEWER, ""), (Role.ADMIN, "a1"), (Role.PUBLISHER, "a1")):
-        with pytest.raises(InputError, match="advertiser_id"):
+        remedy = "no advertiser: leave it out" if advertiser else "an advertiser: give its id"
+        with pytest.raises(InputError, match=f"advertiser_id.*{role}.*{remedy}"):
             accounts.issue(role, "x", NOW, advertiser_id=advertiser)
     assert accounts.keys() == []
 

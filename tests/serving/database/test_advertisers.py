@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -209,6 +210,14 @@ def test_advertisers_of_an_earlier_version_keep_unlimited_credit(empty_url: str)
     database.close()
 
 
+def test_a_payment_into_a_mistyped_sqlite_file_is_refused(tmp_path: Path) -> None:
+    mistyped = tmp_path / "ruoter.sqlite3"
+    pay = ["accounts", "pay", "a1", "EUR", "--micros", "5", "--reference", "bank 1"]
+    refused = CliRunner().invoke(app, [*pay, "--database", f"sqlite:///{mistyped}"])
+    assert (refused.exit_code, "--state-dir" in refused.output) == (2, True)
+    assert not mistyped.exists()
+
+
 def test_the_commands_set_terms_and_enter_payments(url: str) -> None:
     def run(*arguments: str) -> Any:
         return CliRunner().invoke(app, ["accounts", *arguments, "--database", url])
@@ -217,9 +226,11 @@ def test_the_commands_set_terms_and_enter_payments(url: str) -> None:
     pay = ("pay", "a1", "EUR", "--micros", "500", "--reference", "bank 1")
     assert run(*pay).output.startswith("entered\n")
     assert run(*pay).output.startswith("was entered before")
+    assert "opened the account" not in run(*pay).stderr
+    assert "a2 EUR: this payment opened the account" in run("pay", "a2", *pay[2:]).stderr
     assert "credit limit 7; paid 500, charged 0, available 507" in run("set", "a1", "EUR", "--credit-limit", "7").output
     assert "unlimited credit" in run("set", "b", "EUR", "--unlimited").output
-    assert len(run("list").output.splitlines()) == 2
+    assert len(run("list").output.splitlines()) == 3
     assert len(run("list", "--advertiser", "b").output.splitlines()) == 1
     refused = run("set", "a1", "EUR")
     assert (refused.exit_code, "--prepaid" in refused.output) == (2, True)
