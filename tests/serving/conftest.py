@@ -202,6 +202,7 @@ def running(
             "refresh_s": 0.05,
             "relevance_floor": 0.0,
             "drain_s": 5.0,
+            "encode_s": 5.0,
             "address_per_minute": 0,
             "key_per_minute": 0,
         }

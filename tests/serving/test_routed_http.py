@@ -179,6 +179,7 @@ def test_the_same_weights_on_two_kinds_of_servers_are_counted_apart(
             if name not in clicked:
                 assert running.click(answer["ads"][0]["click_url"]).status_code == 302
             clicked[name] = clicked.get(name, 0) + 1
+        running.wait_until_charged()
         report = json.loads(running.router.metrics.rollout_report())
         for cohort in report["cohorts"]:
             counted[cohort["version"], "answers"] += cohort["answers"]

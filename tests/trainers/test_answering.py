@@ -68,7 +68,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
 
 def answer(session: Session, contexts: Sequence[Context] = CONTEXTS, seed: int = 5) -> list[list[Generation]]:
-    return answers_in_chunks(session, session.run.phase("rollouts", 1), 0, contexts, 2, seed)
+    phase = session.run.phase("rollouts", 1)
+    return answers_in_chunks(session, phase, 0, contexts, 2, seed, engine=session.engine)
 
 
 def test_a_phase_that_crashes_goes_on_after_its_last_whole_batch(

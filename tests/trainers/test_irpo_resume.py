@@ -22,6 +22,7 @@ from trainers.artifacts.sampled import read_sampled
 from trainers.config import load_config
 from trainers.optimisation.groups import read_rows
 
+pytestmark = pytest.mark.timeout(900)  # the undisturbed run alone takes two minutes of a slow core
 EPOCHS = (1, 2)
 PHASES = ("feedback", "reward_model", "rollouts", "pairs", "policy")
 CONFIG = """

@@ -32,10 +32,10 @@ def answer(policy: PolicyBackend, seed: int) -> tuple[str, Completed]:
 
 
 def test_answers_that_take_turns_are_those_of_each_version_alone(folders: list[Path]) -> None:
-    alone = [ModelPolicy.load(str(folder)) for folder in folders[:2]]
     shared = SharedPolicies.load("tiny")
     versions = [shared.base(), *(shared.adapter(folder) for folder in folders[:2])]
-    expected = [answer(one, 4) for one in (ModelPolicy.load("tiny"), *alone)]
+    # Not compared with merged weights: their logits round otherwise, which a draw can turn into another token.
+    expected = [answer(version, 4) for version in versions]
     streams = [version.stream(context(4), 4, 2, SHORT) for version in versions]
     texts, ends = ["", "", ""], list[Completed | None]([None, None, None])
     while None in ends:
@@ -50,7 +50,7 @@ def test_answers_that_take_turns_are_those_of_each_version_alone(folders: list[P
     for end, version, (_, done) in zip(ends, versions, expected, strict=True):
         assert end is not None
         assert (end.digest, end.tokens) == (version.digest, done.tokens)
-        assert end.logprob == pytest.approx(done.logprob, abs=0.02)
+        assert end.logprob == pytest.approx(done.logprob)
 
 
 def test_versions_in_threads_of_their_own_do_not_disturb_each_other(folders: list[Path]) -> None:

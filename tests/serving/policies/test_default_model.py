@@ -41,7 +41,7 @@ def test_a_policy_in_this_process(router: Router, scripted: Router, tmp_path: Pa
 
 def test_another_router_upstream(router: Router, scripted: Router, tmp_path: Path) -> None:
     with router(tmp_path / "upstream", scripted("Hello."), ads=0) as upstream:
-        backend = openai_compatible(upstream.url, "default", in_flight=4, tags=False)()
+        backend = openai_compatible(upstream.url, "default", in_flight=4, tags=False, opener=None)()
         with router(tmp_path / "front", None, backend=backend, ads=0) as running:
             check_default(running, "Hello.")
 
