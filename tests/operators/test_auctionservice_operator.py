@@ -162,7 +162,7 @@ def test_changed_settings_take_over_as_a_version_does_or_are_rolled_back(site: S
     second = f"ads-policy-{candidate['revision']}"
     assert images() == {first: "triton:26.10", second: "triton:26.11"}
     eventually("the new image has everything", lambda: list(site.weights().values()) == [100])
-    assert site.status()["stable"] == {**model("v1"), "revision": candidate["revision"]}
+    assert site.status()["stable"] == {**model("v1"), "base": "", "revision": candidate["revision"]}
     eventually("the former servers are gone", lambda: bool(site.status()) and images() == {second: "triton:26.11"})
 
     site.patch(policy={"env": [{"name": "OMP_NUM_THREADS", "value": "1"}]})
