@@ -28,16 +28,18 @@ from trainers.artifacts.sampled import read_sampled
 from trainers.config import EngineConfig, parse_config
 from trainers.irpo.answer_phases import ANSWERS, FEEDBACK, ROLLOUTS
 from trainers.irpo.session import Session
+from trainers.optimisation.sharding import shards_of
 from trainers.rollout.engine import TransformersEngine, Version, open_engine
+from trainers.rollout.external import request_seed
 from trainers.rollout.written import answer_tokens
 
 CONTEXTS = [make_context(["Kestrel Shoes", "Kestrel", "Nest"], name="a"), make_context(["Oak & Elm", "A1"], name="b")]
-SETTINGS = SamplingSettings(temperature=0.9, top_p=0.95, top_k=0, max_new_tokens=20, max_ads=2)
+SETTINGS = SamplingSettings(temperature=0.9, top_p=0.95, top_k=0, max_new_tokens=40, max_ads=2)
 
 
 @pytest.fixture(scope="module")
 def policy() -> Policy:
-    return random_policy(byte_tokenizer(words=True))
+    return random_policy(byte_tokenizer(words=True), ending=2.0)  # ends most answers before the limit of tokens
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +126,17 @@ def test_replies_with_fewer_answers_are_asked_for_again(policy: Policy, model: T
     assert {r.body["n"] for r in server.requests} >= {3, 1}
 
 
+def test_requests_of_all_shards_contexts_and_attempts_draw_apart() -> None:
+    starts = [request_seed(part.seed(7), attempt, row) for part in shards_of(3) for attempt in (0, 1) for row in (0, 1)]
+    drawn = {start + answer for start in starts for answer in range(5)}  # as vLLM counts
+    assert len(drawn) == 5 * len(starts)
+    assert all(0 <= start < 2**31 for start in starts)
+
+
 def test_a_server_without_tags_is_refused(policy: Policy, model: TaggedModel) -> None:
     refused = pytest.raises(PolicyError, match=r"'m' at http://127.*decode by structural tags")
     with serving(CompletionsServer(model, tagged=False)) as server, refused:
-        ask(server, policy)
+        ask(server, policy, samples=8)
 
 
 def test_a_server_of_other_weights_is_found_out(policy: Policy) -> None:
@@ -214,6 +223,35 @@ def test_adapters_are_loaded_once_and_named_by_their_weights(
     assert [load["lora_path"] for load in loads] == [str(tmp_path)] * 2
     assert loads[0]["lora_name"] != loads[1]["lora_name"]
     assert {r.body["model"] for r in server.requests if r.body.get("prompt")} == {load["lora_name"] for load in loads}
+
+
+def test_an_adapter_that_another_shard_loads_meanwhile_is_used(
+    policy: Policy, model: TaggedModel, tmp_path: Path
+) -> None:
+    inner = CompletionsServer(model)
+
+    def answer(request: Request) -> Reply:
+        reply = inner(request)
+        return Reply(status=400) if request.path.endswith("/load_lora_adapter") else reply
+
+    trained = version(policy, adapter_folder(tmp_path, b"first"), untrained=False)
+    with serving(answer) as server:
+        check(policy, answered(open_engine(config(server)), trained, CONTEXTS, 1, 7, SETTINGS), 1)
+
+
+@pytest.mark.parametrize(
+    ("replies", "words"),
+    [
+        ([Reply(body="<html>")], "no list of models"),
+        ([Reply(body={"data": []}), Reply(status=400), Reply(body={"data": []})], "load an adapter: status 400"),
+    ],
+)
+def test_adapters_that_a_server_does_not_load_are_an_error(
+    policy: Policy, tmp_path: Path, replies: list[Reply], words: str
+) -> None:
+    trained = version(policy, adapter_folder(tmp_path, b"first"), untrained=False)
+    with serving(scripted(replies)) as server, pytest.raises(PolicyError, match=words):
+        answered(open_engine(config(server)), trained, CONTEXTS, 1, 7, SETTINGS)
 
 
 def test_weights_that_a_server_cannot_be_given_are_refused(policy: Policy, model: TaggedModel, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any, Literal, Protocol
 
 import structlog
@@ -31,7 +32,7 @@ COMPARED = 8
 """Answers of a call whose log-probabilities are compared with the engine's."""
 MOST_DISAGREEMENT = 0.25
 """Nats a token between the engine's log-probabilities and the policy's: rounding stays below, other weights do not."""
-SEEDS = 2**31
+SEED_BITS = 31
 """Some engines keep a seed in 32 bits, signed."""
 
 
@@ -116,7 +117,7 @@ class ExternalEngine:
                     tuple(policy.prompt_ids(contexts[i])),
                     self._tag(policy, contexts[i], settings),
                     samples - len(answers[i]),
-                    (seed * 1_000_003 + attempt * len(contexts) + i) % SEEDS,
+                    request_seed(seed, attempt, i),
                 )
                 for i in open_rows
             ]
@@ -175,3 +176,11 @@ class ExternalEngine:
                 f"{self._writer.place}: its log-probabilities are {gap:.2f} nats a token from this policy's, where "
                 f"rounding explains {MOST_DISAGREEMENT}: it serves other weights, or another chat template"
             )
+
+
+def request_seed(seed: int, attempt: int, row: int) -> int:
+    """Return the seed of one request.
+
+    Engines count up from it over a request's answers, so seeds that lie side by side would repeat answers.
+    """
+    return Random(f"{seed} {attempt} {row}").getrandbits(SEED_BITS)

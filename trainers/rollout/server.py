@@ -45,7 +45,15 @@ class _Completion(msgspec.Struct):
     choices: list[_Choice]
 
 
-_COMPLETION = msgspec.json.Decoder(_Completion)
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+_COMPLETION, _MODELS = msgspec.json.Decoder(_Completion), msgspec.json.Decoder(_Models)
 
 
 class CompletionServer:
@@ -99,12 +107,28 @@ class CompletionServer:
             raise ConfigError("rollout.engine.kind", "server", remedy)
         name = f"{self._model}-{sha256((folder / ADAPTER_WEIGHTS).read_bytes()).hexdigest()[:16]}"
         if name not in self._adapters:
-            self._adapters |= self._ask(lambda: {model.id for model in self._client.models.list()}, "list its models")
+            self._adapters |= self._models()
         if name not in self._adapters:
-            body = {"lora_name": name, "lora_path": str(folder.resolve())}
-            self._ask(lambda: self._client.post(ADAPTERS_PATH, cast_to=str, body=body), "load an adapter")
+            self._load_adapter(name, folder)
             self._adapters.add(name)
         return name
+
+    def _load_adapter(self, name: str, folder: Path) -> None:
+        body = {"lora_name": name, "lora_path": str(folder.resolve())}
+        try:
+            self._ask(lambda: self._client.post(ADAPTERS_PATH, cast_to=str, body=body), "load an adapter")
+        except PolicyError:
+            if name not in self._models():  # it is there where another shard of the phase was faster
+                raise
+
+    def _models(self) -> set[str]:
+        reply = self._ask(lambda: self._client.models.with_raw_response.list().content, "list its models")
+        try:
+            return {model.id for model in _MODELS.decode(reply).data}
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise PolicyError(
+                f"{self.place}: its reply is no list of models ({error}): see that the address is a model server's /v1"
+            ) from None
 
     def _completion(self, model: str, asked: Asked, settings: SamplingSettings, ends: list[int]) -> Sequence[Written]:
         extra: dict[str, Any] = {"return_token_ids": True, "stop_token_ids": ends, "top_k": settings.top_k or -1}
