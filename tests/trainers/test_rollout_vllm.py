@@ -18,7 +18,10 @@ from mechanism.errors import ConfigError, PolicyError
 from tests.inference.conftest import byte_tokenizer, make_context, random_policy
 from tests.support.completions_server import TaggedModel
 from tests.trainers.engines import answered
-from trainers.config import EngineConfig
+from trainers.artifacts.run_directory import RunDirectory
+from trainers.config import EngineConfig, OptimisationConfig, RolloutConfig, RunConfig
+from trainers.irpo.session import Session
+from trainers.rollout import vllm
 from trainers.rollout.engine import Version, open_engine
 from trainers.rollout.external import ExternalEngine
 from trainers.rollout.vllm import Output, VllmWriter
@@ -134,6 +137,24 @@ def test_adapters_are_named_in_the_requests_and_the_base_stays(policy: Policy, d
     assert asked[-1] == ("version-1", 1, versions[0])
     assert double.read == [str(base)]
     assert double.calls[0][1]["enable_lora"] is True
+
+
+@pytest.mark.parametrize(("rank", "room"), [(16, 64), (128, 128)])
+def test_a_run_that_starts_with_the_base_alone_has_room_for_its_adapters(
+    policy: Policy, double: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, room: int
+) -> None:
+    base = folder(tmp_path, "base")
+    trained = folder(tmp_path, "trained", base)
+    monkeypatch.setattr(vllm, "installed_vllm", lambda: double)
+    run = RunConfig(name="run", rollout=RolloutConfig(engine=VLLM), optimisation=OptimisationConfig(lora_rank=rank))
+    session = Session(run, RunDirectory(tmp_path / "run"))
+    for source in (base, trained):
+        answered(session.engine, Version(policy, str(source), source == base), CONTEXTS, 1, 3, SETTINGS)
+    named = double.calls[0][1]
+    assert (named["enable_lora"], named["max_lora_rank"]) == (True, room)
+    asked = [call[1] for call in double.calls if call[0] == "generate"]
+    assert list(dict.fromkeys(asked)) == [None, ("version-1", 1, str(trained))]
+    assert double.read == [str(base)]
 
 
 def test_an_aborted_answer_is_an_error(policy: Policy, double: Double, tmp_path: Path) -> None:

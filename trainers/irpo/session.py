@@ -127,7 +127,7 @@ class Session:
     @cached_property
     def engine(self) -> RolloutEngine:
         """What samples the answers of feedback and rollouts."""
-        return open_engine(self.config.rollout.engine)
+        return open_engine(self.config.rollout.engine, self.config.optimisation.lora_rank)
 
     def version(self, epoch: int) -> Version:
         """Return the policy at the end of an epoch as an engine needs it."""

@@ -61,8 +61,11 @@ class TransformersEngine:
         return version.policy.generate_batches(contexts, samples, seed, settings, done=done)
 
 
-def open_engine(config: EngineConfig) -> RolloutEngine:
-    """Return the engine that a configuration names; its first call reaches the server or starts vLLM."""
+def open_engine(config: EngineConfig, adapter_rank: int = 0) -> RolloutEngine:
+    """Return the engine that a configuration names; its first call reaches the server or starts vLLM.
+
+    `adapter_rank` is the rank of the adapter that the run trains on a base without one; 0: it trains none.
+    """
     if config.kind == "server":
         from trainers.rollout.external import ExternalEngine
         from trainers.rollout.server import CompletionServer
@@ -72,5 +75,5 @@ def open_engine(config: EngineConfig) -> RolloutEngine:
         from trainers.rollout.external import ExternalEngine
         from trainers.rollout.vllm import VllmWriter, installed_vllm
 
-        return ExternalEngine(VllmWriter(config, installed_vllm()))
+        return ExternalEngine(VllmWriter(config, installed_vllm(), adapter_rank))
     return TransformersEngine()

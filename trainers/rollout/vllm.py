@@ -23,8 +23,8 @@ from trainers.rollout.engine import Version
 from trainers.rollout.external import Asked
 from trainers.rollout.written import Written
 
-HIGHEST_RANK = 64
-"""Rank of the largest adapter; vLLM keeps room for it."""
+LEAST_RANK = 64
+"""Adapters up to this rank always have room in vLLM; a run with a higher one asks for more."""
 
 
 class Likelihood(Protocol):
@@ -85,14 +85,15 @@ class VllmWriter:
     """A `Writer` over vLLM.
 
     A base with adapters keeps its weights, and each version's adapter is named in its requests. Versions with weights
-    of their own are read again from one folder, a link to the current version's.
+    of their own are read again from one folder, a link to the current version's. `adapter_rank` is that of
+    `open_engine`: whether adapters come is settled when vLLM starts, with the base alone.
     """
 
     place = "rollout.engine vllm"
     tags: Literal["tokens", "text"] = "tokens"
 
-    def __init__(self, config: EngineConfig, vllm: Vllm) -> None:
-        self._config, self._vllm = config, vllm
+    def __init__(self, config: EngineConfig, vllm: Vllm, adapter_rank: int = 0) -> None:
+        self._config, self._vllm, self._adapter_rank = config, vllm, adapter_rank
         self._engine: Engine | None = None
         folder = tempfile.mkdtemp(prefix="llm-auction-rollout-")
         self._link = Path(folder) / "current"
@@ -106,7 +107,7 @@ class VllmWriter:
         """As `Writer.write`; the engine sleeps afterwards and leaves the device's memory to others."""
         folder = resolve(version.source)
         base = base_of(Path(folder))
-        engine = self._awake(resolve(base) if base else folder, adapters=base is not None)
+        engine = self._awake(resolve(base) if base else folder, adapters=base is not None or self._adapter_rank > 0)
         number = self._adapters.setdefault(folder, len(self._adapters) + 1) if base else 0
         adapter = self._vllm.adapter(f"version-{number}", number, folder) if base else None
         outputs = engine.generate(
@@ -132,7 +133,7 @@ class VllmWriter:
                 enable_sleep_mode=True,
                 enable_prefix_caching=True,
                 enable_lora=adapters,
-                **({"max_lora_rank": HIGHEST_RANK} if adapters else {}),
+                **({"max_lora_rank": max(LEAST_RANK, self._adapter_rank)} if adapters else {}),
             )
         else:
             # The cache of keys and values comes back after the weights are new: nothing in it is of the old ones.
