@@ -18,6 +18,7 @@ from trainers.config import RunConfig
 from trainers.irpo.answering import answers_in_chunks
 from trainers.irpo.phases import SHARED
 from trainers.irpo.session import Session
+from trainers.rollout.engine import TransformersEngine
 
 CONTEXTS = [make_context(query=f"Which shoes are good for {n} miles?", name=f"q{n}") for n in range(4)]
 
@@ -108,3 +109,19 @@ def test_answers_to_another_question_are_not_taken_up(
         decoded["batches"] = 0
         found = answer(session, **changes)
         assert decoded["batches"] == len(found)
+
+
+class OtherEngine(TransformersEngine):
+    """Divides the contexts into batches of its own."""
+
+    name = "other"
+
+
+@pytest.mark.parametrize("open_session", ["path"], indirect=True)
+def test_batches_of_another_engine_are_not_taken_up(
+    open_session: Callable[..., Session], decoded: dict[str, float]
+) -> None:
+    session = open_session()
+    answers_in_chunks(session, session.run.phase("rollouts", 1), 0, CONTEXTS, 2, 5, engine=OtherEngine())
+    decoded["batches"] = 0
+    assert len(answer(open_session())) == decoded["batches"] == len(CONTEXTS)

@@ -33,7 +33,8 @@ def answers_in_chunks(
     """
     version = session.version(policy_epoch)
     settings = settings or version.policy.sampling
-    asked = (session.policy_identity(policy_epoch), str(session.sampling_dtype), settings, samples, seed, contexts)
+    policy = (session.policy_identity(policy_epoch), str(session.sampling_dtype))
+    asked = (engine.name, policy, settings, samples, seed, contexts)
     chunks = phase.chunks(hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:16])
     batches = [msgspec.msgpack.decode(data, type=AnsweredBatch) for data in chunks.read()]
     if batches:

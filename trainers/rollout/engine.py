@@ -25,7 +25,13 @@ class Version:
 
 
 class RolloutEngine(Protocol):
-    """Samples answers of a policy version, each with token ids, end, log-probability and propensities."""
+    """Samples answers of a policy version, each with token ids, end, log-probability and propensities.
+
+    Engines of one `name` can take up each other's batches.
+    """
+
+    @property
+    def name(self) -> str: ...
 
     def generate_batches(
         self,
@@ -46,6 +52,8 @@ class RolloutEngine(Protocol):
 
 class TransformersEngine:
     """The policy in this process."""
+
+    name = "transformers"
 
     def generate_batches(
         self,

@@ -68,6 +68,8 @@ class Writer(Protocol):
 class ExternalEngine:
     """A `RolloutEngine` over a writer."""
 
+    name = "external"
+
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._compared: str | None = None
