@@ -268,8 +268,12 @@ def test_weights_that_a_server_cannot_be_given_are_refused(policy: Policy, model
     [
         ({"kind": "server"}, "needs url and model"),
         ({"kind": "server", "url": "http://h/v1"}, "needs url and model"),
-        ({"kind": "vllm", "url": "http://h/v1", "model": "m"}, "needs url and model"),
+        ({"kind": "vllm", "url": "http://h/v1", "model": "m"}, "url belongs to the kind server"),
+        ({"url": "http://h/v1"}, "url belongs to the kind server"),
         ({"kind": "server", "url": "h:1", "model": "m"}, "url"),
+        ({"kind": "server", "url": "http://h/v1", "model": "m", "memory": 0.4}, "memory belongs to the kind vllm"),
+        ({"kind": "vllm", "concurrency": 4}, "concurrency belongs to the kind server"),
+        ({"api_key_env": "KEY"}, "api_key_env belongs to the kind server"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], words: str) -> None:

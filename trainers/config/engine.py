@@ -8,6 +8,12 @@ from pydantic import Field, model_validator
 
 from trainers.config.fields import Positive, Rate, Settings
 
+OF_KIND = {
+    **dict.fromkeys(("url", "model", "api_key_env", "tags", "timeout", "attempts", "concurrency"), "server"),
+    "memory": "vllm",
+}
+"""The kind of engine that alone reads a setting."""
+
 
 class EngineConfig(Settings):
     """What samples the answers of feedback and rollouts, always under the marker constraint.
@@ -36,6 +42,9 @@ class EngineConfig(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> EngineConfig:
-        if (self.kind == "server") != (self.url is not None and self.model is not None):
-            raise ValueError("rollout.engine: the kind server needs url and model, and they need it")
+        if self.kind == "server" and (self.url is None or self.model is None):
+            raise ValueError("rollout.engine: the kind server needs url and model")
+        for name, value in self.model_dump(include=set(OF_KIND)).items():
+            if self.kind != OF_KIND[name] and value != EngineConfig.model_fields[name].default:
+                raise ValueError(f"rollout.engine.{name} belongs to the kind {OF_KIND[name]}, and to it only")
         return self

@@ -102,7 +102,8 @@ class CompletionServer:
             if version.untrained:
                 return self._model
             remedy = (
-                "a server can be given adapters only: set optimisation.lora_rank, or use rollout.engine transformers"
+                "a server can be given adapters only: set optimisation.lora_rank, without a warm_start, or use"
+                " rollout.engine transformers"
             )
             raise ConfigError("rollout.engine.kind", "server", remedy)
         name = f"{self._model}-{sha256((folder / ADAPTER_WEIGHTS).read_bytes()).hexdigest()[:16]}"
