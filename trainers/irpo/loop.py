@@ -29,12 +29,12 @@ SECONDS = "seconds.json"
 def train(session: Session, only: Collection[str] = (), epoch: int | None = None) -> int:
     """Run every unfinished phase of every epoch and return the best epoch (0: the base).
 
-    `only` and `epoch` restrict the run to some phases of one epoch; of these the first one that has shards gets them
-    merged where the session is about several. A guard stops the run with its GuardError; `best_epoch` then still names
-    the last good epoch.
+    `only` and `epoch` restrict the run to some phases of one epoch. In a session of several shards, the first phase of
+    `only` that can be divided merges its shards. A guard stops the run with its GuardError; `best_epoch` then still
+    names the last good epoch.
 
     Raises:
-        ConfigError: if `only` names an unknown phase, or none where shards are to be merged.
+        ConfigError: if `only` names an unknown phase, or in a session of several shards none that can be divided.
     """
     for name in only:
         if name not in PHASES:

@@ -45,7 +45,9 @@ class RolloutEngine(Protocol):
     ) -> Iterator[AnsweredBatch]:
         """Yield `samples` answers to each context, batch by batch; `done` are the first batches of an earlier call.
 
-        Raises PolicyError where the engine fails, ConfigError where it cannot sample so or cannot run this version.
+        Raises:
+            PolicyError: if the engine fails.
+            ConfigError: if it cannot sample with these settings, or cannot run this version.
         """
         ...
 
@@ -72,7 +74,8 @@ class TransformersEngine:
 def open_engine(config: EngineConfig, adapter_rank: int = 0) -> RolloutEngine:
     """Return the engine that a configuration names; its first call reaches the server or starts vLLM.
 
-    `adapter_rank` is the rank of the adapter that the run trains on a base without one; 0: it trains none.
+    `adapter_rank` is the rank of the adapter that the run trains on a base without one; 0: it trains none. ConfigError
+    if vLLM is not installed or the server's URL is more than an address, InputError if its key is not set.
     """
     if config.kind == "server":
         from trainers.rollout.external import ExternalEngine

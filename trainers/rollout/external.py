@@ -60,7 +60,9 @@ class Writer(Protocol):
     ) -> Sequence[Sequence[Written]]:
         """Return the answers to each request, `count` or fewer.
 
-        Raises PolicyError where the engine fails, ConfigError where it cannot run this version.
+        Raises:
+            PolicyError: if the engine fails.
+            ConfigError: if it cannot run this version.
         """
         ...
 
