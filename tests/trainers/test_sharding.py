@@ -232,11 +232,23 @@ def test_one_shard_does_the_warm_start_for_all(config: Path, tmp_path: Path, mon
     assert taught == [1]
 
 
-def test_each_shard_has_its_share_of_the_judges_budget(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_shard_has_its_share_of_the_judges_budget_and_the_seed_of_all(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     judge = JudgeConfig(base_url="http://judge/v1", model="m", budget_micros=1001)
-    budgets: list[int | None] = []
-    monkeypatch.setattr(answer_phases, "judged_clicks", lambda one, *_: budgets.append(one.budget_micros))
+    asked: list[tuple[int | None, int]] = []
+    monkeypatch.setattr(answer_phases, "judged_clicks", lambda one, seed, _: asked.append((one.budget_micros, seed)))
     session = Session(load_config(str(config)), RunDirectory("memory://judged"))
     for part in (*shards_of(3), ALONE):
-        answer_phases.users_of(session, judge, part, 0)
-    assert budgets == [333, 333, 333, 1001]
+        answer_phases.users_of(session, judge, part, 7)
+    assert asked == [(333, 7), (333, 7), (333, 7), (1001, 7)]
+
+
+def test_simulated_users_of_each_shard_have_a_seed_of_their_own(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(answer_phases, "simulated_clicks", lambda _, seed: seeds.append(seed))
+    session = Session(load_config(str(config)), RunDirectory("memory://simulated"))
+    for part in (*shards_of(3), ALONE):
+        answer_phases.users_of(session, None, part, 7)
+    assert len(set(seeds)) == 3
+    assert seeds[0] == seeds[3] == 7

@@ -29,15 +29,19 @@ def _feedback(session: Session, epoch: int, part: Part) -> list[Sampled]:
     phase = session.run.phase(part.folder("feedback"), epoch)
     seed = part.seed(session.seed(epoch, 1))
     answers = answers_in_chunks(session, phase, epoch - 1, contexts, config.answers, seed, engine=session.engine)
-    click = users_of(session, config.judge, part, part.seed(session.seed(epoch, 2)))
+    click = users_of(session, config.judge, part, session.seed(epoch, 2))
     clicked = iter(click([(c, g.answer) for c, own in zip(contexts, answers, strict=True) for g in own]))
     return [Sampled(c, tuple(own), tuple(next(clicked) for _ in own)) for c, own in zip(contexts, answers, strict=True)]
 
 
 def users_of(session: Session, judge: JudgeConfig | None, part: Part, seed: int) -> Click:
-    """Return the users of a shard; each shard has its share of the judge's budget."""
+    """Return the users of a shard; `seed` is that of the whole phase.
+
+    Each shard has its share of the judge's budget. The judge gets one seed for all shards: their answers differ, many
+    endpoints keep a seed in 32 bits, and replies in its cache hold for any number of shards.
+    """
     if judge is None:
-        return simulated_clicks(session.truth, seed)
+        return simulated_clicks(session.truth, part.seed(seed))
     if judge.budget_micros is not None:
         judge = judge.model_copy(update={"budget_micros": judge.budget_micros // part.shards})
     return judged_clicks(judge, seed, session.progress.report)
