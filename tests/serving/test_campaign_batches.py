@@ -177,6 +177,12 @@ def test_a_wrong_cell_is_named_by_its_column(header: list[str], cells: list[obje
     assert list(rows.given) == [3]
 
 
+def test_a_row_of_empty_cells_lacks_what_a_campaign_needs(shared: Any) -> None:
+    body = table(COLUMNS, ["n", 1, "EUR", "", ""], [""] * len(COLUMNS))
+    rows = send(shared, shared.key("advertiser", "Merlin"), body, "text/csv").json()["error"]["rows"]
+    assert [(one["line"], one["column"]) for one in rows] == [(3, "name"), (3, "bid_micros"), (3, "currency")]
+
+
 names = st.text(st.characters(codec="utf-8", exclude_characters="|\0", exclude_categories=["Cc"]), min_size=1)
 texts = names.map(str.strip).filter(bool)
 
