@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from cli.router_database import DatabaseOption, opened
+
 if TYPE_CHECKING:
     from serving.accounts.advertisers import AdvertiserAccount, AdvertiserStore
-    from serving.database.engine import Database
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Advertisers' accounts.")
 
-DatabaseOption: TypeAlias = Annotated[
-    str, typer.Option(help="The routers' database: postgresql://..., sqlite:///...", envvar="LLM_AUCTION_DATABASE")
-]
 Advertiser: TypeAlias = Annotated[str, typer.Argument(help="The advertiser's id, as in its campaigns.")]
 Currency: TypeAlias = Annotated[str, typer.Argument(help="The account's currency, such as EUR.")]
 
@@ -108,8 +106,8 @@ def statement(
     from serving.reports.statements import statements, statements_csv
 
     now = datetime.now(UTC)
-    with _opened(database) as opened:
-        lines = statements(opened, month or f"{now:%Y-%m}", now, advertiser)
+    with opened(database) as books:
+        lines = statements(books, month or f"{now:%Y-%m}", now, advertiser)
     text = msgspec.json.format(msgspec.json.encode({"lines": lines})).decode() if as_json else statements_csv(lines)
     typer.echo(text.rstrip())
 
@@ -118,22 +116,8 @@ def statement(
 def _store(database: str) -> Iterator[AdvertiserStore]:
     from serving.accounts.advertisers import AdvertiserStore
 
-    with _opened(database) as opened:
-        yield AdvertiserStore(opened)
-
-
-@contextmanager
-def _opened(database: str) -> Iterator[Database]:
-    from serving.database.engine import Database, require_existing
-    from serving.database.migrations import migrate
-
-    require_existing(database)
-    migrate(database)
-    opened = Database(database, pool_size=2)
-    try:
-        yield opened
-    finally:
-        opened.close()
+    with opened(database) as books:
+        yield AdvertiserStore(books)
 
 
 def _show(account: AdvertiserAccount) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from cli.router_database import DatabaseOption, opened
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Mark charged clicks invalid and refund them.")
 
 
@@ -18,9 +20,7 @@ def clicks() -> None:
 @app.command()
 def invalidate(
     reason: Annotated[str, typer.Option(help="Why, for the refund entries, such as datacenter.")],
-    database: Annotated[
-        str, typer.Option(help="The routers' database: postgresql://..., sqlite:///...", envvar="LLM_AUCTION_DATABASE")
-    ],
+    database: DatabaseOption,
     click: Annotated[str, typer.Option(help="One click's id.")] = "",
     auction: Annotated[str, typer.Option(help="The clicks of one auction.")] = "",
     source: Annotated[str, typer.Option(help="The clicks from one source, as /v1/reports/events names it.")] = "",
@@ -32,8 +32,6 @@ def invalidate(
     """Mark the clicks invalid that fit all options, once each, and refund what they were charged."""
     from datetime import UTC
 
-    from serving.database.engine import Database, require_existing
-    from serving.database.migrations import migrate
     from serving.ledger.refunds import Clicks, refund
 
     chosen = Clicks(
@@ -45,12 +43,7 @@ def invalidate(
         since=since.replace(tzinfo=UTC) if since else None,
         until=until.replace(tzinfo=UTC) if until else None,
     )
-    require_existing(database)
-    migrate(database)
-    opened = Database(database, pool_size=2)
-    try:
-        found = refund(opened, chosen, reason)
-    finally:
-        opened.close()
+    with opened(database) as books:
+        found = refund(books, chosen, reason)
     given_back = ", ".join(f"{micros} micros {currency}" for currency, micros in sorted(found.micros.items()))
     typer.echo(f"{found.clicks} clicks invalidated; refunded: {given_back or 'nothing'}")

@@ -18,6 +18,16 @@ DEFAULT_URL = "http://localhost:8080"
 TIMEOUT_S = 300.0
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Reports redirects as errors: urllib would send the key to the other address, and a GET in place of a POST."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+_opener = urllib.request.build_opener(_NoRedirects)
+
+
 class Refused(InputError):
     """The router refused a request: `error` is OpenAI's error object, with all wrong fields as `fields`."""
 
@@ -42,7 +52,7 @@ def send(
     """Send a request; return the decoded JSON, and whether it is the stored answer of an earlier request.
 
     Raises:
-        InputError: if the address is not one of HTTP, or there is no key.
+        InputError: if the address is not one of HTTP or redirects to another one, or there is no key.
         Refused: if the request is wrong.
         BusyError: if it may succeed later.
         AuctionError: if the router cannot be reached, or answers with something else than JSON.
@@ -54,13 +64,18 @@ def send(
     sent = {"Authorization": f"Bearer {key}", "Content-Type": "application/json", **(headers or {})}
     request = urllib.request.Request(url.rstrip("/") + path, data=body or None, headers=sent, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+        with _opener.open(request, timeout=TIMEOUT_S) as response:
             replayed = response.headers.get("Idempotency-Replayed") == "true"
             return msgspec.json.decode(response.read()), replayed
     except urllib.error.HTTPError as error:
         with error:
             refused = _refusal(error.read())
         message = refused.get("message") or f"status {error.code}"
+        if 300 <= error.code < 400:
+            remedy = (
+                f"it redirects to {error.headers.get('Location', 'another address')}: give the router's own address"
+            )
+            raise InputError("--url", url, remedy) from error
         if error.code in (408, 409, 429) or error.code >= 500:
             raise BusyError(url, error.code, message) from error
         raise Refused(error.code, refused) from error

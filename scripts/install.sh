@@ -25,7 +25,7 @@ entries() {
         /^#/ { next } match_ == wanted' "$lock"
 }
 
-# -f: also over bytecode with times, which pip writes where it cannot be told not to.
+# -f: also over bytecode with times, which pip writes where no option prevents it.
 compile() {
     env -u PYTHONPATH "$environment/bin/python" -m compileall -qq -f --invalidation-mode unchecked-hash "$@" || true
 }

@@ -132,6 +132,6 @@ def _from_framework(error: HTTPException) -> ApiError:
     messages = {
         404: "no page has this address: see /openapi.json",
         405: "this address does not accept that method",
-        413: "the request is too large: send fewer or shorter messages",
+        413: "the request is too large: send fewer or shorter messages, or a smaller file",
     }
     return ApiError(error.status_code, messages.get(error.status_code, error.detail))

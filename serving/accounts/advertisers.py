@@ -62,7 +62,10 @@ class AdvertiserStore:
     def set_limit(
         self, account: Account, credit_limit_micros: Micros | None, now: datetime, by: Actor
     ) -> AdvertiserAccount:
-        """Set an account's credit limit, 0 for prepaid and None for unlimited credit; open it if there is none."""
+        """Set an account's credit limit, 0 for prepaid and None for unlimited credit; open it if there is none.
+
+        A limit that no column can hold is an InputError.
+        """
         if credit_limit_micros is not None:
             checked_micros("credit_limit_micros", credit_limit_micros)
         changed = {"credit_limit_micros": credit_limit_micros}

@@ -268,12 +268,15 @@ class AccountStore:
         def work(connection: Connection) -> ApiKey:
             own = api_keys.c.digest.in_(digests)
             others = api_keys.c.id.startswith(BOOTSTRAP_ID, autoescape=True) & api_keys.c.revoked_at.is_(None) & ~own
-            connection.execute(update(api_keys).where(others).values(revoked_at=now))
+            replaced = update(api_keys).where(others).values(revoked_at=now).returning(api_keys)
+            for revoked in map(_key, connection.execute(replaced).mappings().all()):
+                _record(connection, msgspec.structs.replace(revoked, revoked_at=None), revoked, PLATFORM, now)
             row = connection.execute(select(api_keys).where(own)).mappings().first()
             if row is not None:
                 return _key(row)
             key = _new(Role.ADMIN, f"from {BOOTSTRAP_VARIABLE}", "", now, None, prefix=BOOTSTRAP_ID)
             self._insert(connection, key, secret)
+            _record(connection, None, key, PLATFORM, now)
             return key
 
         return self._database.transact(work, idempotent=True)

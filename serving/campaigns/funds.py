@@ -104,7 +104,7 @@ def limited() -> ColumnElement[bool]:
 def lock_limited(connection: Connection, advertisers: Collection[str]) -> dict[Account, Micros]:
     """Lock the limited accounts of some advertisers, and return what is left of each.
 
-    They are locked after campaigns and before totals, in the order of their keys.
+    They are locked after campaigns and before totals, in the database's order of their keys.
     """
     table = advertiser_accounts
     own = and_(table.c.advertiser_id.in_(sorted(advertisers)), limited())
@@ -118,9 +118,9 @@ def lock_limited(connection: Connection, advertisers: Collection[str]) -> dict[A
 
 
 def mark_changed(connection: Connection, accounts: Iterable[Account], changed_in: int) -> None:
-    """Let routers read the limited ones among some accounts again, in the order of their keys."""
-    rows = [{"own_advertiser": one.advertiser_id, "own_currency": one.currency} for one in sorted(set(accounts))]
+    """Let routers read limited accounts, which the transaction has locked, again."""
+    rows = [{"own_advertiser": one.advertiser_id, "own_currency": one.currency} for one in accounts]
     if rows:
         table = advertiser_accounts
         same = (table.c.advertiser_id == bindparam("own_advertiser")) & (table.c.currency == bindparam("own_currency"))
-        connection.execute(update(table).where(same, limited()).values(changed_in=changed_in), rows)
+        connection.execute(update(table).where(same).values(changed_in=changed_in), rows)

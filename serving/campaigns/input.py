@@ -51,7 +51,7 @@ class CampaignInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """A campaign as its advertiser writes it; the fields are those of `Campaign`.
 
     `advertiser_id` is needed from an administrator only; an advertiser's key implies it. A `priority` other than
-    standard is an administrator's to set. A house ad costs nothing: its bid says what showing it is worth.
+    standard is an administrator's to set. A house ad costs nothing: its bid is what showing it is worth.
     """
 
     name: str

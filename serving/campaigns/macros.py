@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from mechanism.sanitize import web_address_fault
 
 MACROS = ("click_id", "campaign_id", "creative_id")
 _MACRO = re.compile(r"\{(" + "|".join(MACROS) + r")\}")
+_IN_AUTHORITY = re.compile(r"[^/]*//[^/?#]*\{")
 
 
 def landing_fault(url: str) -> str | None:
@@ -18,7 +19,7 @@ def landing_fault(url: str) -> str | None:
     if "{" in plain or "}" in plain:
         return f"use {', '.join(f'{{{name}}}' for name in MACROS)} alone, or percent-encode the braces"
     remedy = web_address_fault(plain)
-    if remedy is None and "{" in urlsplit(url).netloc:
+    if remedy is None and _IN_AUTHORITY.match(url):  # urlsplit raises for a macro in an IPv6 address
         remedy = "use macros behind the host only"
     return remedy
 

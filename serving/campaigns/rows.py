@@ -144,7 +144,7 @@ def _nested(raw: Any, place: str) -> Any:
     """
     if not isinstance(raw, dict):
         return raw
-    if not all(isinstance(step, int) for step in raw):
+    if not raw or not all(isinstance(step, int) for step in raw):
         return {name: _nested(value, f"{place}.{name}".lstrip(".")) for name, value in raw.items()}
     for number, step in enumerate(sorted(raw)):
         if number != step:

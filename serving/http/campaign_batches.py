@@ -127,12 +127,12 @@ def batch_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
             if once.stored is not None:
                 return replay(once.stored)
             body, now, record = await request.body(), datetime.now(UTC), once.recorder(201)
-            against = _Market(caller, now, Names(market.index), router.settings)
+            known = tuple(market.index)
             answer = BatchAnswer([], [])
 
             def book() -> None:
                 rows = read(body)
-                good, faults = _checked_rows(rows, against)
+                good, faults = _checked_rows(rows, _Market(caller, now, Names(known), router.settings))
                 lines = list(good)
 
                 def also(connection: Connection, taken: Mapping[int, InputError]) -> None:

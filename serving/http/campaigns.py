@@ -113,7 +113,8 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
                 return replay(once.stored)
             given = booked_for(caller, decode_body(await request.body(), _CAMPAIGN))
             now = datetime.now(UTC)
-            checked_ = checked_fields(given, now, Names(market.index), settings)
+            known = tuple(market.index)
+            checked_ = await asyncio.to_thread(lambda: checked_fields(given, now, Names(known), settings))
             stored = await asyncio.to_thread(store.create, checked_, now, once.recorder(201), by=caller.actor)
         log.info("campaign.created", campaign_id=stored.id, advertiser_id=stored.advertiser_id)
         return json_response(stored, 201)
@@ -143,9 +144,9 @@ def campaign_routes(router: Router, gate: Gate) -> list[HTTPRouteHandler]:
             now = datetime.now(UTC)
             # The landing pages that the campaign has may stay, also those of a catalogue, which lie on this server.
             pages = frozenset(creative.landing_url for creative in old.creatives)
-            new = msgspec.structs.replace(
-                checked_fields(given, now, Names(market.index), settings, pages), version=version
-            )
+            known = tuple(market.index)
+            checked_ = await asyncio.to_thread(lambda: checked_fields(given, now, Names(known), settings, pages))
+            new = msgspec.structs.replace(checked_, version=version)
             stored = await asyncio.to_thread(store.update, new, now, once.recorder(200), by=caller.actor)
         log.info("campaign.changed", campaign_id=campaign_id, version=stored.version)
         return json_response(stored)
@@ -298,6 +299,8 @@ def checked_fields(
     given: CampaignInput, now: datetime, names: Names, market: ServeSettings, known_pages: frozenset[str] = frozenset()
 ) -> Campaign:
     """Return the checked campaign; landing pages are checked unless they are among `known_pages`.
+
+    Call it on a thread, and make `names` there: both walk all campaigns of the market.
 
     Raises:
         BadFields: naming all faults.

@@ -61,9 +61,8 @@ class ChargeResult(msgspec.Struct, frozen=True, kw_only=True):
     """What an event was charged.
 
     `reason` is empty for a full charge, "budget" if the charge is less than the price (the campaign's budgets or its
-    advertiser's account hold no more), "invalid:<reason>" for an event
-    that does not count. `new` is False if the event was on record before, and also if the first attempt committed but
-    its confirmation was lost.
+    advertiser's account hold no more), "invalid:<reason>" for an event that does not count. `new` is False if the event
+    was on record before, and also if the first attempt committed but its confirmation was lost.
     """
 
     id: str

@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, Select, bindparam,
 
 from mechanism.errors import InputError
 from mechanism.types import Micros
-from serving.campaigns.funds import Account, mark_changed
+from serving.campaigns.funds import Account, lock_limited, mark_changed
 from serving.campaigns.types import Pricing
 from serving.database.columns import checked_moment, checked_text
 from serving.database.cursors import change_mark
@@ -151,7 +151,8 @@ def _subtract(connection: Connection, rows: Sequence[RowMapping]) -> None:
         line["refunded_micros"] += micros
     spend, day, total = campaign_spend.c, campaign_days.c, advertiser_totals.c
     mark = change_mark(connection)
-    mark_changed(connection, (Account(*own) for own in of_advertiser), mark)
+    accounts = lock_limited(connection, {advertiser for advertiser, _ in of_advertiser})
+    mark_changed(connection, accounts.keys() & {Account(*own) for own in of_advertiser}, mark)
     connection.execute(
         update(campaign_spend)
         .where(spend.campaign_id == bindparam("campaign"))

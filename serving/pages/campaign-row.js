@@ -29,7 +29,7 @@ function amount(label) {
 
 function pacing(campaign, delivery) {
   const [running, left] = [delivery.state === "active", delivery.available_micros];
-  if (running && left !== null && left < Math.max(1, campaign.bid_micros)) {
+  if (running && campaign.priority !== "house" && left !== null && left < Math.max(1, campaign.bid_micros)) {
     return ["Account used up", `${money(left, campaign.currency)} left do not cover the bid`, "gold"];
   }
   const taking = running ? `takes part in ${percent(delivery.participation)} of auctions` : "does not take part";

@@ -53,8 +53,8 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
 def statements(database: Database, month: str, now: datetime, advertiser_id: str = "") -> list[Statement]:
     """Return a month's statements of one advertiser's accounts, or of all, by advertiser and currency.
 
-    Accounts without any entry until the month's end are left out. A month that is malformed, or has not begun by `now`,
-    is an InputError.
+    Accounts with no balance and no entry in the month are left out. A month that is malformed, or has not begun by
+    `now`, is an InputError.
     """
     since, until = _bounds(month, now)
     balances, during = Counter[tuple[str, str]](), defaultdict[tuple[str, str], Counter[str]](Counter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from simulator.questions import split_questions
 from trainers.artifacts.run_directory import RunDirectory
 from trainers.config import load_config, parse_config
 from trainers.irpo.session import Session
+
+REAL = Path(os.environ.get("LLM_AUCTION_WEBIS") or Path(__file__).parents[2] / ".." / "shared" / "data" / "webis")
 
 
 @pytest.fixture
@@ -50,6 +53,15 @@ def test_ads_and_tokens_of_the_answers_are_counted(session: Session) -> None:
     found = answered_by(Scripted("Plain.", f"Try {marker}.", "Plain."), contexts)
     assert (found.answers, found.with_ads, found.tokens) == (3, 1, 9)
     assert found.seconds > 0
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="no folder at LLM_AUCTION_WEBIS or ../shared/data/webis")
+def test_the_configuration_has_a_world() -> None:
+    config = load_config("webis-assistant", [f"world.path={REAL}"])
+    session = Session(config, RunDirectory("memory://real-world"))
+    plain = [q for q in session.world.train_queries if not q.category]
+    assert len(plain) / len(session.world.train_queries) == pytest.approx(config.world.plain, abs=0.01)
+    assert len(plain_contexts(session, 2)[0].candidates) == config.world.candidates
 
 
 def test_the_configuration_needs_a_folder_and_trains_an_adapter(tmp_path: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from typer.testing import CliRunner
 from cli.main import app
 from mechanism.errors import InputError
 from serving.campaigns.rows import MOST_ROWS, read_csv, read_jsonl
+from serving.campaigns.screening import Names
+from serving.campaigns.types import Campaign
 
 Start = Callable[..., Any]
 COLUMNS = ["name", "bid_micros", "currency", "creatives[0].title", "creatives[0].landing_url"]
@@ -177,6 +180,12 @@ def test_a_wrong_cell_is_named_by_its_column(header: list[str], cells: list[obje
     assert list(rows.given) == [3]
 
 
+def test_a_row_of_empty_cells_lacks_what_a_campaign_needs(shared: Any) -> None:
+    body = table(COLUMNS, ["n", 1, "EUR", "", ""], [""] * len(COLUMNS))
+    rows = send(shared, shared.key("advertiser", "Merlin"), body, "text/csv").json()["error"]["rows"]
+    assert [(one["line"], one["column"]) for one in rows] == [(3, "name"), (3, "bid_micros"), (3, "currency")]
+
+
 names = st.text(st.characters(codec="utf-8", exclude_characters="|\0", exclude_categories=["Cc"]), min_size=1)
 texts = names.map(str.strip).filter(bool)
 
@@ -252,3 +261,24 @@ def test_a_stored_answer_of_an_earlier_version_is_listed_without_states(
     monkeypatch.setattr("cli.campaigns.send", lambda *_: (stored, True))
     again = CliRunner().invoke(app, ["campaigns", "upload", str(tmp_path / "spring.csv"), "--key", "k"])
     assert again.stdout == "spring.csv:2: cmp-1\n1 campaigns booked before: nothing changed\n"
+
+
+def test_campaigns_are_checked_beside_the_event_loop(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check walks all campaigns of the market; on the loop, every stream would wait for it."""
+    beside: list[bool] = []
+
+    class Watched(Names):
+        def __init__(self, campaigns: Iterable[Campaign]) -> None:
+            with pytest.raises(RuntimeError, match="no running event loop"):
+                asyncio.get_running_loop()
+            beside.append(True)
+            super().__init__(campaigns)
+
+    monkeypatch.setattr("serving.http.campaigns.Names", Watched)
+    monkeypatch.setattr("serving.http.campaign_batches.Names", Watched)
+    router = start(ads=1)
+    key = router.key("advertiser", "Falcon")
+    version = router.call("POST", "/v1/campaigns", key, json=row(1)).json()["version"]
+    changed = router.call("PATCH", "/v1/campaigns/falcon-1", key, json={"version": version, "bid_micros": 1})
+    assert (changed.status_code, send(router, key, jsonl(row(2))).status_code) == (200, 201)
+    assert beside == [True] * 3

@@ -118,6 +118,8 @@ def test_conversions_need_an_advertisers_key(clicked: tuple[Any, str]) -> None:
         ("https://brand.example/?x={", False),
         ("https://{campaign_id}.example/", False),
         ("https://{campaign_id}.example/?next=0.example", False),
+        ("https://[::{click_id}]/", False),
+        ("https://brand.example?x={click_id}", True),
         ("{click_id}", False),
     ],
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -107,6 +109,31 @@ def test_placements_from_the_command_line(market: Any) -> None:
     assert run("floors", "news.app")[0] == 2
     assert run("list", key="llma-wrong")[0] == 2
     assert json.loads(market.call("GET", "/v1/placements").text)["items"][2]["id"] == "news.app"
+
+
+def test_a_key_is_sent_to_no_other_address() -> None:
+    asked: list[str] = []
+
+    class Redirecting(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            self.send_response(308 if self.path == "/v1/placements" else 200)
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+
+        do_GET = do_POST
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Redirecting) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        for command in (["list"], ["register", "news.app"]):
+            refused = CliRunner().invoke(app, ["placements", *command, "--url", url, "--key", "k"])
+            assert (refused.exit_code, "redirects to /elsewhere" in refused.stderr) == (2, True)
+        server.shutdown()
+    assert asked == ["/v1/placements"] * 2
 
 
 def test_a_router_that_is_away_is_worth_a_retry() -> None:

@@ -63,9 +63,9 @@ class PostgresServer:
         name = self._user.pw_name if self._user is not None else pwd.getpwuid(os.geteuid()).pw_name
         return f"postgresql://{name}@/{database}?host={self.folder}"
 
-    def create(self, database: str, template: str = "template1") -> str:
+    def create(self, database: str, template: str = "template1", options: str = "") -> str:
         """Create a database as a copy of `template`, which must have no connections, and return its URL."""
-        self._execute(f'CREATE DATABASE "{database}" TEMPLATE "{template}"')
+        self._execute(f'CREATE DATABASE "{database}" TEMPLATE "{template}" {options}')
         return self.url(database)
 
     def drop(self, database: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 KEPT = 65_536
-"""Changes that are remembered; whoever has missed more computes everything again."""
+"""Changes that are remembered; a reader that has missed more computes everything again."""
 
 
 class ChangeLog:

@@ -137,6 +137,15 @@ def test_an_account_that_is_used_up_is_shown(start: Start, visit: Visit) -> None
     expect(own.locator(".pacing")).to_contain_text("As soon as possible")
 
 
+def test_a_house_ad_needs_nothing_in_its_account(start: Start, visit: Visit) -> None:
+    router = start(ads=0)
+    book(router, 1, "Falcon", priority="house")
+    terms = {"advertiser_id": "Falcon", "currency": "EUR", "credit_limit_micros": 0}
+    assert router.call("PUT", "/v1/accounts", json=terms).json()["available_micros"] == 0
+    own = row(visit(router).open("campaigns", router.key("advertiser", "Falcon")), "Spring 1")
+    expect(own.locator(".pacing")).to_contain_text("As soon as possible")
+
+
 def test_the_list_is_filtered_and_paged(start: Start, visit: Visit) -> None:
     router = start(ads=0)
     for number in range(27):

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from mechanism.errors import ConfigError, InputError
 from serving.accounts.keys import BOOTSTRAP_VARIABLE, AccountStore, Role
-from serving.campaigns.changes import Actor, Subject, history
+from serving.campaigns.changes import PLATFORM, Actor, Subject, history
 from serving.database.engine import Database
 from tests.serving.database.samples import NOW
 
@@ -138,6 +138,16 @@ def test_a_revoked_environment_key_stays_revoked(accounts: AccountStore, databas
     accounts.revoke(key.id, NOW)
     accounts.bootstrap(environment, NOW)
     assert elsewhere(database).find("f" * 40, NOW) is None
+
+
+def test_the_history_has_the_keys_of_the_environment(accounts: AccountStore, database: Database) -> None:
+    for secret in ("f" * 40, "f" * 40, "g" * 40):
+        accounts.bootstrap({BOOTSTRAP_VARIABLE: secret}, NOW)
+    new, revoked, old = history(database, subject=Subject.KEY).items
+    assert {one.by for one in (new, revoked, old)} == {PLATFORM}
+    assert [change.field for change in revoked.fields] == ["revoked_at"]
+    assert old.subject_id == revoked.subject_id != new.subject_id
+    assert old.fields == new.fields
 
 
 def test_the_history_names_who_issued_rotated_and_revoked_a_key(accounts: AccountStore, database: Database) -> None:

@@ -51,13 +51,13 @@ def test_many_campaigns_are_stored_at_once_except_those_whose_ids_are_taken(
     store.create(campaign(1), NOW)
     new = [campaign(n) for n in (1, 2, 3, 4)]
     new += [campaign(5, creatives=(creative("x"), creative("c1-1"))), campaign(6, name="\ud800")]
-    told: list[dict[int, str]] = []
+    reported: list[dict[int, str]] = []
 
     def also(connection: Connection, faults: Mapping[int, InputError]) -> None:
-        told.append({index: fault.place for index, fault in faults.items()})
+        reported.append({index: fault.place for index, fault in faults.items()})
 
     store.create_all(new, LATER, also)
-    assert told == [{0: "id", 4: "creatives[1].id", 5: "campaign"}]
+    assert reported == [{0: "id", 4: "creatives[1].id", 5: "campaign"}]
     assert [one.id for one in snapshot(database, LATER).campaigns] == ["c1", "c2", "c3", "c4"]
     assert store.get("c1").created_at == NOW
     assert (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -9,20 +10,25 @@ from itertools import count
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import select, text
 from typer.testing import CliRunner
 
 from cli.main import app
 from mechanism.errors import InputError
+from serving.accounts.advertisers import AdvertiserStore
+from serving.campaigns.changes import PLATFORM
+from serving.campaigns.funds import Account
 from serving.campaigns.snapshots import snapshot
 from serving.campaigns.storage import CampaignStore
 from serving.campaigns.types import Pricing
 from serving.database.engine import Database
+from serving.database.migrations import migrate
 from serving.database.schema import refunds
 from serving.ledger.charging import Ledger
 from serving.ledger.refunds import Clicks, refund
 from serving.reports.reports import Dimension, Query, Record, charges_of, report, totals
 from tests.serving.database.samples import NOW, campaign, click
+from tests.support.postgres import PostgresServer
 
 _fresh = count(1)
 SOURCES = ("s1", "s2", "")
@@ -74,6 +80,30 @@ def test_refunds_and_charges_at_once_stay_exact(ledger: Ledger, database: Databa
         booking.result()
     assert refunded == 100
     assert totals(database)[0].charged_micros == 40 * 250_000
+
+
+def test_refunds_lock_accounts_in_the_order_of_charges(postgres: PostgresServer) -> None:
+    """Also where the database sorts "a" before "B" and Python does not."""
+    url = postgres.create("collated", "template0", "LOCALE_PROVIDER icu ICU_LOCALE 'en'")
+    migrate(url)
+    database = Database(url)
+    for number, advertiser in enumerate(("a", "B"), start=1):
+        CampaignStore(database).create(campaign(number, advertiser_id=advertiser), NOW)
+        AdvertiserStore(database).set_limit(Account(advertiser, "EUR"), 10**6, NOW, PLATFORM)
+    Ledger(database).book([click(n, campaign_id=f"c{n}", source="s1") for n in (1, 2)])
+    account = "SELECT FROM advertiser_accounts WHERE advertiser_id = '{}' FOR UPDATE NOWAIT"
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    with ThreadPoolExecutor(1) as pool:
+        with database.engine.begin() as other:
+            other.execute(text(account.format("a")))
+            refunded = pool.submit(refund, database, Clicks(source="s1"), "bot")
+            while not refunded.done() and not other.execute(text(waiting)).scalar():
+                time.sleep(0.01)
+            assert not refunded.done()
+            other.execute(text(account.format("B")))
+        assert refunded.result().clicks == 2
+    database.close()
+    postgres.drop("collated")
 
 
 def test_each_batch_is_booked_at_its_own_time(
