@@ -6,8 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from operators.resources.auctionservice import AuctionServiceStatus
+from operators.objects import desired_state
+from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus
 from serving.policies.route_file import parse_routes
 
 from .service_world import BROKEN, World, counts, digest, serving
@@ -176,6 +178,19 @@ def test_a_service_of_an_earlier_operator_goes_on_with_what_it_runs() -> None:
     world.change(policy__image="triton:26.11")
     world.step(5)
     assert (image(world, "v1"), image(world, world.candidate)) == ("triton:26.10", "triton:26.11")
+
+
+def test_a_status_of_a_later_operator_is_read_after_a_step_back() -> None:
+    world = changed(image="triton:26.11")
+    status = world.status.to_api()
+    for part in (status, status["stable"], *status["settings"].values(), *status["traffic"]):
+        part["later"] = 1
+    metadata = {"name": "ads", "namespace": "shop", "uid": "u-1", "creationTimestamp": "2026-11-25T12:00:00Z"}
+    item = {"metadata": metadata, "spec": world.spec, "status": status}
+    assert desired_state(item, AuctionServiceSpec, AuctionServiceStatus).status == world.status
+    misspelt = item | {"spec": world.spec | {"later": 1}}
+    with pytest.raises(ValidationError):
+        desired_state(misspelt, AuctionServiceSpec, AuctionServiceStatus)
 
 
 def test_routers_can_tell_the_servers_apart() -> None:
