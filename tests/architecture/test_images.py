@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tarfile
 from pathlib import Path
@@ -106,23 +107,29 @@ def layout(folder: Path, *names: str) -> dict[str, str]:
     return digests
 
 
-def test_the_layout_keeps_the_named_images_with_a_name_for_containerd(tmp_path: Path) -> None:
+def test_the_layout_keeps_the_named_images_and_lists_them_for_containerd(tmp_path: Path) -> None:
     folder = tmp_path / "layout"
     digests = layout(folder, "llm-auction-router:1", "llm-auction-operator:1", "llm-auction-old:0")
     del digests["llm-auction-old:0"]
     images = buildah.write_index(folder, digests)
     assert {name: len(layers) for name, layers in images.items()} == dict.fromkeys(digests, 1)
     index = json.loads((folder / "index.json").read_text())
-    assert [one["annotations"] for one in index["manifests"]] == [
-        {buildah.REFERENCE: name, buildah.CONTAINERD: f"docker.io/library/{name}"} for name in sorted(digests)
-    ]
+    assert [one["annotations"] for one in index["manifests"]] == [{buildah.REFERENCE: name} for name in sorted(digests)]
     # two manifests, two configurations, and the layer that they share
     assert len(list((folder / "blobs" / "sha256").iterdir())) == 5
 
     image.select(folder, ["llm-auction-router:1"], tmp_path / "one")
-    blobs = list((tmp_path / "one" / "blobs" / "sha256").iterdir())
-    assert len(blobs) == 3
-    assert all(blob.is_file() for blob in blobs)
+    (archived,) = json.loads((tmp_path / "one" / "manifest.json").read_text())
+    assert archived["RepoTags"] == ["llm-auction-router:1"]
+    config = json.loads((tmp_path / "one" / archived["Config"]).read_text())
+    assert config["config"]["Env"] == ["NAME=llm-auction-router:1"]
+    (layer,) = archived["Layers"]
+    assert config["rootfs"]["diff_ids"] == [
+        f"sha256:{hashlib.sha256((tmp_path / 'one' / layer).read_bytes()).hexdigest()}"
+    ]
+    # its configuration and its layer, and no layout's mark, which containerd would read the images by
+    assert len(list((tmp_path / "one" / "blobs" / "sha256").iterdir())) == 2
+    assert not (tmp_path / "one" / "oci-layout").exists()
 
 
 def test_builds_take_packages_from_where_this_machine_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
