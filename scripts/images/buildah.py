@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from configparser import RawConfigParser
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -138,14 +140,18 @@ def pip_secrets(folder: Path) -> dict[str, Path]:
     # variables of the environment win over files
     for line in sorted(lines, key=lambda line: line.startswith(":env:")):
         name, _, value = line.partition("=")
-        found[name.rpartition(".")[2]] = value.strip("'")
-    settings = [f"{name} = {found[name]}" for name in PIP_OPTIONS if name in found]
+        found[name.rpartition(".")[2]] = str(ast.literal_eval(value))
+    settings = {name: found[name] for name in PIP_OPTIONS if name in found}
     secrets: dict[str, Path] = {}
     if authorities := found.get("cert"):
         secrets["authorities"] = Path(authorities)
-        settings.append(f"cert = {AUTHORITIES}")
+        settings["cert"] = AUTHORITIES
+    # as pip reads it: a per cent sign is one, and several addresses stand on lines of their own
+    configuration = RawConfigParser()
+    configuration["global"] = settings
     secrets["pip"] = folder / "pip.conf"
-    secrets["pip"].write_text("\n".join(["[global]", *settings, ""]), encoding="utf-8")
+    with secrets["pip"].open("w", encoding="utf-8") as file:
+        configuration.write(file)
     return secrets
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import tarfile
 from pathlib import Path
 
@@ -144,3 +145,18 @@ def test_builds_take_packages_from_where_this_machine_does(tmp_path: Path, monke
     assert lines[0] == "[global]"
     assert {"index-url = https://packages.example/simple", f"cert = {buildah.AUTHORITIES}"} <= set(lines)
     assert not any(str(tmp_path) in line for line in lines)
+
+
+def test_builds_read_the_sources_of_packages_as_pip_here_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = tmp_path / "given.conf"
+    given.write_text(
+        "[global]\nindex-url = https://me:a%40b's@packages.example/simple\n"
+        "extra-index-url =\n    https://one.example/simple\n    https://two.example/simple\n"
+    )
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(given))
+    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(buildah.pip_secrets(tmp_path)["pip"]))
+    listed = buildah.read([sys.executable, "-m", "pip", "config", "list"])
+    assert "https://me:a%40b's@packages.example/simple" in listed
+    assert r"https://one.example/simple\nhttps://two.example/simple" in listed
