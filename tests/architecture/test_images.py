@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from mechanism.errors import InputError
 from scripts.images import buildah, contents
+from scripts.images.__main__ import build
 from scripts.images.compare import differing
 from tests.support.cluster import image
 
@@ -160,3 +162,10 @@ def test_builds_read_the_sources_of_packages_as_pip_here_does(tmp_path: Path, mo
     listed = buildah.read([sys.executable, "-m", "pip", "config", "list"])
     assert "https://me:a%40b's@packages.example/simple" in listed
     assert r"https://one.example/simple\nhttps://two.example/simple" in listed
+
+
+def test_a_password_for_an_index_does_not_come_into_an_image() -> None:
+    with pytest.raises(InputError) as refused:
+        build(torch_index="https://me:hidden@packages.example/cpu")
+    assert refused.value.place == "--torch-index"
+    assert "hidden" not in str(refused.value)
