@@ -118,7 +118,7 @@ class LocalPolicies:
 
     def open(self, name_or_path: str) -> PolicyBackend:
         """Load a model or an adapter by its name or folder; errors are those of `ModelPolicy.load`."""
-        from inference.adapters import base_of
+        from inference.adapter_files import base_of
         from inference.models import resolve
 
         where = Path(resolve(name_or_path))

@@ -142,10 +142,9 @@ def build_adapter(
     Raises:
         InputError: if the model is no adapter.
     """
-    from inference.adapters import base_of
-    from inference.models import resolve
+    from inference.adapter_files import base_of
 
-    source = Path(resolve(model)) if version is None else registered(Path(model), version)
+    source = _place(model) if version is None else registered(Path(model), version)
     base = base_of(source)
     if base is None:
         raise InputError(
@@ -199,11 +198,10 @@ def model_folder(model: str, version: str | None, saved: Path) -> Iterator[Path]
         return
     source = Path(model)
     if not source.is_dir():
-        from inference.adapters import base_of
-        from inference.models import resolve
+        from inference.adapter_files import base_of
         from inference.policy import Policy
 
-        source = Path(resolve(model))
+        source = _place(model)
         if base_of(source) or not source.is_dir():
             Policy.load(model).save(saved)
             source = saved
@@ -231,6 +229,15 @@ def registered(registry: Path, version: str) -> Path:
         known = ", ".join(list(entries)[-10:]) or "none"
         raise InputError(f"{registry}: version", version, f"known are {known}; fetch a remote registry first")
     return models / version
+
+
+def _place(model: str) -> Path:
+    """Return the folder of a model by its name or folder. A folder needs no torch, which the routers' image lacks."""
+    if Path(model).is_dir():
+        return Path(model)
+    from inference.models import resolve
+
+    return Path(resolve(model))
 
 
 def _copy_code(target: Path) -> None:

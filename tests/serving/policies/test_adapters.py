@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.adapters import ADAPTER_WEIGHTS
+from inference.adapter_files import ADAPTER_WEIGHTS
 from inference.models import resolve
 from mechanism.errors import PolicyError
 from mechanism.weights import ENTRY
