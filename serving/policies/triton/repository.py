@@ -82,7 +82,7 @@ def build_repository(
     waiting: int = 64,
     link: bool = False,
 ) -> BuiltModel:
-    """Add a model to the repository folder `out`, whole or not at all; an existing one is replaced.
+    """Add a model to the repository folder `out`, whole or not at all; an existing one is replaced, its adapters stay.
 
     `model` is a model's name (`tiny`, `smollm2-135m`), a folder in Hugging Face layout or, with `version`, the folder
     of a registry that has this version (or "latest"), whose digests are checked. An instance writes `slots` answers at
@@ -118,6 +118,9 @@ def build_repository(
         (built / "config.pbtxt").write_text(config, encoding="utf-8")
         if (out / name).exists():
             (out / name).rename(staging / "before")
+            adapters = staging / "before" / "1" / ADAPTERS
+            if adapters.is_dir():
+                adapters.rename(built / "1" / ADAPTERS)
         built.rename(out / name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
