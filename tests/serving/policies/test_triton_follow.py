@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import cli.triton
 from serving.policies.route_file import Routes, parse_routes
 from serving.policies.triton.follow import Follower
 from serving.policies.triton.repository import build_adapter
@@ -103,3 +104,22 @@ def test_the_command_ends_when_a_server_can_start(registry: Registry, tmp_path: 
     name = f"policy-{digest('base')[:12]}"
     assert (out / name / "1" / "adapters" / digest("v1")[:12] / "adapter_model.safetensors").read_bytes() == b"v1"
     assert (out / name / "1" / "weights" / "model.safetensors").read_bytes() == b"base"
+
+
+def test_what_cannot_be_built_is_tried_again_ever_more_rarely(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, pauses = tmp_path / "routes.json", list[float]()
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        good = len(pauses) == 7
+        file.write_text(text(version("v1" if good else "v9")))
+        if len(pauses) == 9:
+            raise KeyboardInterrupt
+
+    file.write_text(text(version("v9")))
+    monkeypatch.setattr("cli.triton.time.sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        cli.triton.follow(registry.url, file, digest("base"), tmp_path / "models")
+    assert pauses == [2, 4, 8, 16, 30, 30, 30, 1, 2]
