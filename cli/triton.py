@@ -15,6 +15,8 @@ Folder = Annotated[Path, typer.Option(help="Folder of the prepared server.")]
 FOLDER = Path("build/triton")
 FOLLOW_ONCE_S = 60.0
 """How long `follow --once` tries again what it cannot build."""
+FOLLOW_S, LONGEST_PAUSE_S = 1.0, 30.0
+"""Time between two readings of the route file; it grows up to the longest while something cannot be built."""
 
 
 @app.command()
@@ -85,7 +87,7 @@ def follow(
     def build(version: str) -> BuiltModel:
         return build_adapter(str(Registry(registry).fetch(version)), out, device=device)
 
-    follower, end = Follower(base, out, build), time.monotonic() + FOLLOW_ONCE_S
+    follower, end, pause = Follower(base, out, build), time.monotonic() + FOLLOW_ONCE_S, FOLLOW_S
     while True:
         found = read_routes(routes)
         error = follower.update(found)
@@ -93,7 +95,8 @@ def follow(
             return
         if once and error is not None and time.monotonic() >= end:
             raise error
-        time.sleep(1.0)
+        pause = FOLLOW_S if error is None else min(2 * pause, LONGEST_PAUSE_S)
+        time.sleep(pause)
 
 
 @app.command()

@@ -1,12 +1,11 @@
 """LoRA adapters: a few million weights that change a base model, in the folder layout of peft.
 
-A folder with `adapter_config.json` is a model: its `base_model_name_or_path` names the base as `load_model` takes it.
-Adapters are merged into the base's weights for serving and sampling, and kept apart for training.
+`adapter_files` describes the folder. Adapters are merged into the base's weights for serving and sampling, and kept
+apart for training.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,10 +14,9 @@ from peft import LoraConfig, PeftConfig, get_peft_model_state_dict, inject_adapt
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
+from inference.adapter_files import ADAPTER_WEIGHTS
 from mechanism.errors import PolicyError
 
-ADAPTER_CONFIG: Final = "adapter_config.json"
-ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 LINEAR_LAYERS: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers of a Llama or Qwen block."""
 
@@ -47,24 +45,6 @@ class AdapterSettings:
             task_type="CAUSAL_LM",
             base_model_name_or_path=base,
         )
-
-
-def base_of(folder: Path) -> str | None:
-    """Return the base that an adapter's folder names; None for a folder without an adapter.
-
-    Raises:
-        PolicyError: if the adapter names no base.
-    """
-    file = folder / ADAPTER_CONFIG
-    if not file.is_file():
-        return None
-    try:
-        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError) as error:
-        raise PolicyError(f"{file}: {error}: write the adapter again") from error
-    if not isinstance(base, str) or not base:
-        raise PolicyError(f"{file}: base_model_name_or_path is {base!r}: name the base model of the adapter")
-    return base
 
 
 def add_adapter(model: Any, settings: AdapterSettings, base: str) -> None:

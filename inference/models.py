@@ -17,7 +17,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from inference.adapters import attach_adapter, base_of, merge_adapter
+from inference.adapter_files import base_of
+from inference.adapters import attach_adapter, merge_adapter
 from inference.constraint import MARK
 from inference.packaged import converted
 from inference.quiet import quiet_loading

@@ -48,7 +48,10 @@ class DesiredState(Generic[Spec, S]):
 
 
 def desired_state(item: Manifest, spec: type[Spec], status: type[S]) -> DesiredState[Spec, S]:
-    """Parse a custom resource. An object that its schema refuses raises pydantic's ValidationError."""
+    """Parse a custom resource. An object that its schema refuses raises pydantic's ValidationError.
+
+    Fields of its status that a newer operator wrote are left out, so that an older one goes on after a step back.
+    """
     meta = item["metadata"]
     return DesiredState(
         name=meta["name"],
@@ -57,7 +60,7 @@ def desired_state(item: Manifest, spec: type[Spec], status: type[S]) -> DesiredS
         generation=int(meta.get("generation") or 0),
         created=datetime.fromisoformat(meta["creationTimestamp"]),
         spec=spec.model_validate(item["spec"]),
-        status=status.model_validate(item.get("status") or {}),
+        status=status.model_validate(item.get("status") or {}, extra="ignore"),
         deleting="deletionTimestamp" in meta,
     )
 

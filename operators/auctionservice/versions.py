@@ -71,16 +71,18 @@ class Target:
         return self.model.base or ""
 
     def candidate(self, status: AuctionServiceStatus) -> Served:
-        """Return the version as a new candidate: on servers that a version has already if these are the same.
+        """Return the version as a new candidate.
 
-        That are its own, which retire, or those of an adapter on the same base. Otherwise it gets new ones.
+        It reuses servers with the same settings: its own that still retire, or those of an adapter on the same base.
+        New servers get a revision where their objects, or the version in the route file, would have a name in use.
         """
         new = Served(name=self.model.name, digest=self.model.digest, base=self.base)
-        same = [one for one in served(status) if one.loaded == new.loaded]
-        for one in same:
-            if one.base == new.base and status.settings[one.key] == self.settings:
+        known = served(status)
+        for one in known:
+            if (one.loaded, one.base) == (new.loaded, new.base) and status.settings[one.key] == self.settings:
                 return new.model_copy(update={"revision": one.revision})
-        return new.model_copy(update={"revision": self.revision}) if same else new
+        alike = any(one.loaded == new.loaded or one.digest == new.digest for one in known)
+        return new.model_copy(update={"revision": self.revision}) if alike else new
 
     def announcement(self, candidate: Served, stable: Served | None, settings: Mapping[str, ServerSettings]) -> str:
         """Describe what a new candidate gets."""

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -30,12 +31,15 @@ def build(
     """Build images into build/images: an OCI layout, and for each a bill of materials and the licences.
 
     Raises:
-        InputError: if a target is unknown.
+        InputError: if a target is unknown, or the index's address has a password.
     """
     targets = only or list(TARGETS)
     for target in targets:
         if target not in TARGETS:
             raise InputError("target", target, f"give some of {', '.join(TARGETS)}")
+    if "@" in (address := urlsplit(torch_index)).netloc:
+        remedy = "give it without name and password, because the image's history keeps this address"
+        raise InputError("--torch-index", f"an index on {address.hostname}", remedy)
     buildah.check()
     arguments = _bases(base, build_base, refresh)
     if torch_index:

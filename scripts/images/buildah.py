@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from configparser import RawConfigParser
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,6 @@ PACKAGES = {"buildah": "buildah", "mmdebstrap": "mmdebstrap"}
 PIP_OPTIONS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries")
 AUTHORITIES = "/run/authorities.pem"
 REFERENCE = "org.opencontainers.image.ref.name"
-CONTAINERD = "io.containerd.image.name"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
@@ -139,14 +140,18 @@ def pip_secrets(folder: Path) -> dict[str, Path]:
     # variables of the environment win over files
     for line in sorted(lines, key=lambda line: line.startswith(":env:")):
         name, _, value = line.partition("=")
-        found[name.rpartition(".")[2]] = value.strip("'")
-    settings = [f"{name} = {found[name]}" for name in PIP_OPTIONS if name in found]
+        found[name.rpartition(".")[2]] = str(ast.literal_eval(value))
+    settings = {name: found[name] for name in PIP_OPTIONS if name in found}
     secrets: dict[str, Path] = {}
     if authorities := found.get("cert"):
         secrets["authorities"] = Path(authorities)
-        settings.append(f"cert = {AUTHORITIES}")
+        settings["cert"] = AUTHORITIES
+    # as pip reads it: a per cent sign is one, and several addresses stand on lines of their own
+    configuration = RawConfigParser()
+    configuration["global"] = settings
     secrets["pip"] = folder / "pip.conf"
-    secrets["pip"].write_text("\n".join(["[global]", *settings, ""]), encoding="utf-8")
+    with secrets["pip"].open("w", encoding="utf-8") as file:
+        configuration.write(file)
     return secrets
 
 
@@ -173,27 +178,33 @@ def export(reference: str, layout: Path) -> str:
 def write_index(layout: Path, digests: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
     """Make a layout hold these images (manifests' digests by name) and no other; return their layers by name.
 
-    containerd gets a name of its own, the one by which a kubelet looks for the image.
+    `manifest.json` lists them as Docker's archives do. containerd reads it where `oci-layout` is missing, and completes
+    the names to those by which a kubelet looks for an image.
     """
     manifests: list[dict[str, Any]] = []
+    archived: list[dict[str, Any]] = []
     layers: dict[str, list[dict[str, Any]]] = {}
     needed: set[str] = set()
     for name, digest in sorted(digests.items()):
-        content = _blob(layout, digest).read_bytes()
+        content = (layout / _place(digest)).read_bytes()
         manifest = json.loads(content)
-        annotations = {REFERENCE: name, CONTAINERD: f"docker.io/library/{name}"}
+        annotations = {REFERENCE: name}
         described = {"mediaType": MANIFEST, "digest": digest, "size": len(content), "annotations": annotations}
         manifests.append(described)
+        config, *blobs = (_place(one["digest"]) for one in (manifest["config"], *manifest["layers"]))
+        archived.append({"Config": config, "RepoTags": [name], "Layers": blobs})
         layers[name] = manifest["layers"]
         needed |= {one["digest"] for one in (described, manifest["config"], *manifest["layers"])}
     index = {"schemaVersion": 2, "manifests": manifests}
     (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}', encoding="utf-8")
     (layout / "index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+    (layout / "manifest.json").write_text(json.dumps(archived, indent=2), encoding="utf-8")
     for blob in (layout / "blobs" / "sha256").iterdir():
         if f"sha256:{blob.name}" not in needed:
             blob.unlink()
     return layers
 
 
-def _blob(layout: Path, digest: str) -> Path:
-    return layout / "blobs" / digest.replace(":", "/")
+def _place(digest: str) -> str:
+    """Return the path of a blob in its layout."""
+    return f"blobs/{digest.replace(':', '/')}"

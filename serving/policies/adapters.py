@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 
 from mechanism.errors import PolicyError
 from mechanism.types import Context
-from serving.policies.model import ModelPolicy, checked_digest
+from serving.policies.model import ModelPolicy, checked_digest, folder_digest
 from serving.policies.protocol import (
     OWN_LIMITS,
     AdapterAbsent,
@@ -61,7 +61,7 @@ class SharedPolicies:
         return _SharedPolicy(self, BASE, self._own.digest, Path())
 
     def adapter(self, folder: Path, digest: str = "") -> PolicyBackend:
-        """Return the policy of the adapter in a folder, which has this digest if one is given.
+        """Return the policy of the adapter in a folder, which has this digest if one is given (else `checked_digest`).
 
         Raises:
             AdapterAbsent: if there is no such folder.
@@ -71,7 +71,8 @@ class SharedPolicies:
             return _SharedPolicy(self, digest, digest, folder)
         if not folder.is_dir():
             raise AdapterAbsent(f"adapter {digest[:12] or folder} is not on this server: build it into the repository")
-        found = checked_digest(folder)
+        # A request names its adapter by the digest: files with another one are no fault of the request.
+        found = folder_digest(folder) if digest else checked_digest(folder)
         if digest and found != digest:
             raise PolicyError(f"adapter {digest[:12]} has weights {found[:12]} on this server: build it again")
         return _SharedPolicy(self, found, found, folder)
@@ -117,7 +118,7 @@ class LocalPolicies:
 
     def open(self, name_or_path: str) -> PolicyBackend:
         """Load a model or an adapter by its name or folder; errors are those of `ModelPolicy.load`."""
-        from inference.adapters import base_of
+        from inference.adapter_files import base_of
         from inference.models import resolve
 
         where = Path(resolve(name_or_path))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 
+from mechanism.errors import InputError
 from scripts.images import buildah, contents
+from scripts.images.__main__ import build
 from scripts.images.compare import differing
 from tests.support.cluster import image
 
@@ -106,23 +110,29 @@ def layout(folder: Path, *names: str) -> dict[str, str]:
     return digests
 
 
-def test_the_layout_keeps_the_named_images_with_a_name_for_containerd(tmp_path: Path) -> None:
+def test_the_layout_keeps_the_named_images_and_lists_them_for_containerd(tmp_path: Path) -> None:
     folder = tmp_path / "layout"
     digests = layout(folder, "llm-auction-router:1", "llm-auction-operator:1", "llm-auction-old:0")
     del digests["llm-auction-old:0"]
     images = buildah.write_index(folder, digests)
     assert {name: len(layers) for name, layers in images.items()} == dict.fromkeys(digests, 1)
     index = json.loads((folder / "index.json").read_text())
-    assert [one["annotations"] for one in index["manifests"]] == [
-        {buildah.REFERENCE: name, buildah.CONTAINERD: f"docker.io/library/{name}"} for name in sorted(digests)
-    ]
+    assert [one["annotations"] for one in index["manifests"]] == [{buildah.REFERENCE: name} for name in sorted(digests)]
     # two manifests, two configurations, and the layer that they share
     assert len(list((folder / "blobs" / "sha256").iterdir())) == 5
 
     image.select(folder, ["llm-auction-router:1"], tmp_path / "one")
-    blobs = list((tmp_path / "one" / "blobs" / "sha256").iterdir())
-    assert len(blobs) == 3
-    assert all(blob.is_file() for blob in blobs)
+    (archived,) = json.loads((tmp_path / "one" / "manifest.json").read_text())
+    assert archived["RepoTags"] == ["llm-auction-router:1"]
+    config = json.loads((tmp_path / "one" / archived["Config"]).read_text())
+    assert config["config"]["Env"] == ["NAME=llm-auction-router:1"]
+    (layer,) = archived["Layers"]
+    assert config["rootfs"]["diff_ids"] == [
+        f"sha256:{hashlib.sha256((tmp_path / 'one' / layer).read_bytes()).hexdigest()}"
+    ]
+    # its configuration and its layer, and no layout's mark, which containerd would read the images by
+    assert len(list((tmp_path / "one" / "blobs" / "sha256").iterdir())) == 2
+    assert not (tmp_path / "one" / "oci-layout").exists()
 
 
 def test_builds_take_packages_from_where_this_machine_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,3 +147,25 @@ def test_builds_take_packages_from_where_this_machine_does(tmp_path: Path, monke
     assert lines[0] == "[global]"
     assert {"index-url = https://packages.example/simple", f"cert = {buildah.AUTHORITIES}"} <= set(lines)
     assert not any(str(tmp_path) in line for line in lines)
+
+
+def test_builds_read_the_sources_of_packages_as_pip_here_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = tmp_path / "given.conf"
+    given.write_text(
+        "[global]\nindex-url = https://me:a%40b's@packages.example/simple\n"
+        "extra-index-url =\n    https://one.example/simple\n    https://two.example/simple\n"
+    )
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(given))
+    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(buildah.pip_secrets(tmp_path)["pip"]))
+    listed = buildah.read([sys.executable, "-m", "pip", "config", "list"])
+    assert "https://me:a%40b's@packages.example/simple" in listed
+    assert r"https://one.example/simple\nhttps://two.example/simple" in listed
+
+
+def test_a_password_for_an_index_does_not_come_into_an_image() -> None:
+    with pytest.raises(InputError) as refused:
+        build(torch_index="https://me:hidden@packages.example/cpu")
+    assert refused.value.place == "--torch-index"
+    assert "hidden" not in str(refused.value)

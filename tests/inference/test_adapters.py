@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from inference.adapters import AdapterSettings, add_adapter, base_of, has_adapter
+from inference.adapter_files import base_of
+from inference.adapters import AdapterSettings, add_adapter, has_adapter
 from inference.models import load_model
 from inference.policy import Policy
 from mechanism.errors import PolicyError

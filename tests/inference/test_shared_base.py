@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from inference.adapters import ADAPTER_CONFIG, AdapterSettings
+from inference.adapter_files import ADAPTER_CONFIG
+from inference.adapters import AdapterSettings
 from inference.policy import Policy
 from inference.shared_base import SharedBase
 from mechanism.errors import PolicyError

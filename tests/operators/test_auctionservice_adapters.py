@@ -130,6 +130,20 @@ def test_the_base_itself_and_its_adapters_have_servers_of_their_own() -> None:
     assert world.weights() == {"base": 90, world.candidate: 10}
 
 
+def test_an_adapter_that_had_servers_of_its_own_moves_to_shared_ones() -> None:
+    world = World(spec())
+    world.settle("v1")
+    ask_for(world, "v1")
+    world.step(1)
+    text = world.objects["ConfigMap", "ads-routes"]["data"]["routes.json"]
+    alone, shared = parse_routes(text.encode(), "routes.json").versions  # a route file has each name once
+    assert (alone.name, alone.base) == ("v1", "")
+    assert (shared.name, shared.digest, shared.base) == (world.candidate, digest("v1"), digest("base"))
+    world.settle(world.candidate)
+    assert world.weights() == {"v1": 90, world.candidate: 10}
+    assert len(deployments(world)) == 2
+
+
 def test_new_settings_of_servers_that_adapters_share_go_through_the_canary() -> None:
     world = serving_adapter()
     world.room = 4

@@ -6,8 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from operators.resources.auctionservice import AuctionServiceStatus
+from operators.objects import desired_state
+from operators.resources.auctionservice import AuctionServiceSpec, AuctionServiceStatus
 from serving.policies.route_file import parse_routes
 
 from .service_world import BROKEN, World, counts, digest, serving
@@ -167,15 +169,54 @@ def test_the_routers_image_is_a_setting_where_it_builds_the_model_repository() -
     assert folder.status.candidate is None
 
 
+def forget_settings(world: World) -> None:
+    """Leave in the status what an operator wrote that knew neither settings nor adapters."""
+    status = world.status.to_api()
+    del status["settings"]
+    versions = [status[name] for name in ("stable", "candidate") if name in status]
+    for part in (*versions, *status["retiring"], *status["traffic"]):
+        for name in ("base", "revision", "key"):
+            part.pop(name, None)
+    world.status = AuctionServiceStatus.model_validate(status)
+
+
 def test_a_service_of_an_earlier_operator_goes_on_with_what_it_runs() -> None:
     world = serving()
-    status = world.status.model_dump(mode="json", by_alias=True)
-    del status["settings"], status["stable"]["revision"]
-    world.status = AuctionServiceStatus.model_validate(status)
+    forget_settings(world)
     assert world.step(5).actions == ()
     world.change(policy__image="triton:26.11")
     world.step(5)
     assert (image(world, "v1"), image(world, world.candidate)) == ("triton:26.10", "triton:26.11")
+
+
+def test_a_rollout_of_an_earlier_operator_goes_on() -> None:
+    world = serving()
+    world.request("v2")
+    world.settle("v2")
+    forget_settings(world)
+    assert world.step(5).actions == ()
+    assert world.weights() == {"v1": 90, "v2": 10}
+    for _ in range(2):
+        world.count_equal()
+        world.step(61)
+        world.sync()
+    assert world.weights() == {"v2": 100}
+    forget_settings(world)  # v1 retires
+    world.step(301)
+    assert (world.running, list(world.status.settings)) == ({"v2"}, [digest("v2")[:12]])
+
+
+def test_a_status_of_a_later_operator_is_read_after_a_step_back() -> None:
+    world = changed(image="triton:26.11")
+    status = world.status.to_api()
+    for part in (status, status["stable"], *status["settings"].values(), *status["traffic"]):
+        part["later"] = 1
+    metadata = {"name": "ads", "namespace": "shop", "uid": "u-1", "creationTimestamp": "2026-11-25T12:00:00Z"}
+    item = {"metadata": metadata, "spec": world.spec, "status": status}
+    assert desired_state(item, AuctionServiceSpec, AuctionServiceStatus).status == world.status
+    misspelt = item | {"spec": world.spec | {"later": 1}}
+    with pytest.raises(ValidationError):
+        desired_state(misspelt, AuctionServiceSpec, AuctionServiceStatus)
 
 
 def test_routers_can_tell_the_servers_apart() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from inference.adapters import ADAPTER_WEIGHTS, base_of
+from inference.adapter_files import ADAPTER_WEIGHTS, base_of
 from inference.policy import Policy
 from mechanism.errors import InputError
 from tests.trainers.test_group_dpo import job_of, quiet, random_groups, weights

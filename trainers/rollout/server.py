@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 import openai
 
-from inference.adapters import ADAPTER_WEIGHTS, base_of
+from inference.adapter_files import ADAPTER_WEIGHTS, base_of
 from inference.models import resolve
 from inference.sampling import SamplingSettings
 from mechanism.errors import ConfigError, InputError, PolicyError

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from inference.adapters import base_of
+from inference.adapter_files import base_of
 from inference.models import resolve
 from inference.sampling import SamplingSettings
 from mechanism.errors import ConfigError, PolicyError

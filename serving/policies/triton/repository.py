@@ -82,7 +82,7 @@ def build_repository(
     waiting: int = 64,
     link: bool = False,
 ) -> BuiltModel:
-    """Add a model to the repository folder `out`, whole or not at all; an existing one is replaced.
+    """Add a model to the repository folder `out`, whole or not at all; an existing one is replaced, its adapters stay.
 
     `model` is a model's name (`tiny`, `smollm2-135m`), a folder in Hugging Face layout or, with `version`, the folder
     of a registry that has this version (or "latest"), whose digests are checked. An instance writes `slots` answers at
@@ -118,6 +118,9 @@ def build_repository(
         (built / "config.pbtxt").write_text(config, encoding="utf-8")
         if (out / name).exists():
             (out / name).rename(staging / "before")
+            adapters = staging / "before" / "1" / ADAPTERS
+            if adapters.is_dir():
+                adapters.rename(built / "1" / ADAPTERS)
         built.rename(out / name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -142,10 +145,9 @@ def build_adapter(
     Raises:
         InputError: if the model is no adapter.
     """
-    from inference.adapters import base_of
-    from inference.models import resolve
+    from inference.adapter_files import base_of
 
-    source = Path(resolve(model)) if version is None else registered(Path(model), version)
+    source = _place(model) if version is None else registered(Path(model), version)
     base = base_of(source)
     if base is None:
         raise InputError(
@@ -199,11 +201,10 @@ def model_folder(model: str, version: str | None, saved: Path) -> Iterator[Path]
         return
     source = Path(model)
     if not source.is_dir():
-        from inference.adapters import base_of
-        from inference.models import resolve
+        from inference.adapter_files import base_of
         from inference.policy import Policy
 
-        source = Path(resolve(model))
+        source = _place(model)
         if base_of(source) or not source.is_dir():
             Policy.load(model).save(saved)
             source = saved
@@ -231,6 +232,15 @@ def registered(registry: Path, version: str) -> Path:
         known = ", ".join(list(entries)[-10:]) or "none"
         raise InputError(f"{registry}: version", version, f"known are {known}; fetch a remote registry first")
     return models / version
+
+
+def _place(model: str) -> Path:
+    """Return the folder of a model by its name or folder. A folder needs no torch, which the routers' image lacks."""
+    if Path(model).is_dir():
+        return Path(model)
+    from inference.models import resolve
+
+    return Path(resolve(model))
 
 
 def _copy_code(target: Path) -> None:

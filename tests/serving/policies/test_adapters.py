@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from inference.adapter_files import ADAPTER_WEIGHTS
 from inference.models import resolve
 from mechanism.errors import PolicyError
+from mechanism.weights import ENTRY
 from serving.policies import adapters
 from serving.policies.adapters import LocalPolicies, SharedPolicies
 from serving.policies.model import ModelPolicy, folder_digest
@@ -110,6 +113,8 @@ def test_an_adapter_that_is_not_there_or_has_other_weights_is_refused(folders: l
     with pytest.raises(AdapterAbsent, match="adapter 000000000000 is not on this server"):
         shared.adapter(tmp_path / "absent", "0" * 64)
     shutil.copytree(folders[0], tmp_path / "copy")
+    # The entry of a registered one, whose weights were damaged since: no caller's fault, which an InputError is.
+    (tmp_path / "copy" / ENTRY).write_text(json.dumps({"sha256": {ADAPTER_WEIGHTS: "0" * 64}, "created": "2026"}))
     with pytest.raises(PolicyError, match="adapter 000000000000 has weights"):
         shared.adapter(tmp_path / "copy", "0" * 64)
     assert answer(shared.base(), 1)[0] == answer(ModelPolicy.load("tiny"), 1)[0]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from cli.triton import app
+import cli.triton
 from serving.policies.route_file import Routes, parse_routes
 from serving.policies.triton.follow import Follower
 from serving.policies.triton.repository import build_adapter
 from tests.support.adapters import named_adapter
 from trainers.artifacts.registry import Registry
+
+NOT_IN_THE_ROUTERS_IMAGE = ("torch", "transformers", "peft")
+"""It builds the repository of an operator's policy servers."""
 
 
 def digest(content: str) -> str:
@@ -93,8 +97,29 @@ def test_the_command_ends_when_a_server_can_start(registry: Registry, tmp_path: 
         "--out",
         str(out),
     ]
-    done = CliRunner().invoke(app, [*arguments, "--once"])
-    assert done.exit_code == 0, done.output
+    absent = f"import sys; sys.modules.update(dict.fromkeys({NOT_IN_THE_ROUTERS_IMAGE}))\n"
+    command = [sys.executable, "-c", f"{absent}from cli.triton import app; app()", *arguments, "--once"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
     name = f"policy-{digest('base')[:12]}"
     assert (out / name / "1" / "adapters" / digest("v1")[:12] / "adapter_model.safetensors").read_bytes() == b"v1"
     assert (out / name / "1" / "weights" / "model.safetensors").read_bytes() == b"base"
+
+
+def test_what_cannot_be_built_is_tried_again_ever_more_rarely(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, pauses = tmp_path / "routes.json", list[float]()
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        good = len(pauses) == 7
+        file.write_text(text(version("v1" if good else "v9")))
+        if len(pauses) == 9:
+            raise KeyboardInterrupt
+
+    file.write_text(text(version("v9")))
+    monkeypatch.setattr("cli.triton.time.sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        cli.triton.follow(registry.url, file, digest("base"), tmp_path / "models")
+    assert pauses == [2, 4, 8, 16, 30, 30, 30, 1, 2]

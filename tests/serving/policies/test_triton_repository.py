@@ -194,6 +194,15 @@ def test_adapters_of_one_base_are_built_beside_each_other(tmp_path: Path) -> Non
     assert sorted(path.name for path in out.iterdir()) == [folder.name], "nothing else is left"
 
 
+def test_a_base_that_is_built_again_keeps_its_adapters(tmp_path: Path) -> None:
+    out, base = tmp_path / "repository", str(model(tmp_path / "base", b"base"))
+    adapter = build_adapter(str(named_adapter(tmp_path / "a", base)), out)
+    assert build_repository(base, out, slots=3).folder == adapter.folder
+    kept = adapter.folder / "1" / "adapters" / adapter.digest[:12] / "adapter_model.safetensors"
+    assert kept.read_bytes() == b"a"
+    assert [path.name for path in out.iterdir()] == [adapter.name]
+
+
 def test_the_command_builds_an_adapter_and_prints_both_digests(tmp_path: Path) -> None:
     out, base = tmp_path / "repository", str(model(tmp_path / "base", b"base"))
     done = CliRunner().invoke(app, ["build", str(named_adapter(tmp_path / "a", base)), "--out", str(out), "--shared"])

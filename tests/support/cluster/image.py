@@ -78,24 +78,17 @@ def write(
 
 
 def select(layout: Path, names: Sequence[str], target: Path) -> None:
-    """Create a layout of links to the blobs of the named images of an OCI layout (`llm-auction-router:0.1.0`).
+    """Create an archive's folder, of links, with the named images of a layout (`llm-auction-router:0.1.0`).
 
     Raises:
         KeyError: if the layout lacks an image.
     """
-    index = json.loads((layout / "index.json").read_text("utf-8"))
-    known = {entry["annotations"]["org.opencontainers.image.ref.name"]: entry for entry in index["manifests"]}
-    index["manifests"] = [known[name] for name in names]
-    blobs = target / "blobs" / "sha256"
-    blobs.mkdir(parents=True)
-    for entry in index["manifests"]:
-        manifest = json.loads((layout / "blobs" / entry["digest"].replace(":", "/")).read_text("utf-8"))
-        for part in (entry, manifest["config"], *manifest["layers"]):
-            digest = part["digest"].partition(":")[2]
-            if not (blobs / digest).is_symlink():
-                (blobs / digest).symlink_to((layout / "blobs" / "sha256" / digest).absolute())
-    (target / "oci-layout").write_bytes((layout / "oci-layout").read_bytes())
-    (target / "index.json").write_text(json.dumps(index), encoding="utf-8")
+    known = {one["RepoTags"][0]: one for one in json.loads((layout / "manifest.json").read_text("utf-8"))}
+    chosen = [known[name] for name in names]
+    (target / "blobs" / "sha256").mkdir(parents=True)
+    for place in {place for one in chosen for place in (one["Config"], *one["Layers"])}:
+        (target / place).symlink_to((layout / place).absolute())
+    (target / "manifest.json").write_text(json.dumps(chosen), encoding="utf-8")
 
 
 def _blob(content: bytes) -> tuple[str, bytes]:

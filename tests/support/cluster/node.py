@@ -114,7 +114,7 @@ class Node:
         self._import(tar)
 
     def load(self, layout: Path, *names: str) -> None:
-        """Import built images (`make images`) of an OCI layout."""
+        """Import built images of a layout of `make images`."""
         folder = self.plane.folder / "images"
         image.select(layout, names, folder)
         archive = (
