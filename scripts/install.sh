@@ -25,6 +25,7 @@ entries() {
         /^#/ { next } match_ == wanted' "$lock"
 }
 
+# Packages hold files for other versions of Python, which do not compile: their errors (-qq, true) mean nothing.
 # -f: also over bytecode with times, which pip writes where no option prevents it.
 compile() {
     env -u PYTHONPATH "$environment/bin/python" -m compileall -qq -f --invalidation-mode unchecked-hash "$@" || true
