@@ -23,6 +23,7 @@ from cli.backends import in_process, openai_compatible, remote, routed
 from cli.listening import listen, share
 from cli.workers import IN_PROCESS, WorkerPlace, check_workers, prepare, supervise
 from mechanism.errors import ConfigError
+from serving.settings import BlockRule
 
 if TYPE_CHECKING:
     from serving.auction.encoding import Encoder
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from serving.settings import ServeSettings
 
 ForwardedHeader: TypeAlias = Literal["x-forwarded-for", "forwarded"]
-BlockRule: TypeAlias = Literal["never", "same-category"]
 ASSISTANT = "assistant"
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread that charges or encodes may hold the interpreter; Python's default of 5 ms delays answers."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from http.client import HTTPException
 from typing import Protocol
-from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 from prometheus_client import CollectorRegistry, Metric, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -16,6 +16,7 @@ from mechanism.errors import ConfigError
 
 READ_S = 2.0
 """How long a scrape waits for one worker."""
+_OPENER = build_opener(ProxyHandler({}))  # the environment's proxy reaches no port of this machine
 
 
 class Scraped(Protocol):
@@ -79,8 +80,8 @@ def _families(worker: Scraped) -> Iterator[Metric]:
     if not worker.running:
         return
     try:
-        with urlopen(f"http://127.0.0.1:{worker.metrics_port}/metrics", timeout=READ_S) as answer:
+        with _OPENER.open(f"http://127.0.0.1:{worker.metrics_port}/metrics", timeout=READ_S) as answer:
             text = answer.read().decode()
-    except (URLError, OSError):  # it is starting, or has just exited
+    except (OSError, HTTPException):  # it is starting, has just exited, or exits while it answers
         return
     yield from text_string_to_metric_families(text)

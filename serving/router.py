@@ -9,7 +9,6 @@ import asyncio
 import gc
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from secrets import token_hex
 
@@ -206,7 +205,7 @@ class Router:
         own = self.records.get(auction_id)
         if own is not None or self._shared_records is None:
             return own
-        return await asyncio.to_thread(self._shared_records.find, auction_id)
+        return await self._shared_records.find(auction_id)
 
     async def newest_records(self, owner: str | None, before: str, count: int) -> list[OwnedRecord]:
         """Return records as `AuctionLog.newest` does, those of other routers among them where records are shared."""
@@ -315,8 +314,10 @@ class Router:
         if self.ledger is not None:
             self.ledger.stop(within_s=10)
         if self._shared_records is not None:
-            with suppress(SQLAlchemyError):
+            try:
                 self._shared_records.write()
+            except SQLAlchemyError as error:
+                log.warning("router.records_not_shared", reason=type(error).__name__)
         self.log.close()
         self.database.close()
 

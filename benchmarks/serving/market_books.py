@@ -35,7 +35,6 @@ async def read_books(clients: Clients, keys: Keys, database_url: str, log: Event
         with database.read() as connection:
             return Books(
                 charges=[_charge(row) for row in connection.execute(text(CHARGES))],
-                auctions=frozenset(connection.execute(text("SELECT id FROM auctions")).scalars()),
                 counted=frozenset((a, ad) for a, ad in connection.execute(text(COUNTED))),
                 conversions=_conversions(connection),
                 logged=_logged(log),

@@ -150,7 +150,6 @@ class Books(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     charges: list[Charge]
-    auctions: frozenset[str]
     counted: frozenset[tuple[str, str]]
     conversions: list[tuple[str, int]]
     logged: frozenset[str]

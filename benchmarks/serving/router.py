@@ -17,7 +17,7 @@ They get the same requests from the same load generator, with an API key, over p
   the maximum just measured for that server, so that a slower server is not overloaded.
 * Requests are evenly spaced (`--poisson`: random), and latencies are measured from their scheduled times.
 * `ten_times_the_campaigns` and `two_workers` are this router again. Two workers share the server's one core: requests a
-  second per core say what a second worker costs, not how far two cores go.
+  second per core show what a second worker costs, not how far two cores go.
 * Streams are also held: `--held` at a time with a frame every 50 ms each; every lost frame is counted.
 """
 

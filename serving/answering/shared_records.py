@@ -6,11 +6,12 @@ answer has the lists of all eligible and excluded creatives, in its memory: they
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, Row, Select, delete, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from serving.answering.auction_records import OwnedRecord, created_ms, decode_record
@@ -22,13 +23,13 @@ WRITE_S = 0.5
 WAITING = 10_000
 """Records that wait for a database that cannot be written; older ones are dropped."""
 RECENT_S = 5.0
-"""A record this young may be on its way: who asks for it waits."""
-LOOK_AGAIN_S = 0.25
+"""A record this young may be on its way: its reader waits."""
+POLL_S = 0.25
 WAIT_S = 2.0
 
 
 class SharedRecords:
-    """The records of one database, kept for `kept`. `add` belongs to one thread, all else may be called on any."""
+    """The records of one database, kept for `kept`. `add` and `find` belong to the event loop."""
 
     def __init__(self, database: Database, kept: timedelta) -> None:
         self._database = database
@@ -54,35 +55,36 @@ class SharedRecords:
         try:
             self._database.transact(lambda connection: connection.execute(statement, rows), idempotent=True)
         except SQLAlchemyError:
-            self._waiting.extendleft(reversed(batch))
+            room = WAITING - len(self._waiting)  # a full deque would drop its newest records for older ones
+            self._waiting.extendleft(reversed(batch[max(0, len(batch) - room) :]))
             raise
 
-    def find(self, auction_id: str) -> OwnedRecord | None:
-        """Return a record, after a wait for one that may be on its way; None where it is unknown or expired."""
+    async def find(self, auction_id: str) -> OwnedRecord | None:
+        """Return a record, after a wait for one that may be on its way; None where it is unknown or expired.
+
+        No thread waits meanwhile: those of the router's pool are few.
+        """
         end = time.monotonic() + WAIT_S
-        query = select(auction_records.c.owner, auction_records.c.body).where(auction_records.c.id == auction_id)
         while True:
-            with self._database.read() as connection:
-                found = connection.execute(query).first()
+            found = await asyncio.to_thread(self._read, auction_id)
             if found is not None:
-                return OwnedRecord(decode_record(found.body), found.owner, None, elsewhere=True)
+                return found
             created = created_ms(auction_id)
             age_s = float("inf") if created is None else abs(time.time() - created / 1_000)
             if age_s > RECENT_S or time.monotonic() >= end:
                 return None
-            time.sleep(LOOK_AGAIN_S)
+            await asyncio.sleep(POLL_S)
 
     def newest(self, owner: str | None, before: str, count: int) -> list[OwnedRecord]:
         """Return records as `AuctionLog.newest` does."""
         table = auction_records
-        query = select(table.c.owner, table.c.body).order_by(table.c.id.desc()).limit(count)
+        query = self._unexpired().order_by(table.c.id.desc()).limit(count)
         if owner is not None:
             query = query.where(table.c.owner == owner)
         if before:
             query = query.where(table.c.id < before)
         with self._database.read() as connection:
-            rows = connection.execute(query).all()
-        return [OwnedRecord(decode_record(row.body), row.owner, None, elsewhere=True) for row in rows]
+            return [_owned(row) for row in connection.execute(query)]
 
     def sweep(self, now: datetime) -> None:
         """Delete the expired records."""
@@ -92,3 +94,16 @@ class SharedRecords:
             connection.execute(expired)
 
         self._database.transact(work, idempotent=True)
+
+    def _read(self, auction_id: str) -> OwnedRecord | None:
+        with self._database.read() as connection:
+            row = connection.execute(self._unexpired().where(auction_records.c.id == auction_id)).first()
+        return None if row is None else _owned(row)
+
+    def _unexpired(self) -> Select[tuple[str, bytes]]:
+        table = auction_records
+        return select(table.c.owner, table.c.body).where(table.c.recorded_at > datetime.now(UTC) - self._kept)
+
+
+def _owned(row: Row[tuple[str, bytes]]) -> OwnedRecord:
+    return OwnedRecord(decode_record(row.body), row.owner, None, elsewhere=True)

@@ -258,7 +258,9 @@ class Marketplace:
         for own in changes.funds:
             self.index.funds.set_left(own.account, own.left)
         for number, spend in enumerate(changes.spends, start=1):
-            self.index.set_spend(spend)
+            # A campaign that comes back comes with its spend (`changes_since`); late charges of others would pile up.
+            if self.index.get(spend.campaign_id) is not None:
+                self.index.set_spend(spend)
             if number % UPDATES_PER_TURN == 0:
                 await asyncio.sleep(0)
         self._cursor, self.synced_at = changes.cursor, time.monotonic()

@@ -109,7 +109,6 @@ def books() -> Books:
     charges += [charge(3, "click", 0, invalid="bot"), charge(4, "seen", 7, "impression")]
     return Books(
         charges=charges,
-        auctions=frozenset(f"u{n}" for n in range(8)),
         counted=frozenset((f"u{n}", "capped-ad") for n in range(5, 8)),
         conversions=[("u0:click-ad", 9)],
         logged=frozenset(["u0:click-ad"]),

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -18,8 +19,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from cli.worker_metrics import WorkerMetrics
 from cli.workers import PLACE_VARIABLE, WorkerPlace
 from serving.settings import ServeSettings
+from tests.support.http_server import QuietHandler, serving_http
 from tests.support.ports import free_ports
 
 KEY = "k" * 40
@@ -53,6 +56,42 @@ def test_what_workers_cannot_share_is_refused(tmp_path: Path, options: list[str]
     assert result.exit_code == 2
     assert place in result.output
     assert remedy in result.output
+
+
+@dataclass
+class RunningWorker:
+    number: int
+    metrics_port: int
+    restarts: int = 0
+    running: bool = True
+
+
+class Metrics(QuietHandler):
+    cut = 0
+
+    def do_GET(self) -> None:
+        body = b"# TYPE answers counter\nanswers_total 3.0\n"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) - self.cut])
+
+
+class CutMetrics(Metrics):
+    """Those of a worker that is killed while it answers."""
+
+    cut = 5
+
+
+def test_a_worker_that_dies_within_a_scrape_is_down_and_the_others_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # reaches no worker
+    with serving_http(Metrics) as whole, serving_http(CutMetrics) as cut:
+        ports = [int(url.rpartition(":")[2]) for url in (whole, cut)]
+        found = WorkerMetrics([RunningWorker(number, port) for number, port in enumerate(ports, 1)]).collect()
+        values = {(s.name, s.labels["worker"]): s.value for family in found for s in family.samples}
+    assert values[("llm_auction_worker_up", "1")] == 1
+    assert values[("llm_auction_worker_up", "2")] == 0
+    assert {key: value for key, value in values.items() if key[0] == "answers_total"} == {("answers_total", "1"): 3}
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ class Eligible(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Codes by slot. `tiers`, `admits` and `eligible` are valid until the index changes, all else stays as it is.
+    """Codes by slot. `tiers`, `admits`, `eligible` and `bids` are valid until the index changes; all else is fixed.
 
     `frame` are the codes of a similar evaluation, shared by many: `changed` are the slots whose codes differ from it.
     `counts` has the exclusions by reason: campaigns, or creatives where the reason is the creative's own.

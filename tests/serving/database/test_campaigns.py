@@ -245,6 +245,17 @@ def test_changes_hold_what_was_written_since_the_cursor(store: CampaignStore, da
     assert (following.campaigns, following.spends) == ((), ())
 
 
+def test_a_prolonged_campaign_comes_back_with_its_spend(store: CampaignStore, database: Database) -> None:
+    """A router drops a campaign past its end, and its spend with it."""
+    stored = store.create(campaign(1, ends_at=NOW, total_budget_micros=300_000), NOW)
+    Ledger(database).book([click(1, occurred_at=NOW - timedelta(hours=2))])
+    cursor = snapshot(database, LATER).cursor
+    store.update(msgspec.structs.replace(stored, ends_at=LATER + timedelta(days=1)), LATER)
+    changes = changes_since(database, cursor, LATER)
+    assert [c.id for c in changes.campaigns] == ["c1"]
+    assert [(s.campaign_id, s.total_micros) for s in changes.spends] == [("c1", 250_000)]
+
+
 def test_a_change_that_commits_late_is_not_missed(postgres: PostgresServer) -> None:
     # The transaction that starts first commits last: its number is lower than the highest one the reader has seen. On
     # SQLite writers queue, so none commits out of order.
